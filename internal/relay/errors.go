@@ -1,0 +1,47 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrClaimLost says that a claim's lanes are held by another claim, or by a
+// later attempt of the same one. Whoever meets it stops at once: the events are
+// in other hands.
+var ErrClaimLost = errors.New("claim lost")
+
+// ErrStopped says that publishing was asked to stop between two requests: by a
+// worker shutting down, a run at its deadline, or a lease about to end. Events
+// without an outcome are still pending.
+var ErrStopped = errors.New("stopped")
+
+// PublishError is a destination's refusal, for one event or for a request.
+type PublishError struct {
+	// Code is the destination's own short error code ("Throttled",
+	// "AuthorizationError"), or one of the codes of this package where no
+	// destination answered.
+	Code string
+	// Message is the destination's text.
+	Message string
+	// Err is the cause, where there is one.
+	Err error
+}
+
+// Codes for what happened without an answer from the destination.
+const (
+	CodeTimeout    = "Timeout"        // no answer within the request's deadline
+	CodeConnection = "Connection"     // the connection failed
+	CodeUnanswered = "Unanswered"     // the response names the entry neither as accepted nor as failed
+	CodeNoRoute    = "NoRoute"        // no destination is configured for the topic
+	CodeTooLarge   = "EventTooLarge"  // the event alone exceeds the destination's limit
+	CodeResponse   = "BrokenResponse" // the response could not be understood
+)
+
+func (e *PublishError) Error() string {
+	if e.Message == "" {
+		return e.Code
+	}
+	return fmt.Sprintf("%s: %s", e.Code, e.Message)
+}
+
+func (e *PublishError) Unwrap() error { return e.Err }
