@@ -1,0 +1,36 @@
+-- Two roles with no more rights than they need. Run it as the owner of the
+-- database, after "starter migrate", as often as you like:
+--
+--     psql "$DATABASE_URL" -f schema/roles.sql
+--
+-- They cannot log in. Grant them to your own users:
+--
+--     GRANT outbox_producer TO my_service;
+--     GRANT outbox_relay    TO my_relay;
+
+DO $$
+DECLARE role_name text;
+BEGIN
+    FOREACH role_name IN ARRAY ARRAY['outbox_producer', 'outbox_relay'] LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+        EXCEPTION
+            -- unique_violation: another session created it in this very moment.
+            WHEN duplicate_object OR unique_violation THEN NULL;
+        END;
+    END LOOP;
+END $$;
+
+-- A producer inserts events and can do nothing else: not read, not delete, not
+-- choose id or created_at (with a right on the whole table COPY could set id and
+-- collide), and not write to a partition (which would fire no trigger, so the
+-- event would never be published).
+GRANT USAGE ON SCHEMA outbox TO outbox_producer;
+GRANT INSERT (event_id, topic, key, type, payload, content_type, attributes)
+    ON outbox.event TO outbox_producer;
+
+-- The relay reads events and never changes them.
+GRANT USAGE ON SCHEMA outbox TO outbox_relay;
+GRANT SELECT ON outbox.event, outbox.status TO outbox_relay;
+GRANT SELECT, INSERT, DELETE ON outbox.pending, outbox.dead_letter TO outbox_relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic TO outbox_relay;
