@@ -23,18 +23,27 @@ type PublishError struct {
 	Code string
 	// Message is the destination's text.
 	Message string
+	// SenderFault is true where the destination blames the request. A hint for
+	// people: it is also set for some throttling and KMS errors, so it does not
+	// decide about a retry.
+	SenderFault bool
 	// Err is the cause, where there is one.
 	Err error
 }
 
 // Codes for what happened without an answer from the destination.
 const (
-	CodeTimeout    = "Timeout"        // no answer within the request's deadline
-	CodeConnection = "Connection"     // the connection failed
-	CodeUnanswered = "Unanswered"     // the response names the entry neither as accepted nor as failed
-	CodeNoRoute    = "NoRoute"        // no destination is configured for the topic
-	CodeTooLarge   = "EventTooLarge"  // the event alone exceeds the destination's limit
-	CodeResponse   = "BrokenResponse" // the response could not be understood
+	CodeTimeout      = "Timeout"        // no answer within the request's deadline
+	CodeConnection   = "Connection"     // the connection failed
+	CodeUnanswered   = "Unanswered"     // the response names the entry neither as accepted nor as failed
+	CodeNoRoute      = "NoRoute"        // no destination is configured for the topic
+	CodeTooLarge     = "EventTooLarge"  // the event alone exceeds the destination's limit
+	CodeEventMissing = "EventMissing"   // pending, but its event was deleted
+	CodeResponse     = "BrokenResponse" // the response could not be understood
+
+	CodeTooManyAttributes = "TooManyAttributes" // the event has more attributes than AWS delivers
+	CodeNoTopic           = "TopicNotFound"     // no SNS topic has the configured name
+	CodeNotSent           = "NotSent"           // the request could not be made: no credentials, say
 )
 
 func (e *PublishError) Error() string {

@@ -54,3 +54,50 @@ type Outcome struct {
 	// Err is nil if the destination acknowledged the event.
 	Err *PublishError
 }
+
+// A page is how much of a batch is loaded and unsettled at once. It bounds the
+// relay's memory, and what is sent again after a crash.
+const (
+	PageEvents = 500
+	PageBytes  = 8 << 20
+)
+
+// ClaimRequest asks for batches to publish.
+type ClaimRequest struct {
+	// By names who asks: the workflow run and activity. A retry of that activity
+	// finds by it what the first attempt claimed.
+	By string
+	// Batches is the most that the caller can take.
+	Batches int
+	// PerTopic is the most that one topic may have in flight, and InFlight what
+	// the topics have in flight already.
+	PerTopic int
+	InFlight map[string]int
+	// Linger is how old a topic's oldest event must be before less than a page
+	// of it is claimed. It trades latency for fewer, fuller batches; 0 claims at
+	// once.
+	Linger time.Duration
+}
+
+// Lease is what an attempt holds of a batch.
+type Lease struct {
+	Topic string
+	// Holder names the attempt. Renewing and releasing need it, so what an
+	// earlier attempt still does cannot disturb a later one.
+	Holder string
+	// From has, for every lane held, the position its events are loaded from.
+	From map[int16]Position
+}
+
+// Position is a place in a lane: everything at or before it has been seen.
+type Position struct {
+	ID     int64
+	Replay int64
+}
+
+// Page is a part of a batch's events, ascending in each lane.
+type Page struct {
+	Events []Event
+	// More has the lanes that may hold more behind this page.
+	More []int16
+}

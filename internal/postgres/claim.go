@@ -1,0 +1,225 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// waitingSQL finds the free lanes that have something pending, in the order in
+// which they are to be served: round-robin over topics, and within a topic the
+// lane that was claimed longest ago. (In index order, topic "audit" would starve
+// topic "orders".) Each lane is probed from its low_id: from its beginning, a
+// probe would read everything settled since the oldest snapshot that is open.
+const waitingSQL = `
+SELECT topic, lane
+FROM (SELECT l.topic, l.lane, l.claimed_at,
+             row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
+      FROM outbox.lane l
+      LEFT JOIN outbox.topic t USING (topic)
+      WHERE (l.leased_until IS NULL OR l.leased_until < now())
+        AND l.topic <> ALL ($1::text[])
+        AND t.paused_at IS NULL
+        AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())
+        AND EXISTS (SELECT FROM outbox.pending p
+                    WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id)) waiting
+ORDER BY turn, claimed_at NULLS FIRST, topic`
+
+// countSQL counts what waits in some lanes, up to a limit in each.
+const countSQL = `
+SELECT l.topic, l.lane, c.events, c.bytes, extract(epoch FROM clock_timestamp() - c.oldest)::float8
+FROM unnest($1::text[], $2::smallint[]) AS wanted(topic, lane)
+JOIN outbox.lane l USING (topic, lane)
+CROSS JOIN LATERAL (
+    SELECT count(*)::int AS events, coalesce(sum(bytes), 0)::bigint AS bytes, min(created_at) AS oldest
+    FROM (SELECT p.bytes, p.created_at FROM outbox.pending p
+          WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
+          ORDER BY p.id LIMIT $3) page) c
+WHERE c.events > 0`
+
+// claimSQL leases what is still free of some lanes. The lanes are chosen where
+// they are locked, by the predicate of the lease itself: with the choice in a
+// sub-select, two claimers got the same lanes.
+const claimSQL = `
+WITH free AS (
+    SELECT l.topic, l.lane, wanted.claim_id
+    FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
+    JOIN outbox.lane l USING (topic, lane)
+    WHERE l.leased_until IS NULL OR l.leased_until < now()
+    ORDER BY l.topic, l.lane
+    FOR NO KEY UPDATE OF l SKIP LOCKED)
+UPDATE outbox.lane l
+SET claim_id = free.claim_id, holder = NULL, leased_until = now() + $4::interval,
+    claimed_at = now(), claimed_by = $5
+FROM free
+WHERE l.topic = free.topic AND l.lane = free.lane
+RETURNING l.topic, l.lane`
+
+// Claim leases pending lanes and returns them as batches; none if nothing is
+// pending, or all of it is leased, paused, in topics that have their share in
+// flight already, or still lingering. It does not wait.
+func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
+	if r.Batches <= 0 {
+		return nil, nil
+	}
+	if err := s.sweepWhenDue(ctx); err != nil {
+		return nil, err
+	}
+	full := []string{}
+	for topic, n := range r.InFlight {
+		if n >= r.PerTopic {
+			full = append(full, topic)
+		}
+	}
+	rows, err := s.pool.Query(ctx, waitingSQL, full)
+	if err != nil {
+		return nil, fmt.Errorf("find waiting lanes: %w", err)
+	}
+	waiting, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l lane, err error) {
+		return l, row.Scan(&l.topic, &l.lane)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find waiting lanes: %w", err)
+	}
+	if len(waiting) == 0 {
+		return nil, nil
+	}
+	waiting, err = s.count(ctx, ofFirstTopics(waiting, r.Batches), countLimit(r.PerTopic))
+	if err != nil {
+		return nil, err
+	}
+	return s.lease(ctx, r.By, pack(waiting, r))
+}
+
+// countLimit is how far a lane is counted: so far that all lanes of a topic
+// together show as many full pages as the topic may have batches.
+func countLimit(perTopic int) int { return max(1, relay.PageEvents*perTopic/relay.Lanes) }
+
+func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, error) {
+	topics, numbers := columns(lanes)
+	rows, err := s.pool.Query(ctx, countSQL, topics, numbers, limit)
+	if err != nil {
+		return nil, fmt.Errorf("count waiting events: %w", err)
+	}
+	counted := make(map[laneKey]lane, len(lanes))
+	var l lane
+	var age float64
+	_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &l.events, &l.bytes, &age}, func() error {
+		l.age = time.Duration(age * float64(time.Second))
+		counted[l.key()] = l
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count waiting events: %w", err)
+	}
+	// The order of serving is that of the argument. A lane that is not in the
+	// answer was emptied since.
+	inOrder := make([]lane, 0, len(counted))
+	for _, l := range lanes {
+		if c, ok := counted[l.key()]; ok {
+			inOrder = append(inOrder, c)
+		}
+	}
+	return inOrder, nil
+}
+
+func (s *Store) lease(ctx context.Context, by string, packed [][]lane) ([]relay.Batch, error) {
+	if len(packed) == 0 {
+		return nil, nil
+	}
+	var all []lane
+	var claims []uuid.UUID
+	claimOf := make(map[laneKey]string)
+	for _, lanes := range packed {
+		claim := uuid.New()
+		for _, l := range lanes {
+			all, claims = append(all, l), append(claims, claim)
+			claimOf[l.key()] = claim.String()
+		}
+	}
+	topics, numbers := columns(all)
+	rows, err := s.pool.Query(ctx, claimSQL, topics, numbers, claims, s.cfg.ClaimLease, by)
+	if err != nil {
+		return nil, fmt.Errorf("claim lanes: %w", err)
+	}
+	got := make(map[laneKey]bool, len(all))
+	var k laneKey
+	if _, err := pgx.ForEachRow(rows, []any{&k.topic, &k.lane}, func() error { got[k] = true; return nil }); err != nil {
+		return nil, fmt.Errorf("claim lanes: %w", err)
+	}
+	batches := make([]relay.Batch, 0, len(packed))
+	for _, lanes := range packed {
+		lanes = slices.DeleteFunc(lanes, func(l lane) bool { return !got[l.key()] })
+		if len(lanes) > 0 {
+			b := batchOf(lanes, claimOf[lanes[0].key()])
+			batches = append(batches, b)
+			s.remember(b.ClaimID)
+		}
+	}
+	return batches, nil
+}
+
+func batchOf(lanes []lane, claim string) relay.Batch {
+	slices.SortFunc(lanes, func(a, b lane) int { return cmp.Compare(a.lane, b.lane) })
+	b := relay.Batch{Topic: lanes[0].topic, ClaimID: claim}
+	for _, l := range lanes {
+		b.Lanes = append(b.Lanes, l.lane)
+		b.Events += l.events
+		b.Bytes += l.bytes
+	}
+	return b
+}
+
+// claimedSQL finds the claims of one activity that no attempt has begun, and
+// that will hold long enough to be worth handing out.
+const claimedSQL = `
+SELECT topic, lane, claim_id::text
+FROM outbox.lane
+WHERE claimed_by = $1 AND claim_id IS NOT NULL AND holder IS NULL
+  AND leased_until > now() + interval '1 second'
+ORDER BY topic, lane`
+
+// Claimed returns what an earlier attempt of the same activity claimed before
+// its answer was lost.
+func (s *Store) Claimed(ctx context.Context, by string) ([]relay.Batch, error) {
+	rows, err := s.pool.Query(ctx, claimedSQL, by)
+	if err != nil {
+		return nil, fmt.Errorf("find earlier claims: %w", err)
+	}
+	var held []lane
+	claimOf := make(map[laneKey]string)
+	var l lane
+	var claim string
+	_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &claim}, func() error {
+		held = append(held, l)
+		claimOf[l.key()] = claim
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find earlier claims: %w", err)
+	}
+	if len(held) == 0 {
+		return nil, nil
+	}
+	counted, err := s.count(ctx, held, relay.PageEvents)
+	if err != nil {
+		return nil, err
+	}
+	byClaim := make(map[string][]lane)
+	for _, l := range counted {
+		byClaim[claimOf[l.key()]] = append(byClaim[claimOf[l.key()]], l)
+	}
+	batches := make([]relay.Batch, 0, len(byClaim))
+	for claim, lanes := range byClaim {
+		batches = append(batches, batchOf(lanes, claim))
+	}
+	slices.SortFunc(batches, func(a, b relay.Batch) int { return cmp.Compare(a.ClaimID, b.ClaimID) })
+	return batches, nil
+}

@@ -1,0 +1,183 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// takeOverSQL makes an attempt the holder of what its claim still has. An
+// expired lease is still good if nobody has claimed the lane since.
+const takeOverSQL = `
+WITH mine AS (
+    SELECT topic, lane FROM outbox.lane
+    WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND claim_id = $3
+    ORDER BY topic, lane
+    FOR NO KEY UPDATE)
+UPDATE outbox.lane l
+SET holder = $4, leased_until = now() + $5::interval
+FROM mine
+WHERE l.topic = mine.topic AND l.lane = mine.lane
+RETURNING l.lane, l.low_id`
+
+// TakeOver makes holder, a UUID, the holder of a batch. Whatever an earlier
+// attempt still does with that batch is fenced off from here on. It returns
+// relay.ErrClaimLost if none of the lanes belongs to the claim any more.
+func (s *Store) TakeOver(ctx context.Context, b relay.Batch, holder string) (relay.Lease, error) {
+	s.forget(b.ClaimID)
+	rows, err := s.pool.Query(ctx, takeOverSQL, b.Topic, b.Lanes, b.ClaimID, holder, s.cfg.Lease)
+	if err != nil {
+		return relay.Lease{}, fmt.Errorf("take batch over: %w", err)
+	}
+	l := relay.Lease{Topic: b.Topic, Holder: holder, From: make(map[int16]relay.Position, len(b.Lanes))}
+	var number int16
+	var low int64
+	_, err = pgx.ForEachRow(rows, []any{&number, &low}, func() error {
+		l.From[number] = relay.Position{ID: low - 1}
+		return nil
+	})
+	if err != nil {
+		return relay.Lease{}, fmt.Errorf("take batch over: %w", err)
+	}
+	if len(l.From) == 0 {
+		return relay.Lease{}, fmt.Errorf("take batch over: %w", relay.ErrClaimLost)
+	}
+	return l, nil
+}
+
+// renewSQL extends the lanes that an attempt still holds.
+const renewSQL = `
+WITH mine AS (
+    SELECT topic, lane FROM outbox.lane
+    WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND holder = $3
+    ORDER BY topic, lane
+    FOR NO KEY UPDATE)
+UPDATE outbox.lane l
+SET leased_until = now() + $4::interval
+FROM mine
+WHERE l.topic = mine.topic AND l.lane = mine.lane`
+
+// Renew extends an attempt's hold on some of its lanes to a full lease from now.
+// It returns relay.ErrClaimLost if any of them is in other hands.
+func (s *Store) Renew(ctx context.Context, l relay.Lease, lanes []int16) error {
+	tag, err := s.pool.Exec(ctx, renewSQL, l.Topic, lanes, l.Holder, s.cfg.Lease)
+	if err != nil {
+		return fmt.Errorf("renew lease: %w", err)
+	}
+	if tag.RowsAffected() < int64(len(lanes)) {
+		return fmt.Errorf("renew lease: %w", relay.ErrClaimLost)
+	}
+	return nil
+}
+
+// releaseSQL frees lanes that an attempt still holds, and moves their low_id.
+// The mark from which scans begin lags two seconds behind what was seen settled,
+// so that a transaction that took its id before and commits within that time is
+// found by the next claim, and only a slower one needs the sweep.
+const releaseSQL = `
+WITH mine AS (
+    SELECT l.topic, l.lane, done.next_id, l.seen_at < now() - interval '2 seconds' AS aged
+    FROM unnest($2::smallint[], $3::bigint[]) AS done(lane, next_id)
+    JOIN outbox.lane l ON l.topic = $1 AND l.lane = done.lane
+    WHERE l.holder = $4
+    ORDER BY l.topic, l.lane
+    FOR NO KEY UPDATE OF l)
+UPDATE outbox.lane l
+SET claim_id = NULL, holder = NULL, leased_until = NULL, claimed_by = NULL,
+    low_id  = CASE WHEN aged THEN least(l.seen_id, next_id) ELSE l.low_id END,
+    seen_id = CASE WHEN aged THEN next_id ELSE l.seen_id END,
+    seen_at = CASE WHEN aged THEN now() ELSE l.seen_at END
+FROM mine
+WHERE l.topic = mine.topic AND l.lane = mine.lane`
+
+// Release frees lanes. next has, for every lane, the lowest id that may still be
+// pending as far as this attempt has seen. Lanes that are in other hands are left
+// alone.
+func (s *Store) Release(ctx context.Context, l relay.Lease, next map[int16]int64) error {
+	if len(next) == 0 {
+		return nil
+	}
+	lanes := slices.Sorted(maps.Keys(next))
+	ids := make([]int64, len(lanes))
+	for i, n := range lanes {
+		ids[i] = next[n]
+	}
+	if _, err := s.pool.Exec(ctx, releaseSQL, l.Topic, lanes, ids, l.Holder); err != nil {
+		return fmt.Errorf("release lanes: %w", err)
+	}
+	return nil
+}
+
+// releaseClaimsSQL frees claims that no attempt has begun.
+const releaseClaimsSQL = `
+WITH idle AS (
+    SELECT topic, lane FROM outbox.lane
+    WHERE claim_id = ANY ($1::uuid[]) AND holder IS NULL
+    ORDER BY topic, lane
+    FOR NO KEY UPDATE)
+UPDATE outbox.lane l
+SET claim_id = NULL, leased_until = NULL, claimed_by = NULL
+FROM idle
+WHERE l.topic = idle.topic AND l.lane = idle.lane`
+
+// ReleaseUnbegun frees what this process has claimed and nobody has begun to
+// publish. A worker calls it last when it shuts down: its final answers may still
+// be on their way to a worker that is not there.
+func (s *Store) ReleaseUnbegun(ctx context.Context) error {
+	s.mu.Lock()
+	claims := slices.Collect(maps.Keys(s.untook))
+	clear(s.untook)
+	s.mu.Unlock()
+	if len(claims) == 0 {
+		return nil
+	}
+	if _, err := s.pool.Exec(ctx, releaseClaimsSQL, claims); err != nil {
+		return fmt.Errorf("release claims that nobody began: %w", err)
+	}
+	return nil
+}
+
+// remember notes a claim made here. Claims that another process took over are
+// forgotten when their first lease is long past.
+func (s *Store) remember(claim string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if len(s.untook) >= 1000 {
+		maps.DeleteFunc(s.untook, func(_ string, at time.Time) bool { return now.Sub(at) > 2*s.cfg.ClaimLease })
+	}
+	s.untook[claim] = now
+}
+
+func (s *Store) forget(claim string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.untook, claim)
+}
+
+// releaseClaimSQL frees what a claim still has, whoever holds it.
+const releaseClaimSQL = `
+WITH mine AS (
+    SELECT topic, lane FROM outbox.lane
+    WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND claim_id = $3
+    ORDER BY topic, lane
+    FOR NO KEY UPDATE)
+UPDATE outbox.lane l
+SET claim_id = NULL, holder = NULL, leased_until = NULL, claimed_by = NULL
+FROM mine
+WHERE l.topic = mine.topic AND l.lane = mine.lane`
+
+// ReleaseClaim frees the lanes of a claim that nobody publishes any more.
+func (s *Store) ReleaseClaim(ctx context.Context, b relay.Batch) error {
+	s.forget(b.ClaimID)
+	if _, err := s.pool.Exec(ctx, releaseClaimSQL, b.Topic, b.Lanes, b.ClaimID); err != nil {
+		return fmt.Errorf("release claim: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,39 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// settleSQL removes exactly the events named, never a range: between two ids
+// that were published there may be one that committed since.
+const settleSQL = `
+DELETE FROM outbox.pending p
+USING unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS done(lane, id, replay)
+WHERE p.topic = $1 AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay`
+
+// Settle removes acknowledged events of a topic from pending. Anyone may do it,
+// holder or not, because the destination has them; doing it again changes
+// nothing.
+func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) error {
+	if len(done) == 0 {
+		return nil
+	}
+	// Two attempts that settle the same events meet them in the same order.
+	done = slices.Clone(done)
+	slices.SortFunc(done, func(a, b relay.Ref) int {
+		return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Replay, b.Replay))
+	})
+	lanes, ids, replays := make([]int16, len(done)), make([]int64, len(done)), make([]int64, len(done))
+	for i, r := range done {
+		lanes[i], ids[i], replays[i] = r.Lane, r.ID, r.Replay
+	}
+	if _, err := s.pool.Exec(ctx, settleSQL, topic, lanes, ids, replays); err != nil {
+		return fmt.Errorf("settle events: %w", err)
+	}
+	return nil
+}

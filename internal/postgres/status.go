@@ -1,0 +1,87 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// TopicStatus is a topic as an operator sees it.
+type TopicStatus struct {
+	Topic       string     `json:"topic"`
+	Pending     int64      `json:"pending"`
+	OldestAge   float64    `json:"oldestAgeSeconds"` // 0 if nothing is pending
+	Dead        int64      `json:"dead"`
+	Leased      int        `json:"leasedLanes"` // of 16
+	PausedBy    string     `json:"pausedBy,omitempty"`
+	PauseReason string     `json:"pauseReason,omitempty"`
+	PausedAt    *time.Time `json:"pausedAt,omitempty"`
+}
+
+const statusSQL = `
+WITH pending AS (
+    SELECT topic, count(*) AS events, extract(epoch FROM now() - min(created_at))::float8 AS oldest
+    FROM outbox.pending GROUP BY topic),
+dead AS (SELECT topic, count(*) AS events FROM outbox.dead_letter GROUP BY topic),
+leased AS (
+    SELECT topic, count(*) FILTER (WHERE leased_until > now()) AS lanes
+    FROM outbox.lane GROUP BY topic)
+SELECT topic, coalesce(pending.events, 0) AS pending, greatest(coalesce(pending.oldest, 0), 0),
+       coalesce(dead.events, 0), coalesce(leased.lanes, 0)::int,
+       coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''), t.paused_at
+FROM pending
+FULL JOIN dead USING (topic)
+FULL JOIN leased USING (topic)
+FULL JOIN outbox.topic t USING (topic)
+ORDER BY topic`
+
+// Status describes every topic that the outbox has seen. It counts exactly, so
+// it reads all that is pending.
+func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
+	rows, err := s.pool.Query(ctx, statusSQL)
+	if err != nil {
+		return nil, fmt.Errorf("read status: %w", err)
+	}
+	topics, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TopicStatus, err error) {
+		return t, row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
+			&t.PausedBy, &t.PauseReason, &t.PausedAt)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read status: %w", err)
+	}
+	return topics, nil
+}
+
+const checkSQL = `
+SELECT to_regnamespace('outbox') IS NOT NULL,
+       coalesce(has_schema_privilege(to_regnamespace('outbox')::oid, 'USAGE'), false)`
+
+const checkTablesSQL = `
+SELECT bool_and(has_table_privilege('outbox.' || needed.name, needed.privilege))
+FROM (VALUES ('event', 'SELECT'), ('pending', 'SELECT'), ('pending', 'DELETE'),
+             ('lane', 'SELECT'), ('lane', 'INSERT'), ('lane', 'UPDATE'), ('topic', 'SELECT'))
+     AS needed(name, privilege)`
+
+// Check connects and makes sure that the outbox is there and may be used. Its
+// errors name the remedy.
+func (s *Store) Check(ctx context.Context) error {
+	var there, allowed bool
+	if err := s.pool.QueryRow(ctx, checkSQL).Scan(&there, &allowed); err != nil {
+		return fmt.Errorf("connect to the database: %w", err)
+	}
+	if !there {
+		return fmt.Errorf("the database has no outbox: run %q", "starter migrate")
+	}
+	if allowed {
+		if err := s.pool.QueryRow(ctx, checkTablesSQL).Scan(&allowed); err != nil {
+			return fmt.Errorf("check rights on the outbox: %w", err)
+		}
+	}
+	if !allowed {
+		return errors.New("the database role may not use the outbox: run schema/roles.sql and grant outbox_relay to it")
+	}
+	return nil
+}

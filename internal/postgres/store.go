@@ -1,0 +1,88 @@
+// Package postgres is the outbox's store: it finds what is pending, leases it,
+// loads it and settles it. Every statement that touches the outbox's tables on
+// the hot path is here, each as a constant above the method that runs it.
+//
+// All times are the database's, so that the clocks of workers do not matter.
+// Nothing here needs a session: every method is one autocommitted statement, or
+// several that are each complete, so it works through PgBouncer in transaction
+// mode.
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config configures a Store.
+type Config struct {
+	// URL is a PostgreSQL connection string. Required.
+	URL string
+	// MaxConns is the size of the pool. Default 16.
+	MaxConns int32
+	// ClaimLease is how long a claim holds before PublishBatch has taken it
+	// over. Default 10 s.
+	ClaimLease time.Duration
+	// Lease is how long an attempt of PublishBatch holds its lanes without
+	// renewing. Default 60 s.
+	Lease time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxConns == 0 {
+		c.MaxConns = 16
+	}
+	if c.ClaimLease == 0 {
+		c.ClaimLease = 10 * time.Second
+	}
+	if c.Lease == 0 {
+		c.Lease = 60 * time.Second
+	}
+	return c
+}
+
+// Store is safe for concurrent use.
+type Store struct {
+	pool *pgxpool.Pool
+	cfg  Config
+
+	sweep sweeper
+
+	mu     sync.Mutex
+	untook map[string]time.Time // claims made here that may not have begun yet
+}
+
+// Open makes a store. It does not connect; Ping does.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	cfg = cfg.withDefaults()
+	pc, err := pgxpool.ParseConfig(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("read the database URL: %w", err)
+	}
+	pc.MaxConns = cfg.MaxConns
+	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
+		pc.ConnConfig.RuntimeParams["application_name"] = "outbox-relay"
+	}
+	// Statements are planned anew each time, with their real arguments: a plan
+	// cached while pending was empty reads the whole table once it is not. And an
+	// unnamed statement is what PgBouncer in transaction mode always understands.
+	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	return &Store{pool: pool, cfg: cfg, untook: map[string]time.Time{}}, nil
+}
+
+// Close ends all connections.
+func (s *Store) Close() {
+	s.sweep.wait()
+	s.pool.Close()
+}
+
+// Lease is the duration of a lease from Config.
+func (s *Store) Lease() time.Duration { return s.cfg.Lease }

@@ -1,0 +1,44 @@
+package relay
+
+import "time"
+
+// PublishRequest is a stream of events of one topic. Topic, Events and Report
+// are required.
+type PublishRequest struct {
+	Topic string
+
+	// Concurrency is how many requests are in flight at once. Default 4.
+	Concurrency int
+
+	// Events is read until it is closed, or until Publish returns. The caller
+	// must not change a page before that, and must be ready for nobody reading
+	// any more once it has returned.
+	Events <-chan []Event
+
+	// Deadline returns the instant after which nothing may be in flight, as far
+	// as it is known now: the end of a lease less a margin. It is asked before
+	// every request and must not block. The instant should carry a monotonic
+	// clock reading. Default: none.
+	Deadline func() time.Time
+
+	// Report gets the outcomes of every answered request, never concurrently,
+	// and while further requests are in flight: what takes long belongs
+	// elsewhere. The slice is the callee's to keep. To stop publishing because
+	// of what it sees, it cancels the context of Publish.
+	Report func([]Outcome)
+}
+
+// PublishResult counts what Publish read. Acknowledged, Failed, Held and Unsent
+// add up to Events.
+type PublishResult struct {
+	Events       int // read
+	Requests     int // sent
+	Acknowledged int // outcomes without an error
+	Failed       int // outcomes with one
+	// Held counts events that were not sent, and have no outcome, because an
+	// earlier event of their key failed on an ordered destination.
+	Held int
+	// Unsent counts events that were not sent, and have no outcome, because
+	// publishing was stopped.
+	Unsent int
+}
