@@ -1,0 +1,63 @@
+// Package activities does the relay's work: it claims batches of pending events
+// and publishes them. An activity sees payloads; the workflow that scheduled it
+// sees references and counts, so that no payload enters a history.
+package activities
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// Store is where events wait. internal/postgres implements it.
+type Store interface {
+	Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error)
+	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
+	TakeOver(ctx context.Context, b relay.Batch, holder string) (relay.Lease, error)
+	Load(ctx context.Context, topic string, from map[int16]relay.Position, events int) (relay.Page, error)
+	Settle(ctx context.Context, topic string, done []relay.Ref) error
+	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
+	Release(ctx context.Context, l relay.Lease, next map[int16]int64) error
+	ReleaseClaim(ctx context.Context, b relay.Batch) error
+}
+
+// Publisher sends events to their destination. internal/publish implements it.
+type Publisher interface {
+	Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error)
+}
+
+// Config is what the activities need. Store and Publisher are required.
+type Config struct {
+	Store     Store
+	Publisher Publisher
+	// Lease is how long Store's leases hold without being renewed. Default 60 s.
+	Lease time.Duration
+	// PollEvery is the shortest time between two looks at the database while
+	// nothing is pending. Default 20 ms.
+	PollEvery time.Duration
+	// BatchFor is how long a batch goes on while its lanes hold more. Default 5 s.
+	BatchFor time.Duration
+}
+
+// Activities are the relay's activities. Register the struct without a name
+// prefix: workflows refer to its methods.
+type Activities struct{ cfg Config }
+
+// New returns activities that use the given parts.
+func New(cfg Config) (*Activities, error) {
+	if cfg.Store == nil || cfg.Publisher == nil {
+		return nil, errors.New("activities need a store and a publisher")
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = 60 * time.Second
+	}
+	if cfg.PollEvery == 0 {
+		cfg.PollEvery = 20 * time.Millisecond
+	}
+	if cfg.BatchFor == 0 {
+		cfg.BatchFor = 5 * time.Second
+	}
+	return &Activities{cfg: cfg}, nil
+}

@@ -1,0 +1,195 @@
+package activities
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+const (
+	heartbeatEvery = time.Second
+	// A lease is renewed this often in its length, so that two renewals may fail.
+	renewalsPerLease = 4
+	// leaseMargin is how long before the end of its lease an attempt falls silent:
+	// a request under way then is over when somebody else may claim the lanes.
+	leaseMargin = 5 * time.Second
+	// settlePatience is how long an attempt tries to settle before it fails and
+	// hands the acknowledgements to the next one.
+	settlePatience = 5 * time.Second
+	// loadEvents is how much is loaded at once: half a page, so that one half is
+	// sent while the other is loaded and both together stay a page.
+	loadEvents = relay.PageEvents / 2
+)
+
+// attempt is one attempt of PublishBatch. Four things go on at once: loading,
+// sending, settling, and keeping the lease and the heartbeat.
+type attempt struct {
+	cfg   Config
+	lease relay.Lease
+
+	// stop ends the sending of anything new; what is under way is waited for.
+	stop context.CancelCauseFunc
+
+	mu        sync.Mutex
+	leaseEnd  time.Time
+	cursor    map[int16]relay.Position // behind what was loaded
+	open      map[relay.Ref]bool       // loaded and not settled
+	acked     []relay.Ref              // acknowledged, to be settled
+	settling  []relay.Ref              // being settled now
+	refused   map[string]int           // events by code of refusal
+	first     *relay.PublishError      // the first refusal
+	loaded    int
+	published int
+
+	// Each holds a token when there is news.
+	changed chan struct{} // acked or refused has grown
+	settled chan struct{} // open has shrunk, or something was refused
+}
+
+func newAttempt(cfg Config, l relay.Lease, leaseFrom time.Time, published int) *attempt {
+	t := &attempt{
+		cfg: cfg, lease: l, leaseEnd: leaseFrom.Add(cfg.Lease), published: published,
+		cursor: make(map[int16]relay.Position, len(l.From)), open: make(map[relay.Ref]bool),
+		refused: make(map[string]int),
+		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
+	}
+	for lane, position := range l.From {
+		t.cursor[lane] = position
+	}
+	return t
+}
+
+// run publishes until the lanes are empty, the time is over, something was
+// refused, or it is stopped, and leaves nothing leased but the lanes of what was
+// refused.
+func (t *attempt) run(ctx context.Context, concurrency int, until time.Time) (requests int, err error) {
+	sendCtx, stop := context.WithCancelCause(ctx)
+	t.stop = stop
+	defer stop(nil)
+	// Settling and releasing go on when the activity is cancelled or the worker
+	// stops: they are what makes the end clean.
+	cleanCtx := context.WithoutCancel(ctx)
+
+	events := make(chan []relay.Event)
+	var background, settler sync.WaitGroup
+	keepCtx, keepEnd := context.WithCancel(ctx)
+	background.Go(func() { t.keep(ctx, keepCtx) })
+	var loadErr error
+	background.Go(func() { loadErr = t.feed(sendCtx, events, until) })
+	sent := make(chan struct{})
+	var settleErr error
+	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
+
+	published, publishErr := t.cfg.Publisher.Publish(sendCtx, relay.PublishRequest{
+		Topic: t.lease.Topic, Concurrency: concurrency, Events: events,
+		Deadline: t.deadline, Report: t.report,
+	})
+	cause := context.Cause(sendCtx)
+	close(sent)
+	settler.Wait()
+	stop(nil)
+	keepEnd()
+	background.Wait()
+
+	switch {
+	case errors.Is(cause, relay.ErrClaimLost):
+		return published.Requests, cause
+	case settleErr != nil, loadErr != nil:
+		// The database is away. The claim is kept for the next attempt.
+		return published.Requests, cmp.Or(settleErr, loadErr)
+	case publishErr != nil && !errors.Is(publishErr, relay.ErrStopped):
+		return published.Requests, publishErr
+	}
+	return published.Requests, t.finish(cleanCtx)
+}
+
+// deadline is when this attempt must have fallen silent.
+func (t *attempt) deadline() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.leaseEnd.Add(-leaseMargin)
+}
+
+// report takes the answer to one request.
+func (t *attempt) report(outcomes []relay.Outcome) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	accepted := 0
+	for _, o := range outcomes {
+		if o.Err == nil {
+			accepted++
+			t.acked = append(t.acked, o.Ref)
+			continue
+		}
+		t.refuse(o.Err)
+	}
+	t.published += accepted
+	if accepted == 0 && len(outcomes) > 0 {
+		// Nothing of a whole request got through: the rest would fare no better.
+		t.stop(relay.ErrStopped)
+	}
+	signal(t.changed)
+}
+
+// refuse notes a refusal. t.mu is held.
+func (t *attempt) refuse(err *relay.PublishError) {
+	if t.first == nil {
+		t.first = err
+	}
+	t.refused[err.Code]++
+	signal(t.settled)
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (t *attempt) checkpoint() checkpoint {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := checkpoint{Published: t.published}
+	c.Unsettled = append(c.Unsettled, t.settling...)
+	c.Unsettled = append(c.Unsettled, t.acked...)
+	return c
+}
+
+// finish gives back every lane in which nothing is left open. If something was
+// refused it keeps the others for the next attempt and returns the refusal.
+func (t *attempt) finish(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := make(map[int16]int64, len(t.lease.From))
+	for lane := range t.lease.From {
+		next[lane] = t.cursor[lane].ID + 1
+	}
+	left := make(map[int16]bool)
+	for ref := range t.open {
+		left[ref.Lane] = true
+		next[ref.Lane] = min(next[ref.Lane], ref.ID)
+	}
+	var keep []int16
+	if t.first != nil {
+		for lane := range left {
+			keep = append(keep, lane)
+			delete(next, lane)
+		}
+	}
+	if err := t.cfg.Store.Release(ctx, t.lease, next); err != nil {
+		return err
+	}
+	if t.first == nil {
+		return nil
+	}
+	if err := t.cfg.Store.Renew(ctx, t.lease, keep); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %d of %d left: %w", t.lease.Topic, len(t.open), t.loaded, t.first)
+}

@@ -1,0 +1,96 @@
+package activities
+
+import (
+	"context"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// ClaimRequest asks for batches and says how long to wait for the first.
+type ClaimRequest struct {
+	// Batches is the most that the workflow can take.
+	Batches int `json:"batches"`
+	// PerTopic is the most that one topic may have in flight.
+	PerTopic int `json:"perTopic"`
+	// InFlight counts the batches in flight by topic.
+	InFlight map[string]int `json:"inFlight,omitempty"`
+	// Linger is how old a topic's oldest event must be before less than a page
+	// of it is claimed.
+	Linger time.Duration `json:"linger,omitempty"`
+	// Wait is how long to look for something pending before answering with
+	// nothing.
+	Wait time.Duration `json:"wait"`
+}
+
+// ClaimResult refers to claimed batches. Each must be published, or its lanes
+// stay leased until the claim expires.
+type ClaimResult struct {
+	Batches []relay.Batch `json:"batches,omitempty"`
+}
+
+// pollShare is how much of its time a poll may spend in the database: one part
+// in so many. An outbox with many topics is polled less often, not harder.
+const pollShare = 5
+
+// ClaimBatches waits until something is pending, and claims it. It answers with
+// nothing when the wait is over, or at once when the worker shuts down.
+//
+// It polls inside the worker, because a look at the database costs a fraction of
+// a millisecond there, and an activity for each look a hundred times that.
+func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimResult, error) {
+	info := activity.GetInfo(ctx)
+	by := info.WorkflowExecution.RunID + "/" + info.ActivityID
+	if info.Attempt > 1 {
+		// The attempt before may have claimed and then lost its answer.
+		if held, err := a.cfg.Store.Claimed(ctx, by); err != nil || len(held) > 0 {
+			return ClaimResult{Batches: held}, failure(ctx, err)
+		}
+	}
+	stop := activity.GetWorkerStopChannel(ctx)
+	heartbeat := every(heartbeatEvery)
+	for deadline := time.Now().Add(r.Wait); ; {
+		looked := time.Now()
+		batches, err := a.cfg.Store.Claim(ctx, relay.ClaimRequest{
+			By: by, Batches: r.Batches, PerTopic: r.PerTopic, InFlight: r.InFlight, Linger: r.Linger,
+		})
+		if err != nil || len(batches) > 0 {
+			return ClaimResult{Batches: batches}, failure(ctx, err)
+		}
+		pause := max(a.cfg.PollEvery, (pollShare-1)*time.Since(looked))
+		if time.Now().Add(pause).After(deadline) {
+			return ClaimResult{}, nil
+		}
+		if heartbeat() {
+			activity.RecordHeartbeat(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return ClaimResult{}, failure(ctx, ctx.Err())
+		case <-stop:
+			return ClaimResult{}, nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// ReleaseBatch gives up a claim whose PublishBatch was cancelled before it could
+// do so itself, between two attempts.
+func (a *Activities) ReleaseBatch(ctx context.Context, b relay.Batch) error {
+	return failure(ctx, a.cfg.Store.ReleaseClaim(ctx, b))
+}
+
+// every returns a function that reports true once an interval, and not before the
+// first is over: most claims are answered sooner and need no heartbeat.
+func every(interval time.Duration) func() bool {
+	last := time.Now()
+	return func() bool {
+		if time.Since(last) < interval {
+			return false
+		}
+		last = time.Now()
+		return true
+	}
+}

@@ -1,0 +1,57 @@
+package activities
+
+import (
+	"context"
+	"errors"
+
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// Types of the failures that the relay's activities end with, beside the codes
+// of destinations. They are part of the interface: people filter by them.
+const (
+	// TypeClaimLost: another claim or attempt holds the batch. Not retried,
+	// because the events are in other hands.
+	TypeClaimLost = "ClaimLost"
+	// TypeDatabase: PostgreSQL refused or did not answer.
+	TypeDatabase = "Database"
+)
+
+// maxFailureText caps a failure's text. Temporal replaces a failure of more than
+// 4 KiB by "Failure exceeds size limit" (limit.mutableStateActivityFailureSize),
+// and type and text are gone; what is longer than this nobody reads in a list.
+const maxFailureText = 1000
+
+// failure turns an error of this program into a Temporal failure. It is the one
+// place that does. An error because Temporal itself ended the activity (by
+// cancelling, pausing or resetting it) stays as it is.
+func failure(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return ctx.Err()
+	}
+	var refused *relay.PublishError
+	switch {
+	case errors.Is(err, relay.ErrClaimLost):
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeClaimLost, temporal.ApplicationErrorOptions{
+			NonRetryable: true,
+			Category:     temporal.ApplicationErrorCategoryBenign,
+		})
+	case errors.As(err, &refused):
+		return temporal.NewApplicationError(text(err), refused.Code)
+	default:
+		return temporal.NewApplicationError(text(err), TypeDatabase)
+	}
+}
+
+func text(err error) string {
+	t := err.Error()
+	if len(t) > maxFailureText {
+		t = t[:maxFailureText] + "…"
+	}
+	return t
+}

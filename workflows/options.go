@@ -1,0 +1,102 @@
+package workflows
+
+import (
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// Every duration of the relay is here, because they must relate: options_test.go
+// says how.
+const (
+	// RunFor is how long a run of Relay claims. Short runs keep histories small,
+	// make one line each in the UI, and let a new worker version take over at the
+	// next run.
+	RunFor = 2 * time.Minute
+	// DrainFor is how long batches in flight then have before they are cancelled.
+	DrainFor = 10 * time.Second
+	// RunTimeout ends a run that is stuck, so that the next can begin.
+	RunTimeout = 4 * time.Minute
+	// ScheduleEvery starts runs. It is shorter than a run, so that with overlap
+	// policy BUFFER_ONE the next is always waiting for the one that runs.
+	ScheduleEvery = time.Minute
+	// CatchUp is how late a scheduled start may be. Runs missed while Temporal was
+	// away are not made up for: one run takes everything that waits. (Temporal's
+	// default is a year.)
+	CatchUp = time.Minute
+
+	// ClaimWait is how long ClaimBatches waits for something to be pending.
+	ClaimWait    = 30 * time.Second
+	claimTimeout = time.Minute
+	// ClaimLease holds a claim until PublishBatch has begun.
+	ClaimLease = 10 * time.Second
+
+	// Lease is how long an attempt of PublishBatch holds lanes without renewing.
+	// It outlasts every backoff, so that a batch in retry keeps its lanes, and it
+	// stays, with everything else, under DeduplicationWindow.
+	Lease          = 60 * time.Second
+	publishTimeout = 3 * time.Minute
+	// BatchFor is how long one batch goes on while its lanes hold more.
+	BatchFor = 5 * time.Second
+
+	heartbeatTimeout = 10 * time.Second
+	releaseTimeout   = 10 * time.Second
+	retryFirst       = 500 * time.Millisecond
+	retryMost        = 30 * time.Second
+
+	// DeduplicationWindow is how long SQS and SNS FIFO recognise a message that is
+	// sent again.
+	// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-exactly-once-processing.html
+	DeduplicationWindow = 5 * time.Minute
+)
+
+const (
+	// DefaultSlots is how many batches are in flight at most.
+	DefaultSlots = 16
+	// topicShare is the part of the slots that one topic may take: a quarter.
+	topicShare = 4
+	// DefaultConcurrency is how many requests one batch has under way.
+	DefaultConcurrency = 4
+	// maxHistory is the length at which a run continues as new, with the deadline
+	// it had. Temporal ends a workflow at 51,200 events.
+	maxHistory = 20_000
+)
+
+// retries have no limit but the run's own end: what is left then is claimed by
+// the next run.
+var retries = &temporal.RetryPolicy{
+	InitialInterval:    retryFirst,
+	BackoffCoefficient: 2,
+	MaximumInterval:    retryMost,
+}
+
+func claimOptions(ctx workflow.Context) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: claimTimeout,
+		HeartbeatTimeout:    heartbeatTimeout,
+		RetryPolicy:         retries,
+		WaitForCancellation: true,
+		Summary:             "wait for pending events",
+	})
+}
+
+func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: publishTimeout,
+		HeartbeatTimeout:    heartbeatTimeout,
+		RetryPolicy:         retries,
+		WaitForCancellation: true, // until it has released its lanes
+		Summary:             summary(b),
+	})
+}
+
+func releaseOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: releaseTimeout,
+		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 3},
+		Summary:             "release " + summary(b),
+	})
+}

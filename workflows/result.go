@@ -1,0 +1,28 @@
+package workflows
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+
+	"go.temporal.io/sdk/temporal"
+)
+
+// add counts one batch of a topic. Topics are a sorted list rather than a map, so
+// that the result reads the same in every client.
+func (r *RelayResult) add(topic string, published int) {
+	r.Published += published
+	r.Batches++
+	i, found := slices.BinarySearchFunc(r.Topics, topic, func(t TopicResult, name string) int {
+		return cmp.Compare(t.Topic, name)
+	})
+	if !found {
+		r.Topics = slices.Insert(r.Topics, i, TopicResult{Topic: topic})
+	}
+	r.Topics[i].Published += published
+	r.Topics[i].Batches++
+}
+
+func asApplicationError(err error, target **temporal.ApplicationError) bool {
+	return errors.As(err, target)
+}
