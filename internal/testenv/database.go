@@ -1,0 +1,192 @@
+package testenv
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/temporal-outbox/relay/schema"
+)
+
+// Database is a pool on a database of the test's own: migrated, empty, dropped
+// when the test ends, whoever is still connected to it.
+func Database(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(DatabaseURL(t))
+	if err != nil {
+		t.Fatalf("parse the test database's URL: %v", err)
+	}
+	config.MaxConns = 10
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatalf("open the test database: %v", err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// DatabaseURL is the URL of such a database, as its owner, for processes that the
+// test starts. A test that wants pools on the same database as well opens them
+// itself.
+func DatabaseURL(t testing.TB) string {
+	t.Helper()
+	base := need(t, "DATABASE_URL")
+	home, err := family(base)
+	if err != nil {
+		t.Fatalf("make the template of the test databases: %v", err)
+	}
+	name := home.name(strconv.FormatInt(home.count.Add(1), 10))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := home.exec(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", name, home.name("template"))); err != nil {
+		t.Fatalf("create a test database: %v", err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := home.exec(ctx, drop(name)); err != nil {
+			t.Errorf("drop the test database: %v", err)
+		}
+	})
+	return onDatabase(base, name)
+}
+
+// databases are those of one test process. Their names carry its token, and a
+// session of its own holds an advisory lock on the token for as long as the
+// process lives: that is how the next one tells what a killed process left.
+type databases struct {
+	base  string
+	token int64
+	count atomic.Int64
+	alive *pgx.Conn
+}
+
+const namePrefix = "outbox_test_"
+
+var (
+	familyLock sync.Mutex
+	families   = map[string]*databases{}
+)
+
+// family migrates the process's template once for each server that tests name.
+func family(base string) (*databases, error) {
+	familyLock.Lock()
+	defer familyLock.Unlock()
+	if d, ok := families[base]; ok {
+		return d, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	var random [8]byte
+	_, _ = rand.Read(random[:])
+	d := &databases{base: base, token: int64(binary.BigEndian.Uint64(random[:]) >> 1)}
+	conn, err := pgx.Connect(ctx, base)
+	if err != nil {
+		return nil, fmt.Errorf("connect to DATABASE_URL: %w", err)
+	}
+	d.alive = conn
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", d.token); err != nil {
+		return nil, fmt.Errorf("lock the token: %w", err)
+	}
+	if err := sweep(ctx, conn); err != nil {
+		return nil, err
+	}
+	if err := d.makeTemplate(ctx); err != nil {
+		return nil, err
+	}
+	families[base] = d
+	return d, nil
+}
+
+// sweep drops the databases of test processes that are gone.
+func sweep(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, "SELECT datname FROM pg_database WHERE datname LIKE $1", namePrefix+"%")
+	if err != nil {
+		return fmt.Errorf("list test databases: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("list test databases: %w", err)
+	}
+	for _, name := range names {
+		hex, _, _ := strings.Cut(strings.TrimPrefix(name, namePrefix), "_")
+		token, err := strconv.ParseInt(hex, 16, 64)
+		if err != nil {
+			continue
+		}
+		var gone bool
+		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", token).Scan(&gone); err != nil {
+			return fmt.Errorf("ask whether the owner of %s lives: %w", name, err)
+		}
+		if !gone {
+			continue
+		}
+		// This session's own token is free to it as well, but owns nothing yet.
+		_, err = conn.Exec(ctx, drop(name))
+		if _, unlockErr := conn.Exec(ctx, "SELECT pg_advisory_unlock($1)", token); unlockErr != nil {
+			return fmt.Errorf("unlock the owner of %s: %w", name, unlockErr)
+		}
+		if err != nil {
+			return fmt.Errorf("drop what a killed test left: %w", err)
+		}
+	}
+	return nil
+}
+
+func (d *databases) makeTemplate(ctx context.Context) error {
+	name := d.name("template")
+	if _, err := d.alive.Exec(ctx, "CREATE DATABASE "+name); err != nil {
+		return fmt.Errorf("create it: %w", err)
+	}
+	conn, err := pgx.Connect(ctx, onDatabase(d.base, name))
+	if err != nil {
+		return fmt.Errorf("connect to it: %w", err)
+	}
+	// CREATE DATABASE waits for nobody who is connected to its template.
+	defer conn.Close(ctx)
+	if _, err := schema.Migrate(ctx, conn); err != nil {
+		return fmt.Errorf("migrate it: %w", err)
+	}
+	return nil
+}
+
+// exec runs a statement beside the session that shows the process is alive.
+func (d *databases) exec(ctx context.Context, sql string) error {
+	conn, err := pgx.Connect(ctx, d.base)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+func (d *databases) name(suffix string) string {
+	return fmt.Sprintf("%s%016x_%s", namePrefix, d.token, suffix)
+}
+
+func drop(name string) string {
+	return fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", name)
+}
+
+// onDatabase is the URL (or the keyword string) of another database on the same
+// server.
+func onDatabase(base, name string) string {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme == "" {
+		return base + " dbname=" + name // the last one counts
+	}
+	u.Path = "/" + name
+	return u.String()
+}

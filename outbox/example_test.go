@@ -1,0 +1,99 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/temporal-outbox/relay/outbox"
+)
+
+// The business change and its event commit together, or neither does.
+func Example() {
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "UPDATE orders SET status = 'placed' WHERE id = $1", "o-42"); err != nil {
+			return err
+		}
+		return outbox.Write(ctx, tx, outbox.Event{
+			Topic:   "orders",
+			Key:     "o-42",
+			Type:    "order.placed",
+			Payload: `{"order":"o-42","total":1999}`,
+		})
+	})
+	pool.Close()
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+// Services that lock no row before they write an event let the writer keep the
+// transactions of one key in sequence.
+func ExampleWriter() {
+	writer := outbox.Writer{SerializeKeys: true}
+
+	place := func(ctx context.Context, tx pgx.Tx, orders ...string) error {
+		var events []outbox.Event
+		for _, order := range orders {
+			events = append(events, outbox.Event{
+				Topic: "orders", Key: order, Type: "order.placed", Payload: fmt.Sprintf(`{"order":%q}`, order),
+			})
+		}
+		return writer.Write(ctx, tx, events...) // all in one call, one round trip
+	}
+	_ = place
+}
+
+// A caller that needs an event's id chooses it.
+func ExampleNewID() {
+	reserve := func(ctx context.Context, tx pgx.Tx, payload string) (outbox.ID, error) {
+		id := outbox.NewID()
+		return id, outbox.Write(ctx, tx, outbox.Event{
+			ID: id, Topic: "stock", Type: "stock.reserved", Payload: payload,
+		})
+	}
+	_ = reserve
+}
+
+func ExampleEvent_Validate() {
+	err := outbox.Event{
+		Topic:      "orders",
+		Type:       "order.placed",
+		Payload:    "total:\x00",
+		Attributes: map[string]string{"AWS.region": "eu-west-1"},
+	}.Validate()
+
+	var problems outbox.ValidationErrors
+	if errors.As(err, &problems) {
+		for _, p := range problems {
+			fmt.Println(p.Field, p.Reason)
+		}
+	}
+	// Output:
+	// Payload has U+0000 at byte 6, which SQS does not accept
+	// Attributes "AWS.region": name begins with a prefix that AWS reserves
+}
+
+func ExampleEvent_Size() {
+	e := outbox.Event{Topic: "orders", Type: "order.placed", Payload: `{"order":"o-42"}`}
+	fmt.Println(len(e.Payload), e.Size(), e.Size() <= outbox.MaxSize)
+	// Output: 16 200 true
+}
+
+// Consumers read the id from the message attribute "event_id".
+func ExampleParseID() {
+	id, err := outbox.ParseID("0198F2A1-7C3B-7DEF-8123-456789ABCDEF")
+	fmt.Println(id, err)
+	// Output: 0198f2a1-7c3b-7def-8123-456789abcdef <nil>
+}

@@ -1,0 +1,126 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/outbox"
+	"github.com/temporal-outbox/relay/schema"
+)
+
+func TestAFailedValidationLeavesTheTransactionUsable(t *testing.T) {
+	pool := testenv.Database(t)
+	tx := begin(t, connect(t, pool))
+	if err := outbox.Write(context.Background(), tx, event(), event(payload(""))); err == nil {
+		t.Fatal("an event without payload is accepted")
+	}
+	if err := outbox.Write(context.Background(), tx, event(payload("second try"))); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, tx)
+	if got := scan[string](t, pool, "SELECT string_agg(payload, ',') FROM outbox.event"); got != "second try" {
+		t.Errorf("stored: %s", got)
+	}
+}
+
+func TestARolledBackTransactionLeavesNoEvent(t *testing.T) {
+	pool := testenv.Database(t)
+	tx := begin(t, connect(t, pool))
+	if err := outbox.Write(context.Background(), tx, event()); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := scan[int](t, pool, "SELECT count(*) FROM outbox.event"); n != 0 {
+		t.Errorf("%d events", n)
+	}
+}
+
+func TestASavepointAndAPoolsTransactionWork(t *testing.T) {
+	pool := testenv.Database(t)
+	tx, err := pool.Begin(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	for i, keep := range []bool{true, false} {
+		savepoint, err := tx.Begin(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := outbox.Writer{SerializeKeys: true}
+		if err := w.Write(context.Background(), savepoint, event()); err != nil {
+			t.Fatal(i, err)
+		}
+		if keep {
+			commit(t, savepoint)
+		} else if err := savepoint.Rollback(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(t, tx)
+	if n := scan[int](t, pool, "SELECT count(*) FROM outbox.event"); n != 1 {
+		t.Errorf("%d events, want the kept savepoint's one", n)
+	}
+}
+
+func TestAnEndedTransactionIsAnError(t *testing.T) {
+	tx := begin(t, connect(t, testenv.Database(t)))
+	commit(t, tx)
+	if err := outbox.Write(context.Background(), tx, event()); !errors.Is(err, pgx.ErrTxClosed) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestDatabaseErrorsNameTheOperationAndTheRemedyInEveryQueryMode(t *testing.T) {
+	pool := testenv.Database(t)
+	for name, test := range map[string]struct{ before, code, text string }{
+		"no table":  {"DROP SCHEMA outbox CASCADE", "42P01", `run "starter migrate"`},
+		"no column": {"ALTER TABLE outbox.event RENAME COLUMN attributes TO other", "42703", `run "starter migrate"`},
+		"no right":  {"SET LOCAL ROLE pg_monitor", "42501", "schema/README.md"},
+		"other":     {"SET LOCAL transaction_read_only = on", "25006", "read-only"},
+	} {
+		for _, mode := range modes {
+			for _, w := range []outbox.Writer{{}, {SerializeKeys: true}} {
+				tx := begin(t, connect(t, pool, in(mode)))
+				exec(t, tx, test.before)
+				err := w.Write(context.Background(), tx, event())
+
+				var pgErr *pgconn.PgError
+				if !errors.As(err, &pgErr) || pgErr.Code != test.code {
+					t.Fatalf("%s, %v: %v, want code %s", name, mode, err, test.code)
+				}
+				if !strings.HasPrefix(err.Error(), "write events: ") || !strings.Contains(err.Error(), test.text) {
+					t.Errorf("%s, %v: %v does not say %q", name, mode, err, test.text)
+				}
+				_ = tx.Rollback(context.Background())
+			}
+		}
+	}
+}
+
+func TestTheProducerRolesRightsSuffice(t *testing.T) {
+	conn := connect(t, testenv.Database(t))
+	// Roles belong to the whole server; made in the transaction, they go with it.
+	tx := begin(t, conn)
+	if _, err := conn.PgConn().Exec(context.Background(), schema.RolesSQL).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, tx, "SET LOCAL ROLE outbox_producer")
+	for _, w := range []outbox.Writer{{}, {SerializeKeys: true}} {
+		if err := w.Write(context.Background(), tx, event(attribute("tenant", "a"))); err != nil {
+			t.Fatalf("%+v: %v", w, err)
+		}
+	}
+	exec(t, tx, "RESET ROLE")
+	if n := scan[int](t, tx, "SELECT count(*) FROM outbox.pending"); n != 2 {
+		t.Errorf("%d events pending, want 2", n)
+	}
+}
