@@ -1,7 +1,6 @@
 package workflows
 
 import (
-	"fmt"
 	"strconv"
 	"time"
 
@@ -146,7 +145,7 @@ func (r *run) claim(ctx workflow.Context) {
 		var result activities.ClaimResult
 		if err := f.Get(ctx, &result); err != nil {
 			if !temporal.IsCanceledError(err) {
-				r.failure = fmt.Errorf("claim batches: %w", err)
+				r.failure = temporal.NewApplicationErrorWithCause("claim batches", "ClaimFailed", err)
 			}
 			return
 		}
@@ -192,7 +191,7 @@ func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.P
 	case asApplicationError(err, &failure) && failure.Type() == activities.TypeClaimLost:
 		r.result.Lost++
 	default:
-		r.failure = fmt.Errorf("publish %s: %w", summary(b), err)
+		r.failure = temporal.NewApplicationErrorWithCause("publish "+summary(b), "PublishFailed", err)
 	}
 }
 

@@ -18,18 +18,22 @@ import (
 // lane that was claimed longest ago. (In index order, topic "audit" would starve
 // topic "orders".) Each lane is probed from its low_id: from its beginning, a
 // probe would read everything settled since the oldest snapshot that is open.
+// (The probe is a LATERAL with LIMIT, because EXISTS becomes a join that scans
+// the whole table.)
 const waitingSQL = `
 SELECT topic, lane
 FROM (SELECT l.topic, l.lane, l.claimed_at,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
       FROM outbox.lane l
       LEFT JOIN outbox.topic t USING (topic)
+      CROSS JOIN LATERAL (
+          SELECT FROM outbox.pending p
+          WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
+          ORDER BY p.id LIMIT 1) first
       WHERE (l.leased_until IS NULL OR l.leased_until < now())
         AND l.topic <> ALL ($1::text[])
         AND t.paused_at IS NULL
-        AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())
-        AND EXISTS (SELECT FROM outbox.pending p
-                    WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id)) waiting
+        AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
 
 // countSQL counts what waits in some lanes, up to a limit in each.

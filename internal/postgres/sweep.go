@@ -63,7 +63,8 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 
 // sweepSQL finds the first pending event of every lane by a loose index scan,
 // however late its transaction committed. It makes the rows of lanes that are
-// new, and lowers low_id where something is pending below it.
+// new, lowers low_id where something is pending below it, and raises it where a
+// lane has come to rest, which no release will do.
 const sweepSQL = `
 WITH RECURSIVE first AS (
     (SELECT topic, lane, id FROM outbox.pending ORDER BY topic, lane, id LIMIT 1)
@@ -80,15 +81,17 @@ missing AS (
     WHERE NOT EXISTS (SELECT FROM outbox.lane l WHERE l.topic = t.topic AND l.lane = n)
     ORDER BY t.topic, n
     ON CONFLICT DO NOTHING),
-late AS (
-    SELECT l.topic, l.lane, first.id
-    FROM first JOIN outbox.lane l USING (topic, lane)
+moving AS (
+    SELECT l.topic, l.lane, CASE WHEN l.low_id > first.id THEN first.id ELSE l.seen_id END AS low_id
+    FROM outbox.lane l LEFT JOIN first USING (topic, lane)
     WHERE l.low_id > first.id
+       OR l.low_id < l.seen_id AND l.seen_at < now() - interval '2 seconds'
+          AND (first.id IS NULL OR first.id >= l.seen_id)
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)
-UPDATE outbox.lane l SET low_id = late.id, seen_id = late.id
-FROM late
-WHERE l.topic = late.topic AND l.lane = late.lane`
+UPDATE outbox.lane l SET low_id = moving.low_id, seen_id = moving.low_id
+FROM moving
+WHERE l.topic = moving.topic AND l.lane = moving.lane`
 
 // Sweep makes sure that everything pending can be found by a claim. Claim calls
 // it once a second.

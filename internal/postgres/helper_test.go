@@ -1,0 +1,155 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// outbox is a store on a database of the test's own, and a pool beside it for
+// what producers and operators do.
+type outbox struct {
+	*Store
+	t  testing.TB
+	db *pgxpool.Pool
+}
+
+func open(t testing.TB) outbox {
+	t.Helper()
+	url := testenv.DatabaseURL(t)
+	store, err := Open(t.Context(), Config{URL: url})
+	require.NoError(t, err)
+	t.Cleanup(store.Close)
+	db, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	return outbox{store, t, db}
+}
+
+func (o outbox) exec(sql string, args ...any) {
+	o.t.Helper()
+	_, err := o.db.Exec(o.t.Context(), sql, args...)
+	require.NoError(o.t, err)
+}
+
+func query[T any](o outbox, sql string, args ...any) (v T) {
+	o.t.Helper()
+	require.NoError(o.t, o.db.QueryRow(o.t.Context(), sql, args...).Scan(&v))
+	return v
+}
+
+// write inserts n events of a topic, with keys k1 to kn.
+func (o outbox) write(topic string, n int) {
+	o.t.Helper()
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload)
+	        SELECT $1, 'k' || i, 'T', 'payload ' || i FROM generate_series(1, $2::int) i`, topic, n)
+}
+
+// writeKey inserts n events of one key.
+func (o outbox) writeKey(topic, key string, n int) {
+	o.t.Helper()
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload)
+	        SELECT $1, $2, 'T', 'payload ' || i FROM generate_series(1, $3::int) i`, topic, key, n)
+}
+
+func (o outbox) pending() int {
+	o.t.Helper()
+	return query[int](o, `SELECT count(*)::int FROM outbox.pending`)
+}
+
+// expireLeases does what time would do.
+func (o outbox) expireLeases() {
+	o.t.Helper()
+	o.exec(`UPDATE outbox.lane SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
+}
+
+// passTime makes what was seen settled older, so that marks may move.
+func (o outbox) passTime(seconds int) {
+	o.t.Helper()
+	o.exec(`UPDATE outbox.lane SET seen_at = seen_at - make_interval(secs => $1) WHERE isfinite(seen_at)`, seconds)
+}
+
+func request(by string) relay.ClaimRequest {
+	return relay.ClaimRequest{By: by, Batches: 16, PerTopic: 4}
+}
+
+func (o outbox) claim() []relay.Batch {
+	o.t.Helper()
+	batches, err := o.Claim(o.t.Context(), request(uuid.NewString()))
+	require.NoError(o.t, err)
+	return batches
+}
+
+// claimOne claims what must be a single batch, and begins it.
+func (o outbox) claimOne() (relay.Batch, relay.Lease) {
+	o.t.Helper()
+	batches := o.claim()
+	require.Len(o.t, batches, 1)
+	lease, err := o.TakeOver(o.t.Context(), batches[0], uuid.NewString())
+	require.NoError(o.t, err)
+	return batches[0], lease
+}
+
+// drain publishes nothing and settles everything in a lease.
+func (o outbox) drain(l relay.Lease) (ids []int64) {
+	o.t.Helper()
+	next := map[int16]int64{}
+	for lane, at := range l.From {
+		next[lane] = at.ID + 1
+	}
+	for from := l.From; ; {
+		page, err := o.Load(o.t.Context(), l.Topic, from, relay.PageEvents)
+		require.NoError(o.t, err)
+		var refs []relay.Ref
+		for _, e := range page.Events {
+			refs, ids = append(refs, e.Ref), append(ids, e.ID)
+			from[e.Lane] = relay.Position{ID: e.ID, Replay: e.Replay}
+			next[e.Lane] = e.ID + 1
+		}
+		require.NoError(o.t, o.Settle(o.t.Context(), l.Topic, refs))
+		if len(page.More) == 0 {
+			break
+		}
+	}
+	require.NoError(o.t, o.Release(o.t.Context(), l, next))
+	return ids
+}
+
+func events(batches []relay.Batch) (n int) {
+	for _, b := range batches {
+		n += b.Events
+	}
+	return n
+}
+
+func laneNames(batches []relay.Batch) (names []string) {
+	for _, b := range batches {
+		for _, n := range b.Lanes {
+			names = append(names, fmt.Sprint(b.Topic, "/", n))
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func waitFor(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for !done() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waited in vain for %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}

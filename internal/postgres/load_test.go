@@ -1,0 +1,101 @@
+package postgres
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+func TestEventsAreLoadedAsWritten(t *testing.T) {
+	o := open(t)
+	const payload = "{\"a\": \"ü\n\"}  "
+	o.exec(`INSERT INTO outbox.event (event_id, topic, key, type, payload, content_type, attributes)
+	        VALUES ('6f1c7f0e-8a83-4b8b-9a53-0123456789ab', 'orders', 'k 1', 'OrderPlaced', $1, 'text/plain', '{"tenant":"t1"}')`, payload)
+	_, lease := o.claimOne()
+	page, err := o.Load(t.Context(), "orders", lease.From, 10)
+	require.NoError(t, err)
+	require.Empty(t, page.More)
+	require.Len(t, page.Events, 1)
+	e := page.Events[0]
+	require.Equal(t, "6f1c7f0e-8a83-4b8b-9a53-0123456789ab", e.EventID)
+	require.Equal(t, []string{"k 1", "OrderPlaced", payload, "text/plain"}, []string{e.Key, e.Type, e.Payload, e.ContentType})
+	require.Equal(t, map[string]string{"tenant": "t1"}, e.Attributes)
+	require.False(t, e.CreatedAt.IsZero())
+}
+
+func TestPagesFollowEachOtherInOrderWithoutGapsOrRepeats(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "one", 95)
+	_, lease := o.claimOne()
+	from := lease.From
+	var ids []int64
+	for pages := 1; ; pages++ {
+		page, err := o.Load(t.Context(), "orders", from, 30)
+		require.NoError(t, err)
+		for _, e := range page.Events {
+			ids = append(ids, e.ID)
+			from[e.Lane] = relay.Position{ID: e.ID, Replay: e.Replay}
+		}
+		if len(page.More) == 0 {
+			require.Equal(t, 4, pages)
+			break
+		}
+		require.Len(t, page.Events, 30)
+	}
+	require.Len(t, ids, 95)
+	require.IsIncreasing(t, ids)
+}
+
+func TestAPageIsCutByBytesButNeverEmpty(t *testing.T) {
+	o := open(t)
+	for range 5 {
+		o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('big', 'k', 'T', $1)`, strings.Repeat("x", 3<<20))
+	}
+	_, lease := o.claimOne()
+	page, err := o.Load(t.Context(), "big", lease.From, 100)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 3, "8 MiB are reached in the third")
+	require.Len(t, page.More, 1)
+
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('huge', 'k', 'T', $1)`, strings.Repeat("x", 9<<20))
+	require.NoError(t, o.Sweep(t.Context()))
+	_, lease = o.claimOne()
+	page, err = o.Load(t.Context(), "huge", lease.From, 100)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 1)
+}
+
+func TestAPendingEventThatIsGoneIsReportedNotSkipped(t *testing.T) {
+	o := open(t)
+	o.write("orders", 1)
+	o.exec(`DELETE FROM outbox.event`)
+	_, lease := o.claimOne()
+	page, err := o.Load(t.Context(), "orders", lease.From, 10)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 1)
+	require.Empty(t, page.Events[0].EventID)
+}
+
+func TestSettleRemovesExactlyWhatIsNamed(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 10)
+	o.exec(`INSERT INTO outbox.pending SELECT topic, lane, id, created_at, bytes, 7 FROM outbox.pending WHERE id = 5`)
+	_, lease := o.claimOne()
+	page, err := o.Load(t.Context(), "orders", lease.From, 100)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 11, "a replay is pending beside the first delivery")
+	var refs []relay.Ref
+	for _, e := range page.Events {
+		if e.ID == 5 && e.Replay == 7 || e.ID == 9 {
+			refs = append(refs, e.Ref)
+		}
+	}
+	for range 2 { // doing it again changes nothing
+		require.NoError(t, o.Settle(t.Context(), "orders", refs))
+		require.Equal(t, 9, o.pending())
+		require.True(t, query[bool](o, `SELECT EXISTS (SELECT FROM outbox.pending WHERE id = 5 AND replay = 0)`))
+	}
+}

@@ -1,0 +1,88 @@
+package postgres
+
+import (
+	"context"
+	"net/url"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/schema"
+)
+
+func TestStatusCountsWhatIsPendingDeadAndPaused(t *testing.T) {
+	o := open(t)
+	o.write("orders", 7)
+	o.write("audit", 2)
+	o.exec(`UPDATE outbox.pending SET created_at = now() - interval '1 minute' WHERE topic = 'orders'`)
+	o.exec(`INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id)
+	        VALUES ('audit', 1, 99, now(), 5, 'X', 'x', 1, 'w')`)
+	o.exec(`INSERT INTO outbox.topic (topic, paused_at, paused_by, pause_reason) VALUES ('payments', now(), 'me', 'because')`)
+	o.claim()
+	topics, err := o.Status(t.Context())
+	require.NoError(t, err)
+	require.Len(t, topics, 3)
+	audit, orders, payments := topics[0], topics[1], topics[2]
+	require.Equal(t, []any{"audit", int64(2), int64(1)}, []any{audit.Topic, audit.Pending, audit.Dead})
+	require.Equal(t, []any{"orders", int64(7), int64(0)}, []any{orders.Topic, orders.Pending, orders.Dead})
+	require.InDelta(t, 60, orders.OldestAge, 20)
+	require.Positive(t, orders.Leased)
+	require.Equal(t, []string{"payments", "me", "because"}, []string{payments.Topic, payments.PausedBy, payments.PauseReason})
+	require.NotNil(t, payments.PausedAt)
+}
+
+func TestCheckNamesTheRemedy(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.Check(t.Context()))
+
+	base := o.pool.Config().ConnString()
+	o.exec(schema.RolesSQL)
+	o.exec(`DROP ROLE IF EXISTS outbox_test_stranger; CREATE ROLE outbox_test_stranger LOGIN`)
+	t.Cleanup(func() { _, _ = o.db.Exec(context.Background(), `DROP ROLE IF EXISTS outbox_test_stranger`) })
+	stranger, err := url.Parse(base)
+	require.NoError(t, err)
+	stranger.User = url.User("outbox_test_stranger")
+	require.ErrorContains(t, check(t, stranger.String()), "grant outbox_relay")
+
+	o.exec(`GRANT outbox_relay TO outbox_test_stranger`)
+	require.NoError(t, check(t, stranger.String()))
+
+	o.exec(`DROP SCHEMA outbox CASCADE`)
+	require.ErrorContains(t, check(t, base), "starter migrate")
+
+	stranger.Host = "127.0.0.1:1"
+	require.ErrorContains(t, check(t, stranger.String()), "connect to the database")
+}
+
+func check(t *testing.T, url string) error {
+	t.Helper()
+	s, err := Open(t.Context(), Config{URL: url})
+	require.NoError(t, err)
+	defer s.Close()
+	return s.Check(t.Context())
+}
+
+// Everything the relay does, it can do with the rights that the script grants.
+func TestTheRelayRoleSuffices(t *testing.T) {
+	o := open(t)
+	o.exec(schema.RolesSQL)
+	s := o
+	asRelay, err := url.Parse(o.pool.Config().ConnString())
+	require.NoError(t, err)
+	q := asRelay.Query()
+	q.Set("role", "outbox_relay")
+	asRelay.RawQuery = q.Encode()
+	limited, err := Open(t.Context(), Config{URL: asRelay.String()})
+	require.NoError(t, err)
+	defer limited.Close()
+	s.Store = limited
+	require.NoError(t, s.Check(t.Context()))
+	require.NoError(t, s.EnsureLanes(t.Context(), []string{"orders"}))
+	o.write("orders", 20)
+	_, lease := s.claimOne()
+	require.Len(t, s.drain(lease), 20)
+	_, err = s.Status(t.Context())
+	require.NoError(t, err)
+	_, err = s.pool.Exec(t.Context(), `UPDATE outbox.event SET payload = 'x'`)
+	require.ErrorContains(t, err, "permission denied", "the role is really in use, and cannot change events")
+}

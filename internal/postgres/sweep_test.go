@@ -1,0 +1,124 @@
+package postgres
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// slow begins a transaction that has taken the lowest id and has not committed.
+func slow(o outbox, topic, key string) pgx.Tx {
+	o.t.Helper()
+	tx, err := o.db.Begin(o.t.Context())
+	require.NoError(o.t, err)
+	_, err = tx.Exec(o.t.Context(), `INSERT INTO outbox.event (topic, key, type, payload) VALUES ($1, $2, 'T', 'late')`, topic, key)
+	require.NoError(o.t, err)
+	return tx
+}
+
+func TestATransactionThatCommitsLateIsClaimedByTheNextClaim(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	o.claim() // the sweep that every process begins with is done
+	tx := slow(o, "orders", "k")
+	o.writeKey("orders", "k", 3)
+	_, lease := o.claimOne()
+	require.Len(t, o.drain(lease), 3)
+	o.sweep.mu.Lock()
+	o.sweep.next = time.Now().Add(time.Hour) // without a sweep
+	o.sweep.mu.Unlock()
+	require.NoError(t, tx.Commit(t.Context()))
+	_, lease = o.claimOne()
+	require.Equal(t, []int64{1}, o.drain(lease))
+}
+
+func TestATransactionThatCommitsLaterThanTheMarkIsFoundByTheSweep(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	o.claim()
+	o.sweep.mu.Lock()
+	o.sweep.next = time.Now().Add(time.Hour)
+	o.sweep.mu.Unlock()
+	tx := slow(o, "orders", "k")
+	for range 3 { // the mark follows in two steps, two seconds apart
+		o.writeKey("orders", "k", 3)
+		_, lease := o.claimOne()
+		require.Len(t, o.drain(lease), 3)
+		o.passTime(3)
+	}
+	require.Greater(t, query[int64](o, `SELECT max(low_id) FROM outbox.lane`), int64(1), "the mark has passed the open transaction")
+	require.NoError(t, tx.Commit(t.Context()))
+	require.Empty(t, o.claim(), "below the mark")
+	require.NoError(t, o.Sweep(t.Context()))
+	_, lease := o.claimOne()
+	require.Equal(t, []int64{1}, o.drain(lease))
+}
+
+func TestClaimsSweepByThemselves(t *testing.T) {
+	o := open(t)
+	require.Empty(t, o.claim())
+	o.write("new-topic", 3) // whose lanes nobody has made yet
+	waitFor(t, "the sweep that a claim starts each second", func() bool { return events(o.claim()) == 3 })
+}
+
+func TestTheFirstEventOfAConfiguredTopicNeedsNoSweep(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders", "audit"}))
+	require.Empty(t, o.claim())
+	o.write("orders", 3)
+	require.Equal(t, 3, events(o.claim()))
+}
+
+// While somebody holds a snapshot, what was settled cannot be cleaned up. A claim
+// must not read it again each time: that made claims a hundred times slower.
+func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
+	o := open(t)
+	holder, err := o.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer holder.Rollback(t.Context()) //nolint:errcheck // only to end it
+	_, err = holder.Exec(t.Context(), `SELECT count(*) FROM outbox.pending`)
+	require.NoError(t, err)
+	for range 3 {
+		o.write("orders", 8000)
+		for batches := o.claim(); len(batches) > 0; batches = o.claim() {
+			for _, b := range batches {
+				lease, err := o.TakeOver(t.Context(), b, "6f1c7f0e-8a83-4b8b-9a53-0123456789ab")
+				require.NoError(t, err)
+				o.drain(lease)
+			}
+		}
+		o.passTime(3)
+	}
+	require.NoError(t, o.Sweep(t.Context())) // lanes at rest are marked by the sweep
+	bounded := pagesRead(o, waitingSQL)
+	o.exec(`UPDATE outbox.lane SET low_id = 0`)
+	unbounded := pagesRead(o, waitingSQL)
+	t.Logf("pages read by a claim that finds nothing: %d, without marks %d", bounded, unbounded)
+	require.Greater(t, unbounded, 20*bounded)
+}
+
+func pagesRead(o outbox, sql string) int {
+	o.t.Helper()
+	var plan []struct {
+		Plan struct {
+			Hit  int `json:"Shared Hit Blocks"`
+			Read int `json:"Shared Read Blocks"`
+		}
+	}
+	rows, err := o.db.Query(o.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, []string{})
+	require.NoError(o.t, err)
+	plan, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (p []struct {
+		Plan struct {
+			Hit  int `json:"Shared Hit Blocks"`
+			Read int `json:"Shared Read Blocks"`
+		}
+	}, err error) {
+		return p, row.Scan(&p)
+	})
+	require.NoError(o.t, err, fmt.Sprint(sql))
+	return plan[0].Plan.Hit + plan[0].Plan.Read
+}

@@ -1,0 +1,57 @@
+package workflows
+
+import (
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
+	for _, c := range []struct {
+		why          string
+		less, longer time.Duration
+	}{
+		{"the next run is always waiting for the one that runs", ScheduleEvery, RunFor},
+		{"a run drains and ends before its timeout", RunFor + DrainFor + heartbeatTimeout, RunTimeout},
+		{"a claim's wait ends before its activity's timeout", ClaimWait, claimTimeout},
+		{"a batch in retry keeps its lanes over the longest backoff", retryMost + heartbeatTimeout, Lease},
+		{"a worker that died is replaced before its lease ends", heartbeatTimeout + retryFirst, Lease},
+		{"a batch ends by itself when the run does", BatchFor, DrainFor},
+		{"an attempt's timeout leaves room for its batch", BatchFor + 15*time.Second, publishTimeout},
+		{"what an attempt sends stays within FIFO's deduplication", publishTimeout + Lease, DeduplicationWindow},
+		{"an unbegun claim is short", ClaimLease, Lease},
+	} {
+		if c.less >= c.longer {
+			t.Errorf("%s: %v is not less than %v", c.why, c.less, c.longer)
+		}
+	}
+}
+
+// Histories hold these names: a change breaks every run that is under way.
+func TestNamesInHistoriesArePermanent(t *testing.T) {
+	name := func(f any) string {
+		full := strings.TrimSuffix(runtime.FuncForPC(reflect.ValueOf(f).Pointer()).Name(), "-fm")
+		return full[strings.LastIndex(full, ".")+1:]
+	}
+	require.Equal(t, "Relay", name(Relay))
+	var names []string
+	kind := reflect.TypeFor[*activities.Activities]()
+	for i := range kind.NumMethod() {
+		names = append(names, kind.Method(i).Name)
+	}
+	require.Equal(t, []string{"ClaimBatches", "PublishBatch", "ReleaseBatch"}, names)
+	require.Equal(t, "outbox-relay", DefaultTaskQueue)
+}
+
+func TestABatchReadsWellInTheUI(t *testing.T) {
+	all := []int16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+	require.Equal(t, "orders · 500 events · lanes 0-15", summary(relay.Batch{Topic: "orders", Events: 500, Lanes: all}))
+	require.Equal(t, "audit · 1 event · lane 7", summary(relay.Batch{Topic: "audit", Events: 1, Lanes: []int16{7}}))
+}
