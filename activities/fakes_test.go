@@ -1,0 +1,230 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/testsuite"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+var errAway = errors.New("database is away")
+
+// store is pending events in memory, with faults that a real database produces
+// only by accident. What it does right is tested on PostgreSQL, in
+// internal/postgres.
+type store struct {
+	mu       sync.Mutex
+	pending  []relay.Event // ascending
+	settled  []relay.Ref
+	holder   string
+	released map[int16]int64
+	renewed  [][]int16
+	loads    int
+
+	claim      func(n int) ([]relay.Batch, error)
+	claims     int
+	earlier    []relay.Batch
+	settleErr  func() error
+	loadErr    func(n int) error
+	renewErr   error
+	takeOverIs error
+}
+
+func (s *store) Claim(_ context.Context, _ relay.ClaimRequest) ([]relay.Batch, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claims++
+	if s.claim == nil {
+		return nil, nil
+	}
+	return s.claim(s.claims)
+}
+
+func (s *store) Claimed(context.Context, string) ([]relay.Batch, error) { return s.earlier, nil }
+
+func (s *store) TakeOver(_ context.Context, b relay.Batch, holder string) (relay.Lease, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.takeOverIs != nil {
+		return relay.Lease{}, s.takeOverIs
+	}
+	s.holder = holder
+	from := map[int16]relay.Position{}
+	for _, lane := range b.Lanes {
+		from[lane] = relay.Position{}
+	}
+	return relay.Lease{Topic: b.Topic, Holder: holder, From: from}, nil
+}
+
+func (s *store) Load(_ context.Context, _ string, from map[int16]relay.Position, events int) (relay.Page, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loads++
+	if s.loadErr != nil {
+		if err := s.loadErr(s.loads); err != nil {
+			return relay.Page{}, err
+		}
+	}
+	var page relay.Page
+	for _, lane := range slices.Sorted(maps.Keys(from)) {
+		got := 0
+		for _, e := range s.pending {
+			if e.Lane == lane && e.ID > from[lane].ID && got < max(1, events/len(from)) {
+				page.Events = append(page.Events, e)
+				got++
+			}
+		}
+		if got == max(1, events/len(from)) {
+			page.More = append(page.More, lane)
+		}
+	}
+	return page, nil
+}
+
+func (s *store) Settle(_ context.Context, _ string, done []relay.Ref) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.settleErr != nil {
+		if err := s.settleErr(); err != nil {
+			return err
+		}
+	}
+	s.settled = append(s.settled, done...)
+	s.pending = slices.DeleteFunc(s.pending, func(e relay.Event) bool { return slices.Contains(done, e.Ref) })
+	return nil
+}
+
+func (s *store) Renew(_ context.Context, _ relay.Lease, lanes []int16) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lanes = slices.Clone(lanes)
+	slices.Sort(lanes)
+	s.renewed = append(s.renewed, lanes)
+	return s.renewErr
+}
+
+func (s *store) Release(_ context.Context, _ relay.Lease, next map[int16]int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.released = maps.Clone(next)
+	return nil
+}
+
+func (s *store) ReleaseClaim(context.Context, relay.Batch) error { return nil }
+
+// releasedLanes are the lanes of the last release.
+func (s *store) releasedLanes() []int16 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.released))
+}
+
+// fill makes n events pending, one lane after the other.
+func (s *store) fill(n int, lanes ...int16) {
+	for i := range n {
+		s.pending = append(s.pending, relay.Event{
+			Ref:     relay.Ref{ID: int64(i + 1), Lane: lanes[i%len(lanes)]},
+			EventID: "e", Payload: "secret payload",
+		})
+	}
+}
+
+// publisher answers requests of ten events with what answer says.
+type publisher struct {
+	mu       sync.Mutex
+	requests int
+	sent     []relay.Ref
+	answer   func(n int, e relay.Event) *relay.PublishError
+	before   func(ctx context.Context, n int, r relay.PublishRequest) // each request
+}
+
+func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return p.result(), relay.ErrStopped
+		case page, ok := <-r.Events:
+			if !ok {
+				return p.result(), nil
+			}
+			for chunk := range slices.Chunk(page, 10) {
+				if p.request(ctx, r, chunk); ctx.Err() != nil {
+					return p.result(), relay.ErrStopped
+				}
+			}
+		}
+	}
+}
+
+func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events []relay.Event) {
+	p.mu.Lock()
+	p.requests++
+	n := p.requests
+	p.mu.Unlock()
+	if p.before != nil {
+		p.before(ctx, n, r)
+	}
+	outcomes := make([]relay.Outcome, len(events))
+	for i, e := range events {
+		outcomes[i] = relay.Outcome{Ref: e.Ref}
+		if p.answer != nil {
+			outcomes[i].Err = p.answer(n, e)
+		}
+		if outcomes[i].Err == nil {
+			p.mu.Lock()
+			p.sent = append(p.sent, e.Ref)
+			p.mu.Unlock()
+		}
+	}
+	r.Report(outcomes)
+}
+
+func (p *publisher) result() relay.PublishResult {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return relay.PublishResult{Requests: p.requests}
+}
+
+// env is an environment for activities over the fakes.
+type env struct {
+	*testsuite.TestActivityEnvironment
+	*Activities
+	store     *store
+	publisher *publisher
+}
+
+func newEnv(t *testing.T) *env {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
+	e := &env{
+		TestActivityEnvironment: suite.NewTestActivityEnvironment(),
+		store:                   &store{}, publisher: &publisher{},
+	}
+	var err error
+	e.Activities, err = New(Config{Store: e.store, Publisher: e.publisher, PollEvery: time.Millisecond})
+	require.NoError(t, err)
+	e.RegisterActivity(e.Activities)
+	return e
+}
+
+func (e *env) publish(t *testing.T, lanes ...int16) (r PublishResult, err error) {
+	t.Helper()
+	v, err := e.ExecuteActivity(e.PublishBatch, PublishRequest{
+		Batch: relay.Batch{Topic: "orders", ClaimID: "c", Lanes: lanes}, Concurrency: 2, For: 5 * time.Second,
+	})
+	if err == nil {
+		require.NoError(t, v.Get(&r))
+	}
+	return r, err
+}
