@@ -1,0 +1,128 @@
+package publish
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+)
+
+// Destination is where a topic's events go. Exactly one of SNS and SQS is set.
+// A name (or ARN, or URL) that ends in ".fifo" makes the destination ordered.
+type Destination struct {
+	SNS string // topic name or ARN
+	SQS string // queue name or URL
+	// Fair sets MessageGroupId to the event's key on a standard destination,
+	// which turns on SQS fair queues there. A FIFO destination has its group
+	// ids anyway, so Fair is refused with one.
+	Fair bool
+}
+
+// Config configures a Publisher. Topics and AWS are required.
+type Config struct {
+	// Topics maps the logical name that events are written to, to where they go.
+	Topics map[string]Destination
+
+	// AWS is the configuration as loaded by the SDK's default chain. Its
+	// retryer is replaced, see Attempts; its HTTP client is copied with a
+	// larger pool of idle connections and an attempt timeout, unless it is one
+	// of the caller's own making, which is used as it is.
+	AWS aws.Config
+
+	// RequestTimeout bounds a request with all its attempts. Default: 15 s.
+	RequestTimeout time.Duration
+
+	// AttemptTimeout bounds one attempt of a request, from dialling to the last
+	// byte of the response. Without one the SDK waits for a silent server for
+	// ever. Default: half of RequestTimeout, less a little for the backoff.
+	AttemptTimeout time.Duration
+
+	// Attempts is how often the SDK sends a request, the first time included.
+	// Longer patience is the caller's business: outer retries multiply with
+	// these. Default: 2.
+	Attempts int
+
+	// RefreshAfter is the age after which a destination's size limit is looked
+	// up again. Default: 10 minutes.
+	RefreshAfter time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.RequestTimeout == 0 {
+		c.RequestTimeout = 15 * time.Second
+	}
+	if c.AttemptTimeout == 0 && c.RequestTimeout > 0 {
+		c.AttemptTimeout = max((c.RequestTimeout-maxBackoff)/2, c.RequestTimeout/4)
+	}
+	if c.Attempts == 0 {
+		c.Attempts = 2
+	}
+	if c.RefreshAfter == 0 {
+		c.RefreshAfter = 10 * time.Minute
+	}
+	return c
+}
+
+// Publisher publishes events. It is safe for concurrent use.
+type Publisher struct {
+	cfg     Config
+	routes  map[string]*cachedRoute
+	clients clients
+	arns    arnCache
+}
+
+// New checks the configuration and reports everything that is wrong with it in
+// one error. It does not touch the network: Resolve does.
+func New(cfg Config) (*Publisher, error) {
+	cfg = cfg.withDefaults()
+	p := &Publisher{
+		cfg:    cfg,
+		routes: make(map[string]*cachedRoute, len(cfg.Topics)),
+		arns:   arnCache{turn: make(chan struct{}, 1)},
+	}
+	var problems []error
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"RequestTimeout", cfg.RequestTimeout},
+		{"AttemptTimeout", cfg.AttemptTimeout},
+		{"RefreshAfter", cfg.RefreshAfter},
+	} {
+		if d.value < 0 {
+			problems = append(problems, fmt.Errorf("%s is %s: it cannot be negative", d.name, d.value))
+		}
+	}
+	if cfg.Attempts < 0 {
+		problems = append(problems, fmt.Errorf("Attempts is %d: it must be at least 1", cfg.Attempts))
+	}
+	for topic, destination := range cfg.Topics {
+		route, err := parse(topic, destination, cfg.AWS.Region)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("topic %q: %w", topic, err))
+			continue
+		}
+		p.routes[topic] = newCachedRoute(route)
+	}
+	if len(problems) > 0 {
+		// Maps have no order, and an error that reads differently every time
+		// is hard to compare.
+		slices.SortFunc(problems, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+		return nil, fmt.Errorf("publish configuration: %w", errors.Join(problems...))
+	}
+	p.clients = newClients(cfg)
+	return p, nil
+}
+
+// Topics returns the configured topics, sorted.
+func (p *Publisher) Topics() []string {
+	topics := make([]string, 0, len(p.routes))
+	for topic := range p.routes {
+		topics = append(topics, topic)
+	}
+	slices.Sort(topics)
+	return topics
+}

@@ -1,0 +1,25 @@
+// Package publish brings events to Amazon SNS and SQS and says of each one what
+// became of it.
+//
+// It exists because the batch APIs of both services make it easy to lose or
+// reorder events and hard to notice: a response with status 200 may contain
+// failed entries, or leave an entry out; one batch has a limit in entries and
+// another in bytes, and the second is different for every destination; a retry
+// may overtake its successor. Here every event handed in gets exactly one
+// outcome, or is counted as not sent, and on FIFO destinations an event waits
+// until the one before it with the same key is acknowledged.
+//
+// The parts, from the inside out:
+//
+//   - pack.go decides what may go into the next request. It is pure: no clock,
+//     no network, no goroutines, so that it can be tested against a model.
+//   - message.go turns an event into what AWS wants: attributes, size, group and
+//     deduplication ids.
+//   - sns.go and sqs.go send one request each and account for every entry.
+//   - resolve.go finds out where a topic's events go and how large they may be.
+//   - publish.go runs it all, with several requests at once and one goroutine
+//     that owns the state.
+//
+// Nothing here decides whether an error is worth a retry: outcomes carry the
+// code, and the caller classifies it.
+package publish

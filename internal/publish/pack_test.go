@@ -1,0 +1,246 @@
+package publish
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"pgregory.net/rapid"
+)
+
+// packModel is what the packer promises, kept in the simplest way: lists.
+type packModel struct {
+	ordered bool
+	limit   int
+	// smallness is how many of the largest events fit into a request.
+	smallness int
+	events    []*relay.Event         // as they were added
+	state     map[int64]string       // "", "out", "acked", "failed"
+	out       map[*entry]bool        // handed out, not done
+	size      map[int64]int          // bytes
+	refused   map[int64]bool         // need no request
+	behind    map[int64]*relay.Event // the event before, of the same key
+}
+
+// held reports whether an earlier event of ev's key failed.
+func (m *packModel) held(ev *relay.Event) bool {
+	for p := m.behind[ev.ID]; p != nil; p = m.behind[p.ID] {
+		if m.state[p.ID] == "failed" {
+			return true
+		}
+	}
+	return false
+}
+
+// sendable reports whether ev may leave now.
+func (m *packModel) sendable(ev *relay.Event) bool {
+	before := m.behind[ev.ID]
+	return m.state[ev.ID] == "" && (before == nil || m.state[before.ID] == "acked")
+}
+
+func (m *packModel) count() (held, unsent int) {
+	for _, ev := range m.events {
+		switch {
+		case m.state[ev.ID] != "":
+		case m.held(ev):
+			held++
+		default:
+			unsent++
+		}
+	}
+	return held, unsent
+}
+
+func TestPackerKeepsItsPromisesUnderEverySchedule(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := &packModel{
+			ordered:   rapid.Bool().Draw(t, "ordered"),
+			limit:     rapid.IntRange(1, 100).Draw(t, "limit"),
+			smallness: rapid.SampledFrom([]int{1, 3, 9, 30}).Draw(t, "smallness"),
+			state:     map[int64]string{}, out: map[*entry]bool{}, size: map[int64]int{},
+			refused: map[int64]bool{}, behind: map[int64]*relay.Event{},
+		}
+		p := newPacker(m.ordered, m.limit)
+		t.Repeat(map[string]func(*rapid.T){
+			"add":  func(t *rapid.T) { m.add(t, p) },
+			"next": func(t *rapid.T) { m.next(t, p) },
+			"done": func(t *rapid.T) { m.done(t, p) },
+			"":     func(t *rapid.T) { m.check(t, p) },
+		})
+		// In the end everything leaves that is not held.
+		for range 10_000 {
+			m.check(t, p)
+			if len(m.out) == 0 && p.unsent() == 0 {
+				return
+			}
+			m.next(t, p)
+			if len(m.out) > 0 {
+				m.done(t, p)
+			}
+		}
+		t.Fatalf("%d events never leave", p.unsent())
+	})
+}
+
+func (m *packModel) add(t *rapid.T, p *packer) {
+	n := rapid.IntRange(0, 30).Draw(t, "n")
+	entries := make([]entry, n)
+	for i := range entries {
+		ev := &relay.Event{Ref: relay.Ref{ID: int64(len(m.events) + 1)}}
+		// A few busy keys among many with one event.
+		if k := rapid.IntRange(0, 16).Draw(t, "key"); k > 8 {
+			ev.Key = fmt.Sprint("own ", ev.ID)
+		} else if k > 0 {
+			ev.Key = fmt.Sprint(k)
+		}
+		if m.ordered && ev.Key != "" {
+			for _, e := range m.events {
+				if e.Key == ev.Key {
+					m.behind[ev.ID] = e
+				}
+			}
+		}
+		m.events = append(m.events, ev)
+		m.size[ev.ID] = rapid.IntRange(0, max(1, m.limit/m.smallness)).Draw(t, "bytes")
+		entries[i] = entry{ev: ev, bytes: m.size[ev.ID]}
+		if rapid.IntRange(0, 19).Draw(t, "refused") == 0 {
+			m.refused[ev.ID] = true
+			entries[i].refusal = &relay.PublishError{Code: "no"}
+		}
+	}
+	p.add(entries)
+}
+
+func (m *packModel) next(t *rapid.T, p *packer) {
+	possible := 0
+	for _, ev := range m.events {
+		if m.sendable(ev) {
+			possible++
+		}
+	}
+	batch, refused := p.next(nil, nil)
+	bytes, keys, last := 0, map[string]bool{}, int64(0)
+	for _, e := range batch {
+		if !m.sendable(e.ev) || m.refused[e.ev.ID] {
+			t.Fatalf("event %d of key %q left when it must not", e.ev.ID, e.ev.Key)
+		}
+		if m.ordered && e.ev.Key != "" && keys[e.ev.Key] {
+			t.Fatalf("two events of key %q in a request", e.ev.Key)
+		}
+		if e.ev.ID < last {
+			t.Fatalf("event %d comes after %d in a request", e.ev.ID, last)
+		}
+		keys[e.ev.Key], last = true, e.ev.ID
+		bytes += m.size[e.ev.ID]
+	}
+	for _, e := range refused {
+		if !m.sendable(e.ev) || !m.refused[e.ev.ID] {
+			t.Fatalf("event %d refused when it must not", e.ev.ID)
+		}
+	}
+	for _, e := range append(batch, refused...) {
+		if m.state[e.ev.ID] != "" {
+			t.Fatalf("event %d left twice", e.ev.ID)
+		}
+		m.state[e.ev.ID] = "out"
+		m.out[e] = true
+	}
+	if len(batch) > maxEntries || bytes > m.limit {
+		t.Fatalf("a request of %d events and %d bytes, limit %d", len(batch), bytes, m.limit)
+	}
+	// Full means that the oldest of the rest does not fit.
+	if left := possible - len(batch) - len(refused); left > 0 && len(batch) < maxEntries {
+		for _, ev := range m.events {
+			if m.sendable(ev) {
+				if bytes+m.size[ev.ID] <= m.limit || len(batch) == 0 {
+					t.Fatalf("event %d was left behind by a request of %d events and %d bytes", ev.ID, len(batch), bytes)
+				}
+				break
+			}
+		}
+	}
+}
+
+func (m *packModel) done(t *rapid.T, p *packer) {
+	if len(m.out) == 0 {
+		t.Skip("nothing is out")
+	}
+	for _, ev := range m.events { // a map's order would not be reproducible
+		for e := range m.out {
+			if e.ev != ev {
+				continue
+			}
+			ok := e.refusal == nil && rapid.IntRange(0, 9).Draw(t, "acknowledged") > 0
+			delete(m.out, e)
+			m.state[ev.ID] = map[bool]string{true: "acked", false: "failed"}[ok]
+			p.done(e, ok)
+			if rapid.Bool().Draw(t, "enough") {
+				return
+			}
+			break
+		}
+	}
+}
+
+func (m *packModel) check(t *rapid.T, p *packer) {
+	held, unsent := m.count()
+	if p.held != held || p.unsent() != unsent {
+		t.Fatalf("packer counts %d held and %d unsent, they are %d and %d", p.held, p.unsent(), held, unsent)
+	}
+}
+
+func TestTheAnswerToAnyResponseHasOneVerdictForEachEntry(t *testing.T) {
+	id := rapid.Custom(func(t *rapid.T) *string {
+		s := rapid.OneOf(rapid.StringMatching(`[0-9]`), rapid.StringMatching(`[0-9:/-]{0,2}`)).Draw(t, "id")
+		return &s
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, maxEntries).Draw(t, "n")
+		accepted := rapid.SliceOf(id).Draw(t, "accepted")
+		failed := rapid.SliceOf(id).Draw(t, "failed")
+		code := "InternalError"
+		r := newReader(n)
+		lists := []func(){
+			func() {
+				for _, id := range append(accepted, nil) {
+					r.accepted(id)
+				}
+			},
+			func() {
+				for _, id := range failed {
+					r.failed(id, &code, nil, false)
+				}
+			},
+		}
+		for _, i := range rapid.Permutation([]int{0, 1}).Draw(t, "order") {
+			lists[i]()
+		}
+		a := r.done()
+		for i := range maxEntries {
+			if i >= n {
+				if a[i] != nil {
+					t.Fatalf("entry %d was never sent and has a verdict", i)
+				}
+				continue
+			}
+			want := relay.CodeUnanswered
+			for _, id := range accepted {
+				if *id == entryIDs[i] {
+					want = ""
+				}
+			}
+			for _, id := range failed {
+				if *id == entryIDs[i] {
+					want = code
+				}
+			}
+			got := ""
+			if a[i] != nil {
+				got = a[i].Code
+			}
+			if got != want {
+				t.Fatalf("entry %d: %q, want %q", i, got, want)
+			}
+		}
+	})
+}

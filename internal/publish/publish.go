@@ -1,0 +1,61 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// DefaultConcurrency is how many requests a Publish has in flight at once where
+// its Request does not say.
+const DefaultConcurrency = 4
+
+// readAhead is how many unsent events stop Publish from reading more. It is
+// small enough to bound memory to this and one page, and large enough that
+// requests stay full while the next page is being loaded.
+const readAhead = 500
+
+// Request and Result belong to the domain, so that activities need not import
+// this package.
+type (
+	Request = relay.PublishRequest
+	Result  = relay.PublishResult
+)
+
+// Publish sends the events of r and reports each one's outcome exactly once.
+//
+// It returns nil when Events has been closed and every event has an outcome or
+// is held. If ctx ends, or Deadline passes, before that, it sends nothing new,
+// waits for the requests in flight, which are not cancelled, reports them and
+// returns an error that wraps relay.ErrStopped. What the destination said about
+// an event is never an error of Publish, and neither is a topic that has no
+// destination or whose destination cannot be resolved: its events all fail.
+func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
+	route, sender, err := p.resolve(ctx, r.Topic)
+	if err != nil && ctx.Err() != nil {
+		return Result{}, stopped(r.Topic, context.Cause(ctx))
+	}
+	if r.Concurrency <= 0 {
+		r.Concurrency = DefaultConcurrency
+	}
+	s := &stream{
+		Request: r,
+		ctx:     ctx,
+		timeout: p.cfg.RequestTimeout,
+		route:   route,
+		sender:  sender,
+		packer:  newPacker(route.Ordered, route.Limit),
+		answers: make(chan *slot, r.Concurrency),
+	}
+	if err != nil {
+		s.unroutable = publishError(err)
+	}
+	err = s.run()
+	s.result.Held, s.result.Unsent = s.packer.held, s.packer.unsent()
+	return s.result, err
+}
+
+func stopped(topic string, cause error) error {
+	return fmt.Errorf("publish %s: %w: %w", topic, relay.ErrStopped, cause)
+}

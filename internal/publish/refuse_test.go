@@ -1,0 +1,80 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+func TestWhatCannotBeSentIsRefusedInItsPlace(t *testing.T) {
+	for _, ordered := range []bool{false, true} {
+		t.Run(fmt.Sprint("ordered=", ordered), func(t *testing.T) {
+			s := &stub{}
+			events := numbered(1, 6, func(id int64) string { return fmt.Sprint(id % 2) })
+			events[2].Payload = string(make([]byte, 2000)) // key 1
+			events[3].Attributes = map[string]string{}     // key 0
+			for i := range 10 {
+				events[3].Attributes[fmt.Sprint("a", i)] = "v"
+			}
+			codes := make(map[int64]string)
+			result, err := s.publisher(ordered).Publish(t.Context(), Request{
+				Topic: "orders", Events: feed(events),
+				Report: func(outcomes []relay.Outcome) {
+					for _, o := range outcomes {
+						codes[o.ID] = ""
+						if o.Err != nil {
+							codes[o.ID] = o.Err.Code + ": " + o.Err.Message
+						}
+					}
+				},
+			})
+			require.NoError(t, err)
+			want := map[int64]string{
+				1: "", 2: "",
+				3: "EventTooLarge: the event has 2021 bytes with its attributes, the destination accepts 1000",
+				4: "TooManyAttributes: the event has 11 attributes with the built-in ones, AWS accepts 10",
+				5: "", 6: "",
+			}
+			if ordered {
+				delete(want, 5)
+				delete(want, 6)
+			}
+			assert.Equal(t, want, codes)
+			assert.Equal(t, 6-len(want), result.Held)
+			assert.NotContains(t, s.sent, int64(3))
+			assert.NotContains(t, s.sent, int64(4))
+		})
+	}
+}
+
+func TestRefusedEventsAreReportedWhileTheStreamGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		pages := make(chan []relay.Event)
+		go func() { // never ends by itself
+			for id := 1; ; id += 10 {
+				select {
+				case pages <- numbered(id, 10, nil):
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+		result, err := new(stub).publisher(false).Publish(ctx, Request{
+			Topic: "unknown", Events: pages,
+			Report: func(outcomes []relay.Outcome) {
+				assert.Equal(t, relay.CodeNoRoute, outcomes[0].Err.Code)
+				assert.Contains(t, outcomes[0].Err.Message, `"unknown"`)
+				cancel()
+			},
+		})
+		require.ErrorIs(t, err, relay.ErrStopped)
+		assert.Positive(t, result.Failed)
+		assert.Zero(t, result.Requests)
+	})
+}

@@ -1,0 +1,72 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// refreshTimeout bounds looking a known destination up again. It is short
+// because publishing waits for it and can do without.
+const refreshTimeout = 2 * time.Second
+
+// cachedRoute is a route and what is known of it.
+type cachedRoute struct {
+	turn chan struct{} // held by whoever looks it up or reads it
+	Route
+	sender sender // nil until resolved
+	next   time.Time
+}
+
+func newCachedRoute(r Route) *cachedRoute {
+	return &cachedRoute{turn: make(chan struct{}, 1), Route: r}
+}
+
+// Resolve looks a topic's destination up: its ARN or URL, and how large its
+// messages may be. The answer is kept, and its limit looked up again after
+// Config.RefreshAfter; if that fails, the old one stays. A destination whose
+// attributes may not be read gets its service's default limit.
+//
+// The error wraps a *relay.PublishError and ends with what to do about it.
+func (p *Publisher) Resolve(ctx context.Context, topic string) (Route, error) {
+	r, _, err := p.resolve(ctx, topic)
+	return r, err
+}
+
+func (p *Publisher) resolve(ctx context.Context, topic string) (Route, sender, error) {
+	c := p.routes[topic]
+	if c == nil {
+		return Route{Topic: topic}, nil, fmt.Errorf("resolve: %w", &relay.PublishError{
+			Code:    relay.CodeNoRoute,
+			Message: fmt.Sprintf("no destination is configured for topic %q: add it to the worker's topics", shorten(topic)),
+		})
+	}
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return Route{Topic: topic}, nil, fmt.Errorf("resolve topic %s: %w", topic, ctx.Err())
+	}
+	now := time.Now()
+	if c.sender != nil && now.Before(c.next) {
+		return c.Route, c.sender, nil
+	}
+	timeout := p.cfg.RequestTimeout
+	if c.sender != nil {
+		timeout = min(timeout, refreshTimeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	fresh, err := p.lookUp(ctx, c.Route)
+	switch {
+	case err == nil:
+		c.Route = fresh
+		c.sender = p.newSender(fresh)
+	case c.sender == nil:
+		return c.Route, nil, err
+	}
+	c.next = now.Add(p.cfg.RefreshAfter)
+	return c.Route, c.sender, nil
+}

@@ -1,0 +1,228 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/temporal-outbox/relay/internal/relay"
+	"pgregory.net/rapid"
+)
+
+// stub is a destination inside the process.
+type stub struct {
+	// send answers a request. Default: everything is accepted at once.
+	send func(ctx context.Context, entries []*entry) answer
+
+	mu       sync.Mutex
+	inFlight int
+	most     int // in flight at once
+	requests int
+	sent     []int64        // event ids, as requests began
+	busy     map[string]int // keys in flight
+	clash    error          // two events of a key were in flight at once
+}
+
+func (s *stub) newRequest() request { return stubRequest{s} }
+
+type stubRequest struct{ *stub }
+
+func (s stubRequest) send(ctx context.Context, entries []*entry) (a answer) {
+	s.count(entries, +1)
+	defer s.count(entries, -1)
+	if s.stub.send != nil {
+		a = s.stub.send(ctx, entries)
+	}
+	return a
+}
+
+func (s *stub) count(entries []*entry, d int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy == nil {
+		s.busy = make(map[string]int)
+	}
+	s.inFlight += d
+	s.most = max(s.most, s.inFlight)
+	for _, e := range entries {
+		s.busy[e.ev.Key] += d
+		if e.ev.Key != "" && s.busy[e.ev.Key] > 1 {
+			s.clash = fmt.Errorf("key %q has %d events in flight", e.ev.Key, s.busy[e.ev.Key])
+		}
+		if d > 0 {
+			s.sent = append(s.sent, e.ev.ID)
+		}
+	}
+	if d > 0 {
+		s.requests++
+	}
+}
+
+// publisher routes "orders" to s.
+func (s *stub) publisher(ordered bool) *Publisher {
+	c := newCachedRoute(Route{Topic: "orders", Ordered: ordered, Limit: 1000})
+	c.sender, c.next = s, time.Now().Add(time.Hour)
+	return &Publisher{cfg: Config{}.withDefaults(), routes: map[string]*cachedRoute{"orders": c}}
+}
+
+// numbered makes n events with ids from first, of key(id).
+func numbered(first, n int, key func(id int64) string) []relay.Event {
+	events := make([]relay.Event, n)
+	for i := range events {
+		id := int64(first + i)
+		events[i] = relay.Event{Ref: relay.Ref{ID: id}, EventID: fmt.Sprint("event-", id), Payload: "p"}
+		if key != nil {
+			events[i].Key = key(id)
+		}
+	}
+	return events
+}
+
+func feed(pages ...[]relay.Event) <-chan []relay.Event {
+	c := make(chan []relay.Event, len(pages))
+	for _, p := range pages {
+		c <- p
+	}
+	close(c)
+	return c
+}
+
+func ignore([]relay.Outcome) {}
+
+var errRefused = &relay.PublishError{Code: "no"}
+
+func TestEveryEventHasOneOutcomeOrIsHeldBehindAFailureOfItsKey(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ordered := rapid.Bool().Draw(t, "ordered")
+		keys := rapid.IntRange(1, 40).Draw(t, "keys")
+		failing := rapid.MapOf(rapid.Int64Range(1, 300), rapid.Just(true)).Draw(t, "failing")
+		s := &stub{send: func(_ context.Context, entries []*entry) (a answer) {
+			for i, e := range entries {
+				if failing[e.ev.ID] {
+					a[i] = errRefused
+				}
+			}
+			return a
+		}}
+		var pages [][]relay.Event
+		total := 0
+		for _, n := range rapid.SliceOfN(rapid.IntRange(0, 100), 0, 4).Draw(t, "pages") {
+			pages = append(pages, numbered(total+1, n, func(id int64) string { return fmt.Sprint(id * 31 % int64(keys)) }))
+			total += n
+		}
+		concurrency := rapid.IntRange(1, 8).Draw(t, "concurrency")
+		outcome := make(map[int64]*relay.PublishError)
+		result, err := s.publisher(ordered).Publish(context.Background(), Request{
+			Topic: "orders", Concurrency: concurrency, Events: feed(pages...),
+			Report: func(outcomes []relay.Outcome) {
+				for _, o := range outcomes {
+					if _, twice := outcome[o.ID]; twice {
+						t.Fatalf("event %d has two outcomes", o.ID)
+					}
+					outcome[o.ID] = o.Err
+				}
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.most > concurrency {
+			t.Fatalf("%d requests at once", s.most)
+		}
+		if ordered && s.clash != nil {
+			t.Fatal(s.clash)
+		}
+		want := Result{Events: total, Requests: s.requests}
+		blocked := make(map[string]bool)
+		last := make(map[string]int64)
+		for _, page := range pages {
+			for _, ev := range page {
+				err, ok := outcome[ev.ID]
+				switch {
+				case ordered && blocked[ev.Key]:
+					want.Held++
+					if ok {
+						t.Fatalf("event %d overtook a failed one of its key", ev.ID)
+					}
+				case !ok:
+					t.Fatalf("event %d has no outcome", ev.ID)
+				case failing[ev.ID]:
+					want.Failed++
+					blocked[ev.Key] = true
+				default:
+					want.Acknowledged++
+				}
+				if ok && (err != nil) != failing[ev.ID] {
+					t.Fatalf("event %d: %v", ev.ID, err)
+				}
+			}
+		}
+		if result != want {
+			t.Fatalf("%+v, want %+v", result, want)
+		}
+		for _, id := range s.sent {
+			key := fmt.Sprint(id * 31 % int64(keys))
+			if ordered && id < last[key] {
+				t.Fatalf("event %d of key %s left after %d", id, key, last[key])
+			}
+			last[key] = id
+		}
+	})
+}
+
+func TestRequestsAreFullAcrossPages(t *testing.T) {
+	s := &stub{}
+	var pages [][]relay.Event
+	for i := range 10 {
+		pages = append(pages, numbered(1+57*i, 57, nil))
+	}
+	result, err := s.publisher(false).Publish(t.Context(), Request{Topic: "orders", Events: feed(pages...), Report: ignore})
+	require.NoError(t, err)
+	assert.Equal(t, Result{Events: 570, Requests: 57, Acknowledged: 570}, result)
+}
+
+func TestTheNextPageIsTakenWhileTheLastIsInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const work = 10 * time.Millisecond
+		s := &stub{send: func(context.Context, []*entry) (a answer) { time.Sleep(work); return a }}
+		pages := make(chan []relay.Event)
+		go func() {
+			defer close(pages)
+			for i := range 10 {
+				time.Sleep(work) // load
+				pages <- numbered(1+50*i, 50, nil)
+			}
+		}()
+		start := time.Now()
+		_, err := s.publisher(false).Publish(t.Context(), Request{
+			Topic: "orders", Concurrency: 5, Events: pages, Report: ignore,
+		})
+		require.NoError(t, err)
+		// Ten loads and, beside the next load each, ten times sending.
+		assert.Equal(t, 11*work, time.Since(start))
+	})
+}
+
+func TestAHotKeyDoesNotWaitBehindYoungerEventsOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stub{send: func(context.Context, []*entry) (a answer) { time.Sleep(time.Second); return a }}
+		events := numbered(1, 420, func(id int64) string {
+			if id <= 20 {
+				return "hot"
+			}
+			return fmt.Sprint(id)
+		})
+		start := time.Now()
+		_, err := s.publisher(true).Publish(t.Context(), Request{
+			Topic: "orders", Concurrency: 2, Events: feed(events), Report: ignore,
+		})
+		require.NoError(t, err)
+		// 42 requests, two at once; the 20 of the hot key are among them.
+		assert.Equal(t, 21*time.Second, time.Since(start))
+	})
+}
