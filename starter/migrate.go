@@ -1,0 +1,51 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/schema"
+)
+
+func migrateCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Create or upgrade the outbox's tables",
+		Long: `Creates or upgrades the outbox's tables, and makes the event table's partitions
+for the days ahead. Run it as the owner of the database, over a direct
+connection. Running it again changes nothing.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			url, err := databaseURL()
+			if err != nil {
+				return err
+			}
+			conn, err := pgx.Connect(ctx, url)
+			if err != nil {
+				return fmt.Errorf("DATABASE_URL: %w", err)
+			}
+			defer conn.Close(ctx) //nolint:errcheck // nothing depends on it
+			r, err := schema.Migrate(ctx, conn)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			switch {
+			case asJSON:
+				return json.NewEncoder(out).Encode(r)
+			case !r.Changed():
+				_, err = fmt.Fprintf(out, "schema version %d: nothing to do\n", r.To)
+			default:
+				_, err = fmt.Fprintf(out, "schema version %d (was %d), %d partitions made\n", r.To, r.From, r.Partitions)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}

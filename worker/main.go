@@ -1,0 +1,58 @@
+// Command worker is the daemon that publishes: it runs the relay's workflows and
+// activities. It is configured by the environment and the file that
+// OUTBOX_CONFIG names, and stops cleanly on SIGTERM or SIGINT.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "worker: "+strings.ReplaceAll(err.Error(), "\n", "\nworker: "))
+		stop()
+		os.Exit(1) //nolint:gocritic // nothing is left to be deferred
+	}
+}
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "worker",
+		Short: "Publish the outbox's events",
+		Long: `Runs the relay's workflows and activities until SIGTERM or SIGINT.
+
+  DATABASE_URL                 PostgreSQL database that has the outbox (required)
+  OUTBOX_CONFIG                path of the file that routes topics (required)
+  OUTBOX_TASK_QUEUE            Temporal task queue (default outbox-relay)
+  OUTBOX_DATABASE_CONNECTIONS  size of the connection pool (default 16)
+  OUTBOX_HTTP_ADDRESS          where to serve /healthz and /readyz, such as :8080 (default: nowhere)
+  OUTBOX_LOG_FORMAT            text or json (default text)
+  OUTBOX_LOG_LEVEL             debug, info, warn or error (default info)
+  TEMPORAL_DEPLOYMENT_NAME     with TEMPORAL_WORKER_BUILD_ID: run as this version of a
+  TEMPORAL_WORKER_BUILD_ID     Worker Deployment; "starter promote" makes it current
+
+Temporal's connection comes from temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE,
+_API_KEY, _TLS_..., AWS's from the SDK's default chain.`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := readSettings()
+			if err != nil {
+				return err
+			}
+			return run(cmd.Context(), s, newLogger(s))
+		},
+	}
+	cmd.AddCommand(readyCommand())
+	return cmd
+}

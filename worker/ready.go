@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.temporal.io/sdk/client"
+)
+
+// ready returns why this worker cannot publish now, or nil.
+func (r *relay) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	problems := []error{r.store.Check(ctx), r.isCurrent(ctx)}
+	if _, err := r.temporal.CheckHealth(ctx, &client.CheckHealthRequest{}); err != nil {
+		problems = append(problems, fmt.Errorf("Temporal does not answer: %w", err)) //nolint:staticcheck // a name
+	}
+	for topic, err := range r.unreachable(ctx) {
+		problems = append(problems, fmt.Errorf("topic %s: %w", topic, err))
+	}
+	return errors.Join(problems...)
+}
+
+// isCurrent returns an error if this worker is versioned and its deployment has
+// no current version: Temporal then gives work to nobody, without a word.
+func (r *relay) isCurrent(ctx context.Context) error {
+	if r.Deployment == "" {
+		return nil
+	}
+	d, err := r.temporal.WorkerDeploymentClient().GetHandle(r.Deployment).
+		Describe(ctx, client.WorkerDeploymentDescribeOptions{})
+	if err != nil {
+		return fmt.Errorf("describe worker deployment %s: %w", r.Deployment, err)
+	}
+	if d.Info.RoutingConfig.CurrentVersion == nil {
+		return fmt.Errorf("worker deployment %s has no current version, so no workflow runs: run %q",
+			r.Deployment, "starter promote --deployment "+r.Deployment+" --build-id "+r.BuildID)
+	}
+	return nil
+}
+
+// warnWhileNotCurrent says so in the log as long as isCurrent does.
+func (r *relay) warnWhileNotCurrent(ctx context.Context) {
+	if r.Deployment == "" {
+		return
+	}
+	for wait := 5 * time.Second; ; wait = time.Minute {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		err := r.isCurrent(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		r.log.Warn("not ready", "error", err)
+	}
+}
+
+// serve answers /healthz (the process lives) and /readyz (it can publish).
+func (r *relay) serve(ctx context.Context) (stop func(), err error) {
+	if r.HTTPAddress == "" {
+		return func() {}, nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, req *http.Request) {
+		if err := r.ready(req.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ready")
+	})
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", r.HTTPAddress)
+	if err != nil {
+		return nil, fmt.Errorf("OUTBOX_HTTP_ADDRESS: %w", err)
+	}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			r.log.Error("health endpoint ended", "error", err)
+		}
+	}()
+	r.log.Info("serving health", "address", listener.Addr().String())
+	return func() { _ = server.Close() }, nil
+}
+
+// readyCommand asks a worker on this machine: a health check for containers that
+// have no shell.
+func readyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ready",
+		Short: "Ask the worker at OUTBOX_HTTP_ADDRESS whether it can publish",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := readSettings()
+			if err != nil {
+				return err
+			}
+			return askReady(cmd.Context(), s.HTTPAddress)
+		},
+	}
+}
+
+func askReady(ctx context.Context, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("OUTBOX_HTTP_ADDRESS is %q: set it to where the worker serves, such as :8080", address)
+	}
+	if host == "" || net.ParseIP(host).IsUnspecified() {
+		host = "localhost"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", http.NoBody)
+	if err != nil {
+		return fmt.Errorf("ask the worker: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the worker: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(strings.TrimSpace(string(text)))
+	}
+	fmt.Println(strings.TrimSpace(string(text)))
+	return nil
+}
