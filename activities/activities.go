@@ -15,7 +15,7 @@ import (
 type Store interface {
 	Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error)
 	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
-	TakeOver(ctx context.Context, b relay.Batch, holder string) (relay.Lease, error)
+	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
 	Load(ctx context.Context, topic string, from map[int16]relay.Position, events int) (relay.Page, error)
 	Settle(ctx context.Context, topic string, done []relay.Ref) error
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error

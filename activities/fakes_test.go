@@ -26,7 +26,6 @@ type store struct {
 	mu       sync.Mutex
 	pending  []relay.Event // ascending
 	settled  []relay.Ref
-	holder   string
 	released map[int16]int64
 	renewed  [][]int16
 	loads    int
@@ -52,18 +51,17 @@ func (s *store) Claim(_ context.Context, _ relay.ClaimRequest) ([]relay.Batch, e
 
 func (s *store) Claimed(context.Context, string) ([]relay.Batch, error) { return s.earlier, nil }
 
-func (s *store) TakeOver(_ context.Context, b relay.Batch, holder string) (relay.Lease, error) {
+func (s *store) TakeOver(_ context.Context, b relay.Batch) (relay.Lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.takeOverIs != nil {
 		return relay.Lease{}, s.takeOverIs
 	}
-	s.holder = holder
 	from := map[int16]relay.Position{}
 	for _, lane := range b.Lanes {
 		from[lane] = relay.Position{}
 	}
-	return relay.Lease{Topic: b.Topic, Holder: holder, From: from}, nil
+	return relay.Lease{Topic: b.Topic, From: from}, nil
 }
 
 func (s *store) Load(_ context.Context, _ string, from map[int16]relay.Position, events int) (relay.Page, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/google/uuid"
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -55,7 +54,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		}
 	}
 	leaseFrom := time.Now()
-	lease, err := a.cfg.Store.TakeOver(ctx, r.Batch, uuid.NewString())
+	lease, err := a.cfg.Store.TakeOver(ctx, r.Batch)
 	if err != nil {
 		return PublishResult{}, failure(ctx, err)
 	}

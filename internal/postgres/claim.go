@@ -7,10 +7,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/outbox"
 )
 
 // waitingSQL finds the free lanes that have something pending, in the order in
@@ -139,13 +139,13 @@ func (s *Store) lease(ctx context.Context, by string, packed [][]lane) ([]relay.
 		return nil, nil
 	}
 	var all []lane
-	var claims []uuid.UUID
+	var claims []string
 	claimOf := make(map[laneKey]string)
 	for _, lanes := range packed {
-		claim := uuid.New()
+		claim := outbox.NewID().String()
 		for _, l := range lanes {
 			all, claims = append(all, l), append(claims, claim)
-			claimOf[l.key()] = claim.String()
+			claimOf[l.key()] = claim
 		}
 	}
 	topics, numbers := columns(all)

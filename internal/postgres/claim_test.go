@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -55,7 +54,7 @@ func TestClaimersAtOnceNeverGetTheSameLane(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				got, err := o.Claim(t.Context(), request(uuid.NewString()))
+				got, err := o.Claim(t.Context(), request(t.Name()))
 				if err != nil {
 					t.Error(err)
 				}
@@ -167,7 +166,7 @@ func TestARetryOfAClaimFindsWhatTheFirstAttemptClaimed(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, other, "somebody else's claims are not handed out")
 
-	_, err = o.TakeOver(t.Context(), first[0], uuid.NewString())
+	_, err = o.TakeOver(t.Context(), first[0])
 	require.NoError(t, err)
 	again, err = o.Claimed(t.Context(), "run/7")
 	require.NoError(t, err)

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -66,7 +65,7 @@ func TestConcurrentProducersAndRelaysLoseRepeatAndReorderNothing(t *testing.T) {
 				return err
 			}
 			for _, b := range batches {
-				l, err := o.TakeOver(t.Context(), b, uuid.NewString())
+				l, err := o.TakeOver(t.Context(), b)
 				if err != nil {
 					return err
 				}

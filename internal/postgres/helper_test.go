@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -15,15 +14,15 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-// outbox is a store on a database of the test's own, and a pool beside it for
+// testOutbox is a store on a database of the test's own, and a pool beside it for
 // what producers and operators do.
-type outbox struct {
+type testOutbox struct {
 	*Store
 	t  testing.TB
 	db *pgxpool.Pool
 }
 
-func open(t testing.TB) outbox {
+func open(t testing.TB) testOutbox {
 	t.Helper()
 	url := testenv.DatabaseURL(t)
 	store, err := Open(t.Context(), Config{URL: url})
@@ -32,48 +31,48 @@ func open(t testing.TB) outbox {
 	db, err := pgxpool.New(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	return outbox{store, t, db}
+	return testOutbox{store, t, db}
 }
 
-func (o outbox) exec(sql string, args ...any) {
+func (o testOutbox) exec(sql string, args ...any) {
 	o.t.Helper()
 	_, err := o.db.Exec(o.t.Context(), sql, args...)
 	require.NoError(o.t, err)
 }
 
-func query[T any](o outbox, sql string, args ...any) (v T) {
+func query[T any](o testOutbox, sql string, args ...any) (v T) {
 	o.t.Helper()
 	require.NoError(o.t, o.db.QueryRow(o.t.Context(), sql, args...).Scan(&v))
 	return v
 }
 
 // write inserts n events of a topic, with keys k1 to kn.
-func (o outbox) write(topic string, n int) {
+func (o testOutbox) write(topic string, n int) {
 	o.t.Helper()
 	o.exec(`INSERT INTO outbox.event (topic, key, type, payload)
 	        SELECT $1, 'k' || i, 'T', 'payload ' || i FROM generate_series(1, $2::int) i`, topic, n)
 }
 
 // writeKey inserts n events of one key.
-func (o outbox) writeKey(topic, key string, n int) {
+func (o testOutbox) writeKey(topic, key string, n int) {
 	o.t.Helper()
 	o.exec(`INSERT INTO outbox.event (topic, key, type, payload)
 	        SELECT $1, $2, 'T', 'payload ' || i FROM generate_series(1, $3::int) i`, topic, key, n)
 }
 
-func (o outbox) pending() int {
+func (o testOutbox) pending() int {
 	o.t.Helper()
 	return query[int](o, `SELECT count(*)::int FROM outbox.pending`)
 }
 
 // expireLeases does what time would do.
-func (o outbox) expireLeases() {
+func (o testOutbox) expireLeases() {
 	o.t.Helper()
 	o.exec(`UPDATE outbox.lane SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
 }
 
 // passTime makes what was seen settled older, so that marks may move.
-func (o outbox) passTime(seconds int) {
+func (o testOutbox) passTime(seconds int) {
 	o.t.Helper()
 	o.exec(`UPDATE outbox.lane SET seen_at = seen_at - make_interval(secs => $1) WHERE isfinite(seen_at)`, seconds)
 }
@@ -82,25 +81,25 @@ func request(by string) relay.ClaimRequest {
 	return relay.ClaimRequest{By: by, Batches: 16, PerTopic: 4}
 }
 
-func (o outbox) claim() []relay.Batch {
+func (o testOutbox) claim() []relay.Batch {
 	o.t.Helper()
-	batches, err := o.Claim(o.t.Context(), request(uuid.NewString()))
+	batches, err := o.Claim(o.t.Context(), request(o.t.Name()))
 	require.NoError(o.t, err)
 	return batches
 }
 
 // claimOne claims what must be a single batch, and begins it.
-func (o outbox) claimOne() (relay.Batch, relay.Lease) {
+func (o testOutbox) claimOne() (relay.Batch, relay.Lease) {
 	o.t.Helper()
 	batches := o.claim()
 	require.Len(o.t, batches, 1)
-	lease, err := o.TakeOver(o.t.Context(), batches[0], uuid.NewString())
+	lease, err := o.TakeOver(o.t.Context(), batches[0])
 	require.NoError(o.t, err)
 	return batches[0], lease
 }
 
 // drain publishes nothing and settles everything in a lease.
-func (o outbox) drain(l relay.Lease) (ids []int64) {
+func (o testOutbox) drain(l relay.Lease) (ids []int64) {
 	o.t.Helper()
 	next := map[int16]int64{}
 	for lane, at := range l.From {

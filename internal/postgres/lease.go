@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/outbox"
 )
 
 // takeOverSQL makes an attempt the holder of what its claim still has. An
@@ -26,11 +27,12 @@ FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane
 RETURNING l.lane, l.low_id`
 
-// TakeOver makes holder, a UUID, the holder of a batch. Whatever an earlier
-// attempt still does with that batch is fenced off from here on. It returns
+// TakeOver makes the caller the holder of a batch. Whatever an earlier attempt
+// still does with that batch is fenced off from here on. It returns
 // relay.ErrClaimLost if none of the lanes belongs to the claim any more.
-func (s *Store) TakeOver(ctx context.Context, b relay.Batch, holder string) (relay.Lease, error) {
+func (s *Store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error) {
 	s.forget(b.ClaimID)
+	holder := outbox.NewID().String()
 	rows, err := s.pool.Query(ctx, takeOverSQL, b.Topic, b.Lanes, b.ClaimID, holder, s.cfg.Lease)
 	if err != nil {
 		return relay.Lease{}, fmt.Errorf("take batch over: %w", err)

@@ -3,7 +3,6 @@ package postgres
 import (
 	"testing"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -13,7 +12,7 @@ func TestALaterAttemptFencesOffTheEarlier(t *testing.T) {
 	o := open(t)
 	o.write("orders", 50)
 	batch, zombie := o.claimOne()
-	current, err := o.TakeOver(t.Context(), batch, uuid.NewString())
+	current, err := o.TakeOver(t.Context(), batch)
 	require.NoError(t, err)
 
 	require.ErrorIs(t, o.Renew(t.Context(), zombie, batch.Lanes), relay.ErrClaimLost)
@@ -33,7 +32,7 @@ func TestAClaimThatWasClaimedAgainIsLost(t *testing.T) {
 	batch, _ := o.claimOne()
 	o.expireLeases()
 	require.Len(t, o.claim(), 1)
-	_, err := o.TakeOver(t.Context(), batch, uuid.NewString())
+	_, err := o.TakeOver(t.Context(), batch)
 	require.ErrorIs(t, err, relay.ErrClaimLost)
 }
 
@@ -42,7 +41,7 @@ func TestAnExpiredClaimThatNobodyWantedIsStillGood(t *testing.T) {
 	o.write("orders", 50)
 	batch, _ := o.claimOne()
 	o.expireLeases()
-	lease, err := o.TakeOver(t.Context(), batch, uuid.NewString())
+	lease, err := o.TakeOver(t.Context(), batch)
 	require.NoError(t, err)
 	require.Len(t, lease.From, len(batch.Lanes))
 	require.Empty(t, o.claim(), "it is leased again")
@@ -54,7 +53,7 @@ func TestALaneLostToAnotherClaimIsMissingFromTheLease(t *testing.T) {
 	batches := o.claim()
 	require.Len(t, batches, 1)
 	o.exec(`UPDATE outbox.lane SET claim_id = gen_random_uuid() WHERE lane = 3`)
-	lease, err := o.TakeOver(t.Context(), batches[0], uuid.NewString())
+	lease, err := o.TakeOver(t.Context(), batches[0])
 	require.NoError(t, err)
 	require.Len(t, lease.From, relay.Lanes-1)
 	require.NotContains(t, lease.From, int16(3))
@@ -83,7 +82,7 @@ func TestShutdownLeavesAloneWhatAnotherProcessHasBegun(t *testing.T) {
 	other, err := Open(t.Context(), Config{URL: o.pool.Config().ConnString()})
 	require.NoError(t, err)
 	defer other.Close()
-	lease, err := other.TakeOver(t.Context(), batches[0], uuid.NewString())
+	lease, err := other.TakeOver(t.Context(), batches[0])
 	require.NoError(t, err)
 
 	require.NoError(t, o.ReleaseUnbegun(t.Context()))

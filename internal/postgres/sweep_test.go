@@ -10,7 +10,7 @@ import (
 )
 
 // slow begins a transaction that has taken the lowest id and has not committed.
-func slow(o outbox, topic, key string) pgx.Tx {
+func slow(o testOutbox, topic, key string) pgx.Tx {
 	o.t.Helper()
 	tx, err := o.db.Begin(o.t.Context())
 	require.NoError(o.t, err)
@@ -86,7 +86,7 @@ func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
 		o.write("orders", 8000)
 		for batches := o.claim(); len(batches) > 0; batches = o.claim() {
 			for _, b := range batches {
-				lease, err := o.TakeOver(t.Context(), b, "6f1c7f0e-8a83-4b8b-9a53-0123456789ab")
+				lease, err := o.TakeOver(t.Context(), b)
 				require.NoError(t, err)
 				o.drain(lease)
 			}
@@ -101,7 +101,7 @@ func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
 	require.Greater(t, unbounded, 20*bounded)
 }
 
-func pagesRead(o outbox, sql string) int {
+func pagesRead(o testOutbox, sql string) int {
 	o.t.Helper()
 	var plan []struct {
 		Plan struct {
