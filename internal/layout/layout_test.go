@@ -1,0 +1,130 @@
+// Package layout checks the rule of who may import whom. It parses the files
+// itself: a test that runs `go list` passes from the test cache after a forbidden
+// import was added.
+package layout
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/temporal-outbox/relay/"
+
+// allowed is the table of the design: what a package may import directly, beside
+// the standard library, in files that are not tests. An entry that ends in "/"
+// allows everything below it.
+var allowed = map[string][]string{
+	"outbox":            {"github.com/jackc/pgx/v5/", "go.opentelemetry.io/otel/"},
+	"schema":            {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
+	"internal/relay":    {module + "outbox"},
+	"internal/postgres": {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
+	"internal/publish":  {module + "internal/relay", module + "outbox", "github.com/aws/"},
+	"activities":        {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal"},
+	"workflows": {
+		module + "activities", module + "internal/relay",
+		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker",
+	},
+}
+
+// wiring may import anything.
+var wiring = []string{"starter", "worker", "localstack", "examples", "internal/testenv", "internal/tools"}
+
+func TestPackagesImportOnlyWhatTheDesignAllows(t *testing.T) {
+	checked := map[string]int{}
+	for dir, imports := range importsByFolder(t, filepath.Join("..", "..")) {
+		if below(dir, wiring) {
+			continue
+		}
+		may, known := allowed[dir]
+		require.True(t, known, "package %s is not in the table of what may import what", dir)
+		for _, path := range imports {
+			checked[dir]++
+			require.True(t, isStandard(path) || matches(path, may), "%s may not import %s", dir, path)
+		}
+	}
+	for dir := range allowed {
+		require.Positive(t, checked[dir], "no import of %s was read", dir)
+	}
+}
+
+func importsByFolder(t *testing.T, root string) map[string][]string {
+	t.Helper()
+	imports := map[string][]string{}
+	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && strings.HasPrefix(d.Name(), ".") && d.Name() != "..", d.Name() == "testdata":
+			return fs.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		dir, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		dir = filepath.ToSlash(dir)
+		imports[dir] = append(imports[dir], "")
+		for _, i := range file.Imports {
+			name, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				return err
+			}
+			imports[dir] = append(imports[dir], name)
+		}
+		return nil
+	}))
+	delete(imports, "internal/e2e") // a doc.go beside tests
+	return imports
+}
+
+func isStandard(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return !strings.Contains(first, ".")
+}
+
+func matches(path string, may []string) bool {
+	for _, m := range may {
+		if path == strings.TrimSuffix(m, "/") || strings.HasSuffix(m, "/") && strings.HasPrefix(path, m) {
+			return true
+		}
+	}
+	return false
+}
+
+func below(dir string, roots []string) bool {
+	for _, r := range roots {
+		if dir == r || strings.HasPrefix(dir, r+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// Generated folders and the top level are the user's: nothing is added without a
+// reason.
+func TestTheTopLevelIsWhatTheUserFixed(t *testing.T) {
+	entries, err := os.ReadDir(filepath.Join("..", ".."))
+	require.NoError(t, err)
+	known := map[string]bool{}
+	for _, name := range strings.Fields(`go.mod go.sum workflows activities worker starter schema localstack docker-compose.yml README.md
+		outbox internal examples docs
+		Dockerfile Makefile LICENSE CHANGELOG.md bin`) {
+		known[name] = true
+	}
+	for _, e := range entries {
+		require.True(t, known[e.Name()] || strings.HasPrefix(e.Name(), "."), "%s is new at the top level", e.Name())
+	}
+}
