@@ -11,7 +11,6 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/testenv"
 	"github.com/temporal-outbox/relay/outbox"
-	"github.com/temporal-outbox/relay/schema"
 )
 
 func TestAFailedValidationLeavesTheTransactionUsable(t *testing.T) {
@@ -107,12 +106,9 @@ func TestDatabaseErrorsNameTheOperationAndTheRemedyInEveryQueryMode(t *testing.T
 }
 
 func TestTheProducerRolesRightsSuffice(t *testing.T) {
-	conn := connect(t, testenv.Database(t))
-	// Roles belong to the whole server; made in the transaction, they go with it.
-	tx := begin(t, conn)
-	if _, err := conn.PgConn().Exec(context.Background(), schema.RolesSQL).ReadAll(); err != nil {
-		t.Fatal(err)
-	}
+	pool := testenv.Database(t)
+	testenv.RoleURL(t, pool, "outbox_producer")
+	tx := begin(t, connect(t, pool))
 	exec(t, tx, "SET LOCAL ROLE outbox_producer")
 	for _, w := range []outbox.Writer{{}, {SerializeKeys: true}} {
 		if err := w.Write(context.Background(), tx, event(attribute("tenant", "a"))); err != nil {

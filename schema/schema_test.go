@@ -3,7 +3,6 @@ package schema_test
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -217,24 +216,10 @@ func TestEventsThatTheDefaultPartitionCaughtMoveWithoutBeingPublishedAgain(t *te
 	require.False(t, query[bool](t, pool, `SELECT outbox.make_partition('2031-01-01')`))
 }
 
-func asRole(t *testing.T, pool *pgxpool.Pool, role string) *pgxpool.Pool {
-	t.Helper()
-	u, err := url.Parse(pool.Config().ConnString())
-	require.NoError(t, err)
-	q := u.Query()
-	q.Set("role", role)
-	u.RawQuery = q.Encode()
-	limited, err := pgxpool.New(t.Context(), u.String())
-	require.NoError(t, err)
-	t.Cleanup(limited.Close)
-	return limited
-}
-
 func TestAProducerMayInsertEventsAndNothingElse(t *testing.T) {
 	pool := testenv.Database(t)
-	exec(t, pool, schema.RolesSQL)
+	producer := testenv.AsRole(t, pool, "outbox_producer")
 	exec(t, pool, schema.RolesSQL) // may be run again
-	producer := asRole(t, pool, "outbox_producer")
 	exec(t, producer, `INSERT INTO outbox.event (event_id, topic, key, type, payload, content_type, attributes)
 	                   VALUES (gen_random_uuid(), 'orders', 'k', 'T', '{}', 'application/json', '{"a":"b"}')`)
 	require.Equal(t, 1, query[int](t, pool, `SELECT count(*) FROM outbox.pending`))

@@ -7,7 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/temporal-outbox/relay/schema"
+	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
 func TestStatusCountsWhatIsPendingDeadAndPaused(t *testing.T) {
@@ -36,7 +36,7 @@ func TestCheckNamesTheRemedy(t *testing.T) {
 	require.NoError(t, o.Check(t.Context()))
 
 	base := o.pool.Config().ConnString()
-	o.exec(schema.RolesSQL)
+	testenv.RoleURL(t, o.db, "outbox_relay")
 	o.exec(`DROP ROLE IF EXISTS outbox_test_stranger; CREATE ROLE outbox_test_stranger LOGIN`)
 	t.Cleanup(func() { _, _ = o.db.Exec(context.Background(), `DROP ROLE IF EXISTS outbox_test_stranger`) })
 	stranger, err := url.Parse(base)
@@ -65,14 +65,8 @@ func check(t *testing.T, url string) error {
 // Everything the relay does, it can do with the rights that the script grants.
 func TestTheRelayRoleSuffices(t *testing.T) {
 	o := open(t)
-	o.exec(schema.RolesSQL)
 	s := o
-	asRelay, err := url.Parse(o.pool.Config().ConnString())
-	require.NoError(t, err)
-	q := asRelay.Query()
-	q.Set("role", "outbox_relay")
-	asRelay.RawQuery = q.Encode()
-	limited, err := Open(t.Context(), Config{URL: asRelay.String()})
+	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, o.db, "outbox_relay")})
 	require.NoError(t, err)
 	defer limited.Close()
 	s.Store = limited

@@ -190,3 +190,35 @@ func onDatabase(base, name string) string {
 	u.Path = "/" + name
 	return u.String()
 }
+
+// AsRole is a pool on pool's database that acts as one of the roles of
+// schema.RolesSQL.
+func AsRole(t testing.TB, pool *pgxpool.Pool, role string) *pgxpool.Pool {
+	t.Helper()
+	limited, err := pgxpool.New(t.Context(), RoleURL(t, pool, role))
+	if err != nil {
+		t.Fatalf("open the test database as %s: %v", role, err)
+	}
+	t.Cleanup(limited.Close)
+	return limited
+}
+
+// RoleURL is the URL of such a pool. It makes the roles and grants role to the
+// database's owner, who need not be a superuser.
+func RoleURL(t testing.TB, pool *pgxpool.Pool, role string) string {
+	t.Helper()
+	// Roles belong to the server, so other test processes may do the same in this
+	// very moment; PostgreSQL then lets one of them fail.
+	Eventually(t, 10*time.Second, func() error {
+		_, err := pool.Exec(t.Context(), schema.RolesSQL+"; GRANT "+role+" TO CURRENT_USER")
+		return err
+	})
+	u, err := url.Parse(pool.Config().ConnString())
+	if err != nil {
+		t.Fatalf("parse the test database's URL: %v", err)
+	}
+	q := u.Query()
+	q.Set("role", role)
+	u.RawQuery = q.Encode()
+	return u.String()
+}

@@ -1,0 +1,218 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// programs is the folder of the built worker and starter.
+var programs string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "e2e")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // temporary
+		programs = dir
+		build := exec.Command("go", "build", "-o", dir, "../../worker", "../../starter") //nolint:gosec // a folder of ours
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// outbox is one outbox with its own database, task queue and schedule.
+type outbox struct {
+	t     *testing.T
+	db    *pgxpool.Pool
+	url   string
+	queue string // task queue, and the schedule's id
+	env   []string
+}
+
+// newOutbox migrates a database and routes topics; config is OUTBOX_CONFIG's
+// text.
+func newOutbox(t *testing.T, config string) *outbox {
+	t.Helper()
+	testenv.Temporal(t) // skips where there is none
+	o := &outbox{t: t, url: testenv.DatabaseURL(t), queue: testenv.TaskQueue(t)}
+	var err error
+	o.db, err = pgxpool.New(t.Context(), o.url)
+	require.NoError(t, err)
+	t.Cleanup(o.db.Close)
+	file := filepath.Join(t.TempDir(), "outbox.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+	o.env = append(os.Environ(), "DATABASE_URL="+o.url, "OUTBOX_CONFIG="+file, "OUTBOX_TASK_QUEUE="+o.queue,
+		"TEMPORAL_DEPLOYMENT_NAME=", "TEMPORAL_WORKER_BUILD_ID=")
+	return o
+}
+
+// starter runs the starter and returns what it prints.
+func (o *outbox) starter(args ...string) string {
+	o.t.Helper()
+	out, err := o.tryStarter(args...)
+	require.NoError(o.t, err, out)
+	return out
+}
+
+func (o *outbox) tryStarter(args ...string) (string, error) {
+	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "starter"), args...) //nolint:gosec // ours
+	cmd.Env = o.env
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// schedule starts the relay's runs, and stops them when the test ends.
+func (o *outbox) schedule(args ...string) {
+	o.t.Helper()
+	o.starter(append([]string{"schedule"}, args...)...)
+	c := testenv.Temporal(o.t)
+	o.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = c.ScheduleClient().GetHandle(ctx, o.queue).Delete(ctx)
+		for _, run := range o.runs(ctx, c) {
+			if run.open() {
+				_ = c.TerminateWorkflow(ctx, run.id, run.runID, "the test is over")
+			}
+		}
+	})
+}
+
+// worker is a worker process.
+type worker struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	http string
+	done chan struct{}
+	err  error
+
+	mu  sync.Mutex
+	log bytes.Buffer
+}
+
+func (w *worker) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log.Write(p)
+}
+
+func (w *worker) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log.String()
+}
+
+// work starts a worker and waits until it publishes.
+func (o *outbox) work(env ...string) *worker {
+	o.t.Helper()
+	w := o.startWorker(env...)
+	testenv.Eventually(o.t, 30*time.Second, func() error {
+		select {
+		case <-w.done:
+			o.t.Fatalf("the worker ended: %v\n%s", w.err, w.text())
+		default:
+		}
+		if !strings.Contains(w.text(), "msg=publishing") {
+			return errors.New("the worker is not publishing yet")
+		}
+		return nil
+	})
+	return w
+}
+
+func (o *outbox) startWorker(env ...string) *worker {
+	o.t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(o.t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(o.t, err)
+	w := &worker{t: o.t, http: l.Addr().String(), done: make(chan struct{})}
+	require.NoError(o.t, l.Close())
+	w.cmd = exec.Command(filepath.Join(programs, "worker")) //nolint:gosec // ours
+	w.cmd.Env = append(append(o.env, "OUTBOX_HTTP_ADDRESS="+w.http), env...)
+	w.cmd.Stdout, w.cmd.Stderr = w, w
+	require.NoError(o.t, w.cmd.Start())
+	go func() {
+		w.err = w.cmd.Wait()
+		close(w.done)
+	}()
+	o.t.Cleanup(func() {
+		_ = w.cmd.Process.Kill()
+		<-w.done
+		if o.t.Failed() {
+			o.t.Logf("worker %d:\n%s", w.cmd.Process.Pid, w.text())
+		}
+	})
+	return w
+}
+
+// stop sends SIGTERM and waits for a clean end.
+func (w *worker) stop() {
+	w.t.Helper()
+	require.NoError(w.t, w.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-w.done:
+		require.NoError(w.t, w.err, w.text())
+	case <-time.After(40 * time.Second):
+		w.t.Fatalf("the worker did not stop:\n%s", w.text())
+	}
+}
+
+// kill sends SIGKILL.
+func (w *worker) kill() {
+	w.t.Helper()
+	require.NoError(w.t, w.cmd.Process.Kill())
+	<-w.done
+}
+
+func (o *outbox) exec(sql string, args ...any) {
+	o.t.Helper()
+	_, err := o.db.Exec(o.t.Context(), sql, args...)
+	require.NoError(o.t, err)
+}
+
+func (o *outbox) count(sql string) (n int) {
+	o.t.Helper()
+	require.NoError(o.t, o.db.QueryRow(o.t.Context(), sql).Scan(&n))
+	return n
+}
+
+func (o *outbox) pending() int { return o.count(`SELECT count(*) FROM outbox.pending`) }
+
+// drained waits until nothing is pending.
+func (o *outbox) drained(within time.Duration) {
+	o.t.Helper()
+	testenv.Eventually(o.t, within, func() error {
+		if n := o.pending(); n > 0 {
+			return fmt.Errorf("%d events are pending", n)
+		}
+		return nil
+	})
+}
+
+// write inserts n events with payloads "prefix-1" and so on, spread over keys.
+func (o *outbox) write(topic, prefix string, n, keys int) {
+	o.t.Helper()
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload)
+	        SELECT $1, 'key-' || i % $4, 'Tested', $2 || '-' || i FROM generate_series(1, $3::int) i`, topic, prefix, n, keys)
+}

@@ -1,0 +1,106 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// run is one run of the Relay workflow.
+type run struct {
+	id, runID string
+	status    enumspb.WorkflowExecutionStatus
+}
+
+func (r run) open() bool { return r.status == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING }
+
+// runs lists the outbox's runs, newest first. Temporal shows them a moment after
+// they happen.
+func (o *outbox) runs(ctx context.Context, c client.Client) (runs []run) {
+	o.t.Helper()
+	var page []byte
+	for {
+		out, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+			Query: fmt.Sprintf("TaskQueue = '%s' AND WorkflowType = 'Relay'", o.queue), NextPageToken: page,
+		})
+		require.NoError(o.t, err)
+		for _, e := range out.Executions {
+			runs = append(runs, run{e.Execution.WorkflowId, e.Execution.RunId, e.Status})
+		}
+		if page = out.NextPageToken; len(page) == 0 {
+			return runs
+		}
+	}
+}
+
+func history(t *testing.T, c client.Client, r run) *historypb.History {
+	t.Helper()
+	h := &historypb.History{}
+	events := c.GetWorkflowHistory(t.Context(), r.id, r.runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for events.HasNext() {
+		e, err := events.Next()
+		require.NoError(t, err)
+		h.Events = append(h.Events, e)
+	}
+	return h
+}
+
+// historyText is a run's history as anyone with access to Temporal can read it,
+// payloads decoded.
+func historyText(t *testing.T, c client.Client, r run) string {
+	t.Helper()
+	h := history(t, c, r)
+	text := ""
+	for _, e := range h.Events {
+		b, err := protojson.Marshal(e)
+		require.NoError(t, err)
+		text += string(b) + "\n" + decoded(e) + "\n"
+	}
+	return text
+}
+
+// decoded is what is base64 in the JSON.
+func decoded(e *historypb.HistoryEvent) (text string) {
+	a, b := e.GetActivityTaskScheduledEventAttributes(), e.GetActivityTaskCompletedEventAttributes()
+	for _, p := range append(a.GetInput().GetPayloads(), b.GetResult().GetPayloads()...) {
+		text += string(p.GetData()) + "\n"
+	}
+	f := e.GetActivityTaskFailedEventAttributes().GetFailure()
+	for _, p := range f.GetApplicationFailureInfo().GetDetails().GetPayloads() {
+		text += string(p.GetData()) + "\n"
+	}
+	w := e.GetWorkflowExecutionCompletedEventAttributes()
+	for _, p := range w.GetResult().GetPayloads() {
+		text += string(p.GetData()) + "\n"
+	}
+	s := e.GetActivityTaskScheduledEventAttributes().GetHeader().GetFields()
+	for _, p := range s {
+		text += string(p.GetData()) + "\n"
+	}
+	return text + string(e.GetUserMetadata().GetSummary().GetData())
+}
+
+// completed waits for runs that ended by themselves, and returns them.
+func (o *outbox) completed(c client.Client, n int, within func(cond func() error)) (done []run) {
+	o.t.Helper()
+	within(func() error {
+		done = done[:0]
+		for _, r := range o.runs(o.t.Context(), c) {
+			if r.status == enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED {
+				done = append(done, r)
+			}
+		}
+		if len(done) < n {
+			return fmt.Errorf("%d runs are complete, want %d", len(done), n)
+		}
+		return nil
+	})
+	return done
+}
