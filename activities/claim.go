@@ -13,10 +13,8 @@ import (
 type ClaimRequest struct {
 	// Batches is the most that the workflow can take.
 	Batches int `json:"batches"`
-	// PerTopic is the most that one topic may have in flight.
+	// PerTopic is the most that one topic may have leased at once.
 	PerTopic int `json:"perTopic"`
-	// InFlight counts the batches in flight by topic.
-	InFlight map[string]int `json:"inFlight,omitempty"`
 	// Linger is how old a topic's oldest event must be before less than a page
 	// of it is claimed.
 	Linger time.Duration `json:"linger,omitempty"`
@@ -54,7 +52,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	for deadline := time.Now().Add(r.Wait); ; {
 		looked := time.Now()
 		batches, err := a.cfg.Store.Claim(ctx, relay.ClaimRequest{
-			By: by, Batches: r.Batches, PerTopic: r.PerTopic, InFlight: r.InFlight, Linger: r.Linger,
+			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Linger: r.Linger,
 		})
 		if err != nil || len(batches) > 0 {
 			return ClaimResult{Batches: batches}, failure(ctx, err)

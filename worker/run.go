@@ -82,6 +82,10 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 func (r *relay) workerOptions() worker.Options {
 	o := worker.Options{
 		WorkerStopTimeout: stopTimeout,
+		// How long a workflow task waits for the worker that has the run in its cache,
+		// before any other may take it: the pause of the relay when a worker is
+		// stopped. The SDK's default is 5 s.
+		StickyScheduleToStartTimeout: time.Second,
 		// Each batch holds few goroutines and at most a page in memory.
 		MaxConcurrentActivityExecutionSize: 100,
 	}

@@ -78,7 +78,6 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 	r := &run{
 		in: in, result: in.Before.Result,
 		selector: workflow.NewSelector(ctx),
-		inFlight: make(map[string]int),
 	}
 	// Whatever is still under way then is cancelled. Until then it is waited for.
 	end := workflow.NewTimer(workCtx, in.Before.Deadline.Add(DrainFor).Sub(workflow.Now(ctx)))
@@ -115,8 +114,7 @@ type run struct {
 	selector  workflow.Selector
 	result    RelayResult
 	claiming  bool
-	batches   int            // in flight
-	inFlight  map[string]int // the same by topic
+	batches   int // in flight
 	cancelled bool
 	failure   error
 }
@@ -136,7 +134,6 @@ func (r *run) claim(ctx workflow.Context) {
 	claimed := workflow.ExecuteActivity(claimOptions(ctx), act.ClaimBatches, activities.ClaimRequest{
 		Batches:  r.in.Slots - r.batches,
 		PerTopic: max(1, r.in.Slots/topicShare),
-		InFlight: r.inFlight,
 		Linger:   r.in.Linger,
 		Wait:     min(ClaimWait, r.in.Before.Deadline.Sub(workflow.Now(ctx))),
 	})
@@ -157,7 +154,6 @@ func (r *run) claim(ctx workflow.Context) {
 
 func (r *run) publish(ctx workflow.Context, b relay.Batch) {
 	r.batches++
-	r.inFlight[b.Topic]++
 	published := workflow.ExecuteActivity(publishOptions(ctx, b), act.PublishBatch, activities.PublishRequest{
 		Batch:       b,
 		Concurrency: r.in.Concurrency,
@@ -165,9 +161,6 @@ func (r *run) publish(ctx workflow.Context, b relay.Batch) {
 	})
 	r.selector.AddFuture(published, func(f workflow.Future) {
 		r.batches--
-		if r.inFlight[b.Topic]--; r.inFlight[b.Topic] == 0 {
-			delete(r.inFlight, b.Topic)
-		}
 		var result activities.PublishResult
 		err := f.Get(ctx, &result)
 		r.published(ctx, b, result, err)

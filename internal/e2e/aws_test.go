@@ -61,11 +61,13 @@ func newTopic(t *testing.T, name string, q queue) {
 	t.Cleanup(func() { _, _ = c.DeleteTopic(context.Background(), &sns.DeleteTopicInput{TopicArn: topic.TopicArn}) })
 }
 
-// receive takes messages until there are n and then all that still come at
-// once, or fails when the time is over.
+// receive takes messages until n different ones have come, and then all that
+// still come at once, or fails when the time is over. (A message whose receipt is
+// lost on the way comes again after the queue's visibility timeout.)
 func (q queue) receive(n int, within time.Duration) (messages []types.Message) {
 	q.t.Helper()
 	deadline := time.Now().Add(within)
+	different := make(map[string]bool)
 	for {
 		out, err := q.sqs.ReceiveMessage(q.t.Context(), &sqs.ReceiveMessageInput{
 			QueueUrl: &q.url, MaxNumberOfMessages: 10, MessageAttributeNames: []string{"All"},
@@ -74,12 +76,15 @@ func (q queue) receive(n int, within time.Duration) (messages []types.Message) {
 		require.NoError(q.t, err)
 		messages = append(messages, out.Messages...)
 		q.delete(out.Messages)
+		for _, m := range out.Messages {
+			different[*m.Body] = true
+		}
 		switch {
 		case len(out.Messages) > 0:
-		case len(messages) >= n:
+		case len(different) >= n:
 			return messages
 		case time.Now().After(deadline):
-			q.t.Fatalf("%s: %d messages came in %v, want %d", q.name, len(messages), within, n)
+			q.t.Fatalf("%s: %d messages came in %v, want %d", q.name, len(different), within, n)
 		default:
 			time.Sleep(20 * time.Millisecond) // an empty queue
 		}

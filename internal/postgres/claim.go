@@ -16,22 +16,29 @@ import (
 // waitingSQL finds the free lanes that have something pending, in the order in
 // which they are to be served: round-robin over topics, and within a topic the
 // lane that was claimed longest ago. (In index order, topic "audit" would starve
-// topic "orders".) Each lane is probed from its low_id: from its beginning, a
-// probe would read everything settled since the oldest snapshot that is open.
-// (The probe is a LATERAL with LIMIT, because EXISTS becomes a join that scans
-// the whole table.)
+// topic "orders".) A topic that has its share of claims is left out; how many it
+// has is read here and now, because a claim waits, and what its caller knew when
+// it began to wait is not true for long.
+//
+// Each lane is probed from its low_id: from its beginning, a probe would read
+// everything settled since the oldest snapshot that is open. The probe is a
+// LATERAL with LIMIT, because EXISTS becomes a join that scans the whole table.
 const waitingSQL = `
-SELECT topic, lane
-FROM (SELECT l.topic, l.lane, l.claimed_at,
+WITH busy AS (
+    SELECT topic, count(DISTINCT claim_id)::int AS claims
+    FROM outbox.lane WHERE leased_until >= now() GROUP BY topic)
+SELECT topic, lane, claims
+FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
       FROM outbox.lane l
+      LEFT JOIN busy USING (topic)
       LEFT JOIN outbox.topic t USING (topic)
       CROSS JOIN LATERAL (
           SELECT FROM outbox.pending p
           WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
           ORDER BY p.id LIMIT 1) first
       WHERE (l.leased_until IS NULL OR l.leased_until < now())
-        AND l.topic <> ALL ($1::text[])
+        AND coalesce(busy.claims, 0) < $1
         AND t.paused_at IS NULL
         AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
@@ -76,18 +83,12 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	if err := s.sweepWhenDue(ctx); err != nil {
 		return nil, err
 	}
-	full := []string{}
-	for topic, n := range r.InFlight {
-		if n >= r.PerTopic {
-			full = append(full, topic)
-		}
-	}
-	rows, err := s.pool.Query(ctx, waitingSQL, full)
+	rows, err := s.pool.Query(ctx, waitingSQL, r.PerTopic)
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}
 	waiting, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l lane, err error) {
-		return l, row.Scan(&l.topic, &l.lane)
+		return l, row.Scan(&l.topic, &l.lane, &l.claims)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
@@ -128,6 +129,7 @@ func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, err
 	inOrder := make([]lane, 0, len(counted))
 	for _, l := range lanes {
 		if c, ok := counted[l.key()]; ok {
+			c.claims = l.claims
 			inOrder = append(inOrder, c)
 		}
 	}

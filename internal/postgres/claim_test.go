@@ -102,22 +102,29 @@ func TestLanesServedLongestAgoGoFirst(t *testing.T) {
 	require.Equal(t, []string{"a", "b", "c", "a", "b", "c"}, served)
 }
 
-func TestATopicWithItsShareInFlightIsNotClaimed(t *testing.T) {
+func TestATopicThatHasItsShareIsClaimedAgainOnceAClaimIsReleased(t *testing.T) {
 	o := open(t)
 	o.write("orders", 8000)
-	o.write("audit", 1)
 	r := request("x")
-	r.InFlight = map[string]int{"orders": 4}
-	batches, err := o.Claim(t.Context(), r)
+	r.PerTopic = 2
+	first, err := o.Claim(t.Context(), r)
 	require.NoError(t, err)
-	require.Len(t, batches, 1)
-	require.Equal(t, "audit", batches[0].Topic)
+	require.Len(t, first, 2)
+	o.write("orders", 8000) // whatever waits
+	// Lanes that are free again while the claims hold others.
+	o.exec(`UPDATE outbox.lane SET leased_until = NULL, claim_id = NULL WHERE lane = ANY ($1)`, first[0].Lanes[1:])
+	more, err := o.Claim(t.Context(), r)
+	require.NoError(t, err)
+	require.Empty(t, more, "two claims are its share")
 
-	r.InFlight = map[string]int{"orders": 3}
-	batches, err = o.Claim(t.Context(), r)
+	require.NoError(t, o.ReleaseClaim(t.Context(), first[0]))
+	more, err = o.Claim(t.Context(), r)
 	require.NoError(t, err)
-	require.Len(t, batches, 1, "one batch is left of its share")
-	require.Equal(t, "orders", batches[0].Topic)
+	require.Len(t, more, 1, "one of the two is left")
+	o.expireLeases()
+	more, err = o.Claim(t.Context(), r)
+	require.NoError(t, err)
+	require.Len(t, more, 2, "an expired claim counts no more")
 }
 
 func TestAPausedTopicIsNotClaimed(t *testing.T) {

@@ -15,6 +15,7 @@ type lane struct {
 	events int
 	bytes  int64
 	age    time.Duration // of its oldest event
+	claims int           // that its topic has already
 }
 
 type laneKey struct {
@@ -63,7 +64,7 @@ func pack(waiting []lane, r relay.ClaimRequest) [][]lane {
 	}
 	want := make(map[string]int, len(order))
 	for topic, lanes := range lanesOf {
-		want[topic] = wantedBatches(lanes, r.PerTopic-r.InFlight[topic], r.Linger)
+		want[topic] = wantedBatches(lanes, r.PerTopic-lanes[0].claims, r.Linger)
 	}
 	give := make(map[string]int, len(order))
 	for left, gave := r.Batches, true; gave && left > 0; {

@@ -16,15 +16,15 @@ func TestPackingIsFairAndKeepsItsLimits(t *testing.T) {
 		r := relay.ClaimRequest{
 			Batches:  rapid.IntRange(1, 20).Draw(t, "slots"),
 			PerTopic: rapid.IntRange(1, 5).Draw(t, "perTopic"),
-			InFlight: map[string]int{},
 		}
 		var waiting []lane
+		claims := map[string]int{}
 		topics := rapid.IntRange(1, 8).Draw(t, "topics")
 		for i := range topics {
 			topic := fmt.Sprint("t", i)
-			r.InFlight[topic] = rapid.IntRange(0, r.PerTopic-1).Draw(t, "inFlight")
+			claims[topic] = rapid.IntRange(0, r.PerTopic-1).Draw(t, "claims")
 			for n := range rapid.IntRange(1, relay.Lanes).Draw(t, "lanes") {
-				waiting = append(waiting, lane{topic: topic, lane: int16(n), events: rapid.IntRange(1, 200).Draw(t, "events"), bytes: 100})
+				waiting = append(waiting, lane{topic: topic, lane: int16(n), events: rapid.IntRange(1, 200).Draw(t, "events"), bytes: 100, claims: claims[topic]})
 			}
 		}
 		batches := pack(waiting, r)
@@ -50,8 +50,8 @@ func TestPackingIsFairAndKeepsItsLimits(t *testing.T) {
 			}
 		}
 		for topic, n := range perTopic {
-			if n+r.InFlight[topic] > r.PerTopic {
-				t.Fatalf("%s has %d beside %d in flight, of %d", topic, n, r.InFlight[topic], r.PerTopic)
+			if n+claims[topic] > r.PerTopic {
+				t.Fatalf("%s has %d beside %d claimed, of %d", topic, n, claims[topic], r.PerTopic)
 			}
 		}
 		if len(perTopic) < min(topics, r.Batches) {

@@ -109,7 +109,7 @@ func pagesRead(o testOutbox, sql string) int {
 			Read int `json:"Shared Read Blocks"`
 		}
 	}
-	rows, err := o.db.Query(o.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, []string{})
+	rows, err := o.db.Query(o.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, 4)
 	require.NoError(o.t, err)
 	plan, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (p []struct {
 		Plan struct {

@@ -69,10 +69,8 @@ type ClaimRequest struct {
 	By string
 	// Batches is the most that the caller can take.
 	Batches int
-	// PerTopic is the most that one topic may have in flight, and InFlight what
-	// the topics have in flight already.
+	// PerTopic is the most that one topic may have leased at once, to whomever.
 	PerTopic int
-	InFlight map[string]int
 	// Linger is how old a topic's oldest event must be before less than a page
 	// of it is claimed. It trades latency for fewer, fuller batches; 0 claims at
 	// once.
