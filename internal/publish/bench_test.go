@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/stretchr/testify/require"
+
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
@@ -199,7 +200,7 @@ func (yes) Do(req *http.Request) (*http.Response, error) {
 	case strings.HasPrefix(req.URL.Host, "sns."):
 		body = yesSNS
 	}
-	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: req}, nil
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: req}, nil
 }
 
 var yesSQS, yesSNS = func() (string, string) {

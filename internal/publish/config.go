@@ -97,7 +97,7 @@ func New(cfg Config) (*Publisher, error) {
 		}
 	}
 	if cfg.Attempts < 0 {
-		problems = append(problems, fmt.Errorf("Attempts is %d: it must be at least 1", cfg.Attempts))
+		problems = append(problems, fmt.Errorf("%d Attempts: there must be at least 1", cfg.Attempts))
 	}
 	for topic, destination := range cfg.Topics {
 		route, err := parse(topic, destination, cfg.AWS.Region)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
@@ -35,7 +36,8 @@ func newFixture(t testing.TB, cfg aws.Config, service publish.Service, fifo bool
 		queueAttributes["FifoQueue"] = "true"
 		topicAttributes["FifoTopic"] = "true"
 	}
-	f := fixture{sqs: sqs.NewFromConfig(cfg), destination: publish.Destination{SQS: name}}
+	client := sqs.NewFromConfig(cfg, func(o *sqs.Options) { o.HTTPClient = publish.Detached(o.HTTPClient) })
+	f := fixture{sqs: client, destination: publish.Destination{SQS: name}}
 	q, err := f.sqs.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name, Attributes: queueAttributes})
 	require.NoError(t, err)
 	f.queue = *q.QueueUrl

@@ -10,6 +10,7 @@ import (
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -55,10 +56,10 @@ func publishError(err error) *relay.PublishError {
 		// A proxy or a load balancer answered, in a language of its own.
 		pe.Code = fmt.Sprintf("HTTP%d", status)
 		pe.Message = "the response has no error code"
-	case status != 0:
-		pe.Code, pe.Message = relay.CodeResponse, innermost(err).Error()
 	case isConnection(err):
 		pe.Code, pe.Message = relay.CodeConnection, innermost(err).Error()
+	case status != 0:
+		pe.Code, pe.Message = relay.CodeResponse, innermost(err).Error()
 	default:
 		// No credentials, for one.
 		pe.Code, pe.Message = relay.CodeNotSent, operationError(err).Error()
@@ -75,7 +76,8 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
-// isConnection reports whether the request went out, or tried to.
+// isConnection reports whether the network failed, before the response or in the
+// middle of it.
 func isConnection(err error) bool {
 	_, sent := errors.AsType[*smithyhttp.RequestSendError](err)
 	_, network := errors.AsType[net.Error](err)

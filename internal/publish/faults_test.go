@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -162,13 +163,13 @@ func TestASilentServerCostsTheRequestTimeoutAndNoMore(t *testing.T) {
 		defer close(release)
 		w.publish = func(wireBatch) wireReply { <-release; return wireReply{} }
 		p := w.publisher(d, func(c *publish.Config) {
-			c.RequestTimeout, c.AttemptTimeout = 2*time.Second, 50*time.Millisecond
+			c.RequestTimeout, c.AttemptTimeout = 10*time.Second, 200*time.Millisecond
 		})
 		start := time.Now()
 		l := publishAll(t, p, simple(2)...)
 		assert.Equal(t, map[int64]string{1: relay.CodeTimeout, 2: relay.CodeTimeout}, l.codes())
 		assert.EqualValues(t, 2, w.calls.Load(), "attempts")
-		assert.Less(t, time.Since(start), 2*time.Second)
+		assert.Less(t, time.Since(start), 5*time.Second)
 	})
 }
 
@@ -182,7 +183,7 @@ func TestTheLeaseBoundsARequestWithAllItsAttempts(t *testing.T) {
 		require.NoError(t, err)
 		l := &ledger{t: t}
 		start := time.Now()
-		end := start.Add(100 * time.Millisecond)
+		end := start.Add(300 * time.Millisecond)
 		result, err := p.Publish(t.Context(), publish.Request{
 			Topic: "orders", Concurrency: 1, Events: stream(simple(15)), Report: l.report,
 			Deadline: func() time.Time { return end },
@@ -193,7 +194,7 @@ func TestTheLeaseBoundsARequestWithAllItsAttempts(t *testing.T) {
 		for id, code := range l.codes() {
 			assert.Equal(t, relay.CodeTimeout, code, "event %d", id)
 		}
-		assert.EqualValues(t, 1, w.calls.Load())
+		assert.LessOrEqual(t, w.calls.Load(), int64(1), "attempts")
 	})
 }
 
@@ -255,17 +256,19 @@ func TestTheBodyOnTheWireIsThePayloadByteForByte(t *testing.T) {
 		for i, ev := range events {
 			e := got[ev.EventID]
 			assert.Equal(t, ev.Payload, e.Body)
-			assert.Equal(t, ev.Key, e.Group)
+			require.NotNil(t, e.Group)
+			require.NotNil(t, e.Dedup)
+			assert.Equal(t, ev.Key, *e.Group)
 			want := map[string]string{"event_id": ev.EventID, "event_type": "t", "content_type": "text/plain"}
 			switch i {
 			case 2:
 				want["traceparent"], want["tenant"] = "00-a-b-01", " x=1&y=2 "
 			case 3:
-				want = map[string]string{"event_id": ev.EventID}
-				assert.Equal(t, ev.EventID+"/7", e.Dedup)
+				assert.Equal(t, ev.EventID+"/7", *e.Dedup)
+				assert.Equal(t, map[string]string{"event_id": ev.EventID}, e.Attributes)
 				continue
 			}
-			assert.Equal(t, ev.EventID, e.Dedup)
+			assert.Equal(t, ev.EventID, *e.Dedup)
 			assert.Equal(t, want, e.Attributes)
 		}
 	})
@@ -282,12 +285,15 @@ func TestOnlyFairStandardDestinationsGetGroups(t *testing.T) {
 				events[1].Key = ""
 				publishAll(t, w.publisher(d), events...)
 				require.Len(t, got, 2)
-				want := ""
 				if fair {
-					want = events[0].Key
+					require.NotNil(t, got[0].Group)
+					assert.Equal(t, events[0].Key, *got[0].Group)
+				} else {
+					assert.Nil(t, got[0].Group)
 				}
-				assert.Equal(t, []string{want, ""}, []string{got[0].Group, got[1].Group})
-				assert.Empty(t, got[0].Dedup+got[1].Dedup)
+				assert.Nil(t, got[1].Group, "AWS refuses an empty one")
+				assert.Nil(t, got[0].Dedup)
+				assert.Nil(t, got[1].Dedup)
 			})
 		})
 	}

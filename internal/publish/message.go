@@ -63,8 +63,9 @@ func measure(ev *relay.Event) (bytes, attributes int) {
 	return bytes, attributes
 }
 
-// refuse says why ev cannot be sent to a destination with that limit, or nil.
-func refuse(ev *relay.Event, bytes, attributes, limit int) *relay.PublishError {
+// refuse says why an event that measures so much cannot be sent to a destination
+// with that limit, or returns nil.
+func refuse(bytes, attributes, limit int) *relay.PublishError {
 	switch {
 	case bytes > limit:
 		return &relay.PublishError{

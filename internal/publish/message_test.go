@@ -5,8 +5,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/temporal-outbox/relay/internal/relay"
 	"pgregory.net/rapid"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 func TestGroupIDsAreLegalAndOneForEachKey(t *testing.T) {
@@ -44,10 +45,10 @@ func TestTheSizeIsWhatAWSCounts(t *testing.T) {
 		len("event_id"+"0b9bd2a4"+"event_type"+"order.placed"+"content_type"+"text/plain"+"tenant"+"ä"+"traceparent"+"00-1")
 	assert.Equal(t, want, bytes)
 
-	assert.Nil(t, refuse(&ev, want, attributes, want))
-	assert.Equal(t, relay.CodeTooLarge, refuse(&ev, want, attributes, want-1).Code)
-	assert.Nil(t, refuse(&ev, want, 10, want))
-	assert.Equal(t, relay.CodeTooManyAttributes, refuse(&ev, want, 11, want).Code)
+	assert.Nil(t, refuse(want, attributes, want))
+	assert.Equal(t, relay.CodeTooLarge, refuse(want, attributes, want-1).Code)
+	assert.Nil(t, refuse(want, 10, want))
+	assert.Equal(t, relay.CodeTooManyAttributes, refuse(want, 11, want).Code)
 }
 
 func TestTheSizeIsThatOfTheEntriesThatAreSent(t *testing.T) {

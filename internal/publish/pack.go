@@ -1,10 +1,6 @@
 package publish
 
-import (
-	"container/heap"
-
-	"github.com/temporal-outbox/relay/internal/relay"
-)
+import "github.com/temporal-outbox/relay/internal/relay"
 
 // maxEntries is AWS's limit for a batch request, of both services.
 const maxEntries = 10
@@ -61,7 +57,7 @@ func (p *packer) add(entries []entry) {
 		e.seq = p.seq
 		p.seq++
 		if !p.ordered || e.ev.Key == "" {
-			heap.Push(&p.ready, e)
+			p.ready.push(e)
 			continue
 		}
 		l := p.lines[e.ev.Key]
@@ -69,7 +65,7 @@ func (p *packer) add(entries []entry) {
 		case l == nil:
 			e.line = &line{}
 			p.lines[e.ev.Key] = e.line
-			heap.Push(&p.ready, e)
+			p.ready.push(e)
 		case l.blocked:
 			p.held++
 		default:
@@ -105,7 +101,7 @@ func (p *packer) next(batch, refused []*entry) (_, _ []*entry) {
 		} else {
 			refused = append(refused, e)
 		}
-		heap.Pop(&p.ready)
+		p.ready.pop()
 	}
 	return batch, refused
 }
@@ -132,20 +128,41 @@ func (p *packer) done(e *entry, acknowledged bool) {
 	l.first, n.next = n.next, nil
 	l.waiting--
 	p.queued--
-	heap.Push(&p.ready, n)
+	p.ready.push(n)
 }
 
-// readyHeap has the oldest entry on top.
+// readyHeap is a binary heap with the oldest entry on top. (container/heap would
+// do, but for its detour over any.)
 type readyHeap []*entry
 
-func (h readyHeap) Len() int           { return len(h) }
-func (h readyHeap) Less(i, j int) bool { return h[i].seq < h[j].seq }
-func (h readyHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *readyHeap) Push(x any)        { *h = append(*h, x.(*entry)) }
-func (h *readyHeap) Pop() any {
-	last := len(*h) - 1
-	e := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return e
+func (h *readyHeap) push(e *entry) {
+	*h = append(*h, e)
+	q := *h
+	for i := len(q) - 1; i > 0; {
+		parent := (i - 1) / 2
+		if q[parent].seq < q[i].seq {
+			return
+		}
+		q[parent], q[i] = q[i], q[parent]
+		i = parent
+	}
+}
+
+func (h *readyHeap) pop() *entry {
+	q := *h
+	top, last := q[0], len(q)-1
+	q[0], q[last] = q[last], nil
+	q = q[:last]
+	*h = q
+	for i := 0; ; {
+		child := 2*i + 1
+		if child+1 < last && q[child+1].seq < q[child].seq {
+			child++
+		}
+		if child >= last || q[i].seq < q[child].seq {
+			return top
+		}
+		q[i], q[child] = q[child], q[i]
+		i = child
+	}
 }

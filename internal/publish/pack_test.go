@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/temporal-outbox/relay/internal/relay"
 	"pgregory.net/rapid"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // packModel is what the packer promises, kept in the simplest way: lists.

@@ -16,11 +16,12 @@ const DefaultConcurrency = 4
 // requests stay full while the next page is being loaded.
 const readAhead = 500
 
-// Request and Result belong to the domain, so that activities need not import
+// Request and its Result belong to the domain, so that activities need not import
 // this package.
 type (
 	Request = relay.PublishRequest
-	Result  = relay.PublishResult
+	// Result counts what Publish read.
+	Result = relay.PublishResult
 )
 
 // Publish sends the events of r and reports each one's outcome exactly once.
@@ -33,9 +34,6 @@ type (
 // destination or whose destination cannot be resolved: its events all fail.
 func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 	route, sender, err := p.resolve(ctx, r.Topic)
-	if err != nil && ctx.Err() != nil {
-		return Result{}, stopped(r.Topic, context.Cause(ctx))
-	}
 	if r.Concurrency <= 0 {
 		r.Concurrency = DefaultConcurrency
 	}

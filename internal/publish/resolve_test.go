@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -157,17 +158,30 @@ func TestAnUnresolvableDestinationIsNamedWithARemedy(t *testing.T) {
 		reply wireReply
 		want  []string
 	}{
-		"no such topic": {publish.Destination{SNS: "missing"}, wireReply{Raw: topicPage("", "missing2", "not-missing")},
-			[]string{`topic orders`, `SNS topic "missing"`, relay.CodeNoTopic, "create it in eu-central-1"}},
-		"no such queue": {publish.Destination{SQS: "missing"}, wireReply{Status: 400, Error: &wireError{Code: "AWS.SimpleQueueService.NonExistentQueue", Message: "no"}},
-			[]string{`topic orders`, `SQS queue "missing"`, "NonExistentQueue", "create it in eu-central-1"}},
+		"no such topic": {
+			publish.Destination{SNS: "missing"},
+			wireReply{Raw: topicPage("", "missing2", "not-missing")},
+			[]string{`topic orders`, `SNS topic "missing"`, relay.CodeNoTopic, "create it in eu-central-1"},
+		},
+		"no such queue": {
+			publish.Destination{SQS: "missing"},
+			wireReply{Status: 400, Error: &wireError{Code: "AWS.SimpleQueueService.NonExistentQueue", Message: "no"}},
+			[]string{`topic orders`, `SQS queue "missing"`, "NonExistentQueue", "create it in eu-central-1"},
+		},
 		"topics may not be listed": {publish.Destination{SNS: "orders"}, deny, []string{"sns:ListTopics", "ARN"}},
 		"queue may not be read":    {publish.Destination{SQS: "orders"}, deny, []string{"sqs:GetQueueUrl", "URL"}},
 		"nobody there":             {publish.Destination{SQS: "orders"}, wireReply{Drop: true}, []string{relay.CodeConnection, "AWS_ENDPOINT_URL"}},
-		"a bad token": {publish.Destination{SNS: "orders"}, wireReply{Status: 403, Error: &wireError{Code: "InvalidClientTokenId", Message: "no"}},
-			[]string{"InvalidClientTokenId", "credentials"}},
-		"anything else": {publish.Destination{SNS: "orders"}, wireReply{Status: 500, Error: &wireError{Code: "InternalError", Message: "oops"}},
-			[]string{"InternalError: ", "oops"}},
+		"an answer without a URL":  {publish.Destination{SQS: "orders"}, wireReply{Raw: "{}"}, []string{relay.CodeResponse, "GetQueueUrl"}},
+		"a bad token": {
+			publish.Destination{SNS: "orders"},
+			wireReply{Status: 403, Error: &wireError{Code: "InvalidClientTokenId", Message: "no"}},
+			[]string{"InvalidClientTokenId", "credentials"},
+		},
+		"anything else": {
+			publish.Destination{SNS: "orders"},
+			wireReply{Status: 500, Error: &wireError{Code: "InternalError", Message: "oops"}},
+			[]string{"InternalError: ", "oops"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -33,6 +34,20 @@ func TestAStopSendsNothingNewAndWaitsForWhatIsInFlight(t *testing.T) {
 		assert.Equal(t, 40, reported)
 		assert.Equal(t, 4, s.requests)
 	})
+}
+
+func TestNothingIsSentOnceTheContextIsOver(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := &stub{}
+	result, err := s.publisher(false).Publish(ctx, Request{
+		Topic: "orders", Events: feed(numbered(1, 100, nil)),
+		Report: func([]relay.Outcome) { t.Error("reported") },
+	})
+	require.ErrorIs(t, err, relay.ErrStopped)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Zero(t, s.requests)
+	assert.Equal(t, result.Events, result.Unsent)
 }
 
 func TestAStopWhileWaitingForEventsEndsAtOnce(t *testing.T) {

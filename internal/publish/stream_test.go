@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,8 +11,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/temporal-outbox/relay/internal/relay"
 	"pgregory.net/rapid"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // stub is a destination inside the process.
@@ -176,14 +178,32 @@ func TestEveryEventHasOneOutcomeOrIsHeldBehindAFailureOfItsKey(t *testing.T) {
 }
 
 func TestRequestsAreFullAcrossPages(t *testing.T) {
-	s := &stub{}
-	var pages [][]relay.Event
-	for i := range 10 {
-		pages = append(pages, numbered(1+57*i, 57, nil))
-	}
-	result, err := s.publisher(false).Publish(t.Context(), Request{Topic: "orders", Events: feed(pages...), Report: ignore})
-	require.NoError(t, err)
-	assert.Equal(t, Result{Events: 570, Requests: 57, Acknowledged: 570}, result)
+	synctest.Test(t, func(t *testing.T) {
+		const pages = 50
+		events := make(chan []relay.Event, 1)
+		var sizes []int
+		// When Report is done, there are five events left, an answer, and a page.
+		s := &stub{send: func(_ context.Context, entries []*entry) (a answer) {
+			time.Sleep(time.Second)
+			sizes = append(sizes, len(entries))
+			if sent := len(sizes); sent < pages {
+				events <- numbered(6+10*sent, 10, nil)
+			} else if sent == pages {
+				close(events)
+			}
+			return a
+		}}
+		events <- numbered(1, 15, nil)
+		result, err := s.publisher(false).Publish(t.Context(), Request{
+			Topic: "orders", Concurrency: 1, Events: events,
+			Report: func([]relay.Outcome) { time.Sleep(2 * time.Second) },
+		})
+		require.NoError(t, err)
+		assert.Equal(t, 15+10*(pages-1), result.Acknowledged)
+		last := len(sizes) - 1
+		assert.Equal(t, 5, sizes[last])
+		assert.Equal(t, slices.Repeat([]int{10}, last), sizes[:last])
+	})
 }
 
 func TestTheNextPageIsTakenWhileTheLastIsInFlight(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/stretchr/testify/require"
+
 	"github.com/temporal-outbox/relay/internal/publish"
 )
 
@@ -41,8 +42,9 @@ type wireBatch struct {
 }
 
 type wireEntry struct {
-	ID, Body, Group, Dedup string
-	Attributes             map[string]string
+	ID, Body     string
+	Group, Dedup *string // nil where the request does not mention one
+	Attributes   map[string]string
 }
 
 // wireReply is what to answer. The zero value accepts everything.
@@ -126,8 +128,13 @@ func (b *wireBatch) readSNS(form url.Values) {
 		}
 		e := wireEntry{
 			ID: form.Get(p + "Id"), Body: form.Get(p + "Message"),
-			Group: form.Get(p + "MessageGroupId"), Dedup: form.Get(p + "MessageDeduplicationId"),
 			Attributes: map[string]string{},
+		}
+		if name := p + "MessageGroupId"; form.Has(name) {
+			e.Group = aws.String(form.Get(name))
+		}
+		if name := p + "MessageDeduplicationId"; form.Has(name) {
+			e.Dedup = aws.String(form.Get(name))
 		}
 		for j := 1; form.Get(fmt.Sprintf("%sMessageAttributes.entry.%d.Name", p, j)) != ""; j++ {
 			q := fmt.Sprintf("%sMessageAttributes.entry.%d.", p, j)
@@ -141,8 +148,9 @@ func (b *wireBatch) readSQS(t testing.TB, body []byte) {
 	var in struct {
 		QueueUrl string
 		Entries  []struct {
-			Id, MessageBody, MessageGroupId, MessageDeduplicationId string
-			MessageAttributes                                       map[string]struct{ StringValue string }
+			Id, MessageBody                        string
+			MessageGroupId, MessageDeduplicationId *string
+			MessageAttributes                      map[string]struct{ StringValue string }
 		}
 	}
 	if err := json.Unmarshal(body, &in); err != nil {
