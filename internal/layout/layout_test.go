@@ -22,12 +22,13 @@ const module = "github.com/temporal-outbox/relay/"
 // the standard library, in files that are not tests. An entry that ends in "/"
 // allows everything below it.
 var allowed = map[string][]string{
-	"outbox":            {"github.com/jackc/pgx/v5/", "go.opentelemetry.io/otel/"},
-	"schema":            {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
-	"internal/relay":    {module + "outbox"},
-	"internal/postgres": {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
-	"internal/publish":  {module + "internal/relay", module + "outbox", "github.com/aws/"},
-	"activities":        {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal"},
+	"outbox":                  {"github.com/jackc/pgx/v5/", "go.opentelemetry.io/otel/"},
+	"schema":                  {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
+	"internal/relay":          {module + "outbox"},
+	"internal/postgres":       {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
+	"internal/publish":        {module + "internal/relay", module + "outbox", module + "internal/publish/detach", "github.com/aws/"},
+	"internal/publish/detach": {"github.com/aws/"},
+	"activities":              {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal"},
 	"workflows": {
 		module + "activities", module + "internal/relay",
 		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker",

@@ -1,10 +1,6 @@
 package publish
 
 import (
-	"bytes"
-	"context"
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -14,6 +10,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"github.com/temporal-outbox/relay/internal/publish/detach"
 )
 
 const (
@@ -45,7 +43,7 @@ type clients struct{ aws aws.Config }
 
 func newClients(cfg Config) clients {
 	c := cfg.AWS.Copy()
-	c.HTTPClient = lastClient{tuned(c.HTTPClient, cfg.AttemptTimeout)}
+	c.HTTPClient = detach.Client{HTTPClient: tuned(c.HTTPClient, cfg.AttemptTimeout)}
 	c.Retryer = func() aws.Retryer {
 		return retry.NewStandard(func(o *retry.StandardOptions) {
 			o.MaxAttempts = cfg.Attempts
@@ -86,45 +84,4 @@ func tuned(client aws.HTTPClient, attemptTimeout time.Duration) aws.HTTPClient {
 		t.MaxIdleConnsPerHost = idleConnections
 		t.WriteBufferSize = writeBuffer
 	})
-}
-
-// lastClient is the last to see a request before net/http does.
-type lastClient struct{ aws.HTTPClient }
-
-func (c lastClient) Do(req *http.Request) (*http.Response, error) {
-	// A process that was stopped and continued (SIGSTOP, a paused virtual
-	// machine) wakes up with a context that should long be over but whose timer
-	// has not run yet. Without this look at the clock it would still send what
-	// another worker has by now taken over.
-	if d, ok := req.Context().Deadline(); ok && time.Until(d) <= 0 {
-		return nil, context.DeadlineExceeded
-	}
-	if err := detach(req); err != nil {
-		return nil, err
-	}
-	return c.HTTPClient.Do(req)
-}
-
-// detach gives req a body that is independent of the SDK's.
-//
-// The SDK (smithy-go 1.28.8) closes its body as soon as a response begins, and
-// the WriteTo of a closed one returns io.EOF, where a reader at its end returns
-// nil. net/http looks for surplus bytes after the last one has left, and where
-// the response was quicker than that look it takes the io.EOF for a failed write
-// and closes the connection, in the middle of the response if need be. The batch
-// was accepted then, but nobody hears of it, and it is sent again.
-//
-// A body of a type that net/http knows also leaves in one write with the header,
-// and can be sent again where a kept connection turns out to be dead.
-func detach(req *http.Request) error {
-	if req.Body == nil || req.Body == http.NoBody || req.ContentLength <= 0 {
-		return nil
-	}
-	body := make([]byte, req.ContentLength)
-	if _, err := io.ReadFull(req.Body, body); err != nil {
-		return fmt.Errorf("read request body: %w", err)
-	}
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	req.Body, _ = req.GetBody()
-	return nil
 }

@@ -36,7 +36,7 @@ func newFixture(t testing.TB, cfg aws.Config, service publish.Service, fifo bool
 		queueAttributes["FifoQueue"] = "true"
 		topicAttributes["FifoTopic"] = "true"
 	}
-	client := sqs.NewFromConfig(cfg, func(o *sqs.Options) { o.HTTPClient = publish.Detached(o.HTTPClient) })
+	client := sqs.NewFromConfig(cfg)
 	f := fixture{sqs: client, destination: publish.Destination{SQS: name}}
 	q, err := f.sqs.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name, Attributes: queueAttributes})
 	require.NoError(t, err)

@@ -11,6 +11,8 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
+
+	"github.com/temporal-outbox/relay/internal/publish/detach"
 )
 
 // AWS is the configuration for the endpoint that AWS_ENDPOINT_URL names. What a
@@ -22,6 +24,7 @@ func AWS(t testing.TB) aws.Config {
 	if err != nil {
 		t.Fatalf("read AWS's configuration: %v", err)
 	}
+	cfg.HTTPClient = detach.Client{HTTPClient: cfg.HTTPClient}
 	return cfg
 }
 

@@ -1,4 +1,4 @@
-package publish
+package detach
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ func TestAResponseThatOvertakesTheEndOfItsRequestBreaksNothing(t *testing.T) {
 	in.ContentLength = int64(len("request body"))
 	req := in.Build(t.Context())
 	sdks := req.Body
-	client := lastClient{doer(func(req *http.Request) (*http.Response, error) {
+	client := Client{HTTPClient: doer(func(req *http.Request) (*http.Response, error) {
 		// The way net/http sends a body, and the SDK closing its own in between.
 		var sent strings.Builder
 		_, err := io.Copy(&sent, io.LimitReader(req.Body, req.ContentLength))
@@ -48,7 +48,7 @@ func TestAResponseThatOvertakesTheEndOfItsRequestBreaksNothing(t *testing.T) {
 }
 
 func TestNoRequestLeavesAfterItsDeadlineEvenIfTheTimerHasNotRun(t *testing.T) {
-	client := lastClient{doer(func(*http.Request) (*http.Response, error) {
+	client := Client{HTTPClient: doer(func(*http.Request) (*http.Response, error) {
 		t.Error("sent")
 		return nil, nil
 	})}

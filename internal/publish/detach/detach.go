@@ -1,0 +1,57 @@
+// Package detach keeps answers of AWS from being lost on the way through the SDK.
+// The publisher needs it, and so does every consumer and tool of ours that must
+// not count an accepted request as failed.
+package detach
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+)
+
+// Client wraps an SDK client's HTTPClient. It is the last to see a request before
+// net/http does.
+type Client struct{ aws.HTTPClient }
+
+func (c Client) Do(req *http.Request) (*http.Response, error) {
+	// A process that was stopped and continued (SIGSTOP, a paused virtual
+	// machine) wakes up with a context that should long be over but whose timer
+	// has not run yet. Without this look at the clock it would still send what
+	// another worker has by now taken over.
+	if d, ok := req.Context().Deadline(); ok && time.Until(d) <= 0 {
+		return nil, context.DeadlineExceeded
+	}
+	if err := detach(req); err != nil {
+		return nil, err
+	}
+	return c.HTTPClient.Do(req)
+}
+
+// detach gives req a body that is independent of the SDK's.
+//
+// The SDK (smithy-go 1.28.8) closes its body as soon as a response begins, and
+// the WriteTo of a closed one returns io.EOF, where a reader at its end returns
+// nil. net/http looks for surplus bytes after the last one has left, and where
+// the response was quicker than that look it takes the io.EOF for a failed write
+// and closes the connection, in the middle of the response if need be. The batch
+// was accepted then, but nobody hears of it, and it is sent again.
+//
+// A body of a type that net/http knows also leaves in one write with the header,
+// and can be sent again where a kept connection turns out to be dead.
+func detach(req *http.Request) error {
+	if req.Body == nil || req.Body == http.NoBody || req.ContentLength <= 0 {
+		return nil
+	}
+	body := make([]byte, req.ContentLength)
+	if _, err := io.ReadFull(req.Body, body); err != nil {
+		return fmt.Errorf("read request body: %w", err)
+	}
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	req.Body, _ = req.GetBody()
+	return nil
+}
