@@ -1,0 +1,188 @@
+// Package order is the service that the outbox pattern is for. It changes its
+// own tables, and other services must hear of every change that was committed,
+// and of no other. So each method writes its events with outbox.Write in the
+// transaction of the change, and knows nothing of queues: if the process dies
+// after COMMIT the events are there, and if the transaction rolls back, for
+// whatever reason, they never were.
+package order
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/outbox"
+)
+
+// Tables creates the service's tables where they are missing.
+//
+//go:embed tables.sql
+var Tables string
+
+// Topics that the service writes to. The relay's configuration says where they
+// lead.
+const (
+	TopicOrders = "orders" // what happened to orders, keyed by order
+	TopicLedger = "ledger" // money that moved, keyed by account, in order
+)
+
+// Types of event.
+const (
+	Placed    = "OrderPlaced"
+	Paid      = "OrderPaid"
+	Cancelled = "OrderCancelled"
+	Refunded  = "OrderRefunded"
+	Charged   = "AccountCharged"  // on the ledger, with OrderPaid
+	Credited  = "AccountCredited" // on the ledger, with OrderRefunded
+)
+
+// ErrNotPossible says that the order does not exist, or is in a state that does
+// not allow the change. Nothing was changed.
+var ErrNotPossible = errors.New("not possible in the order's state")
+
+// Order is a row of shop.orders.
+type Order struct {
+	ID       string `json:"order"`
+	Account  string `json:"account"`
+	Product  string `json:"product"`
+	Quantity int    `json:"quantity"`
+	Cents    int64  `json:"cents"`
+}
+
+// entry is the payload of the ledger's events.
+type entry struct {
+	Account string `json:"account"`
+	Number  int64  `json:"number"` // 1, 2, 3, ... within the account
+	Cents   int64  `json:"cents"`
+	Balance int64  `json:"balance"` // after this entry
+	Order   string `json:"order"`
+}
+
+// Service changes orders. Every method is one transaction. It returns the events
+// that it wrote: with a nil error they are committed and will be published, with
+// any other error they were rolled back with everything else and never will be.
+type Service struct {
+	// DB is a *pgxpool.Pool or anything else that begins transactions. Required.
+	DB interface {
+		Begin(ctx context.Context) (pgx.Tx, error)
+	}
+}
+
+const insertOrder = `
+INSERT INTO shop.orders (id, account, product, quantity, cents, status)
+VALUES ($1, $2, $3, $4, $5, 'placed')`
+
+// Place takes a new order.
+func (s Service) Place(ctx context.Context, o Order) ([]outbox.Event, error) {
+	events := []outbox.Event{about(o, Placed)}
+	err := pgx.BeginFunc(ctx, s.DB, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, insertOrder, o.ID, o.Account, o.Product, o.Quantity, o.Cents); err != nil {
+			return err
+		}
+		return outbox.Write(ctx, tx, events...)
+	})
+	if err != nil {
+		return events, fmt.Errorf("place order %s: %w", o.ID, err)
+	}
+	return events, nil
+}
+
+// Cancel takes back an order that is not paid.
+func (s Service) Cancel(ctx context.Context, id string) (events []outbox.Event, err error) {
+	err = pgx.BeginFunc(ctx, s.DB, func(tx pgx.Tx) error {
+		o, err := change(ctx, tx, id, "placed", "cancelled")
+		if err != nil {
+			return err
+		}
+		events = []outbox.Event{about(o, Cancelled)}
+		return outbox.Write(ctx, tx, events...)
+	})
+	if err != nil {
+		return events, fmt.Errorf("cancel order %s: %w", id, err)
+	}
+	return events, nil
+}
+
+// Pay charges the order to its account.
+func (s Service) Pay(ctx context.Context, id string) ([]outbox.Event, error) {
+	events, err := s.settle(ctx, id, settlement{"placed", "paid", Paid, Charged, +1})
+	if err != nil {
+		return events, fmt.Errorf("pay order %s: %w", id, err)
+	}
+	return events, nil
+}
+
+// Refund credits a paid order to its account.
+func (s Service) Refund(ctx context.Context, id string) ([]outbox.Event, error) {
+	events, err := s.settle(ctx, id, settlement{"paid", "refunded", Refunded, Credited, -1})
+	if err != nil {
+		return events, fmt.Errorf("refund order %s: %w", id, err)
+	}
+	return events, nil
+}
+
+type settlement struct {
+	from, to         string
+	toOrder, toMoney string // types of event
+	sign             int64
+}
+
+const moveMoney = `
+UPDATE shop.accounts SET balance = balance + $2, entries = entries + 1
+WHERE id = $1
+RETURNING entries, balance`
+
+// settle changes an order and its account, and announces both in one round trip.
+//
+// The account's row is locked by its UPDATE *before* the event is written. That
+// is what makes the ledger's events of one account be published in the order of
+// these commits: two settlements of the account follow one another from here on.
+// Written the other way round, the one that draws its event's id first could
+// commit last.
+func (s Service) settle(ctx context.Context, id string, how settlement) (events []outbox.Event, err error) {
+	err = pgx.BeginFunc(ctx, s.DB, func(tx pgx.Tx) error {
+		o, err := change(ctx, tx, id, how.from, how.to)
+		if err != nil {
+			return err
+		}
+		e := entry{Account: o.Account, Cents: how.sign * o.Cents, Order: o.ID}
+		if err := tx.QueryRow(ctx, moveMoney, e.Account, e.Cents).Scan(&e.Number, &e.Balance); err != nil {
+			return fmt.Errorf("move money: %w", err)
+		}
+		events = []outbox.Event{
+			about(o, how.toOrder),
+			event(TopicLedger, e.Account, how.toMoney, e),
+		}
+		return outbox.Write(ctx, tx, events...)
+	})
+	return events, err
+}
+
+const changeOrder = `
+UPDATE shop.orders SET status = $3
+WHERE id = $1 AND status = $2
+RETURNING id, account, product, quantity, cents`
+
+// change moves an order from one state to another, and locks its row with that,
+// so that of two requests for the same change one finds nothing to do.
+func change(ctx context.Context, tx pgx.Tx, id, from, to string) (o Order, err error) {
+	err = tx.QueryRow(ctx, changeOrder, id, from, to).Scan(&o.ID, &o.Account, &o.Product, &o.Quantity, &o.Cents)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return o, ErrNotPossible
+	}
+	return o, err
+}
+
+// about is an event on what happened to an order. It carries the whole order, so
+// that consumers need not come back and ask.
+func about(o Order, kind string) outbox.Event { return event(TopicOrders, o.ID, kind, o) }
+
+// event chooses the id here rather than in Write, because callers want to know it.
+func event(topic, key, kind string, payload any) outbox.Event {
+	body, _ := json.Marshal(payload) // structs of strings and numbers
+	return outbox.Event{ID: outbox.NewID(), Topic: topic, Key: key, Type: kind, Payload: string(body)}
+}

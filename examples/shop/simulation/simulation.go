@@ -1,0 +1,171 @@
+// Package simulation lets customers use the shop for a while, on a real
+// database, a real relay and real queues, and then settles accounts: does every
+// service know what was committed, all of it, once, in order, and nothing else?
+//
+// It stands apart from the services on purpose. They contain nothing that serves
+// only the demonstration, so that they can be copied.
+package simulation
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/temporal-outbox/relay/examples/shop/order"
+)
+
+// Config says how to run the shop. DB and AWS are required.
+type Config struct {
+	DB  *pgxpool.Pool // on a migrated database, as its owner
+	AWS aws.Config    // of the account or emulator that has the queues
+
+	// For is how long customers come. Default 30 s.
+	For time.Duration
+	// Rate is how many orders are placed a second. Default 25.
+	Rate float64
+	// Unlucky is the share of transactions that roll back after they have
+	// written their event. Default 0.1.
+	Unlucky float64
+	// Forgetful is the share of messages that the inventory processes and then
+	// does not delete, so that they are delivered again. Default 0.02.
+	Forgetful float64
+	// Drain is how long everything may take to arrive after the last commit.
+	// Default 60 s.
+	Drain time.Duration
+
+	// Out is where the live view goes: redrawn in place on a terminal, a line
+	// every two seconds anywhere else. Default nowhere.
+	Out io.Writer
+	// UI is the address of Temporal's UI, to be shown while it runs.
+	UI string
+}
+
+func (c Config) withDefaults() Config {
+	if c.For == 0 {
+		c.For = 30 * time.Second
+	}
+	if c.Rate == 0 {
+		c.Rate = 25
+	}
+	if c.Unlucky == 0 {
+		c.Unlucky = 0.1
+	}
+	if c.Forgetful == 0 {
+		c.Forgetful = 0.02
+	}
+	if c.Drain == 0 {
+		c.Drain = time.Minute
+	}
+	if c.Out == nil {
+		c.Out = io.Discard
+	}
+	return c
+}
+
+// linger is how long consumers go on after everything has arrived, for repeats
+// and for what should not arrive at all.
+const linger = 2 * time.Second
+
+// Run runs the shop and reconciles. Its error means that it could not be run, or
+// was interrupted; that a check failed is for the Report to say.
+//
+// It can run again on the same database: each run has products and accounts of
+// its own. Two at the same time would take each other's messages.
+func Run(ctx context.Context, cfg Config) (Report, error) {
+	cfg = cfg.withDefaults()
+	s := &shop{cfg: cfg, suffix: strings.ToLower(rand.Text()[:4]), recorder: newRecorder()}
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+
+	// Consumers and view go on until told to stop, and end the run if they fail.
+	attended, alive := errgroup.WithContext(ctx)
+	background, stop := context.WithCancel(alive)
+	defer stop()
+	problems := &problemLog{}
+	for _, c := range s.consumers(problems) {
+		attended.Go(func() error { return c.Run(background) })
+	}
+	attended.Go(func() error {
+		s.watch(background)
+		return nil
+	})
+	err := s.trade(alive)
+	stop()
+	failed := attended.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return nil, errInterrupted
+	case failed != nil: // it is why trade ended
+		return nil, failed
+	case err != nil:
+		return nil, err
+	}
+	facts, err := s.facts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	facts.Problems = problems.list()
+	return Reconcile(facts), nil
+}
+
+// shop is a run's state.
+type shop struct {
+	cfg       Config
+	suffix    string // in the names of this run's products, accounts and orders
+	began     time.Time
+	beganInDB time.Time
+	recorder  *recorder
+	view      view
+}
+
+// trade places orders and waits until everything has arrived, or the limit has
+// passed: what has not arrived by then is for the reconciliation to find.
+func (s *shop) trade(ctx context.Context) error {
+	s.began = time.Now()
+	s.view.say(ordering)
+	load := load{
+		service:  order.Service{DB: unreliable{s.cfg.DB, s.cfg.Unlucky}},
+		recorder: s.recorder, suffix: s.suffix, rate: s.cfg.Rate, duration: s.cfg.For,
+	}
+	if err := load.run(ctx); err != nil {
+		return err
+	}
+	s.view.say("closed; waiting for the last events")
+	limit := time.Now().Add(s.cfg.Drain)
+	for time.Now().Before(limit) {
+		pending, err := s.pending(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if pending == 0 && s.recorder.missing() == 0 {
+			break
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	s.view.say("all here; looking for repeats and strangers")
+	return sleep(ctx, linger)
+}
+
+// ordering is the state of the view while customers come.
+const ordering = "customers are ordering"
+
+var errInterrupted = errors.New("interrupted")
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return errInterrupted
+	case <-time.After(d):
+		return nil
+	}
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/temporal-outbox/relay/localstack/stack"
+)
+
+func demoCommand() *cobra.Command {
+	var d demo
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "run the example shop on the stack with a real worker, and check that everything adds up",
+		Long: `Starts the stack, migrates the database, creates the topics and queues, starts
+the worker and its schedule, and runs examples/shop for half a minute with a
+live view. Ends with status 0 only if its reconciliation holds.
+
+What the environment names is used and not started, and keeps what the demo
+makes there: the schedule, the tables and the queues.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
+	}
+	keep, _ := strconv.ParseBool(os.Getenv("KEEP"))
+	f := cmd.Flags()
+	f.DurationVar(&d.length, "for", 30*time.Second, "how long customers come")
+	f.Float64Var(&d.rate, "rate", 25, "orders placed a second")
+	f.BoolVar(&d.keep, "keep", keep, "leave everything up afterwards, until Ctrl-C (also KEEP=1)")
+	return cmd
+}
+
+type demo struct {
+	length time.Duration
+	rate   float64
+	keep   bool
+
+	dir string // of the programs
+	log string // of the worker
+}
+
+// run builds what it shows while the stack starts.
+func (d *demo) run(ctx context.Context) (err error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	if d.dir, err = os.MkdirTemp("", "outbox-demo-"); err != nil {
+		return fmt.Errorf("make a directory for the demo: %w", err)
+	}
+	d.log = filepath.Join(d.dir, "worker.log")
+	defer func() { d.cleanUp(err) }()
+
+	ctx, cancel := context.WithCancel(ctx)
+	fmt.Println("building worker, starter and shop while the stack starts")
+	built := make(chan error, 1)
+	program := builder(ctx, root, d.dir)
+	defer func() { // it writes into the directory
+		cancel()
+		for range built {
+		}
+	}()
+	go func() {
+		defer close(built)
+		built <- build(program)
+	}()
+	return withStack(ctx, stack.Options{}, func(ctx context.Context, s *stack.Stack) error {
+		err := d.inStack(ctx, s, built, filepath.Join(root, "localstack", "outbox.yaml"))
+		var why interruption
+		if err != nil && errors.As(context.Cause(ctx), &why) {
+			return why.status()
+		}
+		return err
+	})
+}
+
+// inStack prepares what the worker needs, starts it and lets customers in.
+func (d *demo) inStack(ctx context.Context, s *stack.Stack, built <-chan error, config string) error {
+	if err := becomeClient(s, "OUTBOX_CONFIG="+config); err != nil {
+		return err
+	}
+	if err := wait(ctx, built); err != nil {
+		return err
+	}
+	prepare, preparing := errgroup.WithContext(ctx)
+	prepare.Go(func() error { return runQuietly(preparing, filepath.Join(d.dir, "starter"), "migrate") })
+	prepare.Go(func() error { return createTopology(preparing) })
+	if err := prepare.Wait(); err != nil {
+		return err
+	}
+
+	worker, err := startWorker(filepath.Join(d.dir, "worker"), d.log)
+	if err != nil {
+		return err
+	}
+	defer worker.stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		<-worker.ended
+		cancel(worker.failure())
+	}()
+	err = d.open(ctx)
+	if errors.Is(context.Cause(ctx), errWorkerEnded) { // rather than what came of it
+		return context.Cause(ctx)
+	}
+	if d.keep && ctx.Err() == nil {
+		d.stayUp(ctx, s, err)
+	}
+	return err
+}
+
+// open lets customers in.
+func (d *demo) open(ctx context.Context) error {
+	if err := runQuietly(ctx, filepath.Join(d.dir, "starter"), "schedule"); err != nil {
+		return err
+	}
+	fmt.Println()
+	return runShop(ctx, filepath.Join(d.dir, "shop"),
+		"--for", d.length.String(), "--rate", strconv.FormatFloat(d.rate, 'g', -1, 64))
+}
+
+// stayUp keeps everything as it is until Ctrl-C, above all where a check failed.
+func (d *demo) stayUp(ctx context.Context, s *stack.Stack, outcome error) {
+	if outcome != nil {
+		fmt.Println("\nIt failed, and stays up for looking around.")
+	} else {
+		fmt.Println("\nIt stays up for looking around.")
+	}
+	for _, kv := range s.Env() {
+		name, value, _ := strings.Cut(kv, "=")
+		fmt.Printf("  export %s=%s\n", name, shellQuote(value))
+	}
+	fmt.Printf("  export OUTBOX_CONFIG=%s\n", shellQuote(os.Getenv("OUTBOX_CONFIG")))
+	fmt.Printf("The worker's log is %s. Ctrl-C stops everything and removes its data.\n", d.log)
+	<-ctx.Done()
+}
+
+// cleanUp removes everything but, after a failure, the worker's log.
+func (d *demo) cleanUp(err error) {
+	var status exitStatus
+	interrupted := errors.As(err, &status) && status > 128
+	text, readErr := os.ReadFile(d.log)
+	if err == nil || interrupted || readErr != nil || len(text) == 0 {
+		_ = os.RemoveAll(d.dir)
+		return
+	}
+	for _, program := range programs {
+		_ = os.Remove(filepath.Join(d.dir, program))
+	}
+	if !errors.Is(err, errWorkerEnded) { // which shows it
+		fmt.Fprintf(os.Stderr, "\nthe worker's last words (its whole log is %s):\n%s\n", d.log, lastLines(string(text)))
+	}
+}
