@@ -196,7 +196,7 @@ func TestMakingAPartitionGivesUpQuicklyWhenTheDefaultOneIsBusy(t *testing.T) {
 	pool := testenv.Database(t)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
-	defer tx.Rollback(t.Context()) //nolint:errcheck // only to end it
+	defer tx.Rollback(t.Context())
 	_, err = tx.Exec(t.Context(), `LOCK TABLE outbox.event_default IN ROW EXCLUSIVE MODE`)
 	require.NoError(t, err)
 	_, err = pool.Exec(t.Context(), `SELECT outbox.make_partition('2031-01-01')`)

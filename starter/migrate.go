@@ -29,7 +29,7 @@ connection. Running it again changes nothing.`,
 			if err != nil {
 				return fmt.Errorf("DATABASE_URL: %w", err)
 			}
-			defer conn.Close(ctx) //nolint:errcheck // nothing depends on it
+			defer conn.Close(ctx)
 			r, err := schema.Migrate(ctx, conn)
 			if err != nil {
 				return err

@@ -139,8 +139,8 @@ func ensureSchedule(ctx context.Context, c client.Client, want client.ScheduleOp
 // same compares what relaySchedule sets.
 func same(have *client.Schedule, want client.ScheduleOptions) bool {
 	h, ok := have.Action.(*client.ScheduleWorkflowAction)
-	w := want.Action.(*client.ScheduleWorkflowAction)
-	return ok && reflect.DeepEqual(have.Spec.Intervals, want.Spec.Intervals) &&
+	w, asked := want.Action.(*client.ScheduleWorkflowAction)
+	return ok && asked && reflect.DeepEqual(have.Spec.Intervals, want.Spec.Intervals) &&
 		len(have.Spec.Calendars) == 0 && len(have.Spec.CronExpressions) == 0 &&
 		have.Policy.Overlap == want.Overlap && have.Policy.CatchupWindow == want.CatchupWindow &&
 		h.ID == w.ID && h.TaskQueue == w.TaskQueue && h.WorkflowRunTimeout == w.WorkflowRunTimeout &&

@@ -79,7 +79,7 @@ func readTopics(path string) (map[string]publish.Destination, error) {
 	if path == "" {
 		return nil, errors.New("OUTBOX_CONFIG is not set: give it the path of " + configHelp)
 	}
-	text, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("OUTBOX_CONFIG: %w: give it the path of %s", err, configHelp)
 	}

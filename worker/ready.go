@@ -128,7 +128,7 @@ func askReady(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("ask the worker: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if resp.StatusCode != http.StatusOK {
 		return errors.New(strings.TrimSpace(string(text)))

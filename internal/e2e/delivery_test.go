@@ -62,7 +62,7 @@ func TestARowInsertedWithPsqlByTheProducerRoleIsPublished(t *testing.T) {
 	testenv.RoleURL(t, o.db, "outbox_producer")
 	o.work()
 	o.schedule()
-	psql := exec.CommandContext(t.Context(), psqlPath(t), o.url, "-v", "ON_ERROR_STOP=1", "-q", //nolint:gosec // ours
+	psql := exec.CommandContext(t.Context(), psqlPath(t), o.url, "-v", "ON_ERROR_STOP=1", "-q",
 		"-c", "SET ROLE outbox_producer",
 		"-c", `INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', '4711', 'OrderPaid', '{"by": "psql"}')`)
 	out, err := psql.CombinedOutput()

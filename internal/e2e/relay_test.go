@@ -31,9 +31,9 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir) //nolint:errcheck // temporary
+		defer os.RemoveAll(dir)
 		programs = dir
-		build := exec.Command("go", "build", "-o", dir, "../../worker", "../../starter") //nolint:gosec // a folder of ours
+		build := exec.Command("go", "build", "-o", dir, "../../worker", "../../starter")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 			return 1
@@ -77,7 +77,7 @@ func (o *outbox) starter(args ...string) string {
 }
 
 func (o *outbox) tryStarter(args ...string) (string, error) {
-	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "starter"), args...) //nolint:gosec // ours
+	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "starter"), args...)
 	cmd.Env = o.env
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -148,7 +148,7 @@ func (o *outbox) startWorker(env ...string) *worker {
 	require.NoError(o.t, err)
 	w := &worker{t: o.t, http: l.Addr().String(), done: make(chan struct{})}
 	require.NoError(o.t, l.Close())
-	w.cmd = exec.Command(filepath.Join(programs, "worker")) //nolint:gosec // ours
+	w.cmd = exec.Command(filepath.Join(programs, "worker"))
 	w.cmd.Env = append(append(o.env, "OUTBOX_HTTP_ADDRESS="+w.http), env...)
 	w.cmd.Stdout, w.cmd.Stderr = w, w
 	require.NoError(o.t, w.cmd.Start())

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -79,7 +78,7 @@ func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
 	o := open(t)
 	holder, err := o.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	require.NoError(t, err)
-	defer holder.Rollback(t.Context()) //nolint:errcheck // only to end it
+	defer holder.Rollback(t.Context())
 	_, err = holder.Exec(t.Context(), `SELECT count(*) FROM outbox.pending`)
 	require.NoError(t, err)
 	for range 3 {
@@ -101,24 +100,16 @@ func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
 	require.Greater(t, unbounded, 20*bounded)
 }
 
+// plan is the part of EXPLAIN's output that counts pages.
+type plan []struct {
+	Plan struct {
+		Hit  int `json:"Shared Hit Blocks"`
+		Read int `json:"Shared Read Blocks"`
+	}
+}
+
 func pagesRead(o testOutbox, sql string) int {
 	o.t.Helper()
-	var plan []struct {
-		Plan struct {
-			Hit  int `json:"Shared Hit Blocks"`
-			Read int `json:"Shared Read Blocks"`
-		}
-	}
-	rows, err := o.db.Query(o.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, 4)
-	require.NoError(o.t, err)
-	plan, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (p []struct {
-		Plan struct {
-			Hit  int `json:"Shared Hit Blocks"`
-			Read int `json:"Shared Read Blocks"`
-		}
-	}, err error) {
-		return p, row.Scan(&p)
-	})
-	require.NoError(o.t, err, fmt.Sprint(sql))
-	return plan[0].Plan.Hit + plan[0].Plan.Read
+	p := query[plan](o, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, 4)
+	return p[0].Plan.Hit + p[0].Plan.Read
 }

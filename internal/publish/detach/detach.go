@@ -18,6 +18,7 @@ import (
 // net/http does.
 type Client struct{ aws.HTTPClient }
 
+// Do sends req unless its deadline has passed, with a body of its own.
 func (c Client) Do(req *http.Request) (*http.Response, error) {
 	// A process that was stopped and continued (SIGSTOP, a paused virtual
 	// machine) wakes up with a context that should long be over but whose timer
