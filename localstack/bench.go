@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/localstack/bench"
+	"github.com/temporal-outbox/relay/localstack/stack"
+)
+
+func benchCommand() *cobra.Command {
+	var cfg bench.Config
+	var only []string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "measure throughput, latency and what both cost, beside this machine's ceiling",
+		Long: `Measures the relay, with the real worker and schedule, on the local stack: how
+fast a backlog drains, beside what the bare SDK sends to the same emulator; the
+time from a commit to the destination's answer; the same drain over many topics
+and under a held snapshot; and one key of a FIFO queue.
+
+Takes a few minutes. Progress goes to standard error.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range only {
+				cfg.Only = append(cfg.Only, bench.Part(name))
+			}
+			return withStack(cmd.Context(), stack.Options{}, func(ctx context.Context, s *stack.Stack) error {
+				cfg.Environ, cfg.Progress = s.Environ(), os.Stderr
+				report, err := bench.Run(ctx, cfg)
+				if err != nil {
+					return asked(ctx, err)
+				}
+				if asJSON {
+					return json.NewEncoder(cmd.OutOrStdout()).Encode(report)
+				}
+				report.Print(cmd.OutOrStdout())
+				return nil
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&asJSON, "json", false, "print one JSON object")
+	f.StringSliceVar(&only, "only", nil, "just these parts: drain, latency, topics, snapshot, fifo (default all)")
+	f.IntVar(&cfg.Events, "events", 0, "events that a drain drains (default 100000)")
+	f.IntVar(&cfg.Rate, "rate", 0, "events a second while latency is measured (default 100)")
+	f.DurationVar(&cfg.RateFor, "rate-for", 0, "how long latency is measured (default 20s)")
+	f.StringArrayVar(&cfg.WorkerEnv, "worker-env", nil, "KEY=VALUE for the worker's environment")
+	return cmd
+}
+
+func soakCommand() *cobra.Command {
+	var cfg bench.SoakConfig
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "soak",
+		Short: "publish at a steady rate and look for gaps where runs follow each other",
+		Long: `Publishes at a steady rate on the local stack and ends with status 1 if an event
+was lost, if nothing was acknowledged for half a second while something waited,
+or if a run ended otherwise than by its own decision.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withStack(cmd.Context(), stack.Options{}, func(ctx context.Context, s *stack.Stack) error {
+				cfg.Environ, cfg.Progress = s.Environ(), os.Stderr
+				report, err := bench.Soak(ctx, cfg)
+				if err != nil {
+					return asked(ctx, err)
+				}
+				if asJSON {
+					err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
+				} else {
+					report.Print(cmd.OutOrStdout())
+				}
+				if err == nil && !report.OK() {
+					return exitStatus(1)
+				}
+				return err
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&asJSON, "json", false, "print one JSON object")
+	f.IntVar(&cfg.Rate, "rate", 0, "events a second (default 200)")
+	f.DurationVar(&cfg.For, "for", 0, "how long (default 10m)")
+	f.StringArrayVar(&cfg.WorkerEnv, "worker-env", nil, "KEY=VALUE for the worker's environment")
+	return cmd
+}
+
+// asked turns an error that a signal caused into that signal's exit status.
+func asked(ctx context.Context, err error) error {
+	var why interruption
+	if errors.As(context.Cause(ctx), &why) {
+		return why.status()
+	}
+	return err
+}

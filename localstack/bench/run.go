@@ -1,0 +1,195 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Run measures. It takes about a minute for each part, and removes what it made
+// even if it fails. Its error says which part could not be measured.
+func Run(ctx context.Context, cfg Config) (Report, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return Report{}, err
+	}
+	r, err := newRig(ctx, cfg.Environ, cfg.WorkerEnv, cfg.Progress)
+	if err != nil {
+		return Report{}, err
+	}
+	defer r.close()
+	m := &measurement{Config: cfg, rig: r}
+	for _, part := range []struct {
+		name    Part
+		measure func(context.Context) error
+	}{{Drain, m.drain}, {Topics, m.manyTopics}, {Snapshot, m.heldSnapshot}, {FIFO, m.fifo}, {Latency, m.latency}} {
+		if !cfg.wants(part.name) {
+			continue
+		}
+		r.say("%s:", part.name)
+		if err := part.measure(ctx); err != nil {
+			return m.report, fmt.Errorf("measure %s: %w", part.name, err)
+		}
+	}
+	m.report.Notes = r.notes
+	return m.report, m.describeMachine(ctx)
+}
+
+// measurement is a run of Run.
+type measurement struct {
+	Config
+	*rig
+	report Report
+}
+
+func (m *measurement) describeMachine(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, m.environ.get("DATABASE_URL"))
+	if err != nil {
+		return fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	defer conn.Close(ctx)
+	m.report.Machine, err = m.machine(ctx, conn)
+	return err
+}
+
+// plain drains the backlog that the others are compared with.
+func (m *measurement) plain(ctx context.Context) (DrainResult, error) {
+	b, err := m.newBed(ctx, fmt.Sprint("plain", len(m.report.Drains)), 1, "")
+	if err != nil {
+		return DrainResult{}, err
+	}
+	defer b.close()
+	result, err := b.drain(ctx, m.Events)
+	if err == nil {
+		m.report.Drains = append(m.report.Drains, result)
+	}
+	return result, err
+}
+
+// lastPlain is the latest plain drain; it drains if there was none yet.
+func (m *measurement) lastPlain(ctx context.Context) (DrainResult, error) {
+	if n := len(m.report.Drains); n > 0 {
+		return m.report.Drains[n-1], nil
+	}
+	return m.plain(ctx)
+}
+
+func (m *measurement) drain(ctx context.Context) error {
+	// The first requests warm the emulator's compiler up.
+	if _, err := m.ceiling(ctx, m.Events/5); err != nil {
+		return err
+	}
+	before, err := m.ceiling(ctx, m.Events)
+	if err != nil {
+		return err
+	}
+	result, err := m.plain(ctx)
+	if err != nil {
+		return err
+	}
+	after, err := m.ceiling(ctx, m.Events)
+	if err != nil {
+		return err
+	}
+	ceiling := round(mean(before.EventsPerSecond, after.EventsPerSecond), 1)
+	ratio := round(result.EventsPerSecond/ceiling, 3)
+	m.report.Ceilings = []CeilingResult{before, after}
+	m.report.EventsPerSecond, m.report.CeilingEventsPerSecond = &result.EventsPerSecond, &ceiling
+	m.report.ActivitiesPer1000, m.report.RatioToCeiling = &result.ActivitiesPer1000, &ratio
+	m.say("  %.2f of the ceiling", ratio)
+	return nil
+}
+
+// compare measures a variant between two plain drains.
+func (m *measurement) compare(ctx context.Context, variant func(context.Context) (DrainResult, error)) (*Comparison, error) {
+	before, err := m.lastPlain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	result, err := variant(ctx)
+	if err != nil {
+		return nil, err
+	}
+	after, err := m.plain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &Comparison{DrainResult: result, PlainEventsPerSecond: round(mean(before.EventsPerSecond, after.EventsPerSecond), 1)}
+	c.Ratio = round(c.EventsPerSecond/c.PlainEventsPerSecond, 3)
+	m.say("  %.2f of the plain drain", c.Ratio)
+	return c, nil
+}
+
+func (m *measurement) manyTopics(ctx context.Context) (err error) {
+	m.report.Topics50, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
+		b, err := m.newBed(ctx, "topics", m.ManyTopics, "")
+		if err != nil {
+			return DrainResult{}, err
+		}
+		defer b.close()
+		return b.drain(ctx, m.Events)
+	})
+	return err
+}
+
+// heldSnapshot drains twice under one open snapshot. The second drain is
+// measured: what the first settled is still in the tables, because the snapshot
+// might want to see it.
+func (m *measurement) heldSnapshot(ctx context.Context) (err error) {
+	m.report.HeldSnapshot, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
+		b, err := m.newBed(ctx, "snapshot", 1, "")
+		if err != nil {
+			return DrainResult{}, err
+		}
+		defer b.close()
+		tx, err := b.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+		if err != nil {
+			return DrainResult{}, fmt.Errorf("hold a snapshot: %w", err)
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		var rows int
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM outbox.pending`).Scan(&rows); err != nil {
+			return DrainResult{}, fmt.Errorf("hold a snapshot: %w", err)
+		}
+		if _, err := b.drain(ctx, m.Events); err != nil {
+			return DrainResult{}, err
+		}
+		return b.drain(ctx, m.Events)
+	})
+	return err
+}
+
+func (m *measurement) latency(ctx context.Context) (err error) {
+	m.report.Latency, m.report.LatencyMS, err = m.rig.latency(ctx, m.Rate, m.RateFor)
+	return err
+}
+
+// fifo publishes a backlog of one key. Each event waits for the answer to the one
+// before it, so this is the most that a key can have.
+func (m *measurement) fifo(ctx context.Context) error {
+	trip, bare, err := m.roundTrips(ctx, m.FIFOEvents)
+	if err != nil {
+		return err
+	}
+	b, err := m.newBed(ctx, "fifo", 1, ".fifo")
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	b.keys = 1
+	result, err := b.drain(ctx, m.FIFOEvents)
+	if err != nil {
+		return err
+	}
+	tripAfter, bareAfter, err := m.roundTrips(ctx, m.FIFOEvents)
+	if err != nil {
+		return err
+	}
+	trip, bare = (trip+tripAfter)/2, round(mean(bare, bareAfter), 1)
+	m.report.FIFOOneKey = &FIFOResult{
+		Events: m.FIFOEvents, EventsPerSecond: result.FlowEventsPerSecond, BareEventsPerSecond: bare,
+		RoundTripMS: millis(trip), Ratio: round(result.FlowEventsPerSecond/bare, 3),
+	}
+	return nil
+}
