@@ -16,7 +16,7 @@ type Store interface {
 	Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error)
 	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
 	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
-	Load(ctx context.Context, topic string, from map[int16]relay.Position, events int) (relay.Page, error)
+	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
 	Settle(ctx context.Context, topic string, done []relay.Ref) error
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
 	Release(ctx context.Context, l relay.Lease, next map[int16]int64) error

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +26,12 @@ const (
 	// loadEvents is how much is loaded at once: half a page, so that one half is
 	// sent while the other is loaded and both together stay a page.
 	loadEvents = relay.PageEvents / 2
+	// sendGrace is how much longer than it loads a batch sends.
+	sendGrace = time.Second
+	// Acknowledgements are settled when there are so many of them, or after so
+	// long: each settlement is a commit that waits for the disk.
+	settleEvents = 100
+	settleEvery  = 5 * time.Millisecond
 )
 
 // attempt is one attempt of PublishBatch. Four things go on at once: loading,
@@ -37,12 +45,12 @@ type attempt struct {
 
 	mu        sync.Mutex
 	leaseEnd  time.Time
-	cursor    map[int16]relay.Position // behind what was loaded
-	open      map[relay.Ref]bool       // loaded and not settled
-	acked     []relay.Ref              // acknowledged, to be settled
-	settling  []relay.Ref              // being settled now
-	refused   map[string]int           // events by code of refusal
-	first     *relay.PublishError      // the first refusal
+	next      map[int16]int64     // behind what was loaded, by lane
+	open      map[relay.Ref]int   // loaded and not settled, with the payload's bytes
+	openBytes int                 // the sum of those
+	acked     []relay.Ref         // acknowledged, to be settled
+	settling  []relay.Ref         // being settled now
+	first     *relay.PublishError // the first refusal
 	loaded    int
 	published int
 
@@ -52,25 +60,23 @@ type attempt struct {
 }
 
 func newAttempt(cfg Config, l relay.Lease, leaseFrom time.Time, published int) *attempt {
-	t := &attempt{
+	return &attempt{
 		cfg: cfg, lease: l, leaseEnd: leaseFrom.Add(cfg.Lease), published: published,
-		cursor: make(map[int16]relay.Position, len(l.From)), open: make(map[relay.Ref]bool),
-		refused: make(map[string]int),
+		next: maps.Clone(l.LowID), open: make(map[relay.Ref]int),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}
-	for lane, position := range l.From {
-		t.cursor[lane] = position
-	}
-	return t
 }
 
 // run publishes until the lanes are empty, the time is over, something was
 // refused, or it is stopped, and leaves nothing leased but the lanes of what was
 // refused.
-func (t *attempt) run(ctx context.Context, concurrency int, until time.Time) (requests int, err error) {
+func (t *attempt) run(ctx context.Context, concurrency int, until time.Time, stay time.Duration) (requests int, err error) {
 	sendCtx, stop := context.WithCancelCause(ctx)
 	t.stop = stop
 	defer stop(nil)
+	// What is loaded by then gets a little longer, but a key that is sent one event
+	// at a time must not keep the other lanes for long.
+	defer time.AfterFunc(time.Until(until)+sendGrace, func() { stop(relay.ErrStopped) }).Stop()
 	// Settling and releasing go on when the activity is cancelled or the worker
 	// stops: they are what makes the end clean.
 	cleanCtx := context.WithoutCancel(ctx)
@@ -80,7 +86,7 @@ func (t *attempt) run(ctx context.Context, concurrency int, until time.Time) (re
 	keepCtx, keepEnd := context.WithCancel(ctx)
 	background.Go(func() { t.keep(ctx, keepCtx) })
 	var loadErr error
-	background.Go(func() { loadErr = t.feed(sendCtx, events, until) })
+	background.Go(func() { loadErr = t.feed(sendCtx, events, until, stay) })
 	sent := make(chan struct{})
 	var settleErr error
 	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
@@ -98,14 +104,15 @@ func (t *attempt) run(ctx context.Context, concurrency int, until time.Time) (re
 
 	switch {
 	case errors.Is(cause, relay.ErrClaimLost):
-		return published.Requests, cause
+		// Some lanes may still be ours, and nobody else would free them.
+		return published.Requests, cmp.Or(t.release(cleanCtx, nil), cause)
 	case settleErr != nil, loadErr != nil:
 		// The database is away. The claim is kept for the next attempt.
 		return published.Requests, cmp.Or(settleErr, loadErr)
 	case publishErr != nil && !errors.Is(publishErr, relay.ErrStopped):
 		return published.Requests, publishErr
 	}
-	return published.Requests, t.finish(cleanCtx)
+	return published.Requests, t.finish(cleanCtx, ctx.Err() == nil)
 }
 
 // deadline is when this attempt must have fallen silent.
@@ -119,19 +126,16 @@ func (t *attempt) deadline() time.Time {
 func (t *attempt) report(outcomes []relay.Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	accepted := 0
 	for _, o := range outcomes {
 		if o.Err == nil {
-			accepted++
+			t.published++
 			t.acked = append(t.acked, o.Ref)
 			continue
 		}
 		t.refuse(o.Err)
-	}
-	t.published += accepted
-	if accepted == 0 && len(outcomes) > 0 {
-		// Nothing of a whole request got through: the rest would fare no better.
-		t.stop(relay.ErrStopped)
+		if o.Err.Whole {
+			t.stop(relay.ErrStopped) // the rest would fare no better
+		}
 	}
 	signal(t.changed)
 }
@@ -141,7 +145,6 @@ func (t *attempt) refuse(err *relay.PublishError) {
 	if t.first == nil {
 		t.first = err
 	}
-	t.refused[err.Code]++
 	signal(t.settled)
 }
 
@@ -162,34 +165,42 @@ func (t *attempt) checkpoint() checkpoint {
 }
 
 // finish gives back every lane in which nothing is left open. If something was
-// refused it keeps the others for the next attempt and returns the refusal.
-func (t *attempt) finish(ctx context.Context) error {
+// refused and there will be a next attempt, it keeps the others for that one and
+// returns the refusal.
+func (t *attempt) finish(ctx context.Context, again bool) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	next := make(map[int16]int64, len(t.lease.From))
-	for lane := range t.lease.From {
-		next[lane] = t.cursor[lane].ID + 1
-	}
-	left := make(map[int16]bool)
-	for ref := range t.open {
-		left[ref.Lane] = true
-		next[ref.Lane] = min(next[ref.Lane], ref.ID)
-	}
+	refused, open, loaded := t.first, len(t.open), t.loaded
 	var keep []int16
-	if t.first != nil {
-		for lane := range left {
-			keep = append(keep, lane)
-			delete(next, lane)
+	if refused != nil && again {
+		left := make(map[int16]bool)
+		for ref := range t.open {
+			left[ref.Lane] = true
 		}
+		keep = slices.Sorted(maps.Keys(left))
 	}
-	if err := t.cfg.Store.Release(ctx, t.lease, next); err != nil {
+	t.mu.Unlock()
+	if err := t.release(ctx, keep); err != nil {
 		return err
 	}
-	if t.first == nil {
+	if refused == nil || !again {
 		return nil
 	}
 	if err := t.cfg.Store.Renew(ctx, t.lease, keep); err != nil {
 		return err
 	}
-	return fmt.Errorf("%s: %d of %d left: %w", t.lease.Topic, len(t.open), t.loaded, t.first)
+	return fmt.Errorf("%s: %d of %d left: %w", t.lease.Topic, open, loaded, refused)
+}
+
+// release frees all lanes that are still this attempt's, but for some.
+func (t *attempt) release(ctx context.Context, keep []int16) error {
+	t.mu.Lock()
+	next := maps.Clone(t.next)
+	for ref := range t.open {
+		next[ref.Lane] = min(next[ref.Lane], ref.ID)
+	}
+	t.mu.Unlock()
+	for _, lane := range keep {
+		delete(next, lane)
+	}
+	return t.cfg.Store.Release(ctx, t.lease, next)
 }

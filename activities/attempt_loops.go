@@ -13,48 +13,62 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// feed loads page after page into events and closes it at the end. It ends when
-// the lanes are empty, the time is over, or something was refused: then it is the
-// next attempt's turn.
-func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until time.Time) error {
+// feed loads page after page into events and closes it at the end. When the lanes
+// are empty it stays on them for a while, because what comes next is then
+// published without another claim. It ends when nothing has come for that long,
+// the time is over, or something was refused: then it is the next attempt's turn.
+func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until time.Time, stay time.Duration) error {
 	defer close(events)
-	from := maps.Clone(t.lease.From)
-	for first := true; len(from) > 0; first = false {
-		if !first && (time.Now().After(until) || !t.roomForMore(ctx)) {
-			return nil
-		}
-		page, err := t.cfg.Store.Load(ctx, t.lease.Topic, from, loadEvents)
+	for lastCame := time.Now(); ; {
+		page, err := t.cfg.Store.Load(ctx, t.lease, t.inHand(), loadEvents)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil // stopped; whoever stopped it knows why
 			}
 			return err
 		}
-		for _, e := range page.Events {
-			from[e.Lane] = relay.Position{ID: e.ID, Replay: e.Replay}
+		if ready := t.opened(page.Events); len(ready) > 0 {
+			select {
+			case events <- ready:
+			case <-ctx.Done():
+				return nil
+			}
 		}
-		ready := t.opened(page.Events, from)
-		maps.DeleteFunc(from, func(lane int16, _ relay.Position) bool { return !slices.Contains(page.More, lane) })
-		if len(ready) == 0 {
-			continue
+		if len(page.Events) > 0 {
+			lastCame = time.Now()
 		}
-		select {
-		case events <- ready:
-		case <-ctx.Done():
+		if !page.More {
+			if time.Since(lastCame) >= stay {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(t.cfg.PollEvery):
+			}
+		}
+		if time.Now().After(until) || !t.roomForMore(ctx) {
 			return nil
 		}
 	}
-	return nil
+}
+
+// inHand is what is loaded and not settled.
+func (t *attempt) inHand() []relay.Ref {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.open))
 }
 
 // opened notes what was loaded, and returns what can be sent of it.
-func (t *attempt) opened(loaded []relay.Event, cursor map[int16]relay.Position) []relay.Event {
+func (t *attempt) opened(loaded []relay.Event) []relay.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.loaded += len(loaded)
-	maps.Copy(t.cursor, cursor)
 	for _, e := range loaded {
-		t.open[e.Ref] = true
+		t.open[e.Ref] = len(e.Payload)
+		t.openBytes += len(e.Payload)
+		t.next[e.Lane] = max(t.next[e.Lane], e.ID+1)
 		if e.EventID == "" {
 			t.refuse(&relay.PublishError{
 				Code:    relay.CodeEventMissing,
@@ -66,11 +80,12 @@ func (t *attempt) opened(loaded []relay.Event, cursor map[int16]relay.Position) 
 }
 
 // roomForMore waits until half a page is settled. It reports false if there is
-// nothing more to load for: something was refused, or ctx ended.
+// nothing to load for: something was refused, or ctx ended.
 func (t *attempt) roomForMore(ctx context.Context) bool {
 	for {
 		t.mu.Lock()
-		room, refused := len(t.open) <= relay.PageEvents-loadEvents, t.first != nil
+		room := len(t.open) <= relay.PageEvents-loadEvents && t.openBytes <= relay.PageBytes/2
+		refused := t.first != nil
 		t.mu.Unlock()
 		if refused || ctx.Err() != nil {
 			return false
@@ -95,6 +110,14 @@ func (t *attempt) settle(ctx context.Context, sent <-chan struct{}) error {
 		case <-sent:
 			last = true
 		}
+		if !last && t.moreComes() {
+			// A few more for the same commit, unless nothing else is under way.
+			select {
+			case <-sent:
+				last = true
+			case <-time.After(settleEvery):
+			}
+		}
 		if err := t.settleAcked(ctx); err != nil {
 			t.stop(err)
 			return err
@@ -103,6 +126,13 @@ func (t *attempt) settle(ctx context.Context, sent <-chan struct{}) error {
 			return nil
 		}
 	}
+}
+
+// moreComes reports whether acknowledgements are few and others are on their way.
+func (t *attempt) moreComes() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.acked) < settleEvents && len(t.acked) < len(t.open)
 }
 
 func (t *attempt) settleAcked(ctx context.Context) error {
@@ -124,6 +154,7 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	for _, ref := range t.settling {
+		t.openBytes -= t.open[ref]
 		delete(t.open, ref)
 	}
 	t.settling = nil
@@ -167,4 +198,4 @@ func (t *attempt) keep(ctx, keepCtx context.Context) {
 	}
 }
 
-func (t *attempt) lanes() []int16 { return slices.Sorted(maps.Keys(t.lease.From)) }
+func (t *attempt) lanes() []int16 { return slices.Sorted(maps.Keys(t.lease.LowID)) }

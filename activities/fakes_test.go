@@ -29,6 +29,7 @@ type store struct {
 	released map[int16]int64
 	renewed  [][]int16
 	loads    int
+	open     int // most events in hand at a load
 
 	claim      func(n int) ([]relay.Batch, error)
 	claims     int
@@ -57,34 +58,34 @@ func (s *store) TakeOver(_ context.Context, b relay.Batch) (relay.Lease, error) 
 	if s.takeOverIs != nil {
 		return relay.Lease{}, s.takeOverIs
 	}
-	from := map[int16]relay.Position{}
+	low := map[int16]int64{}
 	for _, lane := range b.Lanes {
-		from[lane] = relay.Position{}
+		low[lane] = 0
 	}
-	return relay.Lease{Topic: b.Topic, From: from}, nil
+	return relay.Lease{Topic: b.Topic, LowID: low}, nil
 }
 
-func (s *store) Load(_ context.Context, _ string, from map[int16]relay.Position, events int) (relay.Page, error) {
+func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loads++
+	s.open = max(s.open, len(inHand))
 	if s.loadErr != nil {
 		if err := s.loadErr(s.loads); err != nil {
 			return relay.Page{}, err
 		}
 	}
 	var page relay.Page
-	for _, lane := range slices.Sorted(maps.Keys(from)) {
+	perLane := max(1, events/len(l.LowID))
+	for _, lane := range slices.Sorted(maps.Keys(l.LowID)) {
 		got := 0
 		for _, e := range s.pending {
-			if e.Lane == lane && e.ID > from[lane].ID && got < max(1, events/len(from)) {
+			if e.Lane == lane && got < perLane && !slices.Contains(inHand, e.Ref) {
 				page.Events = append(page.Events, e)
 				got++
 			}
 		}
-		if got == max(1, events/len(from)) {
-			page.More = append(page.More, lane)
-		}
+		page.More = page.More || got == perLane
 	}
 	return page, nil
 }

@@ -18,6 +18,9 @@ type PublishRequest struct {
 	// For is how long to go on while the batch's lanes hold more. It is cut to
 	// Config.BatchFor.
 	For time.Duration `json:"for"`
+	// Stay is how long to stay on lanes in which nothing is left, within For.
+	// What comes meanwhile is published without another claim. 0: not at all.
+	Stay time.Duration `json:"stay,omitempty"`
 }
 
 // PublishResult says what a batch came to, over all attempts.
@@ -59,11 +62,11 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		return PublishResult{}, failure(ctx, err)
 	}
 	t := newAttempt(a.cfg, lease, leaseFrom, last.Published)
-	requests, err := t.run(ctx, r.Concurrency, began.Add(min(r.For, a.cfg.BatchFor)))
+	requests, err := t.run(ctx, r.Concurrency, began.Add(min(r.For, a.cfg.BatchFor)), r.Stay)
 	result := PublishResult{Published: t.published, Requests: requests}
-	if err == nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.Canceled) {
-		// Paused or reset by an operator: it has to end as an attempt, not as done.
-		err = ctx.Err()
+	if cause := context.Cause(ctx); err == nil &&
+		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {
+		err = ctx.Err() // it has to end as an attempt, not as done
 	}
 	if err != nil {
 		activity.RecordHeartbeat(ctx, t.checkpoint())

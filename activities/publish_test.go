@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,16 +37,108 @@ func TestABatchPublishesAllThatItsLanesHoldPageAfterPage(t *testing.T) {
 func TestNoMoreThanAPageIsLoadedAndUnsettled(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(2000, 1)
-	e.publisher.before = func(context.Context, int, relay.PublishRequest) {
-		e.store.mu.Lock()
-		defer e.store.mu.Unlock()
-		if open := e.store.loads*loadEvents - len(e.store.settled); open > relay.PageEvents {
-			t.Errorf("%d events are loaded and not settled", open)
-		}
-	}
 	r, err := e.publish(t, 1)
 	require.NoError(t, err)
 	require.Equal(t, 2000, r.Published)
+	require.LessOrEqual(t, e.store.open+loadEvents, relay.PageEvents)
+}
+
+func TestLargePayloadsAreLoadedFewAtATime(t *testing.T) {
+	e := newEnv(t)
+	e.cfg.PollEvery = time.Millisecond
+	for i := range 40 {
+		e.store.pending = append(e.store.pending, relay.Event{
+			Ref: relay.Ref{ID: int64(i + 1), Lane: int16(i % 16)}, EventID: "e", Payload: strings.Repeat("x", 1<<20),
+		})
+	}
+	lanes := make([]int16, 16)
+	for i := range lanes {
+		lanes[i] = int16(i)
+	}
+	blocked := make(chan struct{})
+	e.publisher.before = func(_ context.Context, n int, _ relay.PublishRequest) {
+		if n == 1 {
+			go func() { time.Sleep(100 * time.Millisecond); close(blocked) }() // so long nothing may be loaded
+			<-blocked
+			e.store.mu.Lock()
+			defer e.store.mu.Unlock()
+			if e.store.loads != 1 {
+				t.Errorf("%d loads while 40 MiB are open", e.store.loads)
+			}
+		}
+	}
+	r, err := e.publish(t, lanes...)
+	require.NoError(t, err)
+	require.Equal(t, 40, r.Published)
+}
+
+func TestABatchStaysOnItsLanesForWhatComesNext(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(3, 1)
+	came := 3
+	e.publisher.before = func(context.Context, int, relay.PublishRequest) {
+		if came < 50 { // a producer that writes one event each time one is published
+			came++
+			e.store.mu.Lock()
+			defer e.store.mu.Unlock()
+			e.store.pending = append(e.store.pending, relay.Event{Ref: relay.Ref{ID: int64(came), Lane: 1}, EventID: "e", Payload: "x"})
+		}
+	}
+	v, err := e.ExecuteActivity(e.PublishBatch, PublishRequest{
+		Batch: relay.Batch{Topic: "orders", Lanes: []int16{1}}, For: 5 * time.Second, Stay: 100 * time.Millisecond,
+	})
+	require.NoError(t, err)
+	var r PublishResult
+	require.NoError(t, v.Get(&r))
+	require.Equal(t, 50, r.Published)
+	require.Equal(t, map[int16]int64{1: 51}, e.store.released)
+}
+
+func TestAnEventThatCommitsLateIsNotOvertakenByLaterOnesOfItsKey(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(3*loadEvents, 1)
+	late := e.store.pending[0] // its transaction is open when the first page is loaded
+	after := relay.Event{Ref: relay.Ref{ID: 9999, Lane: 1}, EventID: "e", Payload: "x"}
+	e.store.pending = e.store.pending[1:]
+	e.publisher.before = func(_ context.Context, n int, _ relay.PublishRequest) {
+		if n == 1 {
+			e.store.mu.Lock()
+			defer e.store.mu.Unlock()
+			e.store.pending = append([]relay.Event{late}, append(e.store.pending, after)...)
+		}
+	}
+	_, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Less(t, slices.Index(e.publisher.sent, late.Ref), slices.Index(e.publisher.sent, after.Ref))
+	require.Contains(t, e.publisher.sent, late.Ref)
+}
+
+func TestOneRefusedEventDoesNotStopItsBatch(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(250, 1)
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.ID <= 10 { // a whole request's worth, each for itself
+			return &relay.PublishError{Code: relay.CodeTooLarge, Message: "too large"}
+		}
+		return nil
+	}
+	_, err := e.publish(t, 1)
+	require.Equal(t, "orders: 10 of 250 left: EventTooLarge: too large", asApplicationError(t, err).Message())
+	require.Len(t, e.store.settled, 240)
+}
+
+func TestABatchSendsOnlyALittleLongerThanItLoads(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(250, 1)
+	e.publisher.before = func(context.Context, int, relay.PublishRequest) { time.Sleep(300 * time.Millisecond) } // a slow destination
+	began := time.Now()
+	v, err := e.ExecuteActivity(e.PublishBatch, PublishRequest{Batch: relay.Batch{Topic: "orders", Lanes: []int16{1}}})
+	require.NoError(t, err)
+	var r PublishResult
+	require.NoError(t, v.Get(&r))
+	require.Less(t, r.Published, 100)
+	require.Less(t, time.Since(began), 3*sendGrace)
+	require.Equal(t, map[int16]int64{1: int64(r.Published + 1)}, e.store.released, "what was not sent is for the next claim")
 }
 
 func TestABatchEndsWhenItsTimeIsOverEvenIfItsLanesHoldMore(t *testing.T) {
@@ -83,7 +176,7 @@ func TestWhenAWholeRequestIsRefusedTheRestIsNotSent(t *testing.T) {
 	e.store.fill(200, 1)
 	e.publisher.answer = func(n int, _ relay.Event) *relay.PublishError {
 		if n > 2 {
-			return &relay.PublishError{Code: "NotFound", Message: "no such topic"}
+			return &relay.PublishError{Code: "NotFound", Message: "no such topic", Whole: true}
 		}
 		return nil
 	}
@@ -112,7 +205,7 @@ func TestAClaimInOtherHandsIsNotRetriedAndPublishesNothing(t *testing.T) {
 	require.Zero(t, e.publisher.requests)
 }
 
-func TestAnAttemptWhoseLeaseIsInOtherHandsStopsAndReleasesNothing(t *testing.T) {
+func TestAnAttemptThatHasLostALaneStopsAndGivesUpTheOthers(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Lease = 2 * time.Second // so that it renews at the first tick
 	e.store.fill(500, 1)
@@ -124,7 +217,6 @@ func TestAnAttemptWhoseLeaseIsInOtherHandsStopsAndReleasesNothing(t *testing.T) 
 	}
 	_, err := e.publish(t, 1)
 	require.Equal(t, TypeClaimLost, asApplicationError(t, err).Type())
-	require.Nil(t, e.store.released)
 	require.LessOrEqual(t, e.publisher.requests, 3)
 }
 

@@ -86,6 +86,9 @@ func (r *relay) workerOptions() worker.Options {
 		// before any other may take it: the pause of the relay when a worker is
 		// stopped. The SDK's default is 5 s.
 		StickyScheduleToStartTimeout: time.Second,
+		// The SDK sends heartbeats at 0.8 of their timeout, 8 s, if not told otherwise,
+		// and only a heartbeat learns that an activity was cancelled or paused.
+		MaxHeartbeatThrottleInterval: 2 * time.Second,
 		// Each batch holds few goroutines and at most a page in memory.
 		MaxConcurrentActivityExecutionSize: 100,
 	}

@@ -17,7 +17,9 @@ const (
 	// next run.
 	RunFor = 2 * time.Minute
 	// DrainFor is how long batches in flight then have before they are cancelled.
-	DrainFor = 10 * time.Second
+	// Those that get through end by themselves within a second; it is the others
+	// that it keeps the next run waiting for.
+	DrainFor = 3 * time.Second
 	// RunTimeout ends a run that is stuck, so that the next can begin.
 	RunTimeout = 4 * time.Minute
 	// ScheduleEvery starts runs. It is shorter than a run, so that with overlap
@@ -41,6 +43,10 @@ const (
 	publishTimeout = 3 * time.Minute
 	// BatchFor is how long one batch goes on while its lanes hold more.
 	BatchFor = 5 * time.Second
+	// BatchStay is how long a batch stays on lanes in which nothing is left, while
+	// slots are plenty: a topic with traffic then needs a claim every few seconds
+	// and not for every few events.
+	BatchStay = 500 * time.Millisecond
 
 	heartbeatTimeout = 10 * time.Second
 	releaseTimeout   = 10 * time.Second

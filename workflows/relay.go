@@ -77,21 +77,18 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 	defer cancel()
 	r := &run{
 		in: in, result: in.Before.Result,
-		selector: workflow.NewSelector(ctx),
+		selector: workflow.NewSelector(ctx), cancel: cancel,
 	}
-	// Whatever is still under way then is cancelled. Until then it is waited for.
-	end := workflow.NewTimer(workCtx, in.Before.Deadline.Add(DrainFor).Sub(workflow.Now(ctx)))
-	r.selector.AddFuture(end, func(f workflow.Future) {
-		if f.Get(ctx, nil) == nil {
-			r.cancelled = true
-			cancel()
-		}
-	})
-	for {
+	r.cancelAfter(workCtx, in.Before.Deadline.Add(DrainFor).Sub(workflow.Now(ctx)))
+	for draining := false; ; {
 		if r.mayClaim(ctx) {
 			r.claim(workCtx)
+		} else if r.mustEnd(ctx) && !draining {
+			// Sooner than its deadline, with batches that may be retried for ever.
+			draining = true
+			r.cancelAfter(workCtx, DrainFor)
 		}
-		if !r.claiming && r.batches == 0 {
+		if !r.claiming && r.batches == 0 && r.releasing == 0 {
 			break
 		}
 		r.selector.Select(ctx)
@@ -101,7 +98,7 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 		return r.result, r.failure
 	case ctx.Err() != nil: // somebody cancelled the run
 		return r.result, ctx.Err()
-	case r.cancelled || !workflow.Now(ctx).Before(in.Before.Deadline):
+	case !workflow.Now(ctx).Before(in.Before.Deadline):
 		return r.result, nil
 	}
 	in.Before.Result = r.result
@@ -115,24 +112,43 @@ type run struct {
 	result    RelayResult
 	claiming  bool
 	batches   int // in flight
+	releasing int // batches being released
+	cancel    workflow.CancelFunc
 	cancelled bool
 	failure   error
 }
 
-func (r *run) mayClaim(ctx workflow.Context) bool {
-	return !r.claiming && r.batches < r.in.Slots && !r.cancelled && r.failure == nil &&
-		ctx.Err() == nil &&
-		workflow.Now(ctx).Before(r.in.Before.Deadline) &&
-		workflow.GetInfo(ctx).GetCurrentHistoryLength() < maxHistory
+// cancelAfter cancels whatever is still under way then.
+func (r *run) cancelAfter(ctx workflow.Context, d time.Duration) {
+	r.selector.AddFuture(workflow.NewTimer(ctx, d), func(f workflow.Future) {
+		if f.Get(ctx, nil) == nil {
+			r.cancelled = true
+			r.cancel()
+		}
+	})
 }
+
+// mustEnd reports whether the run has to end before its deadline.
+func (r *run) mustEnd(ctx workflow.Context) bool {
+	return r.failure != nil || workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
+}
+
+func (r *run) mayClaim(ctx workflow.Context) bool {
+	return !r.claiming && r.batches < r.in.Slots && !r.cancelled && ctx.Err() == nil &&
+		!r.mustEnd(ctx) && workflow.Now(ctx).Before(r.in.Before.Deadline)
+}
+
+// ending reports whether errors are those of being cancelled, whatever they say.
+func (r *run) ending(ctx workflow.Context) bool { return r.cancelled || ctx.Err() != nil }
 
 // act refers to activities by method; it is never used as a receiver.
 var act *activities.Activities
 
 func (r *run) claim(ctx workflow.Context) {
 	r.claiming = true
+	asked := r.in.Slots - r.batches
 	claimed := workflow.ExecuteActivity(claimOptions(ctx), act.ClaimBatches, activities.ClaimRequest{
-		Batches:  r.in.Slots - r.batches,
+		Batches:  asked,
 		PerTopic: max(1, r.in.Slots/topicShare),
 		Linger:   r.in.Linger,
 		Wait:     min(ClaimWait, r.in.Before.Deadline.Sub(workflow.Now(ctx))),
@@ -141,23 +157,31 @@ func (r *run) claim(ctx workflow.Context) {
 		r.claiming = false
 		var result activities.ClaimResult
 		if err := f.Get(ctx, &result); err != nil {
-			if !temporal.IsCanceledError(err) {
+			if !r.ending(ctx) {
 				r.failure = temporal.NewApplicationErrorWithCause("claim batches", "ClaimFailed", err)
 			}
 			return
 		}
+		// When as many were claimed as were asked for, others may be waiting for
+		// a slot, and no batch stays.
+		plenty := len(result.Batches) < asked
 		for _, b := range result.Batches {
-			r.publish(ctx, b)
+			r.publish(ctx, b, plenty)
 		}
 	})
 }
 
-func (r *run) publish(ctx workflow.Context, b relay.Batch) {
+func (r *run) publish(ctx workflow.Context, b relay.Batch, plenty bool) {
 	r.batches++
+	stay := BatchStay
+	if !plenty || r.batches > r.in.Slots/2 {
+		stay = 0
+	}
 	published := workflow.ExecuteActivity(publishOptions(ctx, b), act.PublishBatch, activities.PublishRequest{
 		Batch:       b,
 		Concurrency: r.in.Concurrency,
 		For:         max(0, min(BatchFor, r.in.Before.Deadline.Sub(workflow.Now(ctx)))),
+		Stay:        stay,
 	})
 	r.selector.AddFuture(published, func(f workflow.Future) {
 		r.batches--
@@ -173,19 +197,28 @@ func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.P
 	switch {
 	case err == nil:
 		r.result.add(b.Topic, result.Published)
-	case temporal.IsCanceledError(err):
-		r.result.Cancelled++
-		// Cancelled between two attempts, it could not release its lanes itself.
-		free, _ := workflow.NewDisconnectedContext(ctx)
-		if err := workflow.ExecuteActivity(releaseOptions(free, b), act.ReleaseBatch, b).Get(free, nil); err != nil {
-			workflow.GetLogger(ctx).Warn("batch not released: its lanes wait for the end of their lease",
-				"topic", b.Topic, "lanes", relay.FormatLanes(b.Lanes), "error", err)
-		}
 	case asApplicationError(err, &failure) && failure.Type() == activities.TypeClaimLost:
 		r.result.Lost++
+	case r.ending(ctx):
+		r.result.Cancelled++
+		r.release(ctx, b)
 	default:
 		r.failure = temporal.NewApplicationErrorWithCause("publish "+summary(b), "PublishFailed", err)
 	}
+}
+
+// release gives up a batch that was cancelled between two attempts, when it could
+// not release its lanes itself.
+func (r *run) release(ctx workflow.Context, b relay.Batch) {
+	free, _ := workflow.NewDisconnectedContext(ctx)
+	r.releasing++
+	r.selector.AddFuture(workflow.ExecuteActivity(releaseOptions(free, b), act.ReleaseBatch, b), func(f workflow.Future) {
+		r.releasing--
+		if err := f.Get(free, nil); err != nil {
+			workflow.GetLogger(free).Warn("batch not released: its lanes wait for the end of their lease",
+				"topic", b.Topic, "lanes", relay.FormatLanes(b.Lanes), "error", err)
+		}
+	})
 }
 
 // summary describes a batch in the UI: "orders · 500 events · lanes 0-15".

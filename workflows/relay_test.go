@@ -148,7 +148,6 @@ func TestNoMoreBatchesAreInFlightThanThereAreSlots(t *testing.T) {
 	r := e.run(workflows.RelayInput{Slots: 8, RunFor: 30 * time.Second})
 	require.Equal(t, 8, most)
 	require.Greater(t, r.Batches, 50)
-	require.Len(t, e.began, r.Batches)
 }
 
 func TestTheLastBatchesAreWaitedFor(t *testing.T) {

@@ -83,6 +83,8 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	if err := s.sweepWhenDue(ctx); err != nil {
 		return nil, err
 	}
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	rows, err := s.pool.Query(ctx, waitingSQL, r.PerTopic)
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
@@ -195,6 +197,8 @@ ORDER BY topic, lane`
 // Claimed returns what an earlier attempt of the same activity claimed before
 // its answer was lost.
 func (s *Store) Claimed(ctx context.Context, by string) ([]relay.Batch, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	rows, err := s.pool.Query(ctx, claimedSQL, by)
 	if err != nil {
 		return nil, fmt.Errorf("find earlier claims: %w", err)

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -69,19 +70,16 @@ func TestConcurrentProducersAndRelaysLoseRepeatAndReorderNothing(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				page, err := o.Load(t.Context(), b.Topic, l.From, 100)
+				page, err := o.Load(t.Context(), l, nil, 100)
 				if err != nil {
 					return err
 				}
-				next := map[int16]int64{}
-				for lane, at := range l.From {
-					next[lane] = at.ID + 1
-				}
+				next := maps.Clone(l.LowID)
 				var refs []relay.Ref
 				mu.Lock()
 				for _, e := range page.Events {
 					came[e.Key] = append(came[e.Key], e.Payload)
-					refs, next[e.Lane] = append(refs, e.Ref), e.ID+1
+					refs, next[e.Lane] = append(refs, e.Ref), max(next[e.Lane], e.ID+1)
 				}
 				mu.Unlock()
 				if err := o.Settle(t.Context(), b.Topic, refs); err != nil {

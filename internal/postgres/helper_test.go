@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -98,26 +99,20 @@ func (o testOutbox) claimOne() (relay.Batch, relay.Lease) {
 	return batches[0], lease
 }
 
-// drain publishes nothing and settles everything in a lease.
+// drain publishes nothing, settles everything in a lease and releases it.
 func (o testOutbox) drain(l relay.Lease) (ids []int64) {
 	o.t.Helper()
-	next := map[int16]int64{}
-	for lane, at := range l.From {
-		next[lane] = at.ID + 1
-	}
-	for from := l.From; ; {
-		page, err := o.Load(o.t.Context(), l.Topic, from, relay.PageEvents)
+	next := maps.Clone(l.LowID)
+	for more := true; more; {
+		page, err := o.Load(o.t.Context(), l, nil, relay.PageEvents)
 		require.NoError(o.t, err)
 		var refs []relay.Ref
 		for _, e := range page.Events {
 			refs, ids = append(refs, e.Ref), append(ids, e.ID)
-			from[e.Lane] = relay.Position{ID: e.ID, Replay: e.Replay}
-			next[e.Lane] = e.ID + 1
+			next[e.Lane] = max(next[e.Lane], e.ID+1)
 		}
 		require.NoError(o.t, o.Settle(o.t.Context(), l.Topic, refs))
-		if len(page.More) == 0 {
-			break
-		}
+		more = page.More
 	}
 	require.NoError(o.t, o.Release(o.t.Context(), l, next))
 	return ids

@@ -31,23 +31,25 @@ RETURNING l.lane, l.low_id`
 // still does with that batch is fenced off from here on. It returns
 // relay.ErrClaimLost if none of the lanes belongs to the claim any more.
 func (s *Store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	s.forget(b.ClaimID)
 	holder := outbox.NewID().String()
 	rows, err := s.pool.Query(ctx, takeOverSQL, b.Topic, b.Lanes, b.ClaimID, holder, s.cfg.Lease)
 	if err != nil {
 		return relay.Lease{}, fmt.Errorf("take batch over: %w", err)
 	}
-	l := relay.Lease{Topic: b.Topic, Holder: holder, From: make(map[int16]relay.Position, len(b.Lanes))}
+	l := relay.Lease{Topic: b.Topic, Holder: holder, LowID: make(map[int16]int64, len(b.Lanes))}
 	var number int16
 	var low int64
 	_, err = pgx.ForEachRow(rows, []any{&number, &low}, func() error {
-		l.From[number] = relay.Position{ID: low - 1}
+		l.LowID[number] = low
 		return nil
 	})
 	if err != nil {
 		return relay.Lease{}, fmt.Errorf("take batch over: %w", err)
 	}
-	if len(l.From) == 0 {
+	if len(l.LowID) == 0 {
 		return relay.Lease{}, fmt.Errorf("take batch over: %w", relay.ErrClaimLost)
 	}
 	return l, nil
@@ -68,6 +70,8 @@ WHERE l.topic = mine.topic AND l.lane = mine.lane`
 // Renew extends an attempt's hold on some of its lanes to a full lease from now.
 // It returns relay.ErrClaimLost if any of them is in other hands.
 func (s *Store) Renew(ctx context.Context, l relay.Lease, lanes []int16) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	tag, err := s.pool.Exec(ctx, renewSQL, l.Topic, lanes, l.Holder, s.cfg.Lease)
 	if err != nil {
 		return fmt.Errorf("renew lease: %w", err)
@@ -79,12 +83,12 @@ func (s *Store) Renew(ctx context.Context, l relay.Lease, lanes []int16) error {
 }
 
 // releaseSQL frees lanes that an attempt still holds, and moves their low_id.
-// The mark from which scans begin lags two seconds behind what was seen settled,
-// so that a transaction that took its id before and commits within that time is
-// found by the next claim, and only a slower one needs the sweep.
+// The mark from which scans begin lags behind what was seen settled until every
+// transaction that was open then has ended, so that one that took its id before
+// and commits late is claimed together with what its key has after it.
 const releaseSQL = `
 WITH mine AS (
-    SELECT l.topic, l.lane, done.next_id, l.seen_at < now() - interval '2 seconds' AS aged
+    SELECT l.topic, l.lane, done.next_id, outbox.mark_is_safe(l.seen_at, l.seen_xid) AS aged
     FROM unnest($2::smallint[], $3::bigint[]) AS done(lane, next_id)
     JOIN outbox.lane l ON l.topic = $1 AND l.lane = done.lane
     WHERE l.holder = $4
@@ -94,7 +98,8 @@ UPDATE outbox.lane l
 SET claim_id = NULL, holder = NULL, leased_until = NULL, claimed_by = NULL,
     low_id  = CASE WHEN aged THEN least(l.seen_id, next_id) ELSE l.low_id END,
     seen_id = CASE WHEN aged THEN next_id ELSE l.seen_id END,
-    seen_at = CASE WHEN aged THEN now() ELSE l.seen_at END
+    seen_at = CASE WHEN aged THEN now() ELSE l.seen_at END,
+    seen_xid = CASE WHEN aged THEN pg_snapshot_xmax(pg_current_snapshot()) ELSE l.seen_xid END
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`
 
@@ -102,6 +107,8 @@ WHERE l.topic = mine.topic AND l.lane = mine.lane`
 // pending as far as this attempt has seen. Lanes that are in other hands are left
 // alone.
 func (s *Store) Release(ctx context.Context, l relay.Lease, next map[int16]int64) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	if len(next) == 0 {
 		return nil
 	}
@@ -132,6 +139,8 @@ WHERE l.topic = idle.topic AND l.lane = idle.lane`
 // publish. A worker calls it last when it shuts down: its final answers may still
 // be on their way to a worker that is not there.
 func (s *Store) ReleaseUnbegun(ctx context.Context) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	s.mu.Lock()
 	claims := slices.Collect(maps.Keys(s.untook))
 	clear(s.untook)
@@ -177,6 +186,8 @@ WHERE l.topic = mine.topic AND l.lane = mine.lane`
 
 // ReleaseClaim frees the lanes of a claim that nobody publishes any more.
 func (s *Store) ReleaseClaim(ctx context.Context, b relay.Batch) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	s.forget(b.ClaimID)
 	if _, err := s.pool.Exec(ctx, releaseClaimSQL, b.Topic, b.Lanes, b.ClaimID); err != nil {
 		return fmt.Errorf("release claim: %w", err)

@@ -43,7 +43,7 @@ func TestAnExpiredClaimThatNobodyWantedIsStillGood(t *testing.T) {
 	o.expireLeases()
 	lease, err := o.TakeOver(t.Context(), batch)
 	require.NoError(t, err)
-	require.Len(t, lease.From, len(batch.Lanes))
+	require.Len(t, lease.LowID, len(batch.Lanes))
 	require.Empty(t, o.claim(), "it is leased again")
 }
 
@@ -55,8 +55,8 @@ func TestALaneLostToAnotherClaimIsMissingFromTheLease(t *testing.T) {
 	o.exec(`UPDATE outbox.lane SET claim_id = gen_random_uuid() WHERE lane = 3`)
 	lease, err := o.TakeOver(t.Context(), batches[0])
 	require.NoError(t, err)
-	require.Len(t, lease.From, relay.Lanes-1)
-	require.NotContains(t, lease.From, int16(3))
+	require.Len(t, lease.LowID, relay.Lanes-1)
+	require.NotContains(t, lease.LowID, int16(3))
 	require.ErrorIs(t, o.Renew(t.Context(), lease, []int16{2, 3}), relay.ErrClaimLost)
 }
 

@@ -15,9 +15,9 @@ func TestEventsAreLoadedAsWritten(t *testing.T) {
 	o.exec(`INSERT INTO outbox.event (event_id, topic, key, type, payload, content_type, attributes)
 	        VALUES ('6f1c7f0e-8a83-4b8b-9a53-0123456789ab', 'orders', 'k 1', 'OrderPlaced', $1, 'text/plain', '{"tenant":"t1"}')`, payload)
 	_, lease := o.claimOne()
-	page, err := o.Load(t.Context(), "orders", lease.From, 10)
+	page, err := o.Load(t.Context(), lease, nil, 10)
 	require.NoError(t, err)
-	require.Empty(t, page.More)
+	require.False(t, page.More)
 	require.Len(t, page.Events, 1)
 	e := page.Events[0]
 	require.Equal(t, "6f1c7f0e-8a83-4b8b-9a53-0123456789ab", e.EventID)
@@ -30,20 +30,19 @@ func TestPagesFollowEachOtherInOrderWithoutGapsOrRepeats(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "one", 95)
 	_, lease := o.claimOne()
-	from := lease.From
 	var ids []int64
+	var inHand []relay.Ref
 	for pages := 1; ; pages++ {
-		page, err := o.Load(t.Context(), "orders", from, 30)
+		page, err := o.Load(t.Context(), lease, inHand, 30)
 		require.NoError(t, err)
 		for _, e := range page.Events {
-			ids = append(ids, e.ID)
-			from[e.Lane] = relay.Position{ID: e.ID, Replay: e.Replay}
+			ids, inHand = append(ids, e.ID), append(inHand, e.Ref)
 		}
-		if len(page.More) == 0 {
-			require.Equal(t, 4, pages)
+		if !page.More {
+			require.GreaterOrEqual(t, pages, 4)
 			break
 		}
-		require.Len(t, page.Events, 30)
+		require.LessOrEqual(t, len(page.Events), 30)
 	}
 	require.Len(t, ids, 95)
 	require.IsIncreasing(t, ids)
@@ -55,15 +54,15 @@ func TestAPageIsCutByBytesButNeverEmpty(t *testing.T) {
 		o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('big', 'k', 'T', $1)`, strings.Repeat("x", 3<<20))
 	}
 	_, lease := o.claimOne()
-	page, err := o.Load(t.Context(), "big", lease.From, 100)
+	page, err := o.Load(t.Context(), lease, nil, 100)
 	require.NoError(t, err)
 	require.Len(t, page.Events, 3, "8 MiB are reached in the third")
-	require.Len(t, page.More, 1)
+	require.True(t, page.More)
 
 	o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('huge', 'k', 'T', $1)`, strings.Repeat("x", 9<<20))
 	require.NoError(t, o.Sweep(t.Context()))
 	_, lease = o.claimOne()
-	page, err = o.Load(t.Context(), "huge", lease.From, 100)
+	page, err = o.Load(t.Context(), lease, nil, 100)
 	require.NoError(t, err)
 	require.Len(t, page.Events, 1)
 }
@@ -73,7 +72,7 @@ func TestAPendingEventThatIsGoneIsReportedNotSkipped(t *testing.T) {
 	o.write("orders", 1)
 	o.exec(`DELETE FROM outbox.event`)
 	_, lease := o.claimOne()
-	page, err := o.Load(t.Context(), "orders", lease.From, 10)
+	page, err := o.Load(t.Context(), lease, nil, 10)
 	require.NoError(t, err)
 	require.Len(t, page.Events, 1)
 	require.Empty(t, page.Events[0].EventID)
@@ -84,7 +83,7 @@ func TestSettleRemovesExactlyWhatIsNamed(t *testing.T) {
 	o.writeKey("orders", "k", 10)
 	o.exec(`INSERT INTO outbox.pending SELECT topic, lane, id, created_at, bytes, 7 FROM outbox.pending WHERE id = 5`)
 	_, lease := o.claimOne()
-	page, err := o.Load(t.Context(), "orders", lease.From, 100)
+	page, err := o.Load(t.Context(), lease, nil, 100)
 	require.NoError(t, err)
 	require.Len(t, page.Events, 11, "a replay is pending beside the first delivery")
 	var refs []relay.Ref
@@ -98,4 +97,46 @@ func TestSettleRemovesExactlyWhatIsNamed(t *testing.T) {
 		require.Equal(t, 9, o.pending())
 		require.True(t, query[bool](o, `SELECT EXISTS (SELECT FROM outbox.pending WHERE id = 5 AND replay = 0)`))
 	}
+}
+
+func TestAnEventThatCommitsBetweenPagesComesBeforeLaterOnesOfItsKey(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	tx := slow(o, "orders", "k") // has id 1
+	o.writeKey("orders", "k", 4) // as if of another key of the lane
+	_, lease := o.claimOne()
+	page, err := o.Load(t.Context(), lease, nil, 3)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 3)
+	require.NoError(t, tx.Commit(t.Context()))
+	o.writeKey("orders", "k", 1) // serialised behind it
+	var inHand []relay.Ref
+	for _, e := range page.Events {
+		inHand = append(inHand, e.Ref)
+	}
+	page, err = o.Load(t.Context(), lease, inHand, 4)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 3)
+	require.Equal(t, int64(1), page.Events[0].ID)
+}
+
+func TestLargeEventsOfOneLaneLeaveRoomForTheOthers(t *testing.T) {
+	o := open(t)
+	for range 4 {
+		o.exec(`INSERT INTO outbox.event (topic, key, type, payload) SELECT 'big', 'k' || i, 'T', $1 FROM generate_series(1, 8) i`, strings.Repeat("x", 1<<20))
+	}
+	r := request("x")
+	r.PerTopic = 1
+	batches, err := o.Claim(t.Context(), r)
+	require.NoError(t, err)
+	require.Len(t, batches, 1)
+	lease, err := o.TakeOver(t.Context(), batches[0])
+	require.NoError(t, err)
+	lanes := map[int16]bool{}
+	page, err := o.Load(t.Context(), lease, nil, 200)
+	require.NoError(t, err)
+	for _, e := range page.Events {
+		lanes[e.Lane] = true
+	}
+	require.Equal(t, query[int](o, `SELECT count(DISTINCT lane) FROM outbox.pending`), len(lanes), "every lane has its first event in the page")
 }

@@ -79,9 +79,28 @@ func pack(waiting []lane, r relay.ClaimRequest) [][]lane {
 	}
 	var batches [][]lane
 	for _, topic := range order {
-		batches = append(batches, spread(lanesOf[topic], give[topic])...)
+		if give[topic] > 0 {
+			batches = append(batches, spread(withIdleLanes(topic, lanesOf[topic]), give[topic])...)
+		}
 	}
 	return batches
+}
+
+// withIdleLanes adds the lanes of a topic in which nothing waits. They are claimed
+// along, as far as they are free, because a batch stays on its lanes for what
+// comes next, and that may come in any of them.
+func withIdleLanes(topic string, lanes []lane) []lane {
+	busy := make(map[int16]bool, len(lanes))
+	for _, l := range lanes {
+		busy[l.lane] = true
+	}
+	all := slices.Clone(lanes)
+	for n := range int16(relay.Lanes) {
+		if !busy[n] {
+			all = append(all, lane{topic: topic, lane: n})
+		}
+	}
+	return all
 }
 
 func wantedBatches(lanes []lane, share int, linger time.Duration) int {
@@ -103,10 +122,6 @@ func wantedBatches(lanes []lane, share int, linger time.Duration) int {
 // spread divides lanes into n groups of about equal numbers of events: largest
 // lane first, each into the group that has least.
 func spread(lanes []lane, n int) [][]lane {
-	if n == 0 {
-		return nil
-	}
-	lanes = slices.Clone(lanes)
 	slices.SortStableFunc(lanes, func(a, b lane) int { return cmp.Compare(b.events, a.events) })
 	groups, events := make([][]lane, n), make([]int, n)
 	for _, l := range lanes {

@@ -10,16 +10,26 @@ import (
 )
 
 // settleSQL removes exactly the events named, never a range: between two ids
-// that were published there may be one that committed since.
+// that were published there may be one that committed since. The rows are looked
+// up one by one by the primary key, and then deleted by their place (nothing ever
+// moves them): as a plain join, the planner reads all that is pending of the
+// topic once it holds much.
 const settleSQL = `
-DELETE FROM outbox.pending p
-USING unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS done(lane, id, replay)
-WHERE p.topic = $1 AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay`
+DELETE FROM outbox.pending
+WHERE ctid = ANY (ARRAY(
+    SELECT found.ctid
+    FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS done(lane, id, replay)
+    CROSS JOIN LATERAL (
+        SELECT p.ctid FROM outbox.pending p
+        WHERE p.topic = $1 AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay
+        LIMIT 1) found))`
 
 // Settle removes acknowledged events of a topic from pending. Anyone may do it,
 // holder or not, because the destination has them; doing it again changes
 // nothing.
 func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	if len(done) == 0 {
 		return nil
 	}

@@ -30,6 +30,9 @@ type Config struct {
 	// Lease is how long an attempt of PublishBatch holds its lanes without
 	// renewing. Default 60 s.
 	Lease time.Duration
+	// Timeout bounds every call, so that a database that is silent is an error in
+	// time. Default 8 s: less than the activities' heartbeat timeout.
+	Timeout time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -41,6 +44,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Lease == 0 {
 		c.Lease = 60 * time.Second
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 8 * time.Second
 	}
 	return c
 }
@@ -84,5 +90,7 @@ func (s *Store) Close() {
 	s.pool.Close()
 }
 
-// Lease is the duration of a lease from Config.
-func (s *Store) Lease() time.Duration { return s.cfg.Lease }
+// limit bounds one call.
+func (s *Store) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.cfg.Timeout)
+}

@@ -85,7 +85,7 @@ moving AS (
     SELECT l.topic, l.lane, CASE WHEN l.low_id > first.id THEN first.id ELSE l.seen_id END AS low_id
     FROM outbox.lane l LEFT JOIN first USING (topic, lane)
     WHERE l.low_id > first.id
-       OR l.low_id < l.seen_id AND l.seen_at < now() - interval '2 seconds'
+       OR l.low_id < l.seen_id AND outbox.mark_is_safe(l.seen_at, l.seen_xid)
           AND (first.id IS NULL OR first.id >= l.seen_id)
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)

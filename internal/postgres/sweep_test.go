@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -13,9 +14,16 @@ func slow(o testOutbox, topic, key string) pgx.Tx {
 	o.t.Helper()
 	tx, err := o.db.Begin(o.t.Context())
 	require.NoError(o.t, err)
+	o.t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
 	_, err = tx.Exec(o.t.Context(), `INSERT INTO outbox.event (topic, key, type, payload) VALUES ($1, $2, 'T', 'late')`, topic, key)
 	require.NoError(o.t, err)
 	return tx
+}
+
+func (o testOutbox) sweepOnlyByHand() {
+	o.sweep.mu.Lock()
+	defer o.sweep.mu.Unlock()
+	o.sweep.next = time.Now().Add(time.Hour)
 }
 
 func TestATransactionThatCommitsLateIsClaimedByTheNextClaim(t *testing.T) {
@@ -26,34 +34,58 @@ func TestATransactionThatCommitsLateIsClaimedByTheNextClaim(t *testing.T) {
 	o.writeKey("orders", "k", 3)
 	_, lease := o.claimOne()
 	require.Len(t, o.drain(lease), 3)
-	o.sweep.mu.Lock()
-	o.sweep.next = time.Now().Add(time.Hour) // without a sweep
-	o.sweep.mu.Unlock()
+	o.sweepOnlyByHand()
 	require.NoError(t, tx.Commit(t.Context()))
 	_, lease = o.claimOne()
 	require.Equal(t, []int64{1}, o.drain(lease))
 }
 
-func TestATransactionThatCommitsLaterThanTheMarkIsFoundByTheSweep(t *testing.T) {
+// The mark waits for a transaction that is open, however long: what its key has
+// after it must not be claimed first.
+func TestTheMarkDoesNotPassAnOpenTransaction(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	o.claim()
-	o.sweep.mu.Lock()
-	o.sweep.next = time.Now().Add(time.Hour)
-	o.sweep.mu.Unlock()
+	o.sweepOnlyByHand()
 	tx := slow(o, "orders", "k")
-	for range 3 { // the mark follows in two steps, two seconds apart
-		o.writeKey("orders", "k", 3)
+	for range 3 { // the mark would follow in two steps, two seconds apart
+		o.writeKey("orders", "k", 3) // as if of another key of the lane
 		_, lease := o.claimOne()
 		require.Len(t, o.drain(lease), 3)
 		o.passTime(3)
+		require.NoError(t, o.Sweep(t.Context()))
 	}
-	require.Greater(t, query[int64](o, `SELECT max(low_id) FROM outbox.lane`), int64(1), "the mark has passed the open transaction")
 	require.NoError(t, tx.Commit(t.Context()))
+	o.writeKey("orders", "k", 1) // serialised behind it
+	_, lease := o.claimOne()
+	require.Equal(t, []int64{1, 11}, o.drain(lease), "in one claim, in order")
+
+	for range 3 {
+		o.writeKey("orders", "k", 1)
+		_, lease := o.claimOne()
+		require.Len(t, o.drain(lease), 1)
+		o.passTime(3)
+	}
+	require.Greater(t, query[int64](o, `SELECT max(low_id) FROM outbox.lane`), int64(10), "then it follows")
+}
+
+func TestWhatIsPendingBelowTheMarkIsFoundByTheSweep(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 1)
+	o.claim()
+	o.sweepOnlyByHand()
+	o.exec(`UPDATE outbox.lane SET low_id = 100, seen_id = 100, leased_until = NULL, claim_id = NULL`)
 	require.Empty(t, o.claim(), "below the mark")
 	require.NoError(t, o.Sweep(t.Context()))
 	_, lease := o.claimOne()
 	require.Equal(t, []int64{1}, o.drain(lease))
+}
+
+func TestAMarkFromBeforeARestoreDoesNotWaitForEver(t *testing.T) {
+	o := open(t)
+	o.exec(`INSERT INTO outbox.lane (topic, lane, seen_id, seen_at, seen_xid) VALUES ('orders', 1, 7, now() - interval '1 hour', '9000000000')`)
+	require.NoError(t, o.Sweep(t.Context()))
+	require.Equal(t, int64(7), query[int64](o, `SELECT low_id FROM outbox.lane WHERE lane = 1`))
 }
 
 func TestClaimsSweepByThemselves(t *testing.T) {

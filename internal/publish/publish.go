@@ -48,6 +48,7 @@ func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 	}
 	if err != nil {
 		s.unroutable = publishError(err)
+		s.unroutable.Whole = true
 	}
 	err = s.run()
 	s.result.Held, s.result.Unsent = s.packer.held, s.packer.unsent()

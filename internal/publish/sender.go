@@ -40,6 +40,7 @@ var unanswered = new(relay.PublishError)
 // failAll is the answer to a request that failed as a whole.
 func failAll(err error) (a answer) {
 	pe := publishError(err)
+	pe.Whole = true
 	for i := range a {
 		a[i] = pe
 	}

@@ -27,6 +27,9 @@ type PublishError struct {
 	// people: it is also set for some throttling and KMS errors, so it does not
 	// decide about a retry.
 	SenderFault bool
+	// Whole is true if it was not about this event: its whole request was refused
+	// or unanswered, or the topic has no destination. Others would fare no better.
+	Whole bool
 	// Err is the cause, where there is one.
 	Err error
 }

@@ -83,19 +83,13 @@ type Lease struct {
 	// Holder names the attempt. Renewing and releasing need it, so what an
 	// earlier attempt still does cannot disturb a later one.
 	Holder string
-	// From has, for every lane held, the position its events are loaded from.
-	From map[int16]Position
-}
-
-// Position is a place in a lane: everything at or before it has been seen.
-type Position struct {
-	ID     int64
-	Replay int64
+	// LowID has, for every lane held, the id from which its events are loaded.
+	LowID map[int16]int64
 }
 
 // Page is a part of a batch's events, ascending in each lane.
 type Page struct {
 	Events []Event
-	// More has the lanes that may hold more behind this page.
-	More []int16
+	// More is true if the lanes may hold more than this page.
+	More bool
 }

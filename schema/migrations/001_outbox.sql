@@ -80,12 +80,14 @@ CREATE TABLE outbox.lane (
     claimed_at   timestamptz, -- also after release: who was served longest ago goes first
     claimed_by   text,        -- workflow run and activity
     -- Scans of pending begin here. What is pending below it (a transaction that
-    -- committed late) is found by the sweep, once a second. seen_id becomes
-    -- low_id when it is two seconds old, so that a transaction of ordinary
-    -- length never needs the sweep.
+    -- committed late) would be found by the sweep only, after later events of its
+    -- key. So seen_id becomes low_id not before every transaction that was open
+    -- when it was noted has ended, and two seconds have passed: a transaction may
+    -- have drawn its id a moment before it shows in a snapshot.
     low_id       bigint      NOT NULL DEFAULT 0,
     seen_id      bigint      NOT NULL DEFAULT 0,
     seen_at      timestamptz NOT NULL DEFAULT '-infinity',
+    seen_xid     xid8        NOT NULL DEFAULT '0',
     PRIMARY KEY (topic, lane)
 ) WITH (
     -- Every claim updates its lanes in place; half-empty pages keep that within
@@ -108,6 +110,14 @@ CREATE TABLE outbox.topic (
     recovery_workflow_id  text,
     CHECK ((paused_at IS NULL) = (paused_by IS NULL))
 );
+
+-- May what a lane has noted as settled become the place where its scans begin?
+-- (An xid from the future is that of another cluster, from before a restore.)
+CREATE FUNCTION outbox.mark_is_safe(seen_at timestamptz, seen_xid xid8) RETURNS boolean
+LANGUAGE sql STABLE
+RETURN seen_at < now() - interval '2 seconds'
+       AND (seen_xid <= pg_snapshot_xmin(pg_current_snapshot())
+            OR seen_xid > pg_snapshot_xmax(pg_current_snapshot()));
 
 CREATE TABLE outbox.dead_letter (
     topic       text        NOT NULL,
@@ -185,4 +195,4 @@ LEFT JOIN outbox.dead_letter d ON (d.topic, d.lane, d.id) = (e.topic, e.lane, e.
 
 DROP VIEW outbox.status;
 DROP TABLE outbox.event, outbox.pending, outbox.lane, outbox.topic, outbox.dead_letter;
-DROP FUNCTION outbox.enqueue(), outbox.make_partition(date), outbox.attributes_are_valid(jsonb);
+DROP FUNCTION outbox.enqueue(), outbox.make_partition(date), outbox.attributes_are_valid(jsonb), outbox.mark_is_safe(timestamptz, xid8);
