@@ -26,6 +26,8 @@ const (
 	// loadEvents is how much is loaded at once: half a page, so that one half is
 	// sent while the other is loaded and both together stay a page.
 	loadEvents = relay.PageEvents / 2
+	// markAge is the least age at which a mark may be used.
+	markAge = time.Second
 	// sendGrace is how much longer than it loads a batch sends.
 	sendGrace = time.Second
 	// Acknowledgements are settled when there are so many of them, or after so

@@ -19,14 +19,18 @@ import (
 // the time is over, or something was refused: then it is the next attempt's turn.
 func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until time.Time, stay time.Duration) error {
 	defer close(events)
+	lease := t.lease
+	lease.LowID = maps.Clone(lease.LowID)
+	var seen mark
 	for lastCame := time.Now(); ; {
-		page, err := t.cfg.Store.Load(ctx, t.lease, t.inHand(), loadEvents)
+		page, err := t.cfg.Store.Load(ctx, lease, t.inHand(), loadEvents)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil // stopped; whoever stopped it knows why
 			}
 			return err
 		}
+		first := firstIDs(page.Events)
 		if ready := t.opened(page.Events); len(ready) > 0 {
 			select {
 			case events <- ready:
@@ -36,6 +40,7 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 		}
 		if len(page.Events) > 0 {
 			lastCame = time.Now()
+			seen = t.raise(lease.LowID, seen, page, first)
 		}
 		if !page.More {
 			if time.Since(lastCame) >= stay {
@@ -51,6 +56,49 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 			return nil
 		}
 	}
+}
+
+// mark is how far the lanes had been read, and in which snapshot.
+type mark struct {
+	next map[int16]int64
+	xmax int64
+	at   time.Time
+}
+
+// raise moves the place from which pages are read behind what is settled, because
+// while a snapshot is held open somewhere, what is settled is read again each
+// time. It does so once every transaction that was open at the mark has ended, and
+// a page has been read since: then nothing comes below the mark any more but what
+// that page begins with. (The second that it waits is for a transaction that had
+// drawn an id and did not show in the snapshot yet.)
+func (t *attempt) raise(low map[int16]int64, seen mark, page relay.Page, first map[int16]int64) mark {
+	if seen.next != nil {
+		if time.Since(seen.at) < markAge || page.Xmin < seen.xmax {
+			return seen
+		}
+		for lane, next := range seen.next {
+			switch id, ok := first[lane]; {
+			case ok:
+				low[lane] = min(next, id)
+			case !page.More:
+				low[lane] = next
+			}
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return mark{next: maps.Clone(t.next), xmax: page.Xmax, at: time.Now()}
+}
+
+// firstIDs are the lowest ids in each lane of a page.
+func firstIDs(events []relay.Event) map[int16]int64 {
+	first := make(map[int16]int64)
+	for _, e := range events {
+		if id, ok := first[e.Lane]; !ok || e.ID < id {
+			first[e.Lane] = e.ID
+		}
+	}
+	return first
 }
 
 // inHand is what is loaded and not settled.

@@ -326,3 +326,26 @@ func TestErrorsOfTemporalItselfStayAsTheyAre(t *testing.T) {
 	var app *temporal.ApplicationError
 	require.ErrorAs(t, failure(t.Context(), errors.New("x")), &app)
 }
+
+func TestAMarkIsUsedOnlyWhenEveryTransactionThatWasOpenHasEnded(t *testing.T) {
+	a := newAttempt(Config{}, relay.Lease{LowID: map[int16]int64{1: 1}}, time.Now(), 0)
+	low := map[int16]int64{1: 1}
+	beyond := map[int16]int64{1: 1000}
+	a.next[1] = 100
+	seen := a.raise(low, mark{}, relay.Page{Xmin: 50, Xmax: 60}, beyond)
+	require.Equal(t, int64(1), low[1])
+
+	a.next[1] = 200
+	seen = a.raise(low, seen, relay.Page{Xmin: 60, Xmax: 70}, beyond)
+	require.Equal(t, int64(1), low[1], "too young")
+	seen.at = seen.at.Add(-markAge)
+	seen = a.raise(low, seen, relay.Page{Xmin: 59, Xmax: 70}, beyond)
+	require.Equal(t, int64(1), low[1], "a transaction of then is still open")
+	again := a.raise(low, seen, relay.Page{Xmin: 60, Xmax: 70, More: true}, nil)
+	require.Equal(t, int64(1), low[1], "the page says nothing of this lane")
+	require.Equal(t, int64(70), again.xmax)
+	a.raise(low, seen, relay.Page{Xmin: 60, Xmax: 70}, map[int16]int64{1: 42})
+	require.Equal(t, int64(42), low[1], "what came late is not skipped")
+	a.raise(low, seen, relay.Page{Xmin: 60, Xmax: 70}, beyond)
+	require.Equal(t, int64(100), low[1], "as far as had been read then, not now")
+}

@@ -18,7 +18,9 @@ import (
 // and must not be overtaken by a later one of its key. The sum before a row cuts
 // the page at so many bytes, but never before the first row.
 const pageSQL = `
-SELECT lane, id, replay, created_at, found
+SELECT lane, id, replay, created_at, found,
+       (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint),
+       (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 FROM (SELECT p.*, count(*) OVER () AS found,
              sum(p.bytes) OVER (ORDER BY p.turn, p.lane) - p.bytes AS bytes_before
       FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
@@ -85,7 +87,7 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	var e relay.Event
 	var found int
 	got := make(map[int16]int, len(lanes))
-	_, err = pgx.ForEachRow(rows, []any{&e.Lane, &e.ID, &e.Replay, &e.CreatedAt, &found}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&e.Lane, &e.ID, &e.Replay, &e.CreatedAt, &found, &page.Xmin, &page.Xmax}, func() error {
 		page.Events = append(page.Events, e)
 		got[e.Lane]++
 		return nil
