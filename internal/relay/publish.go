@@ -21,6 +21,16 @@ type PublishRequest struct {
 	// clock reading. Default: none.
 	Deadline func() time.Time
 
+	// Pace is asked before every request how long n messages have to wait so that
+	// the topic stays within its rate, and counts them as sent. It must not block.
+	// Default: no limit.
+	Pace func(n int) time.Duration
+
+	// Isolate makes every request that is refused as a whole be divided until the
+	// events are known that cannot get through, whatever the code. Without it that
+	// is done for codes that may be one event's fault.
+	Isolate bool
+
 	// Report gets the outcomes of every answered request, never concurrently,
 	// and while further requests are in flight: what takes long belongs
 	// elsewhere. The slice is the callee's to keep. To stop publishing because
