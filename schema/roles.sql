@@ -33,4 +33,4 @@ GRANT INSERT (event_id, topic, key, type, payload, content_type, attributes)
 GRANT USAGE ON SCHEMA outbox TO outbox_relay;
 GRANT SELECT ON outbox.event, outbox.status TO outbox_relay;
 GRANT SELECT, INSERT, DELETE ON outbox.pending, outbox.dead_letter TO outbox_relay;
-GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic TO outbox_relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic, outbox.refusal TO outbox_relay;

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -26,19 +27,21 @@ import (
 const waitingSQL = `
 WITH busy AS (
     SELECT topic, count(DISTINCT claim_id)::int AS claims
-    FROM outbox.lane WHERE leased_until >= now() GROUP BY topic)
+    FROM outbox.lane WHERE leased_until >= now() GROUP BY topic),
+lowered AS (SELECT * FROM unnest($2::text[], $3::int[]) AS s(topic, share))
 SELECT topic, lane, claims
 FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
       FROM outbox.lane l
       LEFT JOIN busy USING (topic)
       LEFT JOIN outbox.topic t USING (topic)
+      LEFT JOIN lowered USING (topic)
       CROSS JOIN LATERAL (
           SELECT FROM outbox.pending p
           WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
           ORDER BY p.id LIMIT 1) first
       WHERE (l.leased_until IS NULL OR l.leased_until < now())
-        AND coalesce(busy.claims, 0) < $1
+        AND coalesce(busy.claims, 0) < coalesce(lowered.share, $1)
         AND t.paused_at IS NULL
         AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
@@ -85,7 +88,12 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	}
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, waitingSQL, r.PerTopic)
+	topics := slices.Sorted(maps.Keys(r.Shares))
+	shares := make([]int, len(topics))
+	for i, topic := range topics {
+		shares[i] = r.Shares[topic]
+	}
+	rows, err := s.pool.Query(ctx, waitingSQL, r.PerTopic, topics, shares)
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}

@@ -18,7 +18,7 @@ import (
 // and must not be overtaken by a later one of its key. The sum before a row cuts
 // the page at so many bytes, but never before the first row.
 const pageSQL = `
-SELECT lane, id, replay, created_at, found,
+SELECT lane, id, replay, created_at, bytes, found,
        (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint),
        (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 FROM (SELECT p.*, count(*) OVER () AS found,
@@ -53,8 +53,12 @@ CROSS JOIN LATERAL (
 const leastPerLane = 10
 
 // Load reads what is pending in a lease's lanes, but for what inHand names: at
-// most events events, lanes taking turns, and relay.PageBytes, at least one event. An event that is pending but gone from outbox.event is in the page
-// without an EventID: left out, it would be claimed for ever.
+// most events events, lanes taking turns, and relay.PageBytes, at least one event.
+//
+// Two kinds of events are in the page without an EventID, because left out they
+// would be claimed for ever: one that is pending but gone from outbox.event, and
+// one that exceeds relay.PageBytes by itself, which no destination accepts and no
+// worker should have to hold.
 func (s *Store) Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -87,7 +91,7 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	var e relay.Event
 	var found int
 	got := make(map[int16]int, len(lanes))
-	_, err = pgx.ForEachRow(rows, []any{&e.Lane, &e.ID, &e.Replay, &e.CreatedAt, &found, &page.Xmin, &page.Xmax}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&e.Lane, &e.ID, &e.Replay, &e.CreatedAt, &e.Bytes, &found, &page.Xmin, &page.Xmax}, func() error {
 		page.Events = append(page.Events, e)
 		got[e.Lane]++
 		return nil
@@ -102,12 +106,15 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	return page, nil
 }
 
-// fill reads what the events say.
+// fill reads what the events say, but for those too large to be read.
 func (s *Store) fill(ctx context.Context, events []relay.Event) error {
 	ids, created := make([]int64, len(events)), make([]time.Time, len(events))
 	first, last := events[0].CreatedAt, events[0].CreatedAt
 	for i, e := range events {
-		ids[i], created[i] = e.ID, e.CreatedAt
+		created[i] = e.CreatedAt
+		if e.Bytes <= relay.PageBytes { // else 0, which no event has
+			ids[i] = e.ID
+		}
 		if e.CreatedAt.Before(first) {
 			first = e.CreatedAt
 		}
@@ -126,7 +133,7 @@ func (s *Store) fill(ctx context.Context, events []relay.Event) error {
 			rows.Close()
 			return err
 		}
-		e.Ref, e.CreatedAt = events[n-1].Ref, events[n-1].CreatedAt
+		e.Ref, e.CreatedAt, e.Bytes = events[n-1].Ref, events[n-1].CreatedAt, events[n-1].Bytes
 		events[n-1] = e
 	}
 	return rows.Err()

@@ -64,7 +64,11 @@ func pack(waiting []lane, r relay.ClaimRequest) [][]lane {
 	}
 	want := make(map[string]int, len(order))
 	for topic, lanes := range lanesOf {
-		want[topic] = wantedBatches(lanes, r.PerTopic-lanes[0].claims, r.Linger)
+		share, lowered := r.Shares[topic]
+		if !lowered {
+			share = r.PerTopic
+		}
+		want[topic] = wantedBatches(lanes, share-lanes[0].claims, r.Linger)
 	}
 	give := make(map[string]int, len(order))
 	for left, gave := r.Batches, true; gave && left > 0; {

@@ -62,7 +62,9 @@ SELECT to_regnamespace('outbox') IS NOT NULL,
 const checkTablesSQL = `
 SELECT bool_and(has_table_privilege('outbox.' || needed.name, needed.privilege))
 FROM (VALUES ('event', 'SELECT'), ('pending', 'SELECT'), ('pending', 'DELETE'),
-             ('lane', 'SELECT'), ('lane', 'INSERT'), ('lane', 'UPDATE'), ('topic', 'SELECT'))
+             ('lane', 'SELECT'), ('lane', 'INSERT'), ('lane', 'UPDATE'),
+             ('topic', 'SELECT'), ('topic', 'INSERT'), ('topic', 'UPDATE'),
+             ('dead_letter', 'SELECT'), ('dead_letter', 'INSERT'), ('refusal', 'INSERT'))
      AS needed(name, privilege)`
 
 // Check connects and makes sure that the outbox is there and may be used. Its

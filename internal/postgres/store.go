@@ -3,9 +3,9 @@
 // the hot path is here, each as a constant above the method that runs it.
 //
 // All times are the database's, so that the clocks of workers do not matter.
-// Nothing here needs a session: every method is one autocommitted statement, or
-// several that are each complete, so it works through PgBouncer in transaction
-// mode.
+// Nothing here needs a session: every method is one autocommitted statement,
+// several that are each complete, or one transaction, so it works through
+// PgBouncer in transaction mode.
 package postgres
 
 import (

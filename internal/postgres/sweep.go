@@ -14,6 +14,8 @@ const (
 	sweepEvery   = time.Second
 	sweepShare   = 10
 	sweepTimeout = 30 * time.Second
+	// Refusals of events that got through are forgotten this often.
+	forgetEvery = time.Minute
 )
 
 // sweeper runs one sweep at a time, in the background: with a snapshot held open
@@ -24,7 +26,8 @@ type sweeper struct {
 	running sync.WaitGroup
 	busy    bool
 	next    time.Time
-	swept   bool // at least once
+	swept   bool      // at least once
+	forget  time.Time // of the running sweep only
 	err     error
 }
 
@@ -50,6 +53,10 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 			defer cancel()
 			began := time.Now()
 			err := s.Sweep(ctx)
+			if err == nil && began.Sub(w.forget) > forgetEvery {
+				w.forget = began
+				err = s.forgetRefusals(ctx)
+			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.busy, w.err = false, err

@@ -142,6 +142,6 @@ type plan []struct {
 
 func pagesRead(o testOutbox, sql string) int {
 	o.t.Helper()
-	p := query[plan](o, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, 4)
+	p := query[plan](o, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, 4, []string{}, []int{})
 	return p[0].Plan.Hit + p[0].Plan.Read
 }

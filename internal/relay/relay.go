@@ -25,7 +25,10 @@ type Ref struct {
 // a workflow history.
 type Event struct {
 	Ref
-	CreatedAt   time.Time
+	CreatedAt time.Time
+	// Bytes is about what the event measures, as its producer's transaction noted
+	// it.
+	Bytes       int64
 	EventID     string // canonical lower-case UUID
 	Key         string // empty: no ordering asked for
 	Type        string
@@ -71,6 +74,8 @@ type ClaimRequest struct {
 	Batches int
 	// PerTopic is the most that one topic may have leased at once, to whomever.
 	PerTopic int
+	// Shares lowers PerTopic for some topics.
+	Shares map[string]int
 	// Linger is how old a topic's oldest event must be before less than a page
 	// of it is claimed. It trades latency for fewer, fuller batches; 0 claims at
 	// once.
@@ -95,4 +100,12 @@ type Page struct {
 	// Xmin and Xmax bound the snapshot that the page was read in, if it has events:
 	// every transaction below Xmin had ended, none from Xmax on had begun.
 	Xmin, Xmax int64
+}
+
+// Refusal is what is remembered of an event that its destination refuses and that
+// is still pending.
+type Refusal struct {
+	Ref
+	// For is how long it has been refused, over all runs.
+	For time.Duration
 }

@@ -1,0 +1,159 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// deadLetterSQL moves pending events into the dead letters. Unlike settling, this
+// is only for the holder of their lanes: an event that a stale attempt could not
+// send may be on its way in a later one. So the lanes are locked first, which
+// makes the holder's check hold until the move is done; without the lock a stale
+// holder got through.
+const deadLetterSQL = `
+WITH mine AS (
+    SELECT lane FROM outbox.lane
+    WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND holder = $3
+    ORDER BY topic, lane
+    FOR NO KEY UPDATE),
+dead AS (
+    SELECT d.* FROM mine
+    JOIN unnest($2::smallint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[])
+         AS d(lane, id, replay, code, message) USING (lane)),
+gone AS (
+    DELETE FROM outbox.pending
+    WHERE ctid = ANY (ARRAY(
+        SELECT found.ctid FROM dead CROSS JOIN LATERAL (
+            SELECT p.ctid FROM outbox.pending p
+            WHERE p.topic = $1 AND p.lane = dead.lane AND p.id = dead.id AND p.replay = dead.replay
+            LIMIT 1) found))
+    RETURNING lane, id, replay, created_at, bytes),
+forgotten AS (
+    DELETE FROM outbox.refusal r USING dead
+    WHERE r.topic = $1 AND r.lane = dead.lane AND r.id = dead.id AND r.replay = dead.replay
+    RETURNING r.lane, r.id, r.replay, r.attempts),
+moved AS (
+    INSERT INTO outbox.dead_letter
+        (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id)
+    SELECT $1, lane, id, created_at, bytes, replay,
+           coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at), ''),
+           dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8
+    FROM gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
+    ON CONFLICT DO NOTHING)
+SELECT count(*) FROM mine`
+
+// DeadLetter parks events that l's attempt holds and that its destination will not
+// accept, with the reason. It does all or nothing: relay.ErrClaimLost if any of
+// their lanes is in other hands. An event that is no longer pending is left alone.
+func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error {
+	if len(dead) == 0 {
+		return nil
+	}
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	c := outcomeColumns(dead)
+	held := slices.Compact(slices.Sorted(slices.Values(c.lanes)))
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		var mine int
+		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, c.codes, c.messages, workflowID).Scan(&mine)
+		if err == nil && mine < len(held) {
+			err = relay.ErrClaimLost
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("move to dead letters: %w", err)
+	}
+	return nil
+}
+
+// refuseSQL counts another refusal of each event and says for how long it has been
+// refused.
+const refuseSQL = `
+INSERT INTO outbox.refusal AS r (topic, lane, id, replay, code, message, attempts)
+SELECT $1, lane, id, replay, code, message, 1
+FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) AS d(lane, id, replay, code, message)
+ORDER BY lane, id, replay
+ON CONFLICT (topic, lane, id, replay) DO UPDATE
+SET attempts = r.attempts + 1, last_at = now(), code = excluded.code, message = excluded.message
+RETURNING lane, id, replay, extract(epoch FROM now() - first_at)::float8`
+
+// Refuse remembers that a destination refused pending events one by one.
+func (s *Store) Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error) {
+	if len(refused) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	c := outcomeColumns(refused)
+	rows, err := s.pool.Query(ctx, refuseSQL, topic, c.lanes, c.ids, c.replays, c.codes, c.messages)
+	if err != nil {
+		return nil, fmt.Errorf("remember refusals: %w", err)
+	}
+	known, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r relay.Refusal, err error) {
+		var seconds float64
+		err = row.Scan(&r.Lane, &r.ID, &r.Replay, &seconds)
+		r.For = time.Duration(seconds * float64(time.Second))
+		return r, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("remember refusals: %w", err)
+	}
+	return known, nil
+}
+
+// forgetRefusalsSQL forgets refusals of events that got through after all.
+const forgetRefusalsSQL = `
+DELETE FROM outbox.refusal r
+WHERE NOT EXISTS (
+    SELECT FROM outbox.pending p
+    WHERE p.topic = r.topic AND p.lane = r.lane AND p.id = r.id AND p.replay = r.replay)`
+
+func (s *Store) forgetRefusals(ctx context.Context) error {
+	if _, err := s.pool.Exec(ctx, forgetRefusalsSQL); err != nil {
+		return fmt.Errorf("forget refusals: %w", err)
+	}
+	return nil
+}
+
+// blockedSQL finds the keys of a topic that have a dead letter.
+const blockedSQL = `SELECT DISTINCT key FROM outbox.dead_letter WHERE topic = $1 AND key = ANY ($2) AND key <> ''`
+
+// Blocked returns those of the keys that have a dead letter in the topic.
+func (s *Store) Blocked(ctx context.Context, topic string, keys []string) ([]string, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, blockedSQL, topic, keys)
+	if err != nil {
+		return nil, fmt.Errorf("look for dead letters of keys: %w", err)
+	}
+	blocked, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("look for dead letters of keys: %w", err)
+	}
+	return blocked, nil
+}
+
+// refusedColumns are outcomes as arrays for unnest.
+type refusedColumns struct {
+	lanes           []int16
+	ids, replays    []int64
+	codes, messages []string
+}
+
+func outcomeColumns(outcomes []relay.Outcome) (c refusedColumns) {
+	for _, o := range outcomes {
+		c.lanes = append(c.lanes, o.Lane)
+		c.ids = append(c.ids, o.ID)
+		c.replays = append(c.replays, o.Replay)
+		c.codes = append(c.codes, o.Err.Code)
+		c.messages = append(c.messages, o.Err.Message)
+	}
+	return c
+}
