@@ -8,6 +8,8 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -21,6 +23,11 @@ type Store interface {
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
 	Release(ctx context.Context, l relay.Lease, next map[int16]int64) error
 	ReleaseClaim(ctx context.Context, b relay.Batch) error
+	DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error
+	Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error)
+	Blocked(ctx context.Context, topic string, keys []string) ([]string, error)
+	PauseTopic(ctx context.Context, topic, workflowID string, pause time.Duration) error
+	ResumeTopic(ctx context.Context, topic, workflowID string) error
 }
 
 // Publisher sends events to their destination. internal/publish implements it.
@@ -39,11 +46,20 @@ type Config struct {
 	PollEvery time.Duration
 	// BatchFor is how long a batch goes on while its lanes hold more. Default 5 s.
 	BatchFor time.Duration
+	// RecoveryPause is how long a topic stays paused when its recovery no longer
+	// says that it is at work. Default 2 minutes.
+	RecoveryPause time.Duration
+	// Topics are topics with a policy of their own.
+	Topics map[string]TopicPolicy
 }
 
 // Activities are the relay's activities. Register the struct without a name
 // prefix: workflows refer to its methods.
-type Activities struct{ cfg Config }
+type Activities struct {
+	cfg    Config
+	doubts doubts
+	paces  map[string]*rate.Limiter
+}
 
 // New returns activities that use the given parts.
 func New(cfg Config) (*Activities, error) {
@@ -59,5 +75,8 @@ func New(cfg Config) (*Activities, error) {
 	if cfg.BatchFor == 0 {
 		cfg.BatchFor = 5 * time.Second
 	}
-	return &Activities{cfg: cfg}, nil
+	if cfg.RecoveryPause == 0 {
+		cfg.RecoveryPause = 2 * time.Minute
+	}
+	return &Activities{cfg: cfg, paces: newPaces(cfg.Topics)}, nil
 }

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -39,32 +37,43 @@ const (
 // attempt is one attempt of PublishBatch. Four things go on at once: loading,
 // sending, settling, and keeping the lease and the heartbeat.
 type attempt struct {
-	cfg   Config
-	lease relay.Lease
+	PublishRequest
+	cfg    Config
+	policy TopicPolicy
+	pace   func(n int) time.Duration
+	doubts *doubts
+	lease  relay.Lease
+	// workflowID goes into dead letters, so that it is known who saw them.
+	workflowID string
+	// last is what the attempt before left.
+	last checkpoint
 
 	// stop ends the sending of anything new; what is under way is waited for.
 	stop context.CancelCauseFunc
 
 	mu        sync.Mutex
 	leaseEnd  time.Time
-	next      map[int16]int64     // behind what was loaded, by lane
-	open      map[relay.Ref]int   // loaded and not settled, with the payload's bytes
-	openBytes int                 // the sum of those
-	acked     []relay.Ref         // acknowledged, to be settled
-	settling  []relay.Ref         // being settled now
-	first     *relay.PublishError // the first refusal
+	next      map[int16]int64   // behind what was loaded, by lane
+	open      map[relay.Ref]int // loaded and not settled, with the payload's bytes
+	openBytes int               // the sum of those
+	acked     []relay.Ref       // acknowledged, to be settled
+	settling  []relay.Ref       // being settled now
+	refused   refusals
 	loaded    int
-	published int
+	accepted  int // by the destination, in this attempt
+	published int // in all attempts
+	seenAlive time.Time
 
 	// Each holds a token when there is news.
 	changed chan struct{} // acked or refused has grown
 	settled chan struct{} // open has shrunk, or something was refused
 }
 
-func newAttempt(cfg Config, l relay.Lease, leaseFrom time.Time, published int) *attempt {
+func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom time.Time, last checkpoint) *attempt {
 	return &attempt{
-		cfg: cfg, lease: l, leaseEnd: leaseFrom.Add(cfg.Lease), published: published,
-		next: maps.Clone(l.LowID), open: make(map[relay.Ref]int),
+		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts,
+		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, published: last.Published,
+		next: maps.Clone(l.LowID), open: make(map[relay.Ref]int), seenAlive: time.Now(),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}
 }
@@ -72,7 +81,7 @@ func newAttempt(cfg Config, l relay.Lease, leaseFrom time.Time, published int) *
 // run publishes until the lanes are empty, the time is over, something was
 // refused, or it is stopped, and leaves nothing leased but the lanes of what was
 // refused.
-func (t *attempt) run(ctx context.Context, concurrency int, until time.Time, stay time.Duration) (requests int, err error) {
+func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err error) {
 	sendCtx, stop := context.WithCancelCause(ctx)
 	t.stop = stop
 	defer stop(nil)
@@ -88,14 +97,14 @@ func (t *attempt) run(ctx context.Context, concurrency int, until time.Time, sta
 	keepCtx, keepEnd := context.WithCancel(ctx)
 	background.Go(func() { t.keep(ctx, keepCtx) })
 	var loadErr error
-	background.Go(func() { loadErr = t.feed(sendCtx, events, until, stay) })
+	background.Go(func() { loadErr = t.feed(sendCtx, events, until, t.Stay) })
 	sent := make(chan struct{})
 	var settleErr error
 	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
 
 	published, publishErr := t.cfg.Publisher.Publish(sendCtx, relay.PublishRequest{
-		Topic: t.lease.Topic, Concurrency: concurrency, Events: events,
-		Deadline: t.deadline, Report: t.report,
+		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
+		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
 	})
 	cause := context.Cause(sendCtx)
 	close(sent)
@@ -117,13 +126,6 @@ func (t *attempt) run(ctx context.Context, concurrency int, until time.Time, sta
 	return published.Requests, t.finish(cleanCtx, ctx.Err() == nil)
 }
 
-// deadline is when this attempt must have fallen silent.
-func (t *attempt) deadline() time.Time {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.leaseEnd.Add(-leaseMargin)
-}
-
 // report takes the answer to one request.
 func (t *attempt) report(outcomes []relay.Outcome) {
 	t.mu.Lock()
@@ -131,23 +133,17 @@ func (t *attempt) report(outcomes []relay.Outcome) {
 	for _, o := range outcomes {
 		if o.Err == nil {
 			t.published++
+			t.accepted++
 			t.acked = append(t.acked, o.Ref)
 			continue
 		}
-		t.refuse(o.Err)
-		if o.Err.Whole {
+		t.refused.add(o)
+		signal(t.settled)
+		if endsSending(o.Err) && !t.Park {
 			t.stop(relay.ErrStopped) // the rest would fare no better
 		}
 	}
 	signal(t.changed)
-}
-
-// refuse notes a refusal. t.mu is held.
-func (t *attempt) refuse(err *relay.PublishError) {
-	if t.first == nil {
-		t.first = err
-	}
-	signal(t.settled)
 }
 
 func signal(c chan struct{}) {
@@ -155,54 +151,4 @@ func signal(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
-}
-
-func (t *attempt) checkpoint() checkpoint {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := checkpoint{Published: t.published}
-	c.Unsettled = append(c.Unsettled, t.settling...)
-	c.Unsettled = append(c.Unsettled, t.acked...)
-	return c
-}
-
-// finish gives back every lane in which nothing is left open. If something was
-// refused and there will be a next attempt, it keeps the others for that one and
-// returns the refusal.
-func (t *attempt) finish(ctx context.Context, again bool) error {
-	t.mu.Lock()
-	refused, open, loaded := t.first, len(t.open), t.loaded
-	var keep []int16
-	if refused != nil && again {
-		left := make(map[int16]bool)
-		for ref := range t.open {
-			left[ref.Lane] = true
-		}
-		keep = slices.Sorted(maps.Keys(left))
-	}
-	t.mu.Unlock()
-	if err := t.release(ctx, keep); err != nil {
-		return err
-	}
-	if refused == nil || !again {
-		return nil
-	}
-	if err := t.cfg.Store.Renew(ctx, t.lease, keep); err != nil {
-		return err
-	}
-	return fmt.Errorf("%s: %d of %d left: %w", t.lease.Topic, open, loaded, refused)
-}
-
-// release frees all lanes that are still this attempt's, but for some.
-func (t *attempt) release(ctx context.Context, keep []int16) error {
-	t.mu.Lock()
-	next := maps.Clone(t.next)
-	for ref := range t.open {
-		next[ref.Lane] = min(next[ref.Lane], ref.ID)
-	}
-	t.mu.Unlock()
-	for _, lane := range keep {
-		delete(next, lane)
-	}
-	return t.cfg.Store.Release(ctx, t.lease, next)
 }

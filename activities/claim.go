@@ -15,6 +15,8 @@ type ClaimRequest struct {
 	Batches int `json:"batches"`
 	// PerTopic is the most that one topic may have leased at once.
 	PerTopic int `json:"perTopic"`
+	// Shares lowers PerTopic for some topics.
+	Shares map[string]int `json:"shares,omitempty"`
 	// Linger is how old a topic's oldest event must be before less than a page
 	// of it is claimed.
 	Linger time.Duration `json:"linger,omitempty"`
@@ -44,7 +46,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	if info.Attempt > 1 {
 		// The attempt before may have claimed and then lost its answer.
 		if held, err := a.cfg.Store.Claimed(ctx, by); err != nil || len(held) > 0 {
-			return ClaimResult{Batches: held}, failure(ctx, err)
+			return ClaimResult{Batches: held}, failure(ctx, err, nil)
 		}
 	}
 	stop := activity.GetWorkerStopChannel(ctx)
@@ -52,10 +54,10 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	for deadline := time.Now().Add(r.Wait); ; {
 		looked := time.Now()
 		batches, err := a.cfg.Store.Claim(ctx, relay.ClaimRequest{
-			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Linger: r.Linger,
+			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Shares: a.shares(r.Shares), Linger: r.Linger,
 		})
 		if err != nil || len(batches) > 0 {
-			return ClaimResult{Batches: batches}, failure(ctx, err)
+			return ClaimResult{Batches: batches}, failure(ctx, err, nil)
 		}
 		pause := max(a.cfg.PollEvery, (pollShare-1)*time.Since(looked))
 		if time.Now().Add(pause).After(deadline) {
@@ -66,7 +68,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		}
 		select {
 		case <-ctx.Done():
-			return ClaimResult{}, failure(ctx, ctx.Err())
+			return ClaimResult{}, failure(ctx, ctx.Err(), nil)
 		case <-stop:
 			return ClaimResult{}, nil
 		case <-time.After(pause):
@@ -77,7 +79,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 // ReleaseBatch gives up a claim whose PublishBatch was cancelled before it could
 // do so itself, between two attempts.
 func (a *Activities) ReleaseBatch(ctx context.Context, b relay.Batch) error {
-	return failure(ctx, a.cfg.Store.ReleaseClaim(ctx, b))
+	return failure(ctx, a.cfg.Store.ReleaseClaim(ctx, b), nil)
 }
 
 // every returns a function that reports true once an interval, and not before the

@@ -26,25 +26,32 @@ const maxFailureText = 1000
 
 // failure turns an error of this program into a Temporal failure. It is the one
 // place that does. An error because Temporal itself ended the activity (by
-// cancelling, pausing or resetting it) stays as it is.
-func failure(ctx context.Context, err error) error {
+// cancelling, pausing or resetting it) stays as it is. A failure for good of
+// another type than ClaimLost means that the topic needs its recovery.
+func failure(ctx context.Context, err error, details any) error {
 	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return ctx.Err()
 	}
-	var refused *relay.PublishError
+	var o temporal.ApplicationErrorOptions
+	if details != nil {
+		o.Details = []any{details}
+	}
+	var refused *refusal
+	var code *relay.PublishError
 	switch {
 	case errors.Is(err, relay.ErrClaimLost):
-		return temporal.NewApplicationErrorWithOptions(text(err), TypeClaimLost, temporal.ApplicationErrorOptions{
-			NonRetryable: true,
-			Category:     temporal.ApplicationErrorCategoryBenign,
-		})
+		o.NonRetryable, o.Category = true, temporal.ApplicationErrorCategoryBenign
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeClaimLost, o)
 	case errors.As(err, &refused):
-		return temporal.NewApplicationError(text(err), refused.Code)
+		o.NonRetryable, o.NextRetryDelay = refused.final, refused.pause
+		return temporal.NewApplicationErrorWithOptions(text(err), refused.Code, o)
+	case errors.As(err, &code):
+		return temporal.NewApplicationErrorWithOptions(text(err), code.Code, o)
 	default:
-		return temporal.NewApplicationError(text(err), TypeDatabase)
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeDatabase, o)
 	}
 }
 

@@ -38,6 +38,13 @@ type store struct {
 	loadErr    func(n int) error
 	renewErr   error
 	takeOverIs error
+
+	dead          []relay.Outcome
+	deadBy        string
+	deadLetterErr error
+	refusedFor    map[int64]time.Duration
+	blocked       []string
+	pauses        []string
 }
 
 func (s *store) Claim(_ context.Context, _ relay.ClaimRequest) ([]relay.Batch, error) {
@@ -118,6 +125,49 @@ func (s *store) Release(_ context.Context, _ relay.Lease, next map[int16]int64) 
 	s.released = maps.Clone(next)
 	return nil
 }
+
+func (s *store) DeadLetter(_ context.Context, _ relay.Lease, workflowID string, dead []relay.Outcome) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.deadLetterErr != nil {
+		return s.deadLetterErr
+	}
+	for _, d := range dead {
+		s.dead = append(s.dead, d)
+		s.deadBy = workflowID
+		s.pending = slices.DeleteFunc(s.pending, func(e relay.Event) bool { return e.Ref == d.Ref })
+	}
+	return nil
+}
+
+func (s *store) Refuse(_ context.Context, _ string, refused []relay.Outcome) (known []relay.Refusal, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range refused {
+		known = append(known, relay.Refusal{Ref: o.Ref, For: s.refusedFor[o.ID]})
+	}
+	return known, nil
+}
+
+func (s *store) Blocked(_ context.Context, _ string, keys []string) (blocked []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range keys {
+		if slices.Contains(s.blocked, k) {
+			blocked = append(blocked, k)
+		}
+	}
+	return blocked, nil
+}
+
+func (s *store) PauseTopic(_ context.Context, topic, workflowID string, _ time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pauses = append(s.pauses, topic+" by "+workflowID)
+	return nil
+}
+
+func (s *store) ResumeTopic(context.Context, string, string) error { return nil }
 
 func (s *store) ReleaseClaim(context.Context, relay.Batch) error { return nil }
 
@@ -217,11 +267,21 @@ func newEnv(t *testing.T) *env {
 	return e
 }
 
+func request(lanes ...int16) PublishRequest {
+	return PublishRequest{
+		Batch: relay.Batch{Topic: "orders", ClaimID: "c", Lanes: lanes}, Concurrency: 2, For: 5 * time.Second,
+		RecoveryID: "outbox-recovery/orders",
+	}
+}
+
 func (e *env) publish(t *testing.T, lanes ...int16) (r PublishResult, err error) {
 	t.Helper()
-	v, err := e.ExecuteActivity(e.PublishBatch, PublishRequest{
-		Batch: relay.Batch{Topic: "orders", ClaimID: "c", Lanes: lanes}, Concurrency: 2, For: 5 * time.Second,
-	})
+	return e.publishAs(t, request(lanes...))
+}
+
+func (e *env) publishAs(t *testing.T, request PublishRequest) (r PublishResult, err error) {
+	t.Helper()
+	v, err := e.ExecuteActivity(e.PublishBatch, request)
 	if err == nil {
 		require.NoError(t, v.Get(&r))
 	}

@@ -21,19 +21,34 @@ type PublishRequest struct {
 	// Stay is how long to stay on lanes in which nothing is left, within For.
 	// What comes meanwhile is published without another claim. 0: not at all.
 	Stay time.Duration `json:"stay,omitempty"`
+	// RecoveryID is the id of the workflow that takes the topic over when its
+	// destination is broken. The topic is paused in its name.
+	RecoveryID string `json:"recoveryId,omitempty"`
+	// Recovering is set by that workflow: every attempt renews the pause, and none
+	// fails for good.
+	Recovering bool `json:"recovering,omitempty"`
+	// Park makes dead letters of everything that is refused, whatever the reason.
+	Park bool `json:"park,omitempty"`
 }
 
-// PublishResult says what a batch came to, over all attempts.
+// PublishResult says what a batch came to, over all attempts. It is also the
+// detail of a failure.
 type PublishResult struct {
 	Published int `json:"published"`
-	Requests  int `json:"requests"` // of the last attempt
+	Dead      int `json:"dead,omitempty"`      // made dead letters
+	Throttled int `json:"throttled,omitempty"` // attempts
+	Requests  int `json:"requests"`            // of the last attempt
 }
 
-// checkpoint is what a heartbeat carries: events that the destination has and
-// the store does not know it yet. A later attempt settles them first, so that a
-// database that was away for a moment causes no duplicates.
+// checkpoint is what a heartbeat carries from attempt to attempt. Unsettled are
+// events that the destination has and the store does not know it yet. A later
+// attempt settles them first, so that a database that was away for a moment
+// causes no duplicates.
 type checkpoint struct {
 	Published int         `json:"published"`
+	Dead      int         `json:"dead,omitempty"`
+	Throttled int         `json:"throttled,omitempty"` // attempts
+	Fruitless int         `json:"fruitless,omitempty"` // attempts in a row
 	Unsettled []relay.Ref `json:"unsettled,omitempty"`
 }
 
@@ -42,34 +57,45 @@ type checkpoint struct {
 // everything that it sent was acknowledged, and also when it was stopped between
 // two requests: its lanes are released, and the next claim goes on.
 //
-// If the destination refused some events, it keeps the lanes of those, releases
-// the others and fails: the retry, its delay and its count are Temporal's.
+// What the destination will never accept becomes a dead letter. If it refused
+// other events, PublishBatch keeps the lanes of those, releases the others and
+// fails: the retry, its delay and its count are Temporal's. It fails for good,
+// with the topic paused in the name of its recovery, when somebody has to do
+// something about the destination, and when nothing got through in three
+// attempts.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
 	began := time.Now()
 	var last checkpoint
 	if activity.HasHeartbeatDetails(ctx) {
 		if err := activity.GetHeartbeatDetails(ctx, &last); err != nil {
-			return PublishResult{}, failure(ctx, err)
+			return PublishResult{}, failure(ctx, err, nil)
 		}
 		// Ours replaces it at the first heartbeat, so it is settled before that.
 		if err := a.cfg.Store.Settle(ctx, r.Batch.Topic, last.Unsettled); err != nil {
-			return PublishResult{}, failure(ctx, err)
+			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}
 	leaseFrom := time.Now()
 	lease, err := a.cfg.Store.TakeOver(ctx, r.Batch)
 	if err != nil {
-		return PublishResult{}, failure(ctx, err)
+		return PublishResult{}, failure(ctx, err, nil)
 	}
-	t := newAttempt(a.cfg, lease, leaseFrom, last.Published)
-	requests, err := t.run(ctx, r.Concurrency, began.Add(min(r.For, a.cfg.BatchFor)), r.Stay)
-	result := PublishResult{Published: t.published, Requests: requests}
+	if r.Recovering {
+		if err := a.cfg.Store.PauseTopic(ctx, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause); err != nil {
+			return PublishResult{}, failure(ctx, err, nil)
+		}
+	}
+	t := a.newAttempt(r, lease, leaseFrom, last)
+	t.workflowID = activity.GetInfo(ctx).WorkflowExecution.ID
+	requests, err := t.run(ctx, began.Add(min(r.For, a.cfg.BatchFor)))
+	end := t.checkpoint()
+	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests}
 	if cause := context.Cause(ctx); err == nil &&
 		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {
 		err = ctx.Err() // it has to end as an attempt, not as done
 	}
 	if err != nil {
-		activity.RecordHeartbeat(ctx, t.checkpoint())
+		activity.RecordHeartbeat(ctx, end)
 	}
-	return result, failure(ctx, err)
+	return result, failure(ctx, err, result)
 }

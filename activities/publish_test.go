@@ -118,12 +118,12 @@ func TestOneRefusedEventDoesNotStopItsBatch(t *testing.T) {
 	e.store.fill(250, 1)
 	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
 		if ev.ID <= 10 { // a whole request's worth, each for itself
-			return &relay.PublishError{Code: relay.CodeTooLarge, Message: "too large"}
+			return &relay.PublishError{Code: "InternalError", Message: "try again"}
 		}
 		return nil
 	}
 	_, err := e.publish(t, 1)
-	require.Equal(t, "orders: 10 of 250 left: EventTooLarge: too large", asApplicationError(t, err).Message())
+	require.Equal(t, "orders: 10 of 250 left: InternalError: try again", asApplicationError(t, err).Message())
 	require.Len(t, e.store.settled, 240)
 }
 
@@ -157,15 +157,15 @@ func TestRefusedEventsKeepTheirLanesAndTheOthersAreReleased(t *testing.T) {
 	e.store.fill(30, 1, 2, 3)
 	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
 		if ev.Lane == 2 && ev.ID > 10 {
-			return &relay.PublishError{Code: "Throttled", Message: "slow down"}
+			return &relay.PublishError{Code: "InternalError", Message: "try again"}
 		}
 		return nil
 	}
 	_, err := e.publish(t, 1, 2, 3)
 	failure := asApplicationError(t, err)
-	require.Equal(t, "Throttled", failure.Type())
+	require.Equal(t, "InternalError", failure.Type())
 	require.False(t, failure.NonRetryable())
-	require.Equal(t, "orders: 7 of 30 left: Throttled: slow down", failure.Message())
+	require.Equal(t, "orders: 7 of 30 left: InternalError: try again", failure.Message())
 	require.Equal(t, []int16{1, 3}, e.store.releasedLanes())
 	require.Equal(t, [][]int16{{2}}, e.store.renewed, "past the next attempt")
 	require.Len(t, e.store.settled, 23)
@@ -183,15 +183,6 @@ func TestWhenAWholeRequestIsRefusedTheRestIsNotSent(t *testing.T) {
 	_, err := e.publish(t, 1)
 	require.Equal(t, "orders: 180 of 200 left: NotFound: no such topic", asApplicationError(t, err).Message())
 	require.Equal(t, 3, e.publisher.requests)
-}
-
-func TestAnEventThatIsGoneIsAFailureThatCanBeSeen(t *testing.T) {
-	e := newEnv(t)
-	e.store.fill(3, 1)
-	e.store.pending[1].EventID = ""
-	_, err := e.publish(t, 1)
-	require.Equal(t, relay.CodeEventMissing, asApplicationError(t, err).Type())
-	require.Len(t, e.publisher.sent, 2, "it is not sent, and the others are")
 }
 
 func TestAClaimInOtherHandsIsNotRetriedAndPublishesNothing(t *testing.T) {
@@ -321,14 +312,14 @@ func TestFailuresAreShortAndHoldNoPayload(t *testing.T) {
 func TestErrorsOfTemporalItselfStayAsTheyAre(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, failure(ctx, fmt.Errorf("load: %w", ctx.Err())), context.Canceled)
-	require.NoError(t, failure(ctx, nil))
+	require.ErrorIs(t, failure(ctx, fmt.Errorf("load: %w", ctx.Err()), nil), context.Canceled)
+	require.NoError(t, failure(ctx, nil, nil))
 	var app *temporal.ApplicationError
-	require.ErrorAs(t, failure(t.Context(), errors.New("x")), &app)
+	require.ErrorAs(t, failure(t.Context(), errors.New("x"), nil), &app)
 }
 
 func TestAMarkIsUsedOnlyWhenEveryTransactionThatWasOpenHasEnded(t *testing.T) {
-	a := newAttempt(Config{}, relay.Lease{LowID: map[int16]int64{1: 1}}, time.Now(), 0)
+	a := new(Activities).newAttempt(PublishRequest{}, relay.Lease{LowID: map[int16]int64{1: 1}}, time.Now(), checkpoint{})
 	low := map[int16]int64{1: 1}
 	beyond := map[int16]int64{1: 1000}
 	a.next[1] = 100

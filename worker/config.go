@@ -4,12 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/caarlos0/env/v11"
 	"github.com/goccy/go-yaml"
 
+	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/publish"
 )
 
@@ -26,7 +30,8 @@ type settings struct {
 	Deployment  string     `env:"TEMPORAL_DEPLOYMENT_NAME"`
 	BuildID     string     `env:"TEMPORAL_WORKER_BUILD_ID"`
 
-	topics map[string]publish.Destination
+	topics   map[string]publish.Destination
+	policies map[string]activities.TopicPolicy
 }
 
 // readSettings reads the environment and the file that OUTBOX_CONFIG names. Its
@@ -54,19 +59,22 @@ func readSettings() (settings, error) {
 	if (s.Deployment == "") != (s.BuildID == "") {
 		problems = append(problems, errors.New("TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID go together: set both for a versioned worker, or neither"))
 	}
-	topics, err := readTopics(s.Config)
-	if err != nil {
+	var err error
+	if s.topics, s.policies, err = readTopics(s.Config); err != nil {
 		problems = append(problems, err)
 	}
-	s.topics = topics
 	return s, errors.Join(problems...)
 }
 
-// route is a topic's entry in the file.
-type route struct {
+// topic is a topic's entry in the file.
+type topic struct {
 	SNS  string `yaml:"sns"`
 	SQS  string `yaml:"sqs"`
 	Fair bool   `yaml:"fair"`
+
+	OnPoison     activities.OnPoison `yaml:"onPoison"`
+	GiveUpAfter  time.Duration       `yaml:"giveUpAfter"`
+	MaxPerSecond float64             `yaml:"maxPerSecond"`
 }
 
 const configHelp = `a YAML file such as
@@ -75,28 +83,56 @@ const configHelp = `a YAML file such as
       orders: {sns: orders-events}
       audit:  {sqs: audit}`
 
-func readTopics(path string) (map[string]publish.Destination, error) {
+func readTopics(path string) (map[string]publish.Destination, map[string]activities.TopicPolicy, error) {
 	if path == "" {
-		return nil, errors.New("OUTBOX_CONFIG is not set: give it the path of " + configHelp)
+		return nil, nil, errors.New("OUTBOX_CONFIG is not set: give it the path of " + configHelp)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("OUTBOX_CONFIG: %w: give it the path of %s", err, configHelp)
+		return nil, nil, fmt.Errorf("OUTBOX_CONFIG: %w: give it the path of %s", err, configHelp)
 	}
 	var file struct {
-		Topics map[string]route `yaml:"topics"`
+		Topics map[string]topic `yaml:"topics"`
 	}
 	if err := yaml.UnmarshalWithOptions(text, &file, yaml.Strict()); err != nil {
-		return nil, fmt.Errorf("OUTBOX_CONFIG: %s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
+		return nil, nil, fmt.Errorf("OUTBOX_CONFIG: %s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
 	}
 	if len(file.Topics) == 0 {
-		return nil, fmt.Errorf("OUTBOX_CONFIG: %s names no topics: it must be %s", path, configHelp)
+		return nil, nil, fmt.Errorf("OUTBOX_CONFIG: %s names no topics: it must be %s", path, configHelp)
 	}
 	topics := make(map[string]publish.Destination, len(file.Topics))
-	for name, r := range file.Topics {
-		topics[name] = publish.Destination(r)
+	policies := make(map[string]activities.TopicPolicy, len(file.Topics))
+	var problems []error
+	for _, name := range slices.Sorted(maps.Keys(file.Topics)) {
+		t := file.Topics[name]
+		topics[name] = publish.Destination{SNS: t.SNS, SQS: t.SQS, Fair: t.Fair}
+		policies[name] = activities.TopicPolicy{OnPoison: t.OnPoison, GiveUpAfter: t.GiveUpAfter, MaxPerSecond: t.MaxPerSecond}
+		if err := t.check(); err != nil {
+			problems = append(problems, fmt.Errorf("OUTBOX_CONFIG: topic %q: %w", name, err))
+		}
 	}
-	return topics, nil
+	return topics, policies, errors.Join(problems...)
+}
+
+// check looks at what publish.New does not know of.
+func (t topic) check() error {
+	var problems []error
+	switch t.OnPoison {
+	case "", activities.Continue:
+	case activities.BlockKey:
+		if !strings.HasSuffix(t.SNS+t.SQS, ".fifo") {
+			problems = append(problems, errors.New("onPoison is block, but its destination keeps no order: give it a FIFO one, or remove onPoison"))
+		}
+	default:
+		problems = append(problems, fmt.Errorf("onPoison is %q: it must be continue or block", t.OnPoison))
+	}
+	if t.GiveUpAfter < 0 {
+		problems = append(problems, fmt.Errorf("giveUpAfter is %s: it cannot be negative", t.GiveUpAfter))
+	}
+	if t.MaxPerSecond < 0 {
+		problems = append(problems, fmt.Errorf("maxPerSecond is %g: it cannot be negative", t.MaxPerSecond))
+	}
+	return errors.Join(problems...)
 }
 
 func newLogger(s settings) *slog.Logger {

@@ -3,6 +3,7 @@ package workflows
 import (
 	"time"
 
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -48,10 +49,20 @@ const (
 	// and not for every few events.
 	BatchStay = 500 * time.Millisecond
 
+	// BatchLate is when a batch no longer takes up a slot: it is not getting through,
+	// and others are not to wait for it.
+	BatchLate = 10 * time.Second
+	// RecoveryPause is how long a topic stays paused after the last attempt of its
+	// recovery: what terminating or pausing that can do harm at most.
+	RecoveryPause = 2 * time.Minute
+
 	heartbeatTimeout = 10 * time.Second
 	releaseTimeout   = 10 * time.Second
 	retryFirst       = 500 * time.Millisecond
 	retryMost        = 30 * time.Second
+	claimRetryMost   = 5 * time.Second // the database was away; nobody else claims
+	recoveryFirst    = time.Second
+	recoveryMost     = time.Minute
 
 	// DeduplicationWindow is how long SQS and SNS FIFO recognise a message that is
 	// sent again.
@@ -66,6 +77,9 @@ const (
 	topicShare = 4
 	// DefaultConcurrency is how many requests one batch has under way.
 	DefaultConcurrency = 4
+	// maxLate bounds the batches in flight, late ones included, in multiples of the
+	// slots.
+	maxLate = 8
 	// maxHistory is the length at which a run continues as new, with the deadline
 	// it had. Temporal ends a workflow at 51,200 events.
 	maxHistory = 20_000
@@ -73,17 +87,15 @@ const (
 
 // retries have no limit but the run's own end: what is left then is claimed by
 // the next run.
-var retries = &temporal.RetryPolicy{
-	InitialInterval:    retryFirst,
-	BackoffCoefficient: 2,
-	MaximumInterval:    retryMost,
+func retries(first, most time.Duration) *temporal.RetryPolicy {
+	return &temporal.RetryPolicy{InitialInterval: first, BackoffCoefficient: 2, MaximumInterval: most}
 }
 
 func claimOptions(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: claimTimeout,
 		HeartbeatTimeout:    heartbeatTimeout,
-		RetryPolicy:         retries,
+		RetryPolicy:         retries(retryFirst, claimRetryMost),
 		WaitForCancellation: true,
 		Summary:             "wait for pending events",
 	})
@@ -93,9 +105,36 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: publishTimeout,
 		HeartbeatTimeout:    heartbeatTimeout,
-		RetryPolicy:         retries,
+		RetryPolicy:         retries(retryFirst, retryMost),
 		WaitForCancellation: true, // until it has released its lanes
 		Summary:             summary(b),
+	})
+}
+
+func recoveryOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: publishTimeout,
+		HeartbeatTimeout:    heartbeatTimeout,
+		RetryPolicy:         retries(recoveryFirst, recoveryMost),
+		WaitForCancellation: true,
+		Summary:             summary(b),
+	})
+}
+
+// recoveryChild are the options of a recovery that outlives the run that starts it.
+func recoveryChild(ctx workflow.Context, taskQueue string, b relay.Batch, failure *temporal.ApplicationError) workflow.Context {
+	return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID:        recoveryID(taskQueue, b.Topic),
+		ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON,
+		StaticSummary:     b.Topic + " · " + failure.Type(),
+	})
+}
+
+func resumeOptions(ctx workflow.Context, topic string) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: releaseTimeout,
+		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
+		Summary:             "resume " + topic,
 	})
 }
 

@@ -13,6 +13,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
+// sendGrace is how much longer than BatchFor a batch may send (activities).
+const sendGrace = time.Second
+
 func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 	for _, c := range []struct {
 		why          string
@@ -28,6 +31,8 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 		{"an attempt's timeout leaves room for its batch", BatchFor + 15*time.Second, publishTimeout},
 		{"what an attempt sends stays within FIFO's deduplication", publishTimeout + Lease, DeduplicationWindow},
 		{"an unbegun claim is short", ClaimLease, Lease},
+		{"a recovery renews its pause before it ends, with a request that hangs", recoveryMost + 2*15*time.Second, RecoveryPause},
+		{"a batch that takes its full time is not late", BatchFor + sendGrace, BatchLate},
 	} {
 		if c.less >= c.longer {
 			t.Errorf("%s: %v is not less than %v", c.why, c.less, c.longer)
@@ -42,12 +47,16 @@ func TestNamesInHistoriesArePermanent(t *testing.T) {
 		return full[strings.LastIndex(full, ".")+1:]
 	}
 	require.Equal(t, "Relay", name(Relay))
+	require.Equal(t, "Recovery", name(Recovery))
 	var names []string
 	kind := reflect.TypeFor[*activities.Activities]()
 	for i := range kind.NumMethod() {
 		names = append(names, kind.Method(i).Name)
 	}
-	require.Equal(t, []string{"ClaimBatches", "PublishBatch", "ReleaseBatch"}, names)
+	require.Equal(t, []string{"ClaimBatches", "PublishBatch", "ReleaseBatch", "ResumeTopic"}, names)
+	require.Equal(t, "park", UpdatePark)
+	require.Equal(t, "outbox-recovery/orders", recoveryID("outbox-relay", "orders"))
+	require.Equal(t, "outbox-recovery/other/orders", recoveryID("other", "orders"), "relays do not meet in a namespace")
 	require.Equal(t, "outbox-relay", DefaultTaskQueue)
 }
 

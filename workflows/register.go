@@ -4,6 +4,7 @@ package workflows
 
 import (
 	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-outbox/relay/activities"
 )
@@ -14,5 +15,8 @@ const DefaultTaskQueue = "outbox-relay"
 // Register makes a worker run everything that this package schedules.
 func Register(r worker.Registry, a *activities.Activities) {
 	r.RegisterWorkflow(Relay)
+	// A recovery may outlive many versions of the worker, while a run of Relay ends
+	// with the one that it began on.
+	r.RegisterWorkflowWithOptions(Recovery, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
 	r.RegisterActivity(a)
 }

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -44,6 +45,10 @@ type RelayResult struct {
 	// Cancelled counts batches that were still failing when the run ended. Their
 	// events are pending, and the next run claims them.
 	Cancelled int `json:"cancelled,omitempty"`
+	// Recovering counts batches that were left to their topic's recovery.
+	Recovering int `json:"recovering,omitempty"`
+	// Dead counts events that became dead letters.
+	Dead int `json:"dead,omitempty"`
 }
 
 // TopicResult is one topic's part of a RelayResult.
@@ -51,6 +56,7 @@ type TopicResult struct {
 	Topic     string `json:"topic"`
 	Published int    `json:"published"`
 	Batches   int    `json:"batches"`
+	Dead      int    `json:"dead,omitempty"` // letters
 }
 
 func (in RelayInput) withDefaults(now time.Time) RelayInput {
@@ -76,8 +82,9 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 	workCtx, cancel := workflow.WithCancel(ctx)
 	defer cancel()
 	r := &run{
-		in: in, result: in.Before.Result,
+		in: in, result: in.Before.Result, loads: newLoads(in),
 		selector: workflow.NewSelector(ctx), cancel: cancel,
+		taskQueue: workflow.GetInfo(ctx).TaskQueueName,
 	}
 	r.cancelAfter(workCtx, in.Before.Deadline.Add(DrainFor).Sub(workflow.Now(ctx)))
 	for draining := false; ; {
@@ -88,9 +95,10 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 			draining = true
 			r.cancelAfter(workCtx, DrainFor)
 		}
-		if !r.claiming && r.batches == 0 && r.releasing == 0 {
+		if !r.claiming && len(r.began) == 0 && r.ending == 0 {
 			break
 		}
+		r.wakeForLate(workCtx)
 		r.selector.Select(ctx)
 	}
 	switch {
@@ -110,9 +118,12 @@ type run struct {
 	in        RelayInput
 	selector  workflow.Selector
 	result    RelayResult
+	loads     loads
+	taskQueue string
 	claiming  bool
-	batches   int // in flight
-	releasing int // batches being released
+	began     []time.Time // of batches in flight, ascending
+	waking    bool        // when the next batch is late
+	ending    int         // batches being released, or handed to a recovery
 	cancel    workflow.CancelFunc
 	cancelled bool
 	failure   error
@@ -134,22 +145,53 @@ func (r *run) mustEnd(ctx workflow.Context) bool {
 }
 
 func (r *run) mayClaim(ctx workflow.Context) bool {
-	return !r.claiming && r.batches < r.in.Slots && !r.cancelled && ctx.Err() == nil &&
+	return !r.claiming && r.free(ctx) > 0 && !r.cancelled && ctx.Err() == nil &&
 		!r.mustEnd(ctx) && workflow.Now(ctx).Before(r.in.Before.Deadline)
 }
 
-// ending reports whether errors are those of being cancelled, whatever they say.
-func (r *run) ending(ctx workflow.Context) bool { return r.cancelled || ctx.Err() != nil }
+// free is the number of batches that may be claimed. Those that are late do not
+// count, or a few topics that get nothing through would stop all others.
+func (r *run) free(ctx workflow.Context) int {
+	if len(r.began) >= maxLate*r.in.Slots {
+		return 0
+	}
+	busy := 0
+	for _, began := range r.began {
+		if workflow.Now(ctx).Sub(began) < BatchLate {
+			busy++
+		}
+	}
+	return r.in.Slots - busy
+}
+
+// wakeForLate has the run look again when no slot is free until a batch is late.
+func (r *run) wakeForLate(ctx workflow.Context) {
+	now := workflow.Now(ctx)
+	if r.waking || r.claiming || r.cancelled || r.free(ctx) > 0 || !now.Before(r.in.Before.Deadline) {
+		return
+	}
+	for _, began := range r.began {
+		if left := BatchLate - now.Sub(began); left > 0 {
+			r.waking = true
+			r.selector.AddFuture(workflow.NewTimer(ctx, left), func(workflow.Future) { r.waking = false })
+			return
+		}
+	}
+}
+
+// isEnding reports whether errors are those of being cancelled, whatever they say.
+func (r *run) isEnding(ctx workflow.Context) bool { return r.cancelled || ctx.Err() != nil }
 
 // act refers to activities by method; it is never used as a receiver.
 var act *activities.Activities
 
 func (r *run) claim(ctx workflow.Context) {
 	r.claiming = true
-	asked := r.in.Slots - r.batches
+	asked := r.free(ctx)
 	claimed := workflow.ExecuteActivity(claimOptions(ctx), act.ClaimBatches, activities.ClaimRequest{
 		Batches:  asked,
-		PerTopic: max(1, r.in.Slots/topicShare),
+		PerTopic: r.loads.share,
+		Shares:   r.loads.lowered(),
 		Linger:   r.in.Linger,
 		Wait:     min(ClaimWait, r.in.Before.Deadline.Sub(workflow.Now(ctx))),
 	})
@@ -157,7 +199,7 @@ func (r *run) claim(ctx workflow.Context) {
 		r.claiming = false
 		var result activities.ClaimResult
 		if err := f.Get(ctx, &result); err != nil {
-			if !r.ending(ctx) {
+			if !r.isEnding(ctx) {
 				r.failure = temporal.NewApplicationErrorWithCause("claim batches", "ClaimFailed", err)
 			}
 			return
@@ -172,19 +214,22 @@ func (r *run) claim(ctx workflow.Context) {
 }
 
 func (r *run) publish(ctx workflow.Context, b relay.Batch, plenty bool) {
-	r.batches++
+	began := workflow.Now(ctx)
+	r.began = append(r.began, began)
 	stay := BatchStay
-	if !plenty || r.batches > r.in.Slots/2 {
+	if !plenty || len(r.began) > r.in.Slots/2 {
 		stay = 0
 	}
 	published := workflow.ExecuteActivity(publishOptions(ctx, b), act.PublishBatch, activities.PublishRequest{
 		Batch:       b,
-		Concurrency: r.in.Concurrency,
-		For:         max(0, min(BatchFor, r.in.Before.Deadline.Sub(workflow.Now(ctx)))),
+		Concurrency: r.loads.concurrency(b.Topic),
+		For:         max(0, min(BatchFor, r.in.Before.Deadline.Sub(began))),
 		Stay:        stay,
+		RecoveryID:  recoveryID(r.taskQueue, b.Topic),
 	})
 	r.selector.AddFuture(published, func(f workflow.Future) {
-		r.batches--
+		i := slices.Index(r.began, began)
+		r.began = slices.Delete(r.began, i, i+1)
 		var result activities.PublishResult
 		err := f.Get(ctx, &result)
 		r.published(ctx, b, result, err)
@@ -194,12 +239,21 @@ func (r *run) publish(ctx workflow.Context, b relay.Batch, plenty bool) {
 // published takes a batch's end.
 func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.PublishResult, err error) {
 	var failure *temporal.ApplicationError
+	isFailure := asApplicationError(err, &failure)
 	switch {
 	case err == nil:
-		r.result.add(b.Topic, result.Published)
-	case asApplicationError(err, &failure) && failure.Type() == activities.TypeClaimLost:
+		r.result.add(b.Topic, result)
+		r.loads.ended(b.Topic, result.Throttled > 0)
+	case isFailure && failure.Type() == activities.TypeClaimLost:
 		r.result.Lost++
-	case r.ending(ctx):
+	case isFailure && failure.NonRetryable():
+		if failure.HasDetails() && failure.Details(&result) == nil {
+			r.result.add(b.Topic, result)
+		}
+		r.result.Recovering++
+		r.loads.failed(b.Topic)
+		r.recover(ctx, b, failure)
+	case r.isEnding(ctx):
 		r.result.Cancelled++
 		r.release(ctx, b)
 	default:
@@ -207,13 +261,29 @@ func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.P
 	}
 }
 
+// recover hands a batch to its topic's recovery, which outlives this run. If there
+// is one already, the batch is released: the topic is paused.
+func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.ApplicationError) {
+	free, _ := workflow.NewDisconnectedContext(ctx)
+	r.ending++
+	child := workflow.ExecuteChildWorkflow(recoveryChild(free, r.taskQueue, b, failure), Recovery, RecoveryInput{
+		Batch: b, Concurrency: r.in.Concurrency, Reason: failure.Message(),
+	})
+	r.selector.AddFuture(child.GetChildWorkflowExecution(), func(f workflow.Future) {
+		r.ending--
+		if f.Get(free, nil) != nil {
+			r.release(free, b)
+		}
+	})
+}
+
 // release gives up a batch that was cancelled between two attempts, when it could
 // not release its lanes itself.
 func (r *run) release(ctx workflow.Context, b relay.Batch) {
 	free, _ := workflow.NewDisconnectedContext(ctx)
-	r.releasing++
+	r.ending++
 	r.selector.AddFuture(workflow.ExecuteActivity(releaseOptions(free, b), act.ReleaseBatch, b), func(f workflow.Future) {
-		r.releasing--
+		r.ending--
 		if err := f.Get(free, nil); err != nil {
 			workflow.GetLogger(free).Warn("batch not released: its lanes wait for the end of their lease",
 				"topic", b.Topic, "lanes", relay.FormatLanes(b.Lanes), "error", err)

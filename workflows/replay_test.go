@@ -16,6 +16,7 @@ func replay(t *testing.T, file string) error {
 	t.Helper()
 	r := worker.NewWorkflowReplayer()
 	r.RegisterWorkflow(workflows.Relay)
+	r.RegisterWorkflow(workflows.Recovery)
 	return r.ReplayWorkflowHistoryFromJSONFile(nil, file)
 }
 

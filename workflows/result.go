@@ -6,12 +6,15 @@ import (
 	"slices"
 
 	"go.temporal.io/sdk/temporal"
+
+	"github.com/temporal-outbox/relay/activities"
 )
 
 // add counts one batch of a topic. Topics are a sorted list rather than a map, so
 // that the result reads the same in every client.
-func (r *RelayResult) add(topic string, published int) {
-	r.Published += published
+func (r *RelayResult) add(topic string, batch activities.PublishResult) {
+	r.Published += batch.Published
+	r.Dead += batch.Dead
 	r.Batches++
 	i, found := slices.BinarySearchFunc(r.Topics, topic, func(t TopicResult, name string) int {
 		return cmp.Compare(t.Topic, name)
@@ -19,7 +22,8 @@ func (r *RelayResult) add(topic string, published int) {
 	if !found {
 		r.Topics = slices.Insert(r.Topics, i, TopicResult{Topic: topic})
 	}
-	r.Topics[i].Published += published
+	r.Topics[i].Published += batch.Published
+	r.Topics[i].Dead += batch.Dead
 	r.Topics[i].Batches++
 }
 

@@ -28,10 +28,10 @@ var allowed = map[string][]string{
 	"internal/postgres":       {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish":        {module + "internal/relay", module + "outbox", module + "internal/publish/detach", "github.com/aws/"},
 	"internal/publish/detach": {"github.com/aws/"},
-	"activities":              {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal"},
+	"activities":              {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
 	"workflows": {
 		module + "activities", module + "internal/relay",
-		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker",
+		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker", "go.temporal.io/api/enums/v1",
 	},
 }
 

@@ -52,6 +52,7 @@ const (
 	CodeEventMissing = "EventMissing"   // pending, but its event was deleted
 	CodeResponse     = "BrokenResponse" // the response could not be understood
 
+	CodeBlocked           = "BlockedBehind"     // behind an earlier event of its key that is a dead letter
 	CodeTooManyAttributes = "TooManyAttributes" // the event has more attributes than AWS delivers
 	CodeNoTopic           = "TopicNotFound"     // no SNS topic has the configured name
 	CodeNotSent           = "NotSent"           // the request could not be made: no credentials, say

@@ -2,13 +2,10 @@ package activities
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
-
-	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -31,7 +28,14 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 			return err
 		}
 		first := firstIDs(page.Events)
-		if ready := t.opened(page.Events); len(ready) > 0 {
+		blocked, err := t.blockedKeys(ctx, page.Events)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if ready := t.opened(page.Events, blocked); len(ready) > 0 {
 			select {
 			case events <- ready:
 			case <-ctx.Done():
@@ -108,23 +112,62 @@ func (t *attempt) inHand() []relay.Ref {
 	return slices.Collect(maps.Keys(t.open))
 }
 
+// blockedKeys are the keys among events that have a dead letter, in a topic where
+// that blocks a key.
+func (t *attempt) blockedKeys(ctx context.Context, events []relay.Event) ([]string, error) {
+	if t.policy.OnPoison != BlockKey || len(events) == 0 {
+		return nil, nil
+	}
+	keys := make(map[string]bool)
+	for _, e := range events {
+		if e.Key != "" {
+			keys[e.Key] = true
+		}
+	}
+	return t.cfg.Store.Blocked(ctx, t.lease.Topic, slices.Sorted(maps.Keys(keys)))
+}
+
 // opened notes what was loaded, and returns what can be sent of it.
-func (t *attempt) opened(loaded []relay.Event) []relay.Event {
+func (t *attempt) opened(loaded []relay.Event, blocked []string) []relay.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.loaded += len(loaded)
+	ready := loaded[:0]
 	for _, e := range loaded {
 		t.open[e.Ref] = len(e.Payload)
 		t.openBytes += len(e.Payload)
 		t.next[e.Lane] = max(t.next[e.Lane], e.ID+1)
-		if e.EventID == "" {
-			t.refuse(&relay.PublishError{
-				Code:    relay.CodeEventMissing,
-				Message: fmt.Sprintf("event %d is pending but no longer in outbox.event", e.ID),
-			})
+		if err := unsendable(e, blocked); err != nil {
+			t.refused.add(relay.Outcome{Ref: e.Ref, Err: err})
+			signal(t.settled)
+			continue
+		}
+		ready = append(ready, e)
+	}
+	return ready
+}
+
+// unsendable says why an event is a dead letter without being sent, or returns
+// nil.
+func unsendable(e relay.Event, blocked []string) *relay.PublishError {
+	switch {
+	case e.Bytes > relay.PageBytes:
+		return &relay.PublishError{
+			Code: relay.CodeTooLarge, Class: relay.ClassPoison,
+			Message: fmt.Sprintf("the event has %d bytes, no destination accepts more than %d", e.Bytes, maxMessage),
+		}
+	case e.EventID == "":
+		return &relay.PublishError{
+			Code: relay.CodeEventMissing, Class: relay.ClassPoison,
+			Message: fmt.Sprintf("event %d is pending but no longer in outbox.event", e.ID),
+		}
+	case slices.Contains(blocked, e.Key):
+		return &relay.PublishError{
+			Code: relay.CodeBlocked, Class: relay.ClassPoison,
+			Message: "blocked behind an earlier event of its key that is a dead letter",
 		}
 	}
-	return slices.DeleteFunc(loaded, func(e relay.Event) bool { return e.EventID == "" })
+	return nil
 }
 
 // roomForMore waits until half a page is settled. It reports false if there is
@@ -133,7 +176,7 @@ func (t *attempt) roomForMore(ctx context.Context) bool {
 	for {
 		t.mu.Lock()
 		room := len(t.open) <= relay.PageEvents-loadEvents && t.openBytes <= relay.PageBytes/2
-		refused := t.first != nil
+		refused := t.refused.any()
 		t.mu.Unlock()
 		if refused || ctx.Err() != nil {
 			return false
@@ -147,103 +190,3 @@ func (t *attempt) roomForMore(ctx context.Context) bool {
 		}
 	}
 }
-
-// settle settles what is acknowledged until sent is closed and nothing is left.
-// What arrives while one statement runs goes into the next, so a slow database is
-// asked less often, not more.
-func (t *attempt) settle(ctx context.Context, sent <-chan struct{}) error {
-	for last := false; ; {
-		select {
-		case <-t.changed:
-		case <-sent:
-			last = true
-		}
-		if !last && t.moreComes() {
-			// A few more for the same commit, unless nothing else is under way.
-			select {
-			case <-sent:
-				last = true
-			case <-time.After(settleEvery):
-			}
-		}
-		if err := t.settleAcked(ctx); err != nil {
-			t.stop(err)
-			return err
-		}
-		if last {
-			return nil
-		}
-	}
-}
-
-// moreComes reports whether acknowledgements are few and others are on their way.
-func (t *attempt) moreComes() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.acked) < settleEvents && len(t.acked) < len(t.open)
-}
-
-func (t *attempt) settleAcked(ctx context.Context) error {
-	t.mu.Lock()
-	t.settling, t.acked = t.acked, nil
-	t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, settlePatience)
-	defer cancel()
-	for wait := 50 * time.Millisecond; ; wait *= 2 {
-		err := t.cfg.Store.Settle(ctx, t.lease.Topic, t.settling)
-		if err == nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-		}
-	}
-	t.mu.Lock()
-	for _, ref := range t.settling {
-		t.openBytes -= t.open[ref]
-		delete(t.open, ref)
-	}
-	t.settling = nil
-	t.mu.Unlock()
-	signal(t.settled)
-	return nil
-}
-
-// keep heartbeats and renews the lease until keepCtx ends. It stops the attempt
-// when the lease is in other hands or the worker shuts down.
-func (t *attempt) keep(ctx, keepCtx context.Context) {
-	stopped := activity.GetWorkerStopChannel(ctx)
-	ticker := time.NewTicker(heartbeatEvery)
-	defer ticker.Stop()
-	renewed := time.Now()
-	for {
-		select {
-		case <-keepCtx.Done():
-			return
-		case <-stopped:
-			t.stop(relay.ErrStopped)
-			stopped = nil
-		case <-ticker.C:
-			activity.RecordHeartbeat(ctx, t.checkpoint())
-			if time.Since(renewed) < t.cfg.Lease/renewalsPerLease {
-				continue
-			}
-			before := time.Now()
-			switch err := t.cfg.Store.Renew(keepCtx, t.lease, t.lanes()); {
-			case err == nil:
-				renewed = before
-				t.mu.Lock()
-				t.leaseEnd = before.Add(t.cfg.Lease)
-				t.mu.Unlock()
-			case errors.Is(err, relay.ErrClaimLost):
-				t.stop(err)
-				return
-			}
-			// Any other error: the deadline comes nearer, and the next tick tries again.
-		}
-	}
-}
-
-func (t *attempt) lanes() []int16 { return slices.Sorted(maps.Keys(t.lease.LowID)) }

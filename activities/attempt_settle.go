@@ -1,0 +1,69 @@
+package activities
+
+import (
+	"context"
+	"time"
+)
+
+// settle settles what is acknowledged until sent is closed and nothing is left.
+// What arrives while one statement runs goes into the next, so a slow database is
+// asked less often, not more.
+func (t *attempt) settle(ctx context.Context, sent <-chan struct{}) error {
+	for last := false; ; {
+		select {
+		case <-t.changed:
+		case <-sent:
+			last = true
+		}
+		if !last && t.moreComes() {
+			// A few more for the same commit, unless nothing else is under way.
+			select {
+			case <-sent:
+				last = true
+			case <-time.After(settleEvery):
+			}
+		}
+		if err := t.settleAcked(ctx); err != nil {
+			t.stop(err)
+			return err
+		}
+		if last {
+			return nil
+		}
+	}
+}
+
+// moreComes reports whether acknowledgements are few and others are on their way.
+func (t *attempt) moreComes() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.acked) < settleEvents && len(t.acked) < len(t.open)
+}
+
+func (t *attempt) settleAcked(ctx context.Context) error {
+	t.mu.Lock()
+	t.settling, t.acked = t.acked, nil
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	for wait := 50 * time.Millisecond; ; wait *= 2 {
+		err := t.cfg.Store.Settle(ctx, t.lease.Topic, t.settling)
+		if err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+	t.mu.Lock()
+	for _, ref := range t.settling {
+		t.openBytes -= t.open[ref]
+		delete(t.open, ref)
+	}
+	t.settling = nil
+	t.mu.Unlock()
+	signal(t.settled)
+	return nil
+}

@@ -1,0 +1,264 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+func poison(code string) *relay.PublishError {
+	return &relay.PublishError{Code: code, Message: "never", Class: relay.ClassPoison}
+}
+
+// refusing answers events of these ids with err, and accepts all others.
+func refusing(err *relay.PublishError, ids ...int64) func(int, relay.Event) *relay.PublishError {
+	return func(_ int, e relay.Event) *relay.PublishError {
+		if slices.Contains(ids, e.ID) {
+			return err
+		}
+		return nil
+	}
+}
+
+func (s *store) deadIDs() (ids []int64) {
+	for _, d := range s.dead {
+		ids = append(ids, d.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func TestPoisonBecomesADeadLetterAndTheRestOfItsBatchIsPublished(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(100, 1, 2)
+	e.publisher.answer = refusing(poison("InvalidMessageContents"), 7, 50)
+	r, err := e.publish(t, 1, 2)
+	require.NoError(t, err, "the batch is done")
+	require.Equal(t, 98, r.Published)
+	require.Equal(t, 2, r.Dead)
+	require.Equal(t, []int64{7, 50}, e.store.deadIDs())
+	require.Equal(t, "default-test-workflow-id", e.store.deadBy)
+	require.Equal(t, []int16{1, 2}, e.store.releasedLanes())
+	require.Empty(t, e.store.pauses)
+}
+
+func TestAnAttemptThatMayNotDeadLetterHasLostItsClaim(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(10, 1)
+	e.store.deadLetterErr = fmt.Errorf("move: %w", relay.ErrClaimLost)
+	e.publisher.answer = refusing(poison("InvalidMessageContents"), 7)
+	_, err := e.publish(t, 1)
+	require.Equal(t, TypeClaimLost, asApplicationError(t, err).Type())
+}
+
+func TestWhatCannotBeSentIsADeadLetterWithoutBeingSent(t *testing.T) {
+	e := newEnv(t)
+	e.cfg.Topics = map[string]TopicPolicy{"orders": {OnPoison: BlockKey}}
+	e.store.fill(4, 1)
+	e.store.pending[0].Bytes, e.store.pending[0].EventID = 9<<20, ""
+	e.store.pending[1].EventID = ""
+	e.store.pending[2].Key = "blocked"
+	e.store.blocked = []string{"blocked"}
+	r, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, 1, r.Published)
+	require.Equal(t, 3, r.Dead)
+	require.Equal(t, "EventTooLarge: the event has 9437184 bytes, no destination accepts more than 1048576", e.store.dead[0].Err.Error())
+	require.Equal(t, relay.CodeEventMissing, e.store.dead[1].Err.Code)
+	require.Equal(t, relay.CodeBlocked, e.store.dead[2].Err.Code)
+}
+
+func TestADestinationFaultPausesTheTopicAndFailsForGood(t *testing.T) {
+	for _, class := range []relay.Class{relay.ClassDestination, relay.ClassOurs} {
+		e := newEnv(t)
+		e.store.fill(100, 1)
+		e.publisher.answer = func(int, relay.Event) *relay.PublishError {
+			return &relay.PublishError{Code: "AuthorizationError", Message: "not you", Class: class, Whole: true}
+		}
+		_, err := e.publish(t, 1)
+		failure := asApplicationError(t, err)
+		require.True(t, failure.NonRetryable())
+		require.Equal(t, "AuthorizationError", failure.Type())
+		require.Equal(t, []string{"orders by outbox-recovery/orders"}, e.store.pauses)
+		require.Equal(t, 1, e.publisher.requests)
+		require.Empty(t, e.store.dead)
+		require.Equal(t, [][]int16{{1}}, e.store.renewed, "the recovery takes the lanes over")
+	}
+}
+
+func TestWhenNothingGetsThroughInThreeAttemptsTheTopicIsLeftToItsRecovery(t *testing.T) {
+	for before, final := range map[int]bool{0: false, 1: false, 2: true} {
+		e := newEnv(t)
+		e.store.fill(20, 1)
+		e.SetHeartbeatDetails(checkpoint{Fruitless: before})
+		e.publisher.answer = func(int, relay.Event) *relay.PublishError {
+			return &relay.PublishError{Code: "InternalError", Class: relay.ClassRetry, Whole: true}
+		}
+		_, err := e.publish(t, 1)
+		require.Equal(t, final, asApplicationError(t, err).NonRetryable(), "%d before", before)
+		require.Equal(t, final, len(e.store.pauses) == 1)
+	}
+}
+
+func TestWhatFailsAloneIsNotTheDestinationsFault(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(2, 1)
+	e.SetHeartbeatDetails(checkpoint{Fruitless: 5})
+	e.publisher.answer = refusing(&relay.PublishError{Code: "InternalError"}, 1, 2)
+	_, err := e.publish(t, 1)
+	require.False(t, asApplicationError(t, err).NonRetryable())
+	require.Empty(t, e.store.pauses)
+}
+
+func TestWhatFailsAloneForTooLongIsGivenUp(t *testing.T) {
+	e := newEnv(t)
+	e.cfg.Topics = map[string]TopicPolicy{"orders": {GiveUpAfter: time.Hour}}
+	e.store.fill(20, 1)
+	e.store.refusedFor = map[int64]time.Duration{3: time.Hour + 1, 4: time.Hour - 1}
+	e.publisher.answer = refusing(&relay.PublishError{Code: "InternalError", Message: "again"}, 3, 4)
+	_, err := e.publish(t, 1)
+	require.Equal(t, []int64{3}, e.store.deadIDs())
+	require.Equal(t, "orders: 1 of 20 left: InternalError: again", asApplicationError(t, err).Message())
+}
+
+func TestARecoveryRenewsItsPauseAndNeitherFailsForGoodNorGivesUp(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	e.store.refusedFor = map[int64]time.Duration{3: 100 * time.Hour}
+	r := request(1)
+	r.Recovering = true
+	e.SetHeartbeatDetails(checkpoint{Fruitless: 100})
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		return &relay.PublishError{Code: "InternalError", Whole: ev.ID != 3}
+	}
+	_, err := e.publishAs(t, r)
+	require.False(t, asApplicationError(t, err).NonRetryable())
+	require.Equal(t, []string{"orders by outbox-recovery/orders"}, e.store.pauses)
+	require.Empty(t, e.store.dead)
+}
+
+func TestParkingMakesDeadLettersOfWhatFailsAndPublishesTheRest(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(40, 1)
+	r := request(1)
+	r.Recovering, r.Park = true, true
+	e.publisher.answer = refusing(&relay.PublishError{Code: "AccessDenied", Class: relay.ClassDestination}, 1, 2, 40)
+	e.publisher.before = func(_ context.Context, _ int, r relay.PublishRequest) { require.True(t, r.Isolate) }
+	result, err := e.publishAs(t, r)
+	require.NoError(t, err)
+	require.Equal(t, 37, result.Published)
+	require.Equal(t, []int64{1, 2, 40}, e.store.deadIDs())
+	require.Equal(t, []int16{1}, e.store.releasedLanes())
+}
+
+func TestDoubtfulPoisonIsBelievedOnlyWhileOthersGetThrough(t *testing.T) {
+	doubtful := poison("InvalidParameterValue")
+	doubtful.Doubtful = true
+
+	e := newEnv(t)
+	e.store.fill(10, 1)
+	e.publisher.answer = refusing(doubtful, 1, 2, 3, 4, 5)
+	r, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, 5, r.Dead)
+
+	e = newEnv(t)
+	e.store.fill(10, 1)
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return doubtful }
+	_, err = e.publish(t, 1)
+	require.True(t, asApplicationError(t, err).NonRetryable())
+	require.Contains(t, err.Error(), "every event is refused alike")
+	require.Empty(t, e.store.dead)
+	require.Len(t, e.store.pauses, 1)
+}
+
+func TestATrickleOfDoubtfulPoisonDoesNotDrainIntoTheDeadLetters(t *testing.T) {
+	doubtful := poison("InvalidParameterValue")
+	doubtful.Doubtful = true
+	e := newEnv(t)
+	e.publisher.answer = refusing(doubtful, 1)
+	final := 0
+	for range 5 {
+		e.store.fill(1, 1)
+		if _, err := e.publish(t, 1); err != nil {
+			final++
+			e.store.pending = nil
+		}
+	}
+	require.Len(t, e.store.dead, doubtLimit)
+	require.Equal(t, 5-doubtLimit, final)
+}
+
+func TestThrottlingStopsSendingAndComesBackLaterWithLess(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(200, 1)
+	e.publisher.answer = func(n int, ev relay.Event) *relay.PublishError {
+		if n == 3 && ev.ID%2 == 0 {
+			return &relay.PublishError{Code: "ThrottlingException", Class: relay.ClassRetry, Throttled: true}
+		}
+		return nil
+	}
+	_, err := e.publish(t, 1)
+	failure := asApplicationError(t, err)
+	require.Equal(t, 3, e.publisher.requests)
+	require.GreaterOrEqual(t, failure.NextRetryDelay(), throttlePause/2)
+	require.LessOrEqual(t, failure.NextRetryDelay(), throttlePause)
+
+	for throttled, concurrency := range map[int]int{0: 8, 1: 4, 3: 1, 60: 1} {
+		e = newEnv(t)
+		e.store.fill(1, 1)
+		e.SetHeartbeatDetails(checkpoint{Throttled: throttled})
+		e.publisher.before = func(_ context.Context, _ int, r relay.PublishRequest) { require.Equal(t, concurrency, r.Concurrency) }
+		r := request(1)
+		r.Concurrency = 8
+		result, err := e.publishAs(t, r)
+		require.NoError(t, err)
+		require.Equal(t, throttled, result.Throttled, "the run is told")
+	}
+}
+
+func TestACappedTopicIsClaimedOneBatchAtATimeAndPaced(t *testing.T) {
+	store := &store{}
+	a, err := New(Config{Store: store, Publisher: &publisher{}, Topics: map[string]TopicPolicy{"slow": {MaxPerSecond: 20}}})
+	require.NoError(t, err)
+	require.Equal(t, map[string]int{"slow": 1, "throttled": 2}, a.shares(map[string]int{"slow": 3, "throttled": 2}))
+	require.Nil(t, a.pace("orders"))
+	pace := a.pace("slow")
+	require.Zero(t, pace(10))
+	require.InDelta(t, 500*time.Millisecond, pace(10), float64(50*time.Millisecond))
+	require.InDelta(t, time.Second, pace(10), float64(50*time.Millisecond))
+}
+
+func TestAnAttemptThatWasStalledRenewsBeforeItSendsAgain(t *testing.T) {
+	a := new(Activities)
+	a.cfg.Lease = time.Minute
+	x := a.newAttempt(request(1), relay.Lease{}, time.Now(), checkpoint{})
+	require.Greater(t, time.Until(x.deadline()), 50*time.Second)
+	x.seenAlive = time.Now().Add(-stallLimit - time.Second)
+	require.Negative(t, time.Until(x.deadline()), "it may have been replaced while it stood still")
+	require.True(t, x.stalled())
+	x.alive()
+	require.Positive(t, time.Until(x.deadline()))
+}
+
+func TestAFailuresDetailsSayWhatGotThrough(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	e.publisher.answer = func(n int, _ relay.Event) *relay.PublishError {
+		if n == 2 {
+			return &relay.PublishError{Code: "NotFound", Class: relay.ClassDestination, Whole: true, Message: strings.Repeat("x", 3)}
+		}
+		return nil
+	}
+	_, err := e.publish(t, 1)
+	var r PublishResult
+	require.NoError(t, asApplicationError(t, err).Details(&r))
+	require.Equal(t, PublishResult{Published: 10, Requests: 2}, r)
+}

@@ -1,0 +1,163 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// UpdatePark is the name of Recovery's update handler.
+const UpdatePark = "park"
+
+// RecoveryInput says what Recovery takes over.
+type RecoveryInput struct {
+	// Batch is one that its destination refuses. Its lanes are still leased.
+	Batch relay.Batch `json:"batch"`
+	// Concurrency is how many requests may be under way.
+	Concurrency int `json:"concurrency"`
+	// Reason is what the destination said last: its code and text.
+	Reason string `json:"reason"`
+}
+
+// RecoveryResult says how a recovery ended.
+type RecoveryResult struct {
+	Published int `json:"published"`      // of its batch
+	Dead      int `json:"dead,omitempty"` // made dead letters
+	// Parked names who gave up what failed.
+	Parked string `json:"parked,omitempty"`
+	// Lost is true if the batch is in other hands: they go on with it, and start a
+	// recovery of their own if they have to.
+	Lost   bool   `json:"lost,omitempty"`
+	Lasted string `json:"lasted"`
+}
+
+// ParkRequest says who gives up, and why.
+type ParkRequest struct {
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
+// ParkResult is what became of the batch that was parked.
+type ParkResult struct {
+	Published int `json:"published"`
+	Dead      int `json:"dead"`
+}
+
+// recoveryID is the workflow id of a topic's recovery: one at a time. Relays with
+// a task queue of their own do not meet in one namespace.
+func recoveryID(taskQueue, topic string) string {
+	if taskQueue == DefaultTaskQueue {
+		return "outbox-recovery/" + topic
+	}
+	return "outbox-recovery/" + taskQueue + "/" + topic
+}
+
+// Recovery owns a topic whose destination is broken. It retries one batch without
+// limit, while its attempts keep the topic paused, and completes when that batch
+// gets through. Terminating it, or pausing its activity, lets the pause expire;
+// the relay then tries the topic again and starts another recovery if it must.
+func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
+	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, began: workflow.Now(ctx)}
+	workflow.SetCurrentDetails(ctx, r.details(in.Reason))
+	err := workflow.SetUpdateHandlerWithOptions(ctx, UpdatePark, r.onPark, workflow.UpdateHandlerOptions{
+		Description: "Give up what this batch's destination refuses: it becomes dead letters, and the topic goes on.",
+		Validator: func(_ workflow.Context, p ParkRequest) error {
+			if p.By == "" {
+				return errors.New("say who parks: by is empty")
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return RecoveryResult{}, fmt.Errorf("offer to park: %w", err)
+	}
+	err = r.run(ctx)
+	r.over = true
+	r.result.Lasted = workflow.Now(ctx).Sub(r.began).Round(time.Second).String()
+	free, _ := workflow.NewDisconnectedContext(ctx)
+	if ctx.Err() != nil {
+		// Cancelled: what the batch holds is free at once.
+		if err := workflow.ExecuteActivity(releaseOptions(free, in.Batch), act.ReleaseBatch, in.Batch).Get(free, nil); err != nil {
+			workflow.GetLogger(free).Warn("batch not released: its lanes wait for the end of their lease", "topic", in.Batch.Topic, "error", err)
+		}
+	}
+	resume := activities.TopicRequest{Topic: in.Batch.Topic, RecoveryID: r.id}
+	if err := workflow.ExecuteActivity(resumeOptions(free, in.Batch.Topic), act.ResumeTopic, resume).Get(free, nil); err != nil {
+		workflow.GetLogger(free).Warn("topic not resumed: its pause expires", "topic", in.Batch.Topic, "error", err)
+	}
+	if err := workflow.Await(free, func() bool { return workflow.AllHandlersFinished(free) }); err != nil {
+		return r.result, fmt.Errorf("wait for handlers: %w", err)
+	}
+	return r.result, err
+}
+
+// recovery is the state of a Recovery.
+type recovery struct {
+	in     RecoveryInput
+	id     string
+	began  time.Time
+	result RecoveryResult
+	park   *ParkRequest
+	cancel workflow.CancelFunc // the attempt under way
+	over   bool
+}
+
+// run publishes the batch until it gets through, is given up, or is lost.
+func (r *recovery) run(ctx workflow.Context) error {
+	for {
+		parking := r.park != nil
+		attempt, cancel := workflow.WithCancel(ctx)
+		r.cancel = cancel
+		var result activities.PublishResult
+		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in.Batch), act.PublishBatch, activities.PublishRequest{
+			Batch: r.in.Batch, Concurrency: r.in.Concurrency,
+			RecoveryID: r.id, Recovering: true, Park: parking,
+		}).Get(attempt, &result)
+		cancel()
+		var failure *temporal.ApplicationError
+		switch {
+		case err == nil:
+			r.result.Published += result.Published
+			r.result.Dead += result.Dead
+			if !parking || result.Dead == 0 {
+				return nil
+			}
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case asApplicationError(err, &failure) && failure.Type() == activities.TypeClaimLost:
+			r.result.Lost = true
+			return nil
+		case r.park == nil || parking:
+			return fmt.Errorf("publish %s: %w", summary(r.in.Batch), err)
+		}
+	}
+}
+
+// onPark makes the next attempt the one that gives up, and waits for its end.
+func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, error) {
+	if !r.over && r.park == nil {
+		r.park = &p
+		r.result.Parked = p.By
+		workflow.SetCurrentDetails(ctx, r.details("parked by "+p.By+": "+p.Reason))
+		r.cancel()
+	}
+	if err := workflow.Await(ctx, func() bool { return r.over }); err != nil {
+		return ParkResult{}, fmt.Errorf("wait for the end: %w", err)
+	}
+	return ParkResult{Published: r.result.Published, Dead: r.result.Dead}, nil
+}
+
+// details is what the UI shows above everything else.
+func (r *recovery) details(reason string) string {
+	return fmt.Sprintf("Topic **%s** is paused: its destination refuses what it is sent.\n\n"+
+		"> %s\n\n"+
+		"The pending activity shows the attempt, its last failure and when the next is due. When the destination accepts again, "+
+		"everything goes on by itself. To give up what fails, send the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}`: "+
+		"it becomes dead letters.", r.in.Batch.Topic, reason, UpdatePark)
+}
