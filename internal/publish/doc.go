@@ -19,7 +19,6 @@
 //   - resolve.go finds out where a topic's events go and how large they may be.
 //   - publish.go runs it all, with several requests at once and one goroutine
 //     that owns the state.
-//
-// Nothing here decides whether an error is worth a retry: outcomes carry the
-// code, and the caller classifies it.
+//   - classes.go says what is to be done about every error code. Outcomes carry
+//     its verdict; acting on it is the caller's business.
 package publish

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"unicode/utf8"
 
@@ -65,6 +66,10 @@ func publishError(err error) *relay.PublishError {
 		pe.Code, pe.Message = relay.CodeNotSent, operationError(err).Error()
 	}
 	pe.Message = shorten(pe.Message)
+	classify(pe)
+	if status == http.StatusTooManyRequests && pe.Class == relay.ClassRetry {
+		pe.Throttled = true // whatever the code
+	}
 	return pe
 }
 

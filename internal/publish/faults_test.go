@@ -103,6 +103,10 @@ func TestEveryEntryOfAResponseIsAccountedFor(t *testing.T) {
 		}
 		l := publishAll(t, w.publisher(d), simple(5)...)
 		assert.Equal(t, map[int64]string{1: "", 2: "InternalError", 3: "InvalidParameter", 4: relay.CodeUnanswered, 5: ""}, l.codes())
+		assert.Equal(t, relay.ClassRetry, l.byID[2].Class)
+		assert.Equal(t, relay.ClassPoison, l.byID[3].Class)
+		assert.True(t, l.byID[3].Doubtful)
+		assert.Equal(t, relay.ClassRetry, l.byID[4].Class)
 		assert.Equal(t, "try again", l.byID[2].Message)
 		assert.False(t, l.byID[2].SenderFault)
 		assert.True(t, l.byID[3].SenderFault)
@@ -111,26 +115,37 @@ func TestEveryEntryOfAResponseIsAccountedFor(t *testing.T) {
 
 func TestARequestThatFailsAsAWholeFailsEachOfItsEventsWithItsCode(t *testing.T) {
 	for name, c := range map[string]struct {
-		reply    wireReply
-		code     string
-		attempts int
+		reply     wireReply
+		code      string
+		attempts  int
+		class     relay.Class
+		throttled bool
 	}{
-		"access denied":   {wireReply{Status: 403, Error: &wireError{Code: "AuthorizationError", Message: "not yours"}}, "AuthorizationError", 1},
-		"not found":       {wireReply{Status: 404, Error: &wireError{Code: "NotFound", Message: "gone"}}, "NotFound", 1},
-		"throttling":      {wireReply{Status: 400, Error: &wireError{Code: "ThrottlingException", Message: "slow down"}}, "ThrottlingException", 2},
-		"SNS's throttled": {wireReply{Status: 429, Error: &wireError{Code: "Throttled", Message: "slow down"}}, "Throttled", 1},
-		"internal":        {wireReply{Status: 500, Error: &wireError{Code: "InternalFailure", Message: "oops"}}, "InternalFailure", 2},
-		"a proxy's 503":   {wireReply{Status: 503, Raw: "<html><body>Service Unavailable<br></html>"}, "HTTP503", 2},
-		"an empty 502":    {wireReply{Status: 502, Raw: " "}, "HTTP502", 2},
-		"a redirect":      {wireReply{Status: 302, Raw: "moved"}, "HTTP302", 1},
-		"a broken body":   {wireReply{Raw: "<PublishBatchResponse><Publ{"}, relay.CodeResponse, 0},
-		"dropped":         {wireReply{Drop: true}, relay.CodeConnection, 0},
+		"access denied":   {wireReply{Status: 403, Error: &wireError{Code: "AuthorizationError", Message: "not yours"}}, "AuthorizationError", 1, relay.ClassDestination, false},
+		"not found":       {wireReply{Status: 404, Error: &wireError{Code: "NotFound", Message: "gone"}}, "NotFound", 1, relay.ClassDestination, false},
+		"throttling":      {wireReply{Status: 400, Error: &wireError{Code: "ThrottlingException", Message: "slow down"}}, "ThrottlingException", 2, relay.ClassRetry, true},
+		"SNS's throttled": {wireReply{Status: 429, Error: &wireError{Code: "Throttled", Message: "slow down"}}, "Throttled", 1, relay.ClassRetry, true},
+		"internal":        {wireReply{Status: 500, Error: &wireError{Code: "InternalFailure", Message: "oops"}}, "InternalFailure", 2, relay.ClassRetry, false},
+		"a proxy's 503":   {wireReply{Status: 503, Raw: "<html><body>Service Unavailable<br></html>"}, "HTTP503", 2, relay.ClassRetry, false},
+		"an empty 502":    {wireReply{Status: 502, Raw: " "}, "HTTP502", 2, relay.ClassRetry, false},
+		"a redirect":      {wireReply{Status: 302, Raw: "moved"}, "HTTP302", 1, relay.ClassDestination, false},
+		"a broken body":   {wireReply{Raw: "<PublishBatchResponse><Publ{"}, relay.CodeResponse, 0, relay.ClassRetry, false},
+		"a busy proxy":    {wireReply{Status: 429, Raw: "later"}, "HTTP429", 1, relay.ClassRetry, true},
+		"an unknown 429":  {wireReply{Status: 429, Error: &wireError{Code: "Later", Message: "later"}}, "Later", 1, relay.ClassRetry, true},
+		"a key's":         {wireReply{Status: 400, Error: &wireError{Code: "KMS.AccessDeniedException", Message: "no"}}, "KMS.AccessDeniedException", 1, relay.ClassDestination, false},
+		"a firewall":      {wireReply{Status: 403, Raw: "<html>Forbidden</html>"}, "HTTP403", 1, relay.ClassDestination, false},
+		"dropped":         {wireReply{Drop: true}, relay.CodeConnection, 0, relay.ClassRetry, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 				w.publish = func(wireBatch) wireReply { return c.reply }
 				l := publishAll(t, w.publisher(d), simple(3)...)
 				assert.Equal(t, map[int64]string{1: c.code, 2: c.code, 3: c.code}, l.codes(), "%v", l.byID[1])
+				for _, err := range l.byID {
+					assert.Equal(t, c.class, err.Class)
+					assert.Equal(t, c.throttled, err.Throttled)
+					assert.True(t, err.Whole)
+				}
 				if c.attempts > 0 {
 					assert.EqualValues(t, c.attempts, w.calls.Load(), "attempts")
 				}

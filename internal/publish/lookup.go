@@ -31,7 +31,7 @@ func (p *Publisher) lookUp(ctx context.Context, r Route) (Route, error) {
 	}
 	values, err := attributes(ctx, r)
 	if err != nil {
-		if pe := publishError(err); !isForbidden(pe.Code) {
+		if pe := publishError(err); lookUpCode(pe.Code).cause != causeForbidden {
 			return r, resolveError(r, pe)
 		}
 		// Reading attributes is a permission of its own, and publishing does
@@ -69,7 +69,7 @@ func (p *Publisher) queueURL(ctx context.Context, r Route) (string, error) {
 		return "", err
 	}
 	if out.QueueUrl == nil {
-		return "", &relay.PublishError{Code: relay.CodeResponse, Message: "the response to GetQueueUrl has no URL"}
+		return "", refusal(relay.CodeResponse, "the response to GetQueueUrl has no URL")
 	}
 	return *out.QueueUrl, nil
 }
@@ -108,10 +108,7 @@ func (p *Publisher) topicARN(ctx context.Context, r Route) (string, error) {
 	}
 	p.arns.arns = found
 	if found[r.Name] == "" {
-		return "", &relay.PublishError{
-			Code:    relay.CodeNoTopic,
-			Message: fmt.Sprintf("region %s has no topic of that name", r.Region),
-		}
+		return "", refusal(relay.CodeNoTopic, fmt.Sprintf("region %s has no topic of that name", r.Region))
 	}
 	return found[r.Name], nil
 }
@@ -120,33 +117,30 @@ func (p *Publisher) topicARN(ctx context.Context, r Route) (string, error) {
 // destination, and what to do.
 func resolveError(r Route, err error) error {
 	pe := *publishError(err)
+	if pe.Class == relay.ClassPoison {
+		// No event was part of this, so it is the address that is not allowed.
+		pe.Class, pe.Doubtful = relay.ClassDestination, false
+	}
 	pe.Message = shorten(fmt.Sprintf("%s: %s; %s", r, pe.Message, remedy(r, pe.Code)))
 	return fmt.Errorf("resolve topic %s: %w", r.Topic, &pe)
 }
 
 // remedy says what to do about a code met while resolving.
 func remedy(r Route, code string) string {
-	switch {
-	case code == relay.CodeNoTopic, strings.Contains(code, "NotFound"),
-		strings.Contains(code, "NonExistentQueue"), strings.Contains(code, "DoesNotExist"):
+	switch lookUpCode(code).cause {
+	case causeMissing:
 		return fmt.Sprintf("create it in %s, or correct its name, AWS_REGION or the account", r.Region)
-	case isForbidden(code) && r.Service == SNS && r.Address == "":
-		return "allow the worker sns:ListTopics, or give the topic's ARN instead of its name"
-	case isForbidden(code) && r.Service == SQS && r.Address == "":
+	case causeForbidden:
+		if r.Service == SNS {
+			return "allow the worker sns:ListTopics, or give the topic's ARN instead of its name"
+		}
 		return "allow the worker sqs:GetQueueUrl, or give the queue's URL instead of its name"
-	case code == relay.CodeTimeout, code == relay.CodeConnection:
+	case causeNetwork:
 		return "check the network, AWS_REGION and AWS_ENDPOINT_URL"
-	case code == relay.CodeNotSent:
-		return "check that the worker has AWS credentials"
-	case strings.Contains(code, "Token"), strings.Contains(code, "Signature"), strings.Contains(code, "AccessKey"):
-		return "check the worker's AWS credentials and its clock"
+	case causeCredentials:
+		return "check that the worker has AWS credentials, that they are valid, and its clock"
+	case causeKey:
+		return "check the key that encrypts it, and the worker's rights on that"
 	}
 	return "see AWS's documentation of this code"
-}
-
-// isForbidden reports whether code means a missing permission, in any of the
-// spellings of the two services.
-func isForbidden(code string) bool {
-	return strings.HasPrefix(code, "AccessDenied") || code == "AuthorizationError" ||
-		code == "AuthorizationErrorException" || code == "UnauthorizedOperation"
 }

@@ -68,15 +68,11 @@ func measure(ev *relay.Event) (bytes, attributes int) {
 func refuse(bytes, attributes, limit int) *relay.PublishError {
 	switch {
 	case bytes > limit:
-		return &relay.PublishError{
-			Code:    relay.CodeTooLarge,
-			Message: fmt.Sprintf("the event has %d bytes with its attributes, the destination accepts %d", bytes, limit),
-		}
+		return refusal(relay.CodeTooLarge,
+			fmt.Sprintf("the event has %d bytes with its attributes, the destination accepts %d", bytes, limit))
 	case attributes > maxAttributes:
-		return &relay.PublishError{
-			Code:    relay.CodeTooManyAttributes,
-			Message: fmt.Sprintf("the event has %d attributes with the built-in ones, AWS accepts %d", attributes, maxAttributes),
-		}
+		return refusal(relay.CodeTooManyAttributes,
+			fmt.Sprintf("the event has %d attributes with the built-in ones, AWS accepts %d", attributes, maxAttributes))
 	}
 	return nil
 }

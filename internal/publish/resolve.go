@@ -38,10 +38,8 @@ func (p *Publisher) Resolve(ctx context.Context, topic string) (Route, error) {
 func (p *Publisher) resolve(ctx context.Context, topic string) (Route, sender, error) {
 	c := p.routes[topic]
 	if c == nil {
-		return Route{Topic: topic}, nil, fmt.Errorf("resolve: %w", &relay.PublishError{
-			Code:    relay.CodeNoRoute,
-			Message: fmt.Sprintf("no destination is configured for topic %q: add it to the worker's topics", shorten(topic)),
-		})
+		return Route{Topic: topic}, nil, fmt.Errorf("resolve: %w", refusal(relay.CodeNoRoute,
+			fmt.Sprintf("no destination is configured for topic %q: add it to the worker's topics", shorten(topic))))
 	}
 	select {
 	case c.turn <- struct{}{}:

@@ -177,6 +177,11 @@ func TestAnUnresolvableDestinationIsNamedWithARemedy(t *testing.T) {
 			wireReply{Status: 403, Error: &wireError{Code: "InvalidClientTokenId", Message: "no"}},
 			[]string{"InvalidClientTokenId", "credentials"},
 		},
+		"not an ARN after all": {
+			publish.Destination{SNS: "orders"},
+			wireReply{Status: 400, Error: &wireError{Code: "InvalidParameter", Message: "TopicArn"}},
+			[]string{"InvalidParameter", "TopicArn"},
+		},
 		"anything else": {
 			publish.Destination{SNS: "orders"},
 			wireReply{Status: 500, Error: &wireError{Code: "InternalError", Message: "oops"}},
@@ -199,6 +204,7 @@ func TestAnUnresolvableDestinationIsNamedWithARemedy(t *testing.T) {
 			l := publishAll(t, p, simple(2)...)
 			assert.Equal(t, map[int64]string{1: pe.Code, 2: pe.Code}, l.codes())
 			assert.Equal(t, pe.Message, l.byID[2].Message)
+			assert.NotEqual(t, relay.ClassPoison, l.byID[2].Class, "no event was part of it")
 			assert.Zero(t, w.calls.Load())
 		})
 	}

@@ -87,21 +87,15 @@ func (r *reader) failed(id, code, message *string, senderFault bool) {
 	if !ok {
 		return
 	}
-	r.answer[i] = &relay.PublishError{
-		Code:        orElse(code, relay.CodeResponse),
-		Message:     shorten(orElse(message, "")),
-		SenderFault: senderFault,
-	}
+	r.answer[i] = refusal(orElse(code, relay.CodeResponse), shorten(orElse(message, "")))
+	r.answer[i].SenderFault = senderFault
 }
 
 // done returns the answer, complete.
 func (r *reader) done() answer {
 	for i, err := range r.answer {
 		if err == unanswered {
-			r.answer[i] = &relay.PublishError{
-				Code:    relay.CodeUnanswered,
-				Message: "the response names the event neither as accepted nor as failed",
-			}
+			r.answer[i] = refusal(relay.CodeUnanswered, "the response names the event neither as accepted nor as failed")
 		}
 	}
 	return r.answer

@@ -1,0 +1,123 @@
+package publish
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+var update = flag.Bool("update", false, "write docs/errors.md")
+
+const errorsIntroduction = `<!-- Made from internal/publish/classes.go: go test ./internal/publish -run TestErrorsDocument -update -->
+
+# Error codes
+
+What a destination refuses with, and what the relay does about it. The code decides, not the text, and not the HTTP status
+beside it: the services' own marks (` + "`SenderFault`, 4xx or 5xx" + `) are also set on throttling and on faults of a key, and a response
+with status 200 may contain failed entries.
+
+`
+
+// classTitles has what happens for each class, in the order of the document.
+var classTitles = []struct {
+	class       relay.Class
+	title, text string
+}{
+	{relay.ClassRetry, "Retry", `It passes, or may pass: the event stays pending and is sent again, later each time. A code that is in none of
+these tables belongs here, because a retry loses nothing.
+
+**Throttling** means that the destination asks for less: less is then sent at once, and what was refused waits.`},
+	{relay.ClassPoison, "Poison", `The event can never get through, so it becomes a dead letter at once, and the others of its batch go on. On an
+ordered destination the later events of its key wait until it has.
+
+**Doubtful** codes are only believed while other events get through. If every event is refused so, the destination is
+taken for broken instead, and nothing becomes a dead letter.`},
+	{relay.ClassDestination, "Destination", `Nothing gets through until somebody changes something, so the topic is paused and one recovery tries, at
+growing intervals, until it works. Other topics go on. No event becomes a dead letter for it.`},
+	{relay.ClassOurs, "Ours", `The relay built the request wrongly. It says nothing about the events, so none of them becomes a dead letter for
+it; they are sent again, and the code shows where the relay needs mending.`},
+}
+
+const errorsSplitting = `## Divided requests
+
+A request is refused as a whole or entry by entry. Where one event may be the reason for a whole refusal (**divided** in the
+tables), the request is sent again in halves, and these in halves, until what is refused is one event. The others are
+published. A recovery can ask for this whatever the code.
+
+If it was for **size**, requests stay smaller until the destination's limit is looked up again.
+
+## Spellings
+
+The same code arrives in several spellings, depending on the protocol and on where in a response it stands. Prefixes
+(` + "`AWS.SimpleQueueService.`, `com.amazonaws.sqs#`" + `), a final ` + "`Exception`" + ` and upper and lower case make no difference. A status without a
+code, from a proxy say, becomes ` + "`HTTP503`" + `; ` + "`HTTP5xx`" + ` stands for all that have no row of their own.
+`
+
+func errorsDocument() string {
+	var b strings.Builder
+	b.WriteString(errorsIntroduction)
+	for _, c := range classTitles {
+		fmt.Fprintf(&b, "## %s\n\n%s\n\n| code | from | | why | source |\n|---|---|---|---|---|\n", c.title, c.text)
+		for i := range classes {
+			if classes[i].class == c.class {
+				fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", strings.Join(classes[i].codes, "`, `"),
+					classes[i].from, marks(&classes[i]), classes[i].why, classes[i].source)
+			}
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString(errorsSplitting)
+	return b.String()
+}
+
+func marks(r *row) string {
+	var m []string
+	for _, mark := range []struct {
+		set  bool
+		name string
+	}{{r.throttling, "throttling"}, {r.doubtful, "doubtful"}, {r.splits, "divided"}, {r.size, "size"}} {
+		if mark.set {
+			m = append(m, mark.name)
+		}
+	}
+	return strings.Join(m, ", ")
+}
+
+func TestErrorsDocumentSaysWhatTheTableSays(t *testing.T) {
+	path := filepath.Join("..", "..", "docs", "errors.md")
+	want := errorsDocument()
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
+	}
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	// Not in one comparison, whose output would be the whole document.
+	for i, line := range strings.Split(want, "\n") {
+		lines := strings.Split(string(got), "\n")
+		require.True(t, i < len(lines) && lines[i] == line, "docs/errors.md is stale at %q: go test ./internal/publish -run TestErrorsDocument -update", line)
+	}
+	require.Len(t, got, len(want), "docs/errors.md is stale: go test ./internal/publish -run TestErrorsDocument -update")
+}
+
+func TestEveryRowIsInTheDocument(t *testing.T) {
+	for _, r := range classes {
+		require.True(t, slices.ContainsFunc(classTitles, func(c struct {
+			class       relay.Class
+			title, text string
+		},
+		) bool {
+			return c.class == r.class
+		}), "%v", r.codes)
+		require.NotEmpty(t, r.from, "%v", r.codes)
+		require.NotEmpty(t, r.why, "%v", r.codes)
+		require.NotEmpty(t, r.source, "%v", r.codes)
+	}
+}
