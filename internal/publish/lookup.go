@@ -39,7 +39,7 @@ func (p *Publisher) lookUp(ctx context.Context, r Route) (Route, error) {
 		return r, nil
 	}
 	if limit, err := strconv.Atoi(values[maximumMessageSize]); err == nil && limit > 0 {
-		r.Limit = limit
+		r.Limit, r.Guessed = limit, false
 	}
 	return r, nil
 }

@@ -33,7 +33,7 @@ type line struct {
 // others, and the number of its events is what the whole takes at least.
 type packer struct {
 	ordered bool
-	limit   int // bytes of a request
+	limit   int // bytes of a request, unless a single event has more
 	lines   map[string]*line
 	ready   readyHeap
 	queued  int // in lines, neither ready nor held

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -147,8 +148,50 @@ func TestWithoutPermissionToReadAttributesTheDefaultLimitHolds(t *testing.T) {
 			r, err := w.publisher(d).Resolve(t.Context(), "orders")
 			require.NoError(t, err)
 			assert.Equal(t, want, r.Limit)
+			assert.True(t, r.Guessed)
 		}
 	})
+}
+
+func TestAnEventAboveALimitThatIsOnlyGuessedIsLeftToTheDestination(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		t.Run(fmt.Sprint("known=", known), func(t *testing.T) {
+			w := newWire(t)
+			var limit atomic.Int64
+			limit.Store(256 << 10)
+			if known {
+				w.other = lists(new(sync.Map), &limit)
+			}
+			var sent [][]string
+			w.publish = func(b wireBatch) wireReply {
+				var ids []string
+				for _, e := range b.Entries {
+					ids = append(ids, e.Attributes["event_id"])
+				}
+				sent = append(sent, ids)
+				return wireReply{}
+			}
+			events := simple(4)
+			events[1].Payload = strings.Repeat("x", 700<<10)
+			events[2].Payload = strings.Repeat("x", 1<<20) // with its attributes more than AWS allows
+			p := w.publisher(publish.Destination{SNS: "arn:aws:sns:eu-central-1:1:orders"})
+			l := &ledger{t: t}
+			_, err := p.Publish(t.Context(), publish.Request{Topic: "orders", Concurrency: 1, Events: stream(events), Report: l.report})
+			require.NoError(t, err)
+			id := func(i int) string { return events[i].EventID }
+			if known {
+				assert.Equal(t, map[int64]string{1: "", 2: relay.CodeTooLarge, 3: relay.CodeTooLarge, 4: ""}, l.codes())
+				assert.Equal(t, [][]string{{id(0), id(3)}}, sent)
+				assert.Contains(t, l.byID[2].Message, "262144")
+			} else {
+				assert.Equal(t, map[int64]string{1: "", 2: "", 3: relay.CodeTooLarge, 4: ""}, l.codes())
+				assert.Equal(t, [][]string{{id(0)}, {id(1)}, {id(3)}}, sent)
+				assert.Contains(t, l.byID[3].Message, "1048576")
+			}
+			assert.Equal(t, relay.ClassPoison, l.byID[3].Class)
+			assert.False(t, l.byID[3].Doubtful)
+		})
+	}
 }
 
 func TestAnUnresolvableDestinationIsNamedWithARemedy(t *testing.T) {

@@ -26,6 +26,8 @@ const (
 	// SQS takes 1 MiB, for a message and for a batch.
 	// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 	fallbackLimitSQS = 1 << 20
+	// hardLimit is the most that either can be set to.
+	hardLimit = 1 << 20
 )
 
 // Route is a topic's destination, looked up.
@@ -46,6 +48,19 @@ type Route struct {
 	// Limit is the largest message, and the largest sum of messages in a
 	// request, that the destination accepts: bytes of body and attributes.
 	Limit int
+	// Guessed is true while Limit is only the service's default, because the
+	// destination's own is not known.
+	Guessed bool
+}
+
+// refusesAbove returns the size from which an event need not be sent to know that
+// it is refused. A guess is good enough to pack requests by, but not to give an
+// event up for: that is left to the destination.
+func (r Route) refusesAbove() int {
+	if r.Guessed {
+		return max(r.Limit, hardLimit)
+	}
+	return r.Limit
 }
 
 // String names the route the way errors and logs do: `SNS topic "orders-events"`.
@@ -66,7 +81,7 @@ var (
 // parse turns a configured destination into a route as far as that goes without
 // asking AWS.
 func parse(topic string, d Destination, region string) (Route, error) {
-	r := Route{Topic: topic, Region: region, Fair: d.Fair}
+	r := Route{Topic: topic, Region: region, Fair: d.Fair, Guessed: true}
 	switch {
 	case topic == "":
 		return r, errors.New("the topic's name is empty")

@@ -172,7 +172,7 @@ func (s *stream) read(page []relay.Event, ok bool) {
 		bytes, attributes := measure(ev)
 		entries[i] = entry{ev: ev, bytes: bytes, refusal: s.unroutable}
 		if s.unroutable == nil {
-			entries[i].refusal = refuse(bytes, attributes, s.route.Limit)
+			entries[i].refusal = refuse(bytes, attributes, s.route.refusesAbove())
 		}
 	}
 	s.result.Events += len(page)
