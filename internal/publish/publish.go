@@ -48,10 +48,16 @@ func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 	}
 	if err != nil {
 		s.unroutable = publishError(err)
-		s.unroutable.Whole = true
+		s.unroutable.Whole = !r.Isolate
+	}
+	if c := p.routes[r.Topic]; c != nil {
+		s.learned = &c.learned
+		if limit := int(c.learned.Load()); limit > 0 {
+			s.packer.limit = min(limit, s.packer.limit)
+		}
 	}
 	err = s.run()
-	s.result.Held, s.result.Unsent = s.packer.held, s.packer.unsent()
+	s.result.Held, s.result.Unsent = s.packer.held, s.unsent()
 	return s.result, err
 }
 

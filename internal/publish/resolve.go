@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -18,6 +19,9 @@ type cachedRoute struct {
 	Route
 	sender sender // nil until resolved
 	next   time.Time
+	// learned is how large a request may be where Limit turned out to be too much,
+	// in bytes, or 0. Whoever publishes may set it.
+	learned atomic.Int64
 }
 
 func newCachedRoute(r Route) *cachedRoute {
@@ -62,6 +66,7 @@ func (p *Publisher) resolve(ctx context.Context, topic string) (Route, sender, e
 	case err == nil:
 		c.Route = fresh
 		c.sender = p.newSender(fresh)
+		c.learned.Store(0)
 	case c.sender == nil:
 		return c.Route, nil, err
 	}

@@ -2,8 +2,8 @@ package publish
 
 import (
 	"context"
-	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -20,13 +20,16 @@ type stream struct {
 	unroutable *relay.PublishError // why no event can be sent
 
 	packer   *packer
+	parts    [][]*entry     // of divided requests, to be sent before anything new
 	slots    []*slot        // all of them
 	idle     []*slot        // those with nothing in flight
 	running  sync.WaitGroup // the slots' goroutines
 	answers  chan *slot
 	inFlight int
-	closed   bool  // Events is
-	stop     error // why nothing new may be sent
+	largest  int           // the largest request that was accepted, in bytes
+	learned  *atomic.Int64 // the route's, see learn
+	closed   bool          // Events is
+	stop     error         // why nothing new may be sent
 	reports  [][]relay.Outcome
 	result   Result
 }
@@ -44,7 +47,7 @@ func (s *stream) run() error {
 		if refused {
 			continue
 		}
-		finished := s.closed && s.packer.unsent() == 0
+		finished := s.closed && s.unsent() == 0
 		if s.inFlight == 0 && (finished || s.stop != nil) {
 			if finished {
 				return nil
@@ -70,78 +73,26 @@ func (s *stream) wantsMore() bool {
 	return !s.closed && s.stop == nil && s.packer.unsent() < readAhead
 }
 
-// fill starts requests until all slots are busy, nothing can be sent, or
-// publishing has to stop. It also pauses, and returns true, when events were
-// refused without a request, so that a stream of those is reported as it flows.
-func (s *stream) fill() (refused bool) {
-	for s.inFlight < s.Concurrency && s.stop == nil {
-		if len(s.packer.ready) < maxEntries && s.wantsMore() {
-			// A page that waits already makes this request a full one.
-			select {
-			case page, ok := <-s.Events:
-				s.read(page, ok)
-			default:
-			}
-		}
-		if len(s.packer.ready) == 0 {
-			return false
-		}
-		deadline, err := s.mayStart()
-		if err != nil {
-			s.stop = err
-			return false
-		}
-		if s.start(deadline) {
-			return true
-		}
-	}
-	return false
-}
-
-var errDeadline = errors.New("the lease is about to end")
-
-// mayStart returns the deadline of a request that starts now, or why none may.
-func (s *stream) mayStart() (time.Time, error) {
-	if s.ctx.Err() != nil {
-		return time.Time{}, context.Cause(s.ctx)
-	}
-	now := time.Now()
-	deadline := now.Add(s.timeout)
-	if s.Deadline != nil {
-		if d := s.Deadline(); d.Before(deadline) {
-			deadline = d
-		}
-	}
-	if !deadline.After(now) {
-		return deadline, errDeadline
-	}
-	return deadline, nil
-}
-
-// start sends the next request and settles entries that need none; it reports
-// whether there were such.
-func (s *stream) start(deadline time.Time) (refused bool) {
-	sl := s.takeSlot()
-	batch, refusals := s.packer.next(sl.entries[:0], nil)
-	sl.entries = batch
-	if len(batch) > 0 {
-		s.inFlight++
-		s.result.Requests++
-		sl.deadlines <- deadline
-	} else {
-		s.idle = append(s.idle, sl)
-	}
-	if len(refusals) > 0 {
-		s.note(refusals, func(i int) *relay.PublishError { return refusals[i].refusal })
-	}
-	return len(refusals) > 0
-}
-
 // settle takes a request's answer.
 func (s *stream) settle(sl *slot) {
 	s.inFlight--
-	s.note(sl.entries, func(i int) *relay.PublishError { return sl.answer[i] })
+	if whole := sl.answer[0]; whole != nil && whole.Whole {
+		s.refused(sl.entries, whole)
+	} else {
+		s.accepted(sl.entries)
+		s.note(sl.entries, func(i int) *relay.PublishError { return sl.answer[i] })
+	}
 	s.idle = append(s.idle, sl)
+}
+
+// unsent is the number of events that were read, have no outcome and are not
+// held, apart from those in flight.
+func (s *stream) unsent() int {
+	n := s.packer.unsent()
+	for _, part := range s.parts {
+		n += len(part)
+	}
+	return n
 }
 
 // note tells the packer about the outcomes of entries and queues their report.

@@ -1,0 +1,164 @@
+package publish_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// refuseWith refuses every batch that has an entry with "guilty" in its body.
+func refuseWith(code string, requests *atomic.Int64, arrived *sync.Map) func(wireBatch) wireReply {
+	return func(b wireBatch) wireReply {
+		requests.Add(1)
+		for _, e := range b.Entries {
+			if strings.Contains(e.Body, "guilty") {
+				return wireReply{Status: 400, Error: &wireError{Code: code, Message: "not allowed"}}
+			}
+		}
+		for _, e := range b.Entries {
+			if _, twice := arrived.LoadOrStore(e.Attributes["event_id"], true); twice {
+				return wireReply{Status: 500, Raw: "twice"}
+			}
+		}
+		return wireReply{}
+	}
+}
+
+func TestOneBadEventOfARefusedRequestIsFoundAndTheOthersArrive(t *testing.T) {
+	for _, fifo := range []bool{false, true} {
+		both(t, fifo, func(t *testing.T, w *wire, d publish.Destination) {
+			for _, code := range []string{"InvalidParameter", "InvalidMessageContents", "ParameterValueInvalid", "SerializationException"} {
+				var requests atomic.Int64
+				var arrived sync.Map
+				w.publish = refuseWith(code, &requests, &arrived)
+				events := simple(10)
+				events[6].Payload = "guilty"
+				l := publishAll(t, w.publisher(d), events...)
+				want := map[int64]string{1: "", 2: "", 3: "", 4: "", 5: "", 6: "", 7: code, 8: "", 9: "", 10: ""}
+				assert.Equal(t, want, l.codes())
+				assert.False(t, l.byID[7].Whole)
+				assert.Equal(t, "not allowed", l.byID[7].Message)
+				assert.LessOrEqual(t, requests.Load(), int64(9))
+				_, came := arrived.Load(events[9].EventID)
+				assert.True(t, came)
+			}
+		})
+	}
+}
+
+func TestARequestIsDividedForAnyCodeOnlyIfItsEventsAreToBeIsolated(t *testing.T) {
+	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
+		for _, isolate := range []bool{false, true} {
+			var requests atomic.Int64
+			var arrived sync.Map
+			w.publish = refuseWith("AccessDenied", &requests, &arrived)
+			events := simple(10)
+			events[2].Payload = "guilty"
+			l := &ledger{t: t}
+			result, err := w.publisher(d).Publish(t.Context(), publish.Request{
+				Topic: "orders", Events: stream(events), Report: l.report, Isolate: isolate,
+			})
+			require.NoError(t, err)
+			assert.Equal(t, !isolate, l.byID[3].Whole)
+			assert.Equal(t, relay.ClassDestination, l.byID[3].Class)
+			assert.Equal(t, map[bool]int{false: 10, true: 1}[isolate], result.Failed)
+		}
+	})
+}
+
+func TestABatchThatIsTooLongIsSentInPartsAndFurtherOnesAreSmaller(t *testing.T) {
+	for _, code := range []string{"BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong"} {
+		both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
+			var limit atomic.Int64
+			limit.Store(256 << 10)
+			var calls sync.Map
+			w.other = lists(&calls, &limit) // what the destination says, and does not keep
+			var tooLong atomic.Int64
+			w.publish = func(b wireBatch) wireReply {
+				if weigh(b) > 40_000 {
+					tooLong.Add(1)
+					return wireReply{Status: 400, Error: &wireError{Code: code, Message: "too long"}}
+				}
+				return wireReply{}
+			}
+			events := simple(100)
+			for i := range events {
+				events[i].Payload = strings.Repeat("x", 9_000)
+			}
+			events[50].Payload = strings.Repeat("x", 50_000)
+			p := w.publisher(d, func(c *publish.Config) { c.RefreshAfter = 2 * time.Second })
+			publishOnce := func() (failed map[int64]*relay.PublishError) {
+				failed = map[int64]*relay.PublishError{}
+				_, err := p.Publish(t.Context(), publish.Request{
+					Topic: "orders", Concurrency: 1, Events: stream(events),
+					Report: func(outcomes []relay.Outcome) {
+						for _, o := range outcomes {
+							if o.Err != nil {
+								failed[o.ID] = o.Err
+							}
+						}
+					},
+				})
+				require.NoError(t, err)
+				return failed
+			}
+			_, err := p.Resolve(t.Context(), "orders")
+			require.NoError(t, err)
+			failed := publishOnce()
+			require.Len(t, failed, 1)
+			large := failed[51]
+			require.NotNil(t, large)
+			assert.Equal(t, relay.CodeTooLarge, large.Code)
+			assert.Equal(t, relay.ClassPoison, large.Class)
+			assert.False(t, large.Whole)
+			assert.Contains(t, large.Message, "262144")
+			assert.Contains(t, large.Message, code+": too long")
+			// The first, one of its parts at most, and the large event alone.
+			assert.LessOrEqual(t, tooLong.Load(), int64(4))
+
+			tooLong.Store(0)
+			events = events[:50]
+			assert.Empty(t, publishOnce())
+			assert.Zero(t, tooLong.Load(), "it is known to the next stream")
+
+			require.Eventually(t, func() bool {
+				r, err := p.Resolve(t.Context(), "orders")
+				return err == nil && r.Limit == 256<<10 && count(&calls, map[bool]string{true: "GetTopicAttributes", false: "GetQueueAttributes"}[d.SNS != ""]) > 1
+			}, 10*time.Second, 50*time.Millisecond)
+			assert.Empty(t, publishOnce())
+			assert.Positive(t, tooLong.Load(), "a fresh look-up ends it")
+		})
+	}
+}
+
+func TestAProxysLimitDividesRequestsToo(t *testing.T) {
+	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
+		w.other = func(string, *http.Request, url.Values) wireReply { return wireReply{} }
+		w.publish = func(b wireBatch) wireReply {
+			if weigh(b) > 5_000 {
+				return wireReply{Status: http.StatusRequestEntityTooLarge, Raw: "<html>413</html>"}
+			}
+			return wireReply{}
+		}
+		events := simple(12)
+		for i := range events {
+			events[i].Payload = strings.Repeat("x", 2_000)
+		}
+		events[5].Payload = strings.Repeat("x", 6_000)
+		l := publishAll(t, w.publisher(d), events...)
+		for id, code := range l.codes() {
+			assert.Equal(t, map[bool]string{true: relay.CodeTooLarge}[id == 6], code, "event %d", id)
+		}
+		assert.Contains(t, l.byID[6].Message, "HTTP413")
+	})
+}
