@@ -6,8 +6,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -103,4 +105,16 @@ func (o *outbox) completed(c client.Client, n int, within func(cond func() error
 		return nil
 	})
 	return done
+}
+
+// pauseActivity does what the button in the UI does.
+func (o *outbox) pauseActivity(c client.Client, pending *workflowpb.PendingActivityInfo) *commonpb.WorkflowExecution {
+	o.t.Helper()
+	execution := &commonpb.WorkflowExecution{WorkflowId: o.recoveryID("orders")}
+	_, err := c.WorkflowService().PauseActivity(o.t.Context(), &workflowservice.PauseActivityRequest{
+		Namespace: "default", Execution: execution, Reason: "to look at it",
+		Activity: &workflowservice.PauseActivityRequest_Id{Id: pending.GetActivityId()},
+	})
+	require.NoError(o.t, err)
+	return execution
 }
