@@ -21,7 +21,7 @@ func (s *stream) fill() (refused bool) {
 			default:
 			}
 		}
-		if len(s.parts) == 0 && len(s.packer.ready) == 0 {
+		if s.waiting == nil && len(s.parts) == 0 && len(s.packer.ready) == 0 {
 			return false
 		}
 		deadline, err := s.mayStart()
@@ -29,8 +29,14 @@ func (s *stream) fill() (refused bool) {
 			s.stop = err
 			return false
 		}
-		if s.start(deadline) {
+		if s.waiting == nil && s.form() {
 			return true
+		}
+		if s.waiting != nil {
+			if s.tooEarly(deadline) {
+				return false
+			}
+			s.start(deadline)
 		}
 	}
 	return false
@@ -56,17 +62,24 @@ func (s *stream) mayStart() (time.Time, error) {
 	return deadline, nil
 }
 
-// start sends the next request and settles entries that need none; it reports
-// whether there were such.
-func (s *stream) start(deadline time.Time) (refused bool) {
+// form decides on the next request, which then waits for its start. It settles
+// entries that need no request, and reports whether there were such.
+func (s *stream) form() (refused bool) {
 	sl := s.takeSlot()
-	refusals := s.form(sl)
-	if len(sl.entries) > 0 {
-		s.inFlight++
-		s.result.Requests++
-		sl.deadlines <- deadline
+	var refusals []*entry
+	if n := len(s.parts); n > 0 {
+		sl.entries = append(sl.entries[:0], s.parts[n-1]...)
+		s.parts = s.parts[:n-1]
 	} else {
+		sl.entries, refusals = s.packer.next(sl.entries[:0], nil)
+	}
+	if len(sl.entries) == 0 {
 		s.idle = append(s.idle, sl)
+	} else {
+		s.waiting, s.notBefore = sl, time.Time{}
+		if s.Pace != nil {
+			s.notBefore = time.Now().Add(s.Pace(len(sl.entries)))
+		}
 	}
 	if len(refusals) > 0 {
 		s.note(refusals, func(i int) *relay.PublishError { return refusals[i].refusal })
@@ -74,14 +87,31 @@ func (s *stream) start(deadline time.Time) (refused bool) {
 	return len(refusals) > 0
 }
 
-// form puts the entries of the next request into sl and returns those that need
-// none.
-func (s *stream) form(sl *slot) (refusals []*entry) {
-	if n := len(s.parts); n > 0 {
-		sl.entries = append(sl.entries[:0], s.parts[n-1]...)
-		s.parts = s.parts[:n-1]
-		return nil
+// tooEarly reports whether the waiting request has to wait longer for the topic's
+// rate. It then sets the timer, to no later than the deadline, because by then
+// the lease may have been renewed, or not.
+func (s *stream) tooEarly(deadline time.Time) bool {
+	if s.notBefore.IsZero() {
+		return false
 	}
-	sl.entries, refusals = s.packer.next(sl.entries[:0], nil)
-	return refusals
+	wait := time.Until(s.notBefore)
+	if wait <= 0 {
+		return false
+	}
+	wait = min(wait, time.Until(deadline))
+	if s.timer == nil {
+		s.timer = time.NewTimer(wait)
+	} else {
+		s.timer.Reset(wait)
+	}
+	return true
+}
+
+// start sends the waiting request.
+func (s *stream) start(deadline time.Time) {
+	sl := s.waiting
+	s.waiting = nil
+	s.inFlight++
+	s.result.Requests++
+	sl.deadlines <- deadline
 }

@@ -26,12 +26,17 @@ type stream struct {
 	running  sync.WaitGroup // the slots' goroutines
 	answers  chan *slot
 	inFlight int
-	largest  int           // the largest request that was accepted, in bytes
-	learned  *atomic.Int64 // the route's, see learn
-	closed   bool          // Events is
-	stop     error         // why nothing new may be sent
-	reports  [][]relay.Outcome
-	result   Result
+
+	waiting   *slot     // the next request, decided on but not sent
+	notBefore time.Time // when it may be, for the topic's rate; zero: now
+	timer     *time.Timer
+
+	largest int           // the largest request that was accepted, in bytes
+	learned *atomic.Int64 // the route's, see learn
+	closed  bool          // Events is
+	stop    error         // why nothing new may be sent
+	reports [][]relay.Outcome
+	result  Result
 }
 
 func (s *stream) run() error {
@@ -58,7 +63,12 @@ func (s *stream) run() error {
 		if s.wantsMore() {
 			events = s.Events
 		}
+		var tick <-chan time.Time
+		if s.timer != nil {
+			tick = s.timer.C
+		}
 		select {
+		case <-tick: // perhaps the waiting request may start
 		case page, ok := <-events:
 			s.read(page, ok)
 		case sl := <-s.answers:
@@ -89,6 +99,9 @@ func (s *stream) settle(sl *slot) {
 // held, apart from those in flight.
 func (s *stream) unsent() int {
 	n := s.packer.unsent()
+	if s.waiting != nil {
+		n += len(s.waiting.entries)
+	}
 	for _, part := range s.parts {
 		n += len(part)
 	}
