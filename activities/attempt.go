@@ -63,6 +63,7 @@ type attempt struct {
 	accepted  int // by the destination, in this attempt
 	published int // in all attempts
 	seenAlive time.Time
+	stopped   bool // before everything was sent
 
 	// Each holds a token when there is news.
 	changed chan struct{} // acked or refused has grown
@@ -107,6 +108,9 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
 	})
 	cause := context.Cause(sendCtx)
+	t.mu.Lock()
+	t.stopped = cause != nil
+	t.mu.Unlock()
 	close(sent)
 	settler.Wait()
 	stop(nil)

@@ -69,12 +69,31 @@ func (t *attempt) finish(ctx context.Context, again bool) error {
 		refused.whole = refused.alone[0].Err
 	}
 	switch {
-	case refused.whole == nil, !again && !t.Recovering:
+	case t.Recovering:
+		return t.recovered(ctx, refused, accepted+len(dead) == 0, again)
+	case refused.whole == nil, !again:
 		return t.release(ctx, nil)
-	case !again: // whoever cancels a recovery says what becomes of its batch
-		return nil
 	}
 	return t.fail(ctx, refused, accepted+len(dead) == 0)
+}
+
+// recovered is finish for a recovery: its batch got through if any event did,
+// because the rest can then be left to the relay, which deals with what fails
+// alone. An attempt that was ended before it could tell keeps everything for the
+// next one.
+func (t *attempt) recovered(ctx context.Context, refused refusals, fruitless, again bool) error {
+	t.mu.Lock()
+	untold := refused.whole == nil && fruitless && t.stopped
+	t.mu.Unlock()
+	switch {
+	case !again && (fruitless || refused.whole != nil):
+		return context.Canceled // whoever cancels a recovery says what becomes of its batch
+	case untold:
+		return fmt.Errorf("%s: %w before anything was sent", t.lease.Topic, relay.ErrStopped)
+	case refused.whole == nil, !fruitless && !needsSomebody(refused.whole):
+		return t.release(ctx, nil)
+	}
+	return t.fail(ctx, refused, fruitless)
 }
 
 // giveUp remembers what was refused alone and returns what has been for too long.

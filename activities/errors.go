@@ -17,6 +17,9 @@ const (
 	TypeClaimLost = "ClaimLost"
 	// TypeDatabase: PostgreSQL refused or did not answer.
 	TypeDatabase = "Database"
+	// TypeStopped: a recovery's attempt was ended, as by a worker that shuts down,
+	// before it could tell whether the destination is back.
+	TypeStopped = "Stopped"
 )
 
 // maxFailureText caps a failure's text. Temporal replaces a failure of more than
@@ -45,6 +48,8 @@ func failure(ctx context.Context, err error, details any) error {
 	case errors.Is(err, relay.ErrClaimLost):
 		o.NonRetryable, o.Category = true, temporal.ApplicationErrorCategoryBenign
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeClaimLost, o)
+	case errors.Is(err, relay.ErrStopped):
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeStopped, o)
 	case errors.As(err, &refused):
 		o.NonRetryable, o.NextRetryDelay = refused.final, refused.pause
 		return temporal.NewApplicationErrorWithOptions(text(err), refused.Code, o)

@@ -195,9 +195,13 @@ type publisher struct {
 	sent     []relay.Ref
 	answer   func(n int, e relay.Event) *relay.PublishError
 	before   func(ctx context.Context, n int, r relay.PublishRequest) // each request
+	hold     func(ctx context.Context)                                // the first
 }
 
 func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
+	if p.hold != nil {
+		p.hold(ctx)
+	}
 	for {
 		select {
 		case <-ctx.Done():

@@ -144,6 +144,36 @@ func TestARecoveryRenewsItsPauseAndNeitherFailsForGoodNorGivesUp(t *testing.T) {
 	require.Empty(t, e.store.dead)
 }
 
+func TestARecoverysBatchGotThroughIfAnyEventDid(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	r := request(1)
+	r.Recovering = true
+	e.publisher.answer = refusing(&relay.PublishError{Code: "InternalError"}, 3)
+	result, err := e.publishAs(t, r)
+	require.NoError(t, err, "what fails alone is the relay's business")
+	require.Equal(t, 19, result.Published)
+	require.Equal(t, map[int16]int64{1: 3}, e.store.released)
+}
+
+func TestARecoverysAttemptThatIsStoppedBeforeItCouldTellIsRepeated(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	r := request(1)
+	r.Recovering = true
+	stop := make(chan struct{})
+	e.SetWorkerStopChannel(stop)
+	e.publisher.hold = func(ctx context.Context) {
+		close(stop)
+		<-ctx.Done()
+	}
+	_, err := e.publishAs(t, r)
+	failure := asApplicationError(t, err)
+	require.Equal(t, TypeStopped, failure.Type())
+	require.False(t, failure.NonRetryable())
+	require.Nil(t, e.store.released, "the lanes are kept")
+}
+
 func TestParkingMakesDeadLettersOfWhatFailsAndPublishesTheRest(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(40, 1)
