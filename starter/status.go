@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -70,8 +71,12 @@ func age(s postgres.TopicStatus) string {
 }
 
 func paused(s postgres.TopicStatus) string {
-	if s.PausedBy == "" {
-		return ""
+	var why []string
+	if s.PausedBy != "" {
+		why = append(why, "by "+s.PausedBy+": "+s.PauseReason)
 	}
-	return "by " + s.PausedBy + ": " + s.PauseReason
+	if s.Recovery != "" {
+		why = append(why, "by workflow "+s.Recovery)
+	}
+	return strings.Join(why, "\n")
 }

@@ -19,6 +19,9 @@ type TopicStatus struct {
 	PausedBy    string     `json:"pausedBy,omitempty"`
 	PauseReason string     `json:"pauseReason,omitempty"`
 	PausedAt    *time.Time `json:"pausedAt,omitempty"`
+	// Recovery is the id of the workflow that keeps the topic paused because its
+	// destination is broken.
+	Recovery string `json:"recovery,omitempty"`
 }
 
 const statusSQL = `
@@ -31,7 +34,8 @@ leased AS (
     FROM outbox.lane GROUP BY topic)
 SELECT topic, coalesce(pending.events, 0) AS pending, greatest(coalesce(pending.oldest, 0), 0),
        coalesce(dead.events, 0), coalesce(leased.lanes, 0)::int,
-       coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''), t.paused_at
+       coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''), t.paused_at,
+       CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
 FROM pending
 FULL JOIN dead USING (topic)
 FULL JOIN leased USING (topic)
@@ -47,7 +51,7 @@ func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 	}
 	topics, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TopicStatus, err error) {
 		return t, row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
-			&t.PausedBy, &t.PauseReason, &t.PausedAt)
+			&t.PausedBy, &t.PauseReason, &t.PausedAt, &t.Recovery)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read status: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -19,6 +20,8 @@ func TestStatusCountsWhatIsPendingDeadAndPaused(t *testing.T) {
 	        VALUES ('audit', 1, 99, now(), 5, 'X', 'x', 1, 'w')`)
 	o.exec(`INSERT INTO outbox.topic (topic, paused_at, paused_by, pause_reason) VALUES ('payments', now(), 'me', 'because')`)
 	o.claim()
+	require.NoError(t, o.PauseTopic(t.Context(), "audit", "outbox-recovery/audit", time.Minute))
+	require.NoError(t, o.PauseTopic(t.Context(), "payments", "over", -time.Minute))
 	topics, err := o.Status(t.Context())
 	require.NoError(t, err)
 	require.Len(t, topics, 3)
@@ -29,6 +32,8 @@ func TestStatusCountsWhatIsPendingDeadAndPaused(t *testing.T) {
 	require.Positive(t, orders.Leased)
 	require.Equal(t, []string{"payments", "me", "because"}, []string{payments.Topic, payments.PausedBy, payments.PauseReason})
 	require.NotNil(t, payments.PausedAt)
+	require.Equal(t, "outbox-recovery/audit", audit.Recovery)
+	require.Empty(t, payments.Recovery)
 }
 
 func TestCheckNamesTheRemedy(t *testing.T) {
@@ -77,6 +82,21 @@ func TestTheRelayRoleSuffices(t *testing.T) {
 	require.Len(t, s.drain(lease), 20)
 	_, err = s.Status(t.Context())
 	require.NoError(t, err)
+	s.write("audit", 2)
+	_, lease = s.claimOne()
+	refs := s.load(lease)
+	_, err = s.Refuse(t.Context(), "audit", refusedAs("X", refs...))
+	require.NoError(t, err)
+	_, err = s.Refuse(t.Context(), "audit", refusedAs("X", refs...))
+	require.NoError(t, err)
+	require.NoError(t, s.DeadLetter(t.Context(), lease, "relay", refusedAs("X", refs...)))
+	_, err = s.Blocked(t.Context(), "audit", []string{"k1"})
+	require.NoError(t, err)
+	require.NoError(t, s.forgetRefusals(t.Context()))
+	require.NoError(t, s.PauseTopic(t.Context(), "audit", "recovery", time.Minute))
+	require.NoError(t, s.PauseTopic(t.Context(), "audit", "recovery", time.Minute))
+	require.NoError(t, s.ResumeTopic(t.Context(), "audit", "recovery"))
+
 	_, err = s.pool.Exec(t.Context(), `UPDATE outbox.event SET payload = 'x'`)
 	require.ErrorContains(t, err, "permission denied", "the role is really in use, and cannot change events")
 }
