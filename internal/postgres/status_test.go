@@ -76,7 +76,7 @@ func TestTheRelayRoleSuffices(t *testing.T) {
 	defer limited.Close()
 	s.Store = limited
 	require.NoError(t, s.Check(t.Context()))
-	require.NoError(t, s.EnsureLanes(t.Context(), []string{"orders"}))
+	require.NoError(t, s.EnsureLanes(t.Context(), []string{"orders", "audit"}))
 	o.write("orders", 20)
 	_, lease := s.claimOne()
 	require.Len(t, s.drain(lease), 20)
