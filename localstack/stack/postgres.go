@@ -42,19 +42,23 @@ func (s *Stack) startPostgres(ctx context.Context, step *step) (*service, error)
 		return nil, fmt.Errorf("create its data directory: %w", err)
 	}
 	return s.withPorts(1, func(ports []int) (*service, error) {
-		cmd := account.command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(ports[0]),
-			"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300",
-			"-c", "log_checkpoints=off")
-		// SIGQUIT is PostgreSQL's immediate shutdown, which takes its backends
-		// along (each leads a session of its own, out of a group kill's reach).
-		// There is no data worth a checkpoint.
-		proc, err := launch(cmd, s.dir.file("postgres-"+strconv.Itoa(ports[0])+".log"), syscall.SIGQUIT)
-		if err != nil {
-			return nil, err
-		}
-		s.dir.own(proc)
 		super := fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", ports[0])
-		if err := ready(ctx, proc, 60*time.Second, func(ctx context.Context) error { return isOurs(ctx, super, data) }); err != nil {
+		launchServer := func(ctx context.Context) (*process, error) {
+			cmd := account.command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(ports[0]),
+				"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300",
+				"-c", "log_checkpoints=off")
+			// SIGQUIT is PostgreSQL's immediate shutdown, which takes its backends
+			// along (each leads a session of its own, out of a group kill's reach).
+			// There is no data worth a checkpoint.
+			proc, err := launch(cmd, s.dir.file("postgres-"+strconv.Itoa(ports[0])+".log"), syscall.SIGQUIT)
+			if err != nil {
+				return nil, err
+			}
+			s.dir.own(proc)
+			return proc, ready(ctx, proc, 60*time.Second, func(ctx context.Context) error { return isOurs(ctx, super, data) })
+		}
+		proc, err := launchServer(ctx)
+		if err != nil {
 			return nil, err
 		}
 		url := fmt.Sprintf("postgres://outbox@127.0.0.1:%d/outbox?sslmode=disable", ports[0])
@@ -65,6 +69,7 @@ func (s *Stack) startPostgres(ctx context.Context, step *step) (*service, error)
 			about: fmt.Sprintf("PostgreSQL %s on 127.0.0.1:%d", version, ports[0]),
 			env:   []string{"DATABASE_URL=" + url},
 			proc:  proc,
+			again: launchServer,
 		}, nil
 	})
 }

@@ -38,6 +38,9 @@ type Options struct {
 	// ToolsDir holds what is built or downloaded. Default $OUTBOX_TOOLS, else
 	// .tools beside the module's go.mod, else the user's cache directory.
 	ToolsDir string
+	// Durable keeps what the parts know when they are interrupted and resumed:
+	// Temporal's dev server then has its state in a file, and not in memory.
+	Durable bool
 }
 
 // Stack is a set of parts that answer. Stop it, or its processes end with this
@@ -50,6 +53,7 @@ type Stack struct {
 
 	stopping sync.Once
 	failed   sync.Once
+	changing sync.Mutex // a part is being interrupted or resumed
 	done     chan struct{}
 	err      error
 }
@@ -60,6 +64,9 @@ type service struct {
 	env   []string // what clients need, as KEY=VALUE
 	unset []string // variables that would lead clients elsewhere
 	proc  *process // nil when the environment names the part
+	// again starts the part once more, where it was and with what it has kept. Nil
+	// if it keeps nothing.
+	again func(context.Context) (*process, error)
 }
 
 // Start starts the parts in parallel and returns once each of them answers. If

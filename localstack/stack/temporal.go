@@ -54,25 +54,37 @@ func (s *Stack) startTemporal(ctx context.Context, step *step) (*service, error)
 		for _, kv := range dynamicConfig {
 			args = append(args, "--dynamic-config-value", kv)
 		}
-		cmd := exec.Command(program, args...)
-		cmd.Dir = s.dir.path
-		// It keeps everything in memory: there is nothing that a polite end saves.
-		proc, err := launch(cmd, s.dir.file("temporal-"+strconv.Itoa(ports[0])+".log"), syscall.SIGKILL)
-		if err != nil {
-			return nil, err
+		if s.opt.Durable {
+			// It is the process that is killed, not the machine: no need to wait for the disk.
+			args = append(args, "--db-filename", s.dir.file("temporal.db"),
+				"--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=0")
 		}
-		s.dir.own(proc)
 		address := fmt.Sprintf("127.0.0.1:%d", ports[0])
 		ui := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
 		var version string
-		err = ready(ctx, proc, 90*time.Second, func(ctx context.Context) (err error) {
-			if version, err = temporalAnswers(ctx, client.Options{HostPort: address}); err != nil {
-				return err
+		launchServer := func(ctx context.Context) (*process, error) {
+			cmd := exec.Command(program, args...)
+			cmd.Dir = s.dir.path
+			// There is nothing that a polite end saves.
+			proc, err := launch(cmd, s.dir.file("temporal-"+strconv.Itoa(ports[0])+".log"), syscall.SIGKILL)
+			if err != nil {
+				return nil, err
 			}
-			return httpAnswers(ctx, ui)
-		})
+			s.dir.own(proc)
+			return proc, ready(ctx, proc, 90*time.Second, func(ctx context.Context) (err error) {
+				if version, err = temporalAnswers(ctx, client.Options{HostPort: address}); err != nil {
+					return err
+				}
+				return httpAnswers(ctx, ui)
+			})
+		}
+		proc, err := launchServer(ctx)
 		if err != nil {
 			return nil, err
+		}
+		again := launchServer
+		if !s.opt.Durable {
+			again = nil
 		}
 		return &service{
 			about: fmt.Sprintf("Temporal %s on %s, UI %s", version, address, ui),
@@ -83,6 +95,7 @@ func (s *Stack) startTemporal(ctx context.Context, step *step) (*service, error)
 			},
 			unset: temporalVariables,
 			proc:  proc,
+			again: again,
 		}, nil
 	})
 }
