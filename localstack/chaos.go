@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/localstack/chaos"
+	"github.com/temporal-outbox/relay/localstack/chaos/faults"
+	"github.com/temporal-outbox/relay/localstack/chaos/plan"
+	"github.com/temporal-outbox/relay/localstack/stack"
+)
+
+func chaosCommand() *cobra.Command {
+	var cfg chaos.Config
+	var minutes float64
+	var asJSON, calm bool
+	cmd := &cobra.Command{
+		Use:   "chaos",
+		Short: "let everything around the relay fail, and prove that it keeps its promises",
+		Long: `Starts a stack of its own and publishes through it while AWS, PostgreSQL, Temporal
+and the workers fail in every way that the harness knows, by a plan that follows
+from the seed. Then waits until nothing is left, drains all queues, and checks
+that everything committed arrived, in order and as it was written, and nothing
+else; that duplicates have a cause; that nothing is stuck.
+
+Ends with status 0 only if every check held. Progress goes to standard error.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("seed") {
+				cfg.Seed = rand.Uint64N(1_000_000)
+			}
+			cfg.Length = time.Duration(minutes * float64(time.Minute))
+			if calm {
+				cfg.Plan, cfg.Weather = []plan.Step{}, []faults.Rule{}
+			}
+			return withStack(cmd.Context(), chaos.StackOptions(os.Getenv, os.Stderr), func(ctx context.Context, s *stack.Stack) error {
+				cfg.Stack, cfg.Progress, cfg.Pinned = s, os.Stderr, true
+				ledger, err := chaos.Run(ctx, cfg)
+				if err != nil {
+					return asked(ctx, err)
+				}
+				if asJSON {
+					err = json.NewEncoder(cmd.OutOrStdout()).Encode(ledger)
+				} else {
+					ledger.Print(cmd.OutOrStdout())
+				}
+				if err == nil && !ledger.OK {
+					return exitStatus(1)
+				}
+				return err
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&asJSON, "json", false, "print one JSON object")
+	f.Uint64Var(&cfg.Seed, "seed", 0, "what the plan and the events follow from (default random, and printed)")
+	f.Float64Var(&minutes, "minutes", 2, "how long things go wrong; from 2 on every kind of fault has its turn")
+	f.BoolVar(&calm, "calm", false, "nothing goes wrong: shows that the harness itself is sound")
+	f.IntVar(&cfg.Workers, "workers", 0, "worker processes (default 2)")
+	f.IntVar(&cfg.Rate, "rate", 0, "events a second, about (default 60)")
+	return cmd
+}

@@ -1,0 +1,111 @@
+package check
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+const (
+	// pageEvents and batches bound what one fault can repeat of a topic: a page for
+	// each of its batches in flight.
+	pageEvents = 500
+	batches    = 4
+	// before and after are how far from a fault the first sending of an event lies
+	// that was sent again because of it. Before: an acknowledgement waits for its
+	// settlement, and a request for its answer. After: what was in trouble recovers
+	// step by step.
+	before = 20 * time.Second
+	after  = 20 * time.Second
+)
+
+// Causes of duplicates that are not the kind of a fault.
+const (
+	// CauseUnanswered: the destination accepted the event and the relay was kept
+	// from hearing of it.
+	CauseUnanswered  = "answer lost"
+	causeUnexplained = "unexplained"
+)
+
+// duplicates looks for the cause of every message of an event but the first. On a
+// FIFO queue there must be none within the deduplication window.
+func (j *judge) duplicates() {
+	messages := map[place][]*Received{}
+	for _, r := range j.received {
+		at := place{r.Queue, r.EventID}
+		messages[at] = append(messages[at], r)
+	}
+	used := map[int]map[string]int{} // by fault and topic
+	var within, unexplained []string
+	for at, all := range messages {
+		if len(all) == 1 {
+			continue
+		}
+		slices.SortStableFunc(all, func(a, b *Received) int { return a.Sent.Compare(b.Sent) })
+		excused := j.facts.Unanswered[at.event]
+		for i, r := range all[1:] {
+			gap := r.Sent.Sub(all[i].Sent)
+			switch {
+			case j.queues[at.queue].Ordered && gap < Window:
+				within = append(within, at.queue+": "+at.event+" after "+gap.Round(time.Millisecond).String())
+			case j.queues[at.queue].Ordered:
+				j.counts.Duplicates["after the deduplication window"]++
+			case excused > 0:
+				excused--
+				j.counts.Duplicates[CauseUnanswered]++
+			default:
+				n := j.fault(j.written[at.event].Topic, all[i].Sent)
+				if n < 0 {
+					unexplained = append(unexplained, at.queue+": "+at.event+" after "+gap.Round(time.Millisecond).String())
+					j.counts.Duplicates[causeUnexplained]++
+					continue
+				}
+				if used[n] == nil {
+					used[n] = map[string]int{}
+				}
+				used[n][at.queue]++
+				j.counts.Duplicates[j.facts.Faults[n].Kind]++
+			}
+		}
+	}
+	if len(within) > 0 {
+		slices.Sort(within)
+		j.violate(Repeated, "%d times came the same event twice from a FIFO queue, sent within %s: %v", len(within), Window, few(within))
+	}
+	if len(unexplained) > 0 {
+		slices.Sort(unexplained)
+		j.violate(Repeated, "%d duplicates that no fault explains: %v", len(unexplained), few(unexplained))
+	}
+	for _, n := range slices.Sorted(maps.Keys(used)) {
+		for queue, count := range used[n] {
+			if count > pageEvents*batches {
+				j.violate(Repeated, "%s: %d duplicates after one %s, more than a page for each of %d batches", queue, count, j.facts.Faults[n].Kind, batches)
+			}
+		}
+	}
+}
+
+// fault is the repeating fault that is nearest to an instant, or -1.
+func (j *judge) fault(topic string, at time.Time) int {
+	nearest, distance := -1, time.Duration(0)
+	for i, f := range j.facts.Faults {
+		if !f.Repeats || f.Topic != "" && f.Topic != topic {
+			continue
+		}
+		var d time.Duration
+		switch {
+		case at.Before(f.Start):
+			if d = f.Start.Sub(at); d > before {
+				continue
+			}
+		case at.After(f.End):
+			if d = at.Sub(f.End); d > after {
+				continue
+			}
+		}
+		if nearest < 0 || d < distance {
+			nearest, distance = i, d
+		}
+	}
+	return nearest
+}

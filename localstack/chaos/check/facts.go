@@ -1,0 +1,104 @@
+// Package check decides whether a chaos run kept the relay's promises. It is
+// pure: facts that were recorded go in, violations come out. So it can be tested
+// with made-up facts, above all with such as must make it fail: a checker that
+// never goes red proves nothing.
+package check
+
+import "time"
+
+// Fate is what became of the transaction that wrote an event.
+type Fate string
+
+// The fates. What is still Unknown when the facts are judged is an error of the
+// harness.
+const (
+	Committed  Fate = "committed"
+	RolledBack Fate = "rolled back"
+	Unknown    Fate = "unknown"
+)
+
+// Written is an event as its producer knows it.
+type Written struct {
+	ID          string // event id
+	Topic       string
+	Key         string
+	Seq         int64 // place among the key's committed events; 0 for events without a key
+	Type        string
+	ContentType string
+	Payload     string
+	Attributes  map[string]string // the producer's own
+	Fate        Fate
+	At          time.Time // when its fate was known
+}
+
+// Queue is a queue that a consumer drains.
+type Queue struct {
+	Name    string
+	Topic   string // the outbox topic whose events arrive here
+	Ordered bool   // FIFO, all the way from the destination
+	Groups  bool   // messages have a group id
+}
+
+// Received is a message as a consumer got it. Messages of one queue are in the
+// order in which they were received.
+type Received struct {
+	Queue      string
+	MessageID  string
+	EventID    string // from its attributes
+	Group      string
+	Payload    string
+	Attributes map[string]string // all of them
+	Sent       time.Time         // when the queue accepted it
+	Arrived    time.Time
+}
+
+// Fault is something that was done to the relay, from Start to End.
+type Fault struct {
+	Kind  string
+	Topic string // the topic that it concerned; empty for all
+	Start time.Time
+	End   time.Time
+	// Repeats is true if what was under way may be published again: whatever was
+	// acknowledged then and could not be settled.
+	Repeats bool
+}
+
+// Leftover is something in the outbox's tables that should be gone.
+type Leftover struct {
+	What string // "pending", "leased", "paused", "dead"
+	Text string
+}
+
+// Facts are all that a run recorded.
+type Facts struct {
+	Queues    []Queue
+	Written   []Written
+	Received  []Received
+	Faults    []Fault
+	Leftovers []Leftover
+	// Unanswered counts, by event id, how often a destination accepted the event
+	// and the relay was kept from hearing of it.
+	Unanswered map[string]int
+	// Problems are failures of the harness or of a worker that no rule covers.
+	Problems []string
+}
+
+// Violation is a promise that was broken.
+type Violation struct {
+	Rule Rule   `json:"rule"`
+	Text string `json:"text"`
+}
+
+// Rule names a promise.
+type Rule string
+
+// The rules.
+const (
+	Lost     Rule = "lost"     // committed ⊆ received
+	Phantom  Rule = "phantom"  // rolled back ∩ received = ∅
+	Disorder Rule = "disorder" // first receptions of a key in commit order
+	Altered  Rule = "altered"  // received as written
+	Repeated Rule = "repeated" // duplicates have a cause, and a bound
+	Left     Rule = "left"     // nothing pending, leased, paused or dead at the end
+	Harness  Rule = "harness"  // what is needed to judge is missing
+)

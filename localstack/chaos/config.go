@@ -1,0 +1,113 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/faults"
+	"github.com/temporal-outbox/relay/localstack/chaos/plan"
+	"github.com/temporal-outbox/relay/localstack/stack"
+)
+
+// Config configures a run. Stack is required.
+type Config struct {
+	// Stack must be Durable and started here as a whole: the run restarts its
+	// parts. Start makes one.
+	Stack *stack.Stack
+	Seed  uint64
+	// Length is how long events are written and things go wrong. Default 2 minutes.
+	Length time.Duration
+	// Drain is how long it may take after that until nothing is left. Default 3
+	// minutes.
+	Drain    time.Duration
+	Progress io.Writer
+	Workers  int  // Default 2
+	Rate     int  // events a second. Default 60
+	Burst    int  // events of one key in a transaction. Default one to three
+	Pinned   bool // workers are versions of a deployment; a promotion needs it
+
+	// Program is the import path of the worker, if it is not the real one, and
+	// WorkerEnv what it gets on top.
+	Program   string
+	WorkerEnv []string
+	// Plan replaces the plan that follows from the seed, and Weather the faults of
+	// AWS that are always there.
+	Plan    []plan.Step
+	Weather []faults.Rule
+}
+
+// What a run writes to.
+var topics = plan.Topics{
+	All:   []string{"orders", "ledger", "audit", "inventory"},
+	Topic: "orders", Queue: "audit",
+}
+
+// weather is what is always a little wrong.
+var weather = []faults.Rule{
+	{Kind: faults.FailEntry, Share: .005},
+	{Kind: faults.OmitAccepted, Share: .002},
+	{Kind: faults.DropAnswer, Share: .003},
+	{Kind: faults.Throttle, Share: .005},
+}
+
+const (
+	// Runs are short, so that many of them end and begin within a few minutes, and
+	// a promoted version takes over soon.
+	runEvery = 5 * time.Second
+	runFor   = 20 * time.Second
+)
+
+func (c Config) withDefaults() Config {
+	if c.Length == 0 {
+		c.Length = 2 * time.Minute
+	}
+	if c.Drain == 0 {
+		c.Drain = 3 * time.Minute
+	}
+	if c.Progress == nil {
+		c.Progress = io.Discard
+	}
+	if c.Workers == 0 {
+		c.Workers = 2
+	}
+	if c.Rate == 0 {
+		c.Rate = 60
+	}
+	if c.Program == "" {
+		c.Program = module + "worker"
+	}
+	if c.Plan == nil {
+		c.Plan = plan.Make(c.Seed, c.Length, topics, c.Workers)
+	}
+	if c.Weather == nil {
+		c.Weather = weather
+	}
+	return c
+}
+
+// own ignores what the environment names: a run restarts what it uses.
+func own(getenv func(string) string) func(string) string {
+	return func(name string) string {
+		switch name {
+		case "DATABASE_URL", "TEMPORAL_ADDRESS", "AWS_ENDPOINT_URL":
+			return ""
+		}
+		return getenv(name)
+	}
+}
+
+// Start starts a stack for a run, whatever the environment names.
+func Start(ctx context.Context, getenv func(string) string, status io.Writer) (*stack.Stack, error) {
+	s, err := stack.Start(ctx, StackOptions(getenv, status))
+	if err != nil {
+		return nil, fmt.Errorf("start a stack for the chaos: %w", err)
+	}
+	return s, nil
+}
+
+// StackOptions are the options of a stack that a run can use.
+func StackOptions(getenv func(string) string, status io.Writer) stack.Options {
+	return stack.Options{Getenv: own(getenv), Status: status, Durable: true}
+}

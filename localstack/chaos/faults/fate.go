@@ -1,0 +1,180 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// fate is what is to become of a request.
+type fate struct {
+	kind     Kind // of the whole request; empty: forwarded and answered
+	dice     int
+	slow     time.Duration
+	withheld map[string]bool // entry ids that are not forwarded
+	failed   map[string]Kind // withheld and reported as failed
+	omitted  map[string]bool // left out of the answer
+}
+
+// decide throws the dice for a request. It returns nil if the client gave up
+// while the request was held.
+func (p *Proxy) decide(ctx context.Context, q *request) *fate {
+	p.mu.Lock()
+	for {
+		gate := p.gate(q)
+		if gate == nil {
+			break
+		}
+		p.mu.Unlock()
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return nil
+		}
+		p.mu.Lock()
+	}
+	defer p.mu.Unlock()
+	f := &fate{dice: p.dice.IntN(2), withheld: map[string]bool{}, failed: map[string]Kind{}, omitted: map[string]bool{}}
+	for id := 0; id <= p.last; id++ { // in a fixed order
+		rule := p.rules[id]
+		switch {
+		case rule == nil || !rule.meets(q):
+		case entryKinds[rule.Kind]:
+			for _, e := range q.entries {
+				if !f.withheld[e.id] && !f.omitted[e.id] && p.dice.Float64() < rule.Share {
+					f.meet(rule.Kind, e.id)
+					p.record.injected[rule.Kind]++
+				}
+			}
+		case p.dice.Float64() >= rule.Share:
+		case rule.Kind == Slow:
+			f.slow = max(rule.Delay, f.slow)
+			if f.slow == 0 {
+				f.slow = time.Second
+			}
+			p.record.injected[Slow]++
+		case f.kind == "":
+			f.kind = rule.Kind
+			p.record.injected[rule.Kind]++
+		}
+	}
+	return f
+}
+
+// gate is the end of a rule that holds the request, if there is one. p.mu is held.
+func (p *Proxy) gate(q *request) <-chan struct{} {
+	for id, rule := range p.rules {
+		if rule.Kind == Hold && rule.meets(q) {
+			return p.gone[id]
+		}
+	}
+	return nil
+}
+
+// meets reports whether a rule concerns a request. Look-ups are only ever denied,
+// held, dropped or throttled, as a whole.
+func (r *Rule) meets(q *request) bool {
+	if r.Destination != "" && r.Destination != q.destination {
+		return false
+	}
+	return q.entries != nil || r.Kind == Deny || r.Kind == DropRequest || r.Kind == Throttle
+}
+
+func (f *fate) meet(kind Kind, id string) {
+	switch kind {
+	case FailEntry, ThrottleEntry:
+		f.withheld[id], f.failed[id] = true, kind
+	case OmitDropped:
+		f.withheld[id], f.omitted[id] = true, true
+	case OmitAccepted:
+		f.omitted[id] = true
+	}
+}
+
+// refuse answers what is not forwarded, and reports whether it did.
+func (f *fate) refuse(w http.ResponseWriter, r *http.Request, q *request) bool {
+	switch f.kind {
+	case DropRequest:
+		panic(http.ErrAbortHandler)
+	case Hang:
+		pause(r.Context(), hangFor)
+		panic(http.ErrAbortHandler)
+	case Throttle:
+		if q.sqs {
+			q.fail(w, http.StatusBadRequest, "RequestThrottled", "the harness says: slow down")
+		} else {
+			q.fail(w, http.StatusTooManyRequests, "Throttled", "the harness says: slow down")
+		}
+	case Deny:
+		if q.sqs {
+			q.fail(w, http.StatusForbidden, "AccessDenied", "the harness denies access")
+		} else {
+			q.fail(w, http.StatusForbidden, "AuthorizationError", "the harness denies access")
+		}
+	case ServerError:
+		if f.dice == 0 {
+			q.fail(w, http.StatusInternalServerError, "InternalFailure", "the harness failed")
+		} else {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = io.WriteString(w, "<html><body>Service Unavailable<br></body></html>")
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+// reply brings the endpoint's answer to the relay, changed or not at all, and
+// notes what the relay now knows.
+func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fate, answer *http.Response) {
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	var accepted map[string]bool
+	if q.entries != nil && answer.StatusCode == http.StatusOK {
+		if accepted, text, err = q.rewrite(text, f); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}
+	lost := f.kind == DropAnswer || f.kind == HangAfter || r.Context().Err() != nil
+	p.note(q, f, accepted, lost)
+	switch {
+	case f.kind == HangAfter:
+		pause(r.Context(), hangFor)
+		panic(http.ErrAbortHandler)
+	case lost:
+		panic(http.ErrAbortHandler)
+	}
+	for name, values := range answer.Header {
+		if name != "Content-Length" && name != "Connection" && name != "Transfer-Encoding" {
+			w.Header()[name] = values
+		}
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(answer.StatusCode)
+	_, _ = io.Copy(w, bytes.NewReader(text))
+}
+
+// note records which events the endpoint has accepted, and whether the relay
+// hears of it.
+func (p *Proxy) note(q *request, f *fate, accepted map[string]bool, lost bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	told := false
+	for _, e := range q.entries {
+		switch {
+		case !accepted[e.id]:
+		case lost || f.omitted[e.id]:
+			p.record.unanswered[e.event]++
+		default:
+			told = true
+		}
+	}
+	if told {
+		p.record.acks[q.destination] = append(p.record.acks[q.destination], time.Now())
+	}
+}

@@ -1,0 +1,131 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/plan"
+)
+
+func (b *bed) kill(ctx context.Context, step plan.Step) error {
+	b.workers.Kill(step.Worker)
+	b.count(string(step.Kind))
+	wait(ctx, step.For)
+	return nil
+}
+
+func (b *bed) terminate(ctx context.Context, step plan.Step) error {
+	b.workers.Terminate(step.Worker)
+	b.count(string(step.Kind))
+	wait(ctx, step.For)
+	return nil
+}
+
+func (b *bed) stall(ctx context.Context, step plan.Step) error {
+	b.count(string(step.Kind))
+	b.workers.Stall(ctx, step.Worker, step.For)
+	return nil
+}
+
+// promote starts workers of a new version beside the old ones, makes the version
+// current, and stops the old ones once every run that is bound to them has ended.
+func (b *bed) promote(ctx context.Context, step plan.Step) error {
+	version, retire := b.workers.Renew()
+	err := b.retried(ctx, func(ctx context.Context) error {
+		return b.starter(ctx, "promote", "--deployment", b.token, "--build-id", version, "--wait", "10s")
+	})
+	if err != nil {
+		return err
+	}
+	b.count(string(step.Kind))
+	b.background.Go(func() {
+		wait(b.life, runFor+10*time.Second)
+		retire()
+	})
+	return nil
+}
+
+const (
+	claimPatience = 15 * time.Second
+	// settleDown is what statements under way have to arrive after the freeze.
+	settleDown = 20 * time.Millisecond
+)
+
+const unbegunSQL = `
+SELECT coalesce(min(claimed_by), '') FROM outbox.lane
+WHERE claim_id IS NOT NULL AND holder IS NULL AND leased_until > now() AND claimed_by IS NOT NULL`
+
+// loseClaim kills all workers between a claim's commit and its answer to Temporal.
+// The moment is a short one: whenever a claim shows that nobody has begun, all
+// workers are frozen, and thawed again unless Temporal still waits for the answer.
+func (b *bed) loseClaim(ctx context.Context, step plan.Step) error {
+	ctx, cancel := context.WithTimeout(ctx, claimPatience)
+	defer cancel()
+	for tries := 1; ctx.Err() == nil; {
+		var by string
+		if err := b.db.QueryRow(ctx, unbegunSQL).Scan(&by); err != nil || by == "" {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		b.workers.Freeze()
+		time.Sleep(settleDown)
+		var still string
+		err := b.db.QueryRow(ctx, unbegunSQL).Scan(&still)
+		if err == nil && still != "" && b.claiming(ctx, still) {
+			b.workers.KillAll()
+			b.count(string(step.Kind))
+			b.say("a claim's answer was lost, at try %d", tries)
+			return nil
+		}
+		b.workers.Thaw()
+		tries++
+		time.Sleep(20 * time.Millisecond)
+	}
+	b.note("no claim could be caught before its answer")
+	return errNothingThere
+}
+
+// claiming reports whether Temporal still waits for the activity that made a
+// claim, named as in outbox.lane.claimed_by.
+func (b *bed) claiming(ctx context.Context, by string) bool {
+	runID, activityID, _ := strings.Cut(by, "/")
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	runs, err := b.open(ctx, "Relay")
+	if err != nil {
+		return false
+	}
+	for _, run := range runs {
+		if run.RunId != runID {
+			continue
+		}
+		d, err := b.temporal.DescribeWorkflowExecution(ctx, run.WorkflowId, run.RunId)
+		if err != nil {
+			return false
+		}
+		for _, a := range d.PendingActivities {
+			if a.ActivityId == activityID {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// open lists the running workflows of a type on this run's task queue.
+func (b *bed) open(ctx context.Context, kind string) (list []execution, err error) {
+	out, err := b.temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+		Query: fmt.Sprintf("TaskQueue = '%s' AND WorkflowType = '%s' AND ExecutionStatus = 'Running'", b.token, kind),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list workflows: %w", err)
+	}
+	for _, e := range out.Executions {
+		list = append(list, e.Execution)
+	}
+	return list, nil
+}

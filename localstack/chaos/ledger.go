@@ -1,0 +1,103 @@
+package chaos
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
+	"github.com/temporal-outbox/relay/localstack/chaos/plan"
+)
+
+// Ledger is what a run showed. Times are in seconds.
+type Ledger struct {
+	OK          bool              `json:"ok"`
+	Seed        uint64            `json:"seed"`
+	Seconds     float64           `json:"seconds"`
+	Workers     int               `json:"workers"`
+	Committed   int               `json:"committed"`
+	RolledBack  int               `json:"rolledBack"`
+	Received    int               `json:"received"` // messages, all queues together
+	Redelivered int               `json:"redelivered"`
+	Duplicates  map[string]int    `json:"duplicates"` // by cause
+	Faults      map[string]int    `json:"faults"`     // by kind
+	Recovery    Slowest           `json:"slowestRecovery"`
+	Slowest     float64           `json:"slowestEventSeconds"` // from commit to reception
+	Drain       float64           `json:"drainSeconds"`        // from the last fault until nothing was left
+	Violations  []check.Violation `json:"violations"`
+	Notes       []string          `json:"notes,omitempty"`
+	Plan        []plan.Step       `json:"plan"`
+}
+
+// Slowest is the longest time from the end of a fault to the next acknowledgement
+// of a topic that it concerned.
+type Slowest struct {
+	Seconds float64 `json:"seconds"`
+	After   string  `json:"after"`
+	Topic   string  `json:"topic"`
+}
+
+func (b *bed) ledger(facts check.Facts, drained time.Duration) *Ledger {
+	verdict := check.Check(facts)
+	slowest := check.Slowest(facts.Faults, b.acknowledged())
+	c := verdict.Counts
+	injected := maps.Clone(b.happened)
+	for kind, n := range b.proxy.Injected() {
+		injected[string(kind)] += n
+	}
+	return &Ledger{
+		OK: len(verdict.Violations) == 0, Seed: b.cfg.Seed, Seconds: b.cfg.Length.Seconds(), Workers: b.cfg.Workers,
+		Committed: c.Committed, RolledBack: c.RolledBack, Received: c.Received, Redelivered: c.Redelivered,
+		Duplicates: c.Duplicates, Faults: injected,
+		Recovery: Slowest{slowest.Took.Seconds(), slowest.Kind, slowest.Topic},
+		Slowest:  c.SlowestEvent.Seconds(), Drain: drained.Seconds(),
+		Violations: verdict.Violations, Notes: b.notes, Plan: b.cfg.Plan,
+	}
+}
+
+// acknowledged has, by outbox topic, when the relay heard that something was
+// accepted.
+func (b *bed) acknowledged() map[string][]time.Time {
+	acks := b.proxy.Acknowledged()
+	byTopic := make(map[string][]time.Time)
+	for _, topic := range topics.All {
+		times := acks[b.aim(topic)]
+		slices.SortFunc(times, time.Time.Compare)
+		byTopic[topic] = times
+	}
+	return byTopic
+}
+
+// Print writes the ledger for people.
+func (l *Ledger) Print(w io.Writer) {
+	fmt.Fprintf(w, "\nseed %d, %.0f s, %d workers\n\n", l.Seed, l.Seconds, l.Workers)
+	fmt.Fprintf(w, "events      %6d committed, %d rolled back\n", l.Committed, l.RolledBack)
+	fmt.Fprintf(w, "messages    %6d received, %d delivered again by their queue\n", l.Received, l.Redelivered)
+	fmt.Fprintf(w, "slowest     %6.1f s from a commit to the reception\n", l.Slowest)
+	fmt.Fprintf(w, "recovery    %6.1f s at most, after: %s (%s)\n", l.Recovery.Seconds, l.Recovery.After, l.Recovery.Topic)
+	fmt.Fprintf(w, "drained     %6.1f s after the last event\n", l.Drain)
+	fmt.Fprintln(w, "\nfaults")
+	for _, kind := range slices.Sorted(maps.Keys(l.Faults)) {
+		fmt.Fprintf(w, "  %6d  %s\n", l.Faults[kind], kind)
+	}
+	fmt.Fprintln(w, "\nduplicates by cause")
+	for _, cause := range slices.Sorted(maps.Keys(l.Duplicates)) {
+		fmt.Fprintf(w, "  %6d  %s\n", l.Duplicates[cause], cause)
+	}
+	if len(l.Duplicates) == 0 {
+		fmt.Fprintln(w, "       0")
+	}
+	for _, note := range l.Notes {
+		fmt.Fprintf(w, "\nnote: %s\n", note)
+	}
+	if l.OK {
+		fmt.Fprintln(w, "\nevery check held")
+		return
+	}
+	fmt.Fprintln(w, "\nBROKEN PROMISES")
+	for _, v := range l.Violations {
+		fmt.Fprintf(w, "  %s: %s\n", v.Rule, v.Text)
+	}
+}

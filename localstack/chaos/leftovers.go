@@ -1,0 +1,36 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
+)
+
+const leftoversSQL = `
+SELECT 'pending', format('%s: %s events, the oldest of %s', topic, count(*), min(created_at)::time(0)) FROM outbox.pending GROUP BY topic
+UNION ALL
+SELECT 'leased', format('%s: %s lanes until %s', topic, count(*), max(leased_until)::time(0))
+FROM outbox.lane WHERE leased_until > now() GROUP BY topic
+UNION ALL
+SELECT 'paused', format('%s: by %s', topic, coalesce(paused_by, recovery_workflow_id))
+FROM outbox.topic WHERE paused_at IS NOT NULL OR recovery_paused_until > now()
+UNION ALL
+SELECT 'dead', format('%s: %s events, such as %s: %s', topic, count(*), min(code), min(message)) FROM outbox.dead_letter GROUP BY topic`
+
+// leftovers is what the outbox's tables still have to do.
+func (b *bed) leftovers(ctx context.Context) ([]check.Leftover, error) {
+	rows, err := b.db.Query(ctx, leftoversSQL)
+	if err != nil {
+		return nil, fmt.Errorf("look what is left: %w", err)
+	}
+	left, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l check.Leftover, err error) {
+		return l, row.Scan(&l.What, &l.Text)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look what is left: %w", err)
+	}
+	return left, nil
+}

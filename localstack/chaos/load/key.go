@@ -1,0 +1,31 @@
+package load
+
+import "strings"
+
+// style is how a writer takes its key's lock. All writers of a key take the same.
+type style int
+
+const (
+	rowLock       style = iota // UPDATE of the aggregate's row, then outbox.Write
+	serializeKeys              // outbox.Writer{SerializeKeys: true} alone
+	plainSQL                   // pg_advisory_xact_lock and INSERT, without the library
+	unordered                  // no key, no lock
+)
+
+type key struct {
+	name  string
+	style style
+}
+
+// keys are those of every topic. Some are such that AWS does not take them as
+// they are.
+var keys = []key{
+	{"order-1", rowLock},
+	{"order-2", rowLock},
+	{"Bestellung Nr. 7 / Köln", rowLock},
+	{"account-1", serializeKeys},
+	{"account-2", serializeKeys},
+	{strings.Repeat("long-", 40), serializeKeys},
+	{"legacy-1", plainSQL},
+	{"", unordered},
+}

@@ -1,0 +1,62 @@
+package plan
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/faults"
+)
+
+var topics = Topics{All: []string{"a", "b", "c"}, Topic: "a", Queue: "b"}
+
+// everyTime are the kinds that a run of two minutes and more shows.
+var everyTime = []Kind{
+	Kill, Stall, Terminate, Promote, LostClaim, SlowDatabase, ResetDatabase, CutDatabase, RestartDatabase,
+	RestartTemporal, DropPartition, RecreateTopic, RecreateQueue, TerminateRecovery, PauseRecovery, ResetRecovery,
+	Kind(faults.FailEntry), Kind(faults.ThrottleEntry), Kind(faults.OmitAccepted), Kind(faults.OmitDropped),
+	Kind(faults.DropAnswer), Kind(faults.DropRequest), Kind(faults.Throttle), Kind(faults.ServerError),
+	Kind(faults.Slow), Kind(faults.Hang), Kind(faults.HangAfter),
+}
+
+func TestEveryKindHasItsTurnWithinTwoMinutesAndIsOverInTime(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		seed := rapid.Uint64().Draw(t, "seed")
+		length := time.Duration(rapid.IntRange(120, 1800).Draw(t, "seconds")) * time.Second
+		kinds := map[Kind]bool{}
+		var before time.Duration
+		for _, s := range Make(seed, length, topics, 3) {
+			kinds[s.Kind] = true
+			require.GreaterOrEqual(t, s.At, before)
+			require.LessOrEqual(t, s.End(), length)
+			require.Less(t, s.Worker, 3)
+			before = s.At
+		}
+		for _, kind := range everyTime {
+			require.True(t, kinds[kind], "%s does not happen", kind)
+		}
+	})
+}
+
+func TestAPlanIsAFunctionOfItsSeed(t *testing.T) {
+	require.Equal(t, Make(7, time.Minute, topics, 2), Make(7, time.Minute, topics, 2))
+	require.NotEqual(t, Make(7, time.Minute, topics, 2), Make(8, time.Minute, topics, 2))
+}
+
+func TestWorkersStallPastTheirLeaseWhenThereIsTimeForIt(t *testing.T) {
+	long := 0
+	for seed := range uint64(10) {
+		for _, s := range Make(seed, 20*time.Minute, topics, 2) {
+			if s.Kind == LongStall {
+				require.Greater(t, s.For, time.Minute)
+				long++
+			}
+		}
+		for _, s := range Make(seed, 2*time.Minute, topics, 2) {
+			require.NotEqual(t, LongStall, s.Kind)
+		}
+	}
+	require.Positive(t, long)
+}

@@ -1,0 +1,142 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
+	"github.com/temporal-outbox/relay/localstack/chaos/consume"
+	"github.com/temporal-outbox/relay/localstack/chaos/load"
+	"github.com/temporal-outbox/relay/localstack/chaos/workers"
+)
+
+// Run lets things go wrong for a while, waits until nothing is left to publish, and
+// judges. Its error says that the run could not be made; what the run showed is in
+// the ledger.
+func Run(ctx context.Context, cfg Config) (*Ledger, error) {
+	cfg = cfg.withDefaults()
+	b, err := newBed(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	b.say("seed %d, %s, %d workers, about %d events/s; the plan:", cfg.Seed, cfg.Length, cfg.Workers, cfg.Rate)
+	for _, step := range cfg.Plan {
+		b.say("  %s", step)
+	}
+	if err := b.startWorkers(ctx); err != nil {
+		return nil, err
+	}
+	stopped := false
+	stop := func() {
+		if !stopped {
+			stopped = true
+			for _, p := range b.workers.Stop() {
+				b.problem("%s", p)
+			}
+		}
+	}
+	defer stop()
+	consumers := consume.Start(ctx, b.sqs, b.queuesToDrain())
+	defer consumers.Stop()
+
+	producers, err := pgxpool.New(ctx, b.proxied())
+	if err != nil {
+		return nil, fmt.Errorf("open the producers' pool: %w", err)
+	}
+	defer producers.Close()
+	b.began = time.Now()
+	l, err := load.Start(ctx, load.Config{Pool: producers, Topics: topics.All, Seed: cfg.Seed, Rate: cfg.Rate, Burst: cfg.Burst})
+	if err != nil {
+		return nil, err
+	}
+	faults := b.storm(ctx, l, consumers)
+	l.Stop()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	b.say("no more events and no more faults; waiting for what is left")
+	drained := b.drain(ctx, consumers)
+	b.background.Wait()
+	stop()
+	facts := check.Facts{Queues: queuesToCheck(), Faults: faults, Unanswered: b.proxy.Unanswered()}
+	if facts.Written, err = l.Written(ctx, b.db); err != nil {
+		return nil, err
+	}
+	facts.Received = consumers.Stop()
+	if facts.Leftovers, err = b.leftovers(ctx); err != nil {
+		return nil, err
+	}
+	facts.Problems = b.problems
+	return b.ledger(facts, drained), nil
+}
+
+func (b *bed) startWorkers(ctx context.Context) error {
+	cfg := workers.Config{
+		Program: b.dir + "/worker", Dir: b.dir, Workers: b.cfg.Workers,
+		Environ: b.env.with("DATABASE_URL="+b.proxied(), "AWS_ENDPOINT_URL="+b.proxy.URL,
+			"TEMPORAL_DEPLOYMENT_NAME=", "TEMPORAL_WORKER_BUILD_ID=").with(b.cfg.WorkerEnv...),
+	}
+	if b.cfg.Pinned {
+		cfg.Deployment = b.token
+	}
+	b.workers = workers.Start(ctx, cfg)
+	ready, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err := b.workers.Await(ready)
+	if err == nil && b.cfg.Pinned {
+		err = b.starter(ctx, "promote", "--deployment", b.token, "--build-id", b.workers.Version())
+	}
+	if err == nil {
+		err = b.starter(ctx, "schedule", "--every", runEvery.String(), "--run-for", runFor.String())
+	}
+	if err != nil {
+		b.workers.Stop()
+	}
+	return err
+}
+
+// storm is the time in which things go wrong.
+func (b *bed) storm(ctx context.Context, l *load.Load, consumers *consume.Consumers) []check.Fault {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, rule := range b.cfg.Weather {
+		defer b.proxy.Begin(rule)()
+	}
+	b.background.Go(func() { b.holdSnapshot(ctx) })
+	b.background.Go(func() {
+		for wait(ctx, 10*time.Second) {
+			b.say("%d events committed, %d messages received", l.Committed(), consumers.Count())
+		}
+	})
+	faults := b.perform(ctx, b.cfg.Plan)
+	wait(ctx, time.Until(b.began.Add(b.cfg.Length)))
+	return faults
+}
+
+// drain waits until nothing is left to publish nor to receive.
+func (b *bed) drain(ctx context.Context, consumers *consume.Consumers) time.Duration {
+	began := time.Now()
+	deadline := began.Add(b.cfg.Drain)
+	for n := 0; ; n++ {
+		left, err := b.leftovers(ctx)
+		switch {
+		case err != nil:
+			b.say("%v", err)
+		case len(left) == 0:
+			took := time.Since(began)
+			// What was published last is still to be received, and what should not come too.
+			for consumers.Idle() < 3*time.Second && wait(ctx, 100*time.Millisecond) {
+			}
+			return took
+		case n%20 == 0:
+			b.say("%d things left, such as %s: %s", len(left), left[0].What, left[0].Text)
+		}
+		if time.Now().After(deadline) || !wait(ctx, 250*time.Millisecond) {
+			return time.Since(began)
+		}
+	}
+}
