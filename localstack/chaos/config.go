@@ -1,8 +1,6 @@
 package chaos
 
 import (
-	"context"
-	"fmt"
 	"io"
 	"time"
 
@@ -13,8 +11,7 @@ import (
 
 // Config configures a run. Stack is required.
 type Config struct {
-	// Stack must be Durable and started here as a whole: the run restarts its
-	// parts. Start makes one.
+	// Stack must be one that StackOptions started: the run restarts its parts.
 	Stack *stack.Stack
 	Seed  uint64
 	// Length is how long events are written and things go wrong. Default 2 minutes.
@@ -96,15 +93,6 @@ func own(getenv func(string) string) func(string) string {
 		}
 		return getenv(name)
 	}
-}
-
-// Start starts a stack for a run, whatever the environment names.
-func Start(ctx context.Context, getenv func(string) string, status io.Writer) (*stack.Stack, error) {
-	s, err := stack.Start(ctx, StackOptions(getenv, status))
-	if err != nil {
-		return nil, fmt.Errorf("start a stack for the chaos: %w", err)
-	}
-	return s, nil
 }
 
 // StackOptions are the options of a stack that a run can use.

@@ -73,9 +73,19 @@ func (b *bed) inject(ctx context.Context, step plan.Step) error {
 	}
 	end := b.proxy.Begin(faults.Rule{Kind: faults.Kind(step.Kind), Destination: b.aim(step.Topic), Share: step.Share})
 	defer end()
+	met := b.proxy.Injected()[faults.Kind(step.Kind)]
 	wait(ctx, step.For)
+	// The relay may be busy with another fault, and send nothing that this one meets.
+	for late := time.Now(); b.proxy.Injected()[faults.Kind(step.Kind)] == met && time.Since(late) < latest; {
+		if !wait(ctx, 100*time.Millisecond) {
+			return nil
+		}
+	}
 	return nil
 }
+
+// latest is how much longer a fault of requests is in force if it has met none.
+const latest = 30 * time.Second
 
 // wait reports whether it waited to the end.
 func wait(ctx context.Context, d time.Duration) bool {

@@ -63,7 +63,7 @@ type judge struct {
 }
 
 // most is how many violations of a rule are spelled out.
-const most = 10
+const most = 5
 
 func (j *judge) violate(rule Rule, format string, args ...any) {
 	j.violations = append(j.violations, Violation{Rule: rule, Text: fmt.Sprintf(format, args...)})

@@ -1,0 +1,108 @@
+// Command mutant is the worker with one promise broken on purpose, named by
+// OUTBOX_MUTANT. It exists so that tests can show that the chaos harness sees it:
+//
+//   - fencing: leases are short and never renewed, nothing stops an attempt that
+//     has lost its own.
+//   - settle-first: events are settled before they are published.
+//   - ordering: the events of a page are published in the opposite order.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/goccy/go-yaml"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/workflows"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "mutant: "+err.Error())
+		stop()
+		os.Exit(1) //nolint:gocritic // nothing is left to be deferred
+	}
+}
+
+func run(ctx context.Context) error {
+	m, known := mutations[os.Getenv("OUTBOX_MUTANT")]
+	if !known {
+		return fmt.Errorf("OUTBOX_MUTANT=%q is no mutation", os.Getenv("OUTBOX_MUTANT"))
+	}
+	store, err := postgres.Open(ctx, postgres.Config{
+		URL: os.Getenv("DATABASE_URL"), ClaimLease: workflows.ClaimLease, Lease: m.lease,
+	})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	publisher, err := newPublisher(ctx)
+	if err != nil {
+		return err
+	}
+	options, err := envconfig.LoadDefaultClientOptions()
+	if err != nil {
+		return err
+	}
+	temporal, err := client.DialContext(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer temporal.Close()
+	if err := store.EnsureLanes(ctx, publisher.Topics()); err != nil {
+		return err
+	}
+	acts, err := activities.New(activities.Config{
+		Store: m.store(store), Publisher: m.publisher(store, publisher), Lease: m.lease, BatchFor: workflows.BatchFor,
+	})
+	if err != nil {
+		return err
+	}
+	w := worker.New(temporal, os.Getenv("OUTBOX_TASK_QUEUE"), worker.Options{WorkerStopTimeout: 10 * time.Second})
+	workflows.Register(w, acts)
+	if err := w.Start(); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "msg=publishing") // what the real one logs
+	<-ctx.Done()
+	w.Stop()
+	return nil
+}
+
+func newPublisher(ctx context.Context) (*publish.Publisher, error) {
+	text, err := os.ReadFile(os.Getenv("OUTBOX_CONFIG"))
+	if err != nil {
+		return nil, err
+	}
+	var file struct {
+		Topics map[string]struct {
+			SNS  string `yaml:"sns"`
+			SQS  string `yaml:"sqs"`
+			Fair bool   `yaml:"fair"`
+		} `yaml:"topics"`
+	}
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		return nil, err
+	}
+	cfg := publish.Config{Topics: map[string]publish.Destination{}}
+	for name, t := range file.Topics {
+		cfg.Topics[name] = publish.Destination{SNS: t.SNS, SQS: t.SQS, Fair: t.Fair}
+	}
+	if cfg.AWS, err = awsconfig.LoadDefaultConfig(ctx); err != nil {
+		return nil, err
+	}
+	return publish.New(cfg)
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/workflows"
+)
+
+// mutation replaces the store or the publisher by one that breaks a promise.
+type mutation struct {
+	lease     time.Duration
+	store     func(*postgres.Store) activities.Store
+	publisher func(*postgres.Store, *publish.Publisher) activities.Publisher
+}
+
+func sound(s *postgres.Store) activities.Store { return s }
+
+var mutations = map[string]mutation{
+	// None: that it is the mutation, and not the plan, that turns a check red.
+	"none": {
+		lease: workflows.Lease, store: sound,
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+	},
+	"fencing": {
+		lease:     2 * time.Second,
+		store:     func(s *postgres.Store) activities.Store { return unfenced{s} },
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return endless{p} },
+	},
+	"settle-first": {
+		lease: workflows.Lease, store: sound,
+		publisher: func(s *postgres.Store, p *publish.Publisher) activities.Publisher { return hasty{p, s} },
+	},
+	"ordering": {
+		lease: workflows.Lease, store: sound,
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return backwards{p} },
+	},
+}
+
+// unfenced neither renews leases nor notices that they are lost.
+type unfenced struct{ *postgres.Store }
+
+func (unfenced) Renew(context.Context, relay.Lease, []int16) error { return nil }
+
+// endless publishes past the end of a lease.
+type endless struct{ *publish.Publisher }
+
+func (p endless) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
+	r.Deadline = nil
+	return p.Publisher.Publish(ctx, r)
+}
+
+// hasty settles before it publishes.
+type hasty struct {
+	*publish.Publisher
+	store *postgres.Store
+}
+
+func (p hasty) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
+	r.Events = through(ctx, r.Events, func(page []relay.Event) {
+		refs := make([]relay.Ref, len(page))
+		for i, e := range page {
+			refs[i] = e.Ref
+		}
+		_ = p.store.Settle(ctx, r.Topic, refs)
+	})
+	return p.Publisher.Publish(ctx, r)
+}
+
+// backwards turns every page around.
+type backwards struct{ *publish.Publisher }
+
+func (p backwards) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
+	r.Events = through(ctx, r.Events, func(page []relay.Event) { slices.Reverse(page) })
+	return p.Publisher.Publish(ctx, r)
+}
+
+// through does something to every page on its way.
+func through(ctx context.Context, in <-chan []relay.Event, do func([]relay.Event)) <-chan []relay.Event {
+	out := make(chan []relay.Event)
+	go func() {
+		defer close(out)
+		for page := range in {
+			do(page)
+			select {
+			case out <- page:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}

@@ -1,0 +1,57 @@
+package chaos
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
+	"github.com/temporal-outbox/relay/localstack/chaos/faults"
+	"github.com/temporal-outbox/relay/localstack/chaos/plan"
+)
+
+// Requests that last so long that every busy batch outlives a short lease; and
+// entries that are refused.
+var (
+	slow     = faults.Rule{Kind: faults.Slow, Share: 1, Delay: 1500 * time.Millisecond}
+	refusing = faults.Rule{Kind: faults.FailEntry, Share: .3}
+)
+
+// Each broken worker meets the weather in which it shows, and one rule must say so,
+// and no other. The same worker, unbroken, in all of that weather, violates none:
+// it is the mutation that turns the checker red.
+func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
+	s := startStack(t)
+	for name, c := range map[string]struct {
+		weather []faults.Rule
+		want    []check.Rule
+	}{
+		"none":         {[]faults.Rule{slow, refusing}, nil},
+		"fencing":      {[]faults.Rule{slow}, []check.Rule{check.Repeated}},
+		"settle-first": {[]faults.Rule{refusing}, []check.Rule{check.Lost}},
+		"ordering":     {[]faults.Rule{}, []check.Rule{check.Disorder}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ledger, err := Run(t.Context(), Config{
+				Stack: s, Seed: 1, Length: 8 * time.Second, Drain: 40 * time.Second, Rate: 30, Burst: 2, Progress: testLog{t},
+				Program: module + "localstack/chaos/mutant", WorkerEnv: []string{"OUTBOX_MUTANT=" + name},
+				Plan: []plan.Step{}, Weather: c.weather,
+			})
+			require.NoError(t, err)
+			require.Equal(t, len(c.want) == 0, ledger.OK)
+			seen := map[check.Rule]bool{}
+			for _, v := range ledger.Violations {
+				t.Logf("%s: %s", v.Rule, v.Text)
+				seen[v.Rule] = true
+			}
+			for _, rule := range c.want {
+				require.True(t, seen[rule], "nobody saw that %s is broken", name)
+				delete(seen, rule)
+			}
+			require.Empty(t, seen, fmt.Sprintf("%s shows as something else", name))
+		})
+	}
+}
