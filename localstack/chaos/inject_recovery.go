@@ -59,13 +59,14 @@ func terminateRecovery(ctx context.Context, c client.Client, w execution) error 
 	return c.TerminateWorkflow(ctx, w.WorkflowId, w.RunId, "the harness was here")
 }
 
-// pauseRecovery pauses and unpauses what the workflow is doing.
+// pauseRecovery pauses and unpauses what the workflow is doing. (The stack's server
+// knows the calls for activities by their older names only.)
 func pauseRecovery(ctx context.Context, c client.Client, w execution) error {
 	id, err := pendingActivity(ctx, c, w)
 	if err != nil {
 		return err
 	}
-	_, err = c.WorkflowService().PauseActivity(ctx, &workflowservice.PauseActivityRequest{ //nolint:staticcheck // the server of the stack has no other
+	_, err = c.WorkflowService().PauseActivity(ctx, &workflowservice.PauseActivityRequest{
 		Namespace: namespace, Execution: w, Identity: "chaos", Reason: "the harness was here",
 		Activity: &workflowservice.PauseActivityRequest_Id{Id: id},
 	})
@@ -73,7 +74,7 @@ func pauseRecovery(ctx context.Context, c client.Client, w execution) error {
 		return fmt.Errorf("pause the activity: %w", err)
 	}
 	wait(ctx, 2*time.Second)
-	_, err = c.WorkflowService().UnpauseActivity(ctx, &workflowservice.UnpauseActivityRequest{ //nolint:staticcheck // as above
+	_, err = c.WorkflowService().UnpauseActivity(ctx, &workflowservice.UnpauseActivityRequest{
 		Namespace: namespace, Execution: w, Identity: "chaos",
 		Activity: &workflowservice.UnpauseActivityRequest_Id{Id: id},
 	})
@@ -86,7 +87,7 @@ func pauseRecovery(ctx context.Context, c client.Client, w execution) error {
 // resetRecovery resets what the workflow is doing, and then the workflow itself.
 func resetRecovery(ctx context.Context, c client.Client, w execution) error {
 	if id, err := pendingActivity(ctx, c, w); err == nil {
-		_, err = c.WorkflowService().ResetActivity(ctx, &workflowservice.ResetActivityRequest{ //nolint:staticcheck // as above
+		_, err = c.WorkflowService().ResetActivity(ctx, &workflowservice.ResetActivityRequest{
 			Namespace: namespace, Execution: w, Identity: "chaos",
 			Activity: &workflowservice.ResetActivityRequest_Id{Id: id},
 		})

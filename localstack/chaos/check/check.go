@@ -104,12 +104,12 @@ func (j *judge) receptions() {
 	messages := map[place]bool{}
 	for i := range j.facts.Received {
 		r := &j.facts.Received[i]
-		if id := (place{r.Queue, r.MessageID}); messages[id] {
+		id := place{r.Queue, r.MessageID}
+		if messages[id] {
 			j.counts.Redelivered++
 			continue
-		} else {
-			messages[id] = true
 		}
+		messages[id] = true
 		j.counts.Received++
 		w := j.written[r.EventID]
 		switch q, known := j.queues[r.Queue]; {

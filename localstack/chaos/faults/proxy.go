@@ -135,27 +135,34 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if fate.refuse(w, r, q) {
 		return
 	}
-	var answer *http.Response
+	var reply *reply
 	if q.entries == nil || len(fate.withheld) < len(q.entries) {
-		answer, err = p.forward(r, q, fate)
+		reply, err = p.forward(r, q, fate)
 		if err != nil {
 			panic(http.ErrAbortHandler) // as if the proxy were not there
 		}
 	} else {
-		answer = q.emptyAnswer()
+		reply = q.emptyReply()
 	}
-	p.reply(w, r, q, fate, answer)
+	p.reply(w, r, q, fate, reply)
+}
+
+// reply is the endpoint's answer to a request.
+type reply struct {
+	status int
+	header http.Header
+	text   []byte
 }
 
 // forward sends what is to be forwarded. It is not cancelled with the client,
 // because what was sent may be accepted in any case.
-func (p *Proxy) forward(r *http.Request, q *request, f *fate) (*http.Response, error) {
+func (p *Proxy) forward(r *http.Request, q *request, f *fate) (*reply, error) {
 	p.count(q.destination, 1)
 	defer p.count(q.destination, -1)
 	body := q.without(f.withheld)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), hangFor)
 	defer cancel()
-	out, err := http.NewRequestWithContext(ctx, r.Method, p.target.JoinPath(r.URL.Path).String(), bytes.NewReader(body))
+	out, err := http.NewRequestWithContext(ctx, r.Method, p.target.JoinPath(r.URL.Path).String(), bytes.NewReader(body)) //nolint:gosec // forwarding is what a proxy is for
 	if err != nil {
 		return nil, err
 	}
@@ -167,8 +174,7 @@ func (p *Proxy) forward(r *http.Request, q *request, f *fate) (*http.Response, e
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
-	answer.Body = io.NopCloser(bytes.NewReader(text))
-	return answer, err
+	return &reply{answer.StatusCode, answer.Header, text}, err
 }
 
 func (p *Proxy) count(destination string, n int) {

@@ -1,10 +1,8 @@
 package faults
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -124,14 +122,14 @@ func (q *request) without(ids map[string]bool) []byte {
 	return text
 }
 
-// emptyAnswer is that of a batch of which nothing is forwarded.
-func (q *request) emptyAnswer() *http.Response {
+// emptyReply is that to a batch of which nothing is forwarded.
+func (q *request) emptyReply() *reply {
 	text, header := `{}`, http.Header{"Content-Type": {"application/x-amz-json-1.0"}}
 	if !q.sqs {
 		text = `<PublishBatchResponse><PublishBatchResult/></PublishBatchResponse>`
 		header = http.Header{"Content-Type": {"text/xml"}}
 	}
-	return &http.Response{StatusCode: http.StatusOK, Header: header, Body: io.NopCloser(bytes.NewReader([]byte(text)))}
+	return &reply{http.StatusOK, header, []byte(text)}
 }
 
 // fail answers with an error in the service's own words.

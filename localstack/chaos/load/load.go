@@ -71,8 +71,10 @@ func Start(ctx context.Context, cfg Config) (*Load, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	l := &Load{cfg: cfg, cancel: cancel}
-	for i := range cfg.Writers {
-		l.running.Go(func() { l.write(ctx, rand.New(rand.NewPCG(cfg.Seed, uint64(100+i)))) })
+	dice := rand.New(rand.NewPCG(cfg.Seed, 2))
+	for range cfg.Writers {
+		own := rand.New(rand.NewPCG(dice.Uint64(), dice.Uint64()))
+		l.running.Go(func() { l.write(ctx, own) })
 	}
 	return l, nil
 }

@@ -29,6 +29,8 @@ type transaction struct {
 	fate   check.Fate
 }
 
+var types = []string{"ChaosBegan", "ChaosWentOn", "ChaosEnded"}
+
 // next makes up a transaction.
 func (l *Load) next(dice *rand.Rand) *transaction {
 	t := &transaction{key: keys[dice.IntN(len(keys))]}
@@ -39,7 +41,7 @@ func (l *Load) next(dice *rand.Rand) *transaction {
 	}
 	for range n {
 		t.events = append(t.events, check.Written{
-			ID: outbox.NewID().String(), Topic: topic, Key: t.key.name, Type: "Chaos" + string(rune('A'+dice.IntN(3))),
+			ID: outbox.NewID().String(), Topic: topic, Key: t.key.name, Type: types[dice.IntN(len(types))],
 			ContentType: outbox.DefaultContentType, Attributes: attributes(dice),
 		})
 		t.pads = append(t.pads, pad(dice))

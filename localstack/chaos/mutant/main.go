@@ -83,7 +83,7 @@ func run(ctx context.Context) error {
 }
 
 func newPublisher(ctx context.Context) (*publish.Publisher, error) {
-	text, err := os.ReadFile(os.Getenv("OUTBOX_CONFIG"))
+	text, err := os.ReadFile(os.Getenv("OUTBOX_CONFIG")) //nolint:gosec // naming a file is what it is for
 	if err != nil {
 		return nil, err
 	}

@@ -150,9 +150,17 @@ func destinations(dice *rand.Rand, topics Topics) []Step {
 		kind  faults.Kind
 		share float64
 	}{
-		{faults.FailEntry, .3}, {faults.ThrottleEntry, .3}, {faults.OmitAccepted, .2}, {faults.OmitDropped, .3},
-		{faults.DropAnswer, .3}, {faults.DropRequest, .4}, {faults.Throttle, .6}, {faults.ServerError, .6},
-		{faults.Slow, .8}, {faults.Hang, .1}, {faults.HangAfter, .1},
+		{faults.FailEntry, .3},
+		{faults.ThrottleEntry, .3},
+		{faults.OmitAccepted, .2},
+		{faults.OmitDropped, .3},
+		{faults.DropAnswer, .3},
+		{faults.DropRequest, .4},
+		{faults.Throttle, .6},
+		{faults.ServerError, .6},
+		{faults.Slow, .8},
+		{faults.Hang, .1},
+		{faults.HangAfter, .1},
 	} {
 		steps = append(steps, Step{Kind: Kind(f.kind), Share: f.share, For: seconds(3 + 2*dice.Float64())})
 	}
