@@ -31,28 +31,42 @@ func (b *bed) denied(do meddle) func(context.Context, plan.Step) error {
 		end := b.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: b.aim(step.Topic), Share: 1})
 		defer end()
 		until := time.Now().Add(step.For)
-		if !wait(ctx, step.For/2) {
+		if !wait(ctx, step.For/4) {
 			return nil
 		}
-		limited, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		workflows, err := b.open(limited, "Recovery")
-		if err != nil {
-			b.note("%s: %v", step.Kind, err) // Temporal may be away just now
-		}
-		for _, w := range workflows {
-			if !strings.HasSuffix(w.WorkflowId, "/"+step.Topic) {
-				continue
+		for late := time.Now(); time.Since(late) < latest; {
+			done, err := b.meddled(ctx, step, do)
+			if err != nil {
+				b.say("%s: %v", step.Kind, err) // Temporal may be away just now
 			}
-			if err := do(limited, b.temporal, w); err != nil {
-				b.note("%s: %v", step.Kind, err)
-				continue
+			if done {
+				b.count(string(step.Kind))
+				break
 			}
-			b.count(string(step.Kind))
+			if !wait(ctx, 200*time.Millisecond) {
+				break
+			}
 		}
 		wait(ctx, time.Until(until))
 		return nil
 	}
+}
+
+// meddled meddles with a topic's recovery, and reports whether there was one.
+func (b *bed) meddled(ctx context.Context, step plan.Step, do meddle) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	workflows, err := b.open(ctx, "Recovery")
+	if err != nil {
+		return false, err
+	}
+	for _, w := range workflows {
+		if strings.HasSuffix(w.WorkflowId, "/"+step.Topic) {
+			err := do(ctx, b.temporal, w)
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 func terminateRecovery(ctx context.Context, c client.Client, w execution) error {
