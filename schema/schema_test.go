@@ -254,3 +254,10 @@ func TestAProducerMayInsertEventsAndNothingElse(t *testing.T) {
 		require.ErrorContains(t, err, "permission denied")
 	})
 }
+
+// NOTIFY takes a lock of the whole cluster at every commit.
+func TestNothingThatAnInsertRunsNotifies(t *testing.T) {
+	require.Zero(t, query[int](t, testenv.Database(t), `
+		SELECT count(*)::int FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+		WHERE n.nspname = 'outbox' AND p.prosrc ILIKE '%notify%'`))
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	commonpb "go.temporal.io/api/common/v1"
@@ -13,6 +14,8 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
 // run is one run of the Relay workflow.
@@ -117,4 +120,25 @@ func (o *outbox) pauseActivity(c client.Client, pending *workflowpb.PendingActiv
 	})
 	require.NoError(o.t, err)
 	return execution
+}
+
+// secondAttempt waits until a batch whose worker died is at its next attempt. It
+// is counted though nothing in the dead process could count it: an event that
+// kills its worker shows as attempts, and not as one that is always the first.
+func (o *outbox) secondAttempt(c client.Client) {
+	o.t.Helper()
+	testenv.Eventually(o.t, 30*time.Second, func() error {
+		for _, r := range o.runs(o.t.Context(), c) {
+			d, err := c.DescribeWorkflowExecution(o.t.Context(), r.id, r.runID)
+			if err != nil {
+				return err
+			}
+			for _, a := range d.GetPendingActivities() {
+				if a.GetActivityType().GetName() == "PublishBatch" && a.GetAttempt() > 1 {
+					return nil
+				}
+			}
+		}
+		return errNotYet
+	})
 }

@@ -85,6 +85,7 @@ func TestAKilledWorkerLosesNothingAndTheRestIsPublishedOnceItsLeaseIsOver(t *tes
 	o.inFlow("orders", n)
 	w.kill()
 	require.Positive(t, o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until > now()`), "its lanes are still leased")
+	o.secondAttempt(testenv.Temporal(t))
 	o.work()
 	o.drained(120 * time.Second)
 	messages := q.receive(n, 60*time.Second)
