@@ -94,7 +94,7 @@ func TestABrokenDestinationIsOneRecoveryAndEverythingArrivesWhenItIsBack(t *test
 	o.write("broken", "e", n, 500)
 	pending := o.recovering(c, "broken")
 	require.Contains(t, pending.GetLastFailure().GetMessage(), "left: ", "it says how much is left, and why")
-	require.Contains(t, pending.GetLastFailure().GetApplicationFailureInfo().GetType(), "NonExistentQueue")
+	require.Equal(t, "NonExistentQueue", pending.GetLastFailure().GetApplicationFailureInfo().GetType())
 	require.NotNil(t, pending.GetScheduledTime(), "and when it is tried next")
 
 	o.write("sound", "s", n, 500)

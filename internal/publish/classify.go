@@ -59,17 +59,22 @@ var byCode = func() map[string]*row {
 // x-amzn-query-mode asks for and in the entries of a batch response.
 const sqsPrefix = "AWS.SimpleQueueService."
 
-// normal takes off a code what says nothing: the namespace and the URL that
-// surround it in JSON protocols, SQS's prefix, and the "Exception" that some
-// services and some of their versions append. Upper and lower case count as equal,
-// as they do for the SDK.
-func normal(code string) string {
+// bare takes off a code what says nothing: the namespace and the URL that surround
+// it in JSON protocols, and SQS's prefix. What is left is the type of a failure in
+// Temporal, and stands in dead letters.
+func bare(code string) string {
 	if _, after, ok := strings.Cut(code, "#"); ok {
 		code = after
 	}
 	code, _, _ = strings.Cut(code, ":")
-	code = strings.TrimPrefix(strings.TrimSpace(code), sqsPrefix)
-	return strings.ToLower(strings.TrimSuffix(code, "Exception"))
+	return strings.TrimPrefix(strings.TrimSpace(code), sqsPrefix)
+}
+
+// normal is a code as the table is searched by: without the "Exception" that some
+// services and some of their versions append, and in lower case, because upper and
+// lower case count as equal, as they do for the SDK.
+func normal(code string) string {
+	return strings.ToLower(strings.TrimSuffix(bare(code), "Exception"))
 }
 
 // lookUpCode returns the row of a code.
@@ -87,8 +92,9 @@ func lookUpCode(code string) *row {
 	return &unknown
 }
 
-// classify fills in what the table says about pe's code.
+// classify fills in what the table says about pe's code, and makes that short.
 func classify(pe *relay.PublishError) {
+	pe.Code = bare(pe.Code)
 	r := lookUpCode(pe.Code)
 	pe.Class, pe.Throttled, pe.Doubtful = r.class, r.throttling, r.doubtful
 }

@@ -122,7 +122,7 @@ func TestABatchThatIsTooLongIsSentInPartsAndFurtherOnesAreSmaller(t *testing.T) 
 			assert.Equal(t, relay.ClassPoison, large.Class)
 			assert.False(t, large.Whole)
 			assert.Contains(t, large.Message, "262144")
-			assert.Contains(t, large.Message, code+": too long")
+			assert.Contains(t, large.Message, "BatchRequestTooLong: too long")
 			// The first, one of its parts at most, and the large event alone.
 			assert.LessOrEqual(t, tooLong.Load(), int64(4))
 
