@@ -1,5 +1,7 @@
 package workflows
 
+import "go.temporal.io/sdk/workflow"
+
 // loads is how much each topic may have under way. It falls when its destination
 // asks for less or breaks, and comes back step by step as batches get through:
 // multiplicative decrease, additive increase. The run is the one place that sees
@@ -43,12 +45,12 @@ func (l loads) failed(topic string) { l.topic[topic] = &load{share: 1, requests:
 // lowered are the topics that may have fewer claims than the others.
 func (l loads) lowered() map[string]int {
 	var lowered map[string]int
-	for topic, t := range l.topic { //workflowcheck:ignore the order does not matter
-		if t.share < l.share {
+	for _, topic := range workflow.DeterministicKeys(l.topic) {
+		if share := l.topic[topic].share; share < l.share {
 			if lowered == nil {
 				lowered = map[string]int{}
 			}
-			lowered[topic] = t.share
+			lowered[topic] = share
 		}
 	}
 	return lowered

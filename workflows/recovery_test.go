@@ -93,7 +93,7 @@ func TestBatchesThatDoNotGetThroughLeaveTheirSlotsToOthers(t *testing.T) {
 		return []relay.Batch{batch("orders", n)}
 	})
 	e.OnActivity(act.PublishBatch, mock.Anything, mock.MatchedBy(func(r activities.PublishRequest) bool { return r.Batch.Topic == "hangs" })).
-		After(90 * time.Second).Return(activities.PublishResult{}, nil)
+		After(90*time.Second).Return(activities.PublishResult{}, nil)
 	e.onPublish(time.Second, published)
 	r := e.run(workflows.RelayInput{Slots: 2})
 	require.Equal(t, "orders", r.Topics[1].Topic)
@@ -158,7 +158,7 @@ func TestParkingGivesUpWhatFailsUntilNothingFails(t *testing.T) {
 	e.RegisterDelayedCallback(func() {
 		e.UpdateWorkflow(workflows.UpdatePark, "", &updates{onComplete: func(v any, err error) {
 			require.NoError(t, err)
-			result = v.(workflows.ParkResult) //nolint:errcheck // it panics, and that is right
+			result = v.(workflows.ParkResult)
 		}}, workflows.ParkRequest{By: "ann", Reason: "the queue is gone for good"})
 	}, 20*time.Second)
 	r := e.recover()
