@@ -20,9 +20,9 @@ func replay(t *testing.T, file string) error {
 	return r.ReplayWorkflowHistoryFromJSONFile(nil, file)
 }
 
-// Each file is the history of a run of a worker that was deployed: from the
-// demo, saved with "temporal workflow show --output json". A change that cannot
-// replay it breaks runs that are under way when it is deployed.
+// Each file is the history of a run of a worker that was deployed: from the demo, or
+// from an end-to-end test, as "temporal workflow show --output json" saves it. A
+// change that cannot replay it breaks runs that are under way when it is deployed.
 func TestRunsRecordedEarlierReplay(t *testing.T) {
 	files, err := filepath.Glob("testdata/replay/*.json")
 	require.NoError(t, err)
