@@ -76,7 +76,7 @@ func (s *stream) form() (refused bool) {
 	if len(sl.entries) == 0 {
 		s.idle = append(s.idle, sl)
 	} else {
-		s.waiting, s.notBefore = sl, time.Time{}
+		s.waiting = sl
 		if s.Pace != nil {
 			s.notBefore = time.Now().Add(s.Pace(len(sl.entries)))
 		}

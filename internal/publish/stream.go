@@ -28,7 +28,7 @@ type stream struct {
 	inFlight int
 
 	waiting   *slot     // the next request, decided on but not sent
-	notBefore time.Time // when it may be, for the topic's rate; zero: now
+	notBefore time.Time // when it may be, for the topic's rate; zero without a Pace
 	timer     *time.Timer
 
 	largest int           // the largest request that was accepted, in bytes
