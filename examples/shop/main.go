@@ -6,22 +6,29 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+	"go.temporal.io/sdk/log"
 	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/examples/shop/simulation"
 	"github.com/temporal-outbox/relay/localstack/topology"
+	"github.com/temporal-outbox/relay/workflows"
 )
 
 func main() {
@@ -36,9 +43,9 @@ func main() {
 
 // options are the command's flags.
 type options struct {
-	length, drain time.Duration
-	rate          float64
-	create        bool
+	length, drain  time.Duration
+	rate           float64
+	create, broken bool
 }
 
 func root() *cobra.Command {
@@ -53,7 +60,11 @@ status 0 only if every check holds.
   TEMPORAL_UI_URL  shown while it runs, if set
 
 AWS's configuration comes from the SDK's default chain. A worker must be running
-that publishes the topics orders and ledger as localstack/outbox.yaml says.`,
+that publishes the topics orders and ledger as localstack/outbox.yaml says.
+
+With --break, a third of the time goes by without the ledger's SNS topic. It is
+deleted and created again, so this needs an emulator, and the worker's Temporal:
+temporal.toml or TEMPORAL_ADDRESS, and OUTBOX_TASK_QUEUE.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -63,6 +74,7 @@ that publishes the topics orders and ledger as localstack/outbox.yaml says.`,
 	f.DurationVar(&o.length, "for", 30*time.Second, "how long customers come")
 	f.Float64Var(&o.rate, "rate", 25, "orders placed a second")
 	f.DurationVar(&o.drain, "drain", time.Minute, "how long the last events may take to arrive")
+	f.BoolVar(&o.broken, "break", false, "take the ledger's SNS topic away for a while, on an emulator")
 	f.BoolVar(&o.create, "create", false, "first create the topics and queues of localstack/topology where they are missing")
 	return cmd
 }
@@ -70,13 +82,39 @@ that publishes the topics orders and ledger as localstack/outbox.yaml says.`,
 // errUnbalanced is the verdict; the table has said why.
 var errUnbalanced = errors.New("something does not add up: see the lines marked ✗")
 
+// shortest is what a run needs to be for something to be written while the
+// destination is away.
+const shortest = 10 * time.Second
+
+func (o options) validate(cfg aws.Config) error {
+	switch {
+	case o.length <= 0 || o.drain <= 0 || o.rate <= 0:
+		return errors.New("--for, --drain and --rate must be positive")
+	case o.broken && o.length < shortest:
+		return fmt.Errorf("--break needs --for %s or more", shortest)
+	case o.broken && cfg.BaseEndpoint == nil:
+		return errors.New("--break deletes an SNS topic: set AWS_ENDPOINT_URL to an emulator, it is not done on AWS")
+	}
+	return nil
+}
+
+func dial(ctx context.Context) (client.Client, error) {
+	o, err := envconfig.LoadDefaultClientOptions()
+	if err != nil {
+		return nil, fmt.Errorf("read Temporal's configuration: %w", err)
+	}
+	o.Logger = log.NewStructuredLogger(slog.New(slog.DiscardHandler)) // it would tear the view apart
+	c, err := client.DialContext(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Temporal at %q: %w", o.HostPort, err)
+	}
+	return c, nil
+}
+
 func run(ctx context.Context, o options) error {
 	url := os.Getenv("DATABASE_URL")
 	if url == "" {
 		return errors.New("DATABASE_URL is not set: give it the PostgreSQL database that has the outbox, as postgres://user:password@host/name")
-	}
-	if o.length <= 0 || o.drain <= 0 || o.rate <= 0 {
-		return errors.New("--for, --drain and --rate must be positive")
 	}
 	db, err := pgxpool.New(ctx, url)
 	if err != nil {
@@ -87,14 +125,28 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("read AWS's configuration: %w", err)
 	}
+	if err := o.validate(cfg); err != nil {
+		return err
+	}
 	if o.create {
 		if _, err := topology.Local().Apply(ctx, cfg); err != nil {
 			return fmt.Errorf("create topics and queues: %w", err)
 		}
 	}
-	report, err := simulation.Run(ctx, simulation.Config{
+	simulated := simulation.Config{
 		DB: db, AWS: cfg, For: o.length, Rate: o.rate, Drain: o.drain, Out: os.Stdout, UI: os.Getenv("TEMPORAL_UI_URL"),
-	})
+	}
+	if o.broken {
+		c, err := dial(ctx)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		simulated.Break = &simulation.Break{
+			Temporal: c, TaskQueue: cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue),
+		}
+	}
+	report, err := simulation.Run(ctx, simulated)
 	var missing *types.QueueDoesNotExist
 	if errors.As(err, &missing) {
 		return fmt.Errorf("%w: create the topics and queues that localstack/topology describes, or run with --create", err)

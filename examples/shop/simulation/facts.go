@@ -29,6 +29,8 @@ type Facts struct {
 	Dead    int // events given up on
 
 	Problems []string // what consumers complained of
+
+	Outage *Outage // nil if nothing was taken away
 }
 
 // Tally is one thing counted by two parties.

@@ -65,6 +65,9 @@ func Reconcile(f Facts) Report {
 		tallied("ledger matches accounts", "cents on %d accounts", f.Balances),
 		tallied("invoices match payments", "cents on %d accounts", f.Invoices),
 	}
+	if f.Outage != nil {
+		r = append(r, survived(f)...)
+	}
 	if len(f.Problems) > 0 {
 		r = append(r, Check{"consumers had no trouble", strings.Join(f.Problems, "\n"), false})
 	}

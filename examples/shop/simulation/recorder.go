@@ -35,6 +35,7 @@ type Receipt struct {
 	Event  outbox.ID
 	Key    string // on ordered queues, else empty
 	Number int64  // on ordered queues the position within the key
+	At     time.Time
 	// Outcome is what the consumer made of it.
 	Outcome Outcome
 }
@@ -66,6 +67,7 @@ type recorder struct {
 	receipts  []Receipt
 	first     map[delivery]time.Time
 	latencies []time.Duration
+	apart     string // topic, whose latencies are left out
 }
 
 // Sent is an event whose transaction committed.
@@ -105,7 +107,7 @@ func (r *recorder) committed(events []outbox.Event, at time.Time) {
 			d := delivery{queue, e.ID}
 			r.expected[d] = true
 			// The relay can be quicker than the goroutine that committed.
-			if received, early := r.first[d]; early {
+			if received, early := r.first[d]; early && e.Topic != r.apart {
 				r.latencies = append(r.latencies, max(0, received.Sub(at)))
 			}
 		}
@@ -118,12 +120,12 @@ func (r *recorder) received(receipt Receipt, at time.Time) (handled func(Outcome
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := len(r.receipts)
-	receipt.Outcome = Failed
+	receipt.Outcome, receipt.At = Failed, at
 	r.receipts = append(r.receipts, receipt)
 	d := delivery{receipt.Queue, receipt.Event}
 	if _, again := r.first[d]; !again {
 		r.first[d] = at
-		if sent, known := r.sent[receipt.Event]; known {
+		if sent, known := r.sent[receipt.Event]; known && sent.Topic != r.apart {
 			r.latencies = append(r.latencies, at.Sub(sent.At))
 		}
 	}

@@ -17,8 +17,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/temporal-outbox/relay/examples/shop/order"
 )
 
 // Config says how to run the shop. DB and AWS are required.
@@ -39,6 +37,9 @@ type Config struct {
 	// Drain is how long everything may take to arrive after the last commit.
 	// Default 60 s.
 	Drain time.Duration
+	// Break, if there is one, takes a destination away after a quarter of For, for a
+	// third of it. Then Drain begins when its recovery must have noticed.
+	Break *Break
 
 	// Out is where the live view goes: redrawn in place on a terminal, a line
 	// every two seconds anywhere else. Default nowhere.
@@ -85,6 +86,10 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		return nil, err
 	}
 
+	if cfg.Break != nil {
+		s.outage, s.recorder.apart = newOutage(cfg), brokenTopic
+	}
+
 	// Consumers and view go on until told to stop, and end the run if they fail.
 	attended, alive := errgroup.WithContext(ctx)
 	background, stop := context.WithCancel(alive)
@@ -97,6 +102,12 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		s.watch(background)
 		return nil
 	})
+	if s.outage != nil {
+		attended.Go(func() error {
+			s.outage.watch(background)
+			return nil
+		})
+	}
 	err := s.trade(alive)
 	stop()
 	failed := attended.Wait()
@@ -113,6 +124,11 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		return nil, err
 	}
 	facts.Problems = problems.list()
+	if s.outage != nil {
+		if facts.Outage, err = s.outage.facts(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return Reconcile(facts), nil
 }
 
@@ -124,40 +140,8 @@ type shop struct {
 	beganInDB time.Time
 	recorder  *recorder
 	view      view
+	outage    *outage // nil if nothing is to be taken away
 }
-
-// trade places orders and waits until everything has arrived, or the limit has
-// passed: what has not arrived by then is for the reconciliation to find.
-func (s *shop) trade(ctx context.Context) error {
-	s.began = time.Now()
-	s.view.say(ordering)
-	load := load{
-		service:  order.Service{DB: unreliable{s.cfg.DB, s.cfg.Unlucky}},
-		recorder: s.recorder, suffix: s.suffix, rate: s.cfg.Rate, duration: s.cfg.For,
-	}
-	if err := load.run(ctx); err != nil {
-		return err
-	}
-	s.view.say("closed; waiting for the last events")
-	limit := time.Now().Add(s.cfg.Drain)
-	for time.Now().Before(limit) {
-		pending, err := s.pending(ctx)
-		if err != nil && ctx.Err() == nil {
-			return err
-		}
-		if pending == 0 && s.recorder.missing() == 0 {
-			break
-		}
-		if err := sleep(ctx, 100*time.Millisecond); err != nil {
-			return err
-		}
-	}
-	s.view.say("all here; looking for repeats and strangers")
-	return sleep(ctx, linger)
-}
-
-// ordering is the state of the view while customers come.
-const ordering = "customers are ordering"
 
 var errInterrupted = errors.New("interrupted")
 

@@ -32,6 +32,7 @@ func (s *shop) watch(ctx context.Context) {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	said := ""
 	for last := false; ; {
 		select {
 		case <-ctx.Done():
@@ -47,6 +48,10 @@ func (s *shop) watch(ctx context.Context) {
 			s.view.redraw(s.cfg.Out, frame.block(), width)
 		} else {
 			fmt.Fprintln(s.cfg.Out, frame.line())
+			if outage := frame.outageLine(); outage != said {
+				fmt.Fprintln(s.cfg.Out, "       "+outage)
+				said = outage
+			}
 		}
 		if last {
 			return
@@ -68,7 +73,8 @@ type frame struct {
 	figures
 	since, duration time.Duration
 	state, ui       string
-	pending         int // -1: not known
+	pending         int    // -1: not known
+	outage          *sight // nil if nothing is to be taken away
 }
 
 func (s *shop) frame(ctx context.Context) frame {
@@ -82,7 +88,7 @@ func (s *shop) frame(ctx context.Context) frame {
 	state, _ := s.view.state.Load().(string)
 	return frame{
 		figures: s.recorder.figures(), since: time.Since(s.began), duration: s.cfg.For,
-		state: state, ui: s.cfg.UI, pending: pending,
+		state: state, ui: s.cfg.UI, pending: pending, outage: s.outage.sight(),
 	}
 }
 
@@ -101,10 +107,14 @@ func (f frame) block() []string {
 		fmt.Sprintf("  events pending     %8d      published                %6d", f.pending, f.published()),
 		fmt.Sprintf("  received           %8d      inventory %d · billing %d · ledger %d", f.total(),
 			f.received[queueInventory], f.received[queueBilling], f.received[queueLedger]),
-		fmt.Sprintf("  commit to received   median %s, p99 %s", ms(f.p50), ms(f.p99)),
+		fmt.Sprintf("  commit to received   median %s, p99 %s%s", ms(f.p50), ms(f.p99), f.without()),
 		"",
-		fmt.Sprintf("  %s  %s", f.bar(), f.state),
 	}
+	if f.outage != nil {
+		lines = append(lines, f.outage.block()...)
+		lines = append(lines, "")
+	}
+	lines = append(lines, fmt.Sprintf("  %s  %s", f.bar(), f.state))
 	if f.ui != "" {
 		lines = append(lines, "  Temporal UI: "+f.ui)
 	}
@@ -112,12 +122,28 @@ func (f frame) block() []string {
 }
 
 func (f frame) line() string {
-	line := fmt.Sprintf("%3.0f s  orders %d · rolled back %d · pending %d · published %d · received %d · median %s · p99 %s",
-		f.since.Seconds(), f.orders, f.rolledBack, f.pending, f.published(), f.total(), ms(f.p50), ms(f.p99))
+	line := fmt.Sprintf("%3.0f s  orders %d · rolled back %d · pending %d · published %d · received %d · median %s · p99 %s%s",
+		f.since.Seconds(), f.orders, f.rolledBack, f.pending, f.published(), f.total(), ms(f.p50), ms(f.p99), f.without())
 	if f.state != ordering {
 		line += " · " + f.state
 	}
 	return line
+}
+
+func (f frame) outageLine() string {
+	if f.outage == nil {
+		return ""
+	}
+	return f.outage.line()
+}
+
+// without says whose latency is not among the figures: it would be all that they
+// show.
+func (f frame) without() string {
+	if f.outage == nil {
+		return ""
+	}
+	return " (without " + brokenTopic + ")"
 }
 
 func (f frame) total() int {
