@@ -20,8 +20,8 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## the shop example on a local stack, half a minute, with a reconciliation (KEEP=1 leaves the stack up)
-	go run ./localstack demo $(if $(KEEP),--keep)
+demo: ## the shop example on a local stack, half a minute, with a reconciliation (BREAK=1 takes a destination away meanwhile, KEEP=1 leaves the stack up)
+	go run ./localstack demo $(if $(BREAK),--break) $(if $(KEEP),--keep)
 
 .PHONY: up
 up: ## PostgreSQL, Temporal with its UI and SNS/SQS on this machine, until Ctrl-C

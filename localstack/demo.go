@@ -34,6 +34,7 @@ makes there: the schedule, the tables and the queues.`,
 	f := cmd.Flags()
 	f.DurationVar(&d.length, "for", 30*time.Second, "how long customers come")
 	f.Float64Var(&d.rate, "rate", 25, "orders placed a second")
+	f.BoolVar(&d.broken, "break", false, "take a destination away for a while in the middle, and check that the others do not notice")
 	f.BoolVar(&d.keep, "keep", keep, "leave everything up afterwards, until Ctrl-C (also KEEP=1)")
 	return cmd
 }
@@ -41,6 +42,7 @@ makes there: the schedule, the tables and the queues.`,
 type demo struct {
 	length time.Duration
 	rate   float64
+	broken bool
 	keep   bool
 
 	dir string // of the programs
@@ -124,8 +126,15 @@ func (d *demo) open(ctx context.Context) error {
 		return err
 	}
 	fmt.Println()
-	return runShop(ctx, filepath.Join(d.dir, "shop"),
-		"--for", d.length.String(), "--rate", strconv.FormatFloat(d.rate, 'g', -1, 64))
+	return runShop(ctx, filepath.Join(d.dir, "shop"), d.shopArgs()...)
+}
+
+func (d *demo) shopArgs() []string {
+	args := []string{"--for", d.length.String(), "--rate", strconv.FormatFloat(d.rate, 'g', -1, 64)}
+	if d.broken {
+		args = append(args, "--break")
+	}
+	return args
 }
 
 // stayUp keeps everything as it is until Ctrl-C, above all where a check failed.

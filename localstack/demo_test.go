@@ -43,6 +43,17 @@ func TestAWorkerThatWasStoppedIsNoError(t *testing.T) {
 	require.NoError(t, w.failure())
 }
 
+func TestTheDemosFlagsReachTheShop(t *testing.T) {
+	cmd := demoCommand()
+	for _, name := range []string{"for", "rate", "break"} {
+		require.NotNil(t, cmd.Flags().Lookup(name), name)
+	}
+	d := demo{length: time.Minute, rate: 2.5}
+	require.Equal(t, []string{"--for", "1m0s", "--rate", "2.5"}, d.shopArgs())
+	d.broken = true
+	require.Equal(t, []string{"--for", "1m0s", "--rate", "2.5", "--break"}, d.shopArgs())
+}
+
 func TestAFailedDemoLeavesTheWorkersLogAndNothingElse(t *testing.T) {
 	for name, c := range map[string]struct {
 		err  error
