@@ -117,7 +117,8 @@ func recoveryOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 		HeartbeatTimeout:    heartbeatTimeout,
 		RetryPolicy:         retries(recoveryFirst, recoveryMost),
 		WaitForCancellation: true,
-		Summary:             summary(b),
+		// Without a count: more comes while it waits, and its last failure says how much.
+		Summary: "retry " + b.Topic + " · " + lanes(b),
 	})
 }
 

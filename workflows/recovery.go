@@ -91,6 +91,7 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	if err := workflow.ExecuteActivity(resumeOptions(free, in.Batch.Topic), act.ResumeTopic, resume).Get(free, nil); err != nil {
 		workflow.GetLogger(free).Warn("topic not resumed: its pause expires", "topic", in.Batch.Topic, "error", err)
 	}
+	workflow.SetCurrentDetails(free, "Topic **"+in.Batch.Topic+"** goes on: this recovery is over.")
 	if err := workflow.Await(free, func() bool { return workflow.AllHandlersFinished(free) }); err != nil {
 		return r.result, fmt.Errorf("wait for handlers: %w", err)
 	}
@@ -153,11 +154,12 @@ func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, erro
 	return ParkResult{Published: r.result.Published, Dead: r.result.Dead}, nil
 }
 
-// details is what the UI shows above everything else.
+// details is what the UI shows under User Metadata, in a box that cuts long texts off.
+// The failure in it is the first; the last is with the pending activity.
 func (r *recovery) details(reason string) string {
-	return fmt.Sprintf("Topic **%s** is paused: its destination refuses what it is sent.\n\n"+
-		"> %s\n\n"+
-		"The pending activity shows the attempt, its last failure and when the next is due. When the destination accepts again, "+
-		"everything goes on by itself. To give up what fails, send the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}`: "+
-		"it becomes dead letters.", r.in.Batch.Topic, reason, UpdatePark)
+	return fmt.Sprintf("Topic **%s** is paused, because its destination refuses what it is sent (%s). "+
+		"Repair the destination, and everything goes on by itself. The pending activity shows the attempt, its last failure "+
+		"and when the next is due; *Reset* there tries at once. "+
+		"To make dead letters of what fails, send the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}`.",
+		r.in.Batch.Topic, reason, UpdatePark)
 }

@@ -293,12 +293,16 @@ func (r *run) release(ctx workflow.Context, b relay.Batch) {
 
 // summary describes a batch in the UI: "orders · 500 events · lanes 0-15".
 func summary(b relay.Batch) string {
-	lanes, events := "lanes ", " events"
-	if len(b.Lanes) == 1 {
-		lanes = "lane "
-	}
+	events := " events"
 	if b.Events == 1 {
 		events = " event"
 	}
-	return b.Topic + " · " + strconv.Itoa(b.Events) + events + " · " + lanes + relay.FormatLanes(b.Lanes)
+	return b.Topic + " · " + strconv.Itoa(b.Events) + events + " · " + lanes(b)
+}
+
+func lanes(b relay.Batch) string {
+	if len(b.Lanes) == 1 {
+		return "lane " + relay.FormatLanes(b.Lanes)
+	}
+	return "lanes " + relay.FormatLanes(b.Lanes)
 }
