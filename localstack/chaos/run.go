@@ -132,8 +132,13 @@ func (b *bed) drain(ctx context.Context, consumers *consume.Consumers) time.Dura
 			for consumers.Idle() < 3*time.Second && wait(ctx, 100*time.Millisecond) {
 			}
 			return took
-		case n%20 == 0:
-			b.say("%d things left, such as %s: %s", len(left), left[0].What, left[0].Text)
+		case n%40 == 0:
+			for _, l := range left {
+				b.say("left, %s: %s", l.What, l.Text)
+			}
+			if n > 0 {
+				b.explain(ctx)
+			}
 		}
 		if time.Now().After(deadline) || !wait(ctx, 250*time.Millisecond) {
 			return time.Since(began)

@@ -15,8 +15,8 @@ const (
 	// that was sent again because of it. Before: an acknowledgement waits for its
 	// settlement, and a request for its answer. After: what was in trouble recovers
 	// step by step.
-	before = 3 * time.Second
-	after  = 10 * time.Second
+	before = 5 * time.Second
+	after  = 15 * time.Second
 )
 
 // Causes of duplicates that are not the kind of a fault.

@@ -1,0 +1,41 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+)
+
+// explain says what the workflows are doing, for whoever wonders why something is
+// left.
+func (b *bed) explain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	out, err := b.temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+		Query: fmt.Sprintf("TaskQueue = '%s' AND (ExecutionStatus = 'Running' OR WorkflowType = 'Recovery')", b.token),
+	})
+	if err != nil {
+		b.say("  %v", err)
+		return
+	}
+	for _, e := range out.Executions {
+		since := func(t time.Time) float64 { return t.Sub(b.began).Seconds() }
+		text := fmt.Sprintf("%s %s, begun at %.1fs", e.Execution.WorkflowId, e.Status, since(e.StartTime.AsTime()))
+		if e.CloseTime != nil {
+			text += fmt.Sprintf(", ended at %.1fs", since(e.CloseTime.AsTime()))
+		}
+		b.say("  %s", text)
+		if e.CloseTime != nil {
+			continue
+		}
+		d, err := b.temporal.DescribeWorkflowExecution(ctx, e.Execution.WorkflowId, e.Execution.RunId)
+		if err != nil {
+			continue
+		}
+		for _, a := range d.PendingActivities {
+			b.say("    %s %s, attempt %d: %s", a.ActivityType.GetName(), a.State, a.Attempt, a.LastFailure.GetMessage())
+		}
+	}
+}
