@@ -53,6 +53,9 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
+	watching, watched := context.WithCancel(ctx)
+	defer watched()
+	b.background.Go(func() { b.watchPauses(watching) })
 	faults := b.storm(ctx, l, consumers)
 	l.Stop()
 	if ctx.Err() != nil {
@@ -60,6 +63,7 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 	}
 	b.say("no more events and no more faults; waiting for what is left")
 	drained := b.drain(ctx, consumers)
+	watched()
 	b.background.Wait()
 	stop()
 	facts := check.Facts{Queues: queuesToCheck(), Faults: faults, Unanswered: b.proxy.Unanswered()}

@@ -1,0 +1,83 @@
+package load
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
+)
+
+// Ids are in commit order exactly if each key's numbers ascend with them: what the
+// relay is held to is true of what it is given.
+func TestEveryStyleOfLockNumbersAKeysEventsInTheOrderOfTheirIDs(t *testing.T) {
+	pool, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
+	require.NoError(t, err)
+	defer pool.Close()
+	l, err := Start(t.Context(), Config{Pool: pool, Topics: []string{"a", "b"}, Seed: 1, Rate: 400, Writers: 16})
+	require.NoError(t, err)
+	time.Sleep(2 * time.Second)
+	l.Stop()
+	written, err := l.Written(t.Context(), pool)
+	require.NoError(t, err)
+
+	ids := map[string]int64{}
+	rows, err := pool.Query(t.Context(), `SELECT event_id::text, id FROM outbox.event`)
+	require.NoError(t, err)
+	for rows.Next() {
+		var event string
+		var id int64
+		require.NoError(t, rows.Scan(&event, &id))
+		ids[event] = id
+	}
+	require.NoError(t, rows.Err())
+	type key struct{ topic, key string }
+	byNumber := map[key]map[int64]int64{}
+	undone := 0
+	for _, w := range written {
+		switch {
+		case w.Fate == check.RolledBack:
+			undone++
+			require.NotContains(t, ids, w.ID)
+			continue
+		case w.Key == "":
+			continue
+		}
+		k := key{w.Topic, w.Key}
+		if byNumber[k] == nil {
+			byNumber[k] = map[int64]int64{}
+		}
+		byNumber[k][w.Seq] = ids[w.ID]
+	}
+	require.Positive(t, undone)
+	require.Len(t, byNumber, 2*(len(keys)-1))
+	for k, numbers := range byNumber {
+		for n := int64(1); n <= int64(len(numbers)); n++ {
+			require.Contains(t, numbers, n, "%v", k)
+			require.Greater(t, numbers[n], numbers[n-1], "%v", k)
+		}
+	}
+}
+
+func TestWhatBrokeWhileItWasCommittedIsLookedUp(t *testing.T) {
+	pool, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
+	require.NoError(t, err)
+	defer pool.Close()
+	_, err = pool.Exec(t.Context(), `INSERT INTO outbox.event (event_id, topic, type, payload)
+		VALUES ('00000000-0000-7000-8000-000000000001', 'a', 'T', 'x')`)
+	require.NoError(t, err)
+	l := &Load{written: []check.Written{
+		{ID: "00000000-0000-7000-8000-000000000001", Fate: check.Unknown},
+		{ID: "00000000-0000-7000-8000-000000000002", Fate: check.Unknown},
+	}}
+	written, err := l.Written(t.Context(), pool)
+	require.NoError(t, err)
+	require.Equal(t, []check.Fate{check.Committed, check.RolledBack}, []check.Fate{written[0].Fate, written[1].Fate})
+
+	l.written[1].Fate = check.Committed
+	_, err = l.Written(t.Context(), pool)
+	require.ErrorContains(t, err, "does not agree", "a commit that was lost")
+}
