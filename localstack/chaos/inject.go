@@ -17,7 +17,7 @@ import (
 // After all others an event may only come twice if the relay was kept from hearing
 // that it was accepted, which the proxy counts.
 var repeats = []plan.Kind{
-	plan.Kill, plan.Stall, plan.LongStall, plan.LostClaim,
+	plan.Kill, plan.Stall, plan.LongStall, plan.LostClaim, plan.LostRefusal,
 	plan.ResetDatabase, plan.CutDatabase, plan.RestartDatabase, plan.RestartTemporal,
 }
 
@@ -60,7 +60,7 @@ var errNothingThere = errors.New("nothing there")
 func (b *bed) inject(ctx context.Context, step plan.Step) error {
 	do, known := map[plan.Kind]func(context.Context, plan.Step) error{
 		plan.Kill: b.kill, plan.Terminate: b.terminate, plan.Stall: b.stall, plan.LongStall: b.stall,
-		plan.Promote: b.promote, plan.LostClaim: b.loseClaim,
+		plan.Promote: b.promote, plan.LostClaim: b.loseClaim, plan.LostRefusal: b.loseRefusal,
 		plan.SlowDatabase: b.slowDatabase, plan.ResetDatabase: b.resetDatabase, plan.CutDatabase: b.cutDatabase,
 		plan.RestartDatabase: b.restart(stack.Postgres), plan.RestartTemporal: b.restart(stack.Temporal),
 		plan.DropPartition: b.dropPartition,

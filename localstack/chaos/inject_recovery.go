@@ -52,6 +52,9 @@ func (b *bed) denied(do meddle) func(context.Context, plan.Step) error {
 	}
 }
 
+// recovers is the topic that a recovery is of.
+func recovers(w execution) string { return w.WorkflowId[strings.LastIndexByte(w.WorkflowId, '/')+1:] }
+
 // meddled meddles with a topic's recovery, and reports whether there was one.
 func (b *bed) meddled(ctx context.Context, step plan.Step, do meddle) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -61,7 +64,7 @@ func (b *bed) meddled(ctx context.Context, step plan.Step, do meddle) (bool, err
 		return false, err
 	}
 	for _, w := range workflows {
-		if strings.HasSuffix(w.WorkflowId, "/"+step.Topic) {
+		if recovers(w) == step.Topic {
 			err := do(ctx, b.temporal, w)
 			return err == nil, err
 		}

@@ -3,11 +3,13 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"go.temporal.io/api/workflowservice/v1"
 
+	"github.com/temporal-outbox/relay/localstack/chaos/faults"
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 )
 
@@ -86,6 +88,35 @@ func (b *bed) loseClaim(ctx context.Context, step plan.Step) error {
 		time.Sleep(20 * time.Millisecond)
 	}
 	b.note("no claim could be caught before its answer")
+	return errNothingThere
+}
+
+// loseRefusal denies access to a destination and kills all workers between the
+// pause of its topic and the answer that would start the topic's recovery. Access
+// is granted again at once: nobody knows of the pause but the database.
+func (b *bed) loseRefusal(ctx context.Context, step plan.Step) error {
+	ctx, cancel := context.WithTimeout(ctx, claimPatience)
+	defer cancel()
+	end := b.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: b.aim(step.Topic), Share: 1})
+	defer end()
+	for ctx.Err() == nil {
+		paused, err := b.paused(ctx)
+		if err != nil || !paused[step.Topic] {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		b.workers.Freeze()
+		time.Sleep(settleDown)
+		recoveries, err := b.open(ctx, "Recovery")
+		if err == nil && !slices.ContainsFunc(recoveries, func(w execution) bool { return recovers(w) == step.Topic }) {
+			b.workers.KillAll()
+			b.count(string(step.Kind))
+			return nil
+		}
+		b.workers.Thaw()
+		break // its recovery is at work, now and for a while
+	}
+	b.note("no refusal of %s could be caught before its answer", step.Topic)
 	return errNothingThere
 }
 

@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,7 +26,7 @@ func (b *bed) watchPauses(ctx context.Context) {
 			continue // Temporal is
 		}
 		for _, w := range workflows {
-			delete(paused, w.WorkflowId[strings.LastIndexByte(w.WorkflowId, '/')+1:])
+			delete(paused, recovers(w))
 		}
 		for topic := range paused {
 			if alone[topic].IsZero() {

@@ -18,12 +18,13 @@ type Kind string
 
 // What is done to workers.
 const (
-	Kill      Kind = "worker killed"                 // SIGKILL, and another one in its place
-	Stall     Kind = "worker stalled"                // SIGSTOP past its heartbeat timeout, SIGCONT
-	LongStall Kind = "worker stalled past its lease" // the same, for more than a minute
-	Terminate Kind = "worker stopped"                // SIGTERM, and another one in its place
-	Promote   Kind = "version promoted"              // a new version's workers take over
-	LostClaim Kind = "claim lost"                    // all workers killed between a claim and its answer
+	Kill        Kind = "worker killed"                 // SIGKILL, and another one in its place
+	Stall       Kind = "worker stalled"                // SIGSTOP past its heartbeat timeout, SIGCONT
+	LongStall   Kind = "worker stalled past its lease" // the same, for more than a minute
+	Terminate   Kind = "worker stopped"                // SIGTERM, and another one in its place
+	Promote     Kind = "version promoted"              // a new version's workers take over
+	LostRefusal Kind = "refusal lost"                  // all workers killed between a topic's pause and the answer that starts its recovery
+	LostClaim   Kind = "claim lost"                    // all workers killed between a claim and its answer
 )
 
 // What is done to PostgreSQL and Temporal.
@@ -104,7 +105,7 @@ func Make(seed uint64, length time.Duration, topics Topics, workers int) []Step 
 		from := length * time.Duration(r) / time.Duration(rounds)
 		to := length * time.Duration(r+1) / time.Duration(rounds)
 		// Three sequences beside each other, each without overlaps of its own.
-		for _, kinds := range [][]Step{destinations(dice, topics), processes(dice, workers, length), neighbours(dice)} {
+		for _, kinds := range [][]Step{destinations(dice, topics), processes(dice, topics, workers, length), neighbours(dice)} {
 			steps = append(steps, sequence(dice, kinds, from+calm, to-calm)...)
 		}
 	}
@@ -119,7 +120,7 @@ func sequence(dice *rand.Rand, steps []Step, from, to time.Duration) []Step {
 	// What takes two minutes to recover from comes early, so that a run that is no
 	// longer than that shows the recovery.
 	for i, s := range steps {
-		if s.Kind == TerminateRecovery {
+		if s.Kind == TerminateRecovery || s.Kind == LostRefusal {
 			early := dice.IntN(2)
 			steps[i], steps[early] = steps[early], steps[i]
 		}
@@ -175,13 +176,14 @@ func destinations(dice *rand.Rand, topics Topics) []Step {
 	return steps
 }
 
-func processes(dice *rand.Rand, workers int, length time.Duration) []Step {
+func processes(dice *rand.Rand, topics Topics, workers int, length time.Duration) []Step {
 	steps := []Step{
 		{Kind: Kill, For: seconds(2)},
 		{Kind: Stall, For: seconds(12 + 3*dice.Float64())},
 		{Kind: Terminate, For: seconds(2)},
 		{Kind: Promote, For: seconds(4)},
 		{Kind: LostClaim, For: seconds(5)},
+		{Kind: LostRefusal, For: seconds(5)},
 		{Kind: Kill, For: seconds(2)},
 	}
 	if length >= longEnough && dice.IntN(2) == 0 {
@@ -189,6 +191,9 @@ func processes(dice *rand.Rand, workers int, length time.Duration) []Step {
 	}
 	for i := range steps {
 		steps[i].Worker = dice.IntN(workers)
+		if steps[i].Kind == LostRefusal {
+			steps[i].Topic = topics.All[dice.IntN(len(topics.All))]
+		}
 	}
 	return steps
 }

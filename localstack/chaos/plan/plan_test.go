@@ -14,7 +14,7 @@ var topics = Topics{All: []string{"a", "b", "c"}, Topic: "a", Queue: "b"}
 
 // everyTime are the kinds that a run of two minutes and more shows.
 var everyTime = []Kind{
-	Kill, Stall, Terminate, Promote, LostClaim, SlowDatabase, ResetDatabase, CutDatabase, RestartDatabase,
+	Kill, Stall, Terminate, Promote, LostClaim, LostRefusal, SlowDatabase, ResetDatabase, CutDatabase, RestartDatabase,
 	RestartTemporal, DropPartition, RecreateTopic, RecreateQueue, TerminateRecovery, PauseRecovery, ResetRecovery,
 	Kind(faults.FailEntry), Kind(faults.ThrottleEntry), Kind(faults.OmitAccepted), Kind(faults.OmitDropped),
 	Kind(faults.DropAnswer), Kind(faults.DropRequest), Kind(faults.Throttle), Kind(faults.ServerError),
