@@ -53,13 +53,14 @@ type bed struct {
 
 	mu         sync.Mutex
 	happened   map[string]int // faults that the proxies do not count
+	orphaned   map[string]string // what was done to a topic's recovery, by topic
 	notes      []string
 	problems   []string
 	background sync.WaitGroup
 }
 
 func newBed(ctx context.Context, cfg Config) (_ *bed, err error) {
-	b := &bed{cfg: cfg, token: "chaos_" + strings.ToLower(rand.Text()[:8]), life: ctx, happened: map[string]int{}}
+	b := &bed{cfg: cfg, token: "chaos_" + strings.ToLower(rand.Text()[:8]), life: ctx, happened: map[string]int{}, orphaned: map[string]string{}}
 	if b.dir, err = os.MkdirTemp("", "outbox-chaos-"); err != nil {
 		return nil, err
 	}
@@ -197,6 +198,13 @@ func (b *bed) count(kind string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.happened[kind]++
+}
+
+// orphan remembers why a topic may be paused with nobody to resume it.
+func (b *bed) orphan(topic, why string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.orphaned[topic] = why
 }
 
 // close ends what newBed began. What it made goes with the stack, but for the

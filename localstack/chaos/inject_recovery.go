@@ -41,6 +41,7 @@ func (b *bed) denied(do meddle) func(context.Context, plan.Step) error {
 			}
 			if done {
 				b.count(string(step.Kind))
+				b.orphan(step.Topic, string(step.Kind))
 				break
 			}
 			if !wait(ctx, 200*time.Millisecond) {

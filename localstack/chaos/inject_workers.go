@@ -111,6 +111,7 @@ func (b *bed) loseRefusal(ctx context.Context, step plan.Step) error {
 		if err == nil && !slices.ContainsFunc(recoveries, func(w execution) bool { return recovers(w) == step.Topic }) {
 			b.workers.KillAll()
 			b.count(string(step.Kind))
+			b.orphan(step.Topic, string(step.Kind))
 			return nil
 		}
 		b.workers.Thaw()

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -39,7 +40,11 @@ func (b *bed) watchPauses(ctx context.Context) {
 			}
 			delete(alone, topic)
 			if d := time.Since(since); d > orphanAge {
-				b.note("%s was paused for %.0f s, from %.0fs on, and no recovery was at work", topic, d.Seconds(), since.Sub(b.began).Seconds())
+				b.mu.Lock()
+				why := cmp.Or(b.orphaned[topic], "nobody knows why")
+				delete(b.orphaned, topic)
+				b.mu.Unlock()
+				b.note("%s was paused for %.0f s, from %.0fs on, and no recovery was at work: %s", topic, d.Seconds(), since.Sub(b.began).Seconds(), why)
 			}
 		}
 	}
