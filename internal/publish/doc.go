@@ -17,8 +17,9 @@
 //     deduplication ids.
 //   - sns.go and sqs.go send one request each and account for every entry.
 //   - resolve.go finds out where a topic's events go and how large they may be.
-//   - publish.go runs it all, with several requests at once and one goroutine
-//     that owns the state.
+//   - stream.go runs it all, with several requests at once and one goroutine that
+//     owns the state; fill.go starts requests, at the topic's pace, and divide.go
+//     finds the event that a whole request was refused for.
 //   - classes.go says what is to be done about every error code. Outcomes carry
 //     its verdict; acting on it is the caller's business.
 package publish

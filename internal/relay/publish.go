@@ -48,7 +48,7 @@ type PublishResult struct {
 	// Held counts events that were not sent, and have no outcome, because an
 	// earlier event of their key failed on an ordered destination.
 	Held int
-	// Unsent counts events that were not sent, and have no outcome, because
-	// publishing was stopped.
+	// Unsent counts events that were not sent, or only in a request that was to be
+	// divided, and have no outcome, because publishing was stopped.
 	Unsent int
 }
