@@ -21,6 +21,7 @@ type Store interface {
 	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
 	Settle(ctx context.Context, topic string, done []relay.Ref) error
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
+	Keep(ctx context.Context, l relay.Lease, lanes []int16) error
 	Release(ctx context.Context, l relay.Lease, next map[int16]int64) error
 	ReleaseClaim(ctx context.Context, b relay.Batch) error
 	DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error

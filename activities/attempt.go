@@ -61,7 +61,7 @@ type attempt struct {
 	refused   refusals
 	loaded    int
 	accepted  int // by the destination, in this attempt
-	published int // in all attempts
+	through   int // accepted, in all attempts
 	seenAlive time.Time
 	stopped   bool // before everything was sent
 
@@ -73,7 +73,7 @@ type attempt struct {
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom time.Time, last checkpoint) *attempt {
 	return &attempt{
 		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts,
-		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, published: last.Published,
+		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, through: last.Published,
 		next: maps.Clone(l.LowID), open: make(map[relay.Ref]int), seenAlive: time.Now(),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}
@@ -94,11 +94,15 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	cleanCtx := context.WithoutCancel(ctx)
 
 	events := make(chan []relay.Event)
-	var background, settler sync.WaitGroup
+	var keeper, loader, settler sync.WaitGroup
 	keepCtx, keepEnd := context.WithCancel(ctx)
-	background.Go(func() { t.keep(ctx, keepCtx) })
+	keeper.Go(func() { t.keep(ctx, keepCtx) })
+	defer func() { // it heartbeats until everything is given back
+		keepEnd()
+		keeper.Wait()
+	}()
 	var loadErr error
-	background.Go(func() { loadErr = t.feed(sendCtx, events, until, t.Stay) })
+	loader.Go(func() { loadErr = t.feed(sendCtx, events, until, t.Stay) })
 	sent := make(chan struct{})
 	var settleErr error
 	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
@@ -114,9 +118,16 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	close(sent)
 	settler.Wait()
 	stop(nil)
-	keepEnd()
-	background.Wait()
+	loader.Wait()
 
+	var unroutable *relay.PublishError
+	if errors.As(publishErr, &unroutable) {
+		t.mu.Lock()
+		if !t.refused.any() {
+			t.refused.stop(unroutable)
+		}
+		t.mu.Unlock()
+	}
 	switch {
 	case errors.Is(cause, relay.ErrClaimLost):
 		// Some lanes may still be ours, and nobody else would free them.
@@ -136,7 +147,7 @@ func (t *attempt) report(outcomes []relay.Outcome) {
 	defer t.mu.Unlock()
 	for _, o := range outcomes {
 		if o.Err == nil {
-			t.published++
+			t.through++
 			t.accepted++
 			t.acked = append(t.acked, o.Ref)
 			continue

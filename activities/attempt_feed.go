@@ -56,7 +56,8 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 			case <-time.After(t.cfg.PollEvery):
 			}
 		}
-		if time.Now().After(until) || !t.roomForMore(ctx) {
+		// A page is enough for a recovery to tell.
+		if t.Recovering || time.Now().After(until) || !t.roomForMore(ctx) {
 			return nil
 		}
 	}

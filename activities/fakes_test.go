@@ -126,6 +126,10 @@ func (s *store) Release(_ context.Context, _ relay.Lease, next map[int16]int64) 
 	return nil
 }
 
+func (s *store) Keep(ctx context.Context, l relay.Lease, lanes []int16) error {
+	return s.Renew(ctx, l, lanes)
+}
+
 func (s *store) DeadLetter(_ context.Context, _ relay.Lease, workflowID string, dead []relay.Outcome) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,11 +200,16 @@ type publisher struct {
 	answer   func(n int, e relay.Event) *relay.PublishError
 	before   func(ctx context.Context, n int, r relay.PublishRequest) // each request
 	hold     func(ctx context.Context)                                // the first
+	err      error                                                    // of everything
 }
 
 func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
 	if p.hold != nil {
 		p.hold(ctx)
+	}
+	if p.err != nil {
+		<-r.Events
+		return relay.PublishResult{}, p.err
 	}
 	for {
 		select {

@@ -69,7 +69,14 @@ func (a *Activities) pace(topic string) func(n int) time.Duration {
 	if limiter == nil {
 		return nil
 	}
-	return func(n int) time.Duration { return limiter.ReserveN(time.Now(), min(n, burst)).Delay() }
+	return func(n int) time.Duration {
+		r := limiter.ReserveN(time.Now(), min(n, burst))
+		wait := r.Delay()
+		if wait > 0 {
+			r.Cancel() // it asks again, or is stopped
+		}
+		return wait
+	}
 }
 
 // shares adds the topics that have one claim at a time because they are capped.

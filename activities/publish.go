@@ -47,8 +47,8 @@ type PublishResult struct {
 type checkpoint struct {
 	Published int         `json:"published"`
 	Dead      int         `json:"dead,omitempty"`
-	Throttled int         `json:"throttled,omitempty"` // attempts
-	Fruitless int         `json:"fruitless,omitempty"` // attempts in a row
+	Throttled int         `json:"throttled,omitempty"`              // attempts
+	Fruitless int         `json:"attemptsWithoutSuccess,omitempty"` // in a row
 	Unsettled []relay.Ref `json:"unsettled,omitempty"`
 }
 

@@ -117,6 +117,52 @@ func TestWhatFailsAloneIsNotTheDestinationsFault(t *testing.T) {
 	require.Empty(t, e.store.pauses)
 }
 
+// A request's worth of events, each refused by itself: in a batch that gets nothing
+// through it is the destination, in one that did it is not.
+func TestManyEventsThatFailAloneSpeakAgainstTheirDestinationOnlyIfNothingElseGetsThrough(t *testing.T) {
+	for published, final := range map[int]bool{0: true, 90: false} {
+		e := newEnv(t)
+		e.store.fill(fruitlessEvents, 1)
+		e.store.refusedFor = map[int64]time.Duration{1: 100 * time.Hour}
+		e.SetHeartbeatDetails(checkpoint{Fruitless: fruitlessLimit - 1, Published: published})
+		e.publisher.answer = func(int, relay.Event) *relay.PublishError { return &relay.PublishError{Code: "InternalError"} }
+		_, err := e.publish(t, 1)
+		require.Equal(t, final, asApplicationError(t, err).NonRetryable())
+		require.Equal(t, final, len(e.store.dead) == 0, "what fails together is not given up")
+	}
+}
+
+func TestWhatFailsAloneIsKeptWhileNothingElseOfItsTopicGetsThrough(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(1, 1)
+	e.store.refusedFor = map[int64]time.Duration{1: 100 * time.Hour}
+	e.publisher.answer = refusing(&relay.PublishError{Code: "InternalError"}, 1)
+	_, err := e.publish(t, 1)
+	require.Error(t, err)
+	require.Empty(t, e.store.dead)
+
+	e.store.fill(2, 1) // 1 again, and 2
+	_, err = e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, []int64{1, 1}, e.store.deadIDs()[:2])
+}
+
+// Access may be denied for one event of many, as by a policy on its attributes; and
+// what this program builds wrong may be wrong for one event only.
+func TestAnEventThatNeedsRepairWhileOthersGetThroughKeepsItsLaneOnly(t *testing.T) {
+	for _, class := range []relay.Class{relay.ClassDestination, relay.ClassOurs} {
+		e := newEnv(t)
+		e.store.fill(10, 1, 2)
+		e.store.refusedFor = map[int64]time.Duration{3: 100 * time.Hour}
+		e.publisher.answer = refusing(&relay.PublishError{Code: "MalformedInput", Class: class}, 3)
+		_, err := e.publish(t, 1, 2)
+		require.False(t, asApplicationError(t, err).NonRetryable())
+		require.Empty(t, e.store.pauses)
+		require.Empty(t, e.store.dead, "it is nobody's fault but ours, or can be repaired")
+		require.Equal(t, []int16{2}, e.store.releasedLanes())
+	}
+}
+
 func TestWhatFailsAloneForTooLongIsGivenUp(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Topics = map[string]TopicPolicy{"orders": {GiveUpAfter: time.Hour}}
@@ -135,9 +181,7 @@ func TestARecoveryRenewsItsPauseAndNeitherFailsForGoodNorGivesUp(t *testing.T) {
 	r := request(1)
 	r.Recovering = true
 	e.SetHeartbeatDetails(checkpoint{Fruitless: 100})
-	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
-		return &relay.PublishError{Code: "InternalError", Whole: ev.ID != 3}
-	}
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return &relay.PublishError{Code: "InternalError"} }
 	_, err := e.publishAs(t, r)
 	require.False(t, asApplicationError(t, err).NonRetryable())
 	require.Equal(t, []string{"orders by outbox-recovery/orders"}, e.store.pauses)
@@ -154,6 +198,38 @@ func TestARecoverysBatchGotThroughIfAnyEventDid(t *testing.T) {
 	require.NoError(t, err, "what fails alone is the relay's business")
 	require.Equal(t, 19, result.Published)
 	require.Equal(t, map[int16]int64{1: 3}, e.store.released)
+}
+
+func TestARecoveryIsOverWhenWhatIsLeftFailsAlone(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(fruitlessEvents-1, 1)
+	r := request(1)
+	r.Recovering = true
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return &relay.PublishError{Code: "InternalError"} }
+	_, err := e.publishAs(t, r)
+	require.NoError(t, err)
+	require.Equal(t, []int16{1}, e.store.releasedLanes())
+}
+
+func TestPoisonIsNoSignThatADestinationIsBack(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	e.store.pending[0].EventID = ""
+	r := request(1)
+	r.Recovering = true
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return &relay.PublishError{Code: "Timeout", Whole: true} }
+	_, err := e.publishAs(t, r)
+	require.Error(t, err)
+	require.Len(t, e.store.dead, 1)
+}
+
+// Its destination hangs while it is looked up, until the batch's time is over.
+func TestABatchThatCouldNotLookItsDestinationUpFails(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	e.publisher.err = fmt.Errorf("%w: %w", relay.ErrStopped, &relay.PublishError{Code: "Timeout", Message: "no answer", Whole: true})
+	_, err := e.publish(t, 1)
+	require.Equal(t, "Timeout", asApplicationError(t, err).Type())
 }
 
 func TestARecoverysAttemptThatIsStoppedBeforeItCouldTellIsRepeated(t *testing.T) {
@@ -185,6 +261,11 @@ func TestParkingMakesDeadLettersOfWhatFailsAndPublishesTheRest(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 37, result.Published)
 	require.Equal(t, []int64{1, 2, 40}, e.store.deadIDs())
+	require.Nil(t, e.store.released, "its lanes are kept for what was held back")
+	e.publisher.answer = nil
+	result, err = e.publishAs(t, r)
+	require.NoError(t, err)
+	require.Zero(t, result.Dead)
 	require.Equal(t, []int16{1}, e.store.releasedLanes())
 }
 
@@ -262,8 +343,9 @@ func TestACappedTopicIsClaimedOneBatchAtATimeAndPaced(t *testing.T) {
 	require.Nil(t, a.pace("orders"))
 	pace := a.pace("slow")
 	require.Zero(t, pace(10))
-	require.InDelta(t, 500*time.Millisecond, pace(10), float64(50*time.Millisecond))
-	require.InDelta(t, time.Second, pace(10), float64(50*time.Millisecond))
+	for range 100 { // batches that are stopped before their time use nothing up
+		require.InDelta(t, 500*time.Millisecond, pace(10), float64(50*time.Millisecond))
+	}
 }
 
 func TestAnAttemptThatWasStalledRenewsBeforeItSendsAgain(t *testing.T) {

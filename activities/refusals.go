@@ -1,10 +1,6 @@
 package activities
 
-import (
-	"sync"
-
-	"github.com/temporal-outbox/relay/internal/relay"
-)
+import "github.com/temporal-outbox/relay/internal/relay"
 
 // refusals is what an attempt's destination said no to, by what is to be done
 // about it.
@@ -12,6 +8,7 @@ type refusals struct {
 	poison   []relay.Outcome     // never acceptable here
 	doubtful []relay.Outcome     // the same, if others get through
 	alone    []relay.Outcome     // one by one, to be retried
+	broken   []relay.Outcome     // one by one, for what somebody has to repair
 	others   []relay.Outcome     // not for their own sake
 	whole    *relay.PublishError // first that is not about an event
 	throttle *relay.PublishError // first that asked for less
@@ -22,11 +19,11 @@ func (r *refusals) add(o relay.Outcome) {
 		r.throttle = o.Err
 	}
 	switch {
-	case endsSending(o.Err):
+	case o.Err.Whole, o.Err.Throttled:
 		r.others = append(r.others, o)
-		if r.whole == nil || worse(o.Err, r.whole) {
-			r.whole = o.Err
-		}
+		r.stop(o.Err)
+	case needsSomebody(o.Err):
+		r.broken = append(r.broken, o)
 	case o.Err.Class == relay.ClassPoison && o.Err.Doubtful:
 		r.doubtful = append(r.doubtful, o)
 	case o.Err.Class == relay.ClassPoison:
@@ -36,8 +33,34 @@ func (r *refusals) add(o relay.Outcome) {
 	}
 }
 
+// stop notes a refusal that is about no event.
+func (r *refusals) stop(err *relay.PublishError) {
+	if r.whole == nil || needsSomebody(err) && !needsSomebody(r.whole) {
+		r.whole = err
+	}
+}
+
+// weigh decides about what depends on whether others got through: if they did,
+// what needs repair is this event and not the destination.
+func (r *refusals) weigh(accepted int) {
+	switch {
+	case len(r.broken) == 0:
+	case accepted > 0:
+		r.alone = append(r.alone, r.broken...)
+	default:
+		r.stop(r.broken[0].Err)
+	}
+}
+
 func (r *refusals) any() bool {
-	return r.whole != nil || len(r.poison)+len(r.doubtful)+len(r.alone) > 0
+	return r.whole != nil || len(r.poison)+len(r.doubtful)+len(r.alone)+len(r.broken) > 0
+}
+
+func (r *refusals) all() (all []relay.Outcome) {
+	for _, some := range [][]relay.Outcome{r.poison, r.doubtful, r.alone, r.broken, r.others} {
+		all = append(all, some...)
+	}
+	return all
 }
 
 // endsSending reports whether a refusal says that other events would fare no
@@ -49,40 +72,4 @@ func endsSending(err *relay.PublishError) bool {
 // needsSomebody reports whether retrying alone will not help.
 func needsSomebody(err *relay.PublishError) bool {
 	return err.Class == relay.ClassDestination || err.Class == relay.ClassOurs
-}
-
-func worse(a, b *relay.PublishError) bool { return needsSomebody(a) && !needsSomebody(b) }
-
-// doubtLimit is how many doubtful poison verdicts a worker believes for a topic
-// before anything is accepted again.
-const doubtLimit = 2
-
-// doubts counts, for each topic, doubtful verdicts that were believed since
-// something was accepted last. The codes that AWS has for a bad event it also has
-// for a destination that is not what it is taken for; then every event looks like
-// poison, and a trickle of them would go to the dead letters one by one.
-type doubts struct {
-	mu       sync.Mutex
-	believed map[string]int
-}
-
-// believe reports whether n doubtful verdicts are about the events.
-func (d *doubts) believe(topic string, n, accepted int) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if accepted > 0 {
-		delete(d.believed, topic)
-		return true
-	}
-	if n == 0 {
-		return true
-	}
-	if d.believed[topic]+n > doubtLimit {
-		return false
-	}
-	if d.believed == nil {
-		d.believed = make(map[string]int)
-	}
-	d.believed[topic] += n
-	return true
 }

@@ -117,7 +117,7 @@ func (r *recovery) run(ctx workflow.Context) error {
 		r.cancel = cancel
 		var result activities.PublishResult
 		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in.Batch), act.PublishBatch, activities.PublishRequest{
-			Batch: r.in.Batch, Concurrency: r.in.Concurrency,
+			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: BatchFor,
 			RecoveryID: r.id, Recovering: true, Park: parking,
 		}).Get(attempt, &result)
 		cancel()

@@ -27,7 +27,7 @@ import (
 const waitingSQL = `
 WITH busy AS (
     SELECT topic, count(DISTINCT claim_id)::int AS claims
-    FROM outbox.lane WHERE leased_until >= now() GROUP BY topic),
+    FROM outbox.lane WHERE leased_until >= now() AND NOT retrying GROUP BY topic),
 lowered AS (SELECT * FROM unnest($2::text[], $3::int[]) AS s(topic, share))
 SELECT topic, lane, claims
 FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
@@ -70,7 +70,7 @@ WITH free AS (
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l SKIP LOCKED)
 UPDATE outbox.lane l
-SET claim_id = free.claim_id, holder = NULL, leased_until = now() + $4::interval,
+SET claim_id = free.claim_id, holder = NULL, retrying = false, leased_until = now() + $4::interval,
     claimed_at = now(), claimed_by = $5
 FROM free
 WHERE l.topic = free.topic AND l.lane = free.lane

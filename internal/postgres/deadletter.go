@@ -74,14 +74,17 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 }
 
 // refuseSQL counts another refusal of each event and says for how long it has been
-// refused.
+// refused. Retries come half a minute apart at most, so after five minutes without
+// one something else was in the way, a pause or an outage, and the time begins
+// anew.
 const refuseSQL = `
 INSERT INTO outbox.refusal AS r (topic, lane, id, replay, code, message, attempts)
 SELECT $1, lane, id, replay, code, message, 1
 FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) AS d(lane, id, replay, code, message)
 ORDER BY lane, id, replay
 ON CONFLICT (topic, lane, id, replay) DO UPDATE
-SET attempts = r.attempts + 1, last_at = now(), code = excluded.code, message = excluded.message
+SET attempts = r.attempts + 1, last_at = now(),
+    first_at = CASE WHEN r.last_at < now() - interval '5 minutes' THEN now() ELSE r.first_at END, code = excluded.code, message = excluded.message
 RETURNING lane, id, replay, extract(epoch FROM now() - first_at)::float8`
 
 // Refuse remembers that a destination refused pending events one by one.

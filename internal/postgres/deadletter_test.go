@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -108,6 +109,49 @@ func TestRefusalsAreCountedOverAllRunsAndForgottenWhenTheEventGotThrough(t *test
 	require.NoError(t, o.Settle(t.Context(), "orders", refs[1:]))
 	require.NoError(t, o.forgetRefusals(t.Context()))
 	require.Zero(t, query[int](o, `SELECT count(*)::int FROM outbox.refusal`))
+}
+
+// A pause or an outage lies between the two refusals: the event has not failed for
+// an hour.
+func TestTheTimeOfARefusalBeginsAnewAfterABreak(t *testing.T) {
+	o := open(t)
+	o.write("orders", 1)
+	_, lease := o.claimOne()
+	refs := o.load(lease)
+	_, err := o.Refuse(t.Context(), "orders", refusedAs("InternalError", refs...))
+	require.NoError(t, err)
+	o.exec(`UPDATE outbox.refusal SET first_at = now() - interval '1 hour', last_at = now() - interval '6 minutes'`)
+	known, err := o.Refuse(t.Context(), "orders", refusedAs("InternalError", refs...))
+	require.NoError(t, err)
+	require.Zero(t, known[0].For)
+}
+
+func TestALaneThatWaitsForARetryTakesNothingFromItsTopicsShare(t *testing.T) {
+	o := open(t)
+	o.write("slow", 40)
+	r := request("one")
+	r.Shares = map[string]int{"slow": 1}
+	batches, err := o.Claim(t.Context(), r)
+	require.NoError(t, err)
+	require.Len(t, batches, 1)
+	lease, err := o.TakeOver(t.Context(), batches[0])
+	require.NoError(t, err)
+	kept := o.load(lease)[0].Lane
+	next := maps.Clone(lease.LowID)
+	delete(next, kept)
+	require.NoError(t, o.Release(t.Context(), lease, next))
+	require.NoError(t, o.Keep(t.Context(), lease, []int16{kept}))
+	again, err := o.Claim(t.Context(), r)
+	require.NoError(t, err)
+	require.Len(t, again, 1, "the other lanes are published meanwhile")
+	require.NotContains(t, again[0].Lanes, kept)
+
+	require.NoError(t, o.ReleaseClaim(t.Context(), again[0]))
+	_, err = o.TakeOver(t.Context(), batches[0])
+	require.NoError(t, err)
+	none, err := o.Claim(t.Context(), r)
+	require.NoError(t, err)
+	require.Empty(t, none, "an attempt that has begun counts")
 }
 
 func TestKeysWithADeadLetterAreBlockedInTheirTopicOnly(t *testing.T) {

@@ -22,7 +22,7 @@ WITH mine AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET holder = $4, leased_until = now() + $5::interval
+SET holder = $4, retrying = false, leased_until = now() + $5::interval
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane
 RETURNING l.lane, l.low_id`
@@ -63,16 +63,26 @@ WITH mine AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET leased_until = now() + $4::interval
+SET leased_until = now() + $4::interval, retrying = l.retrying OR $5
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`
 
 // Renew extends an attempt's hold on some of its lanes to a full lease from now.
 // It returns relay.ErrClaimLost if any of them is in other hands.
 func (s *Store) Renew(ctx context.Context, l relay.Lease, lanes []int16) error {
+	return s.renew(ctx, l, lanes, false)
+}
+
+// Keep is Renew for lanes that wait for another attempt of their batch. Until that
+// begins, they do not count towards their topic's share of claims.
+func (s *Store) Keep(ctx context.Context, l relay.Lease, lanes []int16) error {
+	return s.renew(ctx, l, lanes, true)
+}
+
+func (s *Store) renew(ctx context.Context, l relay.Lease, lanes []int16, retrying bool) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	tag, err := s.pool.Exec(ctx, renewSQL, l.Topic, lanes, l.Holder, s.cfg.Lease)
+	tag, err := s.pool.Exec(ctx, renewSQL, l.Topic, lanes, l.Holder, s.cfg.Lease, retrying)
 	if err != nil {
 		return fmt.Errorf("renew lease: %w", err)
 	}
@@ -95,7 +105,7 @@ WITH mine AS (
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)
 UPDATE outbox.lane l
-SET claim_id = NULL, holder = NULL, leased_until = NULL, claimed_by = NULL,
+SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claimed_by = NULL,
     low_id  = CASE WHEN aged THEN least(l.seen_id, next_id) ELSE l.low_id END,
     seen_id = CASE WHEN aged THEN next_id ELSE l.seen_id END,
     seen_at = CASE WHEN aged THEN now() ELSE l.seen_at END,
@@ -180,7 +190,7 @@ WITH mine AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET claim_id = NULL, holder = NULL, leased_until = NULL, claimed_by = NULL
+SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claimed_by = NULL
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`
 

@@ -94,7 +94,7 @@ func lookUpCode(code string) *row {
 
 // classify fills in what the table says about pe's code, and makes that short.
 func classify(pe *relay.PublishError) {
-	pe.Code = bare(pe.Code)
+	pe.Code = shorten(bare(pe.Code))
 	r := lookUpCode(pe.Code)
 	pe.Class, pe.Throttled, pe.Doubtful = r.class, r.throttling, r.doubtful
 }

@@ -8,7 +8,8 @@ import (
 )
 
 // refused settles a request that was refused, or not answered, as a whole. Where
-// one event may be the reason, its halves are sent again, so that with every
+// one event may be the reason, as for a code that nobody knows and that blames the
+// sender, its halves are sent again, so that with every
 // refusal fewer events stand beside the guilty one. They may be in flight at once:
 // no two of them have a key in common that is kept in order.
 func (s *stream) refused(entries []*entry, whole *relay.PublishError) {
@@ -16,7 +17,7 @@ func (s *stream) refused(entries []*entry, whole *relay.PublishError) {
 	if r.size && len(entries) > 1 {
 		s.learn(weight(entries))
 	}
-	if !r.splits && !s.Isolate {
+	if !r.splits && !(r == &unknown && whole.SenderFault && !whole.Throttled) && !(s.Isolate && isAnswer(whole)) {
 		s.note(entries, func(int) *relay.PublishError { return whole })
 		return
 	}
@@ -31,6 +32,12 @@ func (s *stream) refused(entries []*entry, whole *relay.PublishError) {
 		tooLarge(&own, entries[0].bytes, s.route)
 	}
 	s.note(entries, func(int) *relay.PublishError { return &own })
+}
+
+// isAnswer reports whether a whole refusal is something that the destination said
+// of what it was sent. A request that hangs would hang in parts as well.
+func isAnswer(whole *relay.PublishError) bool {
+	return !whole.Throttled && whole.Code != relay.CodeTimeout && whole.Code != relay.CodeConnection && whole.Code != relay.CodeNotSent
 }
 
 // tooLarge makes pe the refusal of an event that the destination finds too large

@@ -74,7 +74,7 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 		events := numbered(1, n, key)
 		codes := splitting
 		if isolate {
-			codes = append([]string{"AccessDenied", "Timeout", "NobodyKnows"}, codes...)
+			codes = append([]string{"AccessDenied", "NobodyKnows"}, codes...)
 		}
 		d := &strict{
 			guilty: rapid.MapOfN(rapid.Int64Range(1, int64(n)), rapid.SampledFrom(codes), 0, 8).Draw(t, "guilty"),
@@ -318,5 +318,44 @@ func TestASingleEventTooLargeForADestinationSaysBothSizes(t *testing.T) {
 			assert.Equal(t, id == 2, err.Doubtful, "a destination that finds small events too large is broken")
 		}
 		assert.Len(t, got, 2)
+	}
+}
+
+func TestACodeThatNobodyKnowsIsDividedIfItBlamesTheSender(t *testing.T) {
+	for name, c := range map[string]struct {
+		code     string
+		sender   bool
+		isolate  bool
+		requests int
+	}{
+		"unknown":            {"NobodyKnows", false, false, 1},
+		"unknown, of ours":   {"NobodyKnows", true, false, 9},
+		"hangs":              {relay.CodeTimeout, false, true, 1},
+		"throttles":          {"Throttling", true, true, 1},
+		"denied":             {"AccessDenied", true, false, 1},
+		"denied, to isolate": {"AccessDenied", true, true, 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, _ := publisherTo(func(_ context.Context, entries []*entry) (a answer) {
+				for _, e := range entries {
+					if e.ev.ID == 7 {
+						pe := refusal(c.code, "no")
+						pe.SenderFault = c.sender
+						return failAll(pe)
+					}
+				}
+				return a
+			}, false, 100_000)
+			result, err := p.Publish(t.Context(), Request{
+				Topic: "orders", Events: feed(numbered(1, 10, nil)), Isolate: c.isolate, Report: ignore,
+			})
+			require.NoError(t, err)
+			if c.requests == 1 {
+				require.Equal(t, Result{Events: 10, Requests: 1, Failed: 10}, result)
+			} else {
+				require.Equal(t, Result{Events: 10, Requests: result.Requests, Acknowledged: 9, Failed: 1}, result)
+				require.LessOrEqual(t, result.Requests, c.requests)
+			}
+		})
 	}
 }

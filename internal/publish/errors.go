@@ -31,7 +31,8 @@ func shorten(s string) string {
 		}
 		s += "…"
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	// PostgreSQL keeps no NUL in a text.
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // publishError says in the domain's words why a request failed as a whole. None

@@ -76,10 +76,7 @@ func (s *stream) form() (refused bool) {
 	if len(sl.entries) == 0 {
 		s.idle = append(s.idle, sl)
 	} else {
-		s.waiting = sl
-		if s.Pace != nil {
-			s.notBefore = time.Now().Add(s.Pace(len(sl.entries)))
-		}
+		s.waiting, s.notBefore = sl, time.Time{}
 	}
 	if len(refusals) > 0 {
 		s.note(refusals, func(i int) *relay.PublishError { return refusals[i].refusal })
@@ -91,12 +88,17 @@ func (s *stream) form() (refused bool) {
 // rate. It then sets the timer, to no later than the deadline, because by then
 // the lease may have been renewed, or not.
 func (s *stream) tooEarly(deadline time.Time) bool {
-	if s.notBefore.IsZero() {
+	if s.Pace == nil {
 		return false
 	}
 	wait := time.Until(s.notBefore)
 	if wait <= 0 {
-		return false
+		// Not asked for longer than that, or a stream that is stopped meanwhile would
+		// have used up what it never sent.
+		if wait = s.Pace(len(s.waiting.entries)); wait <= 0 {
+			return false
+		}
+		s.notBefore = time.Now().Add(wait)
 	}
 	wait = min(wait, time.Until(deadline))
 	if s.timer == nil {

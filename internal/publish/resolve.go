@@ -13,6 +13,10 @@ import (
 // because publishing waits for it and can do without.
 const refreshTimeout = 2 * time.Second
 
+// firstTimeout bounds looking a destination up that is not known yet. It is shorter
+// than a batch lasts, so that one whose destination hangs fails for that reason.
+const firstTimeout = 4 * time.Second
+
 // cachedRoute is a route and what is known of it.
 type cachedRoute struct {
 	turn chan struct{} // held by whoever looks it up or reads it
@@ -55,7 +59,7 @@ func (p *Publisher) resolve(ctx context.Context, topic string) (Route, sender, e
 	if c.sender != nil && now.Before(c.next) {
 		return c.Route, c.sender, nil
 	}
-	timeout := p.cfg.RequestTimeout
+	timeout := min(p.cfg.RequestTimeout, firstTimeout)
 	if c.sender != nil {
 		timeout = min(timeout, refreshTimeout)
 	}

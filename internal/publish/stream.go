@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,7 @@ type stream struct {
 	inFlight int
 
 	waiting   *slot     // the next request, decided on but not sent
-	notBefore time.Time // when it may be, for the topic's rate; zero without a Pace
+	notBefore time.Time // when to ask again whether it may be sent, for the topic's rate
 	timer     *time.Timer
 
 	largest int           // the largest request that was accepted, in bytes
@@ -56,6 +57,10 @@ func (s *stream) run() error {
 		if s.inFlight == 0 && (finished || s.stop != nil) {
 			if finished {
 				return nil
+			}
+			if s.unroutable != nil {
+				// Nothing could have been sent anyhow, and the caller should know.
+				return fmt.Errorf("%w: %w", stopped(s.Topic, s.stop), s.unroutable)
 			}
 			return stopped(s.Topic, s.stop)
 		}

@@ -21,9 +21,9 @@ type PublishRequest struct {
 	// clock reading. Default: none.
 	Deadline func() time.Time
 
-	// Pace is asked before every request how long n messages have to wait so that
-	// the topic stays within its rate, and counts them as sent. It must not block.
-	// Default: no limit.
+	// Pace is asked before a request of n messages how long they have to wait so
+	// that the topic stays within its rate, and asked again when that time is over.
+	// Answering 0 it counts them as sent. It must not block. Default: no limit.
 	Pace func(n int) time.Duration
 
 	// Isolate makes every request that is refused as a whole be divided until the

@@ -5,6 +5,11 @@
 ALTER TABLE outbox.dead_letter ADD COLUMN key text NOT NULL DEFAULT '';
 CREATE INDEX dead_letter_key ON outbox.dead_letter (topic, key) WHERE key <> '';
 
+-- A lane that waits for the retry of what its destination refuses. Such a claim does
+-- not count towards its topic's share, or a few events that fail by themselves would
+-- keep all others of the topic waiting.
+ALTER TABLE outbox.lane ADD COLUMN retrying boolean NOT NULL DEFAULT false;
+
 -- Pending events that their destination has refused one by one, while others got
 -- through. A retry is Temporal's and ends with its run; this remembers over all
 -- runs since when, so that an event can be given up. Rows are few: only what is
@@ -57,4 +62,5 @@ FROM outbox.event e
 LEFT JOIN outbox.pending p     ON (p.topic, p.lane, p.id) = (e.topic, e.lane, e.id)
 LEFT JOIN outbox.dead_letter d ON (d.topic, d.lane, d.id) = (e.topic, e.lane, e.id);
 DROP TABLE outbox.refusal;
+ALTER TABLE outbox.lane DROP COLUMN retrying;
 ALTER TABLE outbox.dead_letter DROP COLUMN key;
