@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,12 +15,16 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// Producers that serialise by key and commit at random, some rolling back, and
-// several relays at once: every committed event comes out exactly once, nothing
-// that was rolled back does, and each key comes out in commit order.
 func TestConcurrentProducersAndRelaysLoseRepeatAndReorderNothing(t *testing.T) {
-	const producers, relays, transactions, keys = 6, 4, 60, 5
-	o := open(t)
+	flow(t, open(t), 4)
+}
+
+// flow has producers that serialise by key and commit at random, some rolling
+// back, and several relays at once: every committed event comes out exactly once,
+// nothing that was rolled back does, and each key comes out in commit order.
+func flow(t *testing.T, o testOutbox, relays int) {
+	t.Helper()
+	const producers, transactions, keys = 6, 60, 5
 	var mu sync.Mutex
 	committed := map[string][]string{} // payloads by key, in commit order
 	var rolledBack []string
@@ -72,6 +77,9 @@ func TestConcurrentProducersAndRelaysLoseRepeatAndReorderNothing(t *testing.T) {
 				}
 				page, err := o.Load(t.Context(), l, nil, 100)
 				if err != nil {
+					return err
+				}
+				if err := o.Renew(t.Context(), l, slices.Sorted(maps.Keys(l.LowID))); err != nil {
 					return err
 				}
 				next := maps.Clone(l.LowID)

@@ -26,7 +26,13 @@ type testOutbox struct {
 func open(t testing.TB) testOutbox {
 	t.Helper()
 	url := testenv.DatabaseURL(t)
-	store, err := Open(t.Context(), Config{URL: url})
+	return openBy(t, url, url)
+}
+
+// openBy has the store reach the database by another way than its producers.
+func openBy(t testing.TB, way, url string) testOutbox {
+	t.Helper()
+	store, err := Open(t.Context(), Config{URL: way})
 	require.NoError(t, err)
 	t.Cleanup(store.Close)
 	db, err := pgxpool.New(t.Context(), url)

@@ -22,12 +22,17 @@ func need(t testing.TB, name string) string {
 	if value != "" {
 		return value
 	}
-	const remedy = "%s is not set: run `make test`, or `go run ./localstack exec -- go test ./...`"
-	if ci, _ := strconv.ParseBool(os.Getenv("CI")); ci {
-		t.Fatalf(remedy, name)
-	}
-	t.Skipf(remedy, name)
+	missing(t, "%s is not set: run `make test`, or `go run ./localstack exec -- go test ./...`", name)
 	return ""
+}
+
+// missing ends a test for want of a part.
+func missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if ci, _ := strconv.ParseBool(os.Getenv("CI")); ci {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
 }
 
 // Eventually calls cond until it returns nil, and fails the test with its last

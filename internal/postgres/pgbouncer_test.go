@@ -1,0 +1,126 @@
+package postgres
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// bounced are the server connections that a store's sixteen share.
+const bounced = 3
+
+// behindPgBouncer is a store whose every transaction may be in another session
+// than the one before.
+func behindPgBouncer(t testing.TB) testOutbox {
+	t.Helper()
+	url := testenv.DatabaseURL(t)
+	return openBy(t, testenv.PgBouncer(t, url, bounced), url)
+}
+
+func TestBehindPgBouncerInTransactionModeNothingIsLostRepeatedOrReordered(t *testing.T) {
+	o := behindPgBouncer(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	most := 0
+	watching.Go(func() {
+		for ctx.Err() == nil {
+			var n int
+			err := o.db.QueryRow(ctx, `SELECT count(*)::int FROM pg_stat_activity
+			    WHERE datname = current_database() AND application_name = 'outbox-relay'`).Scan(&n)
+			if err == nil {
+				most = max(most, n)
+			}
+			time.Sleep(20 * time.Millisecond) // the next sample
+		}
+	})
+	flow(t, o, 8)
+	clients := o.pool.Stat().TotalConns()
+	stop()
+	watching.Wait()
+	t.Logf("%d connections of the store shared %d of the server", clients, most)
+	require.Equal(t, bounced, most, "the pooler is not between them, or not busy")
+	require.Greater(t, int(clients), bounced)
+}
+
+// What the flow leaves out, each twice, in whatever session comes.
+func TestEveryStatementWorksBehindPgBouncerInTransactionMode(t *testing.T) {
+	o := behindPgBouncer(t)
+	ctx := t.Context()
+	var all sync.WaitGroup
+	for range 4 * bounced { // so that each session meets other statements
+		all.Go(func() {
+			for range 5 {
+				if err := o.Check(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 2 {
+		require.NoError(t, o.EnsureLanes(ctx, []string{"orders"}))
+		o.write("orders", 20)
+		batch, lease := o.claimOne()
+		refs := o.load(lease)
+		require.Len(t, refs, 20)
+		known, err := o.Refuse(ctx, "orders", refusedAs("Refused", refs[0]))
+		require.NoError(t, err)
+		require.Len(t, known, 1)
+		require.NoError(t, o.DeadLetter(ctx, lease, "relay-1", refusedAs("Poison", refs...)))
+		blocked, err := o.Blocked(ctx, "orders", []string{"k1", "other"})
+		require.NoError(t, err)
+		require.Equal(t, []string{"k1"}, blocked)
+		require.NoError(t, o.PauseTopic(ctx, "orders", "recovery-1", time.Minute))
+		require.NoError(t, o.ResumeTopic(ctx, "orders", "recovery-1"))
+		require.NoError(t, o.ReleaseClaim(ctx, batch))
+		require.NoError(t, o.forgetRefusals(ctx))
+
+		o.write("orders", 1)
+		claimed, err := o.Claim(ctx, request("run/1"))
+		require.NoError(t, err)
+		held, err := o.Claimed(ctx, "run/1")
+		require.NoError(t, err)
+		require.Len(t, held, len(claimed))
+		require.NoError(t, o.ReleaseUnbegun(ctx))
+		_, err = o.Status(ctx)
+		require.NoError(t, err)
+		_, lease = o.claimOne()
+		require.Len(t, o.drain(lease), 1)
+	}
+	all.Wait()
+	require.Zero(t, o.pending())
+}
+
+// A statement that is cancelled half-way must not take the session down with it
+// in which somebody else is next.
+func TestBehindPgBouncerAnExpiredCallHarmsNoOther(t *testing.T) {
+	o := behindPgBouncer(t)
+	o.write("orders", 50)
+	_, lease := o.claimOne()
+	tx, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `LOCK outbox.pending IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var waiting sync.WaitGroup
+	for range 2 * bounced {
+		waiting.Go(func() {
+			if _, err := o.Load(short, lease, nil, relay.PageEvents); err == nil {
+				t.Error("it was to wait")
+			}
+		})
+	}
+	waiting.Wait()
+	require.NoError(t, tx.Rollback(t.Context()))
+	for range 2 * bounced {
+		page, err := o.Load(t.Context(), lease, nil, relay.PageEvents)
+		require.NoError(t, err)
+		require.Len(t, page.Events, 50)
+	}
+}
