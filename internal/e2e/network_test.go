@@ -1,0 +1,131 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// inFlight is the most that one topic has under way: a page for each of its four
+// batches.
+const inFlight = 4 * 500
+
+// published counts what was sent to a queue, whatever of it was received twice.
+func published(messages []types.Message) int {
+	different := make(map[string]bool, len(messages))
+	for _, m := range messages {
+		different[*m.MessageId] = true
+	}
+	return len(different)
+}
+
+// unleased waits until no lane is anybody's.
+func (o *outbox) unleased() {
+	o.t.Helper()
+	testenv.Eventually(o.t, 15*time.Second, func() error {
+		if n := o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until IS NOT NULL`); n > 0 {
+			return fmt.Errorf("%d lanes are leased", n)
+		}
+		return nil
+	})
+}
+
+// A silent database is worse than one that says no: nobody knows what it has done.
+// Here it has done nothing.
+// What was acknowledged meanwhile goes from attempt to attempt in heartbeats.
+func TestADatabaseThatFallsSilentInFullFlowLosesAndRepeatsNothing(t *testing.T) {
+	n := many()
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	line := newProxy(t, hostOf(t, o.url))
+	o.work("DATABASE_URL=" + line.inFrontOf(t, o.url))
+	o.schedule()
+	o.inFlow("orders", n)
+	line.set(silent)
+	// More than an attempt waits to settle, less than its lease.
+	time.Sleep(8 * time.Second)
+	require.Positive(t, o.pending(), "it was cut in full flow")
+	line.reset() // what was under way never arrives
+	line.set(whole)
+	mended := time.Now()
+	o.drained(60 * time.Second)
+	t.Logf("drained %v after it was back", time.Since(mended).Round(time.Millisecond))
+	messages := q.receive(n, 60*time.Second)
+	require.Len(t, bodies(messages), n, "nothing is lost")
+	require.Equal(t, n, published(messages), "nothing came twice")
+	o.unleased()
+}
+
+func TestLosingEveryDatabaseConnectionInFullFlowLosesAndRepeatsNothing(t *testing.T) {
+	n := many() / 2
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	line := newProxy(t, hostOf(t, o.url))
+	o.work("DATABASE_URL=" + line.inFrontOf(t, o.url))
+	o.schedule()
+	o.inFlow("orders", n)
+	line.reset()
+	require.Positive(t, o.pending(), "it was in full flow")
+	o.drained(60 * time.Second)
+	messages := q.receive(n, 60*time.Second)
+	require.Len(t, bodies(messages), n, "nothing is lost")
+	require.Equal(t, n, published(messages), "nothing came twice")
+	o.unleased()
+}
+
+// Without Temporal nobody decides what is published next: batches end what they
+// have begun, and what comes then waits.
+func TestWithoutTemporalNothingNewIsPublishedAndFlowResumesByItself(t *testing.T) {
+	n, late := many()/2, 1000
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	line := newProxy(t, os.Getenv("TEMPORAL_ADDRESS"))
+	w := o.work("TEMPORAL_ADDRESS=" + line.address)
+	o.schedule()
+	o.inFlow("orders", n)
+	line.set(refused)
+	cut := time.Now()
+	o.unheld()
+	o.write("orders", "late", late, 100)
+	left := o.pending()
+	time.Sleep(time.Until(cut.Add(15 * time.Second)))
+	require.Equal(t, left, o.pending(), "something was published that no workflow knows of")
+	line.set(whole)
+	mended := time.Now()
+	testenv.Eventually(t, 60*time.Second, func() error {
+		if o.pending() == left {
+			return errNotYet
+		}
+		return nil
+	})
+	t.Logf("%d were left, and flow again after %v", left, time.Since(mended).Round(time.Millisecond))
+	o.drained(60 * time.Second)
+	messages := q.receive(n+late, 60*time.Second)
+	require.Len(t, bodies(messages), n+late, "nothing is lost")
+	t.Logf("%d of %d came twice", published(messages)-n-late, n+late)
+	require.LessOrEqual(t, published(messages)-n-late, inFlight)
+	select {
+	case <-w.done:
+		t.Fatal("the worker did not survive")
+	default:
+	}
+	o.unleased()
+}
+
+// unheld waits until nobody publishes, which is what a batch does for five seconds
+// at most. A claim may be made all the same, and expires.
+func (o *outbox) unheld() {
+	o.t.Helper()
+	testenv.Eventually(o.t, 10*time.Second, func() error {
+		if n := o.count(`SELECT count(*) FROM outbox.lane WHERE holder IS NOT NULL`); n > 0 {
+			return fmt.Errorf("%d lanes are held", n)
+		}
+		return nil
+	})
+}
