@@ -1,0 +1,92 @@
+package e2e
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// signal sends a signal that does not end a worker.
+func (w *worker) signal(s syscall.Signal) {
+	w.t.Helper()
+	require.NoError(w.t, w.cmd.Process.Signal(s))
+}
+
+// with are the messages whose payload has a prefix.
+func with(prefix string, messages []types.Message) (found []types.Message) {
+	for _, m := range messages {
+		if strings.HasPrefix(*m.Body, prefix+"-") {
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+// givenAway waits until Temporal has given a silent worker's batch to another.
+func (o *outbox) givenAway(c client.Client) {
+	o.t.Helper()
+	testenv.Eventually(o.t, 30*time.Second, func() error {
+		for _, r := range o.runs(o.t.Context(), c) {
+			d, err := c.DescribeWorkflowExecution(o.t.Context(), r.id, r.runID)
+			if err != nil {
+				return err
+			}
+			for _, a := range d.GetPendingActivities() {
+				timeout := a.GetLastFailure().GetTimeoutFailureInfo().GetTimeoutType()
+				if a.GetActivityType().GetName() == "PublishBatch" && timeout == enumspb.TIMEOUT_TYPE_HEARTBEAT {
+					return nil
+				}
+			}
+		}
+		return errNotYet
+	})
+}
+
+// A process that was stopped, as by a hypervisor or a debugger, knows nothing of
+// what happened since. When it wakes up, others have its batches.
+func TestAWorkerThatWakesUpPublishesNothingOfWhatOthersHaveAndThenWorksOn(t *testing.T) {
+	n, keys := many()/2, 500 // keys as inFlow has them
+	standard, fifo := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+standard.name+"}\n  ledger: {sqs: "+fifo.name+"}\n")
+	c := testenv.Temporal(t)
+	zombie := o.work()
+	other := o.work()
+	o.schedule()
+	o.write("orders", "e", n, keys)
+	o.inFlow("ledger", n)
+
+	zombie.signal(syscall.SIGSTOP)
+	o.givenAway(c)
+	o.drained(60 * time.Second)
+	before := standard.receive(n, 60*time.Second)
+	require.Len(t, bodies(before), n, "nothing is lost")
+	require.LessOrEqual(t, published(before)-n, inFlight)
+	inOrder(t, fifo, "e", n, keys, 60*time.Second)
+
+	// It wakes up in full flow, where there is something that it must not touch.
+	o.write("orders", "late", n/4, keys)
+	o.write("ledger", "late", n/4, keys)
+	zombie.signal(syscall.SIGCONT)
+	o.drained(60 * time.Second)
+	after := standard.receive(n/4, 60*time.Second)
+	require.Len(t, bodies(with("late", after)), n/4, "something was settled that nobody published")
+	again := published(with("e", after))
+	t.Logf("%d came twice, and %d once it woke up", published(before)-n, again)
+	require.LessOrEqual(t, again, 4*4*10, "requests of ten that were under way, of four batches")
+	inOrder(t, fifo, "late", n/4, keys, 60*time.Second)
+
+	other.stop()
+	o.write("orders", "alone", 100, keys)
+	o.drained(30 * time.Second)
+	requireOnce(t, standard.receive(100, 30*time.Second), "alone", 100)
+	require.NoError(t, zombie.ready("ready"))
+	o.unleased()
+}
