@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,8 +104,11 @@ func (s *swallowed) seen() (requests int, longest time.Duration) {
 	return s.requests, s.longest
 }
 
-// throttled refuses as SQS and SNS do.
-func throttled(w http.ResponseWriter, r *http.Request) {
+// throttled are requests that are refused as SQS and SNS do.
+type throttled struct{ requests atomic.Int64 }
+
+func (t *throttled) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	t.requests.Add(1)
 	if r.Header.Get("X-Amz-Target") != "" {
 		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
 		w.WriteHeader(http.StatusBadRequest)

@@ -77,19 +77,28 @@ func TestAThrottledTopicArrivesOnceAndNoOtherTopicWaits(t *testing.T) {
 	newTopic(t, topic, behind)
 	o := newOutbox(t, "topics:\n  queue: {sqs: "+queue.name+"}\n  topic: {sns: "+topic+"}\n  sound: {sqs: "+sound.name+"}\n")
 	aws := newAWSProxy(t)
-	aws.answer(queue.name, throttled)
-	aws.answer(topic, throttled)
+	var bySQS, bySNS throttled
+	aws.answer(queue.name, bySQS.ServeHTTP)
+	aws.answer(topic, bySNS.ServeHTTP)
 	o.work("AWS_ENDPOINT_URL=" + aws.url)
 	o.schedule()
-	for _, topic := range []string{"queue", "topic", "sound"} {
-		o.write(topic, topic, n, 200)
-	}
-	o.drainedTopic("sound", 30*time.Second)
+	o.write("queue", "queue", n, 200)
+	o.write("topic", "topic", n, 200)
+	// All batches of the two that there can be are refused before the third begins.
+	testenv.Eventually(t, 30*time.Second, func() error {
+		if q, t := bySQS.requests.Load(), bySNS.requests.Load(); q < 32 || t < 32 {
+			return fmt.Errorf("%d and %d requests were throttled", q, t)
+		}
+		return nil
+	})
+	o.write("sound", "sound", n, 200)
+	o.drainedTopic("sound", 8*time.Second)
 	requireOnce(t, sound.receive(n, 30*time.Second), "sound", n)
 	require.Equal(t, 2*n, o.pending(), "the others are throttled")
 	aws.answer(queue.name, nil)
 	aws.answer(topic, nil)
 	o.drained(60 * time.Second)
+	t.Logf("%d requests to SQS and %d to SNS were throttled", bySQS.requests.Load(), bySNS.requests.Load())
 	requireOnce(t, queue.receive(n, 30*time.Second), "queue", n)
 	requireOnce(t, behind.receive(n, 30*time.Second), "topic", n)
 	require.Zero(t, o.count(`SELECT count(*) FROM outbox.dead_letter`), "throttling is nobody's fault")
