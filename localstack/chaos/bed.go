@@ -52,7 +52,7 @@ type bed struct {
 	workers *workers.Pool
 
 	mu         sync.Mutex
-	happened   map[string]int // faults that the proxies do not count
+	happened   map[string]int    // faults that the proxies do not count
 	orphaned   map[string]string // what was done to a topic's recovery, by topic
 	notes      []string
 	problems   []string
