@@ -50,6 +50,9 @@ type Config struct {
 	// RecoveryPause is how long a topic stays paused when its recovery no longer
 	// says that it is at work. Default 2 minutes.
 	RecoveryPause time.Duration
+	// HandoverPause is how long a topic stays paused when its recovery has to begin,
+	// in case that it never does. Default 15 s.
+	HandoverPause time.Duration
 	// Topics are topics with a policy of their own.
 	Topics map[string]TopicPolicy
 }
@@ -78,6 +81,9 @@ func New(cfg Config) (*Activities, error) {
 	}
 	if cfg.RecoveryPause == 0 {
 		cfg.RecoveryPause = 2 * time.Minute
+	}
+	if cfg.HandoverPause == 0 {
+		cfg.HandoverPause = 15 * time.Second
 	}
 	return &Activities{cfg: cfg, paces: newPaces(cfg.Topics)}, nil
 }

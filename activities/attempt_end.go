@@ -116,7 +116,8 @@ func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.P
 // the events, and nothing is given up. Neither is what only a new version of this
 // program, or a repair, can help.
 func (t *attempt) giveUp(ctx context.Context, refused refusals) (dead []relay.Outcome, err error) {
-	if t.Recovering || refused.whole != nil || t.published() == 0 && len(refused.alone) >= fruitlessEvents {
+	together := refused.whole != nil || t.published() == 0 && len(refused.alone) >= fruitlessEvents
+	if t.Recovering || together {
 		return nil, nil
 	}
 	known, err := t.cfg.Store.Refuse(ctx, t.lease.Topic, refused.alone)
@@ -189,7 +190,7 @@ func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.Publis
 		for lane := range t.lease.LowID {
 			lanes[lane] = true
 		}
-		if err := t.cfg.Store.PauseTopic(ctx, t.lease.Topic, t.RecoveryID, t.cfg.RecoveryPause); err != nil {
+		if err := t.cfg.Store.PauseTopic(ctx, t.lease.Topic, t.RecoveryID, t.cfg.HandoverPause); err != nil {
 			return err
 		}
 	}

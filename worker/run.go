@@ -48,7 +48,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 
 	acts, err := activities.New(activities.Config{
 		Store: r.store, Publisher: r.publisher, Lease: workflows.Lease, BatchFor: workflows.BatchFor,
-		RecoveryPause: workflows.RecoveryPause, Topics: s.policies,
+		RecoveryPause: workflows.RecoveryPause, HandoverPause: workflows.HandoverPause, Topics: s.policies,
 	})
 	if err != nil {
 		return err

@@ -55,6 +55,10 @@ const (
 	// RecoveryPause is how long a topic stays paused after the last attempt of its
 	// recovery: what terminating or pausing that can do harm at most.
 	RecoveryPause = 2 * time.Minute
+	// HandoverPause is how long a topic stays paused from the attempt that fails for
+	// good until its recovery has begun, in case that it never does: the worker may
+	// die before Temporal has its answer.
+	HandoverPause = 15 * time.Second
 
 	heartbeatTimeout = 10 * time.Second
 	releaseTimeout   = 10 * time.Second

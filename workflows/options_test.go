@@ -32,6 +32,7 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 		{"what an attempt sends stays within FIFO's deduplication", publishTimeout + Lease, DeduplicationWindow},
 		{"an unbegun claim is short", ClaimLease, Lease},
 		{"a recovery renews its pause before it ends, with a request that hangs", recoveryMost + 2*15*time.Second, RecoveryPause},
+		{"a batch whose worker died is taken over before its topic is claimed again", heartbeatTimeout + retryFirst, HandoverPause},
 		{"a batch that takes its full time is not late", BatchFor + sendGrace, BatchLate},
 	} {
 		if c.less >= c.longer {

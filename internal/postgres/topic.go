@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// pauseTopicSQL lets recovery have a topic for a while. An operator's pause is in
-// other columns and stays as it is.
+// pauseTopicSQL lets recovery have a topic for a while, and never for less than it
+// had already. An operator's pause is in other columns and stays as it is.
 const pauseTopicSQL = `
-INSERT INTO outbox.topic (topic, recovery_paused_until, recovery_workflow_id)
+INSERT INTO outbox.topic AS t (topic, recovery_paused_until, recovery_workflow_id)
 VALUES ($1, now() + $2::interval, $3)
 ON CONFLICT (topic) DO UPDATE
-SET recovery_paused_until = excluded.recovery_paused_until, recovery_workflow_id = excluded.recovery_workflow_id`
+SET recovery_paused_until = greatest(t.recovery_paused_until, excluded.recovery_paused_until), recovery_workflow_id = excluded.recovery_workflow_id`
 
 // PauseTopic keeps claims away from a topic until it is resumed, but not for longer
 // than the given time: whoever recovers it renews the pause as long as it lives.

@@ -14,10 +14,12 @@ import (
 // no two of them have a key in common that is kept in order.
 func (s *stream) refused(entries []*entry, whole *relay.PublishError) {
 	r := lookUpCode(whole.Code)
+	ofSender := r == &unknown && whole.SenderFault && !whole.Throttled
 	if r.size && len(entries) > 1 {
 		s.learn(weight(entries))
 	}
-	if !r.splits && !(r == &unknown && whole.SenderFault && !whole.Throttled) && !(s.Isolate && isAnswer(whole)) {
+	divides := r.splits || ofSender || s.Isolate && isAnswer(whole)
+	if !divides {
 		s.note(entries, func(int) *relay.PublishError { return whole })
 		return
 	}
