@@ -71,6 +71,7 @@ func TestADestinationThatHangsEndsInARecoveryAndItsNeighbourKeepsItsPace(t *test
 
 func TestAThrottledTopicArrivesOnceAndNoOtherTopicWaits(t *testing.T) {
 	const n = 2000
+	const soon = 8 * time.Second // before batches are late, and their slots free
 	name := testenv.Name(t)
 	queue, behind, sound := newQueue(t, name+"-a"), newQueue(t, name+"-b"), newQueue(t, name+"-c")
 	topic := name + "-t"
@@ -85,14 +86,14 @@ func TestAThrottledTopicArrivesOnceAndNoOtherTopicWaits(t *testing.T) {
 	o.write("queue", "queue", n, 200)
 	o.write("topic", "topic", n, 200)
 	// All batches of the two that there can be are refused before the third begins.
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, soon, func() error {
 		if q, t := bySQS.requests.Load(), bySNS.requests.Load(); q < 32 || t < 32 {
 			return fmt.Errorf("%d and %d requests were throttled", q, t)
 		}
 		return nil
 	})
 	o.write("sound", "sound", n, 200)
-	o.drainedTopic("sound", 8*time.Second)
+	o.drainedTopic("sound", soon)
 	requireOnce(t, sound.receive(n, 30*time.Second), "sound", n)
 	require.Equal(t, 2*n, o.pending(), "the others are throttled")
 	aws.answer(queue.name, nil)

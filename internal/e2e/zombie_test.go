@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -57,8 +58,8 @@ func TestAWorkerThatWakesUpPublishesNothingOfWhatOthersHaveAndThenWorksOn(t *tes
 	standard, fifo := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+".fifo")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+standard.name+"}\n  ledger: {sqs: "+fifo.name+"}\n")
 	c := testenv.Temporal(t)
-	line := newProxy(t, hostOf(t, o.url))
-	zombie := o.work("DATABASE_URL=" + line.inFrontOf(t, o.url))
+	database, temporal := newProxy(t, hostOf(t, o.url)), newProxy(t, os.Getenv("TEMPORAL_ADDRESS"))
+	zombie := o.work("DATABASE_URL="+database.inFrontOf(t, o.url), "TEMPORAL_ADDRESS="+temporal.address)
 	other := o.work()
 	o.schedule()
 	o.write("orders", "e", n, keys)
@@ -73,13 +74,15 @@ func TestAWorkerThatWakesUpPublishesNothingOfWhatOthersHaveAndThenWorksOn(t *tes
 	inOrder(t, fifo, "e", n, keys, 60*time.Second)
 
 	// It wakes up in full flow, where there is something that it must not touch, and
-	// cannot ask at once what is still its own.
-	line.set(silent)
+	// nobody tells it at once what is still its own.
+	database.set(silent)
+	temporal.set(silent)
 	o.write("orders", "late", n/4, keys)
 	o.write("ledger", "late", n/4, keys)
 	zombie.signal(syscall.SIGCONT)
 	time.Sleep(2 * time.Second) // for what must not happen
-	line.set(whole)
+	database.set(whole)
+	temporal.set(whole)
 	o.drained(60 * time.Second)
 	after := standard.receive(n/4, 60*time.Second)
 	require.Len(t, bodies(with("late", after)), n/4, "something was settled that nobody published")
