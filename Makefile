@@ -68,6 +68,10 @@ versions: cc ## the tests of everything that is SQL, on PostgreSQL 14 and 18
 			go run ./localstack exec --only postgres -- go test -race -count=1 ./schema ./outbox ./internal/postgres || exit 1; \
 	done
 
+.PHONY: chaos
+chaos: ## everything around the relay fails for two minutes, and a checker proves its promises (SEED=N MINUTES=M)
+	go run ./localstack chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench
 bench: ## throughput and latency on this machine, beside its ceiling (JSON=1 prints one object)
 	go run ./localstack bench $(if $(JSON),--json)
