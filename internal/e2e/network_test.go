@@ -40,7 +40,7 @@ func (o *outbox) unleased() {
 // Here it has done nothing.
 // What was acknowledged meanwhile goes from attempt to attempt in heartbeats.
 func TestADatabaseThatFallsSilentInFullFlowLosesAndRepeatsNothing(t *testing.T) {
-	n := many()
+	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	line := newProxy(t, hostOf(t, o.url))
@@ -94,7 +94,7 @@ func TestWithoutTemporalNothingNewIsPublishedAndFlowResumesByItself(t *testing.T
 	o.unheld()
 	o.write("orders", "late", late, 100)
 	left := o.pending()
-	time.Sleep(time.Until(cut.Add(15 * time.Second)))
+	time.Sleep(time.Until(cut.Add(13 * time.Second)))
 	require.Equal(t, left, o.pending(), "something was published that no workflow knows of")
 	line.set(whole)
 	mended := time.Now()
