@@ -3,40 +3,10 @@ package activities
 import (
 	"context"
 	"fmt"
-	"maps"
-	"math/rand/v2"
 	"slices"
-	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
-
-const (
-	// fruitlessLimit is after how many attempts in a row in which nothing got
-	// through a topic is left to its recovery.
-	fruitlessLimit = 3
-	// fruitlessEvents is how many events, each refused by itself and nothing
-	// accepted, say that it is not the events: a request's worth. Fewer are retried
-	// alone, and given up in the end.
-	fruitlessEvents = 10
-	// Throttling is answered with a pause of between half of it and all of it.
-	throttlePause    = 2 * time.Second
-	throttlePauseMax = 30 * time.Second
-)
-
-// refusal is why an attempt failed.
-type refusal struct {
-	*relay.PublishError
-	text string
-	// final means that Temporal's retry of this activity is over: somebody has to
-	// do something, or it is time for the topic's recovery.
-	final bool
-	// pause replaces the usual backoff.
-	pause time.Duration
-}
-
-func (r *refusal) Error() string { return r.text }
-func (r *refusal) Unwrap() error { return r.PublishError }
 
 // finish makes dead letters of what will never be accepted and gives back every
 // lane in which nothing is left open. If something else was refused and there
@@ -156,80 +126,4 @@ func (t *attempt) bury(ctx context.Context, dead []relay.Outcome) error {
 	}
 	t.last.Dead += len(dead)
 	return nil
-}
-
-// fail says why events are left, and keeps their lanes for the next attempt. If
-// there is none in this activity, it first keeps claims away from the topic, for
-// as long as it takes its recovery to begin.
-func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.PublishError, fruitless bool) error {
-	t.mu.Lock()
-	r := &refusal{PublishError: left}
-	r.text = fmt.Sprintf("%s: %d of %d left: %s", t.lease.Topic, len(t.open), t.loaded, left.Error())
-	lanes := make(map[int16]bool)
-	for ref := range t.open {
-		lanes[ref.Lane] = true
-	}
-	// Refusals of single events speak against their destination only if there are
-	// many of them and never anything else.
-	if fruitless && (refused.whole != nil || len(refused.alone) >= fruitlessEvents && t.through == 0) {
-		t.last.Fruitless++
-	} else {
-		t.last.Fruitless = 0
-	}
-	if refused.throttle != nil {
-		t.last.Throttled++
-		pause := min(throttlePauseMax, throttlePause<<min(t.last.Throttled-1, 8))
-		r.pause = pause/2 + rand.N(pause/2)
-	}
-	broken := refused.whole != nil && needsSomebody(refused.whole)
-	r.final = !t.Recovering && (broken || t.last.Fruitless >= fruitlessLimit)
-	t.mu.Unlock()
-	if r.final {
-		// The recovery tries all that this attempt had, so that it has more than one
-		// event to tell by.
-		for lane := range t.lease.LowID {
-			lanes[lane] = true
-		}
-		if err := t.cfg.Store.PauseTopic(ctx, t.lease.Topic, t.RecoveryID, t.cfg.HandoverPause); err != nil {
-			return err
-		}
-	}
-	keep := slices.Sorted(maps.Keys(lanes))
-	if err := t.release(ctx, keep); err != nil {
-		return err
-	}
-	if err := t.cfg.Store.Keep(ctx, t.lease, keep); err != nil {
-		return err
-	}
-	return r
-}
-
-// release frees all lanes that are still this attempt's, but for some.
-func (t *attempt) release(ctx context.Context, keep []int16) error {
-	t.mu.Lock()
-	next := maps.Clone(t.next)
-	for ref := range t.open {
-		next[ref.Lane] = min(next[ref.Lane], ref.ID)
-	}
-	t.mu.Unlock()
-	for _, lane := range keep {
-		delete(next, lane)
-	}
-	return t.cfg.Store.Release(ctx, t.lease, next)
-}
-
-// concurrency is how many requests may be under way: half as many after every
-// attempt that was throttled.
-func (t *attempt) concurrency() int {
-	return max(1, t.Concurrency>>min(t.last.Throttled, 8))
-}
-
-func (t *attempt) checkpoint() checkpoint {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := t.last
-	c.Published, c.Unsettled = t.through, nil
-	c.Unsettled = append(c.Unsettled, t.settling...)
-	c.Unsettled = append(c.Unsettled, t.acked...)
-	return c
 }

@@ -1,0 +1,137 @@
+package workflows
+
+import (
+	"slices"
+	"strconv"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// act refers to activities by method; it is never used as a receiver.
+var act *activities.Activities
+
+func (r *run) claim(ctx workflow.Context) {
+	r.claiming = true
+	asked := r.free(ctx)
+	claimed := workflow.ExecuteActivity(claimOptions(ctx), act.ClaimBatches, activities.ClaimRequest{
+		Batches:  asked,
+		PerTopic: r.loads.share,
+		Shares:   r.loads.lowered(),
+		Linger:   r.in.Linger,
+		Wait:     min(ClaimWait, r.in.Before.Deadline.Sub(workflow.Now(ctx))),
+	})
+	r.selector.AddFuture(claimed, func(f workflow.Future) {
+		r.claiming = false
+		var result activities.ClaimResult
+		if err := f.Get(ctx, &result); err != nil {
+			if !r.isEnding(ctx) {
+				r.failure = temporal.NewApplicationErrorWithCause("claim batches", "ClaimFailed", err)
+			}
+			return
+		}
+		// When as many were claimed as were asked for, others may be waiting for
+		// a slot, and no batch stays.
+		plenty := len(result.Batches) < asked
+		for _, b := range result.Batches {
+			r.publish(ctx, b, plenty)
+		}
+	})
+}
+
+func (r *run) publish(ctx workflow.Context, b relay.Batch, plenty bool) {
+	began := workflow.Now(ctx)
+	r.began = append(r.began, began)
+	stay := BatchStay
+	if !plenty || len(r.began) > r.in.Slots/2 {
+		stay = 0
+	}
+	published := workflow.ExecuteActivity(publishOptions(ctx, b), act.PublishBatch, activities.PublishRequest{
+		Batch:       b,
+		Concurrency: r.loads.concurrency(b.Topic),
+		For:         max(0, min(BatchFor, r.in.Before.Deadline.Sub(began))),
+		Stay:        stay,
+		RecoveryID:  recoveryID(r.taskQueue, b.Topic),
+	})
+	r.selector.AddFuture(published, func(f workflow.Future) {
+		i := slices.Index(r.began, began)
+		r.began = slices.Delete(r.began, i, i+1)
+		var result activities.PublishResult
+		err := f.Get(ctx, &result)
+		r.published(ctx, b, result, err)
+	})
+}
+
+// published takes a batch's end.
+func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.PublishResult, err error) {
+	var failure *temporal.ApplicationError
+	isFailure := asApplicationError(err, &failure)
+	switch {
+	case err == nil:
+		r.result.add(b.Topic, result)
+		r.loads.ended(b.Topic, result.Throttled > 0)
+	case isFailure && failure.Type() == activities.TypeClaimLost:
+		r.result.Lost++
+	case isFailure && failure.NonRetryable():
+		if failure.HasDetails() && failure.Details(&result) == nil {
+			r.result.add(b.Topic, result)
+		}
+		r.result.Recovering++
+		r.loads.failed(b.Topic)
+		r.recover(ctx, b, failure)
+	case r.isEnding(ctx):
+		r.result.Cancelled++
+		r.release(ctx, b)
+	default:
+		r.failure = temporal.NewApplicationErrorWithCause("publish "+summary(b), "PublishFailed", err)
+	}
+}
+
+// recover hands a batch to its topic's recovery, which outlives this run. If there
+// is one already, the batch is released: the topic is paused.
+func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.ApplicationError) {
+	free, _ := workflow.NewDisconnectedContext(ctx)
+	r.ending++
+	child := workflow.ExecuteChildWorkflow(recoveryChild(free, r.taskQueue, b, failure), Recovery, RecoveryInput{
+		Batch: b, Concurrency: r.in.Concurrency, Reason: failure.Message(),
+	})
+	r.selector.AddFuture(child.GetChildWorkflowExecution(), func(f workflow.Future) {
+		r.ending--
+		if f.Get(free, nil) != nil {
+			r.release(free, b)
+		}
+	})
+}
+
+// release gives up a batch that was cancelled between two attempts, when it could
+// not release its lanes itself.
+func (r *run) release(ctx workflow.Context, b relay.Batch) {
+	free, _ := workflow.NewDisconnectedContext(ctx)
+	r.ending++
+	r.selector.AddFuture(workflow.ExecuteActivity(releaseOptions(free, b), act.ReleaseBatch, b), func(f workflow.Future) {
+		r.ending--
+		if err := f.Get(free, nil); err != nil {
+			workflow.GetLogger(free).Warn("batch not released: its lanes wait for the end of their lease",
+				"topic", b.Topic, "lanes", relay.FormatLanes(b.Lanes), "error", err)
+		}
+	})
+}
+
+// summary describes a batch in the UI: "orders · 500 events · lanes 0-15".
+func summary(b relay.Batch) string {
+	events := " events"
+	if b.Events == 1 {
+		events = " event"
+	}
+	return b.Topic + " · " + strconv.Itoa(b.Events) + events + " · " + lanes(b)
+}
+
+func lanes(b relay.Batch) string {
+	if len(b.Lanes) == 1 {
+		return "lane " + relay.FormatLanes(b.Lanes)
+	}
+	return "lanes " + relay.FormatLanes(b.Lanes)
+}
