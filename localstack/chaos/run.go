@@ -66,7 +66,7 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 	watched()
 	b.background.Wait()
 	stop()
-	facts := check.Facts{Queues: queuesToCheck(), Faults: faults, Unanswered: b.proxy.Unanswered()}
+	facts := check.Facts{Began: b.began, Queues: queuesToCheck(), Faults: faults, Unanswered: b.proxy.Unanswered()}
 	if facts.Written, err = l.Written(ctx, b.db); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -56,7 +57,8 @@ func (j *judge) duplicates() {
 			default:
 				n := j.fault(j.written[at.event].Topic, all[i].Sent)
 				if n < 0 {
-					unexplained = append(unexplained, at.queue+": "+at.event+" after "+gap.Round(time.Millisecond).String())
+					unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s",
+						at.queue, at.event, all[i].Sent.Sub(j.facts.Began).Seconds(), gap.Round(time.Millisecond)))
 					j.counts.Duplicates[causeUnexplained]++
 					continue
 				}

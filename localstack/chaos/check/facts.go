@@ -71,6 +71,8 @@ type Leftover struct {
 
 // Facts are all that a run recorded.
 type Facts struct {
+	// Began is the instant that texts count seconds from.
+	Began     time.Time
 	Queues    []Queue
 	Written   []Written
 	Received  []Received
