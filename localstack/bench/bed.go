@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/temporal-outbox/relay/localstack/stack"
 )
 
 // bed is what one measurement runs in: a database, topics with a queue each, and
@@ -16,7 +18,7 @@ import (
 type bed struct {
 	*rig
 	name   string
-	env    environ
+	env    stack.Vars
 	pool   *pgxpool.Pool
 	topics []string
 	queues []string // URLs, one for each topic
@@ -27,12 +29,12 @@ type bed struct {
 // newBed makes a migrated database and n topics. suffix is the queues' (".fifo").
 func (r *rig) newBed(ctx context.Context, name string, n int, suffix string) (_ *bed, err error) {
 	b := &bed{rig: r, keys: 10_000, name: strings.ReplaceAll(r.token, "-", "_") + "_" + name}
-	url, err := onDatabase(r.environ.get("DATABASE_URL"), b.name)
+	url, err := onDatabase(r.environ.Get("DATABASE_URL"), b.name)
 	if err != nil {
 		return nil, err
 	}
 	config := filepath.Join(r.dir, b.name+".yaml")
-	b.env = r.environ.with("DATABASE_URL="+url, "OUTBOX_CONFIG="+config)
+	b.env = r.environ.With("DATABASE_URL="+url, "OUTBOX_CONFIG="+config)
 	if err := r.onServer(ctx, "CREATE DATABASE "+b.name); err != nil {
 		return nil, fmt.Errorf("create a database to measure in: %w", err)
 	}

@@ -12,51 +12,26 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"github.com/temporal-outbox/relay/localstack/stack"
 )
-
-// environ is a child's environment. It serves envconfig as a source, so that this
-// process reaches Temporal the way that the worker does.
-type environ []string
-
-// LookupEnv returns the last value of a variable.
-func (e environ) LookupEnv(name string) (value string, ok bool) {
-	for _, kv := range e {
-		if n, v, found := strings.Cut(kv, "="); found && n == name {
-			value, ok = v, true
-		}
-	}
-	return value, ok
-}
-
-// Environ returns all of it.
-func (e environ) Environ() []string { return e }
-
-func (e environ) get(name string) string {
-	value, _ := e.LookupEnv(name)
-	return value
-}
-
-// with adds variables, which win over earlier ones.
-func (e environ) with(more ...string) environ {
-	return append(e[:len(e):len(e)], more...)
-}
 
 // connections is what a client keeps open: more than there are requests under
 // way, so that the ceiling is the emulator's and not the pool's.
 const connections = 128
 
 // newSQS is a bare client of the endpoint, without retries.
-func (e environ) newSQS(ctx context.Context) (*sqs.Client, error) {
+func newSQS(ctx context.Context, e stack.Vars) (*sqs.Client, error) {
 	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 		t.MaxIdleConns, t.MaxIdleConnsPerHost = 4*connections, connections
 	})
 	load := []func(*config.LoadOptions) error{
-		config.WithRegion(e.get("AWS_REGION")), config.WithBaseEndpoint(e.get("AWS_ENDPOINT_URL")),
+		config.WithRegion(e.Get("AWS_REGION")), config.WithBaseEndpoint(e.Get("AWS_ENDPOINT_URL")),
 		config.WithRetryMaxAttempts(1), config.WithHTTPClient(client),
 	}
-	if key := e.get("AWS_ACCESS_KEY_ID"); key != "" {
+	if key := e.Get("AWS_ACCESS_KEY_ID"); key != "" {
 		load = append(load, config.WithCredentialsProvider(
-			credentials.NewStaticCredentialsProvider(key, e.get("AWS_SECRET_ACCESS_KEY"), e.get("AWS_SESSION_TOKEN"))))
+			credentials.NewStaticCredentialsProvider(key, e.Get("AWS_SECRET_ACCESS_KEY"), e.Get("AWS_SESSION_TOKEN"))))
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {

@@ -22,7 +22,7 @@ func (r *rig) latency(ctx context.Context, perSecond int, lasting time.Duration)
 		return nil, nil, err
 	}
 	defer b.close()
-	p, err := newProxy(ctx, r.environ.get("AWS_ENDPOINT_URL"))
+	p, err := newProxy(ctx, r.environ.Get("AWS_ENDPOINT_URL"))
 	if err != nil {
 		return nil, nil, err
 	}

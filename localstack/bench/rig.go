@@ -22,6 +22,8 @@ import (
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/temporal-outbox/relay/localstack/stack"
 )
 
 // scheduleID is what `starter schedule` calls its schedule.
@@ -30,7 +32,7 @@ const scheduleID = "outbox-relay"
 // rig is what all measurements of a run share: the built programs, a Temporal
 // namespace, clients.
 type rig struct {
-	environ  environ
+	environ  stack.Vars
 	extra    []string // for the worker
 	progress io.Writer
 
@@ -44,9 +46,9 @@ type rig struct {
 
 func newRig(ctx context.Context, environment, extra []string, progress io.Writer) (*rig, error) {
 	r := &rig{extra: extra, progress: progress, token: "bench-" + strings.ToLower(rand.Text()[:8])}
-	r.environ = environ(environment).with("TEMPORAL_NAMESPACE=" + r.token)
+	r.environ = stack.Vars(environment).With("TEMPORAL_NAMESPACE=" + r.token)
 	for _, name := range []string{"DATABASE_URL", "TEMPORAL_ADDRESS", "AWS_ENDPOINT_URL"} {
-		if r.environ.get(name) == "" {
+		if r.environ.Get(name) == "" {
 			return nil, fmt.Errorf("%s is not set", name)
 		}
 	}
@@ -68,7 +70,7 @@ func (r *rig) prepare(ctx context.Context) (err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the worker and the starter: %w: %s", err, out)
 	}
-	if r.sqs, err = r.environ.newSQS(ctx); err != nil {
+	if r.sqs, err = newSQS(ctx, r.environ); err != nil {
 		return err
 	}
 	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: r.environ})
@@ -132,7 +134,7 @@ func (r *rig) running(ctx context.Context) error {
 }
 
 // starter runs the starter.
-func (r *rig) starter(ctx context.Context, env environ, args ...string) error {
+func (r *rig) starter(ctx context.Context, env stack.Vars, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(r.dir, "starter"), args...)
 	cmd.Env = env
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -162,7 +164,7 @@ func (r *rig) noteOnce(text string) {
 
 // onServer runs a statement in the database that DATABASE_URL names.
 func (r *rig) onServer(ctx context.Context, sql string) error {
-	conn, err := pgx.Connect(ctx, r.environ.get("DATABASE_URL"))
+	conn, err := pgx.Connect(ctx, r.environ.Get("DATABASE_URL"))
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}

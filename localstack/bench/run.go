@@ -44,7 +44,7 @@ type measurement struct {
 }
 
 func (m *measurement) describeMachine(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, m.environ.get("DATABASE_URL"))
+	conn, err := pgx.Connect(ctx, m.environ.Get("DATABASE_URL"))
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}

@@ -9,13 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/localstack/stack"
 )
 
 // environment is the stack's, with a database of the test's own.
 func environment(t *testing.T) []string {
 	testenv.AWS(t)
 	testenv.Temporal(t)
-	return environ(os.Environ()).with("DATABASE_URL=" + testenv.DatabaseURL(t))
+	return stack.Vars(os.Environ()).With("DATABASE_URL=" + testenv.DatabaseURL(t))
 }
 
 func TestRunMeasuresWhatItPromises(t *testing.T) {

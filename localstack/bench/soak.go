@@ -19,7 +19,7 @@ func Soak(ctx context.Context, cfg SoakConfig) (SoakReport, error) {
 		return SoakReport{}, err
 	}
 	defer b.close()
-	p, err := newProxy(ctx, r.environ.get("AWS_ENDPOINT_URL"))
+	p, err := newProxy(ctx, r.environ.Get("AWS_ENDPOINT_URL"))
 	if err != nil {
 		return SoakReport{}, err
 	}

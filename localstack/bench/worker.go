@@ -35,7 +35,7 @@ func (b *bed) startWorker(ctx context.Context, more ...string) error {
 		cmd:   exec.Command(filepath.Join(b.dir, "worker")),
 		ready: make(chan struct{}), exited: make(chan struct{}),
 	}
-	w.cmd.Env = b.env.with(b.extra...).with(more...)
+	w.cmd.Env = b.env.With(b.extra...).With(more...)
 	log, err := w.cmd.StderrPipe()
 	if err != nil {
 		return err

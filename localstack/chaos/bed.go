@@ -25,6 +25,7 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
 	"github.com/temporal-outbox/relay/localstack/chaos/tcp"
 	"github.com/temporal-outbox/relay/localstack/chaos/workers"
+	"github.com/temporal-outbox/relay/localstack/stack"
 	"github.com/temporal-outbox/relay/localstack/topology"
 )
 
@@ -36,7 +37,7 @@ type bed struct {
 	cfg   Config
 	token string // in the names of everything that it makes
 	dir   string
-	env   environ // of those who go past the proxies
+	env   stack.Vars // of those who go past the proxies
 	began time.Time
 	life  context.Context // of the whole run, drain included
 
@@ -69,7 +70,7 @@ func newBed(ctx context.Context, cfg Config) (_ *bed, err error) {
 			b.close()
 		}
 	}()
-	b.env = environ(cfg.Stack.Environ()).with("OUTBOX_TASK_QUEUE="+b.token, "OUTBOX_CONFIG="+filepath.Join(b.dir, "outbox.yaml"))
+	b.env = stack.Vars(cfg.Stack.Environ()).With("OUTBOX_TASK_QUEUE="+b.token, "OUTBOX_CONFIG="+filepath.Join(b.dir, "outbox.yaml"))
 	for _, step := range []func(context.Context) error{b.build, b.database, b.destinations, b.connect} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -91,7 +92,7 @@ func (b *bed) build(ctx context.Context) error {
 
 // database makes a database of its own and the proxy before it.
 func (b *bed) database(ctx context.Context) error {
-	base := b.env.get("DATABASE_URL")
+	base := b.env.Get("DATABASE_URL")
 	conn, err := pgx.Connect(ctx, base)
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
@@ -105,7 +106,7 @@ func (b *bed) database(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.env = b.env.with("DATABASE_URL=" + direct)
+	b.env = b.env.With("DATABASE_URL=" + direct)
 	if err := b.starter(ctx, "migrate"); err != nil {
 		return err
 	}
@@ -122,7 +123,7 @@ func (b *bed) database(ctx context.Context) error {
 
 // proxied is the database's URL for those who suffer.
 func (b *bed) proxied() string {
-	u, _ := onDatabase(b.env.get("DATABASE_URL"), b.token, b.pg.Address()) // it was parsed before
+	u, _ := onDatabase(b.env.Get("DATABASE_URL"), b.token, b.pg.Address()) // it was parsed before
 	return u
 }
 
@@ -135,7 +136,7 @@ func (b *bed) connect(ctx context.Context) (err error) {
 	if b.temporal, err = client.DialContext(ctx, options); err != nil {
 		return fmt.Errorf("connect to Temporal: %w", err)
 	}
-	b.proxy, err = faults.New(ctx, b.env.get("AWS_ENDPOINT_URL"), b.cfg.Seed)
+	b.proxy, err = faults.New(ctx, b.env.Get("AWS_ENDPOINT_URL"), b.cfg.Seed)
 	return err
 }
 

@@ -40,7 +40,7 @@ func ordered(name string) bool { return strings.HasSuffix(name, ".fifo") }
 
 // destinations makes topics and queues, and the worker's configuration.
 func (b *bed) destinations(ctx context.Context) (err error) {
-	if b.aws, err = b.env.aws(ctx); err != nil {
+	if b.aws, err = awsConfig(ctx, b.env); err != nil {
 		return err
 	}
 	b.sqs = sqs.NewFromConfig(b.aws)
@@ -63,7 +63,7 @@ func (b *bed) destinations(ctx context.Context) (err error) {
 			}
 		}
 	}
-	if err := os.WriteFile(b.env.get("OUTBOX_CONFIG"), []byte(config.String()), 0o600); err != nil {
+	if err := os.WriteFile(b.env.Get("OUTBOX_CONFIG"), []byte(config.String()), 0o600); err != nil {
 		return err
 	}
 	b.made, err = b.topology.Apply(ctx, b.aws)

@@ -104,7 +104,7 @@ func (b *bed) holdSnapshot(ctx context.Context) {
 }
 
 func (b *bed) snapshot(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, b.env.get("DATABASE_URL"))
+	conn, err := pgx.Connect(ctx, b.env.Get("DATABASE_URL"))
 	if err != nil {
 		return err
 	}

@@ -81,8 +81,8 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 func (b *bed) startWorkers(ctx context.Context) error {
 	cfg := workers.Config{
 		Program: b.dir + "/worker", Dir: b.dir, Workers: b.cfg.Workers,
-		Environ: b.env.with("DATABASE_URL="+b.proxied(), "AWS_ENDPOINT_URL="+b.proxy.URL,
-			"TEMPORAL_DEPLOYMENT_NAME=", "TEMPORAL_WORKER_BUILD_ID=").with(b.cfg.WorkerEnv...),
+		Environ: b.env.With("DATABASE_URL="+b.proxied(), "AWS_ENDPOINT_URL="+b.proxy.URL,
+			"TEMPORAL_DEPLOYMENT_NAME=", "TEMPORAL_WORKER_BUILD_ID=").With(b.cfg.WorkerEnv...),
 	}
 	if b.cfg.Pinned {
 		cfg.Deployment = b.token
