@@ -115,7 +115,7 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeBlocked}, from: fromRelay, class: relay.ClassPoison, source: docHere,
-		why: "An earlier event of its key is a dead letter, and the topic's onPoison is block. A redrive brings both back, in order.",
+		why: "An earlier event of its key is a dead letter, and the topic's onPoison is block.",
 	},
 	{
 		codes: []string{relay.CodeEventMissing}, from: fromRelay, class: relay.ClassPoison, source: docHere,

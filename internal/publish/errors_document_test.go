@@ -39,18 +39,19 @@ these tables belongs here, because a retry loses nothing.
 ordered destination the later events of its key wait until it has.
 
 **Doubtful** codes are only believed while other events get through. If every event is refused so, the destination is
-taken for broken instead, and nothing becomes a dead letter.`},
+taken for broken instead, after two of a topic and worker at most have become dead letters.`},
 	{relay.ClassDestination, "Destination", `Nothing gets through until somebody changes something, so the topic is paused and one recovery tries, at
 growing intervals, until it works. Other topics go on. No event becomes a dead letter for it.`},
 	{relay.ClassOurs, "Ours", `The relay built the request wrongly. It says nothing about the events, so none of them becomes a dead letter for
-it; they are sent again, and the code shows where the relay needs mending.`},
+it. If nothing gets through, the topic is paused like for a broken destination; if others do, what was refused is sent again by
+itself. The code shows where the relay needs mending.`},
 }
 
 const errorsSplitting = `## Divided requests
 
 A request is refused as a whole or entry by entry. Where one event may be the reason for a whole refusal (**divided** in the
-tables), the request is sent again in halves, and these in halves, until what is refused is one event. The others are
-published. A recovery can ask for this whatever the code.
+tables, and codes in none of them that blame the sender), the request is sent again in halves, and these in halves, until what is refused is one event. The others are
+published. Parking asks for this whatever the destination answers, but for throttling.
 
 If it was for **size**, requests stay smaller until the destination's limit is looked up again.
 
