@@ -58,6 +58,21 @@ func TestAWorkerSaysEverythingThatIsWrongAtOnce(t *testing.T) {
 	require.Contains(t, out, "names no topics", "the file is read first")
 }
 
+func TestAPolicyThatCannotHoldIsRefusedWithItsTopic(t *testing.T) {
+	o := newOutbox(t, `topics:
+  a: {sqs: a, onPoison: block}
+  b: {sqs: b, onPoison: drop}
+  c: {sqs: c, giveUpAfter: -1h}
+  d: {sqs: d, maxPerSecond: -1}
+  e: {sqs: e.fifo, onPoison: block, giveUpAfter: 2h, maxPerSecond: 300}
+`)
+	out := o.refused()
+	for _, want := range []string{`topic "a": onPoison is block`, `topic "b": onPoison is "drop"`, `topic "c": giveUpAfter`, `topic "d": maxPerSecond`} {
+		require.Contains(t, out, want)
+	}
+	require.NotContains(t, out, `topic "e"`)
+}
+
 func TestAWorkerNamesEveryNeighbourThatIsAway(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: there-is-no-such-queue}\n")
 	out := o.refused("DATABASE_URL=postgres://nobody@127.0.0.1:1/x", "TEMPORAL_ADDRESS=127.0.0.1:1")

@@ -118,7 +118,10 @@ func TestABrokenDestinationIsOneRecoveryAndEverythingArrivesWhenItIsBack(t *test
 	require.Zero(t, o.count(`SELECT count(*) FROM outbox.topic WHERE recovery_paused_until IS NOT NULL`))
 }
 
-func TestARecoverySurvivesItsRelayRunAndItsWorker(t *testing.T) {
+// brokenOrders is an outbox with one worker whose topic orders has lost its queue,
+// with 100 events for it and their recovery at work.
+func brokenOrders(t *testing.T) (*outbox, queue, client.Client, *worker, *workflowpb.PendingActivityInfo) {
+	t.Helper()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -126,7 +129,11 @@ func TestARecoverySurvivesItsRelayRunAndItsWorker(t *testing.T) {
 	o.schedule()
 	q.remove()
 	o.write("orders", "e", 100, 10)
-	o.recovering(c, "orders")
+	return o, q, c, w, o.recovering(c, "orders")
+}
+
+func TestARecoverySurvivesItsRelayRunAndItsWorker(t *testing.T) {
+	o, q, c, w, _ := brokenOrders(t)
 	for _, r := range o.runs(t.Context(), c) {
 		if r.open() {
 			require.NoError(t, c.CancelWorkflow(t.Context(), r.id, r.runID))
@@ -141,14 +148,7 @@ func TestARecoverySurvivesItsRelayRunAndItsWorker(t *testing.T) {
 }
 
 func TestATerminatedRecoveryHarmsNothingForLongerThanItsPause(t *testing.T) {
-	q := newQueue(t, testenv.Name(t))
-	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
-	c := testenv.Temporal(t)
-	o.work()
-	o.schedule()
-	q.remove()
-	o.write("orders", "e", 100, 10)
-	o.recovering(c, "orders")
+	o, q, c, _, _ := brokenOrders(t)
 	require.NoError(t, c.TerminateWorkflow(t.Context(), o.recoveryID("orders"), "", "by mistake"))
 	o.expirePause()
 	o.recovering(c, "orders") // another one
@@ -159,14 +159,7 @@ func TestATerminatedRecoveryHarmsNothingForLongerThanItsPause(t *testing.T) {
 }
 
 func TestARecoveryWhoseActivityIsPausedOrResetGoesOn(t *testing.T) {
-	q := newQueue(t, testenv.Name(t))
-	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
-	c := testenv.Temporal(t)
-	o.work()
-	o.schedule()
-	q.remove()
-	o.write("orders", "e", 100, 10)
-	pending := o.recovering(c, "orders")
+	o, q, c, _, pending := brokenOrders(t)
 	execution := o.pauseActivity(c, pending)
 	back := newQueue(t, q.name)
 	// Its pause is over, and others may try the topic: they get through.

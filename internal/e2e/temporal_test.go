@@ -122,10 +122,8 @@ func (o *outbox) pauseActivity(c client.Client, pending *workflowpb.PendingActiv
 	return execution
 }
 
-// secondAttempt waits until a batch whose worker died is at its next attempt. It
-// is counted though nothing in the dead process could count it: an event that
-// kills its worker shows as attempts, and not as one that is always the first.
-func (o *outbox) secondAttempt(c client.Client) {
+// someBatch waits until a batch of the outbox is pending that is as wanted.
+func (o *outbox) someBatch(c client.Client, wanted func(*workflowpb.PendingActivityInfo) bool) {
 	o.t.Helper()
 	testenv.Eventually(o.t, 30*time.Second, func() error {
 		for _, r := range o.runs(o.t.Context(), c) {
@@ -134,11 +132,19 @@ func (o *outbox) secondAttempt(c client.Client) {
 				return err
 			}
 			for _, a := range d.GetPendingActivities() {
-				if a.GetActivityType().GetName() == "PublishBatch" && a.GetAttempt() > 1 {
+				if a.GetActivityType().GetName() == "PublishBatch" && wanted(a) {
 					return nil
 				}
 			}
 		}
 		return errNotYet
 	})
+}
+
+// secondAttempt waits until a batch whose worker died is at its next attempt. It
+// is counted though nothing in the dead process could count it: an event that
+// kills its worker shows as attempts, and not as one that is always the first.
+func (o *outbox) secondAttempt(c client.Client) {
+	o.t.Helper()
+	o.someBatch(c, func(a *workflowpb.PendingActivityInfo) bool { return a.GetAttempt() > 1 })
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
@@ -34,20 +35,8 @@ func with(prefix string, messages []types.Message) (found []types.Message) {
 // givenAway waits until Temporal has given a silent worker's batch to another.
 func (o *outbox) givenAway(c client.Client) {
 	o.t.Helper()
-	testenv.Eventually(o.t, 30*time.Second, func() error {
-		for _, r := range o.runs(o.t.Context(), c) {
-			d, err := c.DescribeWorkflowExecution(o.t.Context(), r.id, r.runID)
-			if err != nil {
-				return err
-			}
-			for _, a := range d.GetPendingActivities() {
-				timeout := a.GetLastFailure().GetTimeoutFailureInfo().GetTimeoutType()
-				if a.GetActivityType().GetName() == "PublishBatch" && timeout == enumspb.TIMEOUT_TYPE_HEARTBEAT {
-					return nil
-				}
-			}
-		}
-		return errNotYet
+	o.someBatch(c, func(a *workflowpb.PendingActivityInfo) bool {
+		return a.GetLastFailure().GetTimeoutFailureInfo().GetTimeoutType() == enumspb.TIMEOUT_TYPE_HEARTBEAT
 	})
 }
 
