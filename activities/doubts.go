@@ -26,7 +26,7 @@ func (d *doubts) believe(topic string, n, accepted int) bool {
 	defer d.mu.Unlock()
 	if accepted > 0 {
 		if d.accepted == nil {
-			d.accepted, d.believed = make(map[string]time.Time), make(map[string]int)
+			d.accepted = make(map[string]time.Time)
 		}
 		d.accepted[topic] = time.Now()
 		delete(d.believed, topic)
@@ -40,7 +40,7 @@ func (d *doubts) buried(topic string, n int) {
 	defer d.mu.Unlock()
 	if n > 0 {
 		if d.believed == nil {
-			d.accepted, d.believed = make(map[string]time.Time), make(map[string]int)
+			d.believed = make(map[string]int)
 		}
 		d.believed[topic] += n
 	}
