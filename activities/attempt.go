@@ -29,9 +29,10 @@ const (
 	// sendGrace is how much longer than it loads a batch sends.
 	sendGrace = time.Second
 	// Acknowledgements are settled when there are so many of them, or after so
-	// long: each settlement is a commit that waits for the disk.
-	settleEvents = 100
-	settleEvery  = 5 * time.Millisecond
+	// long, unless nothing else is under way: each settlement is a commit that waits
+	// for the disk, and nothing waits for it but the next page.
+	settleEvents = loadEvents / 2
+	settleEvery  = 50 * time.Millisecond
 )
 
 // attempt is one attempt of PublishBatch. Four things go on at once: loading,

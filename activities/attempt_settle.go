@@ -15,13 +15,16 @@ func (t *attempt) settle(ctx context.Context, sent <-chan struct{}) error {
 		case <-sent:
 			last = true
 		}
-		if !last && t.moreComes() {
-			// A few more for the same commit, unless nothing else is under way.
+		// A few more for the same commit.
+		for enough := time.After(settleEvery); !last && t.moreComes(); {
 			select {
+			case <-t.changed:
+				continue
 			case <-sent:
 				last = true
-			case <-time.After(settleEvery):
+			case <-enough:
 			}
+			break
 		}
 		if err := t.settleAcked(ctx); err != nil {
 			t.stop(err)

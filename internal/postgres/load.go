@@ -22,10 +22,10 @@ SELECT lane, id, replay, created_at, bytes, found,
        (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint),
        (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 FROM (SELECT p.*, count(*) OVER () AS found,
-             sum(p.bytes) OVER (ORDER BY p.turn, p.lane) - p.bytes AS bytes_before
+             sum(p.bytes) OVER (ORDER BY p.turn, p.lane ROWS UNBOUNDED PRECEDING) - p.bytes AS bytes_before
       FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
       CROSS JOIN LATERAL (
-          SELECT p.lane, p.id, p.replay, p.created_at, p.bytes::bigint,
+          SELECT p.lane, p.id, p.replay, p.created_at, p.bytes,
                  row_number() OVER (ORDER BY p.id, p.replay) AS turn
           FROM outbox.pending p
           WHERE p.topic = $1 AND p.lane = lease.lane AND p.id >= lease.low_id
