@@ -114,7 +114,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	})
 	cause := context.Cause(sendCtx)
 	t.mu.Lock()
-	t.stopped = cause != nil
+	t.stopped = cause != nil || errors.Is(publishErr, relay.ErrStopped)
 	t.mu.Unlock()
 	close(sent)
 	settler.Wait()

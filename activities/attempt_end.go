@@ -17,6 +17,9 @@ func (t *attempt) finish(ctx context.Context, again bool) error {
 	refused, accepted, stopped := t.refused, t.accepted, t.stopped
 	t.mu.Unlock()
 	if t.Park {
+		if stopped && again && accepted == 0 && !refused.any() {
+			return t.untold()
+		}
 		return t.parked(ctx, refused.all())
 	}
 	believed := t.doubts.believe(t.lease.Topic, len(refused.doubtful), accepted)
@@ -74,11 +77,17 @@ func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.P
 	case !again && (fruitless || left != nil):
 		return context.Canceled // whoever cancels a recovery says what becomes of its batch
 	case untold:
-		return fmt.Errorf("%s: %w before anything was sent", t.lease.Topic, relay.ErrStopped)
+		return t.untold()
 	case left == nil, allAlone, !fruitless && !needsSomebody(left):
 		return t.release(ctx, nil)
 	}
 	return t.fail(ctx, refused, left, fruitless)
+}
+
+// untold is the end of an attempt of a recovery that was stopped before it could
+// tell whether the destination is back.
+func (t *attempt) untold() error {
+	return fmt.Errorf("%s: %w before anything was sent", t.lease.Topic, relay.ErrStopped)
 }
 
 // giveUp remembers what was refused alone and returns what has been for too long,

@@ -31,7 +31,7 @@ func (d *doubts) believe(topic string, n, accepted int) bool {
 		d.accepted[topic] = time.Now()
 		delete(d.believed, topic)
 	}
-	return accepted > 0 || d.believed[topic]+n <= doubtLimit
+	return n == 0 || accepted > 0 || d.believed[topic]+n <= doubtLimit
 }
 
 // buried notes that n doubtful verdicts were acted upon.

@@ -38,6 +38,7 @@ type store struct {
 	loadErr    func(n int) error
 	renewErr   error
 	takeOverIs error
+	takingOver func(ctx context.Context) error
 
 	dead          []relay.Outcome
 	deadBy        string
@@ -59,9 +60,14 @@ func (s *store) Claim(_ context.Context, _ relay.ClaimRequest) ([]relay.Batch, e
 
 func (s *store) Claimed(context.Context, string) ([]relay.Batch, error) { return s.earlier, nil }
 
-func (s *store) TakeOver(_ context.Context, b relay.Batch) (relay.Lease, error) {
+func (s *store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.takingOver != nil {
+		if err := s.takingOver(ctx); err != nil {
+			return relay.Lease{}, err
+		}
+	}
 	if s.takeOverIs != nil {
 		return relay.Lease{}, s.takeOverIs
 	}

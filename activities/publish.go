@@ -65,23 +65,27 @@ type checkpoint struct {
 // attempts.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
 	began := time.Now()
+	// Before it heartbeats. What takes longer leaves nothing behind that another
+	// attempt, which Temporal may have begun meanwhile, would have to share.
+	prepareCtx, prepared := context.WithTimeout(ctx, stallLimit)
+	defer prepared()
 	var last checkpoint
 	if activity.HasHeartbeatDetails(ctx) {
 		if err := activity.GetHeartbeatDetails(ctx, &last); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 		// Ours replaces it at the first heartbeat, so it is settled before that.
-		if err := a.cfg.Store.Settle(ctx, r.Batch.Topic, last.Unsettled); err != nil {
+		if err := a.cfg.Store.Settle(prepareCtx, r.Batch.Topic, last.Unsettled); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}
 	leaseFrom := time.Now()
-	lease, err := a.cfg.Store.TakeOver(ctx, r.Batch)
+	lease, err := a.cfg.Store.TakeOver(prepareCtx, r.Batch)
 	if err != nil {
 		return PublishResult{}, failure(ctx, err, nil)
 	}
 	if r.Recovering {
-		if err := a.cfg.Store.PauseTopic(ctx, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause); err != nil {
+		if err := a.cfg.Store.PauseTopic(prepareCtx, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}

@@ -250,6 +250,46 @@ func TestARecoverysAttemptThatIsStoppedBeforeItCouldTellIsRepeated(t *testing.T)
 	require.Nil(t, e.store.released, "the lanes are kept")
 }
 
+// As when it stood still, and its lease may be over: nobody stops it but itself.
+func TestARecoverysAttemptThatFallsSilentBeforeItCouldTellIsRepeated(t *testing.T) {
+	for name, park := range map[string]bool{"retrying": false, "parking": true} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.store.fill(20, 1)
+			e.publisher.err = relay.ErrStopped
+			r := request(1)
+			r.Recovering, r.Park = true, park
+			_, err := e.publishAs(t, r)
+			require.Equal(t, TypeStopped, asApplicationError(t, err).Type(), "it is not through")
+			require.Nil(t, e.store.released, "the lanes are kept")
+		})
+	}
+}
+
+func TestAnAttemptPreparesBeforeTemporalGivesItsBatchToAnother(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	e.store.takingOver = func(ctx context.Context) error {
+		by, limited := ctx.Deadline()
+		require.True(t, limited)
+		require.LessOrEqual(t, time.Until(by), stallLimit)
+		return context.DeadlineExceeded
+	}
+	_, err := e.publish(t, 1)
+	failure := asApplicationError(t, err)
+	require.Equal(t, TypeDatabase, failure.Type())
+	require.False(t, failure.NonRetryable())
+	require.Nil(t, e.store.released, "the lanes may be another's")
+}
+
+func TestNoVerdictNeedsNoBelief(t *testing.T) {
+	var d doubts
+	d.buried("orders", doubtLimit)
+	d.buried("orders", doubtLimit) // two batches at once
+	require.True(t, d.believe("orders", 0, 0))
+	require.False(t, d.believe("orders", 1, 0))
+}
+
 func TestParkingMakesDeadLettersOfWhatFailsAndPublishesTheRest(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(40, 1)
