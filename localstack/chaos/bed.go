@@ -23,6 +23,7 @@ import (
 	"go.temporal.io/sdk/log"
 
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
+	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 	"github.com/temporal-outbox/relay/localstack/chaos/tcp"
 	"github.com/temporal-outbox/relay/localstack/chaos/workers"
 	"github.com/temporal-outbox/relay/localstack/stack"
@@ -53,15 +54,16 @@ type bed struct {
 	workers *workers.Pool
 
 	mu         sync.Mutex
-	happened   map[string]int    // faults that the proxies do not count
-	orphaned   map[string]string // what was done to a topic's recovery, by topic
+	happened   map[string]int          // faults that the proxies do not count
+	orphaned   map[string]string       // what was done to a topic's recovery, by topic
+	struck     map[plan.Step]time.Time // when a step that lies in wait did something
 	notes      []string
 	problems   []string
 	background sync.WaitGroup
 }
 
 func newBed(ctx context.Context, cfg Config) (_ *bed, err error) {
-	b := &bed{cfg: cfg, token: "chaos_" + strings.ToLower(rand.Text()[:8]), life: ctx, happened: map[string]int{}, orphaned: map[string]string{}}
+	b := &bed{cfg: cfg, token: "chaos_" + strings.ToLower(rand.Text()[:8]), life: ctx, happened: map[string]int{}, orphaned: map[string]string{}, struck: map[plan.Step]time.Time{}}
 	if b.dir, err = os.MkdirTemp("", "outbox-chaos-"); err != nil {
 		return nil, err
 	}
@@ -199,6 +201,14 @@ func (b *bed) count(kind string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.happened[kind]++
+}
+
+// strike notes that a step that lay in wait does something now: what came before has
+// nothing to do with it.
+func (b *bed) strike(step plan.Step) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.struck[step] = time.Now()
 }
 
 // orphan remembers why a topic may be paused with nobody to resume it.

@@ -38,6 +38,11 @@ func (b *bed) perform(ctx context.Context, steps []plan.Step) []check.Fault {
 			}
 			err := b.inject(ctx, step)
 			f.End = time.Now()
+			b.mu.Lock()
+			if at, ok := b.struck[step]; ok {
+				f.Start = at
+			}
+			b.mu.Unlock()
 			switch {
 			case errors.Is(err, errNothingThere):
 				return

@@ -73,6 +73,7 @@ func (b *bed) loseClaim(ctx context.Context, step plan.Step) error {
 			time.Sleep(time.Millisecond)
 			continue
 		}
+		b.strike(step)
 		b.workers.Freeze()
 		time.Sleep(settleDown)
 		var still string
@@ -105,6 +106,7 @@ func (b *bed) loseRefusal(ctx context.Context, step plan.Step) error {
 			time.Sleep(time.Millisecond)
 			continue
 		}
+		b.strike(step)
 		b.workers.Freeze()
 		time.Sleep(settleDown)
 		recoveries, err := b.open(ctx, "Recovery")
@@ -148,8 +150,12 @@ func (b *bed) claiming(ctx context.Context, by string) bool {
 	return false
 }
 
-// open lists the running workflows of a type on this run's task queue.
+// open lists the running workflows of a type on this run's task queue. It does not
+// wait for long: whoever asks may have frozen all workers, and a freeze must be
+// shorter than what makes them fall silent.
 func (b *bed) open(ctx context.Context, kind string) (list []execution, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	out, err := b.temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
 		Query: fmt.Sprintf("TaskQueue = '%s' AND WorkflowType = '%s' AND ExecutionStatus = 'Running'", b.token, kind),
 	})

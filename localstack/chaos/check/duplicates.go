@@ -55,7 +55,7 @@ func (j *judge) duplicates() {
 				excused--
 				j.counts.Duplicates[CauseUnanswered]++
 			default:
-				n := j.fault(j.written[at.event].Topic, all[i].Sent)
+				n := j.fault(all[i].Sent)
 				if n < 0 {
 					unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s",
 						at.queue, at.event, all[i].Sent.Sub(j.facts.Began).Seconds(), gap.Round(time.Millisecond)))
@@ -87,11 +87,12 @@ func (j *judge) duplicates() {
 	}
 }
 
-// fault is the repeating fault that is nearest to an instant, or -1.
-func (j *judge) fault(topic string, at time.Time) int {
+// fault is the repeating fault that is nearest to an instant, or -1. It need not
+// concern the event's topic: a worker that is killed for one publishes them all.
+func (j *judge) fault(at time.Time) int {
 	nearest, distance := -1, time.Duration(0)
 	for i, f := range j.facts.Faults {
-		if !f.Repeats || f.Topic != "" && f.Topic != topic {
+		if !f.Repeats {
 			continue
 		}
 		var d time.Duration

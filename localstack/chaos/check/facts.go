@@ -55,7 +55,7 @@ type Received struct {
 // Fault is something that was done to the relay, from Start to End.
 type Fault struct {
 	Kind  string
-	Topic string // the topic that it concerned; empty for all
+	Topic string // the one that has to recover from it; empty: every topic
 	Start time.Time
 	End   time.Time
 	// Repeats is true if what was under way may be published again: whatever was
