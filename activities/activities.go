@@ -29,6 +29,9 @@ type Store interface {
 	Blocked(ctx context.Context, topic string, keys []string) ([]string, error)
 	PauseTopic(ctx context.Context, topic, workflowID string, pause time.Duration) error
 	ResumeTopic(ctx context.Context, topic, workflowID string) error
+	MakePartitions(ctx context.Context, ahead int, progress func()) (relay.Partitions, error)
+	DropPartitions(ctx context.Context, keep int, progress func()) (relay.Partitions, error)
+	Health(ctx context.Context) (relay.Health, error)
 }
 
 // Publisher sends events to their destination. internal/publish implements it.

@@ -179,6 +179,16 @@ func (s *store) PauseTopic(_ context.Context, topic, workflowID string, _ time.D
 
 func (s *store) ResumeTopic(context.Context, string, string) error { return nil }
 
+func (s *store) MakePartitions(context.Context, int, func()) (p relay.Partitions, err error) {
+	return p, nil
+}
+
+func (s *store) DropPartitions(context.Context, int, func()) (p relay.Partitions, err error) {
+	return p, nil
+}
+
+func (s *store) Health(context.Context) (h relay.Health, err error) { return h, nil }
+
 func (s *store) ReleaseClaim(context.Context, relay.Batch) error { return nil }
 
 // releasedLanes are the lanes of the last release.

@@ -240,6 +240,8 @@ func TestAProducerMayInsertEventsAndNothingElse(t *testing.T) {
 		"write to a partition":   fmt.Sprintf(`INSERT INTO outbox.event_%s (topic, type, payload) VALUES ('orders', 'T', 'x')`, today),
 		"write to the default":   `INSERT INTO outbox.event_default (topic, type, payload) VALUES ('orders', 'T', 'x')`,
 		"make a partition":       `SELECT outbox.make_partition('2031-01-01')`,
+		"drop a partition":       `SELECT outbox.drop_partition('2020-01-01')`,
+		"see what was caught":    `SELECT * FROM outbox.caught()`,
 		"take a lease":           `UPDATE outbox.lane SET leased_until = now()`,
 		"use the trigger itself": `SELECT outbox.enqueue()`,
 	} {

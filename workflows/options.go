@@ -75,6 +75,22 @@ const (
 )
 
 const (
+	// MaintenanceEvery is how often partitions are looked after.
+	MaintenanceEvery = time.Hour
+	// MaintenanceTimeout ends a run whose locks producers never let through.
+	MaintenanceTimeout = 30 * time.Minute
+	upkeepTimeout      = 10 * time.Minute
+
+	// DefaultKeepDays is for how many days after its own a partition is kept.
+	DefaultKeepDays = 7
+	// DefaultAheadDays is for how many days after today there are partitions.
+	DefaultAheadDays = 14
+	// heldXIDs is how many transactions a snapshot may hold vacuum back before it is
+	// worth a warning: scans of what was settled since then show.
+	heldXIDs = 1_000_000
+)
+
+const (
 	// DefaultSlots is how many batches are in flight at most.
 	DefaultSlots = 16
 	// topicShare is the part of the slots that one topic may take: a quarter.
@@ -148,5 +164,14 @@ func releaseOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 3},
 		Summary:             "release " + summary(b),
+	})
+}
+
+func upkeepOptions(ctx workflow.Context, summary string) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: upkeepTimeout,
+		HeartbeatTimeout:    heartbeatTimeout,
+		RetryPolicy:         retries(retryFirst, retryMost),
+		Summary:             summary,
 	})
 }

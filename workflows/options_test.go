@@ -33,6 +33,8 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 		{"an unbegun claim is short", ClaimLease, Lease},
 		{"a recovery renews its pause before it ends, with a request that hangs", recoveryMost + 2*15*time.Second, RecoveryPause},
 		{"a batch whose worker died is taken over before its topic is claimed again", heartbeatTimeout + retryFirst, HandoverPause},
+		{"a run of maintenance has time for a retry", upkeepTimeout + retryMost, MaintenanceTimeout},
+		{"a run of maintenance ends before the next", MaintenanceTimeout, MaintenanceEvery},
 		{"a batch that takes its full time is not late", BatchFor + sendGrace, BatchLate},
 	} {
 		if c.less >= c.longer {
@@ -49,12 +51,15 @@ func TestNamesInHistoriesArePermanent(t *testing.T) {
 	}
 	require.Equal(t, "Relay", name(Relay))
 	require.Equal(t, "Recovery", name(Recovery))
+	require.Equal(t, "Maintenance", name(Maintenance))
 	var names []string
 	kind := reflect.TypeFor[*activities.Activities]()
 	for i := range kind.NumMethod() {
 		names = append(names, kind.Method(i).Name)
 	}
-	require.Equal(t, []string{"ClaimBatches", "PublishBatch", "ReleaseBatch", "ResumeTopic"}, names)
+	require.Equal(t, []string{
+		"ClaimBatches", "DropExpiredPartitions", "EnsurePartitions", "OutboxStats", "PublishBatch", "ReleaseBatch", "ResumeTopic",
+	}, names)
 	require.Equal(t, "park", UpdatePark)
 	require.Equal(t, "outbox-recovery/orders", recoveryID("outbox-relay", "orders"))
 	require.Equal(t, "outbox-recovery/other/orders", recoveryID("other", "orders"), "relays do not meet in a namespace")

@@ -18,5 +18,6 @@ func Register(r worker.Registry, a *activities.Activities) {
 	// A recovery may outlive many versions of the worker, while a run of Relay ends
 	// with the one that it began on.
 	r.RegisterWorkflowWithOptions(Recovery, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
+	r.RegisterWorkflow(Maintenance)
 	r.RegisterActivity(a)
 }

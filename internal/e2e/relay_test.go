@@ -86,12 +86,17 @@ func (o *outbox) tryStarter(args ...string) (string, error) {
 // schedule starts the relay's runs, and stops them when the test ends.
 func (o *outbox) schedule(args ...string) {
 	o.t.Helper()
-	o.starter(append([]string{"schedule"}, args...)...)
+	o.starter(append([]string{"schedule", "--maintain-every", "0"}, args...)...)
+	o.unschedule(o.queue)
+}
+
+// unschedule deletes a schedule when the test ends, and ends all runs.
+func (o *outbox) unschedule(id string) {
 	c := testenv.Temporal(o.t)
 	o.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		_ = c.ScheduleClient().GetHandle(ctx, o.queue).Delete(ctx)
+		_ = c.ScheduleClient().GetHandle(ctx, id).Delete(ctx)
 		for _, run := range o.runs(ctx, c) {
 			if run.open() {
 				_ = c.TerminateWorkflow(ctx, run.id, run.runID, "the test is over")

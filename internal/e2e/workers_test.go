@@ -163,15 +163,15 @@ func TestPromotingAVersionThatNobodyRunsSaysSo(t *testing.T) {
 func TestSchedulingAgainChangesNothingAndKeepsAnOperatorsPause(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.schedule()
-	require.Contains(t, o.starter("schedule"), "unchanged")
+	require.Contains(t, o.starter("schedule", "--maintain-every", "0"), "unchanged")
 	c := testenv.Temporal(t)
 	h := c.ScheduleClient().GetHandle(t.Context(), o.queue)
 	require.NoError(t, h.Pause(t.Context(), client.SchedulePauseOptions{Note: "maintenance"}))
-	out := o.starter("schedule", "--slots", "8")
+	out := o.starter("schedule", "--maintain-every", "0", "--slots", "8")
 	require.Contains(t, out, "updated")
 	require.Contains(t, out, "maintenance")
 	d, err := h.Describe(t.Context())
 	require.NoError(t, err)
 	require.True(t, d.Schedule.State.Paused)
-	require.Contains(t, o.starter("schedule", "--slots", "8"), "unchanged")
+	require.Contains(t, o.starter("schedule", "--maintain-every", "0", "--slots", "8"), "unchanged")
 }

@@ -102,7 +102,7 @@ func (r *rig) makeNamespace(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		err = r.starter(ctx, r.environ, "schedule", "--every", "1h")
+		err = r.starter(ctx, r.environ, "schedule", "--every", "1h", "--maintain-every", "0")
 		if err == nil {
 			err = r.running(ctx)
 		}

@@ -25,7 +25,7 @@ func Soak(ctx context.Context, cfg SoakConfig) (SoakReport, error) {
 	}
 	defer p.close()
 	// The namespace was tried out with a schedule that starts a run each hour.
-	if err := r.starter(ctx, r.environ, "schedule"); err != nil {
+	if err := r.starter(ctx, r.environ, "schedule", "--maintain-every", "0"); err != nil {
 		return SoakReport{}, err
 	}
 	if err := b.startWorker(ctx, "AWS_ENDPOINT_URL="+p.URL); err != nil {

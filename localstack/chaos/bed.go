@@ -219,12 +219,14 @@ func (b *bed) orphan(topic, why string) {
 }
 
 // close ends what newBed began. What it made goes with the stack, but for the
-// schedule, which would go on.
+// schedules, which would go on.
 func (b *bed) close() {
 	if b.temporal != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_ = b.temporal.ScheduleClient().GetHandle(ctx, b.token).Delete(ctx)
+		for _, schedule := range []string{b.token, b.token + "-maintenance"} {
+			_ = b.temporal.ScheduleClient().GetHandle(ctx, schedule).Delete(ctx)
+		}
 		b.temporal.Close()
 	}
 	if b.proxy != nil {

@@ -3,7 +3,6 @@ package chaos
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -51,47 +50,32 @@ func (b *bed) restart(part stack.Part) func(context.Context, plan.Step) error {
 // expired is a day whose partition nobody needs any more.
 const expired = `(current_date - 40)`
 
-const dropSQL = `
-SELECT format('DROP TABLE outbox.event_%s', to_char(` + expired + `, 'YYYYMMDD')),
-       NOT EXISTS (SELECT FROM outbox.pending WHERE created_at < ` + expired + ` + 1)
-       AND NOT EXISTS (SELECT FROM outbox.dead_letter WHERE created_at < ` + expired + ` + 1)`
-
-// dropPartition makes the partition of a day long past and drops it as retention
-// does: under a short lock timeout, again and again, and after a look, under the
-// lock, that nothing of it is still to be published.
+// dropPartition makes the partition of a day long past, and sees to it that it goes
+// again: if Maintenance, which runs all the time, has not done it first.
 func (b *bed) dropPartition(ctx context.Context, step plan.Step) error {
-	for _, sql := range []string{`SELECT outbox.make_partition(` + expired + `)`, ""} {
-		err := b.retried(ctx, func(ctx context.Context) error {
-			return pgx.BeginFunc(ctx, b.db, func(tx pgx.Tx) error {
-				if sql != "" {
-					_, err := tx.Exec(ctx, sql)
-					return err
-				}
-				return drop(ctx, tx)
-			})
-		})
-		if err != nil {
+	err := b.retried(ctx, func(ctx context.Context) error {
+		_, err := b.db.Exec(ctx, `SELECT outbox.make_partition(`+expired+`)`)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	wait(ctx, step.For)
+	err = b.retried(ctx, func(ctx context.Context) error {
+		var became string
+		if err := b.db.QueryRow(ctx, `SELECT outbox.drop_partition(`+expired+`)`).Scan(&became); err != nil {
 			return err
 		}
+		if became == "needed" {
+			return errors.New("something of the day is pending or dead")
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	b.count(string(step.Kind))
 	return nil
-}
-
-func drop(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '50ms'; LOCK TABLE outbox.event IN ACCESS EXCLUSIVE MODE`); err != nil {
-		return fmt.Errorf("lock the table: %w", err)
-	}
-	var sql string
-	var unneeded bool
-	if err := tx.QueryRow(ctx, dropSQL).Scan(&sql, &unneeded); err != nil {
-		return err
-	}
-	if !unneeded {
-		return errors.New("something of the day is pending or dead")
-	}
-	_, err := tx.Exec(ctx, sql)
-	return err
 }
 
 // holdSnapshot keeps a snapshot open as long as ctx lasts, and takes another one

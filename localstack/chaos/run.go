@@ -95,7 +95,7 @@ func (b *bed) startWorkers(ctx context.Context) error {
 		err = b.starter(ctx, "promote", "--deployment", b.token, "--build-id", b.workers.Version())
 	}
 	if err == nil {
-		err = b.starter(ctx, "schedule", "--every", runEvery.String(), "--run-for", runFor.String())
+		err = b.starter(ctx, "schedule", "--every", runEvery.String(), "--run-for", runFor.String(), "--maintain-every", "2s")
 	}
 	if err != nil {
 		b.workers.Stop()

@@ -1,0 +1,34 @@
+package activities
+
+import (
+	"context"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// PartitionsRequest says how many days to have partitions for, or to keep.
+type PartitionsRequest struct {
+	Days int `json:"days"`
+}
+
+// EnsurePartitions makes the partitions of today and the next days, and moves what
+// the default partition has caught into partitions of its own.
+func (a *Activities) EnsurePartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
+	done, err := a.cfg.Store.MakePartitions(ctx, r.Days, func() { activity.RecordHeartbeat(ctx) })
+	return done, failure(ctx, err, done)
+}
+
+// DropExpiredPartitions drops the partitions of days that ended that many days ago
+// and of which nothing is pending or dead.
+func (a *Activities) DropExpiredPartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
+	done, err := a.cfg.Store.DropPartitions(ctx, r.Days, func() { activity.RecordHeartbeat(ctx) })
+	return done, failure(ctx, err, done)
+}
+
+// OutboxStats reads what an operator should know of the database before it hurts.
+func (a *Activities) OutboxStats(ctx context.Context) (relay.Health, error) {
+	h, err := a.cfg.Store.Health(ctx)
+	return h, failure(ctx, err, nil)
+}

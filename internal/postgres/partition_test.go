@@ -1,0 +1,181 @@
+package postgres
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// day is a date so many days from the database's today, in SQL.
+const (
+	longPast = `((now() AT TIME ZONE 'UTC')::date - 20)`
+	expired  = `((now() AT TIME ZONE 'UTC')::date - 8)`
+	kept     = `((now() AT TIME ZONE 'UTC')::date - 7)`
+)
+
+// writeOn inserts an event as of noon of a day, into a partition of that day.
+func (o testOutbox) writeOn(topic, day string) {
+	o.t.Helper()
+	o.exec(`SELECT outbox.make_partition(` + day + `)`)
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload, created_at)
+	        VALUES ($1, 'k', 'T', 'x', (`+day+`::timestamp + interval '12 hours') AT TIME ZONE 'UTC')`, topic)
+}
+
+func (o testOutbox) dayOf(sql string) string { return query[string](o, `SELECT `+sql+`::text`) }
+
+func TestExpiredPartitionsAreDroppedUnlessAnEventOfThemIsPendingOrDead(t *testing.T) {
+	for name, c := range map[string]struct {
+		state   string // what becomes of the event's row in pending
+		dropped bool
+	}{
+		"published": {`DELETE FROM outbox.pending`, true},
+		"pending":   {`SELECT 1`, false},
+		"dead": {`WITH gone AS (DELETE FROM outbox.pending RETURNING *)
+		          INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id)
+		          SELECT topic, lane, id, created_at, bytes, 'X', 'x', 1, 'w' FROM gone`, false},
+		"pending again as a replay": {`UPDATE outbox.pending SET replay = 7`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t)
+			o.writeOn("orders", expired)
+			o.exec(c.state)
+			done, err := o.DropPartitions(t.Context(), 7, nil)
+			require.NoError(t, err)
+			day := []string{o.dayOf(expired)}
+			if c.dropped {
+				require.Equal(t, day, done.Dropped)
+				require.Empty(t, done.Needed)
+				require.Zero(t, query[int](o, `SELECT count(*) FROM outbox.event`))
+				return
+			}
+			require.Equal(t, day, done.Needed)
+			require.Empty(t, done.Dropped)
+			require.Equal(t, 1, query[int](o, `SELECT count(*) FROM outbox.event`))
+		})
+	}
+}
+
+func TestOnlyWhatIsOlderThanItsTimeIsDropped(t *testing.T) {
+	o := open(t)
+	for _, day := range []string{longPast, expired, kept} {
+		o.writeOn("orders", day)
+	}
+	o.write("orders", 1)
+	o.exec(`DELETE FROM outbox.pending`)
+	done, err := o.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{o.dayOf(longPast), o.dayOf(expired)}, done.Dropped)
+	require.Equal(t, 2, query[int](o, `SELECT count(*) FROM outbox.event`))
+	done, err = o.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Empty(t, done.Dropped, "again changes nothing")
+	_, err = o.db.Exec(t.Context(), `SELECT outbox.drop_partition((now() AT TIME ZONE 'UTC')::date)`)
+	require.ErrorContains(t, err, "is not over")
+}
+
+// An event that was written then and commits now is the reason why retention must
+// not go by time alone.
+func TestAPartitionIsNotDroppedUnderATransactionThatHasYetToCommit(t *testing.T) {
+	o := open(t)
+	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
+	late, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer late.Rollback(context.Background())
+	_, err = late.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload, created_at)
+		VALUES ('orders', 'T', 'late', (`+expired+`::timestamp + interval '12 hours') AT TIME ZONE 'UTC')`)
+	require.NoError(t, err)
+
+	tries := 0
+	dropping, cancel := context.WithCancel(t.Context())
+	_, err = o.DropPartitions(dropping, 7, func() {
+		if tries++; tries == 3 {
+			cancel()
+		}
+	})
+	require.Error(t, err)
+	require.Equal(t, 3, tries, "it gave way and tried again")
+	require.NoError(t, late.Commit(t.Context()))
+	done, err := o.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{o.dayOf(expired)}, done.Needed)
+	require.Equal(t, "late", query[string](o, `SELECT payload FROM outbox.event`))
+}
+
+func TestProducersAreNotStoppedByAPartitionThatCannotBeDropped(t *testing.T) {
+	o := open(t)
+	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
+	open, err := o.db.Begin(t.Context()) // holds its locks all the time
+	require.NoError(t, err)
+	_, err = open.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
+	require.NoError(t, err)
+	dropped := make(chan error, 1)
+	tried := make(chan struct{}, 1000)
+	go func() {
+		_, err := o.DropPartitions(t.Context(), 7, func() { tried <- struct{}{} })
+		dropped <- err
+	}()
+	<-tried
+	for range 50 { // others come and go meanwhile
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := o.db.Exec(ctx, `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
+		cancel()
+		require.NoError(t, err)
+	}
+	select {
+	case err := <-dropped:
+		t.Fatal("dropped under an open producer", err)
+	default:
+	}
+	require.NoError(t, open.Commit(t.Context()))
+	require.NoError(t, <-dropped)
+	require.False(t, query[bool](o, `SELECT to_regclass('outbox.event_' || to_char(`+expired+`, 'YYYYMMDD')) IS NOT NULL`))
+}
+
+func TestPartitionsAreMadeAheadAndTakeWhatTheDefaultOneCaught(t *testing.T) {
+	o := open(t)
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload, created_at)
+	        SELECT 'orders', 'k' || n, 'T', 'x', (` + expired + `::timestamp + interval '12 hours') AT TIME ZONE 'UTC' FROM generate_series(1, 3) n`)
+	o.exec(`DELETE FROM outbox.pending WHERE id = 1`)
+	h, err := o.Health(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 3, h.Caught)
+	require.Equal(t, 14, h.Ahead, "as the migration left it")
+
+	done, err := o.MakePartitions(t.Context(), 16, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{o.dayOf(expired), o.dayOf(`((now() AT TIME ZONE 'UTC')::date + 15)`), o.dayOf(`((now() AT TIME ZONE 'UTC')::date + 16)`)}, done.Made)
+	require.EqualValues(t, 3, done.Moved)
+	require.Equal(t, 2, query[int](o, `SELECT count(*) FROM outbox.pending`), "and is not published again")
+	h, err = o.Health(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, h.Caught)
+	require.Equal(t, 16, h.Ahead)
+	done, err = o.MakePartitions(t.Context(), 16, nil)
+	require.NoError(t, err)
+	require.Empty(t, done.Made, "again changes nothing")
+
+	_, lease := o.claimOne()
+	require.Len(t, o.load(lease), 2, "what was pending is still found")
+}
+
+func TestAHeldSnapshotIsSeenWithWhoHoldsIt(t *testing.T) {
+	o := open(t)
+	conn, err := o.db.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	_, err = conn.Exec(t.Context(), `SET application_name = 'the-report'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox.pending`)
+	require.NoError(t, err)
+	defer conn.Exec(context.Background(), `ROLLBACK`)
+	o.write("orders", 1)
+	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, o.db, "outbox_relay")})
+	require.NoError(t, err)
+	defer limited.Close()
+	h, err := limited.Health(t.Context())
+	require.NoError(t, err)
+	require.Positive(t, h.HeldXIDs)
+	require.Contains(t, h.HeldBy, "backend")
+}

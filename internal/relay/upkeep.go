@@ -1,0 +1,25 @@
+package relay
+
+// Partitions says what was done to the daily partitions of outbox.event. Days are
+// UTC, as 2006-01-02.
+type Partitions struct {
+	Made []string `json:"made,omitempty"`
+	// Moved is how many events were taken out of the default partition.
+	Moved   int64    `json:"moved,omitempty"`
+	Dropped []string `json:"dropped,omitempty"`
+	// Needed are expired and have events that are pending or dead.
+	Needed []string `json:"needed,omitempty"`
+}
+
+// Health is what an operator should know of the database before it hurts.
+type Health struct {
+	// Ahead is for how many days after today there are partitions, without a gap.
+	Ahead int `json:"ahead"`
+	// Caught is how many events are in the default partition.
+	Caught int64 `json:"caught,omitempty"`
+	// HeldXIDs is by how many transactions the oldest snapshot, replication slot or
+	// prepared transaction lags: what was settled since cannot be vacuumed.
+	HeldXIDs int64 `json:"heldXids,omitempty"`
+	// HeldBy says what that is.
+	HeldBy string `json:"heldBy,omitempty"`
+}

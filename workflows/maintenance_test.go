@@ -1,0 +1,56 @@
+package workflows_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/workflows"
+)
+
+func (e *env) maintain(in workflows.MaintenanceInput, made, dropped relay.Partitions, h relay.Health) (r workflows.MaintenanceResult) {
+	e.t.Helper()
+	e.RegisterWorkflow(workflows.Maintenance)
+	var asked []int
+	note := func(p relay.Partitions) func(context.Context, activities.PartitionsRequest) (relay.Partitions, error) {
+		return func(_ context.Context, r activities.PartitionsRequest) (relay.Partitions, error) {
+			asked = append(asked, r.Days)
+			return p, nil
+		}
+	}
+	e.OnActivity(act.EnsurePartitions, mock.Anything, mock.Anything).Return(note(made))
+	e.OnActivity(act.DropExpiredPartitions, mock.Anything, mock.Anything).Return(note(dropped))
+	e.OnActivity(act.OutboxStats, mock.Anything).Return(h, nil)
+	e.ExecuteWorkflow(workflows.Maintenance, in)
+	require.NoError(e.t, e.GetWorkflowError())
+	require.NoError(e.t, e.GetWorkflowResult(&r))
+	want := []int{workflows.DefaultAheadDays, workflows.DefaultKeepDays}
+	if in.KeepDays > 0 {
+		want = []int{in.AheadDays, in.KeepDays}
+	}
+	require.Equal(e.t, want, asked)
+	return r
+}
+
+func TestMaintenanceSaysWhatItDidAndWarnsOfNothingWhenAllIsWell(t *testing.T) {
+	r := newEnv(t).maintain(workflows.MaintenanceInput{},
+		relay.Partitions{Made: []string{"2026-12-08"}, Moved: 3}, relay.Partitions{Dropped: []string{"2026-11-15"}}, relay.Health{Ahead: 14, HeldXIDs: 10})
+	require.Equal(t, workflows.MaintenanceResult{
+		Partitions: relay.Partitions{Made: []string{"2026-12-08"}, Moved: 3, Dropped: []string{"2026-11-15"}},
+		Health:     relay.Health{Ahead: 14, HeldXIDs: 10},
+	}, r)
+}
+
+func TestMaintenanceWarnsOfEachThingThatWillHurtAndNamesIt(t *testing.T) {
+	r := newEnv(t).maintain(workflows.MaintenanceInput{KeepDays: 3, AheadDays: 10},
+		relay.Partitions{}, relay.Partitions{Needed: []string{"2026-11-10", "2026-11-11"}},
+		relay.Health{Ahead: 2, Caught: 5, HeldXIDs: 2_000_000, HeldBy: "replication slot cdc"})
+	require.Len(t, r.Warnings, 4)
+	for i, text := range []string{"2 expired partitions are kept, the oldest of 2026-11-10", "5 events are in the default partition", "for 2 days only", "replication slot cdc"} {
+		require.Contains(t, r.Warnings[i], text)
+	}
+}
