@@ -34,6 +34,7 @@ GRANT USAGE ON SCHEMA outbox TO outbox_relay;
 GRANT SELECT ON outbox.event, outbox.status TO outbox_relay;
 GRANT SELECT, INSERT, DELETE ON outbox.pending, outbox.dead_letter TO outbox_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic, outbox.refusal TO outbox_relay;
+GRANT SELECT, INSERT ON outbox.operation TO outbox_relay;
 
 -- It makes the partitions of days to come and drops those that nobody needs any
 -- more, through functions that run as the owner.

@@ -34,7 +34,7 @@ temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE, _API_KEY, _TLS_...`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	cmd.AddCommand(migrateCommand(), scheduleCommand(), statusCommand(), promoteCommand())
+	cmd.AddCommand(migrateCommand(), scheduleCommand(), statusCommand(), promoteCommand(), pauseCommand(), resumeCommand())
 	return cmd
 }
 

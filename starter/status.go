@@ -48,6 +48,16 @@ func statusCommand() *cobra.Command {
 }
 
 func readStatus(ctx context.Context) ([]postgres.TopicStatus, error) {
+	store, err := openStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	return store.Status(ctx)
+}
+
+// openStore opens the outbox and makes sure that it is there.
+func openStore(ctx context.Context) (*postgres.Store, error) {
 	url, err := databaseURL()
 	if err != nil {
 		return nil, err
@@ -56,11 +66,11 @@ func readStatus(ctx context.Context) ([]postgres.TopicStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer store.Close()
 	if err := store.Check(ctx); err != nil {
+		store.Close()
 		return nil, err
 	}
-	return store.Status(ctx)
+	return store, nil
 }
 
 func age(s postgres.TopicStatus) string {

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+)
+
+func pauseCommand() *cobra.Command {
+	return operatorCommand(&cobra.Command{
+		Use:   "pause TOPIC --reason WHY",
+		Short: "Keep a topic's events in the outbox until it is resumed",
+		Long: `Keeps a topic's events in the outbox until it is resumed. Services go on
+writing, other topics go on flowing, and what is under way ends within seconds.
+Who paused it and why shows in "starter status", and is kept in outbox.operation.
+Running it again changes nothing.`,
+		Example: `  starter pause billing --reason "their deploy, until 15:00"`,
+	}, "paused", true, (*postgres.Store).Pause)
+}
+
+func resumeCommand() *cobra.Command {
+	return operatorCommand(&cobra.Command{
+		Use:   "resume TOPIC",
+		Short: "Lift an operator's pause",
+		Long: `Lifts the pause of "starter pause". What has waited goes out in order. The pause of
+a recovery, whose destination is broken, is not lifted: it ends by itself when the
+destination is back. Running it again changes nothing.`,
+		Example: `  starter resume billing --reason "deployed"`,
+	}, "resumed", false, (*postgres.Store).Resume)
+}
+
+// operatorCommand makes a command that does something to one topic.
+func operatorCommand(cmd *cobra.Command, done string, why bool,
+	operate func(*postgres.Store, context.Context, postgres.Operation) (bool, error),
+) *cobra.Command {
+	var o postgres.Operation
+	var asJSON bool
+	cmd.Args = cobra.ExactArgs(1)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		o.Topic = args[0]
+		if o.Reason == "" && why {
+			return errors.New("say why, for whoever finds it: --reason is empty")
+		}
+		if o.By == "" {
+			return errors.New("say who you are: --by is empty")
+		}
+		store, err := openStore(cmd.Context())
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		changed, err := operate(store, cmd.Context(), o)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"topic": o.Topic, "changed": changed})
+		}
+		if !changed {
+			done = "nothing to do: it was " + done + " already"
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", o.Topic, done)
+		return err
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.By, "by", whoAmI(), "who does it")
+	f.StringVar(&o.Reason, "reason", "", "why")
+	f.BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+// whoAmI is the user of the system, if it is known.
+func whoAmI() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return cmp.Or(os.Getenv("USER"), os.Getenv("LOGNAME"))
+}
