@@ -32,6 +32,7 @@ type Store interface {
 	MakePartitions(ctx context.Context, ahead int, progress func()) (relay.Partitions, error)
 	DropPartitions(ctx context.Context, keep int, progress func()) (relay.Partitions, error)
 	Health(ctx context.Context) (relay.Health, error)
+	OperationStore
 }
 
 // Publisher sends events to their destination. internal/publish implements it.

@@ -20,6 +20,8 @@ const (
 	// TypeStopped: a recovery's attempt was ended, as by a worker that shuts down,
 	// before it could tell whether the destination is back.
 	TypeStopped = "Stopped"
+	// TypeOperationOver: an operation was ended, or is not on record. Not retried.
+	TypeOperationOver = "OperationOver"
 )
 
 // maxFailureText caps a failure's text. Temporal replaces a failure of more than
@@ -48,6 +50,9 @@ func failure(ctx context.Context, err error, details any) error {
 	case errors.Is(err, relay.ErrClaimLost):
 		o.NonRetryable, o.Category = true, temporal.ApplicationErrorCategoryBenign
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeClaimLost, o)
+	case errors.Is(err, relay.ErrOperationOver), errors.Is(err, relay.ErrUnknownOperation):
+		o.NonRetryable = true
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeOperationOver, o)
 	case errors.Is(err, relay.ErrStopped):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeStopped, o)
 	case errors.As(err, &refused):

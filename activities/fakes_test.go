@@ -23,6 +23,8 @@ var errAway = errors.New("database is away")
 // only by accident. What it does right is tested on PostgreSQL, in
 // internal/postgres.
 type store struct {
+	OperationStore // what the tests of operations put there
+
 	mu       sync.Mutex
 	pending  []relay.Event // ascending
 	settled  []relay.Ref

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 func pauseCommand() *cobra.Command {
@@ -39,9 +40,9 @@ destination is back. Running it again changes nothing.`,
 
 // operatorCommand makes a command that does something to one topic.
 func operatorCommand(cmd *cobra.Command, done string, why bool,
-	operate func(*postgres.Store, context.Context, postgres.Operation) (bool, error),
+	operate func(*postgres.Store, context.Context, relay.Operation) (bool, error),
 ) *cobra.Command {
-	var o postgres.Operation
+	var o relay.Operation
 	var asJSON bool
 	cmd.Args = cobra.ExactArgs(1)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

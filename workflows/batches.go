@@ -54,7 +54,7 @@ func (r *run) publish(ctx workflow.Context, b relay.Batch, plenty bool) {
 		Concurrency: r.loads.concurrency(b.Topic),
 		For:         max(0, min(BatchFor, r.in.Before.Deadline.Sub(began))),
 		Stay:        stay,
-		RecoveryID:  recoveryID(r.taskQueue, b.Topic),
+		RecoveryID:  RecoveryID(r.taskQueue, b.Topic),
 	})
 	r.selector.AddFuture(published, func(f workflow.Future) {
 		i := slices.Index(r.began, began)

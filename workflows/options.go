@@ -91,6 +91,14 @@ const (
 )
 
 const (
+	// OperateFor is how long one activity of an operation goes on. What an operation has
+	// done shows in its workflow's details as often.
+	OperateFor = 15 * time.Second
+	// operateTimeout leaves time to wait for lanes whose batch takes its longest.
+	operateTimeout = 10 * time.Minute
+)
+
+const (
 	// DefaultSlots is how many batches are in flight at most.
 	DefaultSlots = 16
 	// topicShare is the part of the slots that one topic may take: a quarter.
@@ -145,7 +153,7 @@ func recoveryOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 // recoveryChild are the options of a recovery that outlives the run that starts it.
 func recoveryChild(ctx workflow.Context, taskQueue string, b relay.Batch, failure *temporal.ApplicationError) workflow.Context {
 	return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-		WorkflowID:        recoveryID(taskQueue, b.Topic),
+		WorkflowID:        RecoveryID(taskQueue, b.Topic),
 		ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON,
 		StaticSummary:     b.Topic + " · " + failure.Type(),
 	})
@@ -173,5 +181,23 @@ func upkeepOptions(ctx workflow.Context, summary string) workflow.Context {
 		HeartbeatTimeout:    heartbeatTimeout,
 		RetryPolicy:         retries(retryFirst, retryMost),
 		Summary:             summary,
+	})
+}
+
+func operateOptions(ctx workflow.Context, in OperationInput) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: operateTimeout,
+		HeartbeatTimeout:    heartbeatTimeout,
+		RetryPolicy:         retries(retryFirst, retryMost),
+		WaitForCancellation: true,
+		Summary:             in.Kind + " " + in.Topic,
+	})
+}
+
+func endOptions(ctx workflow.Context, in OperationInput) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: releaseTimeout,
+		RetryPolicy:         retries(retryFirst, retryMost),
+		Summary:             "end " + in.Kind + " " + in.Topic,
 	})
 }

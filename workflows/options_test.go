@@ -52,17 +52,21 @@ func TestNamesInHistoriesArePermanent(t *testing.T) {
 	require.Equal(t, "Relay", name(Relay))
 	require.Equal(t, "Recovery", name(Recovery))
 	require.Equal(t, "Maintenance", name(Maintenance))
+	require.Equal(t, "Operation", name(Operation))
 	var names []string
 	kind := reflect.TypeFor[*activities.Activities]()
 	for i := range kind.NumMethod() {
 		names = append(names, kind.Method(i).Name)
 	}
 	require.Equal(t, []string{
-		"ClaimBatches", "DropExpiredPartitions", "EnsurePartitions", "OutboxStats", "PublishBatch", "ReleaseBatch", "ResumeTopic",
+		"ClaimBatches", "Discard", "DropExpiredPartitions", "EndOperation", "EnsurePartitions", "OutboxStats", "PublishBatch",
+		"Redrive", "ReleaseBatch", "Replay", "ResumeTopic",
 	}, names)
 	require.Equal(t, "park", UpdatePark)
-	require.Equal(t, "outbox-recovery/orders", recoveryID("outbox-relay", "orders"))
-	require.Equal(t, "outbox-recovery/other/orders", recoveryID("other", "orders"), "relays do not meet in a namespace")
+	require.Equal(t, "outbox-recovery/orders", RecoveryID("outbox-relay", "orders"))
+	require.Equal(t, "outbox-recovery/other/orders", RecoveryID("other", "orders"), "relays do not meet in a namespace")
+	require.Equal(t, "outbox-replay/orders/", OperationIDPrefix("outbox-relay", relay.Replay, "orders"))
+	require.Equal(t, "outbox-replay/other/orders/", OperationIDPrefix("other", relay.Replay, "orders"))
 	require.Equal(t, "outbox-relay", DefaultTaskQueue)
 }
 

@@ -49,9 +49,9 @@ type ParkResult struct {
 	Dead      int `json:"dead"`
 }
 
-// recoveryID is the workflow id of a topic's recovery: one at a time. Relays with
+// RecoveryID is the workflow id of a topic's recovery: one at a time. Relays with
 // a task queue of their own do not meet in one namespace.
-func recoveryID(taskQueue, topic string) string {
+func RecoveryID(taskQueue, topic string) string {
 	if taskQueue == DefaultTaskQueue {
 		return "outbox-recovery/" + topic
 	}

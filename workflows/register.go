@@ -15,9 +15,10 @@ const DefaultTaskQueue = "outbox-relay"
 // Register makes a worker run everything that this package schedules.
 func Register(r worker.Registry, a *activities.Activities) {
 	r.RegisterWorkflow(Relay)
-	// A recovery may outlive many versions of the worker, while a run of Relay ends
+	// A recovery or an operation may outlive many versions of the worker, while a run of Relay ends
 	// with the one that it began on.
 	r.RegisterWorkflowWithOptions(Recovery, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
 	r.RegisterWorkflow(Maintenance)
+	r.RegisterWorkflowWithOptions(Operation, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
 	r.RegisterActivity(a)
 }

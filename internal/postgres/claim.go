@@ -21,6 +21,8 @@ import (
 // has is read here and now, because a claim waits, and what its caller knew when
 // it began to wait is not true for long.
 //
+// A lane that an operation has reserved is left to it.
+//
 // Each lane is probed from its low_id: from its beginning, a probe would read
 // everything settled since the oldest snapshot that is open. The probe is a
 // LATERAL with LIMIT, because EXISTS becomes a join that scans the whole table.
@@ -41,6 +43,7 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
           WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
           ORDER BY p.id LIMIT 1) first
       WHERE (l.leased_until IS NULL OR l.leased_until < now())
+        AND (l.reserved_until IS NULL OR l.reserved_until < now())
         AND coalesce(busy.claims, 0) < coalesce(lowered.share, $1)
         AND t.paused_at IS NULL
         AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
@@ -66,7 +69,8 @@ WITH free AS (
     SELECT l.topic, l.lane, wanted.claim_id
     FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
     JOIN outbox.lane l USING (topic, lane)
-    WHERE l.leased_until IS NULL OR l.leased_until < now()
+    WHERE (l.leased_until IS NULL OR l.leased_until < now())
+      AND (l.reserved_until IS NULL OR l.reserved_until < now())
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l SKIP LOCKED)
 UPDATE outbox.lane l

@@ -17,7 +17,7 @@ func TestAnOperatorsPauseKeepsClaimsAwayUntilItIsLiftedAndIsOnRecord(t *testing.
 	defer limited.Close()
 	require.NoError(t, limited.EnsureLanes(t.Context(), []string{"orders", "audit"}))
 	o.write("orders", 5)
-	pause := Operation{Topic: "orders", By: "ada", Reason: "billing is broken"}
+	pause := relay.Operation{Topic: "orders", By: "ada", Reason: "billing is broken"}
 	changed, err := limited.Pause(t.Context(), pause)
 	require.NoError(t, err)
 	require.True(t, changed)
@@ -28,13 +28,13 @@ func TestAnOperatorsPauseKeepsClaimsAwayUntilItIsLiftedAndIsOnRecord(t *testing.
 
 	// A recovery's pause and its end leave the operator's alone, and the other way round.
 	require.NoError(t, limited.PauseTopic(t.Context(), "orders", "recovery", time.Minute))
-	changed, err = limited.Resume(t.Context(), Operation{Topic: "orders", By: "bob", Reason: "mended"})
+	changed, err = limited.Resume(t.Context(), relay.Operation{Topic: "orders", By: "bob", Reason: "mended"})
 	require.NoError(t, err)
 	require.True(t, changed)
 	require.Empty(t, o.claims(), "its recovery still has it")
 	require.NoError(t, limited.ResumeTopic(t.Context(), "orders", "recovery"))
 	require.NotEmpty(t, o.claims())
-	changed, err = limited.Resume(t.Context(), Operation{Topic: "orders", By: "bob"})
+	changed, err = limited.Resume(t.Context(), relay.Operation{Topic: "orders", By: "bob"})
 	require.NoError(t, err)
 	require.False(t, changed)
 
@@ -55,8 +55,10 @@ func TestATopicThatIsNotKnownIsNamedAndNothingChanges(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders", "audit"}))
 	for _, operate := range []func() (bool, error){
-		func() (bool, error) { return o.Pause(t.Context(), Operation{Topic: "odrers", By: "ada", Reason: "x"}) },
-		func() (bool, error) { return o.Resume(t.Context(), Operation{Topic: "odrers", By: "ada"}) },
+		func() (bool, error) {
+			return o.Pause(t.Context(), relay.Operation{Topic: "odrers", By: "ada", Reason: "x"})
+		},
+		func() (bool, error) { return o.Resume(t.Context(), relay.Operation{Topic: "odrers", By: "ada"}) },
 	} {
 		_, err := operate()
 		require.ErrorIs(t, err, ErrUnknownTopic)

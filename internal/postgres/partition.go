@@ -59,6 +59,12 @@ FROM (SELECT to_date(substr(c.relname, 7), 'YYYYMMDD') AS day
 WHERE day < (now() AT TIME ZONE 'UTC')::date - $1::int
 ORDER BY day`
 
+// forgetDiscardedSQL forgets what was discarded of events that are gone.
+const forgetDiscardedSQL = `
+DELETE FROM outbox.discarded x
+WHERE x.created_at < (now() AT TIME ZONE 'UTC')::date - $1::int
+  AND to_regclass('outbox.event_' || to_char(x.created_at AT TIME ZONE 'UTC', 'YYYYMMDD')) IS NULL`
+
 const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 
 // DropPartitions drops the partitions of days that ended at least keep days ago,
@@ -80,6 +86,9 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 		case "needed":
 			done.Needed = append(done.Needed, d.Day)
 		}
+	}
+	if _, err := s.pool.Exec(ctx, forgetDiscardedSQL, keep); err != nil {
+		return done, fmt.Errorf("forget what was discarded: %w", err)
 	}
 	return done, nil
 }

@@ -1,0 +1,194 @@
+package activities
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+const (
+	// stepEvents is how much of an operation is moved at once.
+	stepEvents = 1000
+	// A step's lanes are reserved for reserveFor, and again after half of it, as long as
+	// their batches take to end.
+	reserveFor = 4 * time.Second
+)
+
+// OperationStore is the part of Store that operations need.
+type OperationStore interface {
+	Operation(ctx context.Context, id int64) (relay.UnderWay, error)
+	Bounds(ctx context.Context, chosen relay.Selection) (first, last int64, err error)
+	NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (relay.Step, error)
+	Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error
+	Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error)
+	Advance(ctx context.Context, u relay.UnderWay, to relay.Place) error
+	EndOperation(ctx context.Context, id int64, outcome string) error
+	EnsureLanes(ctx context.Context, topics []string) error
+}
+
+// OperateRequest names an operation that is on record.
+type OperateRequest struct {
+	Operation int64 `json:"operation"`
+	// PerSecond is how many events are moved in a second at most. 0: no limit.
+	PerSecond float64 `json:"perSecond,omitempty"`
+	// For is how long to go on before answering.
+	For time.Duration `json:"for"`
+}
+
+// OperateResult says how far an operation is.
+type OperateResult struct {
+	Done int64 `json:"done"` // events moved, in all
+	Over bool  `json:"over,omitempty"`
+}
+
+// EndRequest says how an operation ended.
+type EndRequest struct {
+	Operation int64  `json:"operation"`
+	Outcome   string `json:"outcome"`
+}
+
+// Redrive makes dead letters pending again.
+func (a *Activities) Redrive(ctx context.Context, r OperateRequest) (OperateResult, error) {
+	return a.operate(ctx, r)
+}
+
+// Discard drops dead letters for good, and keeps on record which.
+func (a *Activities) Discard(ctx context.Context, r OperateRequest) (OperateResult, error) {
+	return a.operate(ctx, r)
+}
+
+// Replay makes published events pending again.
+func (a *Activities) Replay(ctx context.Context, r OperateRequest) (OperateResult, error) {
+	return a.operate(ctx, r)
+}
+
+// EndOperation notes how an operation ended, and returns what it came to.
+func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateResult, error) {
+	if err := a.cfg.Store.EndOperation(ctx, r.Operation, r.Outcome); err != nil {
+		return OperateResult{}, failure(ctx, err, nil)
+	}
+	u, err := a.cfg.Store.Operation(ctx, r.Operation)
+	return OperateResult{Done: u.Done, Over: true}, failure(ctx, err, nil)
+}
+
+// operate does a part of an operation. It may be interrupted anywhere and begun again:
+// how far it is stands in the database, noted together with what was done.
+func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResult, error) {
+	u, err := a.cfg.Store.Operation(ctx, r.Operation)
+	if err == nil && u.Finished != nil {
+		err = relay.ErrOperationOver
+	}
+	if err == nil {
+		u, err = a.bounded(ctx, u)
+	}
+	result := OperateResult{Done: u.Done}
+	for until := time.Now().Add(r.For); err == nil && !result.Over && time.Now().Before(until) && !stopping(ctx); {
+		result, err = a.step(ctx, &u, r.PerSecond)
+	}
+	return result, failure(ctx, err, result)
+}
+
+// stopping reports whether the worker shuts down: the next attempt goes on elsewhere.
+func stopping(ctx context.Context) bool {
+	select {
+	case <-activity.GetWorkerStopChannel(ctx):
+		return true
+	default:
+		return false
+	}
+}
+
+// bounded looks up where a replay begins and ends.
+func (a *Activities) bounded(ctx context.Context, u relay.UnderWay) (relay.UnderWay, error) {
+	if u.Kind != relay.Replay {
+		return u, nil
+	}
+	chosen := u.Selection
+	if chosen.Until == nil || chosen.Until.After(u.At) {
+		chosen.Until = &u.At
+	}
+	first, last, err := a.cfg.Store.Bounds(ctx, chosen)
+	if err != nil {
+		return u, err
+	}
+	u.Last = last
+	u.From.ID = max(u.From.ID, first-1)
+	return u, a.cfg.Store.EnsureLanes(ctx, []string{u.Topic})
+}
+
+// step does the next step of an operation, and waits until its rate allows another.
+func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond float64) (OperateResult, error) {
+	began := time.Now()
+	activity.RecordHeartbeat(ctx, u.Done)
+	most := stepEvents
+	if perSecond > 0 {
+		most = max(1, min(most, int(perSecond)))
+	}
+	step, err := a.cfg.Store.NextStep(ctx, *u, u.From, most)
+	if err != nil {
+		return OperateResult{Done: u.Done}, err
+	}
+	moved, err := a.move(ctx, *u, step.Moves)
+	u.Done += int64(moved)
+	if err == nil {
+		err = a.cfg.Store.Advance(ctx, *u, step.Next)
+	}
+	if err != nil {
+		return OperateResult{Done: u.Done}, err
+	}
+	u.From = step.Next
+	if perSecond > 0 && !step.Over {
+		pause(ctx, time.Duration(float64(moved)/perSecond*float64(time.Second))-time.Since(began))
+	}
+	return OperateResult{Done: u.Done, Over: step.Over}, ctx.Err()
+}
+
+// move moves the events of a step, lane after lane as their batches end.
+func (a *Activities) move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (moved int, err error) {
+	renew := every(reserveFor / 2)
+	for reserved := false; len(moves) > 0; {
+		lanes, n, err := a.cfg.Store.Move(ctx, u, moves)
+		moved += n
+		if err != nil {
+			return moved, err
+		}
+		moves = slices.DeleteFunc(moves, func(m relay.Move) bool { return slices.Contains(lanes, m.Lane) })
+		if len(moves) == 0 {
+			return moved, nil
+		}
+		if !reserved || renew() {
+			if err := a.cfg.Store.Reserve(ctx, u.Topic, relay.LanesOf(moves), reserveFor); err != nil {
+				return moved, err
+			}
+			reserved = true
+		}
+		pause(ctx, a.cfg.PollEvery)
+		if ctx.Err() != nil || stopping(ctx) {
+			return moved, cmp.Or(ctx.Err(), relay.ErrStopped)
+		}
+	}
+	return moved, nil
+}
+
+// pause waits for so long, unless the activity or its worker is stopped.
+func pause(ctx context.Context, d time.Duration) {
+	for until := time.Now().Add(d); ; {
+		left := time.Until(until)
+		if left <= 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-activity.GetWorkerStopChannel(ctx):
+			return
+		case <-time.After(min(left, heartbeatEvery)):
+			activity.RecordHeartbeat(ctx) // the SDK sends one in two seconds at most
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// operations has one operation with an event for each lane. What it does right is
+// tested on PostgreSQL, in internal/postgres.
+type operations struct {
+	OperationStore
+	mu       sync.Mutex
+	u        relay.UnderWay
+	busy     map[int16]int // how many more looks a lane stays busy
+	steps    [][]relay.Move
+	moved    []relay.Move
+	reserved [][]int16
+	places   []relay.Place
+	moveErr  error
+}
+
+func (o *operations) Operation(context.Context, int64) (relay.UnderWay, error) { return o.u, nil }
+
+func (o *operations) NextStep(_ context.Context, _ relay.UnderWay, from relay.Place, most int) (relay.Step, error) {
+	n := int(from.ID)
+	return relay.Step{Moves: slices.Clone(o.steps[n][:min(most, len(o.steps[n]))]), Next: relay.Place{ID: from.ID + 1}, Over: n == len(o.steps)-1}, nil
+}
+
+func (o *operations) Reserve(_ context.Context, _ string, lanes []int16, _ time.Duration) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.reserved = append(o.reserved, lanes)
+	return nil
+}
+
+func (o *operations) Move(_ context.Context, _ relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, m := range moves {
+		if o.busy[m.Lane] > 0 {
+			o.busy[m.Lane]--
+		} else {
+			lanes, moved = append(lanes, m.Lane), moved+1
+			o.moved = append(o.moved, m)
+		}
+	}
+	return lanes, moved, o.moveErr
+}
+
+func (o *operations) Advance(_ context.Context, _ relay.UnderWay, to relay.Place) error {
+	o.places = append(o.places, to)
+	return nil
+}
+
+func onLanes(lanes ...int16) (moves []relay.Move) {
+	for _, l := range lanes {
+		moves = append(moves, relay.Move{Ref: relay.Ref{Lane: l}})
+	}
+	return moves
+}
+
+func redrive(t *testing.T, o *operations, r OperateRequest) (result OperateResult, err error) {
+	t.Helper()
+	e := newEnv(t)
+	o.u.Kind = relay.Redrive
+	e.store.OperationStore = o
+	v, err := e.ExecuteActivity(e.Redrive, r)
+	if err == nil {
+		require.NoError(t, v.Get(&result))
+	}
+	return result, err
+}
+
+func TestAnOperationMovesIdleLanesAtOnceAndReservesTheOthersUntilTheirBatchesEnd(t *testing.T) {
+	o := &operations{steps: [][]relay.Move{onLanes(1, 2, 3), onLanes(4)}, busy: map[int16]int{2: 3}}
+	result, err := redrive(t, o, OperateRequest{For: time.Minute})
+	require.NoError(t, err)
+	require.Equal(t, OperateResult{Done: 4, Over: true}, result)
+	require.Equal(t, onLanes(1, 3, 2, 4), o.moved)
+	require.Equal(t, [][]int16{{2}}, o.reserved, "only what is busy, and not at every look")
+	require.Equal(t, []relay.Place{{ID: 1}, {ID: 2}}, o.places, "a step is done when all its lanes are")
+}
+
+func TestAnOperationKeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {
+	o := &operations{steps: [][]relay.Move{onLanes(1, 2), onLanes(3, 4), onLanes(5, 6), onLanes(7, 8)}}
+	began := time.Now()
+	result, err := redrive(t, o, OperateRequest{PerSecond: 20, For: 150 * time.Millisecond})
+	require.NoError(t, err)
+	require.Equal(t, OperateResult{Done: 4}, result, "it began the second step within its time, and no third")
+	require.GreaterOrEqual(t, time.Since(began), 200*time.Millisecond, "four events at twenty a second")
+}
+
+func TestAnOperationThatWasEndedOrFailsSaysSoAndKeepsWhatItMoved(t *testing.T) {
+	at := time.Now()
+	_, err := redrive(t, &operations{u: relay.UnderWay{Finished: &at}}, OperateRequest{For: time.Minute})
+	var failure *temporal.ApplicationError
+	require.ErrorAs(t, err, &failure)
+	require.Equal(t, TypeOperationOver, failure.Type())
+	require.True(t, failure.NonRetryable())
+
+	o := &operations{steps: [][]relay.Move{onLanes(1)}, moveErr: errors.New("the database is away")}
+	_, err = redrive(t, o, OperateRequest{For: time.Minute})
+	require.ErrorAs(t, err, &failure)
+	require.Equal(t, TypeDatabase, failure.Type())
+	require.False(t, failure.NonRetryable())
+	require.Empty(t, o.places, "the step is done again")
+}

@@ -1,0 +1,187 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// goesOnSQL locks an operation, so that of two attempts at the same step one moves
+// and the other sees that it is done.
+const goesOnSQL = `SELECT finished_at IS NULL FROM outbox.operation WHERE id = $1 FOR UPDATE`
+
+// idleSQL locks those lanes in which nothing can be in flight: free ones, ones whose
+// lease has expired, and those that wait for the next attempt of their batch, whose
+// last one has ended.
+const idleSQL = `
+SELECT lane FROM outbox.lane
+WHERE topic = $1 AND lane = ANY ($2::smallint[])
+  AND (leased_until IS NULL OR leased_until < now() OR retrying)
+ORDER BY topic, lane
+FOR NO KEY UPDATE`
+
+// redriveSQL makes dead letters pending again, and what was blocked behind them. It is
+// a statement of its own behind idleSQL, so that it sees what the lanes' last batch
+// has left.
+const redriveSQL = `
+WITH wanted AS (
+    SELECT d.lane, d.id, d.replay, d.key
+    FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS w(lane, id, replay)
+    CROSS JOIN LATERAL (
+        SELECT * FROM outbox.dead_letter d
+        WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay LIMIT 1) d),
+chosen AS (
+    SELECT lane, id, replay FROM wanted
+    UNION
+    SELECT behind.lane, behind.id, behind.replay
+    FROM (SELECT key, min(id) AS id FROM wanted WHERE key <> '' GROUP BY key) head
+    CROSS JOIN LATERAL (
+        SELECT * FROM outbox.dead_letter d
+        WHERE d.topic = $2 AND d.key = head.key AND d.key <> '' AND d.id > head.id AND d.code = '` + relay.CodeBlocked + `') behind),
+gone AS (
+    DELETE FROM outbox.dead_letter
+    WHERE ctid = ANY (ARRAY(
+        SELECT found.ctid FROM chosen CROSS JOIN LATERAL (
+            SELECT d.ctid FROM outbox.dead_letter d
+            WHERE d.topic = $2 AND d.lane = chosen.lane AND d.id = chosen.id AND d.replay = chosen.replay
+            LIMIT 1) found))
+    RETURNING lane, id, created_at, bytes, replay),
+back AS (
+    INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)
+    SELECT $2, lane, id, created_at, bytes, replay FROM gone
+    ON CONFLICT DO NOTHING),
+counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
+SELECT lane, min(id), count(*) FROM gone GROUP BY lane`
+
+// discardSQL drops dead letters, and keeps on record which.
+const discardSQL = `
+WITH gone AS (
+    DELETE FROM outbox.dead_letter
+    WHERE ctid = ANY (ARRAY(
+        SELECT found.ctid FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS w(lane, id, replay)
+        CROSS JOIN LATERAL (
+            SELECT d.ctid FROM outbox.dead_letter d
+            WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay
+            LIMIT 1) found))
+    RETURNING *),
+kept AS (
+    INSERT INTO outbox.discarded (topic, lane, id, created_at, replay, code, message, dead_at, operation)
+    SELECT topic, lane, id, created_at, replay, code, message, dead_at, $1 FROM gone
+    ON CONFLICT DO NOTHING),
+counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
+SELECT lane, 0::bigint, count(*) FROM gone GROUP BY lane`
+
+// replaySQL makes published events pending under the operation's own number, and
+// notes for each lane how far it is. What was noted before is left out.
+const replaySQL = `
+WITH made AS (
+    INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)
+    SELECT $2, e.lane, e.id, e.created_at,
+           octet_length(e.payload) + octet_length(e.type) + octet_length(e.content_type)
+           + CASE e.attributes WHEN '{}' THEN 0 ELSE octet_length(e.attributes::text) END, $1
+    FROM unnest($3::smallint[], $4::bigint[], $5::timestamptz[]) AS w(lane, id, created_at)
+    CROSS JOIN LATERAL (
+        SELECT * FROM outbox.event e WHERE e.id = w.id AND e.created_at = w.created_at LIMIT 1) e
+    WHERE w.id > (SELECT o.lanes_after[w.lane + 1] FROM outbox.operation o WHERE o.id = $1)
+    ON CONFLICT DO NOTHING
+    RETURNING lane, id),
+counted AS (
+    UPDATE outbox.operation o
+    SET done = done + (SELECT count(*) FROM made),
+        lanes_after = ARRAY(SELECT greatest(o.lanes_after[n + 1], (SELECT max(made.id) FROM made WHERE made.lane = n))
+                            FROM generate_series(0, 15) n ORDER BY n)
+    WHERE id = $1)
+SELECT lane, min(id), count(*) FROM made GROUP BY lane`
+
+// lowerSQL lets scans of the lanes begin at what was put there, and ends the
+// reservation. A claim whose lease has expired is ended, as if another had taken its
+// lanes: an attempt that wakes up late must not go on with what it has in hand. One
+// that waits for its next attempt stays.
+const lowerSQL = `
+UPDATE outbox.lane l
+SET low_id = least(l.low_id, nullif(low.id, 0)), seen_id = least(l.seen_id, nullif(low.id, 0)), reserved_until = NULL,
+    claim_id     = CASE WHEN l.retrying AND l.leased_until >= now() THEN l.claim_id END,
+    holder       = CASE WHEN l.retrying AND l.leased_until >= now() THEN l.holder END,
+    claimed_by   = CASE WHEN l.retrying AND l.leased_until >= now() THEN l.claimed_by END,
+    leased_until = CASE WHEN l.leased_until >= now() THEN l.leased_until END,
+    retrying     = l.retrying AND l.leased_until >= now()
+FROM unnest($2::smallint[], $3::bigint[]) AS low(lane, id)
+WHERE l.topic = $1 AND l.lane = low.lane`
+
+// Move does a part of a step: that of the lanes in which nothing can be in flight. It
+// returns those lanes, and how many events were moved. Doing it again moves nothing.
+// relay.ErrOperationOver says that the operation has been ended.
+func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		lanes, moved, err = move(ctx, tx, u, moves)
+		return err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s events: %w", u.Kind, err)
+	}
+	return lanes, moved, nil
+}
+
+func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
+	var goesOn bool
+	if err := tx.QueryRow(ctx, goesOnSQL, u.ID).Scan(&goesOn); err != nil {
+		return nil, 0, err
+	}
+	if !goesOn {
+		return nil, 0, relay.ErrOperationOver
+	}
+	rows, err := tx.Query(ctx, idleSQL, u.Topic, relay.LanesOf(moves))
+	if err != nil {
+		return nil, 0, err
+	}
+	lanes, err = pgx.CollectRows(rows, pgx.RowTo[int16])
+	if err != nil || len(lanes) == 0 {
+		return nil, 0, err
+	}
+	sql, args := moveStatement(u, moves, lanes)
+	rows, err = tx.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, 0, err
+	}
+	lows := make([]int64, len(lanes)) // 0: stays where it is
+	var lane int16
+	var low int64
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&lane, &low, &n}, func() error {
+		lows[slices.Index(lanes, lane)] = low
+		moved += n
+		return nil
+	})
+	if err == nil {
+		_, err = tx.Exec(ctx, lowerSQL, u.Topic, lanes, lows)
+	}
+	return lanes, moved, err
+}
+
+// moveStatement is what moves those events of a step that are in some lanes.
+func moveStatement(u relay.UnderWay, moves []relay.Move, lanes []int16) (sql string, args []any) {
+	var numbers []int16
+	var ids, replays []int64
+	var created []time.Time
+	for _, m := range moves {
+		if slices.Contains(lanes, m.Lane) {
+			numbers, ids = append(numbers, m.Lane), append(ids, m.ID)
+			replays, created = append(replays, m.Replay), append(created, m.CreatedAt)
+		}
+	}
+	switch u.Kind {
+	case relay.Redrive:
+		return redriveSQL, []any{u.ID, u.Topic, numbers, ids, replays}
+	case relay.Discard:
+		return discardSQL, []any{u.ID, u.Topic, numbers, ids, replays}
+	default:
+		return replaySQL, []any{u.ID, u.Topic, numbers, ids, created}
+	}
+}

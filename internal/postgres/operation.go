@@ -1,0 +1,116 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// ErrUnknownTopic says that no event of a topic was ever written and no worker
+// routes it.
+var ErrUnknownTopic = errors.New("unknown topic")
+
+const knownSQL = `
+SELECT EXISTS (SELECT FROM outbox.lane WHERE topic = $1) OR EXISTS (SELECT FROM outbox.pending WHERE topic = $1),
+       ARRAY(SELECT DISTINCT topic FROM outbox.lane ORDER BY 1 LIMIT 20)`
+
+// Known returns ErrUnknownTopic, with the names of those there are, unless an event of
+// the topic was written or a worker routes it.
+func (s *Store) Known(ctx context.Context, topic string) error { return known(ctx, s.pool, topic) }
+
+// known returns an error that names the topics there are, if the topic is none.
+func known(ctx context.Context, db querier, topic string) error {
+	var is bool
+	var topics []string
+	if err := db.QueryRow(ctx, knownSQL, topic).Scan(&is, &topics); err != nil {
+		return fmt.Errorf("look for the topic: %w", err)
+	}
+	switch {
+	case is:
+		return nil
+	case len(topics) == 0:
+		return fmt.Errorf("%w %q: there is none yet", ErrUnknownTopic, topic)
+	}
+	return fmt.Errorf("%w %q: there are %s", ErrUnknownTopic, topic, strings.Join(topics, ", "))
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// beginOperationSQL gives nothing if the same is under way.
+const beginOperationSQL = `
+INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (topic, kind, md5(selection::text)) WHERE finished_at IS NULL DO NOTHING
+RETURNING id`
+
+const nameOperationSQL = `UPDATE outbox.operation SET workflow_id = $2 || id WHERE id = $1`
+
+const sameOperationSQL = `
+SELECT id FROM outbox.operation
+WHERE kind = $1 AND topic = $2 AND selection = $3 AND finished_at IS NULL`
+
+// BeginOperation puts an operation on record and returns its number. If the same
+// selection of the topic is under way already, it returns that one's, and true: the
+// same command given twice does a thing once. o.WorkflowID is what the workflow's id
+// begins with, before that number.
+func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, beginOperationSQL, o.Kind, o.Topic, o.By, o.Reason, o.Selection, o.Matched).Scan(&id)
+		if errors.Is(err, pgx.ErrNoRows) {
+			joined = true
+			return tx.QueryRow(ctx, sameOperationSQL, o.Kind, o.Topic, o.Selection).Scan(&id)
+		}
+		if err == nil {
+			_, err = tx.Exec(ctx, nameOperationSQL, id, o.WorkflowID)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("put the operation on record: %w", err)
+	}
+	return id, joined, nil
+}
+
+const operationSQL = `
+SELECT id, at, kind, topic, by, reason, selection, coalesce(matched, 0), workflow_id,
+       done, finished_at, outcome, next_after, lanes_after
+FROM outbox.operation WHERE id = $1`
+
+// Operation reads an operation and how far it is; relay.ErrUnknownOperation if there
+// is none of that number.
+func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	err = s.pool.QueryRow(ctx, operationSQL, id).Scan(&u.ID, &u.At, &u.Kind, &u.Topic, &u.By, &u.Reason, &u.Selection,
+		&u.Matched, &u.WorkflowID, &u.Done, &u.Finished, &u.Outcome, &u.From.ID, &u.Lanes)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = relay.ErrUnknownOperation
+	}
+	if err != nil {
+		return u, fmt.Errorf("read operation %d: %w", id, err)
+	}
+	return u, nil
+}
+
+const endOperationSQL = `
+UPDATE outbox.operation SET finished_at = now(), outcome = $2 WHERE id = $1 AND finished_at IS NULL`
+
+// EndOperation notes how an operation ended. The first outcome stays.
+func (s *Store) EndOperation(ctx context.Context, id int64, outcome string) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, endOperationSQL, id, outcome); err != nil {
+		return fmt.Errorf("end operation %d: %w", id, err)
+	}
+	return nil
+}

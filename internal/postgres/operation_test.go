@@ -1,0 +1,400 @@
+package postgres
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// begin puts an operation on record, as the command line does.
+func (o testOutbox) begin(kind string, chosen relay.Selection) relay.UnderWay {
+	o.t.Helper()
+	id, joined, err := o.BeginOperation(o.t.Context(), relay.Operation{
+		Kind: kind, Topic: "orders", By: "ada", Reason: "a test", Selection: chosen, WorkflowID: "outbox-" + kind + "/orders/",
+	})
+	require.NoError(o.t, err)
+	require.False(o.t, joined)
+	return o.underWay(id)
+}
+
+func (o testOutbox) underWay(id int64) relay.UnderWay {
+	o.t.Helper()
+	u, err := o.Operation(o.t.Context(), id)
+	require.NoError(o.t, err)
+	if u.Kind == relay.Replay {
+		_, u.Last, err = o.Bounds(o.t.Context(), u.Selection)
+		require.NoError(o.t, err)
+	}
+	return u
+}
+
+// step does one step and returns what it moved and what is left of it, because its
+// lanes are busy.
+func (o testOutbox) step(u *relay.UnderWay, most int) (moved int, left []relay.Move, over bool) {
+	o.t.Helper()
+	step, err := o.NextStep(o.t.Context(), *u, u.From, most)
+	require.NoError(o.t, err)
+	moved, left = o.move(*u, step.Moves)
+	if len(left) == 0 {
+		require.NoError(o.t, o.Advance(o.t.Context(), *u, step.Next))
+		u.From = step.Next
+	}
+	return moved, left, step.Over
+}
+
+func (o testOutbox) move(u relay.UnderWay, moves []relay.Move) (moved int, left []relay.Move) {
+	o.t.Helper()
+	lanes, moved, err := o.Move(o.t.Context(), u, moves)
+	require.NoError(o.t, err)
+	return moved, slices.DeleteFunc(moves, func(m relay.Move) bool { return slices.Contains(lanes, m.Lane) })
+}
+
+// operate does all steps of an operation whose lanes are idle.
+func (o testOutbox) operate(kind string, chosen relay.Selection, most int) (moved int) {
+	o.t.Helper()
+	u := o.begin(kind, chosen)
+	for over := false; !over; {
+		n, left, last := o.step(&u, most)
+		require.Empty(o.t, left)
+		moved, over = moved+n, last
+	}
+	require.NoError(o.t, o.EndOperation(o.t.Context(), u.ID, "done"))
+	require.EqualValues(o.t, moved, o.underWay(u.ID).Done)
+	return moved
+}
+
+// bury makes dead letters of everything that is pending in a topic.
+func (o testOutbox) bury(code string) (ids []int64) {
+	o.t.Helper()
+	for _, b := range o.claim() {
+		lease, err := o.TakeOver(o.t.Context(), b)
+		require.NoError(o.t, err)
+		refs := o.load(lease)
+		require.NoError(o.t, o.DeadLetter(o.t.Context(), lease, "relay-1", refusedAs(code, refs...)))
+		require.NoError(o.t, o.ReleaseClaim(o.t.Context(), b))
+		for _, r := range refs {
+			ids = append(ids, r.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func TestARedrivenEventComesBeforeLaterEventsOfItsKeyThatWaitAndWhatWasBlockedFollowsInOrder(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	first := o.bury("Poison")
+	o.writeKey("orders", "a", 2)
+	behind := o.bury(relay.CodeBlocked)
+	o.writeKey("orders", "a", 3)
+	_, lease := o.claimOne()
+	later := o.drain(lease) // they raise the mark above the dead letters
+	o.passTime(10)
+	require.NoError(t, o.Sweep(t.Context()))
+	o.writeKey("orders", "a", 2)
+
+	// Only the first is asked for: what is blocked behind it comes along.
+	require.Equal(t, 3, o.operate(relay.Redrive, relay.Selection{Code: "Poison"}, 10))
+	_, lease = o.claimOne()
+	got := o.drain(lease)
+	require.Len(t, got, 5)
+	require.True(t, slices.IsSorted(got))
+	require.Equal(t, append(first, behind...), got[:3])
+	require.Greater(t, got[3], later[2])
+	require.Zero(t, query[int](o, `SELECT count(*)::int FROM outbox.dead_letter`))
+}
+
+func TestADeadLetterWithAReasonOfItsOwnStaysWhenAnEarlierOneOfItsKeyIsRedriven(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 2)
+	dead := o.bury("Poison")
+	id := query[string](o, `SELECT event_id::text FROM outbox.event WHERE id = $1`, dead[0])
+	require.Equal(t, 1, o.operate(relay.Redrive, relay.Selection{EventIDs: []string{id}}, 10))
+	require.Equal(t, dead[1], query[int64](o, `SELECT id FROM outbox.dead_letter`))
+}
+
+// A sweep that began before the move and waits for its lock has seen nothing of it.
+func TestASweepDoesNotRaiseTheMarkAboveWhatWasMovedMeanwhile(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	dead := o.bury("Poison")
+	o.writeKey("orders", "a", 3)
+	_, lease := o.claimOne()
+	o.drain(lease)
+	lane := query[int16](o, `SELECT lane FROM outbox.dead_letter`)
+	require.Greater(t, query[int64](o, `SELECT seen_id FROM outbox.lane WHERE lane = $1`, lane), dead[0])
+	o.passTime(10)
+
+	u := o.begin(relay.Redrive, relay.Selection{})
+	step, err := o.NextStep(t.Context(), u, u.From, 10)
+	require.NoError(t, err)
+	tx, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	_, moved, err := move(t.Context(), tx, u, step.Moves)
+	require.NoError(t, err)
+	require.Equal(t, 1, moved)
+	swept := make(chan error, 1)
+	go func() { swept <- o.Sweep(t.Context()) }()
+	waitFor(t, "the sweep to wait for the lane", func() bool {
+		return query[int](o, `SELECT count(*)::int FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`) == 1
+	})
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, <-swept)
+	require.LessOrEqual(t, query[int64](o, `SELECT low_id FROM outbox.lane WHERE lane = $1`, lane), dead[0])
+}
+
+func TestAKeyMovesWholeHoweverSmallAStepIs(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 5)
+	o.writeKey("orders", "b", 5)
+	o.bury("Poison")
+	u := o.begin(relay.Redrive, relay.Selection{})
+	moved, left, over := o.step(&u, 1)
+	require.Equal(t, 5, moved)
+	require.Empty(t, left)
+	require.False(t, over)
+	require.Equal(t, 1, query[int](o, `SELECT count(DISTINCT key)::int FROM outbox.dead_letter`))
+}
+
+func TestAnOperationWaitsForABatchInFlightAndKeepsTheNextClaimAway(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	o.bury("Poison")
+	o.writeKey("orders", "a", 1)
+	_, lease := o.claimOne()
+	u := o.begin(relay.Redrive, relay.Selection{})
+	moved, left, _ := o.step(&u, 10)
+	require.Zero(t, moved)
+	require.Len(t, left, 1, "its lane is in flight")
+	require.NoError(t, o.Reserve(t.Context(), "orders", relay.LanesOf(left), time.Minute))
+	require.NoError(t, o.Release(t.Context(), lease, lease.LowID))
+	o.expireLeases()
+	require.Empty(t, o.claims(), "the lane is reserved")
+
+	moved, left = o.move(u, left)
+	require.Equal(t, 1, moved)
+	require.Empty(t, left)
+	_, lease = o.claimOne()
+	require.Len(t, o.drain(lease), 2, "the reservation is over")
+}
+
+func TestAReservationEndsByItself(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	require.NoError(t, o.Sweep(t.Context()))
+	require.NoError(t, o.Reserve(t.Context(), "orders", []int16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, time.Hour))
+	require.Empty(t, o.claims())
+	o.exec(`UPDATE outbox.lane SET reserved_until = now() - interval '1 second'`)
+	require.NotEmpty(t, o.claims())
+}
+
+func TestAnAttemptThatWakesUpAfterItsLeaseIsFencedOffByAnOperation(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	o.bury("Poison")
+	o.writeKey("orders", "a", 1)
+	b, stalled := o.claimOne()
+	require.Len(t, o.load(stalled), 1)
+	o.expireLeases()
+	require.Equal(t, 1, o.operate(relay.Redrive, relay.Selection{}, 10))
+	require.ErrorIs(t, o.Renew(t.Context(), stalled, b.Lanes), relay.ErrClaimLost, "it would send the later event first")
+	again, err := o.TakeOver(t.Context(), b)
+	require.NoError(t, err)
+	require.Len(t, again.LowID, relay.Lanes-1, "the claim has all lanes but the one of the operation")
+	require.Empty(t, o.load(again))
+	_, lease := o.claimOne()
+	require.Len(t, o.drain(lease), 2)
+}
+
+func TestABatchBetweenTwoAttemptsIsNotWaitedForAndItsNextAttemptFindsWhatWasMoved(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	dead := o.bury("Poison")
+	o.writeKey("orders", "a", 1)
+	b, lease := o.claimOne()
+	require.Len(t, o.load(lease), 1)
+	require.NoError(t, o.Keep(t.Context(), lease, b.Lanes))
+	require.Equal(t, 1, o.operate(relay.Redrive, relay.Selection{}, 10))
+	again, err := o.TakeOver(t.Context(), b)
+	require.NoError(t, err, "the claim stays")
+	require.Equal(t, dead[0], o.drain(again)[0])
+}
+
+func TestWhatDiesAgainIsNotRedrivenAgainByTheSameOperation(t *testing.T) {
+	o := open(t)
+	o.write("orders", 4)
+	o.bury("Poison")
+	u := o.begin(relay.Redrive, relay.Selection{})
+	moved, _, _ := o.step(&u, 10)
+	require.Equal(t, 4, moved)
+	o.bury("Poison")
+	u.From = relay.Place{}
+	moved, _, over := o.step(&u, 10)
+	require.Zero(t, moved)
+	require.True(t, over)
+}
+
+func TestDiscardedDeadLettersAreOnRecordAndNeverPublished(t *testing.T) {
+	o := open(t)
+	o.write("orders", 4)
+	o.bury("Poison")
+	require.Equal(t, 1, o.operate(relay.Discard, relay.Selection{Key: "k2"}, 10))
+	require.Equal(t, []string{"dead", "discarded"}, query[[]string](o, `SELECT array_agg(DISTINCT state ORDER BY state) FROM outbox.status`))
+	require.Equal(t, "ada", query[string](o, `SELECT o.by FROM outbox.discarded x JOIN outbox.operation o ON o.id = x.operation`))
+	require.Equal(t, 3, o.operate(relay.Redrive, relay.Selection{}, 10))
+	_, lease := o.claimOne()
+	require.Len(t, o.drain(lease), 3)
+}
+
+func TestSelectionsAreCountedWithWhatComesAlongAndWhatWouldBeOvertaken(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	o.bury("Poison")
+	o.writeKey("orders", "a", 2)
+	o.bury(relay.CodeBlocked)
+	o.writeKey("orders", "b", 2)
+	o.bury("Poison")
+	last := query[string](o, `SELECT event_id::text FROM outbox.event ORDER BY id DESC LIMIT 1`)
+	for _, c := range []struct {
+		chosen relay.Selection
+		want   Count
+	}{
+		{relay.Selection{}, Count{Events: 5, Keys: 2}},
+		{relay.Selection{Code: "Poison"}, Count{Events: 3, Keys: 2, Behind: 2}},
+		{relay.Selection{Code: relay.CodeBlocked}, Count{Events: 2, Keys: 1, Overtaking: 2}},
+		{relay.Selection{EventIDs: []string{last}}, Count{Events: 1, Keys: 1, Overtaking: 1}},
+		{relay.Selection{Key: "b", Type: "T"}, Count{Events: 2, Keys: 1}},
+		{relay.Selection{Key: "b", Type: "Other"}, Count{}},
+	} {
+		got, err := o.CountDead(t.Context(), "orders", c.chosen)
+		require.NoError(t, err)
+		require.Equal(t, c.want, got, "%+v", c.chosen)
+	}
+	_, err := o.CountDead(t.Context(), "odrers", relay.Selection{})
+	require.ErrorIs(t, err, ErrUnknownTopic)
+}
+
+func TestAReplayMakesEachPublishedEventPendingOnceUnderItsOwnNumberInOrder(t *testing.T) {
+	o := open(t)
+	o.write("orders", 30)
+	o.write("audit", 5)
+	for _, b := range o.claim() {
+		lease, err := o.TakeOver(t.Context(), b)
+		require.NoError(t, err)
+		o.drain(lease)
+	}
+	o.write("orders", 1) // still pending: it was not published
+	n, err := o.CountPublished(t.Context(), "orders", relay.Selection{}, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 30, n)
+
+	u := o.begin(relay.Replay, relay.Selection{})
+	o.writeKey("orders", "later", 1)
+	for over := false; !over; {
+		before := u
+		_, left, last := o.step(&u, 7)
+		require.Empty(t, left)
+		over = last
+		// A step that is done again, as after a crash before it was noted, moves nothing.
+		again := o.underWay(u.ID)
+		again.From = before.From
+		moved, _, _ := o.step(&again, 7)
+		require.LessOrEqual(t, moved, 7)
+		require.Equal(t, query[int](o, `SELECT count(*)::int FROM outbox.pending WHERE replay > 0`), int(o.underWay(u.ID).Done))
+	}
+	require.Equal(t, 30, query[int](o, `SELECT count(*)::int FROM outbox.pending WHERE replay = $1`, u.ID))
+	require.Equal(t, 2, query[int](o, `SELECT count(*)::int FROM outbox.pending WHERE replay = 0`))
+	_, lease := o.claimOne()
+	require.Len(t, o.drain(lease), 32)
+}
+
+func TestAReplayDoesNotTakeBackWhatIsPublishedMeanwhile(t *testing.T) {
+	o := open(t)
+	o.write("orders", 20)
+	_, lease := o.claimOne()
+	o.drain(lease)
+	u := o.begin(relay.Replay, relay.Selection{})
+	step, err := o.NextStep(t.Context(), u, u.From, 100)
+	require.NoError(t, err)
+	moved, left := o.move(u, slices.Clone(step.Moves))
+	require.Equal(t, 20, moved)
+	require.Empty(t, left)
+	_, lease = o.claimOne()
+	require.Len(t, o.drain(lease), 20)
+	moved, left = o.move(u, step.Moves) // by an attempt that was thought dead
+	require.Zero(t, moved)
+	require.Empty(t, left)
+	require.Zero(t, o.pending())
+}
+
+func TestReplaysSelectByKeyTypeTimeAndEventID(t *testing.T) {
+	o := open(t)
+	o.write("orders", 10)
+	_, lease := o.claimOne()
+	o.drain(lease)
+	ids := query[[]string](o, `SELECT array_agg(event_id::text ORDER BY id) FROM outbox.event`)
+	middle := query[time.Time](o, `SELECT created_at FROM outbox.event ORDER BY id OFFSET 4 LIMIT 1`)
+	for want, chosen := range map[int]relay.Selection{
+		1: {Key: "k3"}, 2: {EventIDs: ids[:2]}, 0: {Type: "Other"}, 10: {Type: "T"}, 4: {Until: &middle}, 6: {Since: &middle},
+	} {
+		n, err := o.CountPublished(t.Context(), "orders", chosen, nil)
+		require.NoError(t, err)
+		require.EqualValues(t, want, n, "%+v", chosen)
+		require.Equal(t, want, o.operate(relay.Replay, chosen, 3), "%+v", chosen)
+		if want > 0 {
+			_, lease := o.claimOne()
+			o.drain(lease)
+		}
+	}
+}
+
+func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) {
+	o := open(t)
+	o.write("orders", 3)
+	o.bury("Poison")
+	since := time.Now().Add(-time.Hour)
+	ask := relay.Operation{Kind: relay.Redrive, Topic: "orders", By: "ada", Reason: "x", Selection: relay.Selection{Since: &since}, WorkflowID: "w/"}
+	id, joined, err := o.BeginOperation(t.Context(), ask)
+	require.NoError(t, err)
+	require.False(t, joined)
+	again, joined, err := o.BeginOperation(t.Context(), ask)
+	require.NoError(t, err)
+	require.True(t, joined)
+	require.Equal(t, id, again)
+	u := o.underWay(id)
+	step, err := o.NextStep(t.Context(), u, u.From, 10)
+	require.NoError(t, err)
+	require.NoError(t, o.EndOperation(t.Context(), id, "cancelled"))
+	_, _, err = o.Move(t.Context(), u, step.Moves)
+	require.ErrorIs(t, err, relay.ErrOperationOver)
+	require.NoError(t, o.EndOperation(t.Context(), id, "done"))
+	require.Equal(t, "cancelled", o.underWay(id).Outcome, "the first outcome stays")
+	third, joined, err := o.BeginOperation(t.Context(), ask)
+	require.NoError(t, err)
+	require.False(t, joined)
+	require.Greater(t, third, id)
+	_, err = o.Operation(t.Context(), 4711)
+	require.ErrorIs(t, err, relay.ErrUnknownOperation)
+}
+
+func TestOperationsNeedNoMoreThanTheRightsOfTheRelayRole(t *testing.T) {
+	owner := open(t)
+	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, owner.db, "outbox_relay")})
+	require.NoError(t, err)
+	defer limited.Close()
+	o := owner
+	o.Store = limited
+	o.write("orders", 6)
+	o.bury("Poison")
+	require.Equal(t, 1, o.operate(relay.Discard, relay.Selection{Key: "k1"}, 10))
+	require.Equal(t, 5, o.operate(relay.Redrive, relay.Selection{}, 10))
+	_, lease := o.claimOne()
+	o.drain(lease)
+	require.Equal(t, 5, o.operate(relay.Replay, relay.Selection{}, 10))
+	require.NoError(t, o.Reserve(t.Context(), "orders", []int16{1}, time.Second))
+}

@@ -1,0 +1,139 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// eventFits is true of an event e that a selection's arguments name: $1 is the topic,
+// $2 to $4 are ids, key and type, $5 and $6 a time range; $7 is for dead letters only.
+// An argument that is NULL selects all.
+const eventFits = `($2::uuid[] IS NULL OR e.event_id = ANY ($2::uuid[]))
+      AND ($3::text IS NULL OR e.key = $3)
+      AND ($4::text IS NULL OR e.type = $4)`
+
+// deadFits is true of a dead letter d that a selection names. Its event is read only
+// for what the dead letter does not know itself.
+const deadFits = `d.topic = $1
+      AND ($3::text IS NULL OR d.key = $3)
+      AND ($5::timestamptz IS NULL OR d.dead_at >= $5) AND ($6::timestamptz IS NULL OR d.dead_at < $6)
+      AND ($7::text IS NULL OR d.code = $7)
+      AND ($2::uuid[] IS NULL AND $4::text IS NULL
+           OR (SELECT ` + eventFits + ` FROM outbox.event e WHERE e.id = d.id AND e.created_at = d.created_at LIMIT 1))`
+
+// arguments are $1 to $6 of a selection.
+func arguments(topic string, s relay.Selection) []any {
+	var ids any
+	if len(s.EventIDs) > 0 {
+		ids = s.EventIDs
+	}
+	return []any{topic, ids, orNull(s.Key), orNull(s.Type), s.Since, s.Until}
+}
+
+// deadArguments are $1 to $7.
+func deadArguments(topic string, s relay.Selection) []any {
+	return append(arguments(topic, s), orNull(s.Code))
+}
+
+func orNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+// Count is what a selection of dead letters comes to.
+type Count struct {
+	Events int64 `json:"events"`
+	Keys   int64 `json:"keys"`
+	// Behind are further dead letters that were blocked behind the selected ones.
+	Behind int64 `json:"behind"`
+	// Overtaking are selected ones that have an earlier dead letter of their key that
+	// is not selected: redriven, they arrive before it.
+	Overtaking int64 `json:"overtaking"`
+}
+
+// countDeadSQL counts selected dead letters, and what of their keys is not selected.
+const countDeadSQL = `
+WITH chosen AS MATERIALIZED (
+    SELECT d.lane, d.id, d.replay, d.key FROM outbox.dead_letter d
+    WHERE ` + deadFits + `),
+keys AS (SELECT key, min(id) AS first FROM chosen WHERE key <> '' GROUP BY key),
+others AS (
+    SELECT d.key, d.id, d.code FROM outbox.dead_letter d
+    WHERE d.topic = $1 AND d.key <> '' AND d.key IN (SELECT key FROM keys)
+      AND NOT EXISTS (SELECT FROM chosen c WHERE c.lane = d.lane AND c.id = d.id AND c.replay = d.replay))
+SELECT (SELECT count(*) FROM chosen), (SELECT count(*) FROM keys),
+       (SELECT count(*) FROM others JOIN keys USING (key) WHERE others.code = '` + relay.CodeBlocked + `' AND others.id > keys.first),
+       (SELECT count(*) FROM chosen c WHERE c.key <> '' AND EXISTS (
+            SELECT FROM others o WHERE o.key = c.key AND o.id < c.id AND NOT (o.code = '` + relay.CodeBlocked + `'
+                AND o.id > (SELECT first FROM keys k WHERE k.key = o.key))))`
+
+// CountDead counts the dead letters of a topic that are selected.
+func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Selection) (c Count, err error) {
+	if err := known(ctx, s.pool, topic); err != nil {
+		return c, err
+	}
+	err = s.pool.QueryRow(ctx, countDeadSQL, deadArguments(topic, chosen)...).Scan(&c.Events, &c.Keys, &c.Behind, &c.Overtaking)
+	if err != nil {
+		return c, fmt.Errorf("count dead letters: %w", err)
+	}
+	return c, nil
+}
+
+// publishedFits is true of an event e that was published and that a selection names.
+// What is pending, dead or discarded is looked up event by event: as a join, the
+// planner reads all that is pending once it holds much.
+const publishedFits = `e.topic = $1 AND ` + eventFits + `
+      AND ($5::timestamptz IS NULL OR e.created_at >= $5) AND ($6::timestamptz IS NULL OR e.created_at < $6)
+      AND (SELECT p.id FROM outbox.pending     p WHERE p.topic = $1 AND p.lane = e.lane AND p.id = e.id AND p.replay = 0 LIMIT 1) IS NULL
+      AND (SELECT d.id FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = e.lane AND d.id = e.id AND d.replay = 0 LIMIT 1) IS NULL
+      AND (SELECT x.id FROM outbox.discarded   x WHERE x.topic = $1 AND x.lane = e.lane AND x.id = e.id AND x.replay = 0 LIMIT 1) IS NULL`
+
+// window is how many ids are looked at by one statement, so that each is short.
+const window = 200_000
+
+// boundsSQL finds the ids that a time range can have.
+const boundsSQL = `
+SELECT coalesce(min(e.id), 0), coalesce(max(e.id), 0) FROM outbox.event e
+WHERE ($1::timestamptz IS NULL OR e.created_at >= $1) AND ($2::timestamptz IS NULL OR e.created_at < $2)`
+
+const countPublishedSQL = `
+SELECT count(*) FROM outbox.event e
+WHERE e.id > $7 AND e.id <= $8 AND ` + publishedFits
+
+// CountPublished counts the published events of a topic that are selected. It reads
+// all events of the selection's time range; progress, which may be nil, learns which
+// part of it was read.
+func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.Selection, progress func(part float64)) (n int64, err error) {
+	if err := known(ctx, s.pool, topic); err != nil {
+		return 0, err
+	}
+	first, last, err := s.Bounds(ctx, chosen)
+	for after := first - 1; err == nil && after < last; after += window {
+		var found int64
+		args := append(arguments(topic, chosen), after, min(after+window, last))
+		err = s.pool.QueryRow(ctx, countPublishedSQL, args...).Scan(&found)
+		n += found
+		if progress != nil {
+			progress(min(1, float64(after+window-first)/float64(last-first+1)))
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("count published events: %w", err)
+	}
+	return n, nil
+}
+
+// Bounds are the first and last id that a selection's time range can have; 0 if there
+// is no event in it.
+func (s *Store) Bounds(ctx context.Context, chosen relay.Selection) (first, last int64, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if err := s.pool.QueryRow(ctx, boundsSQL, chosen.Since, chosen.Until).Scan(&first, &last); err != nil {
+		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)
+	}
+	return first, last, nil
+}

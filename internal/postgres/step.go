@@ -1,0 +1,128 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// deadStepSQL reads the next selected dead letters, and with them all that are
+// selected of the same keys: a key moves whole, or what is left of it would be
+// overtaken by its pending events.
+const deadStepSQL = `
+WITH page AS MATERIALIZED (
+    SELECT d.lane, d.id, d.replay, d.created_at, d.key FROM outbox.dead_letter d
+    WHERE (d.lane, d.id, d.replay) > ($8::smallint, $9::bigint, $10::bigint) AND ` + deadFits + `
+    ORDER BY d.lane, d.id, d.replay LIMIT $11)
+SELECT lane, id, replay, created_at, key, true AS of_page FROM page
+UNION ALL
+SELECT d.lane, d.id, d.replay, d.created_at, d.key, false FROM outbox.dead_letter d
+WHERE d.key <> '' AND d.key = ANY (ARRAY(SELECT key FROM page)) AND ` + deadFits + `
+  AND (d.lane, d.id, d.replay) > (SELECT lane, id, replay FROM page ORDER BY lane DESC, id DESC, replay DESC LIMIT 1)
+ORDER BY lane, id, replay`
+
+// replayStepSQL reads the next selected events that were published, but for those
+// that an interrupted step has moved.
+const replayStepSQL = `
+SELECT e.lane, e.id, $7::bigint, e.created_at, ''
+FROM outbox.event e
+WHERE e.id > $8 AND e.id <= $9 AND e.id > ($10::bigint[])[e.lane + 1] AND ` + publishedFits + `
+ORDER BY e.id LIMIT $11`
+
+// NextStep reads what an operation moves next, from a place on: about so many events.
+func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (step relay.Step, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	chosen := u.Selection
+	if chosen.Until == nil || chosen.Until.After(u.At) {
+		chosen.Until = &u.At // or it would meet again what it has moved
+	}
+	if u.Kind == relay.Replay {
+		step, err = s.replayStep(ctx, u, chosen, from, most)
+	} else {
+		step, err = s.deadStep(ctx, u, chosen, from, most)
+	}
+	if err != nil {
+		return relay.Step{}, fmt.Errorf("read what to %s: %w", u.Kind, err)
+	}
+	return step, nil
+}
+
+func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, chosen relay.Selection, from relay.Place, most int) (step relay.Step, err error) {
+	args := append(deadArguments(u.Topic, chosen), from.Lane, from.ID, from.Replay, most)
+	rows, err := s.pool.Query(ctx, deadStepSQL, args...)
+	if err != nil {
+		return step, err
+	}
+	var m relay.Move
+	var ofPage bool
+	step.Next = from
+	n := 0
+	_, err = pgx.ForEachRow(rows, []any{&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key, &ofPage}, func() error {
+		step.Moves = append(step.Moves, m)
+		if ofPage {
+			step.Next = relay.Place{Lane: m.Lane, ID: m.ID, Replay: m.Replay}
+			n++
+		}
+		return nil
+	})
+	step.Over = n < most
+	return step, err
+}
+
+func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, chosen relay.Selection, from relay.Place, most int) (step relay.Step, err error) {
+	last := min(from.ID+window, u.Last)
+	args := append(arguments(u.Topic, chosen), u.ID, from.ID, last, u.Lanes, most)
+	rows, err := s.pool.Query(ctx, replayStepSQL, args...)
+	if err != nil {
+		return step, err
+	}
+	step.Moves, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m relay.Move, err error) {
+		return m, row.Scan(&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key)
+	})
+	if n := len(step.Moves); n == most {
+		last = step.Moves[n-1].ID
+	}
+	step.Next = relay.Place{ID: last}
+	step.Over = last >= u.Last
+	return step, err
+}
+
+// reserveSQL keeps claims away from lanes for a while. What is under way on them goes
+// on.
+const reserveSQL = `
+WITH wanted AS (
+    SELECT topic, lane FROM outbox.lane WHERE topic = $1 AND lane = ANY ($2::smallint[])
+    ORDER BY topic, lane FOR NO KEY UPDATE)
+UPDATE outbox.lane l SET reserved_until = now() + $3::interval
+FROM wanted WHERE l.topic = wanted.topic AND l.lane = wanted.lane`
+
+// Reserve keeps new claims away from lanes for so long, so that their batches end and
+// an operation can have them. Move lifts it.
+func (s *Store) Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, reserveSQL, topic, lanes, d); err != nil {
+		return fmt.Errorf("reserve lanes: %w", err)
+	}
+	return nil
+}
+
+const advanceSQL = `UPDATE outbox.operation SET next_after = $2 WHERE id = $1 AND next_after < $2`
+
+// Advance notes that a replay is done up to a place.
+func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Place) error {
+	if u.Kind != relay.Replay {
+		return nil // what is done is no dead letter any more
+	}
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, advanceSQL, u.ID, to.ID); err != nil {
+		return fmt.Errorf("advance operation %d: %w", u.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/outbox"
+)
+
+// EventLife is what the outbox knows of one event.
+type EventLife struct {
+	ID        int64     `json:"id"`
+	EventID   string    `json:"eventId"`
+	Topic     string    `json:"topic"`
+	Key       string    `json:"key,omitempty"`
+	Lane      int16     `json:"lane"`
+	Type      string    `json:"type"`
+	WrittenAt time.Time `json:"writtenAt"`
+	// Deliveries are what is not simply published: the first delivery, while it is
+	// pending or after it died, and replays.
+	Deliveries []Delivery `json:"deliveries,omitempty"`
+	// Published is true if its first delivery is neither pending nor dead. When that was
+	// is not kept.
+	Published bool `json:"published"`
+	LaneLife
+}
+
+// Delivery is one delivery of an event that is pending, dead or discarded.
+type Delivery struct {
+	State string `json:"state"` // pending, dead or discarded
+	// Replay is the number of the operation that replays it. 0: its first delivery.
+	Replay int64 `json:"replay,omitempty"`
+	// Code and Message are of the last refusal, if it was refused one by one.
+	Code     string `json:"code,omitempty"`
+	Message  string `json:"message,omitempty"`
+	Attempts int    `json:"attempts,omitempty"`
+	// Since is when it was first refused, or died.
+	Since *time.Time `json:"since,omitempty"`
+	// Ahead is how many events of its lane are pending before it, up to 10,000.
+	Ahead      int    `json:"ahead,omitempty"`
+	WorkflowID string `json:"workflowId,omitempty"` // that made it a dead letter
+	// By and Reason are of who discarded it.
+	By     string `json:"by,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// LaneLife is what keeps, or publishes, a lane.
+type LaneLife struct {
+	// RunID is the workflow run that has the lane, if one has.
+	RunID       string `json:"runId,omitempty"`
+	Retrying    bool   `json:"retrying,omitempty"` // its batch waits for another attempt
+	PausedBy    string `json:"pausedBy,omitempty"`
+	PauseReason string `json:"pauseReason,omitempty"`
+	Recovery    string `json:"recovery,omitempty"` // workflow id
+}
+
+// idSlack is how far an event's time may be from the one that its id begins with:
+// clocks differ, and an id may be made long before it is written.
+const idSlack = 24 * time.Hour
+
+const byEventIDSQL = `
+SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, e.created_at FROM outbox.event e
+WHERE e.event_id = $1 AND ($2::timestamptz IS NULL OR e.created_at BETWEEN $2 AND $3)
+ORDER BY e.id LIMIT 20`
+
+// ByEventID returns the events with an id: usually one, none if there is none or it is
+// older than retention. An id of version 7 is looked for in the days around the time
+// that it begins with first.
+func (s *Store) ByEventID(ctx context.Context, id outbox.ID) ([]EventLife, error) {
+	var from, to *time.Time
+	if id[6]>>4 == 7 {
+		var ms int64
+		for _, b := range id[:6] {
+			ms = ms<<8 | int64(b)
+		}
+		a, b := time.UnixMilli(ms).Add(-idSlack), time.UnixMilli(ms).Add(idSlack)
+		from, to = &a, &b
+	}
+	found, err := s.lives(ctx, byEventIDSQL, id, from, to)
+	if err == nil && len(found) == 0 && from != nil {
+		found, err = s.lives(ctx, byEventIDSQL, id, nil, nil)
+	}
+	return found, err
+}
+
+const byKeySQL = `
+SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, e.created_at FROM outbox.event e
+WHERE e.topic = $1 AND e.key = $2
+ORDER BY e.id DESC LIMIT $3`
+
+// ByKey returns the last events of a key, the newest first.
+func (s *Store) ByKey(ctx context.Context, topic, key string, limit int) ([]EventLife, error) {
+	if err := known(ctx, s.pool, topic); err != nil {
+		return nil, err
+	}
+	return s.lives(ctx, byKeySQL, topic, key, limit)
+}
+
+func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife, error) {
+	rows, err := s.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("look for events: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e EventLife, err error) {
+		return e, row.Scan(&e.ID, &e.EventID, &e.Topic, &e.Key, &e.Lane, &e.Type, &e.WrittenAt)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for events: %w", err)
+	}
+	for i := range found {
+		if err := s.fillLife(ctx, &found[i]); err != nil {
+			return nil, fmt.Errorf("look for what became of event %s: %w", found[i].EventID, err)
+		}
+	}
+	return found, nil
+}
+
+// deliveriesSQL reads all that is known of one event's deliveries, the first first.
+const deliveriesSQL = `
+SELECT 'pending', p.replay, coalesce(r.code, ''), coalesce(r.message, ''), coalesce(r.attempts, 0), r.first_at,
+       (SELECT count(*)::int FROM (
+            SELECT FROM outbox.pending b WHERE b.topic = $1 AND b.lane = $2 AND b.id < $3 LIMIT 10000) ahead),
+       '', '', ''
+FROM outbox.pending p LEFT JOIN outbox.refusal r USING (topic, lane, id, replay)
+WHERE p.topic = $1 AND p.lane = $2 AND p.id = $3
+UNION ALL
+SELECT 'dead', d.replay, d.code, d.message, d.attempts, d.dead_at, 0, d.workflow_id, '', ''
+FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = $2 AND d.id = $3
+UNION ALL
+SELECT 'discarded', x.replay, x.code, x.message, 0, x.dead_at, 0, '', o.by, o.reason
+FROM outbox.discarded x JOIN outbox.operation o ON o.id = x.operation
+WHERE x.topic = $1 AND x.lane = $2 AND x.id = $3
+ORDER BY 2`
+
+// laneLifeSQL reads who has a lane, and what keeps its topic.
+const laneLifeSQL = `
+SELECT CASE WHEN l.leased_until >= now() THEN coalesce(split_part(l.claimed_by, '/', 1), '') ELSE '' END,
+       l.retrying AND l.leased_until >= now() IS TRUE,
+       coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''),
+       CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
+FROM outbox.lane l LEFT JOIN outbox.topic t USING (topic)
+WHERE l.topic = $1 AND l.lane = $2`
+
+func (s *Store) fillLife(ctx context.Context, e *EventLife) error {
+	rows, err := s.pool.Query(ctx, deliveriesSQL, e.Topic, e.Lane, e.ID)
+	if err != nil {
+		return err
+	}
+	e.Deliveries, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d Delivery, err error) {
+		return d, row.Scan(&d.State, &d.Replay, &d.Code, &d.Message, &d.Attempts, &d.Since, &d.Ahead, &d.WorkflowID, &d.By, &d.Reason)
+	})
+	if err != nil {
+		return err
+	}
+	e.Published = true
+	for _, d := range e.Deliveries {
+		e.Published = e.Published && d.Replay != 0
+	}
+	rows, err = s.pool.Query(ctx, laneLifeSQL, e.Topic, e.Lane)
+	if err != nil {
+		return err
+	}
+	l := &e.LaneLife
+	_, err = pgx.ForEachRow(rows, []any{&l.RunID, &l.Retrying, &l.PausedBy, &l.PauseReason, &l.Recovery}, func() error { return nil })
+	return err
+}

@@ -1,0 +1,104 @@
+package relay
+
+import (
+	"errors"
+	"slices"
+	"time"
+)
+
+var (
+	// ErrUnknownOperation says that an operation is not on record.
+	ErrUnknownOperation = errors.New("unknown operation")
+	// ErrOperationOver says that an operation has been ended: nothing more is moved.
+	ErrOperationOver = errors.New("the operation is over")
+)
+
+// What an operator can have done to many events.
+const (
+	// Redrive makes dead letters pending again.
+	Redrive = "redrive"
+	// Discard drops dead letters for good.
+	Discard = "discard"
+	// Replay makes published events pending again, beside their first delivery.
+	Replay = "replay"
+)
+
+// Selection says which events of a topic an operation is about: those that fit all
+// that is not empty.
+type Selection struct {
+	EventIDs []string `json:"eventIds,omitempty"`
+	Key      string   `json:"key,omitempty"`
+	Type     string   `json:"type,omitempty"`
+	// Code is that of dead letters.
+	Code string `json:"code,omitempty"`
+	// Since and Until bound when an event was written or, of dead letters, when it
+	// died. Since is included, Until is not.
+	Since *time.Time `json:"since,omitempty"`
+	Until *time.Time `json:"until,omitempty"`
+}
+
+// Operation is what an operator asks for: what, of which topic, who, and why.
+type Operation struct {
+	Kind      string
+	Topic     string
+	By        string
+	Reason    string
+	Selection Selection
+	// Matched is how many events the selection had when it was counted.
+	Matched int64
+	// WorkflowID is that of the workflow that does it.
+	WorkflowID string
+}
+
+// UnderWay is an operation on record, and how far it is.
+type UnderWay struct {
+	Operation
+	ID int64
+	At time.Time // when it was asked for
+	// Done is how many events were moved.
+	Done int64
+	// Finished is when it ended, and Outcome how: "done", "cancelled", or what went
+	// wrong.
+	Finished *time.Time
+	Outcome  string
+	// From is where its next step begins, and Lanes how far each lane is beyond that.
+	From  Place
+	Lanes []int64
+	// Last is the last id that a replay can have.
+	Last int64
+}
+
+// Place is how far an operation has come: of a replay the last id, of dead letters
+// the last in the order of lanes.
+type Place struct {
+	Lane   int16
+	ID     int64
+	Replay int64
+}
+
+// Step is a part of an operation, small enough for one transaction a lane.
+type Step struct {
+	// Moves are what is moved.
+	Moves []Move
+	// Next is where the step after it begins. Over says that there is none.
+	Next Place
+	Over bool
+}
+
+// Move is one event of a step.
+type Move struct {
+	Ref
+	CreatedAt time.Time
+	Key       string // of dead letters only
+}
+
+// LanesOf are the lanes of some moves, ascending.
+func LanesOf(moves []Move) (lanes []int16) {
+	for _, m := range moves {
+		if !slices.Contains(lanes, m.Lane) {
+			lanes = append(lanes, m.Lane)
+		}
+	}
+	slices.Sort(lanes)
+	return lanes
+}

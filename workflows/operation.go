@@ -1,0 +1,98 @@
+package workflows
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// OperationInput names an operation that is on record in outbox.operation. What it
+// selects stays there: a key may say more than a history should keep.
+type OperationInput struct {
+	Operation int64  `json:"operation"`
+	Kind      string `json:"kind"`
+	Topic     string `json:"topic"`
+	Matched   int64  `json:"matched"`
+	// PerSecond is how many events are moved in a second at most. 0: no limit.
+	PerSecond float64 `json:"perSecond,omitempty"`
+}
+
+// OperationResult says how an operation ended.
+type OperationResult struct {
+	Done   int64  `json:"done"` // events moved
+	Lasted string `json:"lasted"`
+}
+
+// OperationIDPrefix is what the workflow ids of a topic's operations begin with; the
+// operation's number follows. Relays with a task queue of their own do not meet in
+// one namespace.
+func OperationIDPrefix(taskQueue, kind, topic string) string {
+	if taskQueue == DefaultTaskQueue {
+		return "outbox-" + kind + "/" + topic + "/"
+	}
+	return "outbox-" + kind + "/" + taskQueue + "/" + topic + "/"
+}
+
+// Operation does to many events what an operator asked for: redrive or discard dead
+// letters, or replay what was published. It goes on whatever becomes of the terminal
+// that started it. Cancelling it leaves done what is done.
+func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err error) {
+	began := workflow.GetInfo(ctx).WorkflowStartTime
+	done, err := operate(ctx, in)
+	if workflow.IsContinueAsNewError(err) {
+		return r, err
+	}
+	free, _ := workflow.NewDisconnectedContext(ctx)
+	end := activities.EndRequest{Operation: in.Operation, Outcome: outcome(err)}
+	if endErr := workflow.ExecuteActivity(endOptions(free, in), act.EndOperation, end).Get(free, &done); endErr != nil && err == nil {
+		err = fmt.Errorf("end operation %d: %w", in.Operation, endErr)
+	}
+	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(began).Round(time.Second).String()
+	workflow.SetCurrentDetails(free, fmt.Sprintf("%s: %d events, %s.", in.Kind, r.Done, end.Outcome))
+	return r, err
+}
+
+// operate goes on until everything is done.
+func operate(ctx workflow.Context, in OperationInput) (done activities.OperateResult, err error) {
+	do := map[string]any{relay.Redrive: act.Redrive, relay.Discard: act.Discard, relay.Replay: act.Replay}[in.Kind]
+	if do == nil {
+		return done, temporal.NewNonRetryableApplicationError("unknown kind of operation: "+in.Kind, "UnknownOperation", nil)
+	}
+	request := activities.OperateRequest{Operation: in.Operation, PerSecond: in.PerSecond, For: OperateFor}
+	for !done.Over {
+		workflow.SetCurrentDetails(ctx, details(in, done.Done))
+		if err := workflow.ExecuteActivity(operateOptions(ctx, in), do, request).Get(ctx, &done); err != nil {
+			return done, err
+		}
+		if !done.Over && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory {
+			return done, workflow.NewContinueAsNewError(ctx, Operation, in)
+		}
+	}
+	return done, nil
+}
+
+// outcome is what is put on record.
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "done"
+	case temporal.IsCanceledError(err):
+		return "cancelled"
+	}
+	var failure *temporal.ApplicationError
+	if asApplicationError(err, &failure) {
+		return failure.Message()
+	}
+	return err.Error()
+}
+
+func details(in OperationInput, done int64) string {
+	return in.Kind + " of **" + in.Topic + "**: " + strconv.FormatInt(done, 10) + " of about " + strconv.FormatInt(in.Matched, 10) + " events moved so far. " +
+		"Cancel this workflow to stop it; what was moved stays so."
+}

@@ -1,0 +1,75 @@
+package workflows_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/workflows"
+)
+
+// operate runs an operation whose activity answers with answers, one after the other.
+func (e *env) operate(kind string, answers ...any) (r workflows.OperationResult, asked []activities.OperateRequest, ended activities.EndRequest, err error) {
+	e.t.Helper()
+	e.RegisterWorkflow(workflows.Operation)
+	do := map[string]any{relay.Redrive: act.Redrive, relay.Discard: act.Discard, relay.Replay: act.Replay}[kind]
+	last := activities.OperateResult{}
+	if do != nil {
+		e.OnActivity(do, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.OperateRequest) (activities.OperateResult, error) {
+			asked = append(asked, r)
+			answer := answers[min(len(asked), len(answers))-1]
+			if err, ok := answer.(error); ok {
+				return last, err
+			}
+			last = answer.(activities.OperateResult)
+			return last, nil
+		})
+	}
+	e.OnActivity(act.EndOperation, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.EndRequest) (activities.OperateResult, error) {
+		ended = r
+		return activities.OperateResult{Done: last.Done, Over: true}, nil
+	})
+	e.ExecuteWorkflow(workflows.Operation, workflows.OperationInput{Operation: 7, Kind: kind, Topic: "orders", Matched: 30, PerSecond: 50})
+	err = e.GetWorkflowError()
+	if err == nil {
+		require.NoError(e.t, e.GetWorkflowResult(&r))
+	}
+	return r, asked, ended, err
+}
+
+func TestAnOperationGoesOnUntilAllIsMovedAndItsEndIsOnRecord(t *testing.T) {
+	for _, kind := range []string{relay.Redrive, relay.Discard, relay.Replay} {
+		r, asked, ended, err := newEnv(t).operate(kind, activities.OperateResult{Done: 10}, errors.New("the database was away"),
+			activities.OperateResult{Done: 20}, activities.OperateResult{Done: 30, Over: true})
+		require.NoError(t, err)
+		require.EqualValues(t, 30, r.Done)
+		require.Len(t, asked, 4)
+		require.Equal(t, activities.OperateRequest{Operation: 7, PerSecond: 50, For: workflows.OperateFor}, asked[0])
+		require.Equal(t, activities.EndRequest{Operation: 7, Outcome: "done"}, ended)
+	}
+}
+
+func TestACancelledOperationIsOnRecordAsSuchWithWhatItMoved(t *testing.T) {
+	e := newEnv(t)
+	e.RegisterDelayedCallback(e.CancelWorkflow, 10*time.Second)
+	_, _, ended, err := e.operate(relay.Redrive, temporal.NewCanceledError())
+	require.True(t, temporal.IsCanceledError(err))
+	require.Equal(t, "cancelled", ended.Outcome)
+}
+
+func TestAnOperationThatIsOverOrUnknownFailsAtOnceAndSaysWhy(t *testing.T) {
+	over := temporal.NewNonRetryableApplicationError("the operation is over", activities.TypeOperationOver, nil)
+	_, asked, ended, err := newEnv(t).operate(relay.Redrive, over)
+	require.ErrorContains(t, err, "the operation is over")
+	require.Len(t, asked, 1)
+	require.Equal(t, "the operation is over", ended.Outcome)
+	_, _, _, err = newEnv(t).operate("republish")
+	require.ErrorContains(t, err, "unknown kind of operation: republish")
+}
