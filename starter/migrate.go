@@ -18,7 +18,7 @@ func migrateCommand() *cobra.Command {
 		Long: `Creates or upgrades the outbox's tables, and makes the event table's partitions
 for the days ahead. Run it as the owner of the database, over a direct
 connection. Running it again changes nothing.`,
-		Args: cobra.NoArgs,
+		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			url, err := databaseURL()

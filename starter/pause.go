@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -42,39 +41,37 @@ destination is back. Running it again changes nothing.`,
 func operatorCommand(cmd *cobra.Command, done string, why bool,
 	operate func(*postgres.Store, context.Context, relay.Operation) (bool, error),
 ) *cobra.Command {
-	var o relay.Operation
+	var w who
 	var asJSON bool
-	cmd.Args = cobra.ExactArgs(1)
+	cmd.Args = arguments(cobra.ExactArgs(1))
+	cmd.ValidArgsFunction = topicArgument
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		o.Topic = args[0]
-		if o.Reason == "" && why {
-			return errors.New("say why, for whoever finds it: --reason is empty")
+		if w.reason == "" && !why {
+			w.reason = "not given"
 		}
-		if o.By == "" {
-			return errors.New("say who you are: --by is empty")
+		if err := w.check(); err != nil {
+			return err
 		}
 		store, err := openStore(cmd.Context())
 		if err != nil {
 			return err
 		}
 		defer store.Close()
-		changed, err := operate(store, cmd.Context(), o)
+		changed, err := operate(store, cmd.Context(), relay.Operation{Topic: args[0], By: w.by, Reason: w.reason})
 		if err != nil {
-			return err
+			return badTopic(err)
 		}
 		if asJSON {
-			return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"topic": o.Topic, "changed": changed})
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"topic": args[0], "changed": changed})
 		}
 		if !changed {
 			done = "nothing to do: it was " + done + " already"
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", o.Topic, done)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], done)
 		return err
 	}
-	f := cmd.Flags()
-	f.StringVar(&o.By, "by", whoAmI(), "who does it")
-	f.StringVar(&o.Reason, "reason", "", "why")
-	f.BoolVar(&asJSON, "json", false, "print one JSON object")
+	w.flags(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 

@@ -30,10 +30,10 @@ a versioned worker gets no work at all.
 
 Waits for the version's first worker to appear. Running it again changes
 nothing.`,
-		Args: cobra.NoArgs,
+		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if deployment == "" || build == "" {
-				return errors.New("name the version: --deployment and --build-id, or TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID")
+				return misuse("name the version: --deployment and --build-id, or TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID")
 			}
 			c, err := dial(cmd.Context())
 			if err != nil {

@@ -42,13 +42,13 @@ has "-maintenance" behind that name.`,
 		Example: `  starter schedule
   starter schedule --keep-days 30          # events stay for a month
   starter schedule --maintain-every 0      # partitions are looked after elsewhere`,
-		Args: cobra.NoArgs,
+		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if in.Slots < 0 || in.Concurrency < 0 || in.Linger < 0 || in.RunFor < 0 || every < time.Second {
-				return errors.New("--slots, --concurrency, --linger and --run-for cannot be negative, and --every is at least 1s")
+				return misuse("--slots, --concurrency, --linger and --run-for cannot be negative, and --every is at least 1s")
 			}
 			if upkeep.KeepDays < 1 || upkeep.AheadDays < 1 || maintainEvery != 0 && maintainEvery < time.Second {
-				return errors.New("--keep-days and --ahead-days are at least 1, and --maintain-every is 0 or at least 1s")
+				return misuse("--keep-days and --ahead-days are at least 1, and --maintain-every is 0 or at least 1s")
 			}
 			c, err := dial(cmd.Context())
 			if err != nil {

@@ -1,76 +1,90 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
+	"fmt"
+	"io"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 )
 
 func statusCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, watch bool
+	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what is pending, dead and paused, by topic",
-		Args:  cobra.NoArgs,
+		Example: `  starter status
+  starter status --watch`,
+		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			topics, err := readStatus(cmd.Context())
+			if every < 100*time.Millisecond {
+				return misuse("--every is %s: it must be at least 100ms", every)
+			}
+			store, err := openStore(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
-					Topics []postgres.TopicStatus `json:"topics"`
-				}{topics})
+			defer store.Close()
+			for {
+				err := showStatus(cmd, store, asJSON, watch)
+				if cmd.Context().Err() != nil {
+					err, watch = nil, false // interrupted
+				}
+				if err != nil || !watch {
+					return err
+				}
+				select {
+				case <-cmd.Context().Done():
+					return nil
+				case <-time.After(every):
+				}
 			}
-			t := table.NewWriter()
-			t.SetOutputMirror(cmd.OutOrStdout())
-			t.SetStyle(table.StyleLight)
-			t.AppendHeader(table.Row{"Topic", "Pending", "Oldest", "Leased", "Dead", "Paused"})
-			for _, s := range topics {
-				t.AppendRow(table.Row{s.Topic, s.Pending, age(s), s.Leased, s.Dead, paused(s)})
-			}
-			if len(topics) == 0 {
-				cmd.Println("no topic has had an event yet")
-				return nil
-			}
-			t.Render()
-			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, with --watch one a line")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again, until interrupted")
+	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "how often, with --watch")
 	return cmd
 }
 
-func readStatus(ctx context.Context) ([]postgres.TopicStatus, error) {
-	store, err := openStore(ctx)
-	if err != nil {
-		return nil, err
+func showStatus(cmd *cobra.Command, store *postgres.Store, asJSON, watch bool) error {
+	topics, err := store.Status(cmd.Context())
+	switch {
+	case err != nil:
+		return err
+	case asJSON:
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
+			Topics []postgres.TopicStatus `json:"topics"`
+		}{topics})
+	case watch:
+		clearScreen(cmd.OutOrStdout())
+		fmt.Fprintln(cmd.OutOrStdout(), instantText(time.Now()))
 	}
-	defer store.Close()
-	return store.Status(ctx)
+	if len(topics) == 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), "no topic has had an event yet")
+		return nil
+	}
+	t := newTable(cmd, "Topic", "Pending", "Oldest", "Leased", "Dead", "Paused")
+	for _, s := range topics {
+		t.AppendRow(table.Row{s.Topic, s.Pending, age(s), s.Leased, s.Dead, paused(s)})
+	}
+	t.Render()
+	return nil
 }
 
-// openStore opens the outbox and makes sure that it is there.
-func openStore(ctx context.Context) (*postgres.Store, error) {
-	url, err := databaseURL()
-	if err != nil {
-		return nil, err
+// clearScreen clears a terminal, and nothing else.
+func clearScreen(out io.Writer) {
+	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		fmt.Fprint(out, "\x1b[H\x1b[2J")
 	}
-	store, err := postgres.Open(ctx, postgres.Config{URL: url, MaxConns: 1})
-	if err != nil {
-		return nil, err
-	}
-	if err := store.Check(ctx); err != nil {
-		store.Close()
-		return nil, err
-	}
-	return store, nil
 }
 
 func age(s postgres.TopicStatus) string {

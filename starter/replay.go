@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+func replayCommand() *cobra.Command {
+	o := &operation{kind: relay.Replay, nouns: "published events"}
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "replay TOPIC",
+		Short: "Publish events again that were published",
+		Long: `Makes published events pending again, and the relay publishes them a second time, each
+key in order. Consumers get the same event_id: one that deduplicates by it, as it
+should, takes no notice unless it has forgotten. On FIFO destinations the
+deduplication id is a new one, so that AWS delivers them.
+
+Events that are still pending, dead or discarded are left alone, and so is what
+retention has taken. Select by key, type, id or time, or say --all.
+
+Runs as a workflow that goes on if this command ends; the same command given again
+while it does follows it. Given again later, it replays again.`,
+		Example: `  starter replay orders --since 2026-01-31T15:00:00Z --until 2026-01-31T16:00:00Z --dry-run
+  starter replay orders --key customer-4711 --reason "billing lost its database" --yes
+  starter replay orders --type OrderPlaced --since 2h --rate 200 --reason "new consumer"`,
+		Args:              arguments(cobra.ExactArgs(1)),
+		ValidArgsFunction: topicArgument,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.empty() != all {
+				return misuse("select what to replay by --key, --type, --event-id, --since or --until, or say --all")
+			}
+			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (int64, string, error) {
+				n, err := s.CountPublished(ctx, args[0], chosen, nil)
+				return n, "", err
+			})
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "replay all that was published")
+	return cmd
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/outbox"
+)
+
+// selector reads which events of a topic a command is about.
+type selector struct {
+	eventIDs     []string
+	key, typ     string
+	code         string
+	since, until string
+}
+
+func (s *selector) flags(cmd *cobra.Command, dead bool) {
+	f := cmd.Flags()
+	f.StringSliceVar(&s.eventIDs, "event-id", nil, "these events only; may be repeated")
+	f.StringVar(&s.key, "key", "", "events of this key only")
+	f.StringVar(&s.typ, "type", "", "events of this type only")
+	when := "published events written"
+	if dead {
+		when = "dead letters that died"
+		f.StringVar(&s.code, "code", "", "dead letters with this code only, such as EventTooLarge")
+	}
+	f.StringVar(&s.since, "since", "", when+" since then: a time such as 2026-01-31T15:04:05Z, or how long ago, such as 2h")
+	f.StringVar(&s.until, "until", "", when+" before then, given likewise")
+}
+
+// empty reports whether everything is selected.
+func (s *selector) empty() bool {
+	return len(s.eventIDs) == 0 && s.key == "" && s.typ == "" && s.code == "" && s.since == "" && s.until == ""
+}
+
+// selection checks what was given.
+func (s *selector) selection() (chosen relay.Selection, err error) {
+	for _, text := range s.eventIDs {
+		id, err := outbox.ParseID(text)
+		if err != nil {
+			return chosen, misuse("--event-id: %w", err)
+		}
+		chosen.EventIDs = append(chosen.EventIDs, id.String())
+	}
+	chosen.Key, chosen.Type, chosen.Code = s.key, s.typ, s.code
+	if chosen.Since, err = instant("--since", s.since); err != nil {
+		return chosen, err
+	}
+	if chosen.Until, err = instant("--until", s.until); err != nil {
+		return chosen, err
+	}
+	if chosen.Since != nil && chosen.Until != nil && !chosen.Since.Before(*chosen.Until) {
+		return chosen, misuse("--since %s is not before --until %s: nothing can match", s.since, s.until)
+	}
+	return chosen, nil
+}
+
+// instant reads a time, or how long ago it was.
+func instant(flag, text string) (*time.Time, error) {
+	if text == "" {
+		return nil, nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return &t, nil
+	}
+	ago, err := time.ParseDuration(text)
+	if err != nil || ago < 0 {
+		return nil, misuse("%s is %q: give a time such as 2026-01-31T15:04:05Z, or how long ago, such as 2h or 30m", flag, text)
+	}
+	t := time.Now().Add(-ago)
+	return &t, nil
+}
