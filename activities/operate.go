@@ -22,7 +22,7 @@ const (
 // OperationStore is the part of Store that operations need.
 type OperationStore interface {
 	Operation(ctx context.Context, id int64) (relay.UnderWay, error)
-	Bounds(ctx context.Context, chosen relay.Selection) (first, last int64, err error)
+	Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error)
 	NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (relay.Step, error)
 	Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error
 	Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error)
@@ -108,11 +108,7 @@ func (a *Activities) bounded(ctx context.Context, u relay.UnderWay) (relay.Under
 	if u.Kind != relay.Replay {
 		return u, nil
 	}
-	chosen := u.Selection
-	if chosen.Until == nil || chosen.Until.After(u.At) {
-		chosen.Until = &u.At
-	}
-	first, last, err := a.cfg.Store.Bounds(ctx, chosen)
+	first, last, err := a.cfg.Store.Bounds(ctx, u)
 	if err != nil {
 		return u, err
 	}

@@ -46,30 +46,9 @@ func (s *selector) selection() (chosen relay.Selection, err error) {
 		chosen.EventIDs = append(chosen.EventIDs, id.String())
 	}
 	chosen.Key, chosen.Type, chosen.Code = s.key, s.typ, s.code
-	if chosen.Since, err = instant("--since", s.since); err != nil {
-		return chosen, err
-	}
-	if chosen.Until, err = instant("--until", s.until); err != nil {
-		return chosen, err
-	}
-	if chosen.Since != nil && chosen.Until != nil && !chosen.Since.Before(*chosen.Until) {
-		return chosen, misuse("--since %s is not before --until %s: nothing can match", s.since, s.until)
+	chosen.Since, chosen.Until = s.since, s.until
+	if _, _, err := chosen.Range(time.Now()); err != nil {
+		return chosen, misuse("--%w", err)
 	}
 	return chosen, nil
-}
-
-// instant reads a time, or how long ago it was.
-func instant(flag, text string) (*time.Time, error) {
-	if text == "" {
-		return nil, nil
-	}
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
-		return &t, nil
-	}
-	ago, err := time.ParseDuration(text)
-	if err != nil || ago < 0 {
-		return nil, misuse("%s is %q: give a time such as 2026-01-31T15:04:05Z, or how long ago, such as 2h or 30m", flag, text)
-	}
-	t := time.Now().Add(-ago)
-	return &t, nil
 }

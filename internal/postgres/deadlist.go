@@ -43,7 +43,11 @@ func (s *Store) DeadLetters(ctx context.Context, topic string, chosen relay.Sele
 	if err := known(ctx, s.pool, topic); err != nil {
 		return nil, err
 	}
-	rows, err := s.pool.Query(ctx, deadLettersSQL, append(deadArguments(topic, chosen), limit)...)
+	sp, err := s.spanNow(ctx, chosen)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.pool.Query(ctx, deadLettersSQL, append(deadArguments(topic, chosen, sp), limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters: %w", err)
 	}

@@ -27,7 +27,7 @@ func (o testOutbox) underWay(id int64) relay.UnderWay {
 	u, err := o.Operation(o.t.Context(), id)
 	require.NoError(o.t, err)
 	if u.Kind == relay.Replay {
-		_, u.Last, err = o.Bounds(o.t.Context(), u.Selection)
+		_, u.Last, err = o.Bounds(o.t.Context(), u)
 		require.NoError(o.t, err)
 	}
 	return u
@@ -338,9 +338,9 @@ func TestReplaysSelectByKeyTypeTimeAndEventID(t *testing.T) {
 	_, lease := o.claimOne()
 	o.drain(lease)
 	ids := query[[]string](o, `SELECT array_agg(event_id::text ORDER BY id) FROM outbox.event`)
-	middle := query[time.Time](o, `SELECT created_at FROM outbox.event ORDER BY id OFFSET 4 LIMIT 1`)
+	middle := query[time.Time](o, `SELECT created_at FROM outbox.event ORDER BY id OFFSET 4 LIMIT 1`).Format(time.RFC3339Nano)
 	for want, chosen := range map[int]relay.Selection{
-		1: {Key: "k3"}, 2: {EventIDs: ids[:2]}, 0: {Type: "Other"}, 10: {Type: "T"}, 4: {Until: &middle}, 6: {Since: &middle},
+		1: {Key: "k3"}, 2: {EventIDs: ids[:2]}, 0: {Type: "Other"}, 10: {Type: "T"}, 4: {Until: middle}, 6: {Since: middle},
 	} {
 		n, err := o.CountPublished(t.Context(), "orders", chosen, nil)
 		require.NoError(t, err)
@@ -357,8 +357,7 @@ func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) 
 	o := open(t)
 	o.write("orders", 3)
 	o.bury("Poison")
-	since := time.Now().Add(-time.Hour)
-	ask := relay.Operation{Kind: relay.Redrive, Topic: "orders", By: "ada", Reason: "x", Selection: relay.Selection{Since: &since}, WorkflowID: "w/"}
+	ask := relay.Operation{Kind: relay.Redrive, Topic: "orders", By: "ada", Reason: "x", Selection: relay.Selection{Since: "1h"}, WorkflowID: "w/"}
 	id, joined, err := o.BeginOperation(t.Context(), ask)
 	require.NoError(t, err)
 	require.False(t, joined)
@@ -369,6 +368,7 @@ func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) 
 	u := o.underWay(id)
 	step, err := o.NextStep(t.Context(), u, u.From, 10)
 	require.NoError(t, err)
+	require.Len(t, step.Moves, 3, "they died within the hour before it was asked for")
 	require.NoError(t, o.EndOperation(t.Context(), id, "cancelled"))
 	_, _, err = o.Move(t.Context(), u, step.Moves)
 	require.ErrorIs(t, err, relay.ErrOperationOver)
@@ -397,4 +397,20 @@ func TestOperationsNeedNoMoreThanTheRightsOfTheRelayRole(t *testing.T) {
 	o.drain(lease)
 	require.Equal(t, 5, o.operate(relay.Replay, relay.Selection{}, 10))
 	require.NoError(t, o.Reserve(t.Context(), "orders", []int16{1}, time.Second))
+}
+
+func TestASelectionOfAnOperationThatBeganLongAgoIsStillThatOfItsBeginning(t *testing.T) {
+	o := open(t)
+	o.write("orders", 4)
+	_, lease := o.claimOne()
+	o.drain(lease)
+	u := o.begin(relay.Replay, relay.Selection{Since: "1h"})
+	u.At = u.At.Add(2 * time.Hour)
+	step, err := o.NextStep(t.Context(), u, u.From, 10)
+	require.NoError(t, err)
+	require.Empty(t, step.Moves)
+	u.At = u.At.Add(-2 * time.Hour)
+	step, err = o.NextStep(t.Context(), u, u.From, 10)
+	require.NoError(t, err)
+	require.Len(t, step.Moves, 4)
 }

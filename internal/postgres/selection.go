@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -23,18 +24,40 @@ const deadFits = `d.topic = $1
       AND ($2::uuid[] IS NULL AND $4::text IS NULL
            OR (SELECT ` + eventFits + ` FROM outbox.event e WHERE e.id = d.id AND e.created_at = d.created_at LIMIT 1))`
 
+// span is the time range of a selection.
+type span struct{ since, until *time.Time }
+
+// spanOf resolves a selection's time range. A selection is asked for at a time, and has
+// nothing from then on: what an operation moves must not be met by it again.
+func spanOf(s relay.Selection, at time.Time) (span, error) {
+	since, until, err := s.Range(at)
+	if until == nil || until.After(at) {
+		until = &at
+	}
+	return span{since, until}, err
+}
+
+// spanNow is spanOf for one that is asked for now, by the database's clock.
+func (s *Store) spanNow(ctx context.Context, chosen relay.Selection) (sp span, err error) {
+	var now time.Time
+	if err := s.pool.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
+		return sp, fmt.Errorf("read the database's time: %w", err)
+	}
+	return spanOf(chosen, now)
+}
+
 // arguments are $1 to $6 of a selection.
-func arguments(topic string, s relay.Selection) []any {
+func arguments(topic string, s relay.Selection, sp span) []any {
 	var ids any
 	if len(s.EventIDs) > 0 {
 		ids = s.EventIDs
 	}
-	return []any{topic, ids, orNull(s.Key), orNull(s.Type), s.Since, s.Until}
+	return []any{topic, ids, orNull(s.Key), orNull(s.Type), sp.since, sp.until}
 }
 
 // deadArguments are $1 to $7.
-func deadArguments(topic string, s relay.Selection) []any {
-	return append(arguments(topic, s), orNull(s.Code))
+func deadArguments(topic string, s relay.Selection, sp span) []any {
+	return append(arguments(topic, s, sp), orNull(s.Code))
 }
 
 func orNull(s string) any {
@@ -76,7 +99,11 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 	if err := known(ctx, s.pool, topic); err != nil {
 		return c, err
 	}
-	err = s.pool.QueryRow(ctx, countDeadSQL, deadArguments(topic, chosen)...).Scan(&c.Events, &c.Keys, &c.Behind, &c.Overtaking)
+	sp, err := s.spanNow(ctx, chosen)
+	if err != nil {
+		return c, err
+	}
+	err = s.pool.QueryRow(ctx, countDeadSQL, deadArguments(topic, chosen, sp)...).Scan(&c.Events, &c.Keys, &c.Behind, &c.Overtaking)
 	if err != nil {
 		return c, fmt.Errorf("count dead letters: %w", err)
 	}
@@ -111,10 +138,14 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 	if err := known(ctx, s.pool, topic); err != nil {
 		return 0, err
 	}
-	first, last, err := s.Bounds(ctx, chosen)
+	sp, err := s.spanNow(ctx, chosen)
+	if err != nil {
+		return 0, err
+	}
+	first, last, err := s.bounds(ctx, sp)
 	for after := first - 1; err == nil && after < last; after += window {
 		var found int64
-		args := append(arguments(topic, chosen), after, min(after+window, last))
+		args := append(arguments(topic, chosen, sp), after, min(after+window, last))
 		err = s.pool.QueryRow(ctx, countPublishedSQL, args...).Scan(&found)
 		n += found
 		if progress != nil {
@@ -127,12 +158,20 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 	return n, nil
 }
 
-// Bounds are the first and last id that a selection's time range can have; 0 if there
+// Bounds are the first and last id that an operation's time range can have; 0 if there
 // is no event in it.
-func (s *Store) Bounds(ctx context.Context, chosen relay.Selection) (first, last int64, err error) {
+func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error) {
+	sp, err := spanOf(u.Selection, u.At)
+	if err != nil {
+		return 0, 0, err
+	}
+	return s.bounds(ctx, sp)
+}
+
+func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if err := s.pool.QueryRow(ctx, boundsSQL, chosen.Since, chosen.Until).Scan(&first, &last); err != nil {
+	if err := s.pool.QueryRow(ctx, boundsSQL, sp.since, sp.until).Scan(&first, &last); err != nil {
 		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)
 	}
 	return first, last, nil

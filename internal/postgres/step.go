@@ -37,14 +37,14 @@ ORDER BY e.id LIMIT $11`
 func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (step relay.Step, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	chosen := u.Selection
-	if chosen.Until == nil || chosen.Until.After(u.At) {
-		chosen.Until = &u.At // or it would meet again what it has moved
+	sp, err := spanOf(u.Selection, u.At)
+	if err != nil {
+		return step, err
 	}
 	if u.Kind == relay.Replay {
-		step, err = s.replayStep(ctx, u, chosen, from, most)
+		step, err = s.replayStep(ctx, u, sp, from, most)
 	} else {
-		step, err = s.deadStep(ctx, u, chosen, from, most)
+		step, err = s.deadStep(ctx, u, sp, from, most)
 	}
 	if err != nil {
 		return relay.Step{}, fmt.Errorf("read what to %s: %w", u.Kind, err)
@@ -52,8 +52,8 @@ func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place
 	return step, nil
 }
 
-func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, chosen relay.Selection, from relay.Place, most int) (step relay.Step, err error) {
-	args := append(deadArguments(u.Topic, chosen), from.Lane, from.ID, from.Replay, most)
+func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
+	args := append(deadArguments(u.Topic, u.Selection, sp), from.Lane, from.ID, from.Replay, most)
 	rows, err := s.pool.Query(ctx, deadStepSQL, args...)
 	if err != nil {
 		return step, err
@@ -74,9 +74,9 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, chosen relay.Sel
 	return step, err
 }
 
-func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, chosen relay.Selection, from relay.Place, most int) (step relay.Step, err error) {
+func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
 	last := min(from.ID+window, u.Last)
-	args := append(arguments(u.Topic, chosen), u.ID, from.ID, last, u.Lanes, most)
+	args := append(arguments(u.Topic, u.Selection, sp), u.ID, from.ID, last, u.Lanes, most)
 	rows, err := s.pool.Query(ctx, replayStepSQL, args...)
 	if err != nil {
 		return step, err

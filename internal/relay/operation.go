@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -32,9 +33,41 @@ type Selection struct {
 	// Code is that of dead letters.
 	Code string `json:"code,omitempty"`
 	// Since and Until bound when an event was written or, of dead letters, when it
-	// died. Since is included, Until is not.
-	Since *time.Time `json:"since,omitempty"`
-	Until *time.Time `json:"until,omitempty"`
+	// died: a time of RFC 3339, or how long before the operation was asked for, such as
+	// "2h". Since is included, Until is not. They are kept as they were given, so that
+	// the same command given again selects the same.
+	Since string `json:"since,omitempty"`
+	Until string `json:"until,omitempty"`
+}
+
+// Range is the time that a selection bounds, seen from the time at which it is asked
+// for; nil where it does not.
+func (s Selection) Range(at time.Time) (since, until *time.Time, err error) {
+	if since, err = instant(s.Since, at); err != nil {
+		return nil, nil, fmt.Errorf("since %w", err)
+	}
+	if until, err = instant(s.Until, at); err != nil {
+		return nil, nil, fmt.Errorf("until %w", err)
+	}
+	if since != nil && until != nil && !since.Before(*until) {
+		return nil, nil, fmt.Errorf("since %s is not before until %s: nothing can match", s.Since, s.Until)
+	}
+	return since, until, nil
+}
+
+func instant(text string, at time.Time) (*time.Time, error) {
+	if text == "" {
+		return nil, nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return &t, nil
+	}
+	ago, err := time.ParseDuration(text)
+	if err != nil || ago < 0 {
+		return nil, fmt.Errorf("is %q: give a time such as 2026-01-31T15:04:05Z, or how long ago, such as 2h or 30m", text)
+	}
+	t := at.Add(-ago)
+	return &t, nil
 }
 
 // Operation is what an operator asks for: what, of which topic, who, and why.
