@@ -91,6 +91,39 @@ or if a run ended otherwise than by its own decision.`,
 	return cmd
 }
 
+func costCommand() *cobra.Command {
+	var cfg bench.CostConfig
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "cost",
+		Short: "count activities and requests at several rates and lingers",
+		Long: `Publishes at steady rates on the local stack, with and without --linger, and counts
+Temporal's activities and the requests to the destination: what Temporal Cloud and AWS
+send bills for. Takes about eight minutes.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withStack(cmd.Context(), stack.Options{}, func(ctx context.Context, s *stack.Stack) error {
+				cfg.Environ, cfg.Progress = s.Environ(), os.Stderr
+				report, err := bench.Cost(ctx, cfg)
+				if err != nil {
+					return asked(ctx, err)
+				}
+				if asJSON {
+					return json.NewEncoder(cmd.OutOrStdout()).Encode(report)
+				}
+				report.Print(cmd.OutOrStdout())
+				return nil
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&asJSON, "json", false, "print one JSON object")
+	f.IntSliceVar(&cfg.Rates, "rates", nil, "events a second (default 1,10,100,500)")
+	f.DurationSliceVar(&cfg.Lingers, "lingers", nil, "how long events may wait for a page to fill (default 0s,100ms,1s)")
+	f.DurationVar(&cfg.For, "for", 0, "how long each is counted (default 30s)")
+	return cmd
+}
+
 // asked turns an error that a signal caused into that signal's exit status.
 func asked(ctx context.Context, err error) error {
 	var why interruption

@@ -39,7 +39,7 @@ dev server with its UI (TEMPORAL_ADDRESS) and an SNS/SQS emulator
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	cmd.AddCommand(upCommand(), execCommand(), demoCommand(), benchCommand(), soakCommand(), chaosCommand())
+	cmd.AddCommand(upCommand(), execCommand(), demoCommand(), benchCommand(), soakCommand(), costCommand(), chaosCommand())
 	return cmd
 }
 
