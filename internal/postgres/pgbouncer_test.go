@@ -10,6 +10,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/outbox"
 )
 
 // bounced are the server connections that a store's sixteen share.
@@ -91,6 +92,34 @@ func TestEveryStatementWorksBehindPgBouncerInTransactionMode(t *testing.T) {
 		require.NoError(t, err)
 		_, lease = o.claimOne()
 		require.Len(t, o.drain(lease), 1)
+
+		require.NoError(t, o.Known(ctx, "orders"))
+		letters, err := o.DeadLetters(ctx, "orders", relay.Selection{Key: "k1"}, 5)
+		require.NoError(t, err)
+		require.Len(t, letters, 1)
+		id, err := outbox.ParseID(letters[0].EventID)
+		require.NoError(t, err)
+		lives, err := o.ByEventID(ctx, id)
+		require.NoError(t, err)
+		require.Equal(t, "dead", lives[0].Deliveries[0].State)
+		_, err = o.Content(ctx, id, lives[0].ID, true)
+		require.NoError(t, err)
+		_, err = o.ByKey(ctx, "orders", "k2", 5)
+		require.NoError(t, err)
+		_, err = o.DeadCounts(ctx)
+		require.NoError(t, err)
+		_, err = o.CountDead(ctx, "orders", relay.Selection{Type: "T"})
+		require.NoError(t, err)
+		require.Equal(t, 1, o.operate(relay.Discard, relay.Selection{Key: "k1"}, 10))
+		require.Equal(t, 19, o.operate(relay.Redrive, relay.Selection{}, 10))
+		_, lease = o.claimOne()
+		require.Len(t, o.drain(lease), 19)
+		n, err := o.CountPublished(ctx, "orders", relay.Selection{Key: "k2"}, nil)
+		require.NoError(t, err)
+		require.EqualValues(t, n, o.operate(relay.Replay, relay.Selection{Key: "k2"}, 10))
+		require.NoError(t, o.Reserve(ctx, "orders", []int16{1}, time.Millisecond))
+		_, lease = o.claimOne()
+		require.Len(t, o.drain(lease), int(n))
 	}
 	all.Wait()
 	require.Zero(t, o.pending())
