@@ -22,11 +22,14 @@ const module = "github.com/temporal-outbox/relay/"
 // the standard library, in files that are not tests. An entry that ends in "/"
 // allows everything below it.
 var allowed = map[string][]string{
-	"outbox":                  {"github.com/jackc/pgx/v5/", "go.opentelemetry.io/otel/"},
-	"schema":                  {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
-	"internal/relay":          {module + "outbox"},
-	"internal/postgres":       {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
-	"internal/publish":        {module + "internal/relay", module + "outbox", module + "internal/publish/detach", "github.com/aws/"},
+	"outbox":            {"github.com/jackc/pgx/v5/", "go.opentelemetry.io/otel/"},
+	"schema":            {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
+	"internal/relay":    {module + "outbox"},
+	"internal/postgres": {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
+	"internal/publish": {
+		module + "internal/relay", module + "outbox", module + "internal/publish/detach", "github.com/aws/",
+		"go.opentelemetry.io/otel/propagation", "go.opentelemetry.io/otel/trace",
+	},
 	"internal/publish/detach": {"github.com/aws/"},
 	"activities":              {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
 	"workflows": {

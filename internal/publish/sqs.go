@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 )
@@ -17,6 +18,7 @@ func (s *sqsSender) newRequest() request { return &sqsRequest{sender: s} }
 type sqsRequest struct {
 	sender  *sqsSender
 	entries [maxEntries]types.SendMessageBatchRequestEntry
+	system  [maxEntries]map[string]types.MessageSystemAttributeValue
 }
 
 func (r *sqsRequest) send(ctx context.Context, entries []*entry) answer {
@@ -41,7 +43,7 @@ func (r *sqsRequest) send(ctx context.Context, entries []*entry) answer {
 	return rd.done()
 }
 
-// fill sets entry i, using its attribute map of the last request again.
+// fill sets entry i, using its attribute maps of the last request again.
 func (r *sqsRequest) fill(i int, e *entry) {
 	attributes := r.entries[i].MessageAttributes
 	if attributes == nil {
@@ -56,6 +58,13 @@ func (r *sqsRequest) fill(i int, e *entry) {
 		Id:                &entryIDs[i],
 		MessageBody:       &e.ev.Payload,
 		MessageAttributes: attributes,
+	}
+	if c := creationContext(e.ev); c.IsValid() {
+		if r.system[i] == nil {
+			r.system[i] = make(map[string]types.MessageSystemAttributeValue, 1)
+		}
+		r.system[i][systemTraceHeader] = types.MessageSystemAttributeValue{DataType: &stringType, StringValue: aws.String(xrayHeader(c))}
+		out.MessageSystemAttributes = r.system[i]
 	}
 	out.MessageGroupId, out.MessageDeduplicationId = groupAndDeduplication(r.sender.route, e.ev)
 }

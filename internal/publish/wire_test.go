@@ -45,6 +45,7 @@ type wireEntry struct {
 	ID, Body     string
 	Group, Dedup *string // nil where the request does not mention one
 	Attributes   map[string]string
+	System       map[string]string // system attributes
 }
 
 // wireReply is what to answer. The zero value accepts everything.
@@ -151,6 +152,7 @@ func (b *wireBatch) readSQS(t testing.TB, body []byte) {
 			Id, MessageBody                        string
 			MessageGroupId, MessageDeduplicationId *string
 			MessageAttributes                      map[string]struct{ StringValue string }
+			MessageSystemAttributes                map[string]struct{ DataType, StringValue string }
 		}
 	}
 	if err := json.Unmarshal(body, &in); err != nil {
@@ -158,9 +160,12 @@ func (b *wireBatch) readSQS(t testing.TB, body []byte) {
 	}
 	b.Address = in.QueueUrl
 	for _, e := range in.Entries {
-		entry := wireEntry{e.Id, e.MessageBody, e.MessageGroupId, e.MessageDeduplicationId, map[string]string{}}
+		entry := wireEntry{e.Id, e.MessageBody, e.MessageGroupId, e.MessageDeduplicationId, map[string]string{}, map[string]string{}}
 		for name, a := range e.MessageAttributes {
 			entry.Attributes[name] = a.StringValue
+		}
+		for name, a := range e.MessageSystemAttributes {
+			entry.System[name] = a.DataType + " " + a.StringValue
 		}
 		b.Entries = append(b.Entries, entry)
 	}
