@@ -28,7 +28,8 @@ var allowed = map[string][]string{
 	"internal/postgres": {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
 		module + "internal/relay", module + "outbox", module + "internal/publish/detach", "github.com/aws/",
-		"go.opentelemetry.io/otel/propagation", "go.opentelemetry.io/otel/trace",
+		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/propagation",
+		"go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
 	},
 	"internal/publish/detach": {"github.com/aws/"},
 	"activities":              {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},

@@ -20,6 +20,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -147,43 +150,56 @@ func bareSQS(b *testing.B, cfg aws.Config, f fixture) func() error {
 }
 
 // BenchmarkCPU shows what an event costs this process alone: the requests go no
-// further than the SDK's HTTP client. An operation is one event.
+// further than the SDK's HTTP client. An operation is one event. Traced, every
+// event has a trace, and every request a span that is exported to nowhere.
 func BenchmarkCPU(b *testing.B) {
 	for _, service := range []publish.Service{publish.SNS, publish.SQS} {
 		for _, ordered := range []bool{false, true} {
-			b.Run(fmt.Sprintf("%s fifo=%t", service, ordered), func(b *testing.B) {
-				suffix := ""
-				if ordered {
-					suffix = ".fifo"
-				}
-				cfg := aws.Config{Region: "eu-west-1", Credentials: credentials.NewStaticCredentialsProvider("id", "secret", ""), HTTPClient: yes{}}
-				d := publish.Destination{SQS: "https://sqs.eu-west-1.amazonaws.com/1/t" + suffix}
-				if service == publish.SNS {
-					d = publish.Destination{SNS: "arn:aws:sns:eu-west-1:1:t" + suffix}
-				}
-				p, err := publish.New(publish.Config{AWS: cfg, Topics: map[string]publish.Destination{"t": d}})
-				require.NoError(b, err)
-				events := benchEvents()
-				for i := range events {
-					events[i].Key = fmt.Sprint("key-", i%100)
-				}
-				b.ReportAllocs()
-				b.ResetTimer()
-				pages := make(chan []relay.Event)
-				go func() {
-					defer close(pages)
-					for n := 0; n < b.N; n += len(events) {
-						pages <- events[:min(len(events), b.N-n)]
-					}
-				}()
-				result, err := p.Publish(b.Context(), publish.Request{
-					Topic: "t", Concurrency: benchConcurrency, Events: pages, Report: func([]relay.Outcome) {},
-				})
-				require.NoError(b, err)
-				require.Equal(b, b.N, result.Acknowledged)
-			})
+			b.Run(fmt.Sprintf("%s fifo=%t", service, ordered), func(b *testing.B) { benchmarkCPU(b, service, ordered, nil) })
+		}
+		b.Run(fmt.Sprintf("%s traced", service), func(b *testing.B) {
+			provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(tracetest.NewNoopExporter()))
+			defer func() { _ = provider.Shutdown(context.Background()) }()
+			benchmarkCPU(b, service, false, provider)
+		})
+	}
+}
+
+func benchmarkCPU(b *testing.B, service publish.Service, ordered bool, traces trace.TracerProvider) {
+	suffix := ""
+	if ordered {
+		suffix = ".fifo"
+	}
+	cfg := aws.Config{Region: "eu-west-1", Credentials: credentials.NewStaticCredentialsProvider("id", "secret", ""), HTTPClient: yes{}}
+	d := publish.Destination{SQS: "https://sqs.eu-west-1.amazonaws.com/1/t" + suffix}
+	if service == publish.SNS {
+		d = publish.Destination{SNS: "arn:aws:sns:eu-west-1:1:t" + suffix}
+	}
+	p, err := publish.New(publish.Config{AWS: cfg, Topics: map[string]publish.Destination{"t": d}, Traces: traces})
+	require.NoError(b, err)
+	events := benchEvents()
+	for i := range events {
+		events[i].Key = fmt.Sprint("key-", i%100)
+		if traces != nil {
+			events[i].Attributes = map[string]string{"traceparent": producersTrace}
 		}
 	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	used := cpu(b)
+	pages := make(chan []relay.Event)
+	go func() {
+		defer close(pages)
+		for n := 0; n < b.N; n += len(events) {
+			pages <- events[:min(len(events), b.N-n)]
+		}
+	}()
+	result, err := p.Publish(b.Context(), publish.Request{
+		Topic: "t", Concurrency: benchConcurrency, Events: pages, Report: func([]relay.Outcome) {},
+	})
+	require.NoError(b, err)
+	require.Equal(b, b.N, result.Acknowledged)
+	report(b, used)
 }
 
 // yes is an AWS that accepts everything.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Destination is where a topic's events go. Exactly one of SNS and SQS is set.
@@ -48,6 +50,11 @@ type Config struct {
 	// RefreshAfter is the age after which a destination's size limit is looked
 	// up again. Default: 10 minutes.
 	RefreshAfter time.Duration
+
+	// Traces gets a span for every request, as a child of the span in Publish's
+	// context, and linked to the spans that its events were written in. Default:
+	// nobody, and then it costs nothing.
+	Traces trace.TracerProvider
 }
 
 func (c Config) withDefaults() Config {
@@ -72,6 +79,7 @@ type Publisher struct {
 	routes  map[string]*cachedRoute
 	clients clients
 	arns    arnCache
+	tracer  trace.Tracer // nil: none
 }
 
 // New checks the configuration and reports everything that is wrong with it in
@@ -114,6 +122,9 @@ func New(cfg Config) (*Publisher, error) {
 		return nil, fmt.Errorf("publish configuration: %w", errors.Join(problems...))
 	}
 	p.clients = newClients(cfg)
+	if cfg.Traces != nil {
+		p.tracer = cfg.Traces.Tracer(tracerName, trace.WithSchemaURL(semconv.SchemaURL))
+	}
 	return p, nil
 }
 

@@ -23,7 +23,7 @@ func (s *stream) serve(sl *slot) {
 	base := context.WithoutCancel(s.ctx)
 	for deadline := range sl.deadlines {
 		ctx, cancel := context.WithDeadline(base, deadline)
-		sl.answer = sl.request.send(ctx, sl.entries)
+		sl.answer = s.send(ctx, sl)
 		cancel()
 		s.answers <- sl
 	}

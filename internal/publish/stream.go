@@ -18,6 +18,7 @@ type stream struct {
 	timeout    time.Duration
 	route      Route
 	sender     sender
+	spans      *spans              // nil: none
 	unroutable *relay.PublishError // why no event can be sent
 
 	packer   *packer

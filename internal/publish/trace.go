@@ -11,7 +11,7 @@ import (
 
 // attributeTraceparent names the attribute that holds the producer's trace. It is
 // published like any other, unchanged: what consumers continue is the trace that
-// the event was written in.
+// the event was written in, see docs/decisions/011.
 const attributeTraceparent = "traceparent"
 
 // systemTraceHeader is the one message system attribute that SQS accepts. Lambda
@@ -28,7 +28,8 @@ func creationContext(ev *relay.Event) trace.SpanContext {
 		return trace.SpanContext{}
 	}
 	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(ev.Attributes))
-	return trace.SpanContextFromContext(ctx)
+	// A producer's own attribute may be called tracestate, and is no business of ours.
+	return trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{})
 }
 
 // xrayHeader writes a valid span context the way X-Ray does.
