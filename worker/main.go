@@ -46,6 +46,8 @@ func root() *cobra.Command {
   OUTBOX_LOG_LEVEL             debug, info, warn or error (default info)
   TEMPORAL_DEPLOYMENT_NAME     with TEMPORAL_WORKER_BUILD_ID: run as this version of a
   TEMPORAL_WORKER_BUILD_ID     Worker Deployment; "starter promote" makes it current
+  OTEL_EXPORTER_OTLP_ENDPOINT  where to send traces, such as http://localhost:4318 (default:
+                               nowhere); the other standard OTEL_... variables hold too
 
 Temporal's connection comes from temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE,
 _API_KEY, _TLS_..., AWS's from the SDK's default chain.`,

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,24 @@ func (r *relay) ready(ctx context.Context) error {
 		problems = append(problems, fmt.Errorf("topic %s: %w", topic, err))
 	}
 	return errors.Join(problems...)
+}
+
+// unreachable resolves all destinations and returns those that did not.
+func (r *relay) unreachable(ctx context.Context) map[string]error {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	bad := make(map[string]error)
+	for _, topic := range r.publisher.Topics() {
+		wg.Go(func() {
+			if _, err := r.publisher.Resolve(ctx, topic); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				bad[topic] = err
+			}
+		})
+	}
+	wg.Wait()
+	return bad
 }
 
 // isCurrent returns an error if this worker is versioned and its deployment has

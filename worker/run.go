@@ -18,6 +18,7 @@ import (
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/internal/telemetry"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -36,6 +37,7 @@ type relay struct {
 	store     *postgres.Store
 	publisher *publish.Publisher
 	temporal  client.Client
+	traces    *telemetry.Traces
 }
 
 // run serves until ctx ends. It does not begin before everything answers.
@@ -92,6 +94,8 @@ func (r *relay) workerOptions() worker.Options {
 		MaxHeartbeatThrottleInterval: 2 * time.Second,
 		// Each batch holds few goroutines and at most a page in memory.
 		MaxConcurrentActivityExecutionSize: 100,
+		// A relay with nothing to do claims, and would show nothing else.
+		Interceptors: r.traces.Interceptors("ClaimBatches"),
 	}
 	if r.Deployment != "" {
 		o.DeploymentOptions = worker.DeploymentOptions{
@@ -110,13 +114,14 @@ func connect(ctx context.Context, s settings, logger *slog.Logger) (*relay, erro
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	r := &relay{settings: s, log: logger}
-	var database, temporal, aws error
+	var database, temporal, aws, traces error
+	r.traces, traces = telemetry.StartTraces(ctx, "outbox-relay", logger)
 	var wg sync.WaitGroup
 	wg.Go(func() { database = r.connectDatabase(ctx) })
 	wg.Go(func() { temporal = r.connectTemporal(ctx) })
 	wg.Go(func() { aws = r.connectAWS(ctx) })
 	wg.Wait()
-	if err := errors.Join(database, temporal, aws); err != nil {
+	if err := errors.Join(traces, database, temporal, aws); err != nil {
 		r.close()
 		return nil, err
 	}
@@ -162,7 +167,7 @@ func (r *relay) connectAWS(ctx context.Context) error {
 	if cfg.Region == "" {
 		return errors.New("AWS has no region: set AWS_REGION")
 	}
-	r.publisher, err = publish.New(publish.Config{Topics: r.topics, AWS: cfg})
+	r.publisher, err = publish.New(publish.Config{Topics: r.topics, AWS: cfg, Traces: r.traces.Provider()})
 	if err != nil {
 		return fmt.Errorf("OUTBOX_CONFIG: %w", err)
 	}
@@ -172,24 +177,6 @@ func (r *relay) connectAWS(ctx context.Context) error {
 	return nil
 }
 
-// unreachable resolves all destinations and returns those that did not.
-func (r *relay) unreachable(ctx context.Context) map[string]error {
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	bad := make(map[string]error)
-	for _, topic := range r.publisher.Topics() {
-		wg.Go(func() {
-			if _, err := r.publisher.Resolve(ctx, topic); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				bad[topic] = err
-			}
-		})
-	}
-	wg.Wait()
-	return bad
-}
-
 func (r *relay) close() {
 	if r.temporal != nil {
 		r.temporal.Close()
@@ -197,4 +184,5 @@ func (r *relay) close() {
 	if r.store != nil {
 		r.store.Close()
 	}
+	r.traces.Stop()
 }

@@ -32,7 +32,10 @@ var allowed = map[string][]string{
 		"go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
 	},
 	"internal/publish/detach": {"github.com/aws/"},
-	"activities":              {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
+	"internal/telemetry": {
+		"go.opentelemetry.io/", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/interceptor", "go.temporal.io/sdk/contrib/opentelemetry",
+	},
+	"activities": {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
 	"workflows": {
 		module + "activities", module + "internal/relay",
 		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker", "go.temporal.io/api/enums/v1",

@@ -1,0 +1,89 @@
+// Package telemetry brings what the relay tells about itself to where its operator
+// wants to have it. It is silent unless it is told where that is.
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+	"go.temporal.io/sdk/interceptor"
+)
+
+// flushTimeout is what Stop may cost where the collector does not answer. The
+// worker's own end takes up to 25 s of Kubernetes' 30.
+const flushTimeout = 2 * time.Second
+
+// Traces sends spans to a collector. A nil Traces is one that is off, and all its
+// methods work.
+type Traces struct {
+	provider *sdktrace.TracerProvider
+	temporal interceptor.WorkerInterceptor
+	log      *slog.Logger
+}
+
+// StartTraces begins to send the spans of a service where OpenTelemetry's standard
+// variables say, and returns nil if they do not: see newExporter. Sampling, batches
+// and limits follow the standard variables too; OTEL_SERVICE_NAME and
+// OTEL_RESOURCE_ATTRIBUTES go before the service's name and this program's version.
+//
+// Spans that the collector does not take are lost with a warning to the log, and
+// nothing waits for it.
+func StartTraces(ctx context.Context, service string, log *slog.Logger) (*Traces, error) {
+	exporter, err := newExporter(ctx)
+	if exporter == nil || err != nil {
+		return nil, err
+	}
+	about, err := resource.New(ctx,
+		resource.WithTelemetrySDK(), resource.WithHost(),
+		resource.WithAttributes(semconv.ServiceName(service), semconv.ServiceVersion(version())),
+		resource.WithFromEnv(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("describe this program to traces: %w: check OTEL_RESOURCE_ATTRIBUTES", err)
+	}
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(about), sdktrace.WithBatcher(exporter))
+	temporal, err := newTemporal(provider)
+	if err != nil {
+		return nil, err
+	}
+	// The SDK has one handler in a process; otherwise it writes to standard error.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err) }))
+	return &Traces{provider: provider, temporal: temporal, log: log}, nil
+}
+
+// version is that of this program's module, if it was built as one.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+// Provider makes tracers; nil if traces are off.
+func (t *Traces) Provider() trace.TracerProvider {
+	if t == nil {
+		return nil
+	}
+	return t.provider
+}
+
+// Stop sends what is still to be sent, for two seconds at most.
+func (t *Traces) Stop() {
+	if t == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	if err := t.provider.Shutdown(ctx); err != nil {
+		t.log.Warn("the last spans were not sent", "error", err)
+	}
+}
