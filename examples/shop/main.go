@@ -21,12 +21,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
 	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/examples/shop/simulation"
+	"github.com/temporal-outbox/relay/internal/telemetry"
 	"github.com/temporal-outbox/relay/localstack/topology"
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -56,8 +58,9 @@ func root() *cobra.Command {
 		Long: `Places orders, lets the services consume their events, and reconciles. Ends with
 status 0 only if every check holds.
 
-  DATABASE_URL     PostgreSQL database that has the outbox (required)
-  TEMPORAL_UI_URL  shown while it runs, if set
+  DATABASE_URL                 PostgreSQL database that has the outbox (required)
+  TEMPORAL_UI_URL              shown while it runs, if set
+  OTEL_EXPORTER_OTLP_ENDPOINT  where to send traces, if set
 
 AWS's configuration comes from the SDK's default chain. A worker must be running
 that publishes the topics orders and ledger as localstack/outbox.yaml says.
@@ -145,6 +148,14 @@ func run(ctx context.Context, o options) error {
 		simulated.Break = &simulation.Break{
 			Temporal: c, TaskQueue: cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue),
 		}
+	}
+	traces, err := telemetry.StartTraces(ctx, "shop", slog.New(slog.DiscardHandler)) // it would tear the view apart
+	if err != nil {
+		return err
+	}
+	if traces != nil {
+		defer traces.Stop()
+		otel.SetTracerProvider(traces.Provider())
 	}
 	report, err := simulation.Run(ctx, simulated)
 	var missing *types.QueueDoesNotExist

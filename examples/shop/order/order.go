@@ -77,9 +77,11 @@ INSERT INTO shop.orders (id, account, product, quantity, cents, status)
 VALUES ($1, $2, $3, $4, $5, 'placed')`
 
 // Place takes a new order.
-func (s Service) Place(ctx context.Context, o Order) ([]outbox.Event, error) {
-	events := []outbox.Event{about(o, Placed)}
-	err := pgx.BeginFunc(ctx, s.DB, func(tx pgx.Tx) error {
+func (s Service) Place(ctx context.Context, o Order) (events []outbox.Event, err error) {
+	ctx, end := begin(ctx, "place order", o.ID)
+	defer end(&err)
+	events = []outbox.Event{about(o, Placed)}
+	err = pgx.BeginFunc(ctx, s.DB, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, insertOrder, o.ID, o.Account, o.Product, o.Quantity, o.Cents); err != nil {
 			return err
 		}
@@ -93,6 +95,8 @@ func (s Service) Place(ctx context.Context, o Order) ([]outbox.Event, error) {
 
 // Cancel takes back an order that is not paid.
 func (s Service) Cancel(ctx context.Context, id string) (events []outbox.Event, err error) {
+	ctx, end := begin(ctx, "cancel order", id)
+	defer end(&err)
 	err = pgx.BeginFunc(ctx, s.DB, func(tx pgx.Tx) error {
 		o, err := change(ctx, tx, id, "placed", "cancelled")
 		if err != nil {
@@ -108,8 +112,10 @@ func (s Service) Cancel(ctx context.Context, id string) (events []outbox.Event, 
 }
 
 // Pay charges the order to its account.
-func (s Service) Pay(ctx context.Context, id string) ([]outbox.Event, error) {
-	events, err := s.settle(ctx, id, settlement{"placed", "paid", Paid, Charged, +1})
+func (s Service) Pay(ctx context.Context, id string) (events []outbox.Event, err error) {
+	ctx, end := begin(ctx, "pay order", id)
+	defer end(&err)
+	events, err = s.settle(ctx, id, settlement{"placed", "paid", Paid, Charged, +1})
 	if err != nil {
 		return events, fmt.Errorf("pay order %s: %w", id, err)
 	}
@@ -117,8 +123,10 @@ func (s Service) Pay(ctx context.Context, id string) ([]outbox.Event, error) {
 }
 
 // Refund credits a paid order to its account.
-func (s Service) Refund(ctx context.Context, id string) ([]outbox.Event, error) {
-	events, err := s.settle(ctx, id, settlement{"paid", "refunded", Refunded, Credited, -1})
+func (s Service) Refund(ctx context.Context, id string) (events []outbox.Event, err error) {
+	ctx, end := begin(ctx, "refund order", id)
+	defer end(&err)
+	events, err = s.settle(ctx, id, settlement{"paid", "refunded", Refunded, Credited, -1})
 	if err != nil {
 		return events, fmt.Errorf("refund order %s: %w", id, err)
 	}

@@ -27,8 +27,9 @@ type Message struct {
 	Group      string    // on FIFO queues the event's key, else empty
 	ReceivedAt time.Time // when the request that brought it returned
 
-	receipt  *string
-	received int // times, this one included
+	receipt     *string
+	received    int    // times, this one included
+	traceparent string // of the span that wrote the event, or empty
 }
 
 // Handler does what an event asks for. applied is false if that was done already
@@ -91,7 +92,7 @@ func (c Consumer) Run(ctx context.Context) error {
 func (c Consumer) receive(ctx context.Context, url *string) ([]types.Message, error) {
 	out, err := c.SQS.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
 		QueueUrl: url, MaxNumberOfMessages: 10, WaitTimeSeconds: int32(c.Wait.Seconds()),
-		MessageAttributeNames: []string{outbox.AttributeEventID, outbox.AttributeEventType},
+		MessageAttributeNames: []string{outbox.AttributeEventID, outbox.AttributeEventType, outbox.AttributeTraceparent},
 		MessageSystemAttributeNames: []types.MessageSystemAttributeName{
 			types.MessageSystemAttributeNameMessageGroupId,
 			types.MessageSystemAttributeNameApproximateReceiveCount,
@@ -118,7 +119,7 @@ func (c Consumer) batch(ctx context.Context, url *string, messages []types.Messa
 		if behind := m.Group != "" && held[m.Group]; !behind {
 			if err == nil {
 				m.ReceivedAt = received
-				_, err = c.Handle(ctx, m)
+				err = c.handle(ctx, m)
 			}
 			if err == nil {
 				done = append(done, types.DeleteMessageBatchRequestEntry{Id: id, ReceiptHandle: m.receipt})
@@ -169,6 +170,8 @@ func parse(raw types.Message) (Message, error) {
 		Group:   raw.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)],
 		Type:    aws.ToString(raw.MessageAttributes[outbox.AttributeEventType].StringValue),
 		receipt: raw.ReceiptHandle,
+
+		traceparent: aws.ToString(raw.MessageAttributes[outbox.AttributeTraceparent].StringValue),
 	}
 	// Where the count is missing the message comes back soon.
 	m.received, _ = strconv.Atoi(raw.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)])
