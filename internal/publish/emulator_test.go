@@ -150,6 +150,10 @@ func TestEventsArriveAsTheyWereWrittenAndInOrderPerKeyOnFIFO(t *testing.T) {
 						got[name] = *a.StringValue
 					}
 					assert.Equal(t, want, got)
+					// LocalStack keeps it (make interop), fauxqs does not.
+					if header, kept := m.Attributes["AWSTraceHeader"]; kept {
+						assert.Equal(t, sameForXRay, header)
+					}
 					if fifo {
 						assert.Equal(t, ev.EventID, m.Attributes["MessageDeduplicationId"])
 						if !strings.Contains(ev.Key, " ") {
