@@ -75,7 +75,13 @@ func bareEntry(i int) types.SendMessageBatchRequestEntry {
 	} {
 		attributes[name] = types.MessageAttributeValue{DataType: &kind, StringValue: &value}
 	}
-	return types.SendMessageBatchRequestEntry{Id: &id, MessageBody: &body, MessageAttributes: attributes}
+	header := traceHeader
+	return types.SendMessageBatchRequestEntry{
+		Id: &id, MessageBody: &body, MessageAttributes: attributes,
+		MessageSystemAttributes: map[string]types.MessageSystemAttributeValue{
+			"AWSTraceHeader": {DataType: &kind, StringValue: &header},
+		},
+	}
 }
 
 func (r *rig) deleteQueue(ctx context.Context, queue string) error {

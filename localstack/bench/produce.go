@@ -15,6 +15,9 @@ import (
 // traceparent makes the events carry the fourth of the relay's attributes.
 const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
+// traceHeader is what the relay makes of it for SQS.
+const traceHeader = "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7;Sampled=1"
+
 // produced is what a producer knows of one event.
 type produced struct {
 	began, committed time.Time
