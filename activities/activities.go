@@ -39,6 +39,8 @@ type Store interface {
 // Publisher sends events to their destination. internal/publish implements it.
 type Publisher interface {
 	Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error)
+	// Destination says where a topic's events go, for people. Empty if nobody knows.
+	Destination(topic string) string
 }
 
 // Config is what the activities need. Store and Publisher are required.

@@ -87,7 +87,7 @@ func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.P
 // untold is the end of an attempt of a recovery that was stopped before it could
 // tell whether the destination is back.
 func (t *attempt) untold() error {
-	return fmt.Errorf("%s: %w before anything was sent", t.lease.Topic, relay.ErrStopped)
+	return fmt.Errorf("%s: %w before anything was sent", t.goesTo(), relay.ErrStopped)
 }
 
 // giveUp remembers what was refused alone and returns what has been for too long,

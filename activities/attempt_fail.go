@@ -44,7 +44,7 @@ func (r *refusal) Unwrap() error { return r.PublishError }
 func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.PublishError, fruitless bool) error {
 	t.mu.Lock()
 	r := &refusal{PublishError: left}
-	r.text = fmt.Sprintf("%s: %d of %d left: %s", t.lease.Topic, len(t.open), t.loaded, left.Error())
+	r.text = fmt.Sprintf("%s: %d of %d left: %s", t.goesTo(), len(t.open), t.loaded, left.Error())
 	lanes := make(map[int16]bool)
 	for ref := range t.open {
 		lanes[ref.Lane] = true
@@ -82,6 +82,14 @@ func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.Publis
 		return err
 	}
 	return r
+}
+
+// goesTo names the topic and its destination: "orders → SNS topic orders-events".
+func (t *attempt) goesTo() string {
+	if destination := t.cfg.Publisher.Destination(t.lease.Topic); destination != "" {
+		return t.lease.Topic + " → " + destination
+	}
+	return t.lease.Topic
 }
 
 // release frees all lanes that are still this attempt's, but for some.

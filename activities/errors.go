@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"go.temporal.io/sdk/temporal"
 
@@ -68,7 +69,8 @@ func failure(ctx context.Context, err error, details any) error {
 func text(err error) string {
 	t := err.Error()
 	if len(t) > maxFailureText {
-		t = t[:maxFailureText] + "…"
+		// A character that is cut in two would be refused by Temporal.
+		t = strings.ToValidUTF8(t[:maxFailureText], "") + "…"
 	}
 	return t
 }

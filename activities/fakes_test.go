@@ -273,6 +273,8 @@ func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.
 	}
 }
 
+func (p *publisher) Destination(topic string) string { return "SQS queue " + topic + "-queue" }
+
 func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events []relay.Event) {
 	p.mu.Lock()
 	p.requests++

@@ -38,6 +38,8 @@ type PublishResult struct {
 	Dead      int `json:"dead,omitempty"`      // made dead letters
 	Throttled int `json:"throttled,omitempty"` // attempts
 	Requests  int `json:"requests"`            // of the last attempt
+	// Destination is where the events were to go. Of a failure only.
+	Destination string `json:"destination,omitempty"`
 }
 
 // checkpoint is what a heartbeat carries from attempt to attempt. Unsettled are
@@ -100,6 +102,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	}
 	if err != nil {
 		activity.RecordHeartbeat(ctx, end)
+		result.Destination = a.cfg.Publisher.Destination(r.Batch.Topic)
 	}
 	return result, failure(ctx, err, result)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
@@ -123,7 +124,7 @@ func TestOneRefusedEventDoesNotStopItsBatch(t *testing.T) {
 		return nil
 	}
 	_, err := e.publish(t, 1)
-	require.Equal(t, "orders: 10 of 250 left: InternalError: try again", asApplicationError(t, err).Message())
+	require.Equal(t, "orders → SQS queue orders-queue: 10 of 250 left: InternalError: try again", asApplicationError(t, err).Message())
 	require.Len(t, e.store.settled, 240)
 }
 
@@ -165,7 +166,7 @@ func TestRefusedEventsKeepTheirLanesAndTheOthersAreReleased(t *testing.T) {
 	failure := asApplicationError(t, err)
 	require.Equal(t, "InternalError", failure.Type())
 	require.False(t, failure.NonRetryable())
-	require.Equal(t, "orders: 7 of 30 left: InternalError: try again", failure.Message())
+	require.Equal(t, "orders → SQS queue orders-queue: 7 of 30 left: InternalError: try again", failure.Message())
 	require.Equal(t, []int16{1, 3}, e.store.releasedLanes())
 	require.Equal(t, [][]int16{{2}}, e.store.renewed, "past the next attempt")
 	require.Len(t, e.store.settled, 23)
@@ -181,7 +182,7 @@ func TestWhenAWholeRequestIsRefusedTheRestIsNotSent(t *testing.T) {
 		return nil
 	}
 	_, err := e.publish(t, 1)
-	require.Equal(t, "orders: 180 of 200 left: NotFound: no such topic", asApplicationError(t, err).Message())
+	require.Equal(t, "orders → SQS queue orders-queue: 180 of 200 left: NotFound: no such topic", asApplicationError(t, err).Message())
 	require.Equal(t, 3, e.publisher.requests)
 }
 
@@ -301,12 +302,28 @@ func TestFailuresAreShortAndHoldNoPayload(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(5, 1)
 	e.publisher.answer = func(int, relay.Event) *relay.PublishError {
-		return &relay.PublishError{Code: "InvalidParameter", Message: strings.Repeat("long ", 2000)}
+		return &relay.PublishError{Code: "InvalidParameter", Message: strings.Repeat("läng ", 2000)}
 	}
-	_, err := e.publish(t, 1)
-	message := asApplicationError(t, err).Message()
-	require.Less(t, len(message), 1024)
-	require.NotContains(t, message, "secret payload")
+	for topic := range 6 { // wherever the end cuts a character
+		r := request(1)
+		r.Batch.Topic += strings.Repeat("s", topic)
+		_, err := e.publishAs(t, r)
+		message := asApplicationError(t, err).Message()
+		require.Less(t, len(message), 1024)
+		require.Contains(t, message, " → SQS queue orders")
+		require.True(t, utf8.ValidString(message), "Temporal refuses it")
+		require.NotContains(t, message, "secret payload")
+	}
+}
+
+func TestAnAttemptThatWasStoppedNamesItsDestinationToo(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(5, 1)
+	e.publisher.err = relay.ErrStopped
+	r := request(1)
+	r.Recovering = true
+	_, err := e.publishAs(t, r)
+	require.Equal(t, "orders → SQS queue orders-queue: stopped before anything was sent", asApplicationError(t, err).Message())
 }
 
 func TestErrorsOfTemporalItselfStayAsTheyAre(t *testing.T) {

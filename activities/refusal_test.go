@@ -171,7 +171,7 @@ func TestWhatFailsAloneForTooLongIsGivenUp(t *testing.T) {
 	e.publisher.answer = refusing(&relay.PublishError{Code: "InternalError", Message: "again"}, 3, 4)
 	_, err := e.publish(t, 1)
 	require.Equal(t, []int64{3}, e.store.deadIDs())
-	require.Equal(t, "orders: 1 of 20 left: InternalError: again", asApplicationError(t, err).Message())
+	require.Equal(t, "orders → SQS queue orders-queue: 1 of 20 left: InternalError: again", asApplicationError(t, err).Message())
 }
 
 func TestARecoveryRenewsItsPauseAndNeitherFailsForGoodNorGivesUp(t *testing.T) {
@@ -412,5 +412,5 @@ func TestAFailuresDetailsSayWhatGotThrough(t *testing.T) {
 	_, err := e.publish(t, 1)
 	var r PublishResult
 	require.NoError(t, asApplicationError(t, err).Details(&r))
-	require.Equal(t, PublishResult{Published: 10, Requests: 2}, r)
+	require.Equal(t, PublishResult{Published: 10, Requests: 2, Destination: "SQS queue orders-queue"}, r)
 }

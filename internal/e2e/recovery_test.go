@@ -93,7 +93,7 @@ func TestABrokenDestinationIsOneRecoveryAndEverythingArrivesWhenItIsBack(t *test
 	broken.remove()
 	o.write("broken", "e", n, 500)
 	pending := o.recovering(c, "broken")
-	require.Contains(t, pending.GetLastFailure().GetMessage(), "left: ", "it says how much is left, and why")
+	require.Regexp(t, `^broken → SQS queue `+broken.name+`: \d+ of \d+ left: NonExistentQueue: `, pending.GetLastFailure().GetMessage())
 	require.Equal(t, "NonExistentQueue", pending.GetLastFailure().GetApplicationFailureInfo().GetType())
 	require.NotNil(t, pending.GetScheduledTime(), "and when it is tried next")
 

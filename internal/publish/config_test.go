@@ -42,6 +42,19 @@ func TestNewSaysEverythingThatIsWrongAtOnce(t *testing.T) {
 	assert.Equal(t, len(wrong)+2, strings.Count(err.Error(), "\n")+1, err)
 }
 
+func TestADestinationIsNamedAsItIsConfiguredAndHoldsNoSecret(t *testing.T) {
+	p, err := publish.New(publish.Config{AWS: aws.Config{Region: "eu-west-1"}, Topics: map[string]publish.Destination{
+		"a": {SNS: "arn:aws:sns:eu-west-1:1:a"},
+		"b": {SQS: "b.fifo"},
+		"c": {SQS: "https://me:hidden@queues.example/1/c?token=hidden"},
+	}})
+	require.NoError(t, err)
+	assert.Equal(t, "SNS topic arn:aws:sns:eu-west-1:1:a", p.Destination("a"))
+	assert.Equal(t, "SQS queue b.fifo", p.Destination("b"))
+	assert.Equal(t, "SQS queue https://queues.example/1/c", p.Destination("c"))
+	assert.Empty(t, p.Destination("unknown"))
+}
+
 func TestTheRegionMayComeFromTheDestination(t *testing.T) {
 	p, err := publish.New(publish.Config{Topics: map[string]publish.Destination{
 		"b": {SQS: "https://sqs.cn-north-1.amazonaws.com.cn/1/b"},

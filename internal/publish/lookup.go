@@ -121,8 +121,8 @@ func resolveError(r Route, err error) error {
 		// No event was part of this, so it is the address that is not allowed.
 		pe.Class, pe.Doubtful = relay.ClassDestination, false
 	}
-	pe.Message = shorten(fmt.Sprintf("%s: %s; %s", r, pe.Message, remedy(r, pe.Code)))
-	return fmt.Errorf("resolve topic %s: %w", r.Topic, &pe)
+	pe.Message = shorten(fmt.Sprintf("%s; %s", pe.Message, remedy(r, pe.Code)))
+	return fmt.Errorf("resolve topic %s, %s: %w", r.Topic, r, &pe)
 }
 
 // remedy says what to do about a code met while resolving.

@@ -21,6 +21,7 @@ const firstTimeout = 4 * time.Second
 type cachedRoute struct {
 	turn chan struct{} // held by whoever looks it up or reads it
 	Route
+	label  string // never changes
 	sender sender // nil until resolved
 	next   time.Time
 	// learned is how large a request may be where Limit turned out to be too much,
@@ -29,7 +30,16 @@ type cachedRoute struct {
 }
 
 func newCachedRoute(r Route) *cachedRoute {
-	return &cachedRoute{turn: make(chan struct{}, 1), Route: r}
+	return &cachedRoute{turn: make(chan struct{}, 1), Route: r, label: r.label()}
+}
+
+// Destination says where a topic's events go, as it is configured: "SQS queue
+// audit", "SNS topic arn:aws:sns:…". Empty for a topic that has none.
+func (p *Publisher) Destination(topic string) string {
+	if c := p.routes[topic]; c != nil {
+		return c.label
+	}
+	return ""
 }
 
 // Resolve looks a topic's destination up: its ARN or URL, and how large its

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -69,6 +70,17 @@ func (r Route) String() string {
 		return fmt.Sprintf("SNS topic %q", r.Name)
 	}
 	return fmt.Sprintf("SQS queue %q", r.Name)
+}
+
+// label is String for where quotation marks would be escaped again, and where
+// everybody may read it.
+func (r Route) label() string {
+	name := r.Name
+	if u, err := url.Parse(name); err == nil && u.Host != "" {
+		u.User, u.RawQuery, u.Fragment = nil, "", ""
+		name = u.String()
+	}
+	return strings.Replace(r.String(), strconv.Quote(r.Name), name, 1)
 }
 
 // Names as AWS's CreateTopic and CreateQueue documentation restricts them; the

@@ -9,7 +9,7 @@ import (
 )
 
 func TestAnOutageIsShownAsTemporalShowsIt(t *testing.T) {
-	const refused = "ledger: 3 of 3 left: NotFound: Topic does not exist"
+	const refused = "ledger → SNS topic ledger-events.fifo: 3 of 3 left: NotFound: Topic does not exist"
 	running := glimpse{
 		workflow: "outbox-recovery/ledger", status: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
 		attempt: 4, failure: refused, next: after(17 * time.Second),
