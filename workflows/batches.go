@@ -17,7 +17,7 @@ var act *activities.Activities
 func (r *run) claim(ctx workflow.Context) {
 	r.claiming = true
 	asked := r.free(ctx)
-	claimed := workflow.ExecuteActivity(claimOptions(ctx), act.ClaimBatches, activities.ClaimRequest{
+	claimed := workflow.ExecuteActivity(claimOptions(ctx, r.board.summary()), act.ClaimBatches, activities.ClaimRequest{
 		Batches:  asked,
 		PerTopic: r.loads.share,
 		Shares:   r.loads.lowered(),
@@ -36,6 +36,7 @@ func (r *run) claim(ctx workflow.Context) {
 		// When as many were claimed as were asked for, others may be waiting for
 		// a slot, and no batch stays.
 		plenty := len(result.Batches) < asked
+		r.board.told(workflow.Now(ctx), result)
 		for _, b := range result.Batches {
 			r.publish(ctx, b, plenty)
 		}
@@ -67,6 +68,7 @@ func (r *run) publish(ctx workflow.Context, b relay.Batch, plenty bool) {
 
 // published takes a batch's end.
 func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.PublishResult, err error) {
+	r.board.stale = true
 	var failure *temporal.ApplicationError
 	isFailure := asApplicationError(err, &failure)
 	switch {
@@ -81,7 +83,7 @@ func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.P
 		}
 		r.result.Recovering++
 		r.loads.failed(b.Topic)
-		r.recover(ctx, b, failure)
+		r.recover(ctx, b, failure, result.Destination)
 	case r.isEnding(ctx):
 		r.result.Cancelled++
 		r.release(ctx, b)
@@ -92,12 +94,14 @@ func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.P
 
 // recover hands a batch to its topic's recovery, which outlives this run. If there
 // is one already, the batch is released: the topic is paused.
-func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.ApplicationError) {
+func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.ApplicationError, destination string) {
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	r.ending++
-	child := workflow.ExecuteChildWorkflow(recoveryChild(free, r.taskQueue, b, failure), Recovery, RecoveryInput{
-		Batch: b, Concurrency: r.in.Concurrency, Reason: failure.Message(),
-	})
+	in := RecoveryInput{
+		Reason: failure.Message(), Error: failure.Type(), Destination: destination,
+		SearchAttributes: r.in.SearchAttributes, Concurrency: r.in.Concurrency, Batch: b,
+	}
+	child := workflow.ExecuteChildWorkflow(recoveryChild(free, r.taskQueue, in), Recovery, in)
 	r.selector.AddFuture(child.GetChildWorkflowExecution(), func(f workflow.Future) {
 		r.ending--
 		if f.Get(free, nil) != nil {
@@ -121,12 +125,13 @@ func (r *run) release(ctx workflow.Context, b relay.Batch) {
 }
 
 // summary describes a batch in the UI: "orders · 500 events · lanes 0-15".
-func summary(b relay.Batch) string {
-	events := " events"
-	if b.Events == 1 {
-		events = " event"
+func summary(b relay.Batch) string { return b.Topic + " · " + events(b.Events) + " · " + lanes(b) }
+
+func events(n int) string {
+	if n == 1 {
+		return "1 event"
 	}
-	return b.Topic + " · " + strconv.Itoa(b.Events) + events + " · " + lanes(b)
+	return strconv.Itoa(n) + " events"
 }
 
 func lanes(b relay.Batch) string {

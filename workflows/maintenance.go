@@ -52,10 +52,20 @@ func Maintenance(ctx workflow.Context, in MaintenanceInput) (r MaintenanceResult
 		return r, fmt.Errorf("read statistics: %w", err)
 	}
 	r.Warnings = warnings(in, r)
-	if len(r.Warnings) > 0 {
-		workflow.SetCurrentDetails(ctx, "- "+strings.Join(r.Warnings, "\n- "))
-	}
+	workflow.SetCurrentDetails(ctx, r.details())
 	return r, nil
+}
+
+// details is what the UI shows of a run that is over.
+func (r MaintenanceResult) details() string {
+	if len(r.Warnings) == 0 {
+		return framed(fmt.Sprintf("All is well. There are partitions for %d days ahead.", r.Ahead))
+	}
+	list := make([]string, len(r.Warnings))
+	for i, w := range r.Warnings {
+		list[i] = "- " + escape(w, maxCause)
+	}
+	return framed("Somebody should act:\n\n" + strings.Join(list, "\n"))
 }
 
 // warnings says what somebody should act on, with the remedy.

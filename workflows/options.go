@@ -108,6 +108,9 @@ const (
 	// maxLate bounds the batches in flight, late ones included, in multiples of the
 	// slots.
 	maxLate = 8
+	// maxSummary is how long a summary may be, in bytes: Temporal refuses one of more
+	// than 400 (limit.userMetadataSummarySize).
+	maxSummary = 380
 	// maxHistory is the length at which a run continues as new, with the deadline
 	// it had. Temporal ends a workflow at 51,200 events.
 	maxHistory = 20_000
@@ -119,13 +122,13 @@ func retries(first, most time.Duration) *temporal.RetryPolicy {
 	return &temporal.RetryPolicy{InitialInterval: first, BackoffCoefficient: 2, MaximumInterval: most}
 }
 
-func claimOptions(ctx workflow.Context) workflow.Context {
+func claimOptions(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: claimTimeout,
 		HeartbeatTimeout:    heartbeatTimeout,
 		RetryPolicy:         retries(retryFirst, claimRetryMost),
 		WaitForCancellation: true,
-		Summary:             "wait for pending events",
+		Summary:             summary,
 	})
 }
 
@@ -139,23 +142,24 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 	})
 }
 
-func recoveryOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
+func recoveryOptions(ctx workflow.Context, in RecoveryInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: publishTimeout,
 		HeartbeatTimeout:    heartbeatTimeout,
 		RetryPolicy:         retries(recoveryFirst, recoveryMost),
 		WaitForCancellation: true,
 		// Without a count: more comes while it waits, and its last failure says how much.
-		Summary: "retry " + b.Topic + " · " + lanes(b),
+		Summary: cut("retry "+goesTo(in), maxSummary),
 	})
 }
 
 // recoveryChild are the options of a recovery that outlives the run that starts it.
-func recoveryChild(ctx workflow.Context, taskQueue string, b relay.Batch, failure *temporal.ApplicationError) workflow.Context {
+func recoveryChild(ctx workflow.Context, taskQueue string, in RecoveryInput) workflow.Context {
 	return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-		WorkflowID:        RecoveryID(taskQueue, b.Topic),
+		WorkflowID:        RecoveryID(taskQueue, in.Batch.Topic),
 		ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON,
-		StaticSummary:     b.Topic + " · " + failure.Type(),
+		StaticSummary:     cut(goesTo(in)+" · "+in.Error, maxSummary),
+		StaticDetails:     RecoveryDetails,
 	})
 }
 

@@ -16,13 +16,21 @@ import (
 const UpdatePark = "park"
 
 // RecoveryInput says what Recovery takes over.
+//
+// Its order is that in which the Temporal UI shows it.
 type RecoveryInput struct {
-	// Batch is one that its destination refuses. Its lanes are still leased.
-	Batch relay.Batch `json:"batch"`
+	// Reason is the failure for which it began: the destination's code and text.
+	Reason string `json:"reason"`
+	// Error is the code alone, the failure's type.
+	Error string `json:"error,omitempty"`
+	// Destination is the one that is broken.
+	Destination string `json:"destination,omitempty"`
+	// SearchAttributes says that they are registered.
+	SearchAttributes bool `json:"searchAttributes,omitempty"`
 	// Concurrency is how many requests may be under way.
 	Concurrency int `json:"concurrency"`
-	// Reason is what the destination said last: its code and text.
-	Reason string `json:"reason"`
+	// Batch is one that its destination refuses. Its lanes are still leased.
+	Batch relay.Batch `json:"batch"`
 }
 
 // RecoveryResult says how a recovery ended.
@@ -49,6 +57,14 @@ type ParkResult struct {
 	Dead      int `json:"dead"`
 }
 
+// goesTo names the topic and its destination, as failures do.
+func goesTo(in RecoveryInput) string {
+	if in.Destination == "" {
+		return in.Batch.Topic
+	}
+	return in.Batch.Topic + " → " + in.Destination
+}
+
 // RecoveryID is the workflow id of a topic's recovery: one at a time. Relays with
 // a task queue of their own do not meet in one namespace.
 func RecoveryID(taskQueue, topic string) string {
@@ -65,6 +81,7 @@ func RecoveryID(taskQueue, topic string) string {
 func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, began: workflow.Now(ctx)}
 	workflow.SetCurrentDetails(ctx, r.details(in.Reason))
+	r.describe(ctx)
 	err := workflow.SetUpdateHandlerWithOptions(ctx, UpdatePark, r.onPark, workflow.UpdateHandlerOptions{
 		Description: "Give up what this batch's destination refuses: it becomes dead letters, and the topic goes on.",
 		Validator: func(_ workflow.Context, p ParkRequest) error {
@@ -91,7 +108,9 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	if err := workflow.ExecuteActivity(resumeOptions(free, in.Batch.Topic), act.ResumeTopic, resume).Get(free, nil); err != nil {
 		workflow.GetLogger(free).Warn("topic not resumed: its pause expires", "topic", in.Batch.Topic, "error", err)
 	}
-	workflow.SetCurrentDetails(free, "Topic **"+in.Batch.Topic+"** goes on: this recovery is over.")
+	state := r.state(err)
+	workflow.SetCurrentDetails(free, r.epilogue(state))
+	r.conclude(free, state)
 	if err := workflow.Await(free, func() bool { return workflow.AllHandlersFinished(free) }); err != nil {
 		return r.result, fmt.Errorf("wait for handlers: %w", err)
 	}
@@ -116,7 +135,7 @@ func (r *recovery) run(ctx workflow.Context) error {
 		attempt, cancel := workflow.WithCancel(ctx)
 		r.cancel = cancel
 		var result activities.PublishResult
-		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in.Batch), act.PublishBatch, activities.PublishRequest{
+		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in), act.PublishBatch, activities.PublishRequest{
 			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: BatchFor,
 			RecoveryID: r.id, Recovering: true, Park: parking,
 		}).Get(attempt, &result)
@@ -154,12 +173,17 @@ func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, erro
 	return ParkResult{Published: r.result.Published, Dead: r.result.Dead}, nil
 }
 
-// details is what the UI shows under User Metadata, in a box that cuts long texts off.
-// The failure in it is the first; the last is with the pending activity.
+// details is what the UI shows under User Metadata while it lasts. The failure in it
+// is the first; the last is with the pending activity.
 func (r *recovery) details(reason string) string {
-	return fmt.Sprintf("Topic **%s** is paused, because its destination refuses what it is sent (%s). "+
-		"Repair the destination, and everything goes on by itself. The pending activity shows the attempt, its last failure "+
-		"and when the next is due; *Reset* there tries at once. "+
-		"To make dead letters of what fails, send the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}`.",
-		r.in.Batch.Topic, reason, UpdatePark)
+	return framed(fmt.Sprintf("Topic **%s** is **paused**, because its destination refuses what it is sent:\n\n> %s\n\n"+
+		"Repair the destination, and everything goes on by itself. *Pending Activities* has the attempt, its last failure "+
+		"and when the next is due; *Reset* there tries at once. To make dead letters of what fails, send the update `%s`.",
+		escape(r.in.Batch.Topic, maxName), escape(reason, maxCause), UpdatePark))
+}
+
+// epilogue is what it shows when it is over.
+func (r *recovery) epilogue(state string) string {
+	return framed(fmt.Sprintf("Topic **%s** goes on: this recovery is over (%s) after %s, with %s published and %s made dead letters.",
+		escape(r.in.Batch.Topic, maxName), state, r.result.Lasted, events(r.result.Published), count(r.result.Dead)))
 }

@@ -18,6 +18,9 @@ type RelayInput struct {
 	Linger time.Duration `json:"linger,omitempty"`
 	// RunFor is how long the run claims. Default RunFor.
 	RunFor time.Duration `json:"runFor,omitempty"`
+	// SearchAttributes says that Attributes are registered in the namespace, and that
+	// recoveries are to set them.
+	SearchAttributes bool `json:"searchAttributes,omitempty"`
 	// Before is set when a run continues as new.
 	Before *Progress `json:"before,omitempty"`
 }
@@ -79,6 +82,7 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 		in: in, result: in.Before.Result, loads: newLoads(in),
 		selector: workflow.NewSelector(ctx), cancel: cancel,
 		taskQueue: workflow.GetInfo(ctx).TaskQueueName,
+		board:     board{stale: true},
 	}
 	r.cancelAfter(workCtx, in.Before.Deadline.Add(DrainFor).Sub(workflow.Now(ctx)))
 	for draining := false; ; {
@@ -93,8 +97,10 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 			break
 		}
 		r.wakeForLate(workCtx)
+		r.show(ctx)
 		r.selector.Select(ctx)
 	}
+	r.show(ctx)
 	switch {
 	case r.failure != nil:
 		return r.result, r.failure
@@ -113,6 +119,7 @@ type run struct {
 	selector  workflow.Selector
 	result    RelayResult
 	loads     loads
+	board     board
 	taskQueue string
 	claiming  bool
 	began     []time.Time // of batches in flight, ascending

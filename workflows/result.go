@@ -16,15 +16,20 @@ func (r *RelayResult) add(topic string, batch activities.PublishResult) {
 	r.Published += batch.Published
 	r.Dead += batch.Dead
 	r.Batches++
-	i, found := slices.BinarySearchFunc(r.Topics, topic, func(t TopicResult, name string) int {
-		return cmp.Compare(t.Topic, name)
-	})
+	i, found := r.find(topic)
 	if !found {
 		r.Topics = slices.Insert(r.Topics, i, TopicResult{Topic: topic})
 	}
 	r.Topics[i].Published += batch.Published
 	r.Topics[i].Dead += batch.Dead
 	r.Topics[i].Batches++
+}
+
+// find returns where a topic is in Topics, or belongs.
+func (r *RelayResult) find(topic string) (i int, found bool) {
+	return slices.BinarySearchFunc(r.Topics, topic, func(t TopicResult, name string) int {
+		return cmp.Compare(t.Topic, name)
+	})
 }
 
 func asApplicationError(err error, target **temporal.ApplicationError) bool {

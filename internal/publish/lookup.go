@@ -121,7 +121,7 @@ func resolveError(r Route, err error) error {
 		// No event was part of this, so it is the address that is not allowed.
 		pe.Class, pe.Doubtful = relay.ClassDestination, false
 	}
-	pe.Message = shorten(fmt.Sprintf("%s; %s", pe.Message, remedy(r, pe.Code)))
+	pe.Message = shorten(fmt.Sprintf("%s; %s", strings.TrimRight(pe.Message, "."), remedy(r, pe.Code)))
 	return fmt.Errorf("resolve topic %s, %s: %w", r.Topic, r, &pe)
 }
 

@@ -1,0 +1,116 @@
+package workflows
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+func boardOf(topics ...relay.TopicState) *board {
+	var b board
+	b.told(time.Date(2026, 11, 24, 4, 5, 6, 0, time.UTC), activities.ClaimResult{Topics: topics})
+	return &b
+}
+
+func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
+	b := boardOf(
+		relay.TopicState{Topic: "billing", Pending: 100_000, Capped: true, Oldest: 3*time.Hour + 5*time.Minute, Retrying: 1, Recovery: "outbox-recovery/billing"},
+		relay.TopicState{Topic: "orders", Pending: 1234, Oldest: 65 * time.Second, PausedBy: "ada", PauseReason: "their deploy"},
+		relay.TopicState{Topic: "audit", Pending: 1, Oldest: relay.Late},
+		relay.TopicState{Topic: "refunds", Pending: 1, Oldest: 2 * time.Second, Retrying: 2, Dead: 3},
+		relay.TopicState{Topic: "ledger"},
+	)
+	require.Equal(t, `Topics: **1** with a broken destination: its recovery workflow says why; **1** paused by an operator; `+
+		`**1** with events that wait for more than 30s; **1** with dead letters. Seen at 04:05:06 UTC.
+
+| topic | state | pending | oldest | in retry | dead | published in this run |
+|---|---|--:|--:|--:|--:|--:|
+| billing | **destination broken**, see workflow outbox-recovery/billing | ≥ 100,000 | 3 h 5 min | 1 |  |  |
+| orders | **paused** by ada: their deploy | 1,234 | 1 min 5 s |  |  |  |
+| audit | **late** | 1 | 30 s |  |  |  |
+| refunds | some refused, tried again | 1 | 2 s | 2 | 3 |  |
+| ledger | flows |  |  |  |  | 12,000 |
+
+
+`+"\n&nbsp;", b.markdown(RelayResult{Topics: []TopicResult{{Topic: "ledger", Published: 12_000}}}))
+	require.Equal(t, "wait for pending events · broken: billing · paused: orders · late: audit", b.summary())
+}
+
+func TestATableSaysThatNobodyIsNeededWhenNobodyIs(t *testing.T) {
+	require.Contains(t, boardOf(relay.TopicState{Topic: "orders", Pending: 5}).markdown(RelayResult{}), "Every topic flows.")
+	require.Contains(t, (&board{}).markdown(RelayResult{Published: 1}), "Published in this run: **1 event**")
+	require.Equal(t, "wait for pending events", (&board{}).summary())
+}
+
+func TestATopicThatIsBrokenAndPausedShowsBoth(t *testing.T) {
+	b := boardOf(relay.TopicState{Topic: "orders", Recovery: "r", PausedBy: "ada", PauseReason: "why"})
+	require.Contains(t, b.markdown(RelayResult{}), "| **destination broken**, see workflow r; **paused** by ada: why |")
+}
+
+// Whoever names a topic or gives a reason must not be able to change the table, or
+// to have the browser load or run something.
+func TestNamesAndReasonsAreShownAsTheyAre(t *testing.T) {
+	b := boardOf(relay.TopicState{
+		Topic: "a|b_c*d\n| x |", PausedBy: "<script>alert(1)</script>",
+		PauseReason: "![x](http://evil) `y` &amp; " + strings.Repeat("ü", 200),
+	})
+	lines := strings.Split(b.markdown(RelayResult{}), "\n")
+	require.Equal(t, `| a\|b\_c\*d \| x \| | **paused** by \<script\>alert(1)\</script\>: !\[x\](http://evil) \`+"`y\\`"+` \&amp; `+
+		strings.Repeat("ü", 72)+`… |  |  |  |  |  |`, lines[4])
+}
+
+func TestDetailsFitIntoAnAddressWhateverTheTopicsAreCalled(t *testing.T) {
+	for name, topic := range map[string]relay.TopicState{
+		"plain": {Topic: "orders", Pending: 100_000, Capped: true, Oldest: time.Hour},
+		"long": {
+			Topic: strings.Repeat("語", 85), PausedBy: strings.Repeat("|", 100), PauseReason: strings.Repeat("💥", 50),
+			Recovery: strings.Repeat("語", 85),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			topics := make([]relay.TopicState, 30)
+			for i := range topics {
+				topics[i] = topic
+			}
+			b := boardOf(topics...)
+			b.more = 170
+			text := b.markdown(RelayResult{})
+			require.LessOrEqual(t, len(url.QueryEscape(text)), maxAddress+100)
+			shown := strings.Count(text, "\n| ") - 1
+			require.Positive(t, shown)
+			require.Contains(t, text, fmt.Sprintf("… and %d more.", 200-shown), "they need somebody as well")
+			require.LessOrEqual(t, len(b.summary()), maxSummary)
+		})
+	}
+	rest := boardOf(relay.TopicState{Topic: "orders"})
+	rest.more = 1
+	require.Contains(t, rest.markdown(RelayResult{}), "… and 1 more that flow.")
+}
+
+func TestSummariesFitIntoWhatTemporalTakes(t *testing.T) {
+	in := RecoveryInput{Batch: relay.Batch{Topic: strings.Repeat("t", 256)}, Destination: "SNS topic arn:aws:sns:x:1:" + strings.Repeat("d", 256), Error: "NotFound"}
+	for _, s := range []string{cut("retry "+goesTo(in), maxSummary), cut(goesTo(in)+" · "+in.Error, maxSummary)} {
+		require.LessOrEqual(t, len(s), 400)
+		require.Greater(t, len(s), 300)
+	}
+	require.Equal(t, "ab…", cut("abüdef", 6))
+	require.Equal(t, "abü", cut("abü", 4))
+}
+
+func TestAgesReadWell(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"": 0, "< 1 s": 300 * time.Millisecond, "59 s": 59900 * time.Millisecond, "1 min 0 s": time.Minute,
+		"2 h 0 min": 2 * time.Hour, "3 d 4 h": 76 * time.Hour,
+	} {
+		require.Equal(t, want, age(d))
+	}
+	require.Equal(t, "1,234,567", count(1_234_567))
+	require.Equal(t, "999", count(999))
+}
