@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
 func main() {
@@ -41,7 +43,7 @@ func root() *cobra.Command {
   OUTBOX_CONFIG                path of the file that routes topics (required)
   OUTBOX_TASK_QUEUE            Temporal task queue (default outbox-relay)
   OUTBOX_DATABASE_CONNECTIONS  size of the connection pool (default 16)
-  OUTBOX_HTTP_ADDRESS          where to serve /healthz and /readyz, such as :8080 (default: nowhere)
+  OUTBOX_HTTP_ADDRESS          where to serve /healthz, /readyz and /metrics, such as :8080 (default: nowhere)
   OUTBOX_LOG_FORMAT            text or json (default text)
   OUTBOX_LOG_LEVEL             debug, info, warn or error (default info)
   TEMPORAL_DEPLOYMENT_NAME     with TEMPORAL_WORKER_BUILD_ID: run as this version of a
@@ -49,6 +51,7 @@ func root() *cobra.Command {
 
 Temporal's connection comes from temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE,
 _API_KEY, _TLS_..., AWS's from the SDK's default chain.`,
+		Version:       telemetry.ReadBuild().String(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/internal/telemetry"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -36,6 +39,7 @@ type relay struct {
 	store     *postgres.Store
 	publisher *publish.Publisher
 	temporal  client.Client
+	metrics   *telemetry.Metrics
 }
 
 // run serves until ctx ends. It does not begin before everything answers.
@@ -49,6 +53,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	acts, err := activities.New(activities.Config{
 		Store: r.store, Publisher: r.publisher, Lease: workflows.Lease, BatchFor: workflows.BatchFor,
 		RecoveryPause: workflows.RecoveryPause, HandoverPause: workflows.HandoverPause, Topics: s.policies,
+		Metrics: r.metrics,
 	})
 	if err != nil {
 		return err
@@ -63,9 +68,11 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
+	version := telemetry.ReadBuild()
 	logger.Info("publishing", "topics", len(s.topics), "taskQueue", s.TaskQueue,
-		"deployment", s.Deployment, "build", s.BuildID)
+		"deployment", s.Deployment, "build", s.BuildID, "version", version.Version, "revision", version.Revision, "go", version.Go)
 	go r.warnWhileNotCurrent(ctx)
+	go r.look(ctx)
 
 	<-ctx.Done()
 	logger.Info("stopping: batches under way end between two requests")
@@ -110,6 +117,10 @@ func connect(ctx context.Context, s settings, logger *slog.Logger) (*relay, erro
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	r := &relay{settings: s, log: logger}
+	var err error
+	if r.metrics, err = telemetry.New(telemetry.Config{Topics: slices.Sorted(maps.Keys(s.topics))}); err != nil {
+		return nil, err
+	}
 	var database, temporal, aws error
 	var wg sync.WaitGroup
 	wg.Go(func() { database = r.connectDatabase(ctx) })
@@ -130,7 +141,7 @@ func connect(ctx context.Context, s settings, logger *slog.Logger) (*relay, erro
 func (r *relay) connectDatabase(ctx context.Context) (err error) {
 	r.store, err = postgres.Open(ctx, postgres.Config{
 		URL: r.DatabaseURL, MaxConns: r.Connections,
-		ClaimLease: workflows.ClaimLease, Lease: workflows.Lease,
+		ClaimLease: workflows.ClaimLease, Lease: workflows.Lease, Fault: r.metrics.DatabaseError,
 	})
 	if err == nil {
 		err = r.store.Check(ctx)
@@ -147,6 +158,7 @@ func (r *relay) connectTemporal(ctx context.Context) error {
 		return fmt.Errorf("read Temporal's configuration: %w", err)
 	}
 	o.Logger = log.NewStructuredLogger(r.log)
+	o.MetricsHandler = r.metrics.Temporal()
 	r.temporal, err = client.DialContext(ctx, o)
 	if err != nil {
 		return fmt.Errorf("connect to Temporal at %q: %w: check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or temporal.toml", o.HostPort, err)
@@ -170,24 +182,6 @@ func (r *relay) connectAWS(ctx context.Context) error {
 		r.log.Warn("topic cannot be published now; its events wait", "topic", topic, "error", err)
 	}
 	return nil
-}
-
-// unreachable resolves all destinations and returns those that did not.
-func (r *relay) unreachable(ctx context.Context) map[string]error {
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	bad := make(map[string]error)
-	for _, topic := range r.publisher.Topics() {
-		wg.Go(func() {
-			if _, err := r.publisher.Resolve(ctx, topic); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				bad[topic] = err
-			}
-		})
-	}
-	wg.Wait()
-	return bad
 }
 
 func (r *relay) close() {

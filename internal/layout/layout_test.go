@@ -28,7 +28,11 @@ var allowed = map[string][]string{
 	"internal/postgres":       {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish":        {module + "internal/relay", module + "outbox", module + "internal/publish/detach", "github.com/aws/"},
 	"internal/publish/detach": {"github.com/aws/"},
-	"activities":              {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
+	"internal/telemetry": {
+		module + "internal/relay", "go.opentelemetry.io/otel/", "github.com/prometheus/",
+		"go.temporal.io/sdk/client", "go.temporal.io/sdk/contrib/opentelemetry",
+	},
+	"activities": {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
 	"workflows": {
 		module + "activities", module + "internal/relay",
 		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker", "go.temporal.io/api/enums/v1",
