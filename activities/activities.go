@@ -32,6 +32,7 @@ type Store interface {
 	MakePartitions(ctx context.Context, ahead int, progress func()) (relay.Partitions, error)
 	DropPartitions(ctx context.Context, keep int, progress func()) (relay.Partitions, error)
 	Health(ctx context.Context) (relay.Health, error)
+	Topics(ctx context.Context) ([]relay.TopicState, error)
 }
 
 // Publisher sends events to their destination. internal/publish implements it.
@@ -48,6 +49,9 @@ type Config struct {
 	// PollEvery is the shortest time between two looks at the database while
 	// nothing is pending. Default 20 ms.
 	PollEvery time.Duration
+	// SampleEvery is how often the state of all topics is looked at, by a worker that
+	// has claims; it takes at most a twentieth of the time. Default 10 s.
+	SampleEvery time.Duration
 	// BatchFor is how long a batch goes on while its lanes hold more. Default 5 s.
 	BatchFor time.Duration
 	// RecoveryPause is how long a topic stays paused when its recovery no longer
@@ -65,9 +69,10 @@ type Config struct {
 // Activities are the relay's activities. Register the struct without a name
 // prefix: workflows refer to its methods.
 type Activities struct {
-	cfg    Config
-	doubts doubts
-	paces  map[string]*rate.Limiter
+	cfg     Config
+	doubts  doubts
+	sampler sampler
+	paces   map[string]*rate.Limiter
 }
 
 // New returns activities that use the given parts.
@@ -81,6 +86,9 @@ func New(cfg Config) (*Activities, error) {
 	if cfg.PollEvery == 0 {
 		cfg.PollEvery = 20 * time.Millisecond
 	}
+	if cfg.SampleEvery == 0 {
+		cfg.SampleEvery = 10 * time.Second
+	}
 	if cfg.BatchFor == 0 {
 		cfg.BatchFor = 5 * time.Second
 	}
@@ -93,5 +101,5 @@ func New(cfg Config) (*Activities, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}
 	}
-	return &Activities{cfg: cfg, paces: newPaces(cfg.Topics)}, nil
+	return &Activities{cfg: cfg, sampler: sampler{every: cfg.SampleEvery}, paces: newPaces(cfg.Topics)}, nil
 }

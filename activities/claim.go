@@ -29,6 +29,11 @@ type ClaimRequest struct {
 // stay leased until the claim expires.
 type ClaimResult struct {
 	Batches []relay.Batch `json:"batches,omitempty"`
+	// Topics is the newest sample of the outbox's topics that the run was not told
+	// of yet, at most sampleMost of them, those first that somebody should look at.
+	Topics []relay.TopicState `json:"topics,omitempty"`
+	// MoreTopics is how many are left out.
+	MoreTopics int `json:"moreTopics,omitempty"`
 }
 
 // pollShare is how much of its time a poll may spend in the database: one part
@@ -38,11 +43,16 @@ const pollShare = 5
 // ClaimBatches waits until something is pending, and claims it. It answers with
 // nothing when the wait is over, or at once when the worker shuts down.
 //
+// About every ten seconds it also looks at all topics. What it sees goes along with
+// the next answer; only if a topic has come to need somebody, or no longer does, it
+// answers for that.
+//
 // It polls inside the worker, because a look at the database costs a fraction of
 // a millisecond there, and an activity for each look a hundred times that.
 func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimResult, error) {
 	info := activity.GetInfo(ctx)
-	by := info.WorkflowExecution.RunID + "/" + info.ActivityID
+	run := info.WorkflowExecution.RunID
+	by := run + "/" + info.ActivityID
 	if info.Attempt > 1 {
 		// The attempt before may have claimed and then lost its answer.
 		if held, err := a.cfg.Store.Claimed(ctx, by); err != nil || len(held) > 0 {
@@ -52,16 +62,17 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	stop := activity.GetWorkerStopChannel(ctx)
 	heartbeat := every(heartbeatEvery)
 	for deadline := time.Now().Add(r.Wait); ; {
+		a.sampler.lookWhenDue(func() ([]relay.TopicState, error) { return a.look(ctx) })
 		looked := time.Now()
 		batches, err := a.cfg.Store.Claim(ctx, relay.ClaimRequest{
 			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Shares: a.shares(r.Shares), Linger: r.Linger,
 		})
-		if err != nil || len(batches) > 0 {
-			return ClaimResult{Batches: batches}, failure(ctx, err, nil)
+		if err != nil {
+			return ClaimResult{}, failure(ctx, err, nil)
 		}
 		pause := max(a.cfg.PollEvery, (pollShare-1)*time.Since(looked))
-		if time.Now().Add(pause).After(deadline) {
-			return ClaimResult{}, nil
+		if len(batches) > 0 || time.Now().Add(pause).After(deadline) || a.sampler.isUrgent(run) {
+			return a.sampler.tell(run, ClaimResult{Batches: batches}), nil
 		}
 		if heartbeat() {
 			activity.RecordHeartbeat(ctx)

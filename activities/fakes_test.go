@@ -47,6 +47,9 @@ type store struct {
 	refusedFor    map[int64]time.Duration
 	blocked       []string
 	pauses        []string
+
+	topics  func(n int) ([]relay.TopicState, error)
+	samples int
 }
 
 func (s *store) Claim(_ context.Context, _ relay.ClaimRequest) ([]relay.Batch, error) {
@@ -189,6 +192,30 @@ func (s *store) DropPartitions(context.Context, int, func()) (p relay.Partitions
 }
 
 func (s *store) Health(context.Context) (h relay.Health, err error) { return h, nil }
+
+// Topics is not under the lock: like a database, it may take its time.
+func (s *store) Topics(context.Context) ([]relay.TopicState, error) {
+	s.mu.Lock()
+	s.samples++
+	n, topics := s.samples, s.topics
+	s.mu.Unlock()
+	if topics == nil {
+		return nil, nil
+	}
+	return topics(n)
+}
+
+func (s *store) setTopics(topics func(n int) ([]relay.TopicState, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.topics = topics
+}
+
+func (s *store) sampled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.samples
+}
 
 func (s *store) ReleaseClaim(context.Context, relay.Batch) error { return nil }
 

@@ -89,6 +89,8 @@ func TestEveryStatementWorksBehindPgBouncerInTransactionMode(t *testing.T) {
 		require.NoError(t, o.ReleaseUnbegun(ctx))
 		_, err = o.Status(ctx)
 		require.NoError(t, err)
+		_, err = o.Topics(ctx)
+		require.NoError(t, err)
 		_, lease = o.claimOne()
 		require.Len(t, o.drain(lease), 1)
 	}

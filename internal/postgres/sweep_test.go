@@ -140,8 +140,14 @@ type plan []struct {
 	}
 }
 
+// pagesRead is that of what a claim looks for.
 func pagesRead(o testOutbox, sql string) int {
 	o.t.Helper()
-	p := query[plan](o, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, 4, []string{}, []int{})
+	return pagesOf(o, sql, 4, []string{}, []int{})
+}
+
+func pagesOf(o testOutbox, sql string, args ...any) int {
+	o.t.Helper()
+	p := query[plan](o, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, args...)
 	return p[0].Plan.Hit + p[0].Plan.Read
 }

@@ -1,0 +1,124 @@
+package activities
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+const (
+	// sampleShare is how much of its time a worker may sample: one part in so many.
+	sampleShare = 20
+	// A sample that is older than so many intervals is not told any more: claims went
+	// to another worker meanwhile.
+	sampleStale = 3
+	// sampleMost is how many topics a sample tells of, so that a history does not grow
+	// with their number.
+	sampleMost = 30
+)
+
+// sampler knows the state of all topics as of a few seconds ago. It looks in the
+// background, so that no claim waits for it, and only while there are claims, so
+// that of several workers those sample that claim.
+type sampler struct {
+	mu     sync.Mutex
+	every  time.Duration
+	busy   bool
+	next   time.Time
+	topics []relay.TopicState // the worst first; nil if there is nothing to tell
+	taken  time.Time
+
+	// What was told last, and to which run.
+	run      string
+	told     time.Time // when that was taken
+	concerns []relay.TopicState
+}
+
+// look reads the state of all topics, and says so if it cannot.
+func (a *Activities) look(ctx context.Context) ([]relay.TopicState, error) {
+	// It may outlast the claim that it began in.
+	topics, err := a.cfg.Store.Topics(context.WithoutCancel(ctx))
+	if err != nil {
+		activity.GetLogger(ctx).Warn("topics not sampled: what the Temporal UI shows of them is late", "error", err)
+	}
+	return topics, err
+}
+
+// lookWhenDue begins a sample if it is time for one.
+func (s *sampler) lookWhenDue(look func() ([]relay.TopicState, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy || time.Now().Before(s.next) {
+		return
+	}
+	s.busy = true
+	go func() {
+		began := time.Now()
+		topics, err := look()
+		relay.SortByConcern(topics)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.busy = false
+		s.next = began.Add(max(s.every, sampleShare*time.Since(began)))
+		if err == nil {
+			s.topics, s.taken = topics, began
+		}
+	}()
+}
+
+// tell adds the newest sample to an answer, unless its run was told before.
+func (s *sampler) tell(run string, r ClaimResult) ClaimResult {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isNews(run) || time.Since(s.taken) > sampleStale*s.every {
+		return r
+	}
+	s.run, s.told, s.concerns = run, s.taken, concerns(s.topics)
+	shown := min(len(s.topics), sampleMost)
+	r.Topics, r.MoreTopics = slices.Clone(s.topics[:shown]), len(s.topics)-shown
+	return r
+}
+
+func (s *sampler) isNews(run string) bool {
+	return len(s.topics) > 0 && (s.run != run || s.told != s.taken)
+}
+
+// isUrgent reports whether the newest sample has something that an operator wants
+// to see at once. The rest waits for the next answer.
+func (s *sampler) isUrgent(run string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isNews(run) {
+		return false
+	}
+	var known []relay.TopicState
+	if s.run == run {
+		known = s.concerns
+	}
+	return !slices.Equal(concerns(s.topics), known)
+}
+
+// concerns is what of a sample an operator wants to see at once when it changes:
+// pauses, recoveries, dead letters, and that what is pending does not move. How
+// much is pending, and how old it is, changes with every sample.
+func concerns(topics []relay.TopicState) (some []relay.TopicState) {
+	for _, t := range topics {
+		if t.Oldest < relay.Late {
+			t.Oldest = 0
+		} else {
+			t.Oldest = relay.Late
+		}
+		t.Pending, t.Capped, t.Retrying = 0, false, 0
+		if t.Concern() != relay.Nothing {
+			some = append(some, t)
+		}
+	}
+	slices.SortFunc(some, func(a, b relay.TopicState) int { return strings.Compare(a.Topic, b.Topic) })
+	return some
+}

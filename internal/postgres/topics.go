@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// topicsSQL describes every topic. It stops counting at $1, over all lanes of a
+// topic together, and begins in each lane at its low_id: whatever is pending, and
+// however much was settled since the oldest snapshot that is open, it reads a
+// bounded part. The counts are LATERALs with LIMIT for the reason that the probes
+// of a claim are.
+const topicsSQL = `
+WITH RECURSIVE dead AS (
+    (SELECT topic FROM outbox.dead_letter ORDER BY topic LIMIT 1)
+    UNION ALL
+    SELECT following.topic
+    FROM dead CROSS JOIN LATERAL (
+        SELECT d.topic FROM outbox.dead_letter d WHERE d.topic > dead.topic ORDER BY d.topic LIMIT 1) following),
+known AS (SELECT topic FROM outbox.lane UNION SELECT topic FROM outbox.topic UNION SELECT topic FROM dead)
+SELECT k.topic, pending.events, pending.events = $1,
+       greatest(coalesce(extract(epoch FROM clock_timestamp() - lanes.oldest), 0), 0)::float8,
+       letters.events, lanes.retrying,
+       coalesce(left(t.paused_by, 100), ''), coalesce(left(t.pause_reason, 200), ''),
+       CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
+FROM known k
+LEFT JOIN outbox.topic t USING (topic)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events
+    FROM (SELECT FROM outbox.lane l
+          CROSS JOIN LATERAL (
+              SELECT FROM outbox.pending p
+              WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
+              ORDER BY p.id LIMIT $1) event
+          WHERE l.topic = k.topic LIMIT $1) counted) pending
+CROSS JOIN LATERAL (
+    SELECT min(first.created_at) AS oldest,
+           (count(DISTINCT l.claim_id) FILTER (WHERE l.retrying AND l.leased_until >= now()))::int AS retrying
+    FROM outbox.lane l
+    LEFT JOIN LATERAL (
+        SELECT p.created_at FROM outbox.pending p
+        WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
+        ORDER BY p.id LIMIT 1) first ON true
+    WHERE l.topic = k.topic) lanes
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events
+    FROM (SELECT FROM outbox.dead_letter d WHERE d.topic = k.topic ORDER BY d.lane, d.id LIMIT $1) counted) letters
+ORDER BY k.topic`
+
+// sampleSettingsSQL holds for one transaction. Compiling the statement takes longer
+// than running it; and where the planner believes that a lane has few rows, a
+// bitmap scan would read and sort all of them before it stops counting.
+const sampleSettingsSQL = `SELECT set_config('jit', 'off', true), set_config('enable_bitmapscan', 'off', true)`
+
+// Topics describes every topic that is known: by its lanes, a pause or a dead
+// letter. Unlike Status it reads a bounded part of what is pending, and long names
+// and reasons are cut.
+func (s *Store) Topics(ctx context.Context) ([]relay.TopicState, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	var topics []relay.TopicState
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, sampleSettingsSQL); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, topicsSQL, relay.CountMost)
+		if err != nil {
+			return err
+		}
+		topics, err = pgx.CollectRows(rows, scanTopic)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sample topics: %w", err)
+	}
+	return topics, nil
+}
+
+func scanTopic(row pgx.CollectableRow) (t relay.TopicState, err error) {
+	var age float64
+	err = row.Scan(&t.Topic, &t.Pending, &t.Capped, &age, &t.Dead, &t.Retrying, &t.PausedBy, &t.PauseReason, &t.Recovery)
+	t.Oldest = time.Duration(age * float64(time.Second)).Truncate(time.Millisecond)
+	return t, err
+}
