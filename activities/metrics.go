@@ -23,6 +23,9 @@ type Metrics interface {
 	ClaimLost(topic string)
 	// RecoveryBegun says that a recovery made its first attempt.
 	RecoveryBegun(topic string)
+	// Topics gets a sample of all topics, about every ten seconds while this worker
+	// has claims. The slice may not be kept.
+	Topics(topics []relay.TopicState)
 	// Health gets the state of the database as the hourly upkeep found it.
 	Health(h relay.Health)
 }
@@ -35,6 +38,7 @@ func (noMetrics) Reported(string, []relay.Outcome, []time.Duration) {}
 func (noMetrics) DeadLettered(string, []relay.Outcome)              {}
 func (noMetrics) ClaimLost(string)                                  {}
 func (noMetrics) RecoveryBegun(string)                              {}
+func (noMetrics) Topics([]relay.TopicState)                         {}
 func (noMetrics) Health(relay.Health)                               {}
 
 func (a *Activities) countLost(topic string, err error) {

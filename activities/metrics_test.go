@@ -38,9 +38,14 @@ func (m *told) Reported(_ string, outcomes []relay.Outcome, latencies []time.Dur
 func (m *told) DeadLettered(_ string, dead []relay.Outcome) { m.dead = append(m.dead, dead...) }
 func (m *told) ClaimLost(topic string)                      { m.note("lost ", topic) }
 func (m *told) RecoveryBegun(topic string)                  { m.note("recovery of ", topic) }
+func (m *told) Topics(topics []relay.TopicState)            { m.note("sampled ", len(topics)) }
 func (m *told) Health(h relay.Health)                       { m.note("ahead ", h.Ahead) }
 
-func (m *told) note(a ...any) { m.others = append(m.others, fmt.Sprint(a...)) }
+func (m *told) note(a ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.others = append(m.others, fmt.Sprint(a...))
+}
 
 func metered(t *testing.T) (*env, *told) {
 	t.Helper()
@@ -168,4 +173,25 @@ func TestWhatTheUpkeepFoundIsShown(t *testing.T) {
 	_, err := e.ExecuteActivity(e.OutboxStats)
 	require.NoError(t, err)
 	require.Equal(t, []string{"ahead 0"}, m.others)
+}
+
+func TestASampleOfTheTopicsIsShownAndOneThatFailedIsNot(t *testing.T) {
+	m := &told{}
+	e := sampling(t, func(n int) ([]relay.TopicState, error) {
+		if n == 1 {
+			return nil, errAway
+		}
+		return []relay.TopicState{{Topic: "orders"}, {Topic: "audit"}}, nil
+	})
+	e.cfg.Metrics = m
+	for range 2 {
+		_, err := e.claim(t, 20*time.Millisecond)
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return len(m.others) > 0
+	}, 5*time.Second, time.Millisecond)
+	require.Equal(t, "sampled 2", m.others[0])
 }

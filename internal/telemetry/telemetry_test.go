@@ -98,31 +98,6 @@ func TestNothingThatAnAnswerSaysMakesLabelsWithoutBound(t *testing.T) {
 	require.Contains(t, text, `code="other"`)
 }
 
-func TestWhatTheUpkeepFoundIsShownUntilItIsTooOld(t *testing.T) {
-	m := newMetrics(t)
-	now := time.Now()
-	m.now = func() time.Time { return now }
-	require.NotContains(t, scrape(t, m), "outbox_partitions_ahead_days")
-	m.Health(relay.Health{Ahead: 14, Caught: 3, HeldXIDs: 2_000_000})
-	text := scrape(t, m)
-	require.Contains(t, text, "outbox_partitions_ahead_days 14")
-	require.Contains(t, text, "outbox_default_partition_events 3")
-	require.Contains(t, text, "outbox_vacuum_held_transactions 2e+06")
-	now = now.Add(healthLife - time.Second)
-	require.Contains(t, scrape(t, m), "outbox_partitions_ahead_days 14")
-	now = now.Add(time.Second)
-	require.NotContains(t, scrape(t, m), "outbox_partitions_ahead_days")
-}
-
-func TestADependencyIsUpOrDown(t *testing.T) {
-	m := newMetrics(t)
-	m.Dependency("database", true)
-	m.Dependency("temporal", false)
-	text := scrape(t, m)
-	require.Contains(t, text, `outbox_dependency_up{dependency="database"} 1`)
-	require.Contains(t, text, `outbox_dependency_up{dependency="temporal"} 0`)
-}
-
 func TestTemporalsMetricsAreInSecondsWithBucketsToMatch(t *testing.T) {
 	m := newMetrics(t)
 	h := m.Temporal().WithTags(map[string]string{"activity_type": "PublishBatch"})
