@@ -8,10 +8,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What a fault happened to.
+// What a fault happened to. Metrics have these as labels.
 const (
-	faultConnect   = "connect"
-	faultStatement = "statement"
+	FaultConnect   = "connect"
+	FaultStatement = "statement"
 )
 
 // faults is pgx's tracer, and tells Config.Fault of what went wrong: callers see an
@@ -24,7 +24,7 @@ func (f faults) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQue
 
 func (f faults) TraceQueryEnd(_ context.Context, _ *pgx.Conn, d pgx.TraceQueryEndData) {
 	if isFault(d.Err) {
-		f.tell(faultStatement)
+		f.tell(FaultStatement)
 	}
 }
 
@@ -34,7 +34,7 @@ func (f faults) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartDa
 
 func (f faults) TraceConnectEnd(_ context.Context, d pgx.TraceConnectEndData) {
 	if isFault(d.Err) {
-		f.tell(faultConnect)
+		f.tell(FaultConnect)
 	}
 }
 

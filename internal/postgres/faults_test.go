@@ -27,7 +27,7 @@ func TestEveryFaultOfTheDatabaseIsTold(t *testing.T) {
 
 	_, err = s.pool.Exec(t.Context(), `SELECT 1/0`)
 	require.Error(t, err)
-	require.Equal(t, []string{faultStatement}, told)
+	require.Equal(t, []string{FaultStatement}, told)
 
 	told = nil
 	away, err := url.Parse(base)
@@ -37,7 +37,7 @@ func TestEveryFaultOfTheDatabaseIsTold(t *testing.T) {
 	require.NoError(t, err)
 	defer s.Close()
 	require.Error(t, s.Reach(t.Context()))
-	require.Contains(t, told, faultConnect)
+	require.Contains(t, told, FaultConnect)
 }
 
 func TestALockThatProducersHoldIsNoFault(t *testing.T) {

@@ -33,9 +33,8 @@ type Config struct {
 	// Timeout bounds every call, so that a database that is silent is an error in
 	// time. Default 8 s: less than the activities' heartbeat timeout.
 	Timeout time.Duration
-	// Fault is told of every statement ("statement") and connection ("connect") that
-	// failed, whether or not it is tried again. It must not block. Default: nobody is
-	// told.
+	// Fault is told of everything that failed, whether or not it is tried again, as
+	// FaultConnect or FaultStatement. It must not block. Default: nobody is told.
 	Fault func(operation string)
 }
 

@@ -58,6 +58,8 @@ func (m *Metrics) Dependency(name string, up bool) {
 }
 
 // DatabaseError counts a statement or a connection that failed.
-func (m *Metrics) DatabaseError(operation string) {
-	m.databaseErrors.Add(context.Background(), 1, metric.WithAttributes(attribute.String("operation", operation)))
+func (m *Metrics) DatabaseError(operation string) { m.countDatabaseErrors(operation, 1) }
+
+func (m *Metrics) countDatabaseErrors(operation string, n int64) {
+	m.databaseErrors.Add(context.Background(), n, metric.WithAttributes(attribute.String("operation", operation)))
 }

@@ -30,6 +30,8 @@ type Config struct {
 	// Topics are those that the worker routes. Their counters are there from the
 	// start, at 0, because Prometheus does not see an increase from nothing.
 	Topics []string
+	// Operations are those that DatabaseError is told of, for the same reason.
+	Operations []string
 }
 
 // Metrics are a worker's. They are safe for concurrent use.
@@ -45,7 +47,7 @@ type Metrics struct {
 
 // temporalBuckets are for the SDK's own latencies, in seconds: a local call takes
 // milliseconds, ClaimBatches waits for half a minute, and a run lasts two minutes.
-var temporalBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300}
+var temporalBuckets = []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 10, 30, 120, 300}
 
 // New makes metrics that nothing has been counted in yet.
 func New(cfg Config) (*Metrics, error) {
@@ -84,6 +86,9 @@ func New(cfg Config) (*Metrics, error) {
 	m.build(ReadBuild())
 	for _, topic := range cfg.Topics {
 		m.topic(topic).begin()
+	}
+	for _, operation := range cfg.Operations {
+		m.countDatabaseErrors(operation, 0)
 	}
 	return m, nil
 }
