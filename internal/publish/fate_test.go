@@ -90,6 +90,13 @@ func TestEventsAreSuspectedOfArrivingTwiceIfAnAnswerAboutThemWasLostAndElseNot(t
 	}
 }
 
+func TestASuspicionEndsWithItsRequest(t *testing.T) {
+	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
+		w.publish = once(wireReply{Drop: true})
+		assert.Equal(t, []relay.Answer{{Events: 10, Suspected: 10}, {Events: 5}}, answersTo(t, w.publisher(d), 15))
+	})
+}
+
 func TestWhatFoundNoConnectionIsNotSuspected(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		p := w.publisher(d, func(cfg *publish.Config) {
