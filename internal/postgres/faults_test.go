@@ -21,8 +21,15 @@ func TestEveryFaultOfTheDatabaseIsTold(t *testing.T) {
 	require.Empty(t, told)
 
 	stopped, stop := context.WithCancel(t.Context())
-	stop()
-	require.Error(t, s.Sweep(stopped))
+	defer stop()
+	go func() {
+		defer stop()
+		for running := 0; running == 0 && t.Context().Err() == nil; {
+			_ = o.db.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(9.25)'`).Scan(&running)
+		}
+	}()
+	_, err = s.pool.Exec(stopped, `SELECT pg_sleep(9.25)`)
+	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, told, "who stops no longer waits for an answer")
 
 	_, err = s.pool.Exec(t.Context(), `SELECT 1/0`)
