@@ -65,6 +65,8 @@ type Config struct {
 	HandoverPause time.Duration
 	// Topics are topics with a policy of their own.
 	Topics map[string]TopicPolicy
+	// Metrics is told what happens. Default: nobody is.
+	Metrics Metrics
 }
 
 // Activities are the relay's activities. Register the struct without a name
@@ -98,6 +100,9 @@ func New(cfg Config) (*Activities, error) {
 	}
 	if cfg.HandoverPause == 0 {
 		cfg.HandoverPause = 15 * time.Second
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = noMetrics{}
 	}
 	return &Activities{cfg: cfg, sampler: sampler{every: cfg.SampleEvery}, paces: newPaces(cfg.Topics)}, nil
 }

@@ -54,11 +54,12 @@ type attempt struct {
 
 	mu        sync.Mutex
 	leaseEnd  time.Time
-	next      map[int16]int64   // behind what was loaded, by lane
-	open      map[relay.Ref]int // loaded and not settled, with the payload's bytes
-	openBytes int               // the sum of those
-	acked     []relay.Ref       // acknowledged, to be settled
-	settling  []relay.Ref       // being settled now
+	next      map[int16]int64         // behind what was loaded, by lane
+	open      map[relay.Ref]unsettled // loaded and not settled
+	openBytes int                     // of their payloads
+	acked     []relay.Ref             // acknowledged, to be settled
+	settling  []relay.Ref             // being settled now
+	latencies []time.Duration         // used again for every report
 	refused   refusals
 	loaded    int
 	accepted  int // by the destination, in this attempt
@@ -75,7 +76,7 @@ func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom time.
 	return &attempt{
 		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts,
 		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, through: last.Published,
-		next: maps.Clone(l.LowID), open: make(map[relay.Ref]int), seenAlive: time.Now(),
+		next: maps.Clone(l.LowID), open: make(map[relay.Ref]unsettled), seenAlive: time.Now(),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}
 }
@@ -111,6 +112,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	published, publishErr := t.cfg.Publisher.Publish(sendCtx, relay.PublishRequest{
 		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
 		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
+		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
 	})
 	cause := context.Cause(sendCtx)
 	t.mu.Lock()
@@ -146,10 +148,15 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 func (t *attempt) report(outcomes []relay.Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	now := time.Now()
+	t.latencies = t.latencies[:0]
 	for _, o := range outcomes {
 		if o.Err == nil {
 			t.through++
 			t.accepted++
+			if o.Replay == 0 { // the event of a replay may be of any age
+				t.latencies = append(t.latencies, max(0, now.Sub(t.open[o.Ref].born)))
+			}
 			t.acked = append(t.acked, o.Ref)
 			continue
 		}
@@ -160,6 +167,7 @@ func (t *attempt) report(outcomes []relay.Outcome) {
 		}
 	}
 	signal(t.changed)
+	t.cfg.Metrics.Reported(t.lease.Topic, outcomes, t.latencies)
 }
 
 func signal(c chan struct{}) {

@@ -130,9 +130,10 @@ func (t *attempt) bury(ctx context.Context, dead []relay.Outcome) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, o := range dead {
-		t.openBytes -= t.open[o.Ref]
+		t.openBytes -= t.open[o.Ref].bytes
 		delete(t.open, o.Ref)
 	}
 	t.last.Dead += len(dead)
+	t.cfg.Metrics.DeadLettered(t.lease.Topic, dead)
 	return nil
 }

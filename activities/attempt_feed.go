@@ -2,7 +2,6 @@ package activities
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -20,6 +19,7 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 	lease.LowID = maps.Clone(lease.LowID)
 	var seen mark
 	for lastCame := time.Now(); ; {
+		before := time.Now()
 		page, err := t.cfg.Store.Load(ctx, lease, t.inHand(), loadEvents)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -35,7 +35,7 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 			}
 			return err
 		}
-		if ready := t.opened(page.Events, blocked); len(ready) > 0 {
+		if ready := t.opened(page, before, blocked); len(ready) > 0 {
 			select {
 			case events <- ready:
 			case <-ctx.Done():
@@ -126,49 +126,6 @@ func (t *attempt) blockedKeys(ctx context.Context, events []relay.Event) ([]stri
 		}
 	}
 	return t.cfg.Store.Blocked(ctx, t.lease.Topic, slices.Sorted(maps.Keys(keys)))
-}
-
-// opened notes what was loaded, and returns what can be sent of it.
-func (t *attempt) opened(loaded []relay.Event, blocked []string) []relay.Event {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.loaded += len(loaded)
-	ready := loaded[:0]
-	for _, e := range loaded {
-		t.open[e.Ref] = len(e.Payload)
-		t.openBytes += len(e.Payload)
-		t.next[e.Lane] = max(t.next[e.Lane], e.ID+1)
-		if err := unsendable(e, blocked); err != nil {
-			t.refused.add(relay.Outcome{Ref: e.Ref, Err: err})
-			signal(t.settled)
-			continue
-		}
-		ready = append(ready, e)
-	}
-	return ready
-}
-
-// unsendable says why an event is a dead letter without being sent, or returns
-// nil.
-func unsendable(e relay.Event, blocked []string) *relay.PublishError {
-	switch {
-	case e.Bytes > relay.PageBytes:
-		return &relay.PublishError{
-			Code: relay.CodeTooLarge, Class: relay.ClassPoison,
-			Message: fmt.Sprintf("the event has %d bytes, no destination accepts more than %d", e.Bytes, maxMessage),
-		}
-	case e.EventID == "":
-		return &relay.PublishError{
-			Code: relay.CodeEventMissing, Class: relay.ClassPoison,
-			Message: fmt.Sprintf("event %d is pending but no longer in outbox.event", e.ID),
-		}
-	case slices.Contains(blocked, e.Key):
-		return &relay.PublishError{
-			Code: relay.CodeBlocked, Class: relay.ClassPoison,
-			Message: "blocked behind an earlier event of its key that is a dead letter",
-		}
-	}
-	return nil
 }
 
 // roomForMore waits until half a page is settled. It reports false if there is

@@ -62,7 +62,7 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	for _, ref := range t.settling {
-		t.openBytes -= t.open[ref]
+		t.openBytes -= t.open[ref].bytes
 		delete(t.open, ref)
 	}
 	t.settling = nil

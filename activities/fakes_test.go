@@ -32,6 +32,7 @@ type store struct {
 	renewed  [][]int16
 	loads    int
 	open     int // most events in hand at a load
+	readAt   time.Time
 
 	claim      func(n int) ([]relay.Batch, error)
 	claims     int
@@ -93,7 +94,7 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 			return relay.Page{}, err
 		}
 	}
-	var page relay.Page
+	page := relay.Page{At: s.readAt}
 	perLane := max(1, events/len(l.LowID))
 	for _, lane := range slices.Sorted(maps.Keys(l.LowID)) {
 		got := 0

@@ -84,9 +84,14 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	leaseFrom := time.Now()
 	lease, err := a.cfg.Store.TakeOver(prepareCtx, r.Batch)
 	if err != nil {
+		a.countLost(r.Batch.Topic, err)
 		return PublishResult{}, failure(ctx, err, nil)
 	}
 	if r.Recovering {
+		// Whoever resets the activity makes its attempts begin anew, not its heartbeats.
+		if activity.GetInfo(ctx).Attempt == 1 && !activity.HasHeartbeatDetails(ctx) && !r.Park {
+			a.cfg.Metrics.RecoveryBegun(r.Batch.Topic)
+		}
 		if err := a.cfg.Store.PauseTopic(prepareCtx, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
@@ -94,6 +99,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	t := a.newAttempt(r, lease, leaseFrom, last)
 	t.workflowID = activity.GetInfo(ctx).WorkflowExecution.ID
 	requests, err := t.run(ctx, began.Add(min(r.For, a.cfg.BatchFor)))
+	a.countLost(r.Batch.Topic, err)
 	end := t.checkpoint()
 	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests}
 	if cause := context.Cause(ctx); err == nil &&

@@ -46,8 +46,10 @@ func (a *Activities) look(ctx context.Context) ([]relay.TopicState, error) {
 	topics, err := a.cfg.Store.Topics(context.WithoutCancel(ctx))
 	if err != nil {
 		activity.GetLogger(ctx).Warn("topics not sampled: what the Temporal UI shows of them is late", "error", err)
+		return nil, err
 	}
-	return topics, err
+	a.cfg.Metrics.Topics(topics)
+	return topics, nil
 }
 
 // lookWhenDue begins a sample if it is time for one.

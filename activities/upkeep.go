@@ -30,5 +30,8 @@ func (a *Activities) DropExpiredPartitions(ctx context.Context, r PartitionsRequ
 // OutboxStats reads what an operator should know of the database before it hurts.
 func (a *Activities) OutboxStats(ctx context.Context) (relay.Health, error) {
 	h, err := a.cfg.Store.Health(ctx)
+	if err == nil {
+		a.cfg.Metrics.Health(h)
+	}
 	return h, failure(ctx, err, nil)
 }

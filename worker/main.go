@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
 func main() {
@@ -32,6 +35,7 @@ func main() {
 }
 
 func root() *cobra.Command {
+	var checking, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "worker",
 		Short: "Publish the outbox's events",
@@ -41,7 +45,7 @@ func root() *cobra.Command {
   OUTBOX_CONFIG                path of the file that routes topics (required)
   OUTBOX_TASK_QUEUE            Temporal task queue (default outbox-relay)
   OUTBOX_DATABASE_CONNECTIONS  size of the connection pool (default 16)
-  OUTBOX_HTTP_ADDRESS          where to serve /healthz and /readyz, such as :8080 (default: nowhere)
+  OUTBOX_HTTP_ADDRESS          where to serve /healthz, /readyz and /metrics, such as :8080 (default: nowhere)
   OUTBOX_LOG_FORMAT            text or json (default text)
   OUTBOX_LOG_LEVEL             debug, info, warn or error (default info)
   TEMPORAL_DEPLOYMENT_NAME     with TEMPORAL_WORKER_BUILD_ID: run as this version of a
@@ -50,11 +54,26 @@ func root() *cobra.Command {
                                nowhere); the other standard OTEL_... variables hold too
 
 Temporal's connection comes from temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE,
-_API_KEY, _TLS_..., AWS's from the SDK's default chain.`,
+_API_KEY, _TLS_..., AWS's from the SDK's default chain.
+
+With --check it looks at its configuration, the database and its role's rights
+there, Temporal, and each topic's destination, publishes nothing and ends: with
+status 0 if nothing failed. That publishing is allowed can often not be told:
+"unknown" is no failure.`,
+		Example: `  worker
+  worker --check          # before a deployment
+  worker --check --json`,
+		Version:       telemetry.ReadBuild().String(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if checking {
+				return check(cmd.Context(), cmd.OutOrStdout(), asJSON)
+			}
+			if asJSON {
+				return errors.New("--json is for --check")
+			}
 			s, err := readSettings()
 			if err != nil {
 				return err
@@ -62,6 +81,8 @@ _API_KEY, _TLS_..., AWS's from the SDK's default chain.`,
 			return run(cmd.Context(), s, newLogger(s))
 		},
 	}
+	cmd.Flags().BoolVar(&checking, "check", false, "check configuration, connections and rights line by line, start nothing")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "with --check: print one JSON object")
 	cmd.AddCommand(readyCommand())
 	return cmd
 }

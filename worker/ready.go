@@ -19,32 +19,18 @@ import (
 func (r *relay) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	problems := []error{r.store.Check(ctx), r.isCurrent(ctx)}
-	if _, err := r.temporal.CheckHealth(ctx, &client.CheckHealthRequest{}); err != nil {
-		problems = append(problems, fmt.Errorf("Temporal does not answer: %w", err)) //nolint:staticcheck // a name
-	}
+	problems := []error{r.store.Check(ctx), r.isCurrent(ctx), r.temporalAnswers(ctx)}
 	for topic, err := range r.unreachable(ctx) {
 		problems = append(problems, fmt.Errorf("topic %s: %w", topic, err))
 	}
 	return errors.Join(problems...)
 }
 
-// unreachable resolves all destinations and returns those that did not.
-func (r *relay) unreachable(ctx context.Context) map[string]error {
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	bad := make(map[string]error)
-	for _, topic := range r.publisher.Topics() {
-		wg.Go(func() {
-			if _, err := r.publisher.Resolve(ctx, topic); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				bad[topic] = err
-			}
-		})
+func (r *relay) temporalAnswers(ctx context.Context) error {
+	if _, err := r.temporal.CheckHealth(ctx, &client.CheckHealthRequest{}); err != nil {
+		return fmt.Errorf("Temporal does not answer: %w", err) //nolint:staticcheck // a name
 	}
-	wg.Wait()
-	return bad
+	return nil
 }
 
 // isCurrent returns an error if this worker is versioned and its deployment has
@@ -84,32 +70,22 @@ func (r *relay) warnWhileNotCurrent(ctx context.Context) {
 	}
 }
 
-// serve answers /healthz (the process lives) and /readyz (it can publish).
-func (r *relay) serve(ctx context.Context) (stop func(), err error) {
-	if r.HTTPAddress == "" {
-		return func() {}, nil
+// unreachable resolves all destinations and returns those that did not.
+func (r *relay) unreachable(ctx context.Context) map[string]error {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	bad := make(map[string]error)
+	for _, topic := range r.publisher.Topics() {
+		wg.Go(func() {
+			if _, err := r.publisher.Resolve(ctx, topic); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				bad[topic] = err
+			}
+		})
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, req *http.Request) {
-		if err := r.ready(req.Context()); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = fmt.Fprintln(w, "ready")
-	})
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", r.HTTPAddress)
-	if err != nil {
-		return nil, fmt.Errorf("OUTBOX_HTTP_ADDRESS: %w", err)
-	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			r.log.Error("health endpoint ended", "error", err)
-		}
-	}()
-	r.log.Info("serving health", "address", listener.Addr().String())
-	return func() { _ = server.Close() }, nil
+	wg.Wait()
+	return bad
 }
 
 // readyCommand asks a worker on this machine: a health check for containers that

@@ -2,16 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/contrib/envconfig"
-	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
@@ -38,6 +33,7 @@ type relay struct {
 	publisher *publish.Publisher
 	temporal  client.Client
 	traces    *telemetry.Traces
+	metrics   *telemetry.Metrics
 }
 
 // run serves until ctx ends. It does not begin before everything answers.
@@ -51,6 +47,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	acts, err := activities.New(activities.Config{
 		Store: r.store, Publisher: r.publisher, Lease: workflows.Lease, BatchFor: workflows.BatchFor,
 		RecoveryPause: workflows.RecoveryPause, HandoverPause: workflows.HandoverPause, Topics: s.policies,
+		Metrics: r.metrics,
 	})
 	if err != nil {
 		return err
@@ -65,9 +62,11 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
+	version := telemetry.ReadBuild()
 	logger.Info("publishing", "topics", len(s.topics), "taskQueue", s.TaskQueue,
-		"deployment", s.Deployment, "build", s.BuildID)
+		"deployment", s.Deployment, "build", s.BuildID, "version", version.Version, "revision", version.Revision, "go", version.Go)
 	go r.warnWhileNotCurrent(ctx)
+	go r.look(ctx)
 
 	<-ctx.Done()
 	logger.Info("stopping: batches under way end between two requests")
@@ -105,84 +104,4 @@ func (r *relay) workerOptions() worker.Options {
 		}
 	}
 	return o
-}
-
-// connect makes all connections and tries them, side by side, so that one start
-// shows everything that is wrong. A destination that does not answer is only
-// warned of: it harms the topics routed to it, and no others.
-func connect(ctx context.Context, s settings, logger *slog.Logger) (*relay, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	r := &relay{settings: s, log: logger}
-	var database, temporal, aws, traces error
-	r.traces, traces = telemetry.StartTraces(ctx, "outbox-relay", logger)
-	var wg sync.WaitGroup
-	wg.Go(func() { database = r.connectDatabase(ctx) })
-	wg.Go(func() { temporal = r.connectTemporal(ctx) })
-	wg.Go(func() { aws = r.connectAWS(ctx) })
-	wg.Wait()
-	if err := errors.Join(traces, database, temporal, aws); err != nil {
-		r.close()
-		return nil, err
-	}
-	if err := r.store.EnsureLanes(ctx, r.publisher.Topics()); err != nil {
-		r.close()
-		return nil, err
-	}
-	return r, nil
-}
-
-func (r *relay) connectDatabase(ctx context.Context) (err error) {
-	r.store, err = postgres.Open(ctx, postgres.Config{
-		URL: r.DatabaseURL, MaxConns: r.Connections,
-		ClaimLease: workflows.ClaimLease, Lease: workflows.Lease,
-	})
-	if err == nil {
-		err = r.store.Check(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("DATABASE_URL: %w", err)
-	}
-	return nil
-}
-
-func (r *relay) connectTemporal(ctx context.Context) error {
-	o, err := envconfig.LoadDefaultClientOptions()
-	if err != nil {
-		return fmt.Errorf("read Temporal's configuration: %w", err)
-	}
-	o.Logger = log.NewStructuredLogger(r.log)
-	r.temporal, err = client.DialContext(ctx, o)
-	if err != nil {
-		return fmt.Errorf("connect to Temporal at %q: %w: check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or temporal.toml", o.HostPort, err)
-	}
-	return nil
-}
-
-func (r *relay) connectAWS(ctx context.Context) error {
-	cfg, err := awsconfig.LoadDefaultConfig(ctx)
-	if err != nil {
-		return fmt.Errorf("read AWS's configuration: %w", err)
-	}
-	if cfg.Region == "" {
-		return errors.New("AWS has no region: set AWS_REGION")
-	}
-	r.publisher, err = publish.New(publish.Config{Topics: r.topics, AWS: cfg, Traces: r.traces.Provider()})
-	if err != nil {
-		return fmt.Errorf("OUTBOX_CONFIG: %w", err)
-	}
-	for topic, err := range r.unreachable(ctx) {
-		r.log.Warn("topic cannot be published now; its events wait", "topic", topic, "error", err)
-	}
-	return nil
-}
-
-func (r *relay) close() {
-	if r.temporal != nil {
-		r.temporal.Close()
-	}
-	if r.store != nil {
-		r.store.Close()
-	}
-	r.traces.Stop()
 }

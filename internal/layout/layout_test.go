@@ -33,7 +33,8 @@ var allowed = map[string][]string{
 	},
 	"internal/publish/detach": {"github.com/aws/"},
 	"internal/telemetry": {
-		"go.opentelemetry.io/", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/interceptor", "go.temporal.io/sdk/contrib/opentelemetry",
+		module + "internal/relay", "go.opentelemetry.io/", "github.com/prometheus/",
+		"go.temporal.io/sdk/activity", "go.temporal.io/sdk/client", "go.temporal.io/sdk/interceptor", "go.temporal.io/sdk/contrib/opentelemetry",
 	},
 	"activities": {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
 	"workflows": {

@@ -18,7 +18,7 @@ import (
 // and must not be overtaken by a later one of its key. The sum before a row cuts
 // the page at so many bytes, but never before the first row.
 const pageSQL = `
-SELECT lane, id, replay, created_at, bytes, found,
+SELECT lane, id, replay, created_at, bytes, found, (SELECT clock_timestamp()),
        (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint),
        (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 FROM (SELECT p.*, count(*) OVER () AS found,
@@ -91,7 +91,7 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	var e relay.Event
 	var found int
 	got := make(map[int16]int, len(lanes))
-	_, err = pgx.ForEachRow(rows, []any{&e.Lane, &e.ID, &e.Replay, &e.CreatedAt, &e.Bytes, &found, &page.Xmin, &page.Xmax}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&e.Lane, &e.ID, &e.Replay, &e.CreatedAt, &e.Bytes, &found, &page.At, &page.Xmin, &page.Xmax}, func() error {
 		page.Events = append(page.Events, e)
 		got[e.Lane]++
 		return nil

@@ -3,6 +3,7 @@ package postgres
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -139,4 +140,20 @@ func TestLargeEventsOfOneLaneLeaveRoomForTheOthers(t *testing.T) {
 		lanes[e.Lane] = true
 	}
 	require.Equal(t, query[int](o, `SELECT count(DISTINCT lane) FROM outbox.pending`), len(lanes), "every lane has its first event in the page")
+}
+
+func TestAPageIsDatedByTheClockThatItsEventsAreDatedBy(t *testing.T) {
+	o := open(t)
+	o.write("orders", 3)
+	_, lease := o.claimOne()
+	page, err := o.Load(t.Context(), lease, nil, 10)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 3)
+	var now time.Time
+	require.NoError(t, o.db.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&now))
+	for _, e := range page.Events {
+		require.False(t, page.At.Before(e.CreatedAt), "an event is not written after it is read")
+	}
+	require.False(t, page.At.After(now))
+	require.WithinDuration(t, now, page.At, 5*time.Second)
 }

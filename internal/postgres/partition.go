@@ -16,6 +16,9 @@ import (
 // table. The lock waits for 50 ms at most, because all producers wait behind it.
 const lockRetry = 250 * time.Millisecond
 
+// lockNotAvailable is PostgreSQL's code for a lock that is not worth waiting for.
+const lockNotAvailable = "55P03"
+
 // missingSQL lists the days that need a partition: those to come, and those of
 // which the default partition has caught something.
 const missingSQL = `
@@ -116,7 +119,7 @@ func unlocked[T any](ctx context.Context, s *Store, sql, day string, progress fu
 		}
 		err = s.scan(ctx, sql, day, &result)
 		var refused *pgconn.PgError
-		if !errors.As(err, &refused) || refused.Code != "55P03" { // lock_not_available
+		if !errors.As(err, &refused) || refused.Code != lockNotAvailable {
 			return result, err
 		}
 		select {

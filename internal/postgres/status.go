@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -57,37 +56,4 @@ func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 		return nil, fmt.Errorf("read status: %w", err)
 	}
 	return topics, nil
-}
-
-const checkSQL = `
-SELECT to_regnamespace('outbox') IS NOT NULL,
-       coalesce(has_schema_privilege(to_regnamespace('outbox')::oid, 'USAGE'), false)`
-
-const checkTablesSQL = `
-SELECT bool_and(has_table_privilege('outbox.' || needed.name, needed.privilege))
-FROM (VALUES ('event', 'SELECT'), ('pending', 'SELECT'), ('pending', 'DELETE'),
-             ('lane', 'SELECT'), ('lane', 'INSERT'), ('lane', 'UPDATE'),
-             ('topic', 'SELECT'), ('topic', 'INSERT'), ('topic', 'UPDATE'),
-             ('dead_letter', 'SELECT'), ('dead_letter', 'INSERT'), ('refusal', 'INSERT'))
-     AS needed(name, privilege)`
-
-// Check connects and makes sure that the outbox is there and may be used. Its
-// errors name the remedy.
-func (s *Store) Check(ctx context.Context) error {
-	var there, allowed bool
-	if err := s.pool.QueryRow(ctx, checkSQL).Scan(&there, &allowed); err != nil {
-		return fmt.Errorf("connect to the database: %w", err)
-	}
-	if !there {
-		return fmt.Errorf("the database has no outbox: run %q", "starter migrate")
-	}
-	if allowed {
-		if err := s.pool.QueryRow(ctx, checkTablesSQL).Scan(&allowed); err != nil {
-			return fmt.Errorf("check rights on the outbox: %w", err)
-		}
-	}
-	if !allowed {
-		return errors.New("the database role may not use the outbox: run schema/roles.sql and grant outbox_relay to it")
-	}
-	return nil
 }

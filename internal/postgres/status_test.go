@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,25 @@ func TestCheckNamesTheRemedy(t *testing.T) {
 
 	o.exec(`GRANT outbox_relay TO outbox_test_stranger`)
 	require.NoError(t, check(t, stranger.String()))
+
+	for revoke, want := range map[string]string{
+		`REVOKE EXECUTE ON FUNCTION outbox.make_partition(date) FROM outbox_relay`: "it lacks EXECUTE make_partition(date): run schema/roles.sql",
+		`REVOKE EXECUTE ON FUNCTION outbox.drop_partition(date) FROM outbox_relay`: "EXECUTE drop_partition(date)",
+		`REVOKE EXECUTE ON FUNCTION outbox.caught() FROM outbox_relay`:             "EXECUTE caught()",
+		`REVOKE INSERT ON outbox.operation FROM outbox_relay`:                      "INSERT operation",
+		`REVOKE DELETE ON outbox.pending FROM outbox_relay`:                        "DELETE pending",
+		`REVOKE USAGE ON SCHEMA outbox FROM outbox_relay`:                          "USAGE of the schema",
+	} {
+		o.exec(revoke)
+		err := check(t, stranger.String())
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "outbox_test_stranger")
+		o.exec(strings.Replace(strings.Replace(revoke, "REVOKE", "GRANT", 1), "FROM", "TO", 1))
+	}
+	require.NoError(t, check(t, stranger.String()))
+
+	o.exec(`DROP TABLE outbox.operation`)
+	require.ErrorContains(t, check(t, base), `has no operation: run "starter migrate"`)
 
 	o.exec(`DROP SCHEMA outbox CASCADE`)
 	require.ErrorContains(t, check(t, base), "starter migrate")

@@ -33,6 +33,9 @@ type Config struct {
 	// Timeout bounds every call, so that a database that is silent is an error in
 	// time. Default 8 s: less than the activities' heartbeat timeout.
 	Timeout time.Duration
+	// Fault is told of everything that failed, whether or not it is tried again, as
+	// FaultConnect or FaultStatement. It must not block. Default: nobody is told.
+	Fault func(operation string)
 }
 
 func (c Config) withDefaults() Config {
@@ -77,6 +80,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	// cached while pending was empty reads the whole table once it is not. And an
 	// unnamed statement is what PgBouncer in transaction mode always understands.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	if cfg.Fault != nil {
+		pc.ConnConfig.Tracer = faults{cfg.Fault}
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)

@@ -3,6 +3,7 @@ package publish
 import (
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -52,6 +53,7 @@ func newClients(cfg Config) clients {
 	}
 	// AWS_MAX_ATTEMPTS ends up here and would win over the retryer.
 	c.RetryMaxAttempts = 0
+	c.APIOptions = append(slices.Clone(c.APIOptions), noteFate)
 	return clients{c}
 }
 

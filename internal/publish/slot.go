@@ -12,6 +12,7 @@ type slot struct {
 	request request
 	entries []*entry
 	answer  answer
+	fate    fate
 	// deadlines starts a request with entries, and gives its deadline.
 	deadlines chan time.Time
 }
@@ -22,7 +23,8 @@ func (s *stream) serve(sl *slot) {
 	// deadline ends it.
 	base := context.WithoutCancel(s.ctx)
 	for deadline := range sl.deadlines {
-		ctx, cancel := context.WithDeadline(base, deadline)
+		sl.fate = fate{}
+		ctx, cancel := context.WithDeadline(context.WithValue(base, fateKey{}, &sl.fate), deadline)
 		sl.answer = s.send(ctx, sl)
 		cancel()
 		s.answers <- sl

@@ -92,6 +92,9 @@ func (s *stream) wantsMore() bool {
 // settle takes a request's answer.
 func (s *stream) settle(sl *slot) {
 	s.inFlight--
+	if s.Answered != nil {
+		s.Answered(sl.ended())
+	}
 	if whole := sl.answer[0]; whole != nil && whole.Whole {
 		s.refused(sl.entries, whole)
 	} else {

@@ -36,6 +36,22 @@ type PublishRequest struct {
 	// elsewhere. The slice is the callee's to keep. To stop publishing because
 	// of what it sees, it cancels the context of Publish.
 	Report func([]Outcome)
+
+	// Answered is told of every request that is over, before its outcomes are
+	// reported, for statistics. Never concurrently; it must not block. Default: nobody
+	// is told.
+	Answered func(Answer)
+}
+
+// Answer is how a request ended.
+type Answer struct {
+	// Events is how many it carried.
+	Events int
+	// Err is why it failed as a whole, nil if the destination answered event by event.
+	Err *PublishError
+	// Suspected is how many of its events may be published twice: an attempt of it,
+	// or the answer about them, was lost after it may have been accepted.
+	Suspected int
 }
 
 // PublishResult counts what Publish read. Acknowledged, Failed, Held and Unsent

@@ -97,6 +97,8 @@ type Page struct {
 	Events []Event
 	// More is true if the lanes may hold more than this page.
 	More bool
+	// At is when it was read, by the clock that events are dated by, if it has events.
+	At time.Time
 	// Xmin and Xmax bound the snapshot that the page was read in, if it has events:
 	// every transaction below Xmin had ended, none from Xmax on had begun.
 	Xmin, Xmax int64

@@ -1,12 +1,9 @@
-// Package telemetry brings what the relay tells about itself to where its operator
-// wants to have it. It is silent unless it is told where that is.
 package telemetry
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -43,7 +40,7 @@ func StartTraces(ctx context.Context, service string, log *slog.Logger) (*Traces
 	}
 	about, err := resource.New(ctx,
 		resource.WithTelemetrySDK(), resource.WithHost(),
-		resource.WithAttributes(semconv.ServiceName(service), semconv.ServiceVersion(version())),
+		resource.WithAttributes(semconv.ServiceName(service), semconv.ServiceVersion(ReadBuild().Version)),
 		resource.WithFromEnv(),
 	)
 	if err != nil {
@@ -57,15 +54,6 @@ func StartTraces(ctx context.Context, service string, log *slog.Logger) (*Traces
 	// The SDK has one handler in a process; otherwise it writes to standard error.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err) }))
 	return &Traces{provider: provider, temporal: temporal, log: log}, nil
-}
-
-// version is that of this program's module, if it was built as one.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }
 
 // Provider makes tracers; nil if traces are off.

@@ -14,6 +14,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
+// ErrTooLate says that a request was not sent, because its deadline had passed.
+var ErrTooLate = fmt.Errorf("not sent: %w", context.DeadlineExceeded)
+
 // Client wraps an SDK client's HTTPClient. It is the last to see a request before
 // net/http does.
 type Client struct{ aws.HTTPClient }
@@ -25,7 +28,7 @@ func (c Client) Do(req *http.Request) (*http.Response, error) {
 	// has not run yet. Without this look at the clock it would still send what
 	// another worker has by now taken over.
 	if d, ok := req.Context().Deadline(); ok && time.Until(d) <= 0 {
-		return nil, context.DeadlineExceeded
+		return nil, ErrTooLate
 	}
 	if err := detach(req); err != nil {
 		return nil, err

@@ -55,6 +55,7 @@ func TestNoRequestLeavesAfterItsDeadlineEvenIfTheTimerHasNotRun(t *testing.T) {
 	req, err := http.NewRequestWithContext(overslept{t.Context()}, http.MethodPost, "http://localhost", nil)
 	require.NoError(t, err)
 	_, err = client.Do(req)
+	require.ErrorIs(t, err, ErrTooLate)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 

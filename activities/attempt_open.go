@@ -1,0 +1,64 @@
+package activities
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// unsettled is what is kept of an event that is loaded and not settled.
+type unsettled struct {
+	bytes int       // of its payload
+	born  time.Time // when it was written, by this worker's clock
+}
+
+// opened notes what was loaded, by a request made at the given time, and returns
+// what can be sent of it.
+func (t *attempt) opened(page relay.Page, asked time.Time, blocked []string) []relay.Event {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.loaded += len(page.Events)
+	ready := page.Events[:0]
+	for _, e := range page.Events {
+		// The database's clock is compared with itself only, and what passes since is
+		// measured here. An age comes out too high by the way of one request, never too
+		// low, whatever the difference between the two clocks.
+		t.open[e.Ref] = unsettled{bytes: len(e.Payload), born: asked.Add(e.CreatedAt.Sub(page.At))}
+		t.openBytes += len(e.Payload)
+		t.next[e.Lane] = max(t.next[e.Lane], e.ID+1)
+		if err := unsendable(e, blocked); err != nil {
+			refused := relay.Outcome{Ref: e.Ref, Err: err}
+			t.refused.add(refused)
+			t.cfg.Metrics.Reported(t.lease.Topic, []relay.Outcome{refused}, nil)
+			signal(t.settled)
+			continue
+		}
+		ready = append(ready, e)
+	}
+	return ready
+}
+
+// unsendable says why an event is a dead letter without being sent, or returns
+// nil.
+func unsendable(e relay.Event, blocked []string) *relay.PublishError {
+	switch {
+	case e.Bytes > relay.PageBytes:
+		return &relay.PublishError{
+			Code: relay.CodeTooLarge, Class: relay.ClassPoison,
+			Message: fmt.Sprintf("the event has %d bytes, no destination accepts more than %d", e.Bytes, maxMessage),
+		}
+	case e.EventID == "":
+		return &relay.PublishError{
+			Code: relay.CodeEventMissing, Class: relay.ClassPoison,
+			Message: fmt.Sprintf("event %d is pending but no longer in outbox.event", e.ID),
+		}
+	case slices.Contains(blocked, e.Key):
+		return &relay.PublishError{
+			Code: relay.CodeBlocked, Class: relay.ClassPoison,
+			Message: "blocked behind an earlier event of its key that is a dead letter",
+		}
+	}
+	return nil
+}

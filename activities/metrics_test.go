@@ -1,0 +1,197 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// told is what metrics were told.
+type told struct {
+	mu        sync.Mutex
+	requests  []relay.Answer
+	outcomes  []relay.Outcome
+	latencies []time.Duration
+	dead      []relay.Outcome
+	others    []string
+}
+
+func (m *told) Answered(_ string, a relay.Answer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.requests = append(m.requests, a)
+}
+
+func (m *told) Reported(_ string, outcomes []relay.Outcome, latencies []time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.outcomes = append(m.outcomes, outcomes...)
+	m.latencies = append(m.latencies, latencies...)
+}
+
+func (m *told) DeadLettered(_ string, dead []relay.Outcome) { m.dead = append(m.dead, dead...) }
+func (m *told) ClaimLost(topic string)                      { m.note("lost ", topic) }
+func (m *told) RecoveryBegun(topic string)                  { m.note("recovery of ", topic) }
+func (m *told) Topics(topics []relay.TopicState)            { m.note("sampled ", len(topics)) }
+func (m *told) Health(h relay.Health)                       { m.note("ahead ", h.Ahead) }
+
+func (m *told) note(a ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.others = append(m.others, fmt.Sprint(a...))
+}
+
+func metered(t *testing.T) (*env, *told) {
+	t.Helper()
+	e, m := newEnv(t), &told{}
+	e.cfg.Metrics = m
+	return e, m
+}
+
+func TestEveryOutcomeIsCountedOnce(t *testing.T) {
+	e, m := metered(t)
+	e.store.fill(100, 1)
+	e.store.pending[9].EventID = "" // never sent
+	e.publisher.answer = refusing(&relay.PublishError{Code: "InvalidMessageContents", Class: relay.ClassPoison}, 5)
+	r, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, 2, r.Dead)
+	require.Len(t, m.outcomes, 100)
+	codes := map[string]int{}
+	for _, o := range m.outcomes {
+		if o.Err != nil {
+			codes[o.Err.Code]++
+		}
+	}
+	require.Equal(t, map[string]int{"InvalidMessageContents": 1, relay.CodeEventMissing: 1}, codes)
+	require.Len(t, m.dead, 2)
+	require.Len(t, m.latencies, 98, "of what was accepted")
+	require.Empty(t, m.others)
+}
+
+func TestRequestsAreCounted(t *testing.T) {
+	e, m := metered(t)
+	e.store.fill(1, 1)
+	e.publisher.before = func(_ context.Context, _ int, r relay.PublishRequest) {
+		r.Answered(relay.Answer{Events: 1, Suspected: 1})
+	}
+	_, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, []relay.Answer{{Events: 1, Suspected: 1}}, m.requests)
+}
+
+// The clocks of a database and a worker differ: by an hour here, in both directions.
+func TestLatencyIsMeasuredWithoutComparingTheClocksOfDatabaseAndWorker(t *testing.T) {
+	for _, skew := range []time.Duration{-time.Hour, time.Hour} {
+		e, m := metered(t)
+		now := time.Now().Add(skew)
+		e.store.fill(10, 1)
+		e.store.readAt = now
+		for i := range e.store.pending {
+			e.store.pending[i].CreatedAt = now.Add(-3 * time.Second)
+		}
+		_, err := e.publish(t, 1)
+		require.NoError(t, err)
+		require.Len(t, m.latencies, 10)
+		for _, l := range m.latencies {
+			require.GreaterOrEqual(t, l, 3*time.Second)
+			require.Less(t, l, 13*time.Second)
+		}
+	}
+}
+
+func TestNoLatencyIsNegativeEvenIfAnEventIsDatedAfterItWasRead(t *testing.T) {
+	e, m := metered(t)
+	e.store.fill(1, 1)
+	e.store.readAt = time.Now()
+	e.store.pending[0].CreatedAt = e.store.readAt.Add(time.Hour) // the database was failed over to another clock
+	_, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, []time.Duration{0}, m.latencies)
+}
+
+func TestTheAgeOfAReplayedEventIsNoLatency(t *testing.T) {
+	e, m := metered(t)
+	e.store.fill(2, 1)
+	e.store.pending[1].Replay = 7
+	_, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Len(t, m.outcomes, 2)
+	require.Len(t, m.latencies, 1)
+}
+
+func TestALostClaimIsCountedWhereverItIsFound(t *testing.T) {
+	e, m := metered(t)
+	e.store.takeOverIs = relay.ErrClaimLost
+	_, err := e.publish(t, 1)
+	require.Error(t, err)
+	require.Equal(t, []string{"lost orders"}, m.others)
+
+	e, m = metered(t)
+	e.store.fill(1, 1)
+	e.publisher.answer = refusing(&relay.PublishError{Code: "X", Class: relay.ClassPoison}, 1)
+	e.store.deadLetterErr = relay.ErrClaimLost
+	_, err = e.publish(t, 1)
+	require.Error(t, err)
+	require.Equal(t, []string{"lost orders"}, m.others)
+}
+
+func TestARecoveryIsCountedWhenItBeginsAndNotAtItsRetriesOrWhenItIsParked(t *testing.T) {
+	refuse := func(int, relay.Event) *relay.PublishError {
+		return &relay.PublishError{Code: "AccessDenied", Class: relay.ClassDestination, Whole: true}
+	}
+	for _, c := range []struct {
+		last   *checkpoint
+		park   bool
+		others []string
+	}{
+		{nil, false, []string{"recovery of orders"}},
+		{&checkpoint{Fruitless: 1}, false, nil},
+		{nil, true, nil},
+	} {
+		e, m := metered(t)
+		e.store.fill(1, 1)
+		e.publisher.answer = refuse
+		if c.last != nil {
+			e.SetHeartbeatDetails(*c.last)
+		}
+		r := request(1)
+		r.Recovering, r.Park = true, c.park
+		_, _ = e.publishAs(t, r)
+		require.Equal(t, c.others, m.others)
+	}
+}
+
+func TestWhatTheUpkeepFoundIsShown(t *testing.T) {
+	e, m := metered(t)
+	_, err := e.ExecuteActivity(e.OutboxStats)
+	require.NoError(t, err)
+	require.Equal(t, []string{"ahead 0"}, m.others)
+}
+
+func TestASampleOfTheTopicsIsShownAndOneThatFailedIsNot(t *testing.T) {
+	m := &told{}
+	e := sampling(t, func(n int) ([]relay.TopicState, error) {
+		if n == 1 {
+			return nil, errAway
+		}
+		return []relay.TopicState{{Topic: "orders"}, {Topic: "audit"}}, nil
+	})
+	e.cfg.Metrics = m
+	for range 2 {
+		_, err := e.claim(t, 20*time.Millisecond)
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return len(m.others) > 0
+	}, 5*time.Second, time.Millisecond)
+	require.Equal(t, "sampled 2", m.others[0])
+}

@@ -1,0 +1,115 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// check runs worker --check and returns what it prints and its exit status.
+func (o *outbox) check(env []string, args ...string) (out string, status int) {
+	o.t.Helper()
+	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "worker"), append([]string{"--check"}, args...)...)
+	cmd.Env = append(append([]string{}, o.env...), env...)
+	b, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return string(b), exit.ExitCode()
+	}
+	require.NoError(o.t, err)
+	return string(b), 0
+}
+
+// line is the one about a check.
+func line(t *testing.T, out, check string) string {
+	t.Helper()
+	for l := range strings.Lines(out) {
+		if strings.Contains(l, " "+check+" ") {
+			return l
+		}
+	}
+	t.Fatalf("no line about %s in\n%s", check, out)
+	return ""
+}
+
+func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) {
+	q, r := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+".fifo")
+	topic := testenv.Name(t)
+	newTopic(t, topic, q)
+	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+"}\n  ledger: {sqs: "+r.name+"}\n  orders: {sns: "+topic+"}\n")
+	o.write("audit", "a", 3, 1)
+	as := []string{"DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")}
+	out, status := o.check(as)
+	require.Zero(t, status, out)
+	for _, check := range []string{"configuration", "database", "rights", "temporal", "audit: destination", "ledger: destination", "orders: destination"} {
+		require.True(t, strings.HasPrefix(line(t, out, check), "ok "), out)
+	}
+	require.Contains(t, line(t, out, "orders: destination"), "arn:aws:sns:")
+	require.NotContains(t, out, "failed")
+
+	out, status = o.check(as, "--json")
+	require.Zero(t, status)
+	var found struct {
+		OK     bool
+		Checks []struct{ State, Check, Topic, Detail string }
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &found))
+	require.True(t, found.OK)
+	require.Len(t, found.Checks, 4+2*3)
+	require.Equal(t, "audit", found.Checks[4].Topic)
+
+	require.Equal(t, 3, o.pending())
+	require.Zero(t, o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until IS NOT NULL`))
+	require.Empty(t, q.receive(0, 0), "nothing was published")
+	require.Empty(t, r.receive(0, 0))
+}
+
+func TestCheckSaysWhatFailsAndOfWhatThatLeavesUnknown(t *testing.T) {
+	q := newQueue(t, testenv.Name(t))
+	proxy := newAWSProxy(t)
+	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+"}\n  orders: {sqs: there-is-no-such-queue}\n")
+	out, status := o.check(nil)
+	require.Equal(t, 1, status)
+	require.Regexp(t, `^failed .*there-is-no-such-queue.*create it in`, line(t, out, "orders: destination"))
+	require.Regexp(t, `^unknown .*not checked`, line(t, out, "orders: publish"))
+	require.Regexp(t, `^ok `, line(t, out, "audit: destination"))
+
+	proxy.answer(q.name, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, `{"__type":"com.amazonaws.sqs#AccessDeniedException","message":"no identity-based policy allows the sqs:sendmessage action"}`)
+	})
+	out, status = o.check([]string{"AWS_ENDPOINT_URL=" + proxy.url})
+	require.Equal(t, 1, status)
+	require.Regexp(t, `^failed .*AccessDenied.*sqs:sendmessage`, line(t, out, "audit: publish"))
+
+	stranger := testenv.RoleURL(t, o.db, "outbox_producer")
+	out, status = o.check([]string{"DATABASE_URL=" + stranger, "TEMPORAL_NAMESPACE=nowhere"})
+	require.Equal(t, 1, status)
+	require.Regexp(t, `^ok `, line(t, out, "database"))
+	require.Regexp(t, `^failed .*DELETE pending.*grant outbox_relay`, line(t, out, "rights"))
+	require.Regexp(t, `(?i)^failed .*nowhere`, line(t, out, "temporal"))
+
+	out, status = o.check([]string{"DATABASE_URL=postgres://nobody@127.0.0.1:1/x", "TEMPORAL_ADDRESS=127.0.0.1:1"}, "--json")
+	require.Equal(t, 1, status)
+	require.Contains(t, out, `{"state":"failed","check":"database","detail":"connect to the database`)
+	require.Contains(t, out, `{"state":"unknown","check":"rights"`)
+	require.Contains(t, out, `{"state":"failed","check":"temporal","detail":"connect to Temporal`)
+
+	out, status = o.check([]string{"DATABASE_URL=", "OUTBOX_LOG_FORMAT=xml"})
+	require.Equal(t, 1, status)
+	require.Equal(t, 2, strings.Count(out, "failed   configuration"), out)
+	require.NotContains(t, out, "destination")
+
+	out, _ = o.check([]string{"OUTBOX_CONFIG=/there/is/none"})
+	require.Equal(t, 1, strings.Count(out, "failed"), out)
+}

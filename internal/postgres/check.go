@@ -1,0 +1,80 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+const reachSQL = `SELECT to_regnamespace('outbox') IS NOT NULL`
+
+// Reach connects and makes sure that there is an outbox. Its errors name the remedy.
+func (s *Store) Reach(ctx context.Context) error {
+	var there bool
+	if err := s.pool.QueryRow(ctx, reachSQL).Scan(&there); err != nil {
+		return fmt.Errorf("connect to the database: %w", err)
+	}
+	if !there {
+		return fmt.Errorf("the database has no outbox: run %q", "starter migrate")
+	}
+	return nil
+}
+
+// rightsSQL lists what the relay needs and what its role lacks of it. What is not
+// there at all comes with a later migration. Without USAGE on the schema its tables
+// can be seen in the catalogue all the same.
+const rightsSQL = `
+WITH needed(kind, name, privilege) AS (VALUES
+    ('table', 'event', 'SELECT'), ('table', 'pending', 'SELECT'), ('table', 'pending', 'DELETE'),
+    ('table', 'lane', 'SELECT'), ('table', 'lane', 'INSERT'), ('table', 'lane', 'UPDATE'),
+    ('table', 'topic', 'SELECT'), ('table', 'topic', 'INSERT'), ('table', 'topic', 'UPDATE'),
+    ('table', 'dead_letter', 'SELECT'), ('table', 'dead_letter', 'INSERT'),
+    ('table', 'refusal', 'SELECT'), ('table', 'refusal', 'INSERT'), ('table', 'refusal', 'UPDATE'), ('table', 'refusal', 'DELETE'),
+    ('table', 'operation', 'INSERT'),
+    ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
+    ('function', 'caught()', 'EXECUTE')),
+found AS (
+    SELECT n.kind, n.name, n.privilege, coalesce(t.oid, f.oid) AS oid
+    FROM needed n
+    LEFT JOIN pg_class t ON n.kind = 'table' AND t.relnamespace = to_regnamespace('outbox') AND t.relname = n.name
+    LEFT JOIN pg_proc  f ON n.kind = 'function' AND f.pronamespace = to_regnamespace('outbox')
+                        AND f.proname || '(' || oidvectortypes(f.proargtypes) || ')' = n.name)
+SELECT has_schema_privilege(to_regnamespace('outbox')::oid, 'USAGE'),
+       array(SELECT DISTINCT name FROM found WHERE oid IS NULL ORDER BY name),
+       array(SELECT privilege || ' ' || name FROM found
+             WHERE kind = 'table' AND NOT has_table_privilege(oid, privilege)
+                OR kind = 'function' AND NOT has_function_privilege(oid, privilege)
+             ORDER BY name, privilege),
+       current_user::text`
+
+// Rights makes sure that the role may do everything that the relay does. Its errors
+// name what is missing, and the remedy.
+func (s *Store) Rights(ctx context.Context) error {
+	var usage bool
+	var absent, lacking []string
+	var role string
+	if err := s.pool.QueryRow(ctx, rightsSQL).Scan(&usage, &absent, &lacking, &role); err != nil {
+		return fmt.Errorf("check rights on the outbox: %w", err)
+	}
+	if len(absent) > 0 {
+		return fmt.Errorf("the outbox is older than this program and has no %s: run %q", strings.Join(absent, ", "), "starter migrate")
+	}
+	if !usage {
+		lacking = append([]string{"USAGE of the schema"}, lacking...)
+	}
+	if len(lacking) > 0 {
+		return errors.New("the database role " + role + " may not use the outbox, it lacks " + strings.Join(lacking, ", ") +
+			": run schema/roles.sql and grant outbox_relay to it")
+	}
+	return nil
+}
+
+// Check connects and makes sure that the outbox is there and may be used. Its
+// errors name the remedy.
+func (s *Store) Check(ctx context.Context) error {
+	if err := s.Reach(ctx); err != nil {
+		return err
+	}
+	return s.Rights(ctx)
+}

@@ -1,0 +1,56 @@
+package telemetry
+
+import (
+	"errors"
+
+	"go.opentelemetry.io/otel/metric"
+)
+
+// latencyBuckets are for the time from an event's writing to its acknowledgement,
+// in seconds: finest around the tens of milliseconds that it takes when all is
+// well, then the delays of retries (seconds), of recoveries (minutes) and of
+// outages (hours), which need to be told apart and no more.
+var latencyBuckets = []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200}
+
+// fillBuckets are for the events of a request, of which there are 1 to 10.
+var fillBuckets = []float64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
+
+// instruments are what is counted as it happens. The exporter adds _total to
+// counters and the unit to what has one.
+type instruments struct {
+	published, failed, dead, requests, suspected, claimsLost, recoveries, databaseErrors metric.Int64Counter
+
+	fill    metric.Int64Histogram
+	latency metric.Float64Histogram
+
+	buildInfo metric.Int64Gauge
+}
+
+func newInstruments(m metric.Meter) (i instruments, err error) {
+	var problems []error
+	counter := func(name, help string) metric.Int64Counter {
+		c, err := m.Int64Counter(name, metric.WithDescription(help))
+		problems = append(problems, err)
+		return c
+	}
+	i.published = counter("outbox_events_published", "Events that their destination acknowledged.")
+	i.failed = counter("outbox_events_failed", "Refusals and unanswered sendings of events. An event counts each time.")
+	i.dead = counter("outbox_events_dead_lettered", "Events that were made dead letters.")
+	i.requests = counter("outbox_requests", "Requests to destinations, by whether they were answered.")
+	i.suspected = counter("outbox_duplicates_suspected",
+		"Events that may be published twice, because an answer was lost after they may have been accepted.")
+	i.claimsLost = counter("outbox_claims_lost", "Attempts that found their lanes in other hands.")
+	i.recoveries = counter("outbox_recoveries_begun", "Recoveries of topics whose destination was broken.")
+	i.databaseErrors = counter("outbox_database_errors", "Statements and connections that PostgreSQL refused or did not answer.")
+
+	i.fill, err = m.Int64Histogram("outbox_request_events", metric.WithDescription("Events in a request."),
+		metric.WithExplicitBucketBoundaries(fillBuckets...))
+	problems = append(problems, err)
+	i.latency, err = m.Float64Histogram("outbox_publish_latency", metric.WithUnit("s"),
+		metric.WithDescription("From the writing of an event to its acknowledgement."),
+		metric.WithExplicitBucketBoundaries(latencyBuckets...))
+	problems = append(problems, err)
+	i.buildInfo, err = m.Int64Gauge("outbox_build_info", metric.WithDescription("1, with what this worker was built from."))
+	problems = append(problems, err)
+	return i, errors.Join(problems...)
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+
+	"github.com/temporal-outbox/relay/internal/publish"
+)
+
+// checkTimeout bounds all checks together.
+const checkTimeout = 30 * time.Second
+
+// What a check found.
+const (
+	checkOK      = "ok"
+	checkFailed  = "failed"
+	checkUnknown = "unknown" // it could not be found out
+)
+
+// finding is one line of --check.
+type finding struct {
+	State  string `json:"state"`
+	Check  string `json:"check"` // configuration, database, rights, temporal, destination or publish
+	Topic  string `json:"topic,omitempty"`
+	Detail string `json:"detail"`
+}
+
+// report is what --check --json prints.
+type report struct {
+	OK     bool      `json:"ok"` // nothing failed
+	Checks []finding `json:"checks"`
+}
+
+func (r *report) add(check, topic string, err error, detail string) {
+	f := finding{State: checkOK, Check: check, Topic: topic, Detail: detail}
+	if err != nil {
+		f.State, f.Detail = checkFailed, err.Error()
+	}
+	if errors.Is(err, publish.ErrUntold) || errors.Is(err, errNotAsked) {
+		f.State = checkUnknown
+	}
+	r.OK = r.OK && f.State != checkFailed
+	r.Checks = append(r.Checks, f)
+}
+
+// errNotAsked says that a check depends on one that failed.
+var errNotAsked = errors.New("not checked")
+
+// check looks at everything that a worker needs, starts nothing and changes
+// nothing, and prints what it found. Its error says only that something failed.
+func check(ctx context.Context, out io.Writer, asJSON bool) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	found := findings(ctx)
+	if asJSON {
+		if err := json.NewEncoder(out).Encode(found); err != nil {
+			return fmt.Errorf("print what was found: %w", err)
+		}
+	} else {
+		found.print(out)
+	}
+	if !found.OK {
+		return errors.New("something failed: this worker would not publish everything")
+	}
+	return nil
+}
+
+func findings(ctx context.Context) *report {
+	found := &report{OK: true}
+	s, err := readSettings()
+	if err != nil {
+		for _, problem := range each(err) {
+			found.add("configuration", "", problem, "")
+		}
+		return found
+	}
+	r, err := newRelay(s, slog.New(slog.DiscardHandler))
+	if err == nil {
+		err = r.newPublisher(ctx)
+	}
+	if err != nil {
+		found.add("configuration", "", err, "")
+		return found
+	}
+	defer r.close()
+	found.add("configuration", "", nil, fmt.Sprintf("%d topics, task queue %s", len(s.topics), s.TaskQueue))
+	r.checkDatabase(ctx, found)
+	r.checkTemporal(ctx, found)
+	r.checkTopics(ctx, found)
+	return found
+}
+
+// each takes joined errors apart.
+func each(err error) (all []error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	for _, e := range joined.Unwrap() {
+		all = append(all, each(e)...)
+	}
+	return all
+}
+
+func (r *relay) checkDatabase(ctx context.Context, found *report) {
+	var err error
+	if r.store, err = r.openStore(ctx); err == nil {
+		err = r.store.Reach(ctx)
+	}
+	found.add("database", "", err, "answers, and has an outbox")
+	if err != nil {
+		err = fmt.Errorf("%w: the database does not answer", errNotAsked)
+	} else {
+		err = r.store.Rights(ctx)
+	}
+	found.add("rights", "", err, "the role may do what the relay does")
+}
+
+func (r *relay) checkTemporal(ctx context.Context, found *report) {
+	err := r.connectTemporal(ctx)
+	if err == nil {
+		// Unlike a health check, this needs a namespace, and rights in it.
+		_, err = r.temporal.DescribeTaskQueue(ctx, r.TaskQueue, enumspb.TASK_QUEUE_TYPE_ACTIVITY)
+	}
+	found.add("temporal", "", err, "answers, and knows the namespace")
+}
+
+// checkTopics asks all destinations at once, because each may take its time.
+func (r *relay) checkTopics(ctx context.Context, found *report) {
+	topics := r.publisher.Topics()
+	there, allowed := make([]error, len(topics)), make([]error, len(topics))
+	routes := make([]publish.Route, len(topics))
+	var wg sync.WaitGroup
+	for i, topic := range topics {
+		wg.Go(func() {
+			if routes[i], there[i] = r.publisher.Resolve(ctx, topic); there[i] == nil {
+				allowed[i] = r.publisher.MayPublish(ctx, topic)
+			} else {
+				allowed[i] = fmt.Errorf("%w: the destination was not found", errNotAsked)
+			}
+		})
+	}
+	wg.Wait()
+	for i, topic := range topics {
+		found.add("destination", topic, there[i], fmt.Sprintf("%s is %s", routes[i], routes[i].Address))
+		found.add("publish", topic, allowed[i], "allowed")
+	}
+}
+
+func (r *report) print(out io.Writer) {
+	for _, f := range r.Checks {
+		what := f.Check
+		if f.Topic != "" {
+			what = f.Topic + ": " + f.Check
+		}
+		fmt.Fprintf(out, "%-8s %-24s %s\n", f.State, what, strings.ReplaceAll(f.Detail, "\n", "\n"+strings.Repeat(" ", 34)))
+	}
+}
