@@ -2,7 +2,6 @@ package activities
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -16,7 +15,7 @@ type unsettled struct {
 
 // opened notes what was loaded, by a request made at the given time, and returns
 // what can be sent of it.
-func (t *attempt) opened(page relay.Page, asked time.Time, blocked []string) []relay.Event {
+func (t *attempt) opened(page relay.Page, asked time.Time, blocked map[string]int64) []relay.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.loaded += len(page.Events)
@@ -42,7 +41,8 @@ func (t *attempt) opened(page relay.Page, asked time.Time, blocked []string) []r
 
 // unsendable says why an event is a dead letter without being sent, or returns
 // nil.
-func unsendable(e relay.Event, blocked []string) *relay.PublishError {
+func unsendable(e relay.Event, blocked map[string]int64) *relay.PublishError {
+	first, isBlocked := blocked[e.Key]
 	switch {
 	case e.Bytes > relay.PageBytes:
 		return &relay.PublishError{
@@ -54,7 +54,7 @@ func unsendable(e relay.Event, blocked []string) *relay.PublishError {
 			Code: relay.CodeEventMissing, Class: relay.ClassPoison,
 			Message: fmt.Sprintf("event %d is pending but no longer in outbox.event", e.ID),
 		}
-	case slices.Contains(blocked, e.Key):
+	case isBlocked && e.ID > first:
 		return &relay.PublishError{
 			Code: relay.CodeBlocked, Class: relay.ClassPoison,
 			Message: "blocked behind an earlier event of its key that is a dead letter",

@@ -47,7 +47,7 @@ type store struct {
 	deadBy        string
 	deadLetterErr error
 	refusedFor    map[int64]time.Duration
-	blocked       []string
+	blocked       map[string]int64
 	pauses        []string
 
 	topics  func(n int) ([]relay.TopicState, error)
@@ -165,12 +165,13 @@ func (s *store) Refuse(_ context.Context, _ string, refused []relay.Outcome) (kn
 	return known, nil
 }
 
-func (s *store) Blocked(_ context.Context, _ string, keys []string) (blocked []string, err error) {
+func (s *store) Blocked(_ context.Context, _ string, keys []string) (map[string]int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	blocked := map[string]int64{}
 	for _, k := range keys {
-		if slices.Contains(s.blocked, k) {
-			blocked = append(blocked, k)
+		if first, ok := s.blocked[k]; ok {
+			blocked[k] = first
 		}
 	}
 	return blocked, nil

@@ -44,6 +44,8 @@ type OperateRequest struct {
 type OperateResult struct {
 	Done int64 `json:"done"` // events moved, in all
 	Over bool  `json:"over,omitempty"`
+	// Wait is how long to wait before going on, so that the rate is kept.
+	Wait time.Duration `json:"wait,omitempty"`
 }
 
 // EndRequest says how an operation ended.
@@ -87,10 +89,35 @@ func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResu
 		u, err = a.bounded(ctx, u)
 	}
 	result := OperateResult{Done: u.Done}
-	for until := time.Now().Add(r.For); err == nil && !result.Over && time.Now().Before(until) && !stopping(ctx); {
+	defer beat(ctx)()
+	for until := time.Now().Add(r.For); err == nil && !result.Over && !stopping(ctx); {
 		result, err = a.step(ctx, &u, r.PerSecond)
+		if left := time.Until(until); err != nil || left < result.Wait {
+			break // the workflow waits
+		}
+		pause(ctx, result.Wait)
+		result.Wait = 0
 	}
 	return result, failure(ctx, err, result)
+}
+
+// beat heartbeats until it is told to stop: a step may take longer than Temporal waits
+// for a sign of life.
+func beat(ctx context.Context) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		for {
+			activity.RecordHeartbeat(ctx)
+			select {
+			case <-done:
+				return
+			case <-ctx.Done():
+				return
+			case <-time.After(heartbeatEvery):
+			}
+		}
+	}()
+	return func() { close(done) }
 }
 
 // stopping reports whether the worker shuts down: the next attempt goes on elsewhere.
@@ -117,10 +144,9 @@ func (a *Activities) bounded(ctx context.Context, u relay.UnderWay) (relay.Under
 	return u, a.cfg.Store.EnsureLanes(ctx, []string{u.Topic})
 }
 
-// step does the next step of an operation, and waits until its rate allows another.
+// step does the next step of an operation, and says how long its rate asks to wait.
 func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond float64) (OperateResult, error) {
 	began := time.Now()
-	activity.RecordHeartbeat(ctx, u.Done)
 	most := stepEvents
 	if perSecond > 0 {
 		most = max(1, min(most, int(perSecond)))
@@ -138,10 +164,11 @@ func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond floa
 		return OperateResult{Done: u.Done}, err
 	}
 	u.From = step.Next
+	result := OperateResult{Done: u.Done, Over: step.Over}
 	if perSecond > 0 && !step.Over {
-		pause(ctx, time.Duration(float64(moved)/perSecond*float64(time.Second))-time.Since(began))
+		result.Wait = max(0, time.Duration(float64(moved)/perSecond*float64(time.Second))-time.Since(began))
 	}
-	return OperateResult{Done: u.Done, Over: step.Over}, ctx.Err()
+	return result, ctx.Err()
 }
 
 // move moves the events of a step, lane after lane as their batches end.
@@ -173,18 +200,12 @@ func (a *Activities) move(ctx context.Context, u relay.UnderWay, moves []relay.M
 
 // pause waits for so long, unless the activity or its worker is stopped.
 func pause(ctx context.Context, d time.Duration) {
-	for until := time.Now().Add(d); ; {
-		left := time.Until(until)
-		if left <= 0 {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-activity.GetWorkerStopChannel(ctx):
-			return
-		case <-time.After(min(left, heartbeatEvery)):
-			activity.RecordHeartbeat(ctx) // the SDK sends one in two seconds at most
-		}
+	if d <= 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-activity.GetWorkerStopChannel(ctx):
+	case <-time.After(d):
 	}
 }

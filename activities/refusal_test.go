@@ -61,14 +61,15 @@ func TestAnAttemptThatMayNotDeadLetterHasLostItsClaim(t *testing.T) {
 func TestWhatCannotBeSentIsADeadLetterWithoutBeingSent(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Topics = map[string]TopicPolicy{"orders": {OnPoison: BlockKey}}
-	e.store.fill(4, 1)
+	e.store.fill(5, 1)
+	e.store.pending[4].Key, e.store.blocked = "before its first dead letter", map[string]int64{"before its first dead letter": 9}
 	e.store.pending[0].Bytes, e.store.pending[0].EventID = 9<<20, ""
 	e.store.pending[1].EventID = ""
 	e.store.pending[2].Key = "blocked"
-	e.store.blocked = []string{"blocked"}
+	e.store.blocked["blocked"] = 2
 	r, err := e.publish(t, 1)
 	require.NoError(t, err)
-	require.Equal(t, 1, r.Published)
+	require.Equal(t, 2, r.Published)
 	require.Equal(t, 3, r.Dead)
 	require.Equal(t, "EventTooLarge: the event has 9437184 bytes, no destination accepts more than 1048576", e.store.dead[0].Err.Error())
 	require.Equal(t, relay.CodeEventMissing, e.store.dead[1].Err.Code)

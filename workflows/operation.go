@@ -73,6 +73,11 @@ func operate(ctx workflow.Context, in OperationInput) (done activities.OperateRe
 		if !done.Over && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory {
 			return done, workflow.NewContinueAsNewError(ctx, Operation, in)
 		}
+		if done.Wait > 0 {
+			if err := workflow.Sleep(ctx, done.Wait); err != nil {
+				return done, err
+			}
+		}
 	}
 	return done, nil
 }

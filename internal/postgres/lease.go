@@ -14,7 +14,8 @@ import (
 )
 
 // takeOverSQL makes an attempt the holder of what its claim still has. An
-// expired lease is still good if nobody has claimed the lane since.
+// expired lease is still good if nobody has claimed the lane since. An earlier attempt
+// that has not ended in order may go on until the end of its lease: quiet_at.
 const takeOverSQL = `
 WITH mine AS (
     SELECT topic, lane FROM outbox.lane
@@ -22,7 +23,8 @@ WITH mine AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET holder = $4, retrying = false, leased_until = now() + $5::interval
+SET holder = $4, retrying = false, leased_until = now() + $5::interval,
+    quiet_at = CASE WHEN l.holder IS NOT NULL AND NOT l.retrying THEN greatest(l.leased_until, l.quiet_at) ELSE l.quiet_at END
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane
 RETURNING l.lane, l.low_id`
@@ -190,7 +192,8 @@ WITH mine AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claimed_by = NULL
+SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claimed_by = NULL,
+    quiet_at = CASE WHEN l.holder IS NOT NULL AND NOT l.retrying THEN greatest(l.leased_until, l.quiet_at) ELSE l.quiet_at END
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`
 

@@ -12,29 +12,38 @@ import (
 )
 
 // goesOnSQL locks an operation, so that of two attempts at the same step one moves
-// and the other sees that it is done.
-const goesOnSQL = `SELECT finished_at IS NULL FROM outbox.operation WHERE id = $1 FOR UPDATE`
+// and the other sees that it is done. A worker that freezes from here on loses its
+// transaction, or the lanes would be locked for as long as it is frozen.
+const goesOnSQL = `
+SELECT finished_at IS NULL,
+       set_config('idle_in_transaction_session_timeout', '5s', true) || set_config('lock_timeout', '5s', true)
+FROM outbox.operation WHERE id = $1 FOR UPDATE`
 
-// idleSQL locks those lanes in which nothing can be in flight: free ones, ones whose
-// lease has expired, and those that wait for the next attempt of their batch, whose
-// last one has ended.
+// idle is true of lanes in which nothing can be in flight: free ones, ones whose lease
+// has expired, and those that wait for the next attempt of their batch, whose last one
+// has ended; unless an attempt before that one may still be sending.
+const idle = `topic = $1 AND lane = ANY ($2::smallint[])
+  AND (leased_until IS NULL OR leased_until < now() OR retrying)
+  AND (quiet_at IS NULL OR quiet_at < now())`
+
+const anyIdleSQL = `SELECT EXISTS (SELECT FROM outbox.lane WHERE ` + idle + `)`
+
 const idleSQL = `
 SELECT lane FROM outbox.lane
-WHERE topic = $1 AND lane = ANY ($2::smallint[])
-  AND (leased_until IS NULL OR leased_until < now() OR retrying)
+WHERE ` + idle + `
 ORDER BY topic, lane
 FOR NO KEY UPDATE`
 
 // redriveSQL makes dead letters pending again, and what was blocked behind them. It is
 // a statement of its own behind idleSQL, so that it sees what the lanes' last batch
-// has left.
+// has left. What has died again since it was chosen is left alone.
 const redriveSQL = `
 WITH wanted AS (
     SELECT d.lane, d.id, d.replay, d.key
     FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS w(lane, id, replay)
     CROSS JOIN LATERAL (
         SELECT * FROM outbox.dead_letter d
-        WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay LIMIT 1) d),
+        WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.dead_at < $6 LIMIT 1) d),
 chosen AS (
     SELECT lane, id, replay FROM wanted
     UNION
@@ -66,7 +75,7 @@ WITH gone AS (
         SELECT found.ctid FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS w(lane, id, replay)
         CROSS JOIN LATERAL (
             SELECT d.ctid FROM outbox.dead_letter d
-            WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay
+            WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.dead_at < $6
             LIMIT 1) found))
     RETURNING *),
 kept AS (
@@ -101,15 +110,14 @@ SELECT lane, min(id), count(*) FROM made GROUP BY lane`
 // lowerSQL lets scans of the lanes begin at what was put there, and ends the
 // reservation. A claim whose lease has expired is ended, as if another had taken its
 // lanes: an attempt that wakes up late must not go on with what it has in hand. One
-// that waits for its next attempt stays.
+// that waits for its next attempt stays, expired or not: it has nothing in hand.
 const lowerSQL = `
 UPDATE outbox.lane l
 SET low_id = least(l.low_id, nullif(low.id, 0)), seen_id = least(l.seen_id, nullif(low.id, 0)), reserved_until = NULL,
-    claim_id     = CASE WHEN l.retrying AND l.leased_until >= now() THEN l.claim_id END,
-    holder       = CASE WHEN l.retrying AND l.leased_until >= now() THEN l.holder END,
-    claimed_by   = CASE WHEN l.retrying AND l.leased_until >= now() THEN l.claimed_by END,
-    leased_until = CASE WHEN l.leased_until >= now() THEN l.leased_until END,
-    retrying     = l.retrying AND l.leased_until >= now()
+    claim_id     = CASE WHEN l.retrying THEN l.claim_id END,
+    holder       = CASE WHEN l.retrying THEN l.holder END,
+    claimed_by   = CASE WHEN l.retrying THEN l.claimed_by END,
+    leased_until = CASE WHEN l.retrying THEN l.leased_until END
 FROM unnest($2::smallint[], $3::bigint[]) AS low(lane, id)
 WHERE l.topic = $1 AND l.lane = low.lane`
 
@@ -117,12 +125,16 @@ WHERE l.topic = $1 AND l.lane = low.lane`
 // returns those lanes, and how many events were moved. Doing it again moves nothing.
 // relay.ErrOperationOver says that the operation has been ended.
 func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
-	ctx, cancel := s.limit(ctx)
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		lanes, moved, err = move(ctx, tx, u, moves)
-		return err
-	})
+	var free bool // looked at first, without a lock: an operation may wait for long
+	err = s.pool.QueryRow(ctx, anyIdleSQL, u.Topic, relay.LanesOf(moves)).Scan(&free)
+	if err == nil && free {
+		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			lanes, moved, err = move(ctx, tx, u, moves)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s events: %w", u.Kind, err)
 	}
@@ -131,7 +143,8 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 
 func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
 	var goesOn bool
-	if err := tx.QueryRow(ctx, goesOnSQL, u.ID).Scan(&goesOn); err != nil {
+	var settings string
+	if err := tx.QueryRow(ctx, goesOnSQL, u.ID).Scan(&goesOn, &settings); err != nil {
 		return nil, 0, err
 	}
 	if !goesOn {
@@ -178,9 +191,9 @@ func moveStatement(u relay.UnderWay, moves []relay.Move, lanes []int16) (sql str
 	}
 	switch u.Kind {
 	case relay.Redrive:
-		return redriveSQL, []any{u.ID, u.Topic, numbers, ids, replays}
+		return redriveSQL, []any{u.ID, u.Topic, numbers, ids, replays, u.At}
 	case relay.Discard:
-		return discardSQL, []any{u.ID, u.Topic, numbers, ids, replays}
+		return discardSQL, []any{u.ID, u.Topic, numbers, ids, replays, u.At}
 	default:
 		return replaySQL, []any{u.ID, u.Topic, numbers, ids, created}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -46,8 +47,8 @@ type querier interface {
 
 // beginOperationSQL gives nothing if the same is under way.
 const beginOperationSQL = `
-INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, at)
+VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()))
 ON CONFLICT (topic, kind, md5(selection::text)) WHERE finished_at IS NULL DO NOTHING
 RETURNING id`
 
@@ -57,6 +58,30 @@ const sameOperationSQL = `
 SELECT id FROM outbox.operation
 WHERE kind = $1 AND topic = $2 AND selection = $3 AND finished_at IS NULL`
 
+func orNow(at time.Time) any {
+	if at.IsZero() {
+		return nil
+	}
+	return at
+}
+
+// SameUnderWay returns the operation that is on record for the same selection of the
+// topic and has not ended, or false.
+func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen relay.Selection) (u relay.UnderWay, found bool, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	var id int64
+	err = s.pool.QueryRow(ctx, sameOperationSQL, kind, topic, chosen).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return u, false, nil
+	}
+	if err != nil {
+		return u, false, fmt.Errorf("look for the same operation: %w", err)
+	}
+	u, err = s.Operation(ctx, id)
+	return u, err == nil, err
+}
+
 // BeginOperation puts an operation on record and returns its number. If the same
 // selection of the topic is under way already, it returns that one's, and true: the
 // same command given twice does a thing once. o.WorkflowID is what the workflow's id
@@ -65,7 +90,7 @@ func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		err := tx.QueryRow(ctx, beginOperationSQL, o.Kind, o.Topic, o.By, o.Reason, o.Selection, o.Matched).Scan(&id)
+		err := tx.QueryRow(ctx, beginOperationSQL, o.Kind, o.Topic, o.By, o.Reason, o.Selection, o.Matched, orNow(o.At)).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
 			joined = true
 			return tx.QueryRow(ctx, sameOperationSQL, o.Kind, o.Topic, o.Selection).Scan(&id)

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -76,7 +77,7 @@ func (o testOutbox) bury(code string) (ids []int64) {
 		require.NoError(o.t, err)
 		refs := o.load(lease)
 		require.NoError(o.t, o.DeadLetter(o.t.Context(), lease, "relay-1", refusedAs(code, refs...)))
-		require.NoError(o.t, o.ReleaseClaim(o.t.Context(), b))
+		require.NoError(o.t, o.Release(o.t.Context(), lease, lease.LowID))
 		for _, r := range refs {
 			ids = append(ids, r.ID)
 		}
@@ -123,6 +124,7 @@ func TestASweepDoesNotRaiseTheMarkAboveWhatWasMovedMeanwhile(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	dead := o.bury("Poison")
+	o.passTime(10)
 	o.writeKey("orders", "a", 3)
 	_, lease := o.claimOne()
 	o.drain(lease)
@@ -135,6 +137,7 @@ func TestASweepDoesNotRaiseTheMarkAboveWhatWasMovedMeanwhile(t *testing.T) {
 	require.NoError(t, err)
 	tx, err := o.db.Begin(t.Context())
 	require.NoError(t, err)
+	defer tx.Rollback(context.Background())
 	_, moved, err := move(t.Context(), tx, u, step.Moves)
 	require.NoError(t, err)
 	require.Equal(t, 1, moved)
@@ -273,6 +276,8 @@ func TestSelectionsAreCountedWithWhatComesAlongAndWhatWouldBeOvertaken(t *testin
 	} {
 		got, err := o.CountDead(t.Context(), "orders", c.chosen)
 		require.NoError(t, err)
+		require.False(t, got.At.IsZero())
+		got.At = time.Time{}
 		require.Equal(t, c.want, got, "%+v", c.chosen)
 	}
 	_, err := o.CountDead(t.Context(), "odrers", relay.Selection{})
@@ -289,7 +294,7 @@ func TestAReplayMakesEachPublishedEventPendingOnceUnderItsOwnNumberInOrder(t *te
 		o.drain(lease)
 	}
 	o.write("orders", 1) // still pending: it was not published
-	n, err := o.CountPublished(t.Context(), "orders", relay.Selection{}, nil)
+	n, _, err := o.CountPublished(t.Context(), "orders", relay.Selection{}, nil)
 	require.NoError(t, err)
 	require.EqualValues(t, 30, n)
 
@@ -342,7 +347,7 @@ func TestReplaysSelectByKeyTypeTimeAndEventID(t *testing.T) {
 	for want, chosen := range map[int]relay.Selection{
 		1: {Key: "k3"}, 2: {EventIDs: ids[:2]}, 0: {Type: "Other"}, 10: {Type: "T"}, 4: {Until: middle}, 6: {Since: middle},
 	} {
-		n, err := o.CountPublished(t.Context(), "orders", chosen, nil)
+		n, _, err := o.CountPublished(t.Context(), "orders", chosen, nil)
 		require.NoError(t, err)
 		require.EqualValues(t, want, n, "%+v", chosen)
 		require.Equal(t, want, o.operate(relay.Replay, chosen, 3), "%+v", chosen)
@@ -413,4 +418,70 @@ func TestASelectionOfAnOperationThatBeganLongAgoIsStillThatOfItsBeginning(t *tes
 	step, err = o.NextStep(t.Context(), u, u.From, 10)
 	require.NoError(t, err)
 	require.Len(t, step.Moves, 4)
+}
+
+// Two attempts at once: the first cannot reach Temporal, which has begun the second, and
+// goes on until it renews.
+func TestAnOperationWaitsForAnAttemptThatWasFollowedBeforeItHadEnded(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	o.bury("Poison")
+	o.writeKey("orders", "a", 1)
+	b, first := o.claimOne()
+	require.Len(t, o.load(first), 1) // it has the later event in hand
+	second, err := o.TakeOver(t.Context(), b)
+	require.NoError(t, err)
+	require.NoError(t, o.Keep(t.Context(), second, b.Lanes))
+	u := o.begin(relay.Redrive, relay.Selection{})
+	moved, left, _ := o.step(&u, 10)
+	require.Zero(t, moved, "the first attempt may still send")
+	o.exec(`UPDATE outbox.lane SET quiet_at = now() - interval '1 second'`)
+	moved, _ = o.move(u, left)
+	require.Equal(t, 1, moved)
+}
+
+func TestARecoverysBatchIsItsOwnThoughItsLeaseExpiredBetweenTwoAttempts(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 1)
+	o.bury("Poison")
+	o.writeKey("orders", "a", 1)
+	b, lease := o.claimOne()
+	require.NoError(t, o.Keep(t.Context(), lease, b.Lanes))
+	o.expireLeases()
+	require.Equal(t, 1, o.operate(relay.Redrive, relay.Selection{}, 10))
+	again, err := o.TakeOver(t.Context(), b)
+	require.NoError(t, err)
+	require.Len(t, o.drain(again), 2)
+}
+
+// Of two attempts at a step the slower one has read what has died anew since.
+func TestWhatDiedAnewSinceItWasReadIsLeftAlone(t *testing.T) {
+	for _, kind := range []string{relay.Redrive, relay.Discard} {
+		o := open(t)
+		o.write("orders", 3)
+		o.bury("Poison")
+		u := o.begin(kind, relay.Selection{})
+		step, err := o.NextStep(t.Context(), u, u.From, 10)
+		require.NoError(t, err)
+		require.Equal(t, 3, o.operate(relay.Redrive, relay.Selection{Code: "Poison"}, 10))
+		o.bury("Other")
+		moved, left := o.move(u, step.Moves)
+		require.Zero(t, moved, kind)
+		require.Empty(t, left)
+	}
+}
+
+func TestAnOperationHasWhatWasThereWhenItWasCounted(t *testing.T) {
+	o := open(t)
+	o.write("orders", 2)
+	o.bury("Poison")
+	c, err := o.CountDead(t.Context(), "orders", relay.Selection{})
+	require.NoError(t, err)
+	o.write("orders", 5)
+	o.bury("Poison") // while somebody thinks about it
+	id, _, err := o.BeginOperation(t.Context(), relay.Operation{Kind: relay.Discard, Topic: "orders", By: "ada", Reason: "x", Matched: c.Events, At: c.At})
+	require.NoError(t, err)
+	u := o.underWay(id)
+	moved, _, _ := o.step(&u, 10)
+	require.Equal(t, 2, moved)
 }

@@ -66,7 +66,7 @@ ORDER BY day`
 const forgetDiscardedSQL = `
 DELETE FROM outbox.discarded x
 WHERE x.created_at < (now() AT TIME ZONE 'UTC')::date - $1::int
-  AND to_regclass('outbox.event_' || to_char(x.created_at AT TIME ZONE 'UTC', 'YYYYMMDD')) IS NULL`
+  AND NOT EXISTS (SELECT FROM outbox.event e WHERE e.id = x.id AND e.created_at = x.created_at)`
 
 const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 

@@ -25,7 +25,10 @@ const deadFits = `d.topic = $1
            OR (SELECT ` + eventFits + ` FROM outbox.event e WHERE e.id = d.id AND e.created_at = d.created_at LIMIT 1))`
 
 // span is the time range of a selection.
-type span struct{ since, until *time.Time }
+type span struct {
+	since, until *time.Time
+	at           time.Time // when it was asked for
+}
 
 // spanOf resolves a selection's time range. A selection is asked for at a time, and has
 // nothing from then on: what an operation moves must not be met by it again.
@@ -34,7 +37,7 @@ func spanOf(s relay.Selection, at time.Time) (span, error) {
 	if until == nil || until.After(at) {
 		until = &at
 	}
-	return span{since, until}, err
+	return span{since, until, at}, err
 }
 
 // spanNow is spanOf for one that is asked for now, by the database's clock.
@@ -76,6 +79,8 @@ type Count struct {
 	// Overtaking are selected ones that have an earlier dead letter of their key that
 	// is not selected: redriven, they arrive before it.
 	Overtaking int64 `json:"overtaking"`
+	// At is when it was counted, by the database's clock.
+	At time.Time `json:"at"`
 }
 
 // countDeadSQL counts selected dead letters, and what of their keys is not selected.
@@ -107,6 +112,7 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 	if err != nil {
 		return c, fmt.Errorf("count dead letters: %w", err)
 	}
+	c.At = sp.at
 	return c, nil
 }
 
@@ -133,14 +139,14 @@ WHERE e.id > $7 AND e.id <= $8 AND ` + publishedFits
 
 // CountPublished counts the published events of a topic that are selected. It reads
 // all events of the selection's time range; progress, which may be nil, learns which
-// part of it was read.
-func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.Selection, progress func(part float64)) (n int64, err error) {
+// part of it was read. It also returns when it counted, by the database's clock.
+func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.Selection, progress func(part float64)) (n int64, at time.Time, err error) {
 	if err := known(ctx, s.pool, topic); err != nil {
-		return 0, err
+		return 0, at, err
 	}
 	sp, err := s.spanNow(ctx, chosen)
 	if err != nil {
-		return 0, err
+		return 0, at, err
 	}
 	first, last, err := s.bounds(ctx, sp)
 	for after := first - 1; err == nil && after < last; after += window {
@@ -153,9 +159,9 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 		}
 	}
 	if err != nil {
-		return 0, fmt.Errorf("count published events: %w", err)
+		return 0, at, fmt.Errorf("count published events: %w", err)
 	}
-	return n, nil
+	return n, sp.at, nil
 }
 
 // Bounds are the first and last id that an operation's time range can have; 0 if there
@@ -169,7 +175,7 @@ func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64
 }
 
 func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
-	ctx, cancel := s.limit(ctx)
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	if err := s.pool.QueryRow(ctx, boundsSQL, sp.since, sp.until).Scan(&first, &last); err != nil {
 		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)

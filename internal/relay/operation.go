@@ -77,8 +77,10 @@ type Operation struct {
 	By        string
 	Reason    string
 	Selection Selection
-	// Matched is how many events the selection had when it was counted.
+	// Matched is how many events the selection had when it was counted, and At when that
+	// was, by the database's clock. What is published, or dies, from then on is not of it.
 	Matched int64
+	At      time.Time
 	// WorkflowID is that of the workflow that does it.
 	WorkflowID string
 }
@@ -87,7 +89,6 @@ type Operation struct {
 type UnderWay struct {
 	Operation
 	ID int64
-	At time.Time // when it was asked for
 	// Done is how many events were moved.
 	Done int64
 	// Finished is when it ended, and Outcome how: "done", "cancelled", or what went

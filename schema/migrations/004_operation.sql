@@ -40,6 +40,11 @@ CREATE TABLE outbox.discarded (
 -- itself: whoever reserved the lane may have died.
 ALTER TABLE outbox.lane ADD COLUMN reserved_until timestamptz;
 
+-- Until then an attempt that was followed by another before it had ended may still be
+-- sending: it learns that it is not the holder any more when it renews, and falls silent
+-- before the end of the lease that it had.
+ALTER TABLE outbox.lane ADD COLUMN quiet_at timestamptz;
+
 CREATE OR REPLACE VIEW outbox.status AS
 SELECT e.id, e.event_id, e.topic, e.key, e.lane, e.type, e.created_at,
        CASE WHEN p.id IS NOT NULL THEN 'pending'
@@ -76,5 +81,5 @@ FROM outbox.event e
 LEFT JOIN outbox.pending p     ON (p.topic, p.lane, p.id) = (e.topic, e.lane, e.id)
 LEFT JOIN outbox.dead_letter d ON (d.topic, d.lane, d.id) = (e.topic, e.lane, e.id)
 LEFT JOIN outbox.refusal r     ON (r.topic, r.lane, r.id, r.replay) = (p.topic, p.lane, p.id, p.replay);
-ALTER TABLE outbox.lane DROP COLUMN reserved_until;
+ALTER TABLE outbox.lane DROP COLUMN reserved_until, DROP COLUMN quiet_at;
 DROP TABLE outbox.discarded, outbox.operation;
