@@ -62,7 +62,7 @@ func (t *attempt) parked(ctx context.Context, dead []relay.Outcome) error {
 		return err
 	}
 	if len(dead) > 0 {
-		return t.cfg.Store.Renew(ctx, t.lease, t.lanes())
+		return t.cfg.Store.Keep(ctx, t.lease, t.lanes())
 	}
 	return t.release(ctx, nil)
 }
@@ -75,6 +75,9 @@ func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.P
 	allAlone := refused.whole == nil && len(refused.alone) < fruitlessEvents
 	switch {
 	case !again && (fruitless || left != nil):
+		if err := t.cfg.Store.Keep(ctx, t.lease, t.lanes()); err != nil {
+			return err
+		}
 		return context.Canceled // whoever cancels a recovery says what becomes of its batch
 	case untold:
 		return t.untold()

@@ -34,7 +34,7 @@ func deadListCommand() *cobra.Command {
 		Args:              arguments(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: topicArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			chosen, err := s.selection()
+			chosen, err := s.selection(cmd)
 			if err != nil {
 				return err
 			}

@@ -18,23 +18,24 @@ func redriveCommand() *cobra.Command {
 		Short: "Publish dead letters again",
 		Long: `Makes dead letters pending again, and the relay publishes them. An event comes before
 later events of its key that still wait, and what was blocked behind it follows in
-order. What dies again stays dead.
+order. What dies again stays dead. Where onPoison is block, an event that has an earlier
+dead letter of its key dies again.
 
 Runs as a workflow that goes on if this command ends; the same command given again
 follows it.`,
-		Example: `  starter dead redrive orders --dry-run
+		Example: `  starter dead redrive orders --all --dry-run
   starter dead redrive orders --code AccessDenied --reason "policy repaired" --yes
   starter dead redrive orders --key customer-4711 --reason "fixed by hand"`,
 		Args:              arguments(cobra.ExactArgs(1)),
 		ValidArgsFunction: topicArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (int64, string, error) {
+			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error) {
 				c, err := s.CountDead(ctx, args[0], chosen)
 				if err != nil {
-					return 0, "", err
+					return counted{}, err
 				}
 				if c.Overtaking > 0 && !outOfOrder {
-					return 0, "", misuse("%d of these %d dead letters have an earlier one of their key that is not selected: they would arrive before it. "+
+					return counted{}, misuse("%d of these %d dead letters have an earlier one of their key that is not selected: they would arrive before it. "+
 						"Select it, too, as by --key, or say that order does not matter with --out-of-order", c.Overtaking, c.Events)
 				}
 				remarks := ""
@@ -44,7 +45,7 @@ follows it.`,
 				if c.Behind > 0 {
 					remarks += fmt.Sprintf("; %d that are blocked behind them come along", c.Behind)
 				}
-				return c.Events, remarks, nil
+				return counted{c.Events, remarks, c.At}, nil
 			})
 		},
 	}
@@ -66,9 +67,9 @@ It cannot be undone. To publish such an event after all, write it again.`,
 		Example: `  starter dead discard orders --event-id 0198f2a1-7c3b-7def-8123-456789abcdef --reason "test data"`,
 		Args:    arguments(cobra.ExactArgs(1)), ValidArgsFunction: topicArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (int64, string, error) {
+			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error) {
 				c, err := s.CountDead(ctx, args[0], chosen)
-				return c.Events, "", err
+				return counted{events: c.Events, at: c.At}, err
 			})
 		},
 	}

@@ -106,5 +106,3 @@ func runLink(runID string) string {
 	query := url.QueryEscape("RunId=\"" + runID + "\"")
 	return runID + " (" + strings.TrimSuffix(ui, "/") + "/namespaces/" + namespace() + "/workflows?query=" + query + ")"
 }
-
-func escape(id string) string { return url.PathEscape(id) }

@@ -1,21 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/sdk/client"
-	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -28,6 +22,7 @@ type operation struct {
 	who
 	kind      string
 	nouns     string // what it is done to
+	all       bool
 	yes       bool
 	dryRun    bool
 	detach    bool
@@ -59,6 +54,7 @@ func (o *operation) flags(cmd *cobra.Command) {
 	o.selector.flags(cmd, o.kind != relay.Replay)
 	o.who.flags(cmd)
 	f := cmd.Flags()
+	f.BoolVar(&o.all, "all", false, "all "+o.nouns+" of the topic")
 	f.BoolVar(&o.dryRun, "dry-run", false, "count, and change nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
 	f.BoolVar(&o.detach, "detach", false, "do not wait for the end")
@@ -80,57 +76,63 @@ type report struct {
 	Outcome    string `json:"outcome,omitempty"`
 }
 
-// run counts, asks, starts the workflow and follows it. matched says how many events
-// are selected, and in words what is to be known before they are moved.
-func (o *operation) run(cmd *cobra.Command, topic string,
-	matched func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (n int64, remarks string, err error),
-) error {
-	chosen, err := o.selection()
-	if err != nil {
+// counter counts what is selected of a topic.
+type counter func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error)
+
+// counted is what is selected.
+type counted struct {
+	events  int64
+	remarks string    // what is to be known before they are moved
+	at      time.Time // by the database's clock
+}
+
+// run counts, asks, starts the workflow and follows it; or follows it, if the same is
+// under way.
+func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
+	chosen, err := o.selection(cmd)
+	switch {
+	case err != nil:
 		return err
-	}
-	if o.perSecond < 0 {
+	case o.empty() != o.all:
+		return misuse("select what to %s, as by --key or --event-id, or say --all", o.kind)
+	case o.perSecond < 0:
 		return misuse("--rate is %g: it cannot be negative", o.perSecond)
 	}
+	ctx := cmd.Context()
 	if !o.dryRun {
 		if err := o.check(); err != nil {
 			return err
 		}
 	}
-	ctx := cmd.Context()
 	store, err := openStore(ctx)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	n, remarks, err := matched(ctx, store, chosen)
-	if err != nil {
-		return badTopic(err)
-	}
-	r := report{Kind: o.kind, Topic: topic, Matched: n, DryRun: o.dryRun}
-	if n == 0 {
-		return nothing("no %s of %s match", o.nouns, topic)
-	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%d %s of %s match%s\n", n, o.nouns, topic, remarks)
 	if o.dryRun {
-		return o.print(cmd.OutOrStdout(), r)
+		n, err := o.count(cmd, store, topic, chosen, count)
+		if err != nil {
+			return err
+		}
+		return o.print(cmd.OutOrStdout(), report{Kind: o.kind, Topic: topic, DryRun: true, Matched: n.events})
 	}
 	c, err := dial(ctx) // before anything is put on record
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if !o.yes {
-		if err := confirm(cmd, fmt.Sprintf("%s %d %s of %s?", o.kind, n, o.nouns, topic)); err != nil {
-			return err
-		}
-	}
-	u, run, err := o.start(ctx, store, c, topic, chosen, &r)
+	u, run, err := o.underWay(ctx, store, c, topic, chosen)
 	if err != nil {
 		return err
 	}
-	r.Operation, r.WorkflowID = u.ID, u.WorkflowID
-	fmt.Fprintf(cmd.ErrOrStderr(), "workflow %s does it%s\n", link(u.WorkflowID), map[bool]string{true: ", and did already"}[r.Joined])
+	joined := run != nil
+	if joined {
+		fmt.Fprintf(cmd.ErrOrStderr(), "under way since %s, by %s: %s; its rate stays as it is\n", instantText(u.Operation.At), u.By, u.Reason)
+	} else if u, run, err = o.begin(cmd, store, c, topic, chosen, count); err != nil {
+		return err
+	}
+	r := report{Kind: o.kind, Topic: topic, Matched: u.Matched, Operation: u.ID, WorkflowID: u.WorkflowID, Joined: joined, Done: u.Done}
+	fmt.Fprintf(cmd.ErrOrStderr(), "workflow %s does it\n", link(u.WorkflowID))
 	if !o.detach {
 		if err := follow(ctx, cmd.ErrOrStderr(), store, run, &r); err != nil {
 			return err
@@ -139,34 +141,16 @@ func (o *operation) run(cmd *cobra.Command, topic string,
 	return o.print(cmd.OutOrStdout(), r)
 }
 
-// start puts the operation on record and starts its workflow, or finds both.
-func (o *operation) start(ctx context.Context, store *postgres.Store, c client.Client, topic string, chosen relay.Selection, r *report,
-) (u relay.UnderWay, run client.WorkflowRun, err error) {
-	id, joined, err := store.BeginOperation(ctx, relay.Operation{
-		Kind: o.kind, Topic: topic, By: o.by, Reason: o.reason, Selection: chosen, Matched: r.Matched,
-		WorkflowID: workflows.OperationIDPrefix(o.taskQueue, o.kind, topic),
-	})
-	if err != nil {
-		return u, nil, err
+func (o *operation) count(cmd *cobra.Command, store *postgres.Store, topic string, chosen relay.Selection, count counter) (counted, error) {
+	n, err := count(cmd.Context(), store, chosen)
+	switch {
+	case err != nil:
+		return n, badTopic(err)
+	case n.events == 0:
+		return n, nothing("no %s of %s match", o.nouns, topic)
 	}
-	r.Joined = joined
-	if u, err = store.Operation(ctx, id); err != nil {
-		return u, nil, err
-	}
-	// An operation whose command died before this line has no workflow yet: whoever
-	// gives the command again starts it.
-	run, err = c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: u.WorkflowID, TaskQueue: o.taskQueue,
-		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-		StaticSummary:            fmt.Sprintf("%s %s, by %s: %s", o.kind, topic, u.By, u.Reason),
-		Memo:                     map[string]any{"operation": u.ID, "kind": u.Kind, "topic": topic, "by": u.By, "reason": u.Reason, "at": u.At},
-	}, workflows.Operation, workflows.OperationInput{
-		Operation: id, Kind: o.kind, Topic: topic, Matched: u.Matched, PerSecond: o.perSecond,
-	})
-	if err != nil {
-		return u, nil, fmt.Errorf("start workflow %s: %w: give the command again to go on", u.WorkflowID, err)
-	}
-	return u, run, nil
+	fmt.Fprintf(cmd.ErrOrStderr(), "%d %s of %s match%s\n", n.events, o.nouns, topic, n.remarks)
+	return n, nil
 }
 
 func (o *operation) print(out io.Writer, r report) error {
@@ -183,32 +167,3 @@ func (o *operation) print(out io.Writer, r report) error {
 	_, err := fmt.Fprintf(out, "%s: %d %s of %s\n", r.Outcome, r.Done, o.nouns, r.Topic)
 	return err
 }
-
-// confirm asks on a terminal, and insists on --yes elsewhere.
-func confirm(cmd *cobra.Command, question string) error {
-	in, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return misuse("nobody can be asked here: add --yes, or look first with --dry-run")
-	}
-	fmt.Fprint(cmd.ErrOrStderr(), question, " [y/N] ")
-	answer, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-		return errors.New("not confirmed: nothing was changed")
-	}
-	return nil
-}
-
-// link is a workflow's address in the UI, where that is known.
-func link(workflowID string) string {
-	ui := os.Getenv("TEMPORAL_UI_URL")
-	if ui == "" {
-		return workflowID
-	}
-	return workflowID + " (" + strings.TrimSuffix(ui, "/") + "/namespaces/" + namespace() + "/workflows/" + escape(workflowID) + ")"
-}
-
-// instantText is a time as people compare it with a clock.
-func instantText(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") }

@@ -56,9 +56,7 @@ and the topic goes on.`,
 				return err
 			}
 			defer c.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
-			defer cancel()
-			id, runID, activity, err := recovery(ctx, c, taskQueue, args[0])
+			id, runID, activity, err := recovery(cmd.Context(), c, taskQueue, args[0])
 			if err != nil {
 				return err
 			}
@@ -67,6 +65,13 @@ and the topic goes on.`,
 					return err
 				}
 			}
+			// Before it is done: the answer may be late, and who asked is to be known.
+			record := relay.Operation{Kind: "recover", Topic: args[0], By: w.by, Reason: w.reason, WorkflowID: id}
+			if err := store.Record(cmd.Context(), record); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
 			r := recovered{Topic: args[0], WorkflowID: id, Outcome: "tries now"}
 			if park {
 				err = r.park(ctx, c, workflows.ParkRequest{By: w.by, Reason: w.reason})
@@ -75,9 +80,6 @@ and the topic goes on.`,
 			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", id, err)
-			}
-			if err := store.Record(cmd.Context(), relay.Operation{Kind: "recover", Topic: args[0], By: w.by, Reason: w.reason, WorkflowID: id}); err != nil {
-				return err
 			}
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
@@ -148,7 +150,13 @@ func (r *recovered) park(ctx context.Context, c client.Client, p workflows.ParkR
 	if err == nil {
 		err = update.Get(ctx, &result)
 	}
-	if err != nil {
+	var absent *serviceerror.NotFound
+	switch {
+	case errors.As(err, &absent):
+		return nothing("it has ended meanwhile")
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("park: no answer yet, and it may still happen: %w", err)
+	case err != nil:
 		return fmt.Errorf("park: %w", err)
 	}
 	r.Published, r.Dead = result.Published, result.Dead

@@ -11,7 +11,6 @@ import (
 
 func replayCommand() *cobra.Command {
 	o := &operation{kind: relay.Replay, nouns: "published events"}
-	var all bool
 	cmd := &cobra.Command{
 		Use:   "replay TOPIC",
 		Short: "Publish events again that were published",
@@ -21,7 +20,8 @@ should, takes no notice unless it has forgotten. On FIFO destinations the
 deduplication id is a new one, so that AWS delivers them.
 
 Events that are still pending, dead or discarded are left alone, and so is what
-retention has taken. Select by key, type, id or time, or say --all.
+retention has taken. What is published while it runs may be among them. Select by key,
+type, id or time, or say --all.
 
 Runs as a workflow that goes on if this command ends; the same command given again
 while it does follows it. Given again later, it replays again.`,
@@ -31,16 +31,12 @@ while it does follows it. Given again later, it replays again.`,
 		Args:              arguments(cobra.ExactArgs(1)),
 		ValidArgsFunction: topicArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.empty() != all {
-				return misuse("select what to replay by --key, --type, --event-id, --since or --until, or say --all")
-			}
-			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (int64, string, error) {
-				n, err := s.CountPublished(ctx, args[0], chosen, nil)
-				return n, "", err
+			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error) {
+				n, at, err := s.CountPublished(ctx, args[0], chosen, nil)
+				return counted{events: n, at: at}, err
 			})
 		},
 	}
 	o.flags(cmd)
-	cmd.Flags().BoolVar(&all, "all", false, "replay all that was published")
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/outbox"
@@ -36,8 +37,20 @@ func (s *selector) empty() bool {
 	return len(s.eventIDs) == 0 && s.key == "" && s.typ == "" && s.code == "" && s.since == "" && s.until == ""
 }
 
-// selection checks what was given.
-func (s *selector) selection() (chosen relay.Selection, err error) {
+// selection checks what was given. A filter that is given and empty is a mistake, as
+// of a script whose variable is not set: without it, everything would be selected.
+func (s *selector) selection(cmd *cobra.Command) (chosen relay.Selection, err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "event-id", "key", "type", "code", "since", "until":
+			if v := f.Value.String(); v == "" || v == "[]" {
+				err = misuse("--%s is empty: leave it out to select all", f.Name)
+			}
+		}
+	})
+	if err != nil {
+		return chosen, err
+	}
 	for _, text := range s.eventIDs {
 		id, err := outbox.ParseID(text)
 		if err != nil {

@@ -102,15 +102,19 @@ func TestFromADeadLetterToItsDeliveryWithTheCommandLineAlone(t *testing.T) {
 	require.Contains(t, o.command("where", letter.EventID).out, "dead since ")
 	require.Contains(t, o.command("where", "--topic", "orders", "--key", "key-3").out, "NonExistentQueue")
 
-	dry := commandJSON[operated](o, "dead", "redrive", "orders", "--dry-run")
+	dry := commandJSON[operated](o, "dead", "redrive", "orders", "--all", "--dry-run")
 	require.EqualValues(t, n, dry.Matched)
 	require.Equal(t, n, o.count(`SELECT count(*) FROM outbox.dead_letter`), "nothing was changed")
 	gone := commandJSON[operated](o, "dead", "discard", "orders", "--key", "key-3", "--by", "ada", "--reason", "test data", "--yes")
 	require.EqualValues(t, n/keys, gone.Done)
 	require.Contains(t, o.command("where", letter.EventID).out, "discarded by ada: test data")
-	done := commandJSON[operated](o, "dead", "redrive", "orders", "--by", "ada", "--reason", "the queue is back", "--yes")
+	// Somebody's terminal died before it had started this one.
+	o.exec(`INSERT INTO outbox.operation (at, kind, topic, by, reason, workflow_id) VALUES (now() - interval '1 day', 'redrive', 'orders', 'x', 'y', 'none')`)
+	done := commandJSON[operated](o, "dead", "redrive", "orders", "--all", "--by", "ada", "--reason", "the queue is back", "--yes")
 	require.EqualValues(t, n-n/keys, done.Done)
 	require.Equal(t, "done", done.Outcome)
+	require.False(t, done.Joined)
+	require.Equal(t, 1, o.count(`SELECT count(*) FROM outbox.operation WHERE by = 'x' AND outcome LIKE 'abandoned%'`))
 	o.drained(30 * time.Second)
 	got := q.receive(n-n/keys, 30*time.Second)
 	require.Len(t, got, n-n/keys)
@@ -177,13 +181,16 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 		{[]string{"dead", "show", "x"}, 2, `parse event id "x"`},
 		{[]string{"dead", "show", id}, 3, "is no dead letter"},
 		{with("dead", "redrive"), 2, "accepts 1 arg(s), received 0"},
-		{with("dead", "redrive", "odrers"), 2, `unknown topic "odrers"`},
+		{with("dead", "redrive", "odrers", "--all"), 2, `unknown topic "odrers"`},
 		{with("dead", "redrive", "orders", "--event-id", "4711"), 2, "--event-id: parse event id"},
 		{with("dead", "redrive", "orders", "--key", "nobody"), 3, "no dead letters of orders match"},
 		{with("dead", "redrive", "orders", "--code", "Other"), 2, "have an earlier one of their key that is not selected"},
-		{with("dead", "redrive", "orders", "--rate", "-1"), 2, "--rate is -1"},
-		{[]string{"dead", "redrive", "orders", "--reason", "x"}, 2, "add --yes"},
-		{[]string{"dead", "discard", "orders", "--yes"}, 2, "--reason is empty"},
+		{with("dead", "redrive", "orders", "--all", "--rate", "-1"), 2, "--rate is -1"},
+		{[]string{"dead", "redrive", "orders", "--all", "--reason", "x"}, 2, "add --yes"},
+		{with("dead", "redrive", "orders"), 2, "or say --all"},
+		{with("dead", "discard", "orders"), 2, "or say --all"},
+		{with("dead", "discard", "orders", "--event-id", "", "--key", ""), 2, "is empty: leave it out to select all"},
+		{[]string{"dead", "discard", "orders", "--all", "--yes"}, 2, "--reason is empty"},
 		{with("dead", "discard", "orders", "--code", "Nothing"), 3, "no dead letters of orders match"},
 		{with("replay", "orders"), 2, "or say --all"},
 		{with("replay", "orders", "--all", "--key", "k"), 2, "or say --all"},
@@ -229,8 +236,8 @@ func TestWithoutDatabaseOrTemporalACommandSaysSoAndDoesNothing(t *testing.T) {
 		{"dead", "show", id},
 		{"pause", "orders", "--reason", "x"},
 		{"resume", "orders"},
-		{"dead", "redrive", "orders", "--reason", "x", "--yes"},
-		{"dead", "discard", "orders", "--reason", "x", "--yes"},
+		{"dead", "redrive", "orders", "--all", "--reason", "x", "--yes"},
+		{"dead", "discard", "orders", "--all", "--reason", "x", "--yes"},
 		{"replay", "orders", "--all", "--reason", "x", "--yes"},
 		{"recover", "orders", "--now", "--reason", "x"},
 	} {
@@ -240,8 +247,8 @@ func TestWithoutDatabaseOrTemporalACommandSaysSoAndDoesNothing(t *testing.T) {
 		require.NotContains(t, r.err, "secret", "%v", args)
 	}
 	for _, args := range [][]string{
-		{"dead", "redrive", "orders", "--reason", "x", "--yes"},
-		{"dead", "discard", "orders", "--reason", "x", "--yes"},
+		{"dead", "redrive", "orders", "--all", "--reason", "x", "--yes"},
+		{"dead", "discard", "orders", "--all", "--reason", "x", "--yes"},
 		{"recover", "orders", "--now", "--reason", "x"},
 		{"schedule"},
 		{"promote", "--deployment", "d", "--build-id", "b"},
@@ -294,7 +301,7 @@ func TestRedriveAndReplayGoOnWhateverIsKilledAndEndCompleteAndInOrder(t *testing
 	o, q, w := buried(t, dead, keys)
 
 	began := time.Now()
-	w = o.interrupted(w, dead, "dead", "redrive", "orders", "--rate", fmt.Sprint(dead/4))
+	w = o.interrupted(w, dead, "dead", "redrive", "orders", "--all", "--rate", fmt.Sprint(dead/4))
 	o.drained(time.Minute)
 	t.Logf("%d dead letters redriven in %v", dead, time.Since(began))
 	got := q.receive(dead, 3*time.Minute)
