@@ -20,6 +20,7 @@ func (t *attempt) opened(page relay.Page, asked time.Time, blocked map[string]in
 	defer t.mu.Unlock()
 	t.loaded += len(page.Events)
 	ready := page.Events[:0]
+	var refused []relay.Outcome
 	for _, e := range page.Events {
 		// The database's clock is compared with itself only, and what passes since is
 		// measured here. An age comes out too high by the way of one request, never too
@@ -28,13 +29,15 @@ func (t *attempt) opened(page relay.Page, asked time.Time, blocked map[string]in
 		t.openBytes += len(e.Payload)
 		t.next[e.Lane] = max(t.next[e.Lane], e.ID+1)
 		if err := unsendable(e, blocked); err != nil {
-			refused := relay.Outcome{Ref: e.Ref, Err: err}
-			t.refused.add(refused)
-			t.cfg.Metrics.Reported(t.lease.Topic, []relay.Outcome{refused}, nil)
+			refused = append(refused, relay.Outcome{Ref: e.Ref, Err: err})
+			t.refused.add(refused[len(refused)-1])
 			signal(t.settled)
 			continue
 		}
 		ready = append(ready, e)
+	}
+	if len(refused) > 0 {
+		t.cfg.Metrics.Reported(t.lease.Topic, refused, nil)
 	}
 	return ready
 }

@@ -8,8 +8,9 @@ import (
 )
 
 // Metrics is told what happens, so that it can be counted. internal/telemetry
-// implements it. No method may block. None is called more often than once a
-// request, so that counting costs the hot path nothing that could be measured.
+// implements it. No method may block. None is called more often than once for a
+// request or a page, so that counting costs the hot path nothing that could be
+// measured.
 type Metrics interface {
 	// Answered is told of every request that is over.
 	Answered(topic string, a relay.Answer)
