@@ -7,17 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/contrib/envconfig"
-	"go.temporal.io/sdk/converter"
-	"go.temporal.io/sdk/log"
-	"go.temporal.io/sdk/temporal"
 
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -27,7 +23,7 @@ func scheduleCommand() *cobra.Command {
 	var every, maintainEvery time.Duration
 	var in workflows.RelayInput
 	var upkeep workflows.MaintenanceInput
-	var asJSON bool
+	var attributes, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "schedule",
 		Short: "Create or update the schedules that keep the relay running and look after its tables",
@@ -35,6 +31,10 @@ func scheduleCommand() *cobra.Command {
 that runs Maintenance, which makes partitions ahead and drops expired ones; or
 brings them to what is asked. A schedule that an operator has paused stays paused.
 Running it again changes nothing.
+
+It registers search attributes that recoveries set, so that everything in recovery
+is one query: OutboxState = "recovering". Where that is refused, as by Temporal
+Cloud, it warns, and everything else works without them.
 
 The first is named like the task queue, and its runs <task queue>-<time>, so that
 several outboxes can share a namespace: give each its own task queue. The second
@@ -55,10 +55,16 @@ has "-maintenance" behind that name.`,
 				return err
 			}
 			defer c.Close()
+			if attributes {
+				if in.SearchAttributes, err = withSearchAttributes(cmd, c); err != nil {
+					return err
+				}
+			}
 			result, err := ensureSchedule(cmd.Context(), c, relaySchedule(taskQueue, every, in))
 			if err != nil {
 				return fmt.Errorf("schedule %s: %w", taskQueue, err)
 			}
+			result.SearchAttributes = &in.SearchAttributes
 			result.Maintenance, err = ensureMaintenance(cmd.Context(), c, taskQueue, maintainEvery, upkeep)
 			if err != nil {
 				return fmt.Errorf("schedule %s: %w", maintenanceID(taskQueue), err)
@@ -81,6 +87,7 @@ has "-maintenance" behind that name.`,
 	f.DurationVar(&maintainEvery, "maintain-every", workflows.MaintenanceEvery, "how often Maintenance runs; 0: not at all")
 	f.IntVar(&upkeep.KeepDays, "keep-days", workflows.DefaultKeepDays, "for how many days after its own a day's events are kept; longer while any is pending or dead")
 	f.IntVar(&upkeep.AheadDays, "ahead-days", workflows.DefaultAheadDays, "for how many days after today partitions are made")
+	f.BoolVar(&attributes, "search-attributes", true, "register "+strings.Join(workflows.Attributes(), ", ")+", and have recoveries set them")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
@@ -98,28 +105,11 @@ func relaySchedule(taskQueue string, every time.Duration, in workflows.RelayInpu
 			TaskQueue:          taskQueue,
 			WorkflowRunTimeout: workflows.RunTimeout,
 			StaticSummary:      "publishes the outbox's pending events",
+			StaticDetails:      workflows.RelayDetails,
 		},
 		// The first run begins now rather than at the next full interval.
 		TriggerImmediately: true,
 	}
-}
-
-// scheduleResult says what ensureSchedule did.
-type scheduleResult struct {
-	Schedule string `json:"schedule"`
-	Action   string `json:"action"` // created, updated, unchanged, deleted or absent
-	Paused   bool   `json:"paused"`
-	Note     string `json:"note,omitempty"` // of whoever paused it
-	// Maintenance is beside the relay's own.
-	Maintenance *scheduleResult `json:"maintenance,omitempty"`
-}
-
-func (r scheduleResult) String() string {
-	text := fmt.Sprintf("schedule %s %s", r.Schedule, r.Action)
-	if r.Paused {
-		text += fmt.Sprintf("; it is paused (%s) and stays so: temporal schedule toggle --unpause --schedule-id %s", r.Note, r.Schedule)
-	}
-	return text
 }
 
 func maintenanceID(taskQueue string) string { return taskQueue + "-maintenance" }
@@ -150,81 +140,9 @@ func ensureMaintenance(ctx context.Context, c client.Client, taskQueue string, e
 			TaskQueue:          taskQueue,
 			WorkflowRunTimeout: workflows.MaintenanceTimeout,
 			StaticSummary:      "looks after the outbox's partitions",
+			StaticDetails:      workflows.MaintenanceDetails,
 		},
 		TriggerImmediately: true,
 	})
 	return &result, err
-}
-
-// ensureSchedule creates a schedule or updates what differs, but for its state:
-// a pause is the operator's.
-func ensureSchedule(ctx context.Context, c client.Client, want client.ScheduleOptions) (scheduleResult, error) {
-	result := scheduleResult{Schedule: want.ID, Action: "created"}
-	_, err := c.ScheduleClient().Create(ctx, want)
-	if err == nil {
-		return result, nil
-	}
-	if !errors.Is(err, temporal.ErrScheduleAlreadyRunning) {
-		return result, fmt.Errorf("create: %w", err)
-	}
-	result.Action = "unchanged"
-	err = c.ScheduleClient().GetHandle(ctx, want.ID).Update(ctx, client.ScheduleUpdateOptions{
-		DoUpdate: func(in client.ScheduleUpdateInput) (*client.ScheduleUpdate, error) {
-			s := in.Description.Schedule
-			result.Paused, result.Note = s.State.Paused, s.State.Note
-			if same(&s, want) {
-				return nil, temporal.ErrSkipScheduleUpdate
-			}
-			result.Action = "updated"
-			s.Spec = &want.Spec
-			s.Action = want.Action
-			s.Policy.Overlap = want.Overlap
-			s.Policy.CatchupWindow = want.CatchupWindow
-			return &client.ScheduleUpdate{Schedule: &s}, nil
-		},
-	})
-	if err != nil {
-		return result, fmt.Errorf("update: %w", err)
-	}
-	return result, nil
-}
-
-// same compares what is set here. Which workflow a schedule runs follows from its
-// name and its summary.
-func same(have *client.Schedule, want client.ScheduleOptions) bool {
-	h, ok := have.Action.(*client.ScheduleWorkflowAction)
-	w, asked := want.Action.(*client.ScheduleWorkflowAction)
-	return ok && asked && reflect.DeepEqual(have.Spec.Intervals, want.Spec.Intervals) &&
-		len(have.Spec.Calendars) == 0 && len(have.Spec.CronExpressions) == 0 &&
-		have.Policy.Overlap == want.Overlap && have.Policy.CatchupWindow == want.CatchupWindow &&
-		h.ID == w.ID && h.TaskQueue == w.TaskQueue && h.WorkflowRunTimeout == w.WorkflowRunTimeout &&
-		h.StaticSummary == w.StaticSummary && sameInput(h.Args, w.Args)
-}
-
-// sameInput compares arguments as the server has them.
-func sameInput(have, want []any) bool {
-	encoded, err := converter.GetDefaultDataConverter().ToPayloads(want...)
-	if err != nil || len(have) != len(encoded.Payloads) {
-		return false
-	}
-	for i, p := range encoded.Payloads {
-		h, ok := have[i].(interface{ GetData() []byte })
-		if !ok || string(h.GetData()) != string(p.GetData()) {
-			return false
-		}
-	}
-	return true
-}
-
-func dial(ctx context.Context) (client.Client, error) {
-	o, err := envconfig.LoadDefaultClientOptions()
-	if err != nil {
-		return nil, fmt.Errorf("read Temporal's configuration: %w", err)
-	}
-	o.Logger = log.NewStructuredLogger(quiet)
-	c, err := client.DialContext(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("connect to Temporal at %q: %w: check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or temporal.toml", o.HostPort, err)
-	}
-	return c, nil
 }
