@@ -145,6 +145,8 @@ func state(t relay.TopicState) string {
 		return "**late**"
 	case relay.Retried:
 		return "some refused, tried again"
+	case relay.DeadOnes:
+		return "flows, has **dead letters**"
 	default:
 		return "flows"
 	}

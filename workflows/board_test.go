@@ -25,10 +25,11 @@ func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
 		relay.TopicState{Topic: "orders", Pending: 1234, Oldest: 65 * time.Second, PausedBy: "ada", PauseReason: "their deploy"},
 		relay.TopicState{Topic: "audit", Pending: 1, Oldest: relay.Late},
 		relay.TopicState{Topic: "refunds", Pending: 1, Oldest: 2 * time.Second, Retrying: 2, Dead: 3},
+		relay.TopicState{Topic: "bulk", Dead: 1},
 		relay.TopicState{Topic: "ledger"},
 	)
 	require.Equal(t, `Topics: **1** with a broken destination: its recovery workflow says why; **1** paused by an operator; `+
-		`**1** with events that wait for more than 30s; **1** with dead letters. Seen at 04:05:06 UTC.
+		`**1** with events that wait for more than 30s; **2** with dead letters. Seen at 04:05:06 UTC.
 
 | topic | state | pending | oldest | in retry | dead | published in this run |
 |---|---|--:|--:|--:|--:|--:|
@@ -36,10 +37,11 @@ func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
 | orders | **paused** by ada: their deploy | 1,234 | 1 min 5 s |  |  |  |
 | audit | **late** | 1 | 30 s |  |  |  |
 | refunds | some refused, tried again | 1 | 2 s | 2 | 3 |  |
+| bulk | flows, has **dead letters** |  |  |  | 1 |  |
 | ledger | flows |  |  |  |  | 12,000 |
 
 
-`+"\n&nbsp;", b.markdown(RelayResult{Topics: []TopicResult{{Topic: "ledger", Published: 12_000}}}))
+`+"\n\u00a0", b.markdown(RelayResult{Topics: []TopicResult{{Topic: "ledger", Published: 12_000}}}))
 	require.Equal(t, "wait for pending events · broken: billing · paused: orders · late: audit", b.summary())
 }
 

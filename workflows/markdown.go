@@ -22,8 +22,8 @@ const (
 )
 
 // framed ends details with an empty line, because the UI's box is a line too short
-// for what it shows.
-func framed(details string) string { return details + "\n\n&nbsp;" }
+// for what it shows. (A non-breaking space: it shows entities as they are written.)
+func framed(details string) string { return details + "\n\n\u00a0" }
 
 // cut ends a text after so many bytes, between two characters.
 func cut(s string, most int) string {

@@ -178,7 +178,8 @@ func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, erro
 func (r *recovery) details(reason string) string {
 	return framed(fmt.Sprintf("Topic **%s** is **paused**, because its destination refuses what it is sent:\n\n> %s\n\n"+
 		"Repair the destination, and everything goes on by itself. *Pending Activities* has the attempt, its last failure "+
-		"and when the next is due; *Reset* there tries at once. To make dead letters of what fails, send the update `%s`.",
+		"and when the next is due; *Reset* there tries at once. To make dead letters of what fails, send the update `%s` "+
+		"with `{\"by\": \"…\", \"reason\": \"…\"}`.",
 		escape(r.in.Batch.Topic, maxName), escape(reason, maxCause), UpdatePark))
 }
 
