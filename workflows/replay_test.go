@@ -17,6 +17,7 @@ func replay(t *testing.T, file string) error {
 	r := worker.NewWorkflowReplayer()
 	r.RegisterWorkflow(workflows.Relay)
 	r.RegisterWorkflow(workflows.Recovery)
+	r.RegisterWorkflow(workflows.Maintenance)
 	return r.ReplayWorkflowHistoryFromJSONFile(nil, file)
 }
 
