@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/schema"
 )
 
@@ -24,6 +25,9 @@ connection. Running it again changes nothing.`,
 			url, err := databaseURL()
 			if err != nil {
 				return err
+			}
+			if err := postgres.CheckURL(url); err != nil {
+				return &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
 			}
 			conn, err := pgx.Connect(ctx, url)
 			if err != nil {

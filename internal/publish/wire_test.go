@@ -34,6 +34,7 @@ type wire struct {
 
 // wireBatch is a PublishBatch or SendMessageBatch request.
 type wireBatch struct {
+	Action  string
 	Service publish.Service
 	Address string // TopicArn or QueueUrl
 	Region  string // that the request is signed for
@@ -110,6 +111,7 @@ func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	} else {
 		batch.readSNS(form)
 	}
+	batch.Action = action
 	var reply wireReply
 	if strings.HasSuffix(action, "Batch") {
 		batch.Call = int(w.calls.Add(1))

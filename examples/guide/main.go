@@ -1,0 +1,70 @@
+// Command guide is the service that docs/guide.md begins with: it places one order,
+// and tells of it. Everything in it that is not about the outbox is as short as it can
+// be; examples/shop is how it looks in earnest.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/temporal-outbox/relay/outbox"
+)
+
+func main() {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// run places the orders.
+func run(ctx context.Context, orders []string) error {
+	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	for _, order := range orders {
+		if err := place(ctx, pool, order); err != nil {
+			return fmt.Errorf("place order %s: %w", order, err)
+		}
+		if err := remind(ctx, pool, order); err != nil {
+			return fmt.Errorf("remind of order %s: %w", order, err)
+		}
+		fmt.Println("placed order", order)
+	}
+	return nil
+}
+
+// place writes an order and its event: both, or neither.
+func place(ctx context.Context, pool *pgxpool.Pool, order string) error {
+	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `INSERT INTO public.orders (id, state) VALUES ($1, 'placed')`, order); err != nil {
+			return err
+		}
+		return outbox.Write(ctx, tx, outbox.Event{
+			Topic:   "orders",
+			Key:     order,
+			Type:    "OrderPlaced",
+			Payload: fmt.Sprintf(`{"order": %q}`, order),
+		})
+	})
+}
+
+// remind changes no row that others of its key change, too, so there is no lock that
+// keeps two of them apart: the writer takes one.
+func remind(ctx context.Context, pool *pgxpool.Pool, order string) error {
+	writer := outbox.Writer{SerializeKeys: true}
+	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		return writer.Write(ctx, tx, outbox.Event{
+			Topic:   "orders",
+			Key:     order,
+			Type:    "PaymentReminded",
+			Payload: fmt.Sprintf(`{"order": %q}`, order),
+		})
+	})
+}

@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// A reader copies its commands one after the other, so they are run so, as they stand
+// in the document, from the top of the repository.
+func TestTheGuideWorksAsItStands(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "guide.md"))
+	require.NoError(t, err)
+	script := "set -eu\n"
+	for _, block := range regexp.MustCompile("(?s)<!-- run -->\n```sh\n(.*?)```").FindAllSubmatch(text, -1) {
+		script += string(block[1])
+	}
+	o := newOutbox(t, "topics: {}\n")
+	o.exec(`DROP SCHEMA outbox CASCADE`)
+	o.unschedule(o.queue)
+	o.unschedule(o.queue + "-maintenance")
+	newQueue(t, "guide-orders.fifo").remove() // what an earlier run left
+
+	config := filepath.Join(t.TempDir(), "outbox.yaml")
+	script = strings.ReplaceAll(script, "/tmp/outbox.yaml", config)
+	sh := exec.CommandContext(t.Context(), "sh", "-c", script)
+	sh.Dir = filepath.Join("..", "..")
+	sh.Env = append(append([]string{}, o.env...), "PATH="+filepath.Dir(psqlPath(t))+":"+os.Getenv("PATH"))
+	var out bytes.Buffer
+	sh.Stdout, sh.Stderr = &out, &out
+	sh.WaitDelay = 2 * time.Second // the worker, in the background, has them open
+	sh.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, sh.Start())
+	t.Cleanup(func() { _ = syscall.Kill(-sh.Process.Pid, syscall.SIGKILL) })
+	err = sh.Wait()
+	require.True(t, sh.ProcessState.Success(), "%v:\n%s", err, out.String())
+
+	said := out.String()
+	require.Contains(t, said, "placed order 4711")
+	require.Regexp(t, `orders\s+\S\s+3\b`, said, "three are pending")
+	require.Contains(t, said, `{\"order\": \"4711\"}`, "a message was received")
+	require.Contains(t, said, "OrderPlaced")
+	require.Regexp(t, `done: [1-3] published events of orders`, said, "as many as were published by then")
+	testenv.Eventually(t, 30*time.Second, func() error {
+		if o.pending() > 0 {
+			return errNotYet
+		}
+		return nil
+	})
+}
+
+func TestTheGuidesProgramIsTheOneThatIsCompiled(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "guide.md"))
+	require.NoError(t, err)
+	program, err := os.ReadFile(filepath.Join("..", "..", "examples", "guide", "main.go"))
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(text, -1)
+	require.NotEmpty(t, blocks)
+	for _, block := range blocks {
+		require.Contains(t, string(program), string(block[1]), "a block of the guide is not in examples/guide/main.go")
+	}
+}

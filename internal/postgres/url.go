@@ -1,0 +1,36 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// CheckURL returns why a PostgreSQL connection string cannot be used, without
+// quoting any of it. pgx quotes it with what it takes for the password left out; in
+// one with an "@" that is not written %40 it takes the rest of the password for the
+// host, shows that, and asks the name server for it.
+func CheckURL(url string) error {
+	c, err := pgx.ParseConfig(url)
+	if err != nil {
+		reason := "it cannot be parsed"
+		if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok && errors.Unwrap(err) != nil {
+			reason = errors.Unwrap(err).Error()
+		}
+		return fmt.Errorf("read the database URL: %s: it must be such as postgres://user:password@host/name, with special characters of the password escaped (@ is %%40)", reason)
+	}
+	hosts := []string{c.Host}
+	for _, f := range c.Fallbacks {
+		hosts = append(hosts, f.Host)
+	}
+	for _, host := range hosts {
+		// A socket's path may hold one, and an abstract socket's begins with one.
+		if !strings.HasPrefix(host, "/") && strings.LastIndexByte(host, '@') > 0 {
+			return errors.New("read the database URL: there is an @ in the host: write one that belongs to the user or password as %40")
+		}
+	}
+	return nil
+}
