@@ -115,6 +115,9 @@ func (b *bed) database(ctx context.Context) error {
 	if b.db, err = pgxpool.New(ctx, direct); err != nil {
 		return fmt.Errorf("open a pool: %w", err)
 	}
+	if err := b.keepRecord(ctx); err != nil {
+		return err
+	}
 	u, err := url.Parse(direct)
 	if err != nil {
 		return err

@@ -18,7 +18,9 @@ UNION ALL
 SELECT 'paused', format('%s: by %s', topic, coalesce(paused_by, recovery_workflow_id))
 FROM outbox.topic WHERE paused_at IS NOT NULL OR recovery_paused_until > now()
 UNION ALL
-SELECT 'dead', format('%s: %s events, such as %s: %s', topic, count(*), min(code), min(message)) FROM outbox.dead_letter GROUP BY topic`
+SELECT 'dead', format('%s: %s events, such as %s: %s', topic, count(*), min(code), min(message)) FROM outbox.dead_letter GROUP BY topic
+UNION ALL
+SELECT 'under way', format('%s %s: %s of %s events, since %s', kind, topic, done, matched, at::time(0)) FROM outbox.operation WHERE finished_at IS NULL`
 
 // leftovers is what the outbox's tables still have to do.
 func (b *bed) leftovers(ctx context.Context) ([]check.Leftover, error) {
