@@ -74,7 +74,7 @@ type Fault struct {
 
 // Leftover is something in the outbox's tables that should be gone.
 type Leftover struct {
-	What string // "pending", "leased", "paused", "dead", "under way"
+	What string // "pending", "leased", "paused", "dead", "under way", "incomplete"
 	Text string
 }
 
@@ -112,6 +112,6 @@ const (
 	Disorder Rule = "disorder" // first receptions of a key in commit order, and so within each replay
 	Altered  Rule = "altered"  // received as written
 	Repeated Rule = "repeated" // duplicates have a cause, and a bound
-	Left     Rule = "left"     // nothing pending, leased, paused, dead or under way at the end
+	Left     Rule = "left"     // nothing pending, leased, paused, dead, under way or incomplete at the end
 	Harness  Rule = "harness"  // what is needed to judge is missing
 )

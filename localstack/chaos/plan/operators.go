@@ -11,7 +11,7 @@ import (
 func operators(dice *rand.Rand, topics Topics) []Step {
 	any := func() string { return topics.All[dice.IntN(len(topics.All))] }
 	steps := []Step{
-		{Kind: Kind(faults.Poison), Share: .1, For: seconds(4 + 2*dice.Float64())},
+		{Kind: Kind(faults.Poison), Share: .1, For: seconds(8 + 4*dice.Float64())},
 		{Kind: PauseTopic, Topic: any(), For: seconds(3 + 4*dice.Float64())},
 		{Kind: PauseTopic, Topic: any(), For: seconds(3 + 4*dice.Float64())},
 		{Kind: ReplayTopic, Topic: any()},
