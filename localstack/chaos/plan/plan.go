@@ -57,9 +57,9 @@ const (
 // Topics are those that the harness writes to, as a plan needs to know them.
 type Topics struct {
 	All   []string
-	Topic string // has an SNS topic that may be deleted
-	Queue string // has an SQS queue that may be deleted
-	Keys  []string
+	Topic string   // has an SNS topic that may be deleted
+	Queue string   // has an SQS queue that may be deleted
+	Keys  []string // that all of them have events of
 }
 
 // Make returns the steps of a plan in the order of their beginning. All are over
