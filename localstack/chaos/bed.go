@@ -206,6 +206,12 @@ func (b *bed) count(kind string) {
 	b.happened[kind]++
 }
 
+func (b *bed) counted(kind plan.Kind) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.happened[string(kind)]
+}
+
 // strike notes that a step that lay in wait does something now: what came before has
 // nothing to do with it.
 func (b *bed) strike(step plan.Step) {
