@@ -115,6 +115,9 @@ func (b *bed) database(ctx context.Context) error {
 	if b.db, err = pgxpool.New(ctx, direct); err != nil {
 		return fmt.Errorf("open a pool: %w", err)
 	}
+	if err := b.keepRecord(ctx); err != nil {
+		return err
+	}
 	u, err := url.Parse(direct)
 	if err != nil {
 		return err
@@ -201,6 +204,12 @@ func (b *bed) count(kind string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.happened[kind]++
+}
+
+func (b *bed) counted(kind plan.Kind) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.happened[string(kind)]
 }
 
 // strike notes that a step that lay in wait does something now: what came before has

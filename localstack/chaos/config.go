@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
+	"github.com/temporal-outbox/relay/localstack/chaos/load"
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 	"github.com/temporal-outbox/relay/localstack/stack"
 )
@@ -38,7 +39,7 @@ type Config struct {
 // What a run writes to.
 var topics = plan.Topics{
 	All:   []string{"orders", "ledger", "audit", "inventory"},
-	Topic: "orders", Queue: "audit",
+	Topic: "orders", Queue: "audit", Keys: load.Keys(),
 }
 
 // weather is what is always a little wrong.

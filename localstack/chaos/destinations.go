@@ -47,11 +47,15 @@ func (b *bed) destinations(ctx context.Context) (err error) {
 	var config strings.Builder
 	config.WriteString("topics:\n")
 	for _, d := range destinations {
-		fair := ""
-		if d.fair {
-			fair = ", fair: true"
+		more := ""
+		switch {
+		case d.fair:
+			more = ", fair: true"
+		case ordered(d.name):
+			// Or a redriven event comes after later ones of its key, as it may then.
+			more = ", onPoison: block"
 		}
-		fmt.Fprintf(&config, "  %s: {%s: %s%s}\n", d.topic, d.service, b.named(d.name), fair)
+		fmt.Fprintf(&config, "  %s: {%s: %s%s}\n", d.topic, d.service, b.named(d.name), more)
 		if d.service == "sns" {
 			b.topology.Topics = append(b.topology.Topics, topology.Topic{Name: b.named(d.name)})
 		}

@@ -72,6 +72,7 @@ func (b *bed) inject(ctx context.Context, step plan.Step) error {
 		plan.RecreateTopic: b.recreate, plan.RecreateQueue: b.recreate,
 		plan.TerminateRecovery: b.denied(terminateRecovery), plan.PauseRecovery: b.denied(pauseRecovery),
 		plan.ResetRecovery: b.denied(resetRecovery),
+		plan.PauseTopic:    b.pauseTopic, plan.RedriveDead: b.redrive, plan.ReplayTopic: b.replay,
 	}[step.Kind]
 	if known {
 		return do(ctx, step)

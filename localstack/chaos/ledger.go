@@ -23,6 +23,7 @@ type Ledger struct {
 	Redelivered int               `json:"redelivered"`
 	Duplicates  map[string]int    `json:"duplicates"` // by cause
 	Faults      map[string]int    `json:"faults"`     // by kind
+	Operations  Operations        `json:"operations"`
 	Recovery    Slowest           `json:"slowestRecovery"`
 	Slowest     float64           `json:"slowestEventSeconds"` // from commit to reception
 	Drain       float64           `json:"drainSeconds"`        // from the last fault until nothing was left
@@ -39,7 +40,14 @@ type Slowest struct {
 	Topic   string  `json:"topic"`
 }
 
-func (b *bed) ledger(facts check.Facts, drained time.Duration) *Ledger {
+// Operations are what operators had to do with, in events.
+type Operations struct {
+	Dead     map[string]int `json:"dead"`     // became dead letters, as often as they did, by code
+	Redriven int            `json:"redriven"` // those of the drain included
+	Replayed int            `json:"replayed"`
+}
+
+func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) *Ledger {
 	verdict := check.Check(facts)
 	slowest := check.Slowest(facts.Faults, b.acknowledged())
 	c := verdict.Counts
@@ -50,7 +58,7 @@ func (b *bed) ledger(facts check.Facts, drained time.Duration) *Ledger {
 	return &Ledger{
 		OK: len(verdict.Violations) == 0, Seed: b.cfg.Seed, Seconds: b.cfg.Length.Seconds(), Workers: b.cfg.Workers,
 		Committed: c.Committed, RolledBack: c.RolledBack, Received: c.Received, Redelivered: c.Redelivered,
-		Duplicates: c.Duplicates, Faults: injected,
+		Duplicates: c.Duplicates, Faults: injected, Operations: done,
 		Recovery: Slowest{slowest.Took.Seconds(), slowest.Kind, slowest.Topic},
 		Slowest:  c.SlowestEvent.Seconds(), Drain: drained.Seconds(),
 		Violations: verdict.Violations, Notes: b.notes, Plan: b.cfg.Plan,
@@ -75,20 +83,13 @@ func (l *Ledger) Print(w io.Writer) {
 	fmt.Fprintf(w, "\nseed %d, %.0f s, %d workers\n\n", l.Seed, l.Seconds, l.Workers)
 	fmt.Fprintf(w, "events      %6d committed, %d rolled back\n", l.Committed, l.RolledBack)
 	fmt.Fprintf(w, "messages    %6d received, %d delivered again by their queue\n", l.Received, l.Redelivered)
+	fmt.Fprintf(w, "operators   %6d redriven, %d replayed\n", l.Operations.Redriven, l.Operations.Replayed)
 	fmt.Fprintf(w, "slowest     %6.1f s from a commit to the reception\n", l.Slowest)
 	fmt.Fprintf(w, "recovery    %6.1f s at most, after: %s (%s)\n", l.Recovery.Seconds, l.Recovery.After, l.Recovery.Topic)
 	fmt.Fprintf(w, "drained     %6.1f s after the last event\n", l.Drain)
-	fmt.Fprintln(w, "\nfaults")
-	for _, kind := range slices.Sorted(maps.Keys(l.Faults)) {
-		fmt.Fprintf(w, "  %6d  %s\n", l.Faults[kind], kind)
-	}
-	fmt.Fprintln(w, "\nduplicates by cause")
-	for _, cause := range slices.Sorted(maps.Keys(l.Duplicates)) {
-		fmt.Fprintf(w, "  %6d  %s\n", l.Duplicates[cause], cause)
-	}
-	if len(l.Duplicates) == 0 {
-		fmt.Fprintln(w, "       0")
-	}
+	printCounts(w, "faults", l.Faults)
+	printCounts(w, "dead letters by code", l.Operations.Dead)
+	printCounts(w, "duplicates by cause", l.Duplicates)
 	for _, note := range l.Notes {
 		fmt.Fprintf(w, "\nnote: %s\n", note)
 	}
@@ -99,5 +100,15 @@ func (l *Ledger) Print(w io.Writer) {
 	fmt.Fprintln(w, "\nBROKEN PROMISES")
 	for _, v := range l.Violations {
 		fmt.Fprintf(w, "  %s: %s\n", v.Rule, v.Text)
+	}
+}
+
+func printCounts(w io.Writer, title string, counts map[string]int) {
+	fmt.Fprintf(w, "\n%s\n", title)
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(w, "  %6d  %s\n", counts[name], name)
+	}
+	if len(counts) == 0 {
+		fmt.Fprintln(w, "       0")
 	}
 }

@@ -19,6 +19,16 @@ var (
 	refusing = faults.Rule{Kind: faults.FailEntry, Share: .3}
 )
 
+// operated makes dead letters of both FIFO topics, which are redriven, and replays
+// both.
+var operated = []plan.Step{
+	{Kind: plan.Kind(faults.Poison), Share: .3, At: 2 * time.Second, For: 2 * time.Second},
+	{Kind: plan.RedriveDead, Topic: "ledger", At: 6 * time.Second},
+	{Kind: plan.RedriveDead, Topic: "inventory", At: 6 * time.Second},
+	{Kind: plan.ReplayTopic, Topic: "ledger", At: 9 * time.Second},
+	{Kind: plan.ReplayTopic, Topic: "inventory", At: 9 * time.Second},
+}
+
 // Each broken worker meets the weather in which it shows, and one rule must say so,
 // and no other. The same worker, unbroken, in all of that weather, violates none:
 // it is the mutation that turns the checker red.
@@ -26,22 +36,30 @@ func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
 	s := startStack(t)
 	for name, c := range map[string]struct {
 		weather []faults.Rule
+		plan    []plan.Step
 		want    []check.Rule
 	}{
-		"none":         {[]faults.Rule{slow, refusing}, nil},
-		"fencing":      {[]faults.Rule{slow}, []check.Rule{check.Repeated}},
-		"settle-first": {[]faults.Rule{refusing}, []check.Rule{check.Lost}},
-		"ordering":     {[]faults.Rule{}, []check.Rule{check.Disorder}},
+		"none":            {[]faults.Rule{slow, refusing}, operated, nil},
+		"fencing":         {[]faults.Rule{slow}, []plan.Step{}, []check.Rule{check.Repeated}},
+		"settle-first":    {[]faults.Rule{refusing}, []plan.Step{}, []check.Rule{check.Lost}},
+		"ordering":        {[]faults.Rule{}, []plan.Step{}, []check.Rule{check.Disorder}},
+		"forget-replays":  {[]faults.Rule{}, operated, []check.Rule{check.Lost}},
+		"replay-ordering": {[]faults.Rule{}, operated, []check.Rule{check.Disorder}},
+		"overtaking":      {[]faults.Rule{}, operated, []check.Rule{check.Disorder}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ledger, err := Run(t.Context(), Config{
 				Stack: s, Seed: 1, Length: 8 * time.Second, Drain: 40 * time.Second, Rate: 30, Burst: 2, Progress: testLog{t},
 				Program: module + "localstack/chaos/mutant", WorkerEnv: []string{"OUTBOX_MUTANT=" + name},
-				Plan: []plan.Step{}, Weather: c.weather,
+				Plan: c.plan, Weather: c.weather,
 			})
 			require.NoError(t, err)
 			require.Equal(t, len(c.want) == 0, ledger.OK)
+			if len(c.plan) > 0 {
+				require.Positive(t, ledger.Operations.Redriven)
+				require.Positive(t, ledger.Operations.Replayed)
+			}
 			seen := map[check.Rule]bool{}
 			for _, v := range ledger.Violations {
 				t.Logf("%s: %s", v.Rule, v.Text)

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // orphanAge is from when on a paused topic without a recovery is worth a note. Its
@@ -51,11 +49,7 @@ func (b *bed) watchPauses(ctx context.Context) {
 }
 
 func (b *bed) paused(ctx context.Context) (map[string]bool, error) {
-	rows, err := b.db.Query(ctx, `SELECT topic FROM outbox.topic WHERE recovery_paused_until > now()`)
-	if err != nil {
-		return nil, err
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	names, err := b.names(ctx, `SELECT topic FROM outbox.topic WHERE recovery_paused_until > now()`)
 	paused := make(map[string]bool, len(names))
 	for _, name := range names {
 		paused[name] = true

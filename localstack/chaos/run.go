@@ -74,8 +74,15 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 	if facts.Leftovers, err = b.leftovers(ctx); err != nil {
 		return nil, err
 	}
+	if facts.Replays, err = b.replays(ctx); err != nil {
+		return nil, err
+	}
+	done, err := b.operations(ctx)
+	if err != nil {
+		return nil, err
+	}
 	facts.Problems = b.problems
-	return b.ledger(facts, drained), nil
+	return b.ledger(facts, done, drained), nil
 }
 
 func (b *bed) startWorkers(ctx context.Context) error {
@@ -121,7 +128,8 @@ func (b *bed) storm(ctx context.Context, l *load.Load, consumers *consume.Consum
 	return faults
 }
 
-// drain waits until nothing is left to publish nor to receive.
+// drain waits until nothing is left to publish nor to receive. Operators take part:
+// what is paused is resumed, and what is dead redriven.
 func (b *bed) drain(ctx context.Context, consumers *consume.Consumers) time.Duration {
 	began := time.Now()
 	deadline := began.Add(b.cfg.Drain)
@@ -143,6 +151,9 @@ func (b *bed) drain(ctx context.Context, consumers *consume.Consumers) time.Dura
 			if n > 0 {
 				b.explain(ctx)
 			}
+		}
+		if len(left) > 0 && n%8 == 0 {
+			b.tidyUp(ctx)
 		}
 		if time.Now().After(deadline) || !wait(ctx, 250*time.Millisecond) {
 			return time.Since(began)

@@ -21,12 +21,13 @@ type Verdict struct {
 type Counts struct {
 	Committed  int `json:"committed"`
 	RolledBack int `json:"rolledBack"`
+	Replayed   int `json:"replayed"` // replays, one for each event and number
 	Received   int `json:"received"` // messages, all queues together
 	// Redelivered counts messages that a queue delivered more than once: the
 	// consumer's receipt was lost, the relay has no part in it.
 	Redelivered int `json:"redelivered"`
-	// Duplicates counts second and later messages of an event in a standard queue,
-	// by cause.
+	// Duplicates counts messages of an event in a standard queue beyond the first and
+	// one for each replay, by cause.
 	Duplicates map[string]int `json:"duplicates"`
 	// SlowestEvent is the longest time from a commit to the first reception.
 	SlowestEvent time.Duration `json:"slowestEvent"`
@@ -36,11 +37,11 @@ type Counts struct {
 func Check(f Facts) Verdict {
 	j := &judge{
 		facts: f, written: make(map[string]*Written, len(f.Written)),
-		first: make(map[place]*Received), counts: Counts{Duplicates: map[string]int{}},
+		first: make(map[place]*Received), delivery: make(map[*Received]int64), counts: Counts{Duplicates: map[string]int{}},
 	}
 	j.index()
 	j.receptions()
-	j.losses()
+	j.deliveries()
 	j.order()
 	j.duplicates()
 	j.leftovers()
@@ -55,6 +56,8 @@ type judge struct {
 	written    map[string]*Written
 	queues     map[string]Queue
 	received   []*Received         // without redeliveries
+	delivery   map[*Received]int64 // on ordered queues: 0, or the replay that it belongs to
+	extra      []extra             // messages that were not needed
 	first      map[place]*Received // first reception
 	groups     map[place]string    // by queue and key
 	keys       map[place]string    // by queue and group
@@ -92,6 +95,12 @@ func (j *judge) index() {
 	}
 	if j.counts.Committed == 0 {
 		j.violate(Harness, "nothing was committed, so nothing is shown")
+	}
+	for _, id := range slices.Sorted(maps.Keys(j.facts.Replays)) {
+		if w := j.written[id]; w == nil || w.Fate != Committed {
+			j.violate(Harness, "event %q was replayed, and nobody committed it", id)
+		}
+		j.counts.Replayed += len(j.facts.Replays[id])
 	}
 	for _, p := range j.facts.Problems {
 		j.violate(Harness, "%s", p)
@@ -131,71 +140,6 @@ func (j *judge) receptions() {
 		if j.first[at] == nil {
 			j.first[at] = r
 			j.counts.SlowestEvent = max(j.counts.SlowestEvent, r.Arrived.Sub(w.At))
-		}
-	}
-}
-
-// losses finds what was committed and did not come.
-func (j *judge) losses() {
-	missing := map[string][]string{}
-	for i := range j.facts.Written {
-		w := &j.facts.Written[i]
-		if w.Fate != Committed {
-			continue
-		}
-		for _, q := range j.facts.Queues {
-			if q.Topic == w.Topic && j.first[place{q.Name, w.ID}] == nil {
-				missing[q.Name] = append(missing[q.Name], fmt.Sprintf("%s (key %q, %d)", w.ID, shown(w.Key), w.Seq))
-			}
-		}
-	}
-	for _, queue := range slices.Sorted(maps.Keys(missing)) {
-		j.violate(Lost, "%s: %d committed events did not come: %v", queue, len(missing[queue]), few(missing[queue]))
-	}
-}
-
-// order checks first receptions of each key on ordered queues.
-func (j *judge) order() {
-	last := map[place]*Written{}
-	wrong := map[string][]string{}
-	seen := map[place]bool{}
-	for _, r := range j.received {
-		w := j.written[r.EventID]
-		at := place{r.Queue, r.EventID}
-		if !j.queues[r.Queue].Ordered || w.Key == "" || w.Fate != Committed || seen[at] {
-			continue
-		}
-		seen[at] = true
-		key := place{r.Queue, w.Key}
-		if before := last[key]; before != nil && before.Seq > w.Seq {
-			wrong[r.Queue] = append(wrong[r.Queue], fmt.Sprintf("key %q: %d came after %d", shown(w.Key), w.Seq, before.Seq))
-			continue
-		}
-		last[key] = w
-	}
-	for _, queue := range slices.Sorted(maps.Keys(wrong)) {
-		j.violate(Disorder, "%s: %d events came after a later one of their key: %v", queue, len(wrong[queue]), few(wrong[queue]))
-	}
-	j.dense()
-}
-
-// dense checks the producers' own numbers: commit order is only known if the
-// committed events of a key are numbered without a gap.
-func (j *judge) dense() {
-	numbers := map[place][]int64{}
-	for i := range j.facts.Written {
-		if w := &j.facts.Written[i]; w.Fate == Committed && w.Key != "" {
-			key := place{w.Topic, w.Key}
-			numbers[key] = append(numbers[key], w.Seq)
-		}
-	}
-	for key, n := range numbers {
-		slices.Sort(n)
-		for i := range n {
-			if n[i] != int64(i+1) {
-				j.violate(Harness, "topic %s, key %q: the numbers of committed events have a gap or a repetition at %d", key.queue, shown(key.event), i+1)
-				break
-			}
 		}
 	}
 }

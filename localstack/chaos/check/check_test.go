@@ -52,7 +52,7 @@ func arrive(queue string, w Written, seconds float64) Received {
 		Sent:       at(seconds), Arrived: at(seconds + .25),
 	}
 	if queue == "fifo" {
-		r.Group = map[string]string{"a": "a", "k 2": "sha256:x"}[w.Key]
+		r.Group, r.Deduplication = map[string]string{"a": "a", "k 2": "sha256:x"}[w.Key], w.ID
 	}
 	return r
 }

@@ -28,51 +28,40 @@ const (
 	causeUnexplained = "unexplained"
 )
 
-// duplicates looks for the cause of every message of an event but the first. On a
+// duplicates looks for the cause of every message that its event did not need. On a
 // FIFO queue there must be none within the deduplication window.
 func (j *judge) duplicates() {
-	messages := map[place][]*Received{}
-	for _, r := range j.received {
-		at := place{r.Queue, r.EventID}
-		messages[at] = append(messages[at], r)
-	}
 	used := map[int]map[string]int{} // by fault and topic
+	excused := map[place]int{}
 	var within, unexplained []string
-	for at, all := range messages {
-		if len(all) == 1 {
-			continue
-		}
-		slices.SortStableFunc(all, func(a, b *Received) int { return a.Sent.Compare(b.Sent) })
-		excused := j.facts.Unanswered[at.event]
-		for i, r := range all[1:] {
-			gap := r.Sent.Sub(all[i].Sent)
-			switch {
-			case j.queues[at.queue].Ordered && gap < Window:
-				within = append(within, at.queue+": "+at.event+" after "+gap.Round(time.Millisecond).String())
-			case j.queues[at.queue].Ordered:
-				j.counts.Duplicates["after the deduplication window"]++
-			case excused > 0:
-				excused--
-				j.counts.Duplicates[CauseUnanswered]++
-			default:
-				n := j.fault(all[i].Sent)
-				if n < 0 {
-					unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s",
-						at.queue, at.event, all[i].Sent.Sub(j.facts.Began).Seconds(), gap.Round(time.Millisecond)))
-					j.counts.Duplicates[causeUnexplained]++
-					continue
-				}
-				if used[n] == nil {
-					used[n] = map[string]int{}
-				}
-				used[n][at.queue]++
-				j.counts.Duplicates[j.facts.Faults[n].Kind]++
+	for _, x := range j.extra {
+		at, gap := x.at, x.message.Sent.Sub(x.before.Sent)
+		switch {
+		case j.queues[at.queue].Ordered && gap < Window:
+			within = append(within, at.queue+": "+x.message.Deduplication+" after "+gap.Round(time.Millisecond).String())
+		case j.queues[at.queue].Ordered:
+			j.counts.Duplicates["after the deduplication window"]++
+		case excused[at] < j.facts.Unanswered[at.event]:
+			excused[at]++
+			j.counts.Duplicates[CauseUnanswered]++
+		default:
+			n := j.fault(x.before.Sent)
+			if n < 0 {
+				unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s",
+					at.queue, at.event, x.before.Sent.Sub(j.facts.Began).Seconds(), gap.Round(time.Millisecond)))
+				j.counts.Duplicates[causeUnexplained]++
+				continue
 			}
+			if used[n] == nil {
+				used[n] = map[string]int{}
+			}
+			used[n][at.queue]++
+			j.counts.Duplicates[j.facts.Faults[n].Kind]++
 		}
 	}
 	if len(within) > 0 {
 		slices.Sort(within)
-		j.violate(Repeated, "%d times came the same event twice from a FIFO queue, sent within %s: %v", len(within), Window, few(within))
+		j.violate(Repeated, "%d times came the same event, or the same replay of it, twice from a FIFO queue, sent within %s: %v", len(within), Window, few(within))
 	}
 	if len(unexplained) > 0 {
 		slices.Sort(unexplained)

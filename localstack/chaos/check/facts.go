@@ -42,14 +42,23 @@ type Queue struct {
 // Received is a message as a consumer got it. Messages of one queue are in the
 // order in which they were received.
 type Received struct {
-	Queue      string
-	MessageID  string
-	EventID    string // from its attributes
-	Group      string
-	Payload    string
-	Attributes map[string]string // all of them
-	Sent       time.Time         // when the queue accepted it
-	Arrived    time.Time
+	Queue     string
+	MessageID string
+	EventID   string // from its attributes
+	Group     string
+	// Deduplication is the id by which a FIFO queue recognises a repetition: the event
+	// id, or that and the number of a replay.
+	Deduplication string
+	Payload       string
+	Attributes    map[string]string // all of them
+	Sent          time.Time         // when the queue accepted it
+	Arrived       time.Time
+}
+
+// Replay is one time that an event was published again because somebody asked.
+type Replay struct {
+	Number int64     // tells replays of an event apart
+	At     time.Time // when it was made pending; it cannot have been sent before
 }
 
 // Fault is something that was done to the relay, from Start to End.
@@ -65,7 +74,7 @@ type Fault struct {
 
 // Leftover is something in the outbox's tables that should be gone.
 type Leftover struct {
-	What string // "pending", "leased", "paused", "dead"
+	What string // "pending", "leased", "paused", "dead", "under way", "incomplete"
 	Text string
 }
 
@@ -78,6 +87,8 @@ type Facts struct {
 	Received  []Received
 	Faults    []Fault
 	Leftovers []Leftover
+	// Replays has, by event id, how often an event has to come beside the first time.
+	Replays map[string][]Replay
 	// Unanswered counts, by event id, how often a destination accepted the event
 	// and the relay was kept from hearing of it.
 	Unanswered map[string]int
@@ -96,11 +107,11 @@ type Rule string
 
 // The rules.
 const (
-	Lost     Rule = "lost"     // committed ⊆ received
-	Phantom  Rule = "phantom"  // rolled back ∩ received = ∅
-	Disorder Rule = "disorder" // first receptions of a key in commit order
+	Lost     Rule = "lost"     // committed ⊆ received, replayed ⊆ received again
+	Phantom  Rule = "phantom"  // rolled back ∩ received = ∅, and so for replays that nobody asked for
+	Disorder Rule = "disorder" // first receptions of a key in commit order, and so within each replay
 	Altered  Rule = "altered"  // received as written
 	Repeated Rule = "repeated" // duplicates have a cause, and a bound
-	Left     Rule = "left"     // nothing pending, leased, paused or dead at the end
+	Left     Rule = "left"     // nothing pending, leased, paused, dead, under way or incomplete at the end
 	Harness  Rule = "harness"  // what is needed to judge is missing
 )

@@ -131,7 +131,8 @@ func (c *Consumers) takeSome(ctx context.Context, q Queue) error {
 func (q Queue) message(m types.Message, arrived time.Time) check.Received {
 	r := check.Received{
 		Queue: q.Name, MessageID: aws.ToString(m.MessageId), Payload: aws.ToString(m.Body),
-		Group: m.Attributes["MessageGroupId"], Attributes: map[string]string{}, Arrived: arrived,
+		Group: m.Attributes["MessageGroupId"], Deduplication: m.Attributes["MessageDeduplicationId"],
+		Attributes: map[string]string{}, Arrived: arrived,
 	}
 	if ms, err := strconv.ParseInt(m.Attributes["SentTimestamp"], 10, 64); err == nil {
 		r.Sent = time.UnixMilli(ms)

@@ -35,6 +35,12 @@ func (q *request) refusals(f *fate) (list []failure) {
 				code = "RequestThrottled"
 			}
 			list = append(list, failure{ID: e.id, Code: code, Message: "the harness says: slow down", SenderFault: true})
+		case Poison:
+			code := "InvalidParameter" // the only one that SNS has for it
+			if q.sqs {
+				code = "InvalidMessageContents"
+			}
+			list = append(list, failure{ID: e.id, Code: code, Message: "the harness does not like what it says", SenderFault: true})
 		}
 	}
 	return list

@@ -84,7 +84,7 @@ func (r *Rule) meets(q *request) bool {
 
 func (f *fate) meet(kind Kind, id string) {
 	switch kind {
-	case FailEntry, ThrottleEntry:
+	case FailEntry, ThrottleEntry, Poison:
 		f.withheld[id], f.failed[id] = true, kind
 	case OmitDropped:
 		f.withheld[id], f.omitted[id] = true, true

@@ -150,6 +150,7 @@ func TestWhatIsReportedAsFailedWasNotAcceptedAndTheRestWas(t *testing.T) {
 	both(t, func(t *testing.T, s *scene) {
 		for kind, codes := range map[Kind][]string{
 			FailEntry: {"InternalError"}, ThrottleEntry: {"Throttled", "RequestThrottled"}, OmitDropped: {relay.CodeUnanswered},
+			Poison: {"InvalidParameter", "InvalidMessageContents"},
 		} {
 			end := s.Begin(Rule{Kind: kind, Share: .5})
 			refused, got := s.publish(100)

@@ -11,6 +11,7 @@ const (
 	ThrottleEntry Kind = "entry throttled"             // not forwarded, and reported as failed: throttled
 	OmitAccepted  Kind = "entry unanswered (accepted)" // forwarded, and left out of the answer
 	OmitDropped   Kind = "entry unanswered (dropped)"  // not forwarded, and left out of the answer
+	Poison        Kind = "entry refused for good"      // not forwarded, and reported as failed for what is in it
 )
 
 // Faults of whole requests.
@@ -27,7 +28,7 @@ const (
 )
 
 // entryKinds are tried for each entry by itself.
-var entryKinds = map[Kind]bool{FailEntry: true, ThrottleEntry: true, OmitAccepted: true, OmitDropped: true}
+var entryKinds = map[Kind]bool{FailEntry: true, ThrottleEntry: true, OmitAccepted: true, OmitDropped: true, Poison: true}
 
 // Rule makes a share of the requests, or of their entries, fail in one way.
 type Rule struct {

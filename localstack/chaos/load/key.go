@@ -12,6 +12,17 @@ const (
 	unordered                  // no key, no lock
 )
 
+// Keys are the names of the keys that every topic has events of, but for the empty
+// one.
+func Keys() (names []string) {
+	for _, k := range keys {
+		if k.name != "" {
+			names = append(names, k.name)
+		}
+	}
+	return names
+}
+
 type key struct {
 	name  string
 	style style

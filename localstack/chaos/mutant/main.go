@@ -5,6 +5,11 @@
 //     has lost its own.
 //   - settle-first: events are settled before they are published.
 //   - ordering: the events of a page are published in the opposite order.
+//   - forget-replays: replayed events are settled without being published.
+//   - replay-ordering: the replayed events of a page are published in the opposite
+//     order.
+//   - overtaking: events are published though an earlier one of their key is a dead
+//     letter, which comes after them when it is redriven.
 package main
 
 import (
@@ -49,7 +54,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
-	publisher, err := newPublisher(ctx)
+	publisher, policies, err := newPublisher(ctx)
 	if err != nil {
 		return err
 	}
@@ -67,6 +72,7 @@ func run(ctx context.Context) error {
 	}
 	acts, err := activities.New(activities.Config{
 		Store: m.store(store), Publisher: m.publisher(store, publisher), Lease: m.lease, BatchFor: workflows.BatchFor,
+		Topics: policies,
 	})
 	if err != nil {
 		return err
@@ -82,27 +88,32 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-func newPublisher(ctx context.Context) (*publish.Publisher, error) {
+func newPublisher(ctx context.Context) (*publish.Publisher, map[string]activities.TopicPolicy, error) {
 	text, err := os.ReadFile(os.Getenv("OUTBOX_CONFIG")) //nolint:gosec // naming a file is what it is for
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var file struct {
 		Topics map[string]struct {
 			SNS  string `yaml:"sns"`
 			SQS  string `yaml:"sqs"`
 			Fair bool   `yaml:"fair"`
+
+			OnPoison activities.OnPoison `yaml:"onPoison"`
 		} `yaml:"topics"`
 	}
 	if err := yaml.Unmarshal(text, &file); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	policies := map[string]activities.TopicPolicy{}
 	cfg := publish.Config{Topics: map[string]publish.Destination{}}
 	for name, t := range file.Topics {
 		cfg.Topics[name] = publish.Destination{SNS: t.SNS, SQS: t.SQS, Fair: t.Fair}
+		policies[name] = activities.TopicPolicy{OnPoison: t.OnPoison}
 	}
 	if cfg.AWS, err = awsconfig.LoadDefaultConfig(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return publish.New(cfg)
+	p, err := publish.New(cfg)
+	return p, policies, err
 }

@@ -40,6 +40,18 @@ var mutations = map[string]mutation{
 		lease: workflows.Lease, store: sound,
 		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return backwards{p} },
 	},
+	"forget-replays": {
+		lease: workflows.Lease, store: sound,
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return forgetful{p} },
+	},
+	"replay-ordering": {
+		lease: workflows.Lease, store: sound,
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return turned{p} },
+	},
+	"overtaking": {
+		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return overtaking{s} },
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+	},
 }
 
 // unfenced neither renews leases nor notices that they are lost.
@@ -62,12 +74,13 @@ type hasty struct {
 }
 
 func (p hasty) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
-	r.Events = through(ctx, r.Events, func(page []relay.Event) {
+	r.Events = through(ctx, r.Events, func(page []relay.Event) []relay.Event {
 		refs := make([]relay.Ref, len(page))
 		for i, e := range page {
 			refs[i] = e.Ref
 		}
 		_ = p.store.Settle(ctx, r.Topic, refs)
+		return page
 	})
 	return p.Publisher.Publish(ctx, r)
 }
@@ -76,19 +89,21 @@ func (p hasty) Publish(ctx context.Context, r relay.PublishRequest) (relay.Publi
 type backwards struct{ *publish.Publisher }
 
 func (p backwards) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
-	r.Events = through(ctx, r.Events, func(page []relay.Event) { slices.Reverse(page) })
+	r.Events = through(ctx, r.Events, func(page []relay.Event) []relay.Event {
+		slices.Reverse(page)
+		return page
+	})
 	return p.Publisher.Publish(ctx, r)
 }
 
-// through does something to every page on its way.
-func through(ctx context.Context, in <-chan []relay.Event, do func([]relay.Event)) <-chan []relay.Event {
+// through replaces every page on its way.
+func through(ctx context.Context, in <-chan []relay.Event, replace func([]relay.Event) []relay.Event) <-chan []relay.Event {
 	out := make(chan []relay.Event)
 	go func() {
 		defer close(out)
 		for page := range in {
-			do(page)
 			select {
-			case out <- page:
+			case out <- replace(page):
 			case <-ctx.Done():
 				return
 			}

@@ -13,44 +13,6 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
 )
 
-// Kind is what is done. Kinds of package faults are kinds of a plan as well.
-type Kind string
-
-// What is done to workers.
-const (
-	Kill        Kind = "worker killed"                 // SIGKILL, and another one in its place
-	Stall       Kind = "worker stalled"                // SIGSTOP past its heartbeat timeout, SIGCONT
-	LongStall   Kind = "worker stalled past its lease" // the same, for more than a minute
-	Terminate   Kind = "worker stopped"                // SIGTERM, and another one in its place
-	Promote     Kind = "version promoted"              // a new version's workers take over
-	LostRefusal Kind = "refusal lost"                  // all workers killed between a topic's pause and the answer that starts its recovery
-	LostClaim   Kind = "claim lost"                    // all workers killed between a claim and its answer
-)
-
-// What is done to PostgreSQL and Temporal.
-const (
-	SlowDatabase    Kind = "database slow"
-	ResetDatabase   Kind = "database connections reset"
-	CutDatabase     Kind = "database cut off"
-	RestartDatabase Kind = "database restarted"
-	RestartTemporal Kind = "temporal restarted"
-	DropPartition   Kind = "partition dropped"
-)
-
-// What is done to destinations, beside the kinds of package faults.
-const (
-	RecreateTopic Kind = "topic recreated"
-	RecreateQueue Kind = "queue recreated"
-)
-
-// What is done to the workflow that takes care of a destination to which access is
-// denied, while it is.
-const (
-	TerminateRecovery Kind = "recovery terminated"
-	PauseRecovery     Kind = "recovery paused"
-	ResetRecovery     Kind = "recovery reset"
-)
-
 // Step is one thing that is done.
 type Step struct {
 	At     time.Duration `json:"at"`
@@ -59,6 +21,7 @@ type Step struct {
 	Topic  string        `json:"topic,omitempty"`  // outbox topic; empty: all
 	Worker int           `json:"worker,omitempty"` // which of them
 	Share  float64       `json:"share,omitempty"`  // of requests or entries
+	Key    string        `json:"key,omitempty"`    // whose events; empty: of all keys
 }
 
 func (s Step) String() string {
@@ -66,6 +29,9 @@ func (s Step) String() string {
 	fmt.Fprintf(&b, "%5.1fs  %s", s.At.Seconds(), s.Kind)
 	if s.Topic != "" {
 		fmt.Fprintf(&b, " · %s", s.Topic)
+	}
+	if s.Key != "" {
+		fmt.Fprintf(&b, " · key %.20q", s.Key)
 	}
 	if s.Share > 0 && s.Share < 1 {
 		fmt.Fprintf(&b, " · %.0f%%", 100*s.Share)
@@ -91,36 +57,42 @@ const (
 // Topics are those that the harness writes to, as a plan needs to know them.
 type Topics struct {
 	All   []string
-	Topic string // has an SNS topic that may be deleted
-	Queue string // has an SQS queue that may be deleted
+	Topic string   // has an SNS topic that may be deleted
+	Queue string   // has an SQS queue that may be deleted
+	Keys  []string // that all of them have events of
 }
 
 // Make returns the steps of a plan in the order of their beginning. All are over
 // when the length is.
 func Make(seed uint64, length time.Duration, topics Topics, workers int) []Step {
 	dice := rand.New(rand.NewPCG(seed, 1))
+	operatorsDice := rand.New(rand.NewPCG(seed, 3))
 	var steps []Step
 	rounds := max(1, int(length/round))
 	for r := range rounds {
 		from := length * time.Duration(r) / time.Duration(rounds)
 		to := length * time.Duration(r+1) / time.Duration(rounds)
-		// Three sequences beside each other, each without overlaps of its own.
+		// Four sequences beside each other, each without overlaps of its own.
 		for _, kinds := range [][]Step{destinations(dice, topics), processes(dice, topics, workers, length), neighbours(dice)} {
 			steps = append(steps, sequence(dice, kinds, from+calm, to-calm)...)
 		}
+		steps = append(steps, sequence(operatorsDice, operators(operatorsDice, topics), from+calm, to-calm)...)
 	}
 	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.At, b.At) })
 	return steps
 }
 
+// firstOfAll are kinds that come early: what takes two minutes to recover from, so
+// that a run that is no longer than that shows the recovery, and what makes the dead
+// letters that are redriven then.
+var firstOfAll = []Kind{TerminateRecovery, LostRefusal, Kind(faults.Poison)}
+
 // sequence shuffles steps and spreads them over a time. What does not fit into its
 // place is cut.
 func sequence(dice *rand.Rand, steps []Step, from, to time.Duration) []Step {
 	dice.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
-	// What takes two minutes to recover from comes early, so that a run that is no
-	// longer than that shows the recovery.
 	for i, s := range steps {
-		if s.Kind == TerminateRecovery || s.Kind == LostRefusal {
+		if slices.Contains(firstOfAll, s.Kind) {
 			early := dice.IntN(2)
 			steps[i], steps[early] = steps[early], steps[i]
 		}

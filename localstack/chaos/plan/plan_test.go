@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
 )
 
-var topics = Topics{All: []string{"a", "b", "c"}, Topic: "a", Queue: "b"}
+var topics = Topics{All: []string{"a", "b", "c"}, Topic: "a", Queue: "b", Keys: []string{"k", "l"}}
 
 // everyTime are the kinds that a run of two minutes and more shows.
 var everyTime = []Kind{
@@ -19,6 +19,7 @@ var everyTime = []Kind{
 	Kind(faults.FailEntry), Kind(faults.ThrottleEntry), Kind(faults.OmitAccepted), Kind(faults.OmitDropped),
 	Kind(faults.DropAnswer), Kind(faults.DropRequest), Kind(faults.Throttle), Kind(faults.ServerError),
 	Kind(faults.Slow), Kind(faults.Hang), Kind(faults.HangAfter),
+	PauseTopic, RedriveDead, ReplayTopic, Kind(faults.Poison),
 }
 
 func TestEveryKindHasItsTurnWithinTwoMinutesAndIsOverInTime(t *testing.T) {
@@ -43,6 +44,25 @@ func TestEveryKindHasItsTurnWithinTwoMinutesAndIsOverInTime(t *testing.T) {
 func TestAPlanIsAFunctionOfItsSeed(t *testing.T) {
 	require.Equal(t, Make(7, time.Minute, topics, 2), Make(7, time.Minute, topics, 2))
 	require.NotEqual(t, Make(7, time.Minute, topics, 2), Make(8, time.Minute, topics, 2))
+}
+
+func TestOperatorsHaveDeadLettersOfEveryTopicToRedrive(t *testing.T) {
+	for seed := range uint64(100) {
+		poisoned, before := false, 0
+		redriven := map[string]bool{}
+		for _, s := range Make(seed, 2*time.Minute, topics, 2) {
+			switch {
+			case s.Kind == Kind(faults.Poison):
+				poisoned = true
+			case s.Kind == RedriveDead && poisoned:
+				redriven[s.Topic] = true
+			case s.Kind == RedriveDead:
+				before++
+			}
+		}
+		require.LessOrEqual(t, before, 1, "seed %d: redriven before anything died", seed)
+		require.Equal(t, len(topics.All), len(redriven)+before, "seed %d", seed)
+	}
 }
 
 func TestWorkersStallPastTheirLeaseWhenThereIsTimeForIt(t *testing.T) {

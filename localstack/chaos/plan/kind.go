@@ -1,0 +1,46 @@
+package plan
+
+// Kind is what is done. Kinds of package faults are kinds of a plan as well.
+type Kind string
+
+// What is done to workers.
+const (
+	Kill        Kind = "worker killed"                 // SIGKILL, and another one in its place
+	Stall       Kind = "worker stalled"                // SIGSTOP past its heartbeat timeout, SIGCONT
+	LongStall   Kind = "worker stalled past its lease" // the same, for more than a minute
+	Terminate   Kind = "worker stopped"                // SIGTERM, and another one in its place
+	Promote     Kind = "version promoted"              // a new version's workers take over
+	LostRefusal Kind = "refusal lost"                  // all workers killed between a topic's pause and the answer that starts its recovery
+	LostClaim   Kind = "claim lost"                    // all workers killed between a claim and its answer
+)
+
+// What is done to PostgreSQL and Temporal.
+const (
+	SlowDatabase    Kind = "database slow"
+	ResetDatabase   Kind = "database connections reset"
+	CutDatabase     Kind = "database cut off"
+	RestartDatabase Kind = "database restarted"
+	RestartTemporal Kind = "temporal restarted"
+	DropPartition   Kind = "partition dropped"
+)
+
+// What is done to destinations, beside the kinds of package faults.
+const (
+	RecreateTopic Kind = "topic recreated"
+	RecreateQueue Kind = "queue recreated"
+)
+
+// What is done to the workflow that takes care of a destination to which access is
+// denied, while it is.
+const (
+	TerminateRecovery Kind = "recovery terminated"
+	PauseRecovery     Kind = "recovery paused"
+	ResetRecovery     Kind = "recovery reset"
+)
+
+// What operators do, beside what makes them: faults.Poison.
+const (
+	PauseTopic  Kind = "topic paused"          // by an operator, who resumes it after a while
+	RedriveDead Kind = "dead letters redriven" // all that a topic has
+	ReplayTopic Kind = "topic replayed"        // what was written lately, or all events of a key
+)
