@@ -127,7 +127,7 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 	}
 	joined := run != nil
 	if joined {
-		fmt.Fprintf(cmd.ErrOrStderr(), "under way since %s, by %s: %s; its rate stays as it is\n", instantText(u.Operation.At), u.By, u.Reason)
+		fmt.Fprintf(cmd.ErrOrStderr(), "under way since %s, by %s: %s; its rate stays as it is\n", instantText(u.At), u.By, u.Reason)
 	} else if u, run, err = o.begin(cmd, store, c, topic, chosen, count); err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func (o *operation) start(ctx context.Context, c client.Client, u relay.UnderWay
 		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
 		StaticSummary:            short(fmt.Sprintf("%s %s, by %s: %s", o.kind, u.Topic, u.By, u.Reason)),
 		Memo: map[string]any{
-			"operation": u.ID, "kind": u.Kind, "topic": u.Topic, "by": u.By, "reason": short(u.Reason), "at": u.Operation.At,
+			"operation": u.ID, "kind": u.Kind, "topic": u.Topic, "by": u.By, "reason": short(u.Reason), "at": u.At,
 		},
 	}, workflows.Operation, workflows.OperationInput{
 		Operation: u.ID, Kind: o.kind, Topic: u.Topic, Matched: u.Matched, PerSecond: o.perSecond,

@@ -51,7 +51,7 @@ func (b *bed) pauseTopic(ctx context.Context, step plan.Step) error {
 
 // redrive redrives all dead letters of a topic. That goes on when the step is over.
 func (b *bed) redrive(ctx context.Context, step plan.Step) error {
-	err := b.operate(ctx, "dead", "redrive", step.Topic, "--yes", "--detach", because(step.Kind))
+	err := b.operate(ctx, "dead", "redrive", step.Topic, "--all", "--yes", "--detach", because(step.Kind))
 	if err == nil {
 		b.count(string(step.Kind))
 	}
@@ -87,7 +87,7 @@ func (b *bed) tidyUp(ctx context.Context) {
 		command   []string
 	}{
 		{pausedSQL, []string{"resume"}},
-		{deadSQL, []string{"dead", "redrive", "--yes", "--detach"}},
+		{deadSQL, []string{"dead", "redrive", "--all", "--yes", "--detach"}},
 	} {
 		names, err := b.names(ctx, tidy.topicsSQL)
 		if err != nil {

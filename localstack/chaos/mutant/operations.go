@@ -59,4 +59,6 @@ func (p turned) Publish(ctx context.Context, r relay.PublishRequest) (relay.Publ
 // which comes after them when it is redriven.
 type overtaking struct{ *postgres.Store }
 
-func (overtaking) Blocked(context.Context, string, []string) ([]string, error) { return nil, nil }
+func (overtaking) Blocked(context.Context, string, []string) (map[string]int64, error) {
+	return nil, nil
+}
