@@ -20,15 +20,15 @@ import (
 // settings is the worker's environment. Temporal's own variables and AWS's are
 // read by their libraries.
 type settings struct {
-	DatabaseURL string     `env:"DATABASE_URL"`
-	Config      string     `env:"OUTBOX_CONFIG"`
-	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay"`
-	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16"`
-	HTTPAddress string     `env:"OUTBOX_HTTP_ADDRESS"`
-	LogFormat   string     `env:"OUTBOX_LOG_FORMAT" envDefault:"text"`
-	LogLevel    slog.Level `env:"OUTBOX_LOG_LEVEL" envDefault:"info"`
-	Deployment  string     `env:"TEMPORAL_DEPLOYMENT_NAME"`
-	BuildID     string     `env:"TEMPORAL_WORKER_BUILD_ID"`
+	DatabaseURL string     `env:"DATABASE_URL" doc:"PostgreSQL database that has the outbox" required:"yes"`
+	Config      string     `env:"OUTBOX_CONFIG" doc:"path of the file that routes topics" required:"yes"`
+	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay" doc:"Temporal task queue, and the name of the schedule: one for each outbox in a namespace"`
+	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16" doc:"size of the connection pool, at least 2"`
+	HTTPAddress string     `env:"OUTBOX_HTTP_ADDRESS" doc:"where to serve /healthz, /readyz and /metrics, such as :8080; nowhere if it is not set"`
+	LogFormat   string     `env:"OUTBOX_LOG_FORMAT" envDefault:"text" doc:"text or json"`
+	LogLevel    slog.Level `env:"OUTBOX_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
+	Deployment  string     `env:"TEMPORAL_DEPLOYMENT_NAME" doc:"with TEMPORAL_WORKER_BUILD_ID: run as a version of this Worker Deployment"`
+	BuildID     string     `env:"TEMPORAL_WORKER_BUILD_ID" doc:"that version; starter promote makes it current"`
 
 	topics   map[string]publish.Destination
 	policies map[string]activities.TopicPolicy
@@ -68,13 +68,13 @@ func readSettings() (settings, error) {
 
 // topic is a topic's entry in the file.
 type topic struct {
-	SNS  string `yaml:"sns"`
-	SQS  string `yaml:"sqs"`
-	Fair bool   `yaml:"fair"`
+	SNS  string `yaml:"sns" doc:"name or ARN of the SNS topic; this or sqs"`
+	SQS  string `yaml:"sqs" doc:"name or URL of the SQS queue; this or sns"`
+	Fair bool   `yaml:"fair" doc:"on a standard queue, send the key as MessageGroupId, for fair queues" default:"false"`
 
-	OnPoison     activities.OnPoison `yaml:"onPoison"`
-	GiveUpAfter  time.Duration       `yaml:"giveUpAfter"`
-	MaxPerSecond float64             `yaml:"maxPerSecond"`
+	OnPoison     activities.OnPoison `yaml:"onPoison" doc:"what becomes of later events of a key that has a dead letter: continue publishes them, block lets them follow into the dead letters (FIFO only)" default:"continue"`
+	GiveUpAfter  time.Duration       `yaml:"giveUpAfter" doc:"how long an event is retried that its destination refuses alone, while others get through" default:"1h"`
+	MaxPerSecond float64             `yaml:"maxPerSecond" doc:"messages a second, over all workers; 0: no cap" default:"0"`
 }
 
 const configHelp = `a YAML file such as

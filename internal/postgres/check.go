@@ -26,12 +26,13 @@ func (s *Store) Reach(ctx context.Context) error {
 // can be seen in the catalogue all the same.
 const rightsSQL = `
 WITH needed(kind, name, privilege) AS (VALUES
-    ('table', 'event', 'SELECT'), ('table', 'pending', 'SELECT'), ('table', 'pending', 'DELETE'),
+    ('table', 'event', 'SELECT'), ('table', 'pending', 'SELECT'), ('table', 'pending', 'INSERT'), ('table', 'pending', 'DELETE'),
     ('table', 'lane', 'SELECT'), ('table', 'lane', 'INSERT'), ('table', 'lane', 'UPDATE'),
     ('table', 'topic', 'SELECT'), ('table', 'topic', 'INSERT'), ('table', 'topic', 'UPDATE'),
-    ('table', 'dead_letter', 'SELECT'), ('table', 'dead_letter', 'INSERT'),
+    ('table', 'dead_letter', 'SELECT'), ('table', 'dead_letter', 'INSERT'), ('table', 'dead_letter', 'DELETE'),
+    ('table', 'discarded', 'SELECT'), ('table', 'discarded', 'INSERT'), ('table', 'discarded', 'DELETE'),
     ('table', 'refusal', 'SELECT'), ('table', 'refusal', 'INSERT'), ('table', 'refusal', 'UPDATE'), ('table', 'refusal', 'DELETE'),
-    ('table', 'operation', 'INSERT'),
+    ('table', 'operation', 'SELECT'), ('table', 'operation', 'INSERT'),
     ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
     ('function', 'caught()', 'EXECUTE')),
 found AS (
