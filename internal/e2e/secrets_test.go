@@ -118,7 +118,7 @@ func TestNoPayloadNoAttributeAndNoSecretIsReadableWhereItDoesNotBelong(t *testin
 
 	// Redriven, replayed, discarded.
 	back := newQueue(t, q.name)
-	seen.run(o, 0, append([]string{"dead", "redrive", "orders"}, why...)...)
+	seen.run(o, 0, append([]string{"dead", "redrive", "orders", "--all"}, why...)...)
 	o.drained(60 * time.Second)
 	back.receive(n, 30*time.Second)
 	seen.run(o, 0, append([]string{"replay", "orders", "--all"}, why...)...)
