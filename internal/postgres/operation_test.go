@@ -96,6 +96,7 @@ func TestARedrivenEventComesBeforeLaterEventsOfItsKeyThatWaitAndWhatWasBlockedFo
 	_, lease := o.claimOne()
 	later := o.drain(lease) // they raise the mark above the dead letters
 	o.passTime(10)
+	o.othersEnd()
 	require.NoError(t, o.Sweep(t.Context()))
 	o.writeKey("orders", "a", 2)
 
@@ -125,15 +126,14 @@ func TestASweepDoesNotRaiseTheMarkAboveWhatWasMovedMeanwhile(t *testing.T) {
 	o.writeKey("orders", "a", 1)
 	dead := o.bury("Poison")
 	o.passTime(10)
-	nobodyElse := `UPDATE outbox.lane SET seen_xid = '0'` // other tests have open transactions
-	o.exec(nobodyElse)
+	o.othersEnd()
 	o.writeKey("orders", "a", 3)
 	_, lease := o.claimOne()
 	o.drain(lease)
-	o.exec(nobodyElse)
 	lane := query[int16](o, `SELECT lane FROM outbox.dead_letter`)
 	require.Greater(t, query[int64](o, `SELECT seen_id FROM outbox.lane WHERE lane = $1`, lane), dead[0])
 	o.passTime(10)
+	o.othersEnd()
 
 	u := o.begin(relay.Redrive, relay.Selection{})
 	step, err := o.NextStep(t.Context(), u, u.From, 10)

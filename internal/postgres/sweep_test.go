@@ -60,13 +60,13 @@ func TestTheMarkDoesNotPassAnOpenTransaction(t *testing.T) {
 	_, lease := o.claimOne()
 	require.Equal(t, []int64{1, 11}, o.drain(lease), "in one claim, in order")
 
-	// Then it follows, when no transaction of any database is left that was open: other
-	// tests have theirs.
+	// Then it follows.
 	waitFor(t, "the mark to follow", func() bool {
 		o.writeKey("orders", "k", 1)
 		_, lease := o.claimOne()
 		require.Len(t, o.drain(lease), 1)
 		o.passTime(3)
+		o.othersEnd()
 		return query[int64](o, `SELECT max(low_id) FROM outbox.lane`) > 10
 	})
 }
@@ -125,6 +125,7 @@ func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
 			}
 		}
 		o.passTime(3)
+		o.othersEnd()
 	}
 	require.NoError(t, o.Sweep(t.Context())) // lanes at rest are marked by the sweep
 	bounded := pagesRead(o, waitingSQL)
