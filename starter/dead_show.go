@@ -46,7 +46,7 @@ type shownLetter struct {
 }
 
 func showDead(cmd *cobra.Command, store *postgres.Store, id outbox.ID, payload, asJSON bool) error {
-	events, err := store.ByEventID(cmd.Context(), id)
+	events, err := store.ByEventID(cmd.Context(), id, looking(cmd.ErrOrStderr()))
 	if err != nil {
 		return err
 	}

@@ -89,6 +89,17 @@ func tracker(out io.Writer, r *report) (show func(done int64), stop func()) {
 	}
 }
 
+// looking says how far a look at many events is, every two seconds.
+func looking(out io.Writer) postgres.Progress {
+	said := time.Now()
+	return func(part float64) {
+		if time.Since(said) > 2*time.Second {
+			said = time.Now()
+			fmt.Fprintf(out, "looked through %.0f %% of the events\n", 100*part)
+		}
+	}
+}
+
 // namespace is Temporal's, as the client's configuration has it.
 func namespace() string {
 	if o, err := envconfig.LoadDefaultClientOptions(); err == nil && o.Namespace != "" {

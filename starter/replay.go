@@ -32,7 +32,7 @@ while it does follows it. Given again later, it replays again.`,
 		ValidArgsFunction: topicArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error) {
-				n, at, err := s.CountPublished(ctx, args[0], chosen, nil)
+				n, at, err := s.CountPublished(ctx, args[0], chosen, looking(cmd.ErrOrStderr()))
 				return counted{events: n, at: at}, err
 			})
 		},

@@ -33,7 +33,7 @@ func whereCommand() *cobra.Command {
 				return misuse("--limit is %d: it must be at least 1", limit)
 			}
 			find := func(ctx context.Context, s *postgres.Store) ([]postgres.EventLife, error) {
-				return s.ByKey(ctx, topic, key, limit)
+				return s.ByKey(ctx, topic, key, limit, looking(cmd.ErrOrStderr()))
 			}
 			if !byKey {
 				id, err := outbox.ParseID(args[0])
@@ -41,7 +41,7 @@ func whereCommand() *cobra.Command {
 					return misuse("%w", err)
 				}
 				find = func(ctx context.Context, s *postgres.Store) ([]postgres.EventLife, error) {
-					return s.ByEventID(ctx, id)
+					return s.ByEventID(ctx, id, looking(cmd.ErrOrStderr()))
 				}
 			}
 			store, err := openStore(cmd.Context())

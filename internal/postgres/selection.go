@@ -140,7 +140,7 @@ WHERE e.id > $7 AND e.id <= $8 AND ` + publishedFits
 // CountPublished counts the published events of a topic that are selected. It reads
 // all events of the selection's time range; progress, which may be nil, learns which
 // part of it was read. It also returns when it counted, by the database's clock.
-func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.Selection, progress func(part float64)) (n int64, at time.Time, err error) {
+func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.Selection, progress Progress) (n int64, at time.Time, err error) {
 	if err := known(ctx, s.pool, topic); err != nil {
 		return 0, at, err
 	}
@@ -154,9 +154,7 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 		args := append(arguments(topic, chosen, sp), after, min(after+window, last))
 		err = s.pool.QueryRow(ctx, countPublishedSQL, args...).Scan(&found)
 		n += found
-		if progress != nil {
-			progress(min(1, float64(after+window-first)/float64(last-first+1)))
-		}
+		progress.read(after+window-first+1, last-first+1)
 	}
 	if err != nil {
 		return 0, at, fmt.Errorf("count published events: %w", err)

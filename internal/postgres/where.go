@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/temporal-outbox/relay/outbox"
 )
 
 // EventLife is what the outbox knows of one event.
@@ -55,48 +53,6 @@ type LaneLife struct {
 	PausedBy    string `json:"pausedBy,omitempty"`
 	PauseReason string `json:"pauseReason,omitempty"`
 	Recovery    string `json:"recovery,omitempty"` // workflow id
-}
-
-// idSlack is how far an event's time may be from the one that its id begins with:
-// clocks differ, and an id may be made long before it is written.
-const idSlack = 24 * time.Hour
-
-const byEventIDSQL = `
-SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, e.created_at FROM outbox.event e
-WHERE e.event_id = $1 AND ($2::timestamptz IS NULL OR e.created_at BETWEEN $2 AND $3)
-ORDER BY e.id LIMIT 20`
-
-// ByEventID returns the events with an id: usually one, none if there is none or it is
-// older than retention. An id of version 7 is looked for in the days around the time
-// that it begins with first.
-func (s *Store) ByEventID(ctx context.Context, id outbox.ID) ([]EventLife, error) {
-	var from, to *time.Time
-	if id[6]>>4 == 7 {
-		var ms int64
-		for _, b := range id[:6] {
-			ms = ms<<8 | int64(b)
-		}
-		a, b := time.UnixMilli(ms).Add(-idSlack), time.UnixMilli(ms).Add(idSlack)
-		from, to = &a, &b
-	}
-	found, err := s.lives(ctx, byEventIDSQL, id, from, to)
-	if err == nil && len(found) == 0 && from != nil {
-		found, err = s.lives(ctx, byEventIDSQL, id, nil, nil)
-	}
-	return found, err
-}
-
-const byKeySQL = `
-SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, e.created_at FROM outbox.event e
-WHERE e.topic = $1 AND e.key = $2
-ORDER BY e.id DESC LIMIT $3`
-
-// ByKey returns the last events of a key, the newest first.
-func (s *Store) ByKey(ctx context.Context, topic, key string, limit int) ([]EventLife, error) {
-	if err := known(ctx, s.pool, topic); err != nil {
-		return nil, err
-	}
-	return s.lives(ctx, byKeySQL, topic, key, limit)
 }
 
 func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife, error) {
