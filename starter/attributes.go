@@ -12,6 +12,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -71,6 +72,19 @@ func ensureAttributes(ctx context.Context, operator operatorservice.OperatorServ
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// topicAttribute has Temporal find an operation by its topic, where that is registered.
+func topicAttribute(ctx context.Context, c client.Client, topic string) (none temporal.SearchAttributes, err error) {
+	o, err := clientOptions()
+	if err != nil {
+		return none, err
+	}
+	missing, err := missingAttributes(ctx, c.OperatorService(), o.Namespace)
+	if err != nil || len(missing) > 0 {
+		return none, nil //nolint:nilerr // an operation lacks nothing but a query without them
+	}
+	return temporal.NewSearchAttributes(workflows.TopicAttribute(topic)), nil
 }
 
 // missingAttributes lists those that are not registered. One of another type is an

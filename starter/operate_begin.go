@@ -65,10 +65,15 @@ func (o *operation) underWay(ctx context.Context, store *postgres.Store, c clien
 
 // start starts an operation's workflow.
 func (o *operation) start(ctx context.Context, c client.Client, u relay.UnderWay) (client.WorkflowRun, error) {
+	attributes, err := topicAttribute(ctx, c, u.Topic)
+	if err != nil {
+		return nil, fmt.Errorf("start workflow %s: %w: give the command again", u.WorkflowID, err)
+	}
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: u.WorkflowID, TaskQueue: o.taskQueue,
 		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
 		StaticSummary:            short(fmt.Sprintf("%s %s, by %s: %s", o.kind, u.Topic, u.By, u.Reason)),
+		TypedSearchAttributes:    attributes,
 		Memo: map[string]any{
 			"operation": u.ID, "kind": u.Kind, "topic": u.Topic, "by": u.By, "reason": short(u.Reason), "at": u.At,
 		},

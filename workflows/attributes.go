@@ -35,10 +35,15 @@ const (
 // maxAttribute is the longest value that every visibility store takes, in bytes.
 const maxAttribute = 255
 
+// TopicAttribute is AttributeTopic of what acts on a topic.
+func TopicAttribute(topic string) temporal.SearchAttributeUpdate {
+	return temporal.NewSearchAttributeKeyKeyword(AttributeTopic).ValueSet(cut(topic, maxAttribute))
+}
+
 // describe sets the attributes with which a recovery begins.
 func (r *recovery) describe(ctx workflow.Context) {
 	updates := []temporal.SearchAttributeUpdate{
-		temporal.NewSearchAttributeKeyKeyword(AttributeTopic).ValueSet(cut(r.in.Batch.Topic, maxAttribute)),
+		TopicAttribute(r.in.Batch.Topic),
 		temporal.NewSearchAttributeKeyKeyword(AttributeState).ValueSet(StateRecovering),
 	}
 	if r.in.Error != "" {

@@ -18,6 +18,7 @@ func replay(t *testing.T, file string) error {
 	r.RegisterWorkflow(workflows.Relay)
 	r.RegisterWorkflow(workflows.Recovery)
 	r.RegisterWorkflow(workflows.Maintenance)
+	r.RegisterWorkflow(workflows.Operation)
 	return r.ReplayWorkflowHistoryFromJSONFile(nil, file)
 }
 

@@ -135,6 +135,7 @@ func TestFromADeadLetterToItsDeliveryWithTheCommandLineAlone(t *testing.T) {
 	d, err := testenv.Temporal(t).DescribeWorkflow(t.Context(), again.WorkflowID, "")
 	require.NoError(t, err)
 	require.Contains(t, d.Memo.GetFields(), "reason")
+	o.found(testenv.Temporal(t), 3, `WorkflowType = "Operation" AND OutboxTopic = "orders"`)
 }
 
 // ascending checks that each key's messages came in the order of writing.
