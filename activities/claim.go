@@ -36,6 +36,11 @@ type ClaimResult struct {
 	MoreTopics int `json:"moreTopics,omitempty"`
 }
 
+// claimHeartbeatEvery is how often a claim that waits shows that it lives: well within
+// Temporal's heartbeat timeout. An outbox in which nothing happens costs on Temporal
+// Cloud what its claims heartbeat, and little else.
+const claimHeartbeatEvery = 4 * time.Second
+
 // pollShare is how much of its time a poll may spend in the database: one part
 // in so many. An outbox with many topics is polled less often, not harder.
 const pollShare = 5
@@ -60,7 +65,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		}
 	}
 	stop := activity.GetWorkerStopChannel(ctx)
-	heartbeat := every(heartbeatEvery)
+	heartbeat := every(claimHeartbeatEvery)
 	for deadline := time.Now().Add(r.Wait); ; {
 		a.sampler.lookWhenDue(func() ([]relay.TopicState, error) { return a.look(ctx) })
 		looked := time.Now()
