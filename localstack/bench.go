@@ -96,10 +96,10 @@ func costCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "cost",
-		Short: "count activities and requests at several rates and lingers",
+		Short: "count actions and requests at several rates and lingers",
 		Long: `Publishes at steady rates on the local stack, with and without --linger, and counts
-Temporal's activities and the requests to the destination: what Temporal Cloud and AWS
-send bills for. Takes about eight minutes.`,
+Temporal's actions (heartbeats included) and the requests to the destination: what
+Temporal Cloud and AWS send bills for. Takes about fifteen minutes.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withStack(cmd.Context(), stack.Options{}, func(ctx context.Context, s *stack.Stack) error {
@@ -118,7 +118,7 @@ send bills for. Takes about eight minutes.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")
-	f.IntSliceVar(&cfg.Rates, "rates", nil, "events a second (default 1,10,100,500)")
+	f.IntSliceVar(&cfg.Rates, "rates", nil, "events a second (default 0,1,10,100,500)")
 	f.DurationSliceVar(&cfg.Lingers, "lingers", nil, "how long events may wait for a page to fill (default 0s,100ms,1s)")
 	f.DurationVar(&cfg.For, "for", 0, "how long each is counted (default 30s)")
 	return cmd

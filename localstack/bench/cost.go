@@ -13,7 +13,7 @@ import (
 type CostConfig struct {
 	Environ  []string  // as in Config
 	Progress io.Writer // as in Config
-	// Rates are in events a second. Default 1, 10, 100 and 500.
+	// Rates are in events a second. Default 0 (for four times as long), 1, 10, 100 and 500.
 	Rates []int
 	// Lingers are what `starter schedule --linger` is given. Default 0, 100 ms and 1 s.
 	Lingers []time.Duration
@@ -26,7 +26,7 @@ func (c CostConfig) withDefaults() CostConfig {
 		c.Progress = io.Discard
 	}
 	if len(c.Rates) == 0 {
-		c.Rates = []int{1, 10, 100, 500}
+		c.Rates = []int{0, 1, 10, 100, 500}
 	}
 	if len(c.Lingers) == 0 {
 		c.Lingers = []time.Duration{0, 100 * time.Millisecond, time.Second}
@@ -48,8 +48,10 @@ type CostReport struct {
 type CostRow struct {
 	Rate   int     `json:"rate"` // events a second
 	Linger float64 `json:"linger_seconds"`
-	// Activities are Temporal's, those that wait for events included.
-	ActivitiesPerSecond float64 `json:"activities_per_second"`
+	// Actions are what Temporal Cloud bills for: activities, those that wait for events
+	// included, their retries, timers, and heartbeats that reach the server.
+	ActionsPerSecond    float64 `json:"actions_per_second"`
+	HeartbeatsPerSecond float64 `json:"heartbeats_per_second"`
 	ActivitiesPer1000   float64 `json:"activities_per_1000_events"`
 	RequestsPer1000     float64 `json:"requests_per_1000_events"` // to the destination
 	MedianMS            float64 `json:"median_ms"`                // commit to acknowledged
@@ -72,13 +74,17 @@ func Cost(ctx context.Context, cfg CostConfig) (CostReport, error) {
 		}
 		for _, rate := range cfg.Rates {
 			r.say("%d/s, linger %s:", rate, linger)
-			l, waits, err := r.latency(ctx, rate, cfg.For)
+			lasting := cfg.For
+			if rate == 0 { // a claim waits for half a minute
+				lasting *= 4
+			}
+			l, waits, err := r.latency(ctx, rate, lasting)
 			if err != nil {
 				return report, fmt.Errorf("count at %d/s with linger %s: %w", rate, linger, err)
 			}
 			report.Rows = append(report.Rows, CostRow{
 				Rate: rate, Linger: linger.Seconds(), ActivitiesPer1000: l.ActivitiesPer1000, RequestsPer1000: l.RequestsPer1000,
-				ActivitiesPerSecond: round(l.ActivitiesPer1000*float64(rate)/1000, 2), MedianMS: waits.P50,
+				ActionsPerSecond: l.ActionsPerSecond, HeartbeatsPerSecond: l.HeartbeatsPerSecond, MedianMS: waits.P50,
 			})
 		}
 	}
@@ -91,10 +97,10 @@ func Cost(ctx context.Context, cfg CostConfig) (CostReport, error) {
 // Print writes the report as a table for people.
 func (r CostReport) Print(out io.Writer) {
 	t := newTable(out)
-	t.AppendHeader(table.Row{"events/s", "linger", "activities/s", "activities per 1,000", "requests per 1,000", "median ms"})
+	t.AppendHeader(table.Row{"events/s", "linger", "actions/s", "heartbeats/s", "activities per 1,000", "requests per 1,000", "median ms"})
 	for _, c := range r.Rows {
 		t.AppendRow(table.Row{
-			c.Rate, time.Duration(c.Linger * float64(time.Second)), c.ActivitiesPerSecond, c.ActivitiesPer1000, c.RequestsPer1000, c.MedianMS,
+			c.Rate, time.Duration(c.Linger * float64(time.Second)), c.ActionsPerSecond, c.HeartbeatsPerSecond, c.ActivitiesPer1000, c.RequestsPer1000, c.MedianMS,
 		})
 	}
 	t.Render()

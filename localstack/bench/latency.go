@@ -13,7 +13,7 @@ const (
 	ackPatience = 30 * time.Second
 )
 
-// latency publishes at a steady rate and measures from the return of each commit
+// latency publishes at a steady rate, which may be 0, and measures from the return of each commit
 // to the moment at which the queue's answer passes the proxy, both by this
 // process's clock.
 func (r *rig) latency(ctx context.Context, perSecond int, lasting time.Duration) (*LatencyResult, *Percentiles, error) {
@@ -30,7 +30,11 @@ func (r *rig) latency(ctx context.Context, perSecond int, lasting time.Duration)
 	if err := b.settleDown(ctx); err != nil {
 		return nil, nil, err
 	}
-	if err := b.startWorker(ctx, "AWS_ENDPOINT_URL="+p.URL); err != nil {
+	metrics, err := freeAddress()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := b.startWorker(ctx, "AWS_ENDPOINT_URL="+p.URL, "OUTBOX_HTTP_ADDRESS="+metrics); err != nil {
 		return nil, nil, err
 	}
 	if err := b.resume(ctx); err != nil {
@@ -48,12 +52,23 @@ func (r *rig) latency(ctx context.Context, perSecond int, lasting time.Duration)
 	}
 	n := int(lasting.Seconds() * float64(perSecond))
 	r.say("  %d events at %d/s", n, perSecond)
+	beats, err := heartbeats(ctx, metrics)
+	if err != nil {
+		return nil, nil, err
+	}
 	cpu, began := readCPU(), time.Now()
 	events, err := b.produce(ctx, before, n, perSecond)
+	if err == nil && perSecond == 0 {
+		err = sleep(ctx, lasting)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	ended, used := time.Now(), readCPU().since(cpu)
+	beatsEnd, err := heartbeats(ctx, metrics)
+	if err != nil {
+		return nil, nil, err
+	}
 	if err := b.await(ctx, p, before, n, ackPatience); err != nil {
 		return nil, nil, err
 	}
@@ -72,10 +87,20 @@ func (r *rig) latency(ctx context.Context, perSecond int, lasting time.Duration)
 	slices.Sort(commits)
 	found := percentiles(waits)
 	r.say("  commit to acknowledged: median %.1f ms, p99 %.1f ms", found.P50, found.P99)
+	seconds := ended.Sub(began).Seconds()
 	return &LatencyResult{
 		Rate: perSecond, Seconds: lasting.Seconds(), Events: n, CommitMS: millis(percentile(commits, 0.5)),
-		ActivitiesPer1000: round(float64(work.activities)*1000/float64(n), 1),
-		RequestsPer1000:   round(float64(work.requests)*1000/float64(n), 1),
-		CPUSeconds:        used,
+		ActionsPerSecond:    round(float64(work.actions+beatsEnd-beats)/seconds, 2),
+		HeartbeatsPerSecond: round(float64(beatsEnd-beats)/seconds, 2),
+		ActivitiesPer1000:   perThousand(work.activities, n), RequestsPer1000: perThousand(work.requests, n),
+		CPUSeconds: used,
 	}, &found, nil
+}
+
+// perThousand is 0 where there were no events.
+func perThousand(n, events int) float64 {
+	if events == 0 {
+		return 0
+	}
+	return round(float64(n)*1000/float64(events), 1)
 }

@@ -79,6 +79,9 @@ type LatencyResult struct {
 	Seconds  float64 `json:"seconds"`
 	Events   int     `json:"events"`
 	CommitMS float64 `json:"commit_ms_p50"` // what one transaction took
+	// What Temporal Cloud bills for, heartbeats included, in a second.
+	ActionsPerSecond    float64 `json:"actions_per_second"`
+	HeartbeatsPerSecond float64 `json:"heartbeats_per_second"` // those among them
 	// Activities and requests per 1,000 events at this rate.
 	ActivitiesPer1000 float64            `json:"activities_per_1000_events"`
 	RequestsPer1000   float64            `json:"requests_per_1000_events"`

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -119,9 +120,29 @@ func (r *rig) trigger(ctx context.Context) error {
 // work is what the histories of the runs say about a span of time.
 type work struct {
 	activities int // scheduled
+	actions    int // what Temporal Cloud bills for and a history shows
 	batches    int // PublishBatch completed
 	requests   int // by those
 	published  int // by those
+}
+
+// billed counts Temporal Cloud's actions (https://docs.temporal.io/cloud/actions) that
+// an event of a run stands for. A run that the schedule starts is three. Heartbeats
+// are in no history.
+func billed(e *historypb.HistoryEvent) int {
+	switch e.GetEventType() {
+	case enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+		return 3
+	case enumspb.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
+		return 2
+	case enumspb.EVENT_TYPE_ACTIVITY_TASK_STARTED: // of its attempts, the last
+		return int(e.GetActivityTaskStartedEventAttributes().GetAttempt()) - 1
+	case enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, enumspb.EVENT_TYPE_TIMER_STARTED, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
+		enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED, enumspb.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
+		return 1
+	default:
+		return 0
+	}
 }
 
 // work reads the histories of all runs and counts what lies between two times.
@@ -142,6 +163,9 @@ func (r *rig) work(ctx context.Context, from, to time.Time) (work, error) {
 			at := e.GetEventTime().AsTime()
 			if at.Before(from) || at.After(to.Add(time.Second)) {
 				continue
+			}
+			if !at.After(to) {
+				w.actions += billed(e)
 			}
 			if s := e.GetActivityTaskScheduledEventAttributes(); s != nil && !at.After(to) {
 				w.activities++
