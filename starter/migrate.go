@@ -31,7 +31,7 @@ connection. Running it again changes nothing.`,
 			}
 			conn, err := pgx.Connect(ctx, url)
 			if err != nil {
-				return fmt.Errorf("DATABASE_URL: %w", err)
+				return fmt.Errorf("connect to the database: %w", err)
 			}
 			defer conn.Close(ctx)
 			r, err := schema.Migrate(ctx, conn)

@@ -35,11 +35,13 @@ func statusCommand() *cobra.Command {
 			defer store.Close()
 			for {
 				err := showStatus(cmd, store, asJSON, watch)
-				if cmd.Context().Err() != nil {
-					err, watch = nil, false // interrupted
-				}
-				if err != nil || !watch {
+				switch {
+				case watch && cmd.Context().Err() != nil: // interrupted
+					return nil
+				case !watch:
 					return err
+				case err != nil: // who watches wants to see when it is back
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s starter: %v\n", instantText(time.Now()), err)
 				}
 				select {
 				case <-cmd.Context().Done():
