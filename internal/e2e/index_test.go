@@ -63,7 +63,7 @@ func TestAnIndexThatIsAddedLaterIsInAllPartitionsAndThoseToCome(t *testing.T) {
 func (o *outbox) halfMadeIndex() {
 	producer, err := o.db.Begin(o.t.Context())
 	require.NoError(o.t, err)
-	defer producer.Rollback(o.t.Context()) //nolint:errcheck // a test
+	defer producer.Rollback(o.t.Context())
 	_, err = producer.Exec(o.t.Context(), `INSERT INTO outbox.event (topic, type, payload, created_at) VALUES ('orders', 'T', 'x', '2020-01-01')`)
 	require.NoError(o.t, err)
 	conn, err := o.db.Acquire(o.t.Context())
@@ -71,7 +71,7 @@ func (o *outbox) halfMadeIndex() {
 	defer conn.Release()
 	_, err = conn.Exec(o.t.Context(), `SET statement_timeout = '200ms'`)
 	require.NoError(o.t, err)
-	defer conn.Exec(o.t.Context(), `RESET statement_timeout`) //nolint:errcheck // a test
+	defer conn.Exec(o.t.Context(), `RESET statement_timeout`)
 	_, err = conn.Exec(o.t.Context(), `CREATE INDEX CONCURRENTLY event_default_event_key ON outbox.event_default (topic, key, id)`)
 	require.ErrorContains(o.t, err, "statement timeout")
 	require.Equal(o.t, 1, o.count(`SELECT count(*) FROM pg_index WHERE NOT indisvalid AND indexrelid = 'outbox.event_default_event_key'::regclass`))

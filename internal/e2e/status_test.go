@@ -43,7 +43,7 @@ func TestWhoWatchesTheStatusSeesItChangeAndSeesItAgainAfterTheDatabaseWasAway(t 
 	line.set(whole)
 	until(5)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
-	for lines.Scan() { //nolint:revive // to its end
+	for lines.Scan() { // to its end
 	}
 	require.NoError(t, cmd.Wait(), "interrupting it is how it ends")
 }
