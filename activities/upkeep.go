@@ -3,8 +3,6 @@ package activities
 import (
 	"context"
 
-	"go.temporal.io/sdk/activity"
-
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -16,19 +14,22 @@ type PartitionsRequest struct {
 // EnsurePartitions makes the partitions of today and the next days, and moves what
 // the default partition has caught into partitions of its own.
 func (a *Activities) EnsurePartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
-	done, err := a.cfg.Store.MakePartitions(ctx, r.Days, func() { activity.RecordHeartbeat(ctx) })
+	defer beat(ctx)()
+	done, err := a.cfg.Store.MakePartitions(ctx, r.Days, nil)
 	return done, failure(ctx, err, done)
 }
 
 // DropExpiredPartitions drops the partitions of days that ended that many days ago
 // and of which nothing is pending or dead.
 func (a *Activities) DropExpiredPartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
-	done, err := a.cfg.Store.DropPartitions(ctx, r.Days, func() { activity.RecordHeartbeat(ctx) })
+	defer beat(ctx)()
+	done, err := a.cfg.Store.DropPartitions(ctx, r.Days, nil)
 	return done, failure(ctx, err, done)
 }
 
 // OutboxStats reads what an operator should know of the database before it hurts.
 func (a *Activities) OutboxStats(ctx context.Context) (relay.Health, error) {
+	defer beat(ctx)()
 	h, err := a.cfg.Store.Health(ctx)
 	if err == nil {
 		a.cfg.Metrics.Health(h)

@@ -104,7 +104,9 @@ SELECT outbox.make_partition(((now() AT TIME ZONE 'UTC')::date + $1::int))`
 // MakePartitions makes the partitions of today and of the given number of days
 // ahead, where missing, and says how many it made. Each waits at most 50 ms for
 // producers that are in the way and then lets them pass, so that it never stops
-// them; it gives up after ten seconds a partition.
+// them; it gives up after ten seconds a partition. Where that would stop them all the
+// same, because they write to a default partition that has caught much, it makes
+// tomorrow's only.
 func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made int, err error) {
 	for day := 0; day <= daysAhead; day++ {
 		isNew, err := makePartition(ctx, conn, day)
@@ -120,7 +122,9 @@ func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made in
 
 func makePartition(ctx context.Context, conn *pgx.Conn, day int) (made bool, err error) {
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		err = conn.QueryRow(ctx, makePartitionSQL, day).Scan(&made)
+		var done *bool // null: later
+		err = conn.QueryRow(ctx, makePartitionSQL, day).Scan(&done)
+		made = done != nil && *done
 		var pg *pgconn.PgError
 		lockBusy := errors.As(err, &pg) && pg.Code == "55P03" // lock_not_available
 		if !lockBusy || time.Now().After(deadline) {

@@ -74,7 +74,10 @@ func warnings(in MaintenanceInput, r MaintenanceResult) (list []string) {
 		list = append(list, fmt.Sprintf("%d expired partitions are kept, the oldest of %s, because events of them are pending or dead: "+
 			"publish, redrive or discard those", len(r.Needed), r.Needed[0]))
 	}
-	if r.Caught > 0 {
+	if len(r.Later) > 0 {
+		list = append(list, fmt.Sprintf("there is no partition for today, so producers write to the default one, which has %d events: "+
+			"those move as soon as there is one for the day, which is tomorrow; nothing is wrong with publishing", r.Caught))
+	} else if r.Caught > 0 {
 		list = append(list, fmt.Sprintf("%d events are in the default partition, out of reach of retention: the next run moves them", r.Caught))
 	}
 	if r.Ahead < in.AheadDays/2 {

@@ -54,3 +54,11 @@ func TestMaintenanceWarnsOfEachThingThatWillHurtAndNamesIt(t *testing.T) {
 		require.Contains(t, r.Warnings[i], text)
 	}
 }
+
+func TestMaintenanceSaysWhenTheDefaultPartitionIsEmptiedIfProducersWriteToIt(t *testing.T) {
+	r := newEnv(t).maintain(workflows.MaintenanceInput{},
+		relay.Partitions{Made: []string{"2026-12-08"}, Later: []string{"2026-12-07"}}, relay.Partitions{}, relay.Health{Ahead: 0, Caught: 20_000})
+	require.Len(t, r.Warnings, 2)
+	require.Contains(t, r.Warnings[0], "no partition for today")
+	require.Contains(t, r.Warnings[0], "20000 events")
+}

@@ -12,8 +12,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// lockRetry is the pause after producers were in the way of a lock on the event
-// table. The lock waits for 50 ms at most, because all producers wait behind it.
+// lockRetry is the pause after somebody was in the way of a lock on a table. The lock
+// waits for 50 ms at most, because all producers may wait behind it.
 const lockRetry = 250 * time.Millisecond
 
 // lockNotAvailable is PostgreSQL's code for a lock that is not worth waiting for.
@@ -30,22 +30,31 @@ LEFT JOIN caught USING (day)
 WHERE to_regclass('outbox.event_' || to_char(d.day, 'YYYYMMDD')) IS NULL
 ORDER BY d.day`
 
+// partitionTimeout bounds each statement about partitions: one may look through all that
+// is pending, or count or move what the default partition has caught. They stop nobody,
+// however long they take.
+const partitionTimeout = 5 * time.Minute
+
 const makePartitionSQL = `SELECT outbox.make_partition($1::text::date)`
 
 // MakePartitions makes the partitions of today and so many days after it, and of
-// every day of which the default partition has caught events: those move. Running it
-// again changes nothing. progress, which may be nil, is called before each step.
+// every day of which the default partition has caught events: those move. If producers
+// write to the default partition now, and it has caught much, only tomorrow's is made,
+// and the others are left for later. Running it again changes nothing. progress, which
+// may be nil, is called before each step.
 func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) (done relay.Partitions, err error) {
 	days, err := list(ctx, s, missingSQL, ahead)
 	if err != nil {
 		return done, fmt.Errorf("list missing partitions: %w", err)
 	}
 	for _, d := range days {
-		made, err := unlocked[bool](ctx, s, makePartitionSQL, d.Day, progress)
-		if err != nil {
+		made, err := unlocked[*bool](ctx, s, makePartitionSQL, d.Day, progress)
+		switch {
+		case err != nil:
 			return done, fmt.Errorf("make the partition of %s: %w", d.Day, err)
-		}
-		if made {
+		case made == nil:
+			done.Later = append(done.Later, d.Day)
+		case *made:
 			done.Made = append(done.Made, d.Day)
 			done.Moved += d.Events
 		}
@@ -102,7 +111,7 @@ type partitionDay struct {
 }
 
 func list(ctx context.Context, s *Store, sql string, days int) ([]partitionDay, error) {
-	ctx, cancel := s.limit(ctx)
+	ctx, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()
 	rows, err := s.pool.Query(ctx, sql, days)
 	if err != nil {
@@ -131,7 +140,7 @@ func unlocked[T any](ctx context.Context, s *Store, sql, day string, progress fu
 }
 
 func (s *Store) scan(ctx context.Context, sql, day string, to any) error {
-	ctx, cancel := s.limit(ctx)
+	ctx, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()
 	return s.pool.QueryRow(ctx, sql, day).Scan(to)
 }
@@ -152,7 +161,7 @@ SELECT (SELECT coalesce(min(n), 366) FROM today, generate_series(0, 366) n
 
 // Health reads what should be known of the database before it hurts.
 func (s *Store) Health(ctx context.Context) (h relay.Health, err error) {
-	ctx, cancel := s.limit(ctx)
+	ctx, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()
 	if err := s.pool.QueryRow(ctx, healthSQL).Scan(&h.Ahead, &h.Caught, &h.HeldXIDs, &h.HeldBy); err != nil {
 		return h, fmt.Errorf("read the database's health: %w", err)

@@ -2,11 +2,13 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
@@ -105,6 +107,53 @@ func TestAPartitionIsNotDroppedUnderATransactionThatHasYetToCommit(t *testing.T)
 	require.Equal(t, "late", query[string](o, `SELECT payload FROM outbox.event`))
 }
 
+// A step of a replay makes events pending that were published.
+func TestAPartitionIsNotDroppedUnderAStepOfAnOperation(t *testing.T) {
+	o := open(t)
+	o.writeOn("orders", expired)
+	o.exec(`DELETE FROM outbox.pending`)
+	id, _, err := o.BeginOperation(t.Context(), relay.Operation{Kind: relay.Replay, Topic: "orders", By: "ada", Reason: "x"})
+	require.NoError(t, err)
+	step, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer step.Rollback(context.Background())
+	_, err = step.Exec(t.Context(), goesOnSQL, id)
+	require.NoError(t, err)
+
+	tries := 0
+	dropping, cancel := context.WithCancel(t.Context())
+	_, err = o.DropPartitions(dropping, 7, func() {
+		if tries++; tries == 3 {
+			cancel()
+		}
+	})
+	require.Error(t, err)
+	require.Equal(t, 3, tries, "it gave way and tried again")
+	_, err = step.Exec(t.Context(), `INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)
+		SELECT topic, lane, id, created_at, 1, $1 FROM outbox.event`, id)
+	require.NoError(t, err)
+	require.NoError(t, step.Commit(t.Context()))
+	done, err := o.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{o.dayOf(expired)}, done.Needed)
+}
+
+// It looks through all that is pending, which may be much.
+func TestProducersWriteOnWhileRetentionLooksForWhatIsNeeded(t *testing.T) {
+	o := open(t)
+	o.writeOn("orders", expired)
+	look, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer look.Rollback(context.Background())
+	var became string
+	require.NoError(t, look.QueryRow(t.Context(), `SELECT outbox.drop_partition(`+expired+`)`).Scan(&became))
+	require.Equal(t, "needed", became)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // every lock of the look is still held
+	defer cancel()
+	_, err = o.db.Exec(ctx, `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
+	require.NoError(t, err)
+}
+
 func TestProducersAreNotStoppedByAPartitionThatCannotBeDropped(t *testing.T) {
 	o := open(t)
 	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
@@ -160,6 +209,47 @@ func TestPartitionsAreMadeAheadAndTakeWhatTheDefaultOneCaught(t *testing.T) {
 
 	_, lease := o.claimOne()
 	require.Len(t, o.load(lease), 2, "what was pending is still found")
+}
+
+// Nobody has made partitions for weeks, and producers write to the default one.
+func TestProducersDoNotWaitForMuchToLeaveTheDefaultPartition(t *testing.T) {
+	const much = 10_001
+	const today, tomorrow = `((now() AT TIME ZONE 'UTC')::date)`, `((now() AT TIME ZONE 'UTC')::date + 1)`
+	o := open(t)
+	for n := range 15 {
+		o.exec(fmt.Sprintf(`DO $$ BEGIN EXECUTE 'DROP TABLE outbox.event_' || to_char(%s + %d, 'YYYYMMDD'); END $$`, today, n))
+	}
+	o.write("orders", much)
+	producer, err := o.db.Begin(t.Context()) // it reads the default partition, and would be in the way of any move
+	require.NoError(t, err)
+	defer producer.Rollback(context.Background())
+	_, err = producer.Exec(t.Context(), `SELECT FROM outbox.event_default LIMIT 1`)
+	require.NoError(t, err)
+	moving, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	done, err := o.MakePartitions(moving, 0, nil)
+	require.NoError(t, err)
+	require.Equal(t, relay.Partitions{Later: []string{o.dayOf(today)}}, done)
+	require.NoError(t, producer.Rollback(t.Context()))
+	done, err = o.MakePartitions(t.Context(), 3, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{o.dayOf(tomorrow)}, done.Made)
+	require.Len(t, done.Later, 3)
+
+	// Tomorrow, when that partition is the day's:
+	o.exec(`UPDATE outbox.event_default SET created_at = created_at - interval '1 day'`)
+	o.exec(`UPDATE outbox.pending SET created_at = created_at - interval '1 day'`)
+	o.exec(`DO $$ DECLARE day date := ` + today + `; BEGIN
+	    EXECUTE format('DROP TABLE outbox.%I', 'event_' || to_char(day + 1, 'YYYYMMDD'));
+	    EXECUTE format('CREATE TABLE outbox.%I PARTITION OF outbox.event FOR VALUES FROM (%L) TO (%L)',
+	                   'event_' || to_char(day, 'YYYYMMDD'), day || ' 00:00Z', day + 1 || ' 00:00Z'); END $$`)
+	done, err = o.MakePartitions(t.Context(), 3, nil)
+	require.NoError(t, err)
+	require.Empty(t, done.Later)
+	require.Len(t, done.Made, 4, "yesterday's, and three ahead")
+	require.EqualValues(t, much, done.Moved)
+	require.Equal(t, 0, query[int](o, `SELECT count(*) FROM outbox.event_default`))
+	require.Equal(t, much, query[int](o, `SELECT count(*) FROM outbox.pending JOIN outbox.event USING (id, created_at)`), "each is found")
 }
 
 func TestAHeldSnapshotIsSeenWithWhoHoldsIt(t *testing.T) {

@@ -5,7 +5,9 @@ package relay
 type Partitions struct {
 	Made []string `json:"made,omitempty"`
 	// Moved is how many events were taken out of the default partition.
-	Moved   int64    `json:"moved,omitempty"`
+	Moved int64 `json:"moved,omitempty"`
+	// Later are days whose partitions wait until producers have one for theirs.
+	Later   []string `json:"later,omitempty"`
 	Dropped []string `json:"dropped,omitempty"`
 	// Needed are expired and have events that are pending or dead.
 	Needed []string `json:"needed,omitempty"`
