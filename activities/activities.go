@@ -26,7 +26,7 @@ type Store interface {
 	ReleaseClaim(ctx context.Context, b relay.Batch) error
 	DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error
 	Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error)
-	Blocked(ctx context.Context, topic string, keys []string) (map[string]int64, error)
+	Blocked(ctx context.Context, topic string, keys []string) (map[relay.Chain]int64, error)
 	PauseTopic(ctx context.Context, topic, workflowID string, pause time.Duration) error
 	ResumeTopic(ctx context.Context, topic, workflowID string) error
 	MakePartitions(ctx context.Context, ahead int, progress func()) (relay.Partitions, error)

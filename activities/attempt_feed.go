@@ -113,9 +113,9 @@ func (t *attempt) inHand() []relay.Ref {
 	return slices.Collect(maps.Keys(t.open))
 }
 
-// blockedKeys are the keys among events that have a dead letter, with its id, in a topic where
-// that blocks a key.
-func (t *attempt) blockedKeys(ctx context.Context, events []relay.Event) (map[string]int64, error) {
+// blockedKeys is what has a dead letter of the keys among events, with its id, in a topic
+// where that blocks a key.
+func (t *attempt) blockedKeys(ctx context.Context, events []relay.Event) (map[relay.Chain]int64, error) {
 	if t.policy.OnPoison != BlockKey || len(events) == 0 {
 		return nil, nil
 	}

@@ -15,7 +15,7 @@ type unsettled struct {
 
 // opened notes what was loaded, by a request made at the given time, and returns
 // what can be sent of it.
-func (t *attempt) opened(page relay.Page, asked time.Time, blocked map[string]int64) []relay.Event {
+func (t *attempt) opened(page relay.Page, asked time.Time, blocked map[relay.Chain]int64) []relay.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.loaded += len(page.Events)
@@ -44,8 +44,8 @@ func (t *attempt) opened(page relay.Page, asked time.Time, blocked map[string]in
 
 // unsendable says why an event is a dead letter without being sent, or returns
 // nil.
-func unsendable(e relay.Event, blocked map[string]int64) *relay.PublishError {
-	first, isBlocked := blocked[e.Key]
+func unsendable(e relay.Event, blocked map[relay.Chain]int64) *relay.PublishError {
+	first, isBlocked := blocked[relay.Chain{Key: e.Key, Replay: e.Replay}]
 	switch {
 	case e.Bytes > relay.PageBytes:
 		return &relay.PublishError{

@@ -41,13 +41,14 @@ type store struct {
 	loadErr    func(n int) error
 	renewErr   error
 	takeOverIs error
+	pausedBy   string // an operator
 	takingOver func(ctx context.Context) error
 
 	dead          []relay.Outcome
 	deadBy        string
 	deadLetterErr error
 	refusedFor    map[int64]time.Duration
-	blocked       map[string]int64
+	blocked       map[relay.Chain]int64
 	pauses        []string
 
 	topics  func(n int) ([]relay.TopicState, error)
@@ -81,7 +82,7 @@ func (s *store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error
 	for _, lane := range b.Lanes {
 		low[lane] = 0
 	}
-	return relay.Lease{Topic: b.Topic, LowID: low}, nil
+	return relay.Lease{Topic: b.Topic, LowID: low, PausedBy: s.pausedBy}, nil
 }
 
 func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
@@ -165,15 +166,11 @@ func (s *store) Refuse(_ context.Context, _ string, refused []relay.Outcome) (kn
 	return known, nil
 }
 
-func (s *store) Blocked(_ context.Context, _ string, keys []string) (map[string]int64, error) {
+func (s *store) Blocked(_ context.Context, _ string, keys []string) (map[relay.Chain]int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	blocked := map[string]int64{}
-	for _, k := range keys {
-		if first, ok := s.blocked[k]; ok {
-			blocked[k] = first
-		}
-	}
+	blocked := maps.Clone(s.blocked)
+	maps.DeleteFunc(blocked, func(c relay.Chain, _ int64) bool { return !slices.Contains(keys, c.Key) })
 	return blocked, nil
 }
 

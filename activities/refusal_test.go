@@ -61,15 +61,18 @@ func TestAnAttemptThatMayNotDeadLetterHasLostItsClaim(t *testing.T) {
 func TestWhatCannotBeSentIsADeadLetterWithoutBeingSent(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Topics = map[string]TopicPolicy{"orders": {OnPoison: BlockKey}}
-	e.store.fill(5, 1)
-	e.store.pending[4].Key, e.store.blocked = "before its first dead letter", map[string]int64{"before its first dead letter": 9}
+	e.store.fill(6, 1)
+	e.store.pending[4].Key = "before its first dead letter"
+	e.store.pending[5].Key = "a replay died"
+	e.store.blocked = map[relay.Chain]int64{
+		{Key: "before its first dead letter"}: 9, {Key: "blocked"}: 2, {Key: "a replay died", Replay: 7}: 1,
+	}
 	e.store.pending[0].Bytes, e.store.pending[0].EventID = 9<<20, ""
 	e.store.pending[1].EventID = ""
 	e.store.pending[2].Key = "blocked"
-	e.store.blocked["blocked"] = 2
 	r, err := e.publish(t, 1)
 	require.NoError(t, err)
-	require.Equal(t, 2, r.Published)
+	require.Equal(t, 3, r.Published)
 	require.Equal(t, 3, r.Dead)
 	require.Equal(t, "EventTooLarge: the event has 9437184 bytes, no destination accepts more than 1048576", e.store.dead[0].Err.Error())
 	require.Equal(t, relay.CodeEventMissing, e.store.dead[1].Err.Code)

@@ -125,22 +125,25 @@ func (s *Store) forgetRefusals(ctx context.Context) error {
 	return nil
 }
 
-// blockedSQL finds the keys of a topic that have a dead letter, and the first of each.
-const blockedSQL = `SELECT key, min(id) FROM outbox.dead_letter WHERE topic = $1 AND key = ANY ($2) AND key <> '' GROUP BY key`
+// blockedSQL finds the keys of a topic that have a dead letter, and the first of each. A
+// replay that died blocks the rest of that replay: the event had arrived before.
+const blockedSQL = `
+SELECT key, replay, min(id) FROM outbox.dead_letter
+WHERE topic = $1 AND key = ANY ($2) AND key <> '' GROUP BY key, replay`
 
-// Blocked returns those of the keys that have a dead letter in the topic, with the id of
-// the first: what comes behind that is blocked, and what is redriven before it is not.
-func (s *Store) Blocked(ctx context.Context, topic string, keys []string) (map[string]int64, error) {
+// Blocked returns what of the keys has a dead letter in the topic, with the id of the
+// first: what comes behind that is blocked, and what is redriven before it is not.
+func (s *Store) Blocked(ctx context.Context, topic string, keys []string) (map[relay.Chain]int64, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	rows, err := s.pool.Query(ctx, blockedSQL, topic, keys)
 	if err != nil {
 		return nil, fmt.Errorf("look for dead letters of keys: %w", err)
 	}
-	blocked := map[string]int64{}
-	var key string
+	blocked := map[relay.Chain]int64{}
+	var c relay.Chain
 	var first int64
-	_, err = pgx.ForEachRow(rows, []any{&key, &first}, func() error { blocked[key] = first; return nil })
+	_, err = pgx.ForEachRow(rows, []any{&c.Key, &c.Replay, &first}, func() error { blocked[c] = first; return nil })
 	if err != nil {
 		return nil, fmt.Errorf("look for dead letters of keys: %w", err)
 	}

@@ -161,7 +161,7 @@ func TestKeysWithADeadLetterAreBlockedInTheirTopicOnly(t *testing.T) {
 	require.NoError(t, o.DeadLetter(t.Context(), lease, "relay", refusedAs("Poison", o.load(lease)...)))
 	blocked, err := o.Blocked(t.Context(), "orders", []string{"good", "bad", ""})
 	require.NoError(t, err)
-	require.Equal(t, map[string]int64{"bad": 1}, blocked, "with the id of the first")
+	require.Equal(t, map[relay.Chain]int64{{Key: "bad"}: 1}, blocked, "with the id of the first")
 	blocked, err = o.Blocked(t.Context(), "audit", []string{"bad"})
 	require.NoError(t, err)
 	require.Empty(t, blocked)

@@ -48,10 +48,10 @@ chosen AS (
     SELECT lane, id, replay FROM wanted
     UNION
     SELECT behind.lane, behind.id, behind.replay
-    FROM (SELECT key, min(id) AS id FROM wanted WHERE key <> '' GROUP BY key) head
+    FROM (SELECT key, replay, min(id) AS id FROM wanted WHERE key <> '' GROUP BY key, replay) head
     CROSS JOIN LATERAL (
         SELECT * FROM outbox.dead_letter d
-        WHERE d.topic = $2 AND d.key = head.key AND d.key <> '' AND d.id > head.id AND d.code = '` + relay.CodeBlocked + `') behind),
+        WHERE d.topic = $2 AND d.key = head.key AND d.key <> '' AND d.replay = head.replay AND d.id > head.id AND d.code = '` + relay.CodeBlocked + `') behind),
 gone AS (
     DELETE FROM outbox.dead_letter
     WHERE ctid = ANY (ARRAY(

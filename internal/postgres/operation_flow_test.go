@@ -71,7 +71,7 @@ func (r *blockingRelay) publish(b relay.Batch) error {
 		case held[e.Key]:
 			stays[e.Lane] = true
 			continue
-		case blocked[e.Key] != 0 && e.ID > blocked[e.Key]:
+		case blocked[relay.Chain{Key: e.Key, Replay: e.Replay}] != 0 && e.ID > blocked[relay.Chain{Key: e.Key, Replay: e.Replay}]:
 			dead = append(dead, refusedAs(relay.CodeBlocked, e.Ref)...)
 		case e.Replay == 0 && r.poison.Load() && rand.IntN(8) == 0:
 			dead = append(dead, refusedAs("Poison", e.Ref)...)

@@ -120,6 +120,33 @@ func TestADeadLetterWithAReasonOfItsOwnStaysWhenAnEarlierOneOfItsKeyIsRedriven(t
 	require.Equal(t, dead[1], query[int64](o, `SELECT id FROM outbox.dead_letter`))
 }
 
+// The events of a replay had arrived before: one that dies again stands in the way of
+// its replay, and of nothing that is delivered for the first time.
+func TestADeadReplayBlocksTheRestOfItsReplayAndNothingElse(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "a", 2)
+	_, lease := o.claimOne()
+	o.drain(lease)
+	require.Equal(t, 2, o.operate(relay.Replay, relay.Selection{}, 10))
+	number := query[int64](o, `SELECT max(id) FROM outbox.operation`)
+	again := o.bury("Poison")
+	o.exec(`UPDATE outbox.dead_letter SET code = $1 WHERE id = $2`, relay.CodeBlocked, again[1])
+	o.writeKey("orders", "a", 1)
+	blocked, err := o.Blocked(t.Context(), "orders", []string{"a"})
+	require.NoError(t, err)
+	require.Equal(t, map[relay.Chain]int64{{Key: "a", Replay: number}: again[0]}, blocked)
+
+	first := o.bury(relay.CodeBlocked) // behind nothing that is here any more
+	c, err := o.CountDead(t.Context(), "orders", relay.Selection{Code: "Poison"})
+	require.NoError(t, err)
+	require.Equal(t, []int64{1, 1, 1, 0}, []int64{c.Events, c.Keys, c.Behind, c.Overtaking})
+	c, err = o.CountDead(t.Context(), "orders", relay.Selection{Code: relay.CodeBlocked})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, c.Overtaking, "of its replay, not the first delivery")
+	require.Equal(t, 2, o.operate(relay.Redrive, relay.Selection{Code: "Poison"}, 10))
+	require.Equal(t, first[0], query[int64](o, `SELECT id FROM outbox.dead_letter`), "what stays")
+}
+
 // A sweep that began before the move and waits for its lock has seen nothing of it.
 func TestASweepDoesNotRaiseTheMarkAboveWhatWasMovedMeanwhile(t *testing.T) {
 	o := open(t)

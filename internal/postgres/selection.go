@@ -76,8 +76,8 @@ type Count struct {
 	Keys   int64 `json:"keys"`
 	// Behind are further dead letters that were blocked behind the selected ones.
 	Behind int64 `json:"behind"`
-	// Overtaking are selected ones that have an earlier dead letter of their key that
-	// is not selected: redriven, they arrive before it.
+	// Overtaking are selected ones that have an earlier dead letter of their key, of the
+	// same delivery, that is not selected: redriven, they arrive before it.
 	Overtaking int64 `json:"overtaking"`
 	// At is when it was counted, by the database's clock.
 	At time.Time `json:"at"`
@@ -88,16 +88,16 @@ const countDeadSQL = `
 WITH chosen AS MATERIALIZED (
     SELECT d.lane, d.id, d.replay, d.key FROM outbox.dead_letter d
     WHERE ` + deadFits + `),
-keys AS (SELECT key, min(id) AS first FROM chosen WHERE key <> '' GROUP BY key),
+chains AS (SELECT key, replay, min(id) AS first FROM chosen WHERE key <> '' GROUP BY key, replay),
 others AS (
-    SELECT d.key, d.id, d.code FROM outbox.dead_letter d
-    WHERE d.topic = $1 AND d.key <> '' AND d.key IN (SELECT key FROM keys)
+    SELECT d.key, d.replay, d.id, d.code FROM outbox.dead_letter d
+    WHERE d.topic = $1 AND d.key <> '' AND (d.key, d.replay) IN (SELECT key, replay FROM chains)
       AND NOT EXISTS (SELECT FROM chosen c WHERE c.lane = d.lane AND c.id = d.id AND c.replay = d.replay))
-SELECT (SELECT count(*) FROM chosen), (SELECT count(*) FROM keys),
-       (SELECT count(*) FROM others JOIN keys USING (key) WHERE others.code = '` + relay.CodeBlocked + `' AND others.id > keys.first),
+SELECT (SELECT count(*) FROM chosen), (SELECT count(DISTINCT key) FROM chains),
+       (SELECT count(*) FROM others JOIN chains USING (key, replay) WHERE others.code = '` + relay.CodeBlocked + `' AND others.id > chains.first),
        (SELECT count(*) FROM chosen c WHERE c.key <> '' AND EXISTS (
-            SELECT FROM others o WHERE o.key = c.key AND o.id < c.id AND NOT (o.code = '` + relay.CodeBlocked + `'
-                AND o.id > (SELECT first FROM keys k WHERE k.key = o.key))))`
+            SELECT FROM others o WHERE (o.key, o.replay) = (c.key, c.replay) AND o.id < c.id AND NOT (o.code = '` + relay.CodeBlocked + `'
+                AND o.id > (SELECT first FROM chains k WHERE (k.key, k.replay) = (o.key, o.replay)))))`
 
 // CountDead counts the dead letters of a topic that are selected.
 func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Selection) (c Count, err error) {

@@ -21,6 +21,13 @@ type Ref struct {
 	Replay int64 `json:"replay,omitempty"`
 }
 
+// Chain is what is kept in order: the events of a key, in their first delivery or in
+// one replay.
+type Chain struct {
+	Key    string
+	Replay int64
+}
+
 // Event is a row of outbox.event on its way to a destination. It never enters
 // a workflow history.
 type Event struct {
@@ -90,6 +97,8 @@ type Lease struct {
 	Holder string
 	// LowID has, for every lane held, the id from which its events are loaded.
 	LowID map[int16]int64
+	// PausedBy is the operator who has paused the topic, if one has.
+	PausedBy string
 }
 
 // Page is a part of a batch's events, ascending in each lane.

@@ -59,6 +59,6 @@ func (p turned) Publish(ctx context.Context, r relay.PublishRequest) (relay.Publ
 // which comes after them when it is redriven.
 type overtaking struct{ *postgres.Store }
 
-func (overtaking) Blocked(context.Context, string, []string) (map[string]int64, error) {
+func (overtaking) Blocked(context.Context, string, []string) (map[relay.Chain]int64, error) {
 	return nil, nil
 }
