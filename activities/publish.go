@@ -38,6 +38,9 @@ type PublishResult struct {
 	Dead      int `json:"dead,omitempty"`      // made dead letters
 	Throttled int `json:"throttled,omitempty"` // attempts
 	Requests  int `json:"requests"`            // of the last attempt
+	// PausedBy is the operator who has paused the topic: nothing was sent, and the
+	// batch's lanes are released.
+	PausedBy string `json:"pausedBy,omitempty"`
 	// Destination is where the events were to go. Of a failure only.
 	Destination string `json:"destination,omitempty"`
 }
@@ -57,7 +60,8 @@ type checkpoint struct {
 // PublishBatch publishes what is pending in a batch's lanes and settles it as it
 // is acknowledged, page after page while the lanes hold more. It returns nil if
 // everything that it sent was acknowledged, and also when it was stopped between
-// two requests: its lanes are released, and the next claim goes on.
+// two requests: its lanes are released, and the next claim goes on. So it does,
+// before it sends anything, where an operator has paused the topic.
 //
 // What the destination will never accept becomes a dead letter. If it refused
 // other events, PublishBatch keeps the lanes of those, releases the others and
@@ -86,6 +90,11 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	if err != nil {
 		a.countLost(r.Batch.Topic, err)
 		return PublishResult{}, failure(ctx, err, nil)
+	}
+	if lease.PausedBy != "" {
+		err := a.cfg.Store.Release(prepareCtx, lease, lease.LowID)
+		result := PublishResult{Published: last.Published, Dead: last.Dead, Throttled: last.Throttled, PausedBy: lease.PausedBy}
+		return result, failure(ctx, err, result)
 	}
 	if r.Recovering {
 		// Whoever resets the activity makes its attempts begin anew, not its heartbeats.

@@ -197,6 +197,23 @@ func TestAClaimInOtherHandsIsNotRetriedAndPublishesNothing(t *testing.T) {
 	require.Zero(t, e.publisher.requests)
 }
 
+func TestABatchOfATopicThatAnOperatorHasPausedSendsNothingAndGivesItsLanesBack(t *testing.T) {
+	for _, recovering := range []bool{false, true} {
+		e := newEnv(t)
+		e.store.fill(30, 1, 2)
+		e.store.pausedBy = "ada"
+		batch := request(1, 2)
+		batch.Recovering, batch.RecoveryID = recovering, "r"
+		r, err := e.publishAs(t, batch)
+		require.NoError(t, err)
+		require.Equal(t, PublishResult{PausedBy: "ada"}, r)
+		require.Len(t, e.store.pending, 30)
+		require.Zero(t, e.publisher.requests)
+		require.Equal(t, map[int16]int64{1: 0, 2: 0}, e.store.released, "the marks stay")
+		require.Empty(t, e.store.pauses, "its recovery's own pause is not renewed")
+	}
+}
+
 func TestAnAttemptThatHasLostALaneStopsAndGivesUpTheOthers(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Lease = 2 * time.Second // so that it renews at the first tick

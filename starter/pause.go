@@ -20,7 +20,8 @@ func pauseCommand() *cobra.Command {
 		Short: "Keep a topic's events in the outbox until it is resumed",
 		Long: `Keeps a topic's events in the outbox until it is resumed. Services go on
 writing, other topics go on flowing, and what is under way ends within seconds.
-Who paused it and why shows in "starter status", and is kept in outbox.operation.
+What waits for another attempt ends when that is due, within a minute, and sends
+nothing; so does the topic's recovery, if it has one. Who paused it and why shows in "starter status", and is kept in outbox.operation.
 Running it again changes nothing.`,
 		Example: `  starter pause billing --reason "their deploy, until 15:00"`,
 	}, "paused", true, (*postgres.Store).Pause)

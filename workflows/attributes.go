@@ -28,6 +28,7 @@ const (
 	StateRecovered  = "recovered" // its batch got through
 	StateParked     = "parked"    // somebody gave up what failed
 	StateLost       = "lost"      // its batch is in other hands
+	StatePaused     = "paused"    // an operator has paused the topic
 	StateCancelled  = "cancelled"
 	StateFailed     = "failed"
 )
@@ -76,6 +77,8 @@ func (r *recovery) state(err error) string {
 		return StateFailed
 	case r.result.Lost:
 		return StateLost
+	case r.result.Paused != "":
+		return StatePaused
 	case r.result.Parked != "":
 		return StateParked
 	default:

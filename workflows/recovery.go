@@ -39,6 +39,9 @@ type RecoveryResult struct {
 	Dead      int `json:"dead,omitempty"` // made dead letters
 	// Parked names who gave up what failed.
 	Parked string `json:"parked,omitempty"`
+	// Paused names the operator who has paused the topic: the relay tries it when it is
+	// resumed, and starts another recovery if it has to.
+	Paused string `json:"paused,omitempty"`
 	// Lost is true if the batch is in other hands: they go on with it, and start a
 	// recovery of their own if they have to.
 	Lost   bool   `json:"lost,omitempty"`
@@ -77,7 +80,8 @@ func RecoveryID(taskQueue, topic string) string {
 // Recovery owns a topic whose destination is broken. It retries one batch without
 // limit, while its attempts keep the topic paused, and completes when that batch
 // gets through. Terminating it, or pausing its activity, lets the pause expire;
-// the relay then tries the topic again and starts another recovery if it must.
+// the relay then tries the topic again and starts another recovery if it must. It also
+// ends, with its next attempt, when an operator has paused the topic.
 func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, began: workflow.Now(ctx)}
 	workflow.SetCurrentDetails(ctx, r.details(in.Reason))
@@ -145,6 +149,10 @@ func (r *recovery) run(ctx workflow.Context) error {
 		case err == nil:
 			r.result.Published += result.Published
 			r.result.Dead += result.Dead
+			if result.PausedBy != "" {
+				r.result.Paused = result.PausedBy
+				return nil
+			}
 			if !parking || result.Dead == 0 {
 				return nil
 			}

@@ -41,6 +41,18 @@ func (e *env) recover() (r workflows.RecoveryResult) {
 	return r
 }
 
+func TestARecoveryEndsWhenAnOperatorHasPausedItsTopic(t *testing.T) {
+	e := newEnv(t)
+	e.onPublish(time.Second, func(activities.PublishRequest) (activities.PublishResult, error) {
+		return activities.PublishResult{Published: 3, PausedBy: "ada"}, nil
+	})
+	resumed := e.onResume()
+	r := e.recover()
+	require.Equal(t, "ada", r.Paused)
+	require.Equal(t, 3, r.Published, "by earlier attempts")
+	require.Len(t, *resumed, 1, "its own pause, not the operator's")
+}
+
 func TestABatchThatFailsForGoodIsLeftToItsTopicsRecoveryAndTheRunGoesOn(t *testing.T) {
 	e := newEnv(t)
 	e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch {

@@ -9,6 +9,21 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
+// Silence is what whoever pauses a topic wants, whatever it was in the middle of.
+func TestAPauseEndsTheTopicsRecoveryAndNothingIsPublishedUntilItIsResumed(t *testing.T) {
+	o, q, c, _, _ := brokenOrders(t)
+	require.Contains(t, o.starter("pause", "orders", "--by", "ada", "--reason", "their deploy"), "orders: paused")
+	back := newQueue(t, q.name)
+	r := o.ended(c, "orders")
+	require.Equal(t, "ada", r.Paused)
+	require.Zero(t, r.Published)
+	require.Zero(t, o.count(`SELECT count(*) FROM outbox.topic WHERE recovery_paused_until > now()`))
+	require.Equal(t, 100, o.pending(), "with the queue back, and no recovery's pause")
+	require.Equal(t, 0, o.count(`SELECT count(*) FROM outbox.lane WHERE topic = 'orders' AND leased_until IS NOT NULL`), "nobody has its lanes")
+	o.starter("resume", "orders", "--by", "ada")
+	requireOnce(t, back.receive(100, 60*time.Second), "e", 100)
+}
+
 func TestAPausedTopicWaitsAndTheOthersFlowUntilItIsResumed(t *testing.T) {
 	orders, audit := newQueue(t, testenv.Name(t)+"-orders"), newQueue(t, testenv.Name(t)+"-audit")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+orders.name+"}\n  audit: {sqs: "+audit.name+"}\n")

@@ -15,7 +15,8 @@ import (
 
 // takeOverSQL makes an attempt the holder of what its claim still has. An
 // expired lease is still good if nobody has claimed the lane since. An earlier attempt
-// that has not ended in order may go on until the end of its lease: quiet_at.
+// that has not ended in order may go on until the end of its lease: quiet_at. Claims
+// keep away from a topic that an operator has paused, but this one may be from before.
 const takeOverSQL = `
 WITH mine AS (
     SELECT topic, lane FROM outbox.lane
@@ -27,7 +28,8 @@ SET holder = $4, retrying = false, leased_until = now() + $5::interval,
     quiet_at = CASE WHEN l.holder IS NOT NULL AND NOT l.retrying THEN greatest(l.leased_until, l.quiet_at) ELSE l.quiet_at END
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane
-RETURNING l.lane, l.low_id`
+RETURNING l.lane, l.low_id,
+          coalesce((SELECT t.paused_by FROM outbox.topic t WHERE t.topic = l.topic AND t.paused_at IS NOT NULL), '')`
 
 // TakeOver makes the caller the holder of a batch. Whatever an earlier attempt
 // still does with that batch is fenced off from here on. It returns
@@ -44,7 +46,7 @@ func (s *Store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error
 	l := relay.Lease{Topic: b.Topic, Holder: holder, LowID: make(map[int16]int64, len(b.Lanes))}
 	var number int16
 	var low int64
-	_, err = pgx.ForEachRow(rows, []any{&number, &low}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&number, &low, &l.PausedBy}, func() error {
 		l.LowID[number] = low
 		return nil
 	})
