@@ -82,7 +82,7 @@ func expressions(t *testing.T) map[string]string {
 	for _, r := range rules(t) {
 		all["alert "+r.Alert] = r.Expr
 	}
-	variables := strings.NewReplacer("$__rate_interval", "5m", "$topic", ".*")
+	variables := strings.NewReplacer("$__rate_interval", "5m", "$__interval", "1m", "$topic", ".*")
 	for _, p := range panels(t) {
 		for i, target := range p.Targets {
 			all[fmt.Sprintf("panel %q, query %d", p.Title, i+1)] = variables.Replace(target.Expr)
