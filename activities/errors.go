@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -62,8 +64,24 @@ func failure(ctx context.Context, err error, details any) error {
 	case errors.As(err, &code):
 		return temporal.NewApplicationErrorWithOptions(text(err), code.Code, o)
 	default:
+		if activity.IsActivity(ctx) {
+			o.NextRetryDelay = databaseDelay(activity.GetInfo(ctx).Attempt)
+		}
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeDatabase, o)
 	}
+}
+
+// After the database was away, attempts come as often as this at least. A destination
+// is given more time: it is somebody else's, while everything here waits for the
+// database.
+const (
+	databaseFirst = 500 * time.Millisecond
+	databaseMost  = 4 * time.Second
+)
+
+// databaseDelay is the pause before the attempt that follows one of that number.
+func databaseDelay(attempt int32) time.Duration {
+	return min(databaseMost, databaseFirst<<min(attempt-1, 10))
 }
 
 func text(err error) string {

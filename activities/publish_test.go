@@ -284,6 +284,17 @@ func TestAcknowledgementsThatCannotBeSettledAreHandedToTheNextAttempt(t *testing
 	require.Len(t, next.store.settled, 10)
 }
 
+func TestAfterItsDatabaseWasAwayABatchIsTriedWithinSeconds(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(10, 1)
+	e.store.loadErr = func(int) error { return errors.New("load events: connection refused") }
+	_, err := e.publish(t, 1)
+	require.Equal(t, databaseFirst, asApplicationError(t, err).NextRetryDelay())
+	for attempt, want := range map[int32]time.Duration{2: time.Second, 4: databaseMost, 5: databaseMost, 1 << 30: databaseMost} {
+		require.Equal(t, want, databaseDelay(attempt))
+	}
+}
+
 func TestADatabaseThatFailsForAMomentCausesNoNewAttempt(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(10, 1)

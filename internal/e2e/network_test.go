@@ -62,6 +62,42 @@ func TestADatabaseThatFallsSilentInFullFlowLosesAndRepeatsNothing(t *testing.T) 
 	o.unleased()
 }
 
+// A destination that is away is tried less and less often. The database is what all
+// topics wait for.
+func TestDuringALongOutageOfTheDatabaseEveryBatchIsTriedWithinSeconds(t *testing.T) {
+	n := many() / 2
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	line := newProxy(t, hostOf(t, o.url))
+	o.work("DATABASE_URL=" + line.inFrontOf(t, o.url))
+	o.schedule()
+	o.inFlow("orders", n)
+	line.set(refused)
+	c := testenv.Temporal(t)
+	testenv.Eventually(t, 60*time.Second, func() error {
+		for _, r := range o.runs(t.Context(), c) {
+			if !r.open() {
+				continue
+			}
+			d, err := c.DescribeWorkflowExecution(t.Context(), r.id, r.runID)
+			require.NoError(t, err)
+			for _, a := range d.PendingActivities {
+				// Doubled each time, the pause after the sixth attempt would be 16 s.
+				if a.ActivityType.GetName() == "PublishBatch" && a.Attempt >= 7 {
+					require.LessOrEqual(t, a.CurrentRetryInterval.AsDuration(), 5*time.Second)
+					return nil
+				}
+			}
+		}
+		return errNotYet
+	})
+	line.set(whole)
+	o.drained(60 * time.Second)
+	messages := q.receive(n, 60*time.Second)
+	require.Len(t, bodies(messages), n, "nothing is lost")
+	require.Equal(t, n, published(messages), "nothing came twice")
+}
+
 func TestLosingEveryDatabaseConnectionInFullFlowLosesAndRepeatsNothing(t *testing.T) {
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
