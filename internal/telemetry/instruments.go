@@ -10,7 +10,7 @@ import (
 // in seconds: finest around the tens of milliseconds that it takes when all is
 // well, then the delays of retries (seconds), of recoveries (minutes) and of
 // outages (hours), which need to be told apart and no more.
-var latencyBuckets = []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200}
+var latencyBuckets = []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 1800, 7200}
 
 // fillBuckets are for the events of a request, of which there are 1 to 10.
 var fillBuckets = []float64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
