@@ -19,6 +19,7 @@ type board struct {
 	topics []relay.TopicState // the worst first
 	more   int
 	asOf   time.Time
+	since  time.Time // when the run began
 
 	stale bool // what is shown is not what is known
 	shown time.Time
@@ -50,8 +51,8 @@ func (b *board) markdown(result RelayResult) string {
 		return framed(fmt.Sprintf("Published in this run: **%s**. What each topic has comes here within half a minute.", events(result.Published)))
 	}
 	head := fmt.Sprintf("%s Seen at %s UTC.\n\n"+
-		"| topic | state | pending | oldest | in retry | dead | published in this run |\n|---|---|--:|--:|--:|--:|--:|\n",
-		b.verdict(), b.asOf.UTC().Format(time.TimeOnly))
+		"| topic | state | pending | oldest | batches in retry | dead letters | published since %s |\n|---|---|--:|--:|--:|--:|--:|\n",
+		b.verdict(), b.asOf.UTC().Format(time.TimeOnly), b.since.UTC().Format(time.TimeOnly))
 	var rows strings.Builder
 	length := len(url.QueryEscape(head))
 	for i, t := range b.topics {
@@ -73,8 +74,8 @@ func row(t relay.TopicState, result RelayResult) string {
 	if t.Capped {
 		pending = "≥ " + pending
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |\n", escape(t.Topic, maxName), state(t),
-		pending, age(t.Oldest), some(t.Retrying), some(int(t.Dead)), some(published))
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |\n", escape(t.Topic, maxName), state(t, published),
+		pending, unbroken(age(t.Oldest)), some(t.Retrying), some(int(t.Dead)), count(published))
 }
 
 // others says how many topics there are beside those shown.
@@ -116,7 +117,7 @@ func (b *board) verdict() string {
 		{broken, "with a broken destination: its recovery workflow says why"},
 		{paused, "paused by an operator"},
 		{waiting, "with events that wait for more than " + relay.Late.String()},
-		{dead, "with dead letters"},
+		{dead, "with dead letters, `starter dead list` has their reasons"},
 	} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("**%d** %s", p.n, p.text))
@@ -128,27 +129,56 @@ func (b *board) verdict() string {
 	return "Topics: " + strings.Join(parts, "; ") + "."
 }
 
-// state says in a few words how a topic is.
-func state(t relay.TopicState) string {
-	var parts []string
+// state says in a few words how a topic is, of which a run has published so much.
+func state(t relay.TopicState, published int) string {
+	parts := trouble(t)
+	if len(parts) == 0 {
+		parts = append(parts, flow(t, published))
+	}
+	if t.Dead > 0 {
+		parts = append(parts, "has **dead letters**: "+escape(t.DeadCode, maxName))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// trouble is what keeps a topic from being published.
+func trouble(t relay.TopicState) (parts []string) {
 	if t.Recovery != "" {
 		parts = append(parts, "**destination broken**, see workflow "+escape(t.Recovery, maxID))
 	}
 	if t.PausedBy != "" {
 		parts = append(parts, "**paused** by "+escape(t.PausedBy, maxName)+": "+escape(t.PauseReason, maxReason))
 	}
-	if len(parts) > 0 {
-		return strings.Join(parts, "; ")
-	}
-	switch t.Concern() {
-	case relay.Waiting:
+	return parts
+}
+
+func flow(t relay.TopicState, published int) string {
+	switch {
+	case t.Concern() == relay.Waiting:
 		return "**late**"
-	case relay.Retried:
+	case t.Concern() == relay.Retried:
 		return "some refused, tried again"
-	case relay.DeadOnes:
-		return "flows, has **dead letters**"
+	case t.Pending == 0 && published == 0:
+		return "idle"
 	default:
 		return "flows"
+	}
+}
+
+// standing names the topics of the last sample that need somebody, for who looks at a
+// run that is over.
+func (b *board) standing(r *RelayResult) {
+	r.Broken, r.Paused, r.HaveDead = nil, nil, nil
+	for _, t := range b.topics {
+		if t.Recovery != "" {
+			r.Broken = append(r.Broken, t.Topic)
+		}
+		if t.PausedBy != "" {
+			r.Paused = append(r.Paused, t.Topic)
+		}
+		if t.Dead > 0 {
+			r.HaveDead = append(r.HaveDead, t.Topic)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 func boardOf(topics ...relay.TopicState) *board {
 	var b board
+	b.since = time.Date(2026, 11, 24, 4, 4, 0, 0, time.UTC)
 	b.told(time.Date(2026, 11, 24, 4, 5, 6, 0, time.UTC), activities.ClaimResult{Topics: topics})
 	return &b
 }
@@ -24,24 +25,27 @@ func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
 		relay.TopicState{Topic: "billing", Pending: 100_000, Capped: true, Oldest: 3*time.Hour + 5*time.Minute, Retrying: 1, Recovery: "outbox-recovery/billing"},
 		relay.TopicState{Topic: "orders", Pending: 1234, Oldest: 65 * time.Second, PausedBy: "ada", PauseReason: "their deploy"},
 		relay.TopicState{Topic: "audit", Pending: 1, Oldest: relay.Late},
-		relay.TopicState{Topic: "refunds", Pending: 1, Oldest: 2 * time.Second, Retrying: 2, Dead: 3},
-		relay.TopicState{Topic: "bulk", Dead: 1},
+		relay.TopicState{Topic: "refunds", Pending: 1, Oldest: 2 * time.Second, Retrying: 2, Dead: 3, DeadCode: "EventTooLarge"},
+		relay.TopicState{Topic: "bulk", Dead: 1, DeadCode: "InvalidMessageContents"},
 		relay.TopicState{Topic: "ledger"},
+		relay.TopicState{Topic: "mail"},
 	)
-	require.Equal(t, `Topics: **1** with a broken destination: its recovery workflow says why; **1** paused by an operator; `+
-		`**1** with events that wait for more than 30s; **2** with dead letters. Seen at 04:05:06 UTC.
+	want := strings.NewReplacer("_", "\u00a0", "'", "`").Replace(`Topics: **1** with a broken destination: its recovery workflow says why; **1** paused by an operator; ` +
+		`**1** with events that wait for more than 30s; **2** with dead letters, 'starter dead list' has their reasons. Seen at 04:05:06 UTC.
 
-| topic | state | pending | oldest | in retry | dead | published in this run |
+| topic | state | pending | oldest | batches in retry | dead letters | published since 04:04:00 |
 |---|---|--:|--:|--:|--:|--:|
-| billing | **destination broken**, see workflow outbox-recovery/billing | ≥ 100,000 | 3 h 5 min | 1 |  |  |
-| orders | **paused** by ada: their deploy | 1,234 | 1 min 5 s |  |  |  |
-| audit | **late** | 1 | 30 s |  |  |  |
-| refunds | some refused, tried again | 1 | 2 s | 2 | 3 |  |
-| bulk | flows, has **dead letters** |  |  |  | 1 |  |
+| billing | **destination broken**, see workflow outbox-recovery/billing | ≥ 100,000 | 3_h_5_min | 1 |  | 0 |
+| orders | **paused** by ada: their deploy | 1,234 | 1_min_5_s |  |  | 0 |
+| audit | **late** | 1 | 30_s |  |  | 0 |
+| refunds | some refused, tried again; has **dead letters**: EventTooLarge | 1 | 2_s | 2 | 3 | 0 |
+| bulk | idle; has **dead letters**: InvalidMessageContents |  |  |  | 1 | 0 |
 | ledger | flows |  |  |  |  | 12,000 |
+| mail | idle |  |  |  |  | 0 |
 
 
-`+"\n\u00a0", b.markdown(RelayResult{Topics: []TopicResult{{Topic: "ledger", Published: 12_000}}}))
+` + "\n_")
+	require.Equal(t, want, b.markdown(RelayResult{Topics: []TopicResult{{Topic: "ledger", Published: 12_000}}}))
 	require.Equal(t, "wait for pending events · broken: billing · paused: orders · late: audit", b.summary())
 }
 
@@ -65,7 +69,7 @@ func TestNamesAndReasonsAreShownAsTheyAre(t *testing.T) {
 	})
 	lines := strings.Split(b.markdown(RelayResult{}), "\n")
 	require.Equal(t, `| a\|b\_c\*d \| x \| | **paused** by \<script\>alert(1)\</script\>: !\[x\](http://evil) \`+"`y\\`"+` \&amp; `+
-		strings.Repeat("ü", 72)+`… |  |  |  |  |  |`, lines[4])
+		strings.Repeat("ü", 72)+`… |  |  |  |  | 0 |`, lines[4])
 }
 
 func TestDetailsFitIntoAnAddressWhateverTheTopicsAreCalled(t *testing.T) {

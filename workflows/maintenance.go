@@ -59,7 +59,8 @@ func Maintenance(ctx workflow.Context, in MaintenanceInput) (r MaintenanceResult
 // details is what the UI shows of a run that is over.
 func (r MaintenanceResult) details() string {
 	if len(r.Warnings) == 0 {
-		return framed(fmt.Sprintf("All is well. There are partitions for %d days ahead.", r.Ahead))
+		return framed(fmt.Sprintf("Partitions and retention are as they should be: there are partitions for %d days ahead. "+
+			"What the topics have is in the run of `Relay`.", r.Ahead))
 	}
 	list := make([]string, len(r.Warnings))
 	for i, w := range r.Warnings {

@@ -56,6 +56,9 @@ func escape(s string, most int) string {
 	return b.String()
 }
 
+// unbroken keeps a text on one line.
+func unbroken(s string) string { return strings.ReplaceAll(s, " ", "\u00a0") }
+
 // count writes a number the way people read it: 1,234,567.
 func count(n int) string {
 	digits := strconv.Itoa(n)

@@ -46,6 +46,11 @@ type RelayResult struct {
 	Recovering int `json:"recovering,omitempty"`
 	// Dead counts events that became dead letters.
 	Dead int `json:"dead,omitempty"`
+	// Broken, Paused and HaveDead name topics whose destination was broken, that an
+	// operator had paused, and that had dead letters, of whatever age, when last seen.
+	Broken   []string `json:"broken,omitempty"`
+	Paused   []string `json:"paused,omitempty"`
+	HaveDead []string `json:"haveDeadLetters,omitempty"`
 }
 
 // TopicResult is one topic's part of a RelayResult.
@@ -82,7 +87,7 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 		in: in, result: in.Before.Result, loads: newLoads(in),
 		selector: workflow.NewSelector(ctx), cancel: cancel,
 		taskQueue: workflow.GetInfo(ctx).TaskQueueName,
-		board:     board{stale: true},
+		board:     board{stale: true, since: in.Before.Deadline.Add(-in.RunFor)},
 	}
 	r.cancelAfter(workCtx, in.Before.Deadline.Add(DrainFor).Sub(workflow.Now(ctx)))
 	for draining := false; ; {
@@ -101,6 +106,7 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 		r.selector.Select(ctx)
 	}
 	r.show(ctx)
+	r.board.standing(&r.result)
 	switch {
 	case r.failure != nil:
 		return r.result, r.failure

@@ -35,7 +35,7 @@ func TestARunShowsWhatEachTopicHasAndWhatItPublished(t *testing.T) {
 			case 1:
 				r.Batches = []relay.Batch{batch("orders", 1)}
 			case 3:
-				r.Topics = []relay.TopicState{{Topic: "audit", Recovery: "outbox-recovery/audit"}, {Topic: "orders", Pending: 1234}}
+				r.Topics = []relay.TopicState{{Topic: "audit", Recovery: "outbox-recovery/audit"}, {Topic: "orders", Pending: 1234, Dead: 1, DeadCode: "EventTooLarge"}}
 			}
 			return r, nil
 		})
@@ -47,11 +47,14 @@ func TestARunShowsWhatEachTopicHasAndWhatItPublished(t *testing.T) {
 		require.Contains(t, e.details(), "Published in this run: **10 events**", "and no topic was sampled yet")
 	}, 2500*time.Millisecond)
 	e.RegisterDelayedCallback(func() {
-		require.Contains(t, e.details(), "| orders | flows | 1,234 |  |  |  | 10 |")
+		require.Contains(t, e.details(), "| orders | flows; has **dead letters**: EventTooLarge | 1,234 |  |  | 1 | 10 |")
 		require.Contains(t, e.details(), "| audit | **destination broken**")
 	}, 3500*time.Millisecond)
-	e.run(workflows.RelayInput{RunFor: 6 * time.Second})
-	require.Contains(t, e.details(), "| orders | flows | 1,234 |  |  |  | 10 |", "also when it is over")
+	r := e.run(workflows.RelayInput{RunFor: 6 * time.Second})
+	require.Contains(t, e.details(), "| orders | flows; has **dead letters**: EventTooLarge | 1,234 |  |  | 1 | 10 |", "also when it is over")
+	require.Equal(t, []string{"audit"}, r.Broken, "though no batch of this run met it")
+	require.Equal(t, []string{"orders"}, r.HaveDead)
+	require.Empty(t, r.Paused)
 }
 
 // upserts notes the search attributes that are set, in order.
@@ -182,10 +185,10 @@ func TestARunTellsItsRecoveriesWhatTheyNeedToSay(t *testing.T) {
 	}
 }
 
-func TestMaintenanceShowsItsWarningsOrThatAllIsWell(t *testing.T) {
+func TestMaintenanceShowsItsWarningsOrThatItsPartIsWell(t *testing.T) {
 	e := newEnv(t)
 	e.maintain(workflows.MaintenanceInput{}, relay.Partitions{}, relay.Partitions{}, relay.Health{Ahead: 14})
-	require.Contains(t, e.details(), "All is well. There are partitions for 14 days ahead.")
+	require.Contains(t, e.details(), "Partitions and retention are as they should be: there are partitions for 14 days ahead.")
 	e = newEnv(t)
 	e.maintain(workflows.MaintenanceInput{}, relay.Partitions{}, relay.Partitions{}, relay.Health{Ahead: 14, HeldXIDs: 2_000_000, HeldBy: "replication slot a_b"})
 	require.Contains(t, e.details(), "Somebody should act:\n\n- replication slot a\\_b holds vacuum back")

@@ -25,7 +25,7 @@ WITH RECURSIVE dead AS (
 known AS (SELECT topic FROM outbox.lane UNION SELECT topic FROM outbox.topic UNION SELECT topic FROM dead)
 SELECT k.topic, pending.events, pending.events = $1,
        greatest(coalesce(extract(epoch FROM clock_timestamp() - lanes.oldest), 0), 0)::float8,
-       letters.events, lanes.retrying,
+       letters.events, letters.code, lanes.retrying,
        coalesce(left(t.paused_by, 100), ''), coalesce(left(t.pause_reason, 200), ''),
        CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
 FROM known k
@@ -48,8 +48,8 @@ CROSS JOIN LATERAL (
         ORDER BY p.id LIMIT 1) first ON true
     WHERE l.topic = k.topic) lanes
 CROSS JOIN LATERAL (
-    SELECT count(*) AS events
-    FROM (SELECT FROM outbox.dead_letter d WHERE d.topic = k.topic ORDER BY d.lane, d.id LIMIT $1) counted) letters
+    SELECT count(*) AS events, coalesce(mode() WITHIN GROUP (ORDER BY code), '') AS code
+    FROM (SELECT d.code FROM outbox.dead_letter d WHERE d.topic = k.topic ORDER BY d.lane, d.id LIMIT $1) counted) letters
 ORDER BY k.topic`
 
 // sampleSettingsSQL holds for one transaction. Compiling the statement takes longer
@@ -83,7 +83,7 @@ func (s *Store) Topics(ctx context.Context) ([]relay.TopicState, error) {
 
 func scanTopic(row pgx.CollectableRow) (t relay.TopicState, err error) {
 	var age float64
-	err = row.Scan(&t.Topic, &t.Pending, &t.Capped, &age, &t.Dead, &t.Retrying, &t.PausedBy, &t.PauseReason, &t.Recovery)
+	err = row.Scan(&t.Topic, &t.Pending, &t.Capped, &age, &t.Dead, &t.DeadCode, &t.Retrying, &t.PausedBy, &t.PauseReason, &t.Recovery)
 	t.Oldest = time.Duration(age * float64(time.Second)).Truncate(time.Millisecond)
 	return t, err
 }

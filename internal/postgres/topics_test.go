@@ -38,7 +38,7 @@ func TestASampleDescribesEveryTopicWithTheRightsOfTheRelayRole(t *testing.T) {
 	_, lease := o.claimOne()
 	require.NoError(t, o.Keep(t.Context(), lease, []int16{1, 2, 3}))
 	o.exec(`INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id)
-	        SELECT t, 0, i, now(), 1, 'c', 'm', 1, 'w' FROM unnest('{audit,orders}'::text[]) t, generate_series(1, 3) i`)
+	        SELECT t, 0, i, now(), 1, CASE i WHEN 1 THEN 'A rare one' ELSE 'Poison' END, 'm', 1, 'w' FROM unnest('{audit,orders}'::text[]) t, generate_series(1, 3) i`)
 	o.exec(`INSERT INTO outbox.topic (topic, paused_at, paused_by, pause_reason) VALUES ('billing', now(), 'ada', repeat('x', 1000))`)
 	require.NoError(t, o.PauseTopic(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
 	require.NoError(t, o.PauseTopic(t.Context(), "rests", "over", 0))
@@ -48,8 +48,8 @@ func TestASampleDescribesEveryTopicWithTheRightsOfTheRelayRole(t *testing.T) {
 	require.InDelta(t, time.Minute, got["orders"].Oldest, float64(10*time.Second))
 	orders := got["orders"]
 	orders.Oldest = 0
-	require.Equal(t, relay.TopicState{Topic: "orders", Pending: 40, Dead: 3, Retrying: 1, Recovery: "outbox-recovery/orders"}, orders)
-	require.Equal(t, relay.TopicState{Topic: "audit", Dead: 3}, got["audit"])
+	require.Equal(t, relay.TopicState{Topic: "orders", Pending: 40, Dead: 3, DeadCode: "Poison", Retrying: 1, Recovery: "outbox-recovery/orders"}, orders)
+	require.Equal(t, relay.TopicState{Topic: "audit", Dead: 3, DeadCode: "Poison"}, got["audit"])
 	require.Equal(t, relay.TopicState{Topic: "rests"}, got["rests"], "a pause that expired is none")
 	require.Equal(t, "ada", got["billing"].PausedBy)
 	require.Len(t, got["billing"].PauseReason, 200)

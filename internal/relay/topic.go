@@ -17,6 +17,8 @@ type TopicState struct {
 	Oldest time.Duration `json:"oldest,omitempty"`
 	// Dead is the number of dead letters, counted up to CountMost.
 	Dead int64 `json:"dead,omitempty"`
+	// DeadCode is the code that most of those died of.
+	DeadCode string `json:"deadCode,omitempty"`
 	// Retrying is how many batches wait for another attempt, because their
 	// destination has refused some of their events.
 	Retrying int `json:"retrying,omitempty"`
