@@ -5,6 +5,7 @@ package activities
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"time"
 
@@ -32,6 +33,8 @@ type Store interface {
 	MakePartitions(ctx context.Context, ahead int, progress func()) (relay.Partitions, error)
 	DropPartitions(ctx context.Context, keep int, progress func()) (relay.Partitions, error)
 	Health(ctx context.Context) (relay.Health, error)
+	TakeTurn(ctx context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error)
+	DeferTurn(ctx context.Context, by string, wait time.Duration) error
 	Topics(ctx context.Context) ([]relay.TopicState, error)
 	OperationStore
 }
@@ -52,8 +55,8 @@ type Config struct {
 	// PollEvery is the shortest time between two looks at the database while
 	// nothing is pending. Default 20 ms.
 	PollEvery time.Duration
-	// SampleEvery is how often the state of all topics is looked at, by a worker that
-	// has claims; it takes at most a twentieth of the time. Default 10 s.
+	// SampleEvery is how often the state of all topics is looked at, by one of the
+	// workers that have claims; it takes at most a twentieth of the time. Default 10 s.
 	SampleEvery time.Duration
 	// BatchFor is how long a batch goes on while its lanes hold more. Default 5 s.
 	BatchFor time.Duration
@@ -104,5 +107,5 @@ func New(cfg Config) (*Activities, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}
 	}
-	return &Activities{cfg: cfg, sampler: sampler{every: cfg.SampleEvery}, paces: newPaces(cfg.Topics)}, nil
+	return &Activities{cfg: cfg, sampler: sampler{by: rand.Text(), every: cfg.SampleEvery}, paces: newPaces(cfg.Topics)}, nil
 }

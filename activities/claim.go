@@ -48,7 +48,7 @@ const pollShare = 5
 // ClaimBatches waits until something is pending, and claims it. It answers with
 // nothing when the wait is over, or at once when the worker shuts down.
 //
-// About every ten seconds it also looks at all topics. What it sees goes along with
+// About every ten seconds it also looks at all topics, if no other worker has. What it sees goes along with
 // the next answer; only if a topic has come to need somebody, or no longer does, it
 // answers for that.
 //
@@ -67,7 +67,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	stop := activity.GetWorkerStopChannel(ctx)
 	heartbeat := every(claimHeartbeatEvery)
 	for deadline := time.Now().Add(r.Wait); ; {
-		a.sampler.lookWhenDue(func() ([]relay.TopicState, error) { return a.look(ctx) })
+		a.sampler.lookWhenDue(func(every time.Duration) sample { return a.look(ctx, every) })
 		looked := time.Now()
 		batches, err := a.cfg.Store.Claim(ctx, relay.ClaimRequest{
 			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Shares: a.shares(r.Shares), Linger: r.Linger,

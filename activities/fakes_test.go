@@ -53,6 +53,8 @@ type store struct {
 
 	topics  func(n int) ([]relay.TopicState, error)
 	samples int
+	turn    func(by string, every time.Duration) (taken bool, wait time.Duration, err error)
+	waits   []time.Duration // for the next turn, of samples that took long
 }
 
 func (s *store) Claim(_ context.Context, _ relay.ClaimRequest) ([]relay.Batch, error) {
@@ -192,6 +194,24 @@ func (s *store) DropPartitions(context.Context, int, func()) (p relay.Partitions
 }
 
 func (s *store) Health(context.Context) (h relay.Health, err error) { return h, nil }
+
+// TakeTurn lets everybody sample, unless turn says otherwise.
+func (s *store) TakeTurn(_ context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error) {
+	s.mu.Lock()
+	turn := s.turn
+	s.mu.Unlock()
+	if turn == nil {
+		return true, 0, nil
+	}
+	return turn(by, every)
+}
+
+func (s *store) DeferTurn(_ context.Context, _ string, wait time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waits = append(s.waits, wait)
+	return nil
+}
 
 // Topics is not under the lock: like a database, it may take its time.
 func (s *store) Topics(context.Context) ([]relay.TopicState, error) {

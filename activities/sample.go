@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -24,9 +25,10 @@ const (
 )
 
 // sampler knows the state of all topics as of a few seconds ago. It looks in the
-// background, so that no claim waits for it, and only while there are claims, so
-// that of several workers those sample that claim.
+// background, so that no claim waits for it, and only while there are claims and when
+// it is this worker's turn: of several workers that claim, one samples.
 type sampler struct {
+	by     string // this worker, as the database knows it
 	mu     sync.Mutex
 	every  time.Duration
 	busy   bool
@@ -40,36 +42,60 @@ type sampler struct {
 	concerns []relay.TopicState
 }
 
-// look reads the state of all topics, and says so if it cannot.
-func (a *Activities) look(ctx context.Context) ([]relay.TopicState, error) {
-	// It may outlast the claim that it began in.
-	topics, err := a.cfg.Store.Topics(context.WithoutCancel(ctx))
+// sample is what came of asking for one.
+type sample struct {
+	topics []relay.TopicState
+	taken  bool          // false: it is another worker's turn, or it failed
+	next   time.Duration // how long to wait from the beginning of this one
+}
+
+// look reads the state of all topics if it is this worker's turn, and says so if it
+// cannot.
+func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
+	ctx = context.WithoutCancel(ctx) // it may outlast the claim that it began in
+	began := time.Now()
+	taken, wait, err := a.cfg.Store.TakeTurn(ctx, a.sampler.by, every)
+	if err == nil && !taken {
+		return sample{next: wait}
+	}
+	if err == nil {
+		s.topics, err = a.cfg.Store.Topics(ctx)
+	}
+	took := time.Since(began)
+	s.next = max(every, sampleShare*took)
+	if err == nil {
+		s.taken = true
+		a.cfg.Metrics.Topics(s.topics)
+	}
+	if taken && s.next > every {
+		// Or another worker would look sooner.
+		err = errors.Join(err, a.cfg.Store.DeferTurn(ctx, a.sampler.by, s.next-took))
+	}
 	if err != nil {
 		activity.GetLogger(ctx).Warn("topics not sampled: what the Temporal UI shows of them is late", "error", err)
-		return nil, err
 	}
-	a.cfg.Metrics.Topics(topics)
-	return topics, nil
+	return s
 }
 
 // lookWhenDue begins a sample if it is time for one.
-func (s *sampler) lookWhenDue(look func() ([]relay.TopicState, error)) {
+func (s *sampler) lookWhenDue(look func(every time.Duration) sample) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy || time.Now().Before(s.next) {
 		return
 	}
 	s.busy = true
+	every := s.every
 	go func() {
 		began := time.Now()
-		topics, err := look()
-		relay.SortByConcern(topics)
+		seen := look(every)
+		relay.SortByConcern(seen.topics)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.busy = false
-		s.next = began.Add(max(s.every, sampleShare*time.Since(began)))
-		if err == nil {
-			s.topics, s.taken = topics, began
+		s.next = began.Add(seen.next)
+		if seen.taken {
+			s.topics, s.taken = seen.topics, began
 		}
 	}()
 }

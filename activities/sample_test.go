@@ -32,7 +32,10 @@ func (e *env) sampleEvery(every time.Duration) {
 func (e *env) sampled(t *testing.T, n int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		e.sampler.lookWhenDue(func() ([]relay.TopicState, error) { return e.store.Topics(t.Context()) })
+		e.sampler.lookWhenDue(func(every time.Duration) sample {
+			topics, err := e.store.Topics(t.Context())
+			return sample{topics, err == nil, every}
+		})
 		e.sampler.mu.Lock()
 		defer e.sampler.mu.Unlock()
 		return e.store.sampled() >= n && !e.sampler.busy

@@ -23,11 +23,12 @@ func chaosCommand() *cobra.Command {
 		Use:   "chaos",
 		Short: "let everything around the relay fail, and prove that it keeps its promises",
 		Long: `Starts a stack of its own and publishes through it while AWS, PostgreSQL, Temporal
-and the workers fail in every way that the harness knows, and operators pause
-topics, redrive and replay, by a plan that follows from the seed. Then waits until
-nothing is left, drains all queues, and checks that everything committed or
-replayed arrived, in order and as it was written, and nothing else; that
-duplicates have a cause; that nothing is stuck.
+and the workers fail in every way that the harness knows, operators pause topics,
+redrive, discard and replay, and retention drops what it may, by a plan that
+follows from the seed. Then waits until nothing is left, drains all queues, and
+checks that everything committed or replayed arrived, in order and as it was
+written, and nothing else; that duplicates have a cause; that retention took
+nothing that was needed; that nothing is stuck.
 
 Ends with status 0 only if every check held. Progress goes to standard error.`,
 		Args: cobra.NoArgs,

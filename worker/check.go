@@ -13,6 +13,7 @@ import (
 
 	enumspb "go.temporal.io/api/enums/v1"
 
+	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
 )
 
@@ -24,12 +25,13 @@ const (
 	checkOK      = "ok"
 	checkFailed  = "failed"
 	checkUnknown = "unknown" // it could not be found out
+	checkWarning = "warning" // works, and should not stay so
 )
 
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, database, rights, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, rights, temporal, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -50,6 +52,11 @@ func (r *report) add(check, topic string, err error, detail string) {
 	}
 	r.OK = r.OK && f.State != checkFailed
 	r.Checks = append(r.Checks, f)
+}
+
+// warn adds what is no failure and needs somebody all the same.
+func (r *report) warn(check string, err error) {
+	r.Checks = append(r.Checks, finding{State: checkWarning, Check: check, Detail: err.Error()})
 }
 
 // errNotAsked says that a check depends on one that failed.
@@ -93,6 +100,9 @@ func findings(ctx context.Context) *report {
 	}
 	defer r.close()
 	found.add("configuration", "", nil, fmt.Sprintf("%d topics, task queue %s", len(s.topics), s.TaskQueue))
+	if err := postgres.Encrypted(s.DatabaseURL); err != nil {
+		found.warn("encryption", err)
+	}
 	r.checkDatabase(ctx, found)
 	r.checkTemporal(ctx, found)
 	r.checkTopics(ctx, found)

@@ -57,6 +57,9 @@ func connect(ctx context.Context, s settings, logger *slog.Logger) (*relay, erro
 }
 
 func (r *relay) connectDatabase(ctx context.Context) (err error) {
+	if err := postgres.Encrypted(r.DatabaseURL); err != nil {
+		r.log.Warn("the database may be reached in plain text", "error", err)
+	}
 	if r.store, err = r.openStore(ctx); err == nil {
 		err = r.store.Check(ctx)
 	}

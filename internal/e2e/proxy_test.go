@@ -13,6 +13,7 @@ import (
 // proxy passes TCP connections on, until a test does to them what networks do.
 type proxy struct {
 	address, target string
+	tap             io.Writer // may be nil
 
 	mu     sync.Mutex
 	mended *sync.Cond
@@ -30,9 +31,15 @@ const (
 
 func newProxy(t *testing.T, target string) *proxy {
 	t.Helper()
+	return newTappedProxy(t, target, nil)
+}
+
+// newTappedProxy is a proxy of which tap sees what clients send.
+func newTappedProxy(t *testing.T, target string, tap io.Writer) *proxy {
+	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	p := &proxy{address: l.Addr().String(), target: target, conns: map[net.Conn]bool{}}
+	p := &proxy{address: l.Addr().String(), target: target, tap: tap, conns: map[net.Conn]bool{}}
 	p.mended = sync.NewCond(&p.mu)
 	t.Cleanup(func() {
 		_ = l.Close()
@@ -106,8 +113,12 @@ func (p *proxy) serve(client net.Conn) {
 		drop(client)
 		return
 	}
-	go p.copy(server, client)
-	p.copy(client, server)
+	var sent io.Reader = client
+	if p.tap != nil {
+		sent = io.TeeReader(client, p.tap)
+	}
+	go p.copy(server, client, sent)
+	p.copy(client, server, server)
 }
 
 // pass waits while the line is silent, and drops c if the line is down.
@@ -125,8 +136,8 @@ func (p *proxy) pass(c net.Conn) bool {
 	return true
 }
 
-func (p *proxy) copy(to, from net.Conn) {
-	_, _ = io.Copy(gated{p, to}, from)
+func (p *proxy) copy(to, from net.Conn, what io.Reader) {
+	_, _ = io.Copy(gated{p, to}, what)
 	_, _ = to.Close(), from.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()

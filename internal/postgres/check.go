@@ -33,6 +33,7 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('table', 'discarded', 'SELECT'), ('table', 'discarded', 'INSERT'), ('table', 'discarded', 'DELETE'),
     ('table', 'refusal', 'SELECT'), ('table', 'refusal', 'INSERT'), ('table', 'refusal', 'UPDATE'), ('table', 'refusal', 'DELETE'),
     ('table', 'operation', 'SELECT'), ('table', 'operation', 'INSERT'),
+    ('table', 'sample', 'SELECT'), ('table', 'sample', 'UPDATE'),
     ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
     ('function', 'caught()', 'EXECUTE')),
 found AS (

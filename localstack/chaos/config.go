@@ -39,7 +39,7 @@ type Config struct {
 // What a run writes to.
 var topics = plan.Topics{
 	All:   []string{"orders", "ledger", "audit", "inventory"},
-	Topic: "orders", Queue: "audit", Keys: load.Keys(),
+	Topic: "orders", Queue: "audit", Keys: load.Keys(), Old: load.OldKeys(),
 }
 
 // weather is what is always a little wrong.

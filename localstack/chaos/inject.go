@@ -68,11 +68,12 @@ func (b *bed) inject(ctx context.Context, step plan.Step) error {
 		plan.Promote: b.promote, plan.LostClaim: b.loseClaim, plan.LostRefusal: b.loseRefusal,
 		plan.SlowDatabase: b.slowDatabase, plan.ResetDatabase: b.resetDatabase, plan.CutDatabase: b.cutDatabase,
 		plan.RestartDatabase: b.restart(stack.Postgres), plan.RestartTemporal: b.restart(stack.Temporal),
-		plan.DropPartition: b.dropPartition,
+		plan.DropPartition: b.dropPartitions,
 		plan.RecreateTopic: b.recreate, plan.RecreateQueue: b.recreate,
 		plan.TerminateRecovery: b.denied(terminateRecovery), plan.PauseRecovery: b.denied(pauseRecovery),
 		plan.ResetRecovery: b.denied(resetRecovery),
 		plan.PauseTopic:    b.pauseTopic, plan.RedriveDead: b.redrive, plan.ReplayTopic: b.replay,
+		plan.DiscardDead: b.discard,
 	}[step.Kind]
 	if known {
 		return do(ctx, step)

@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,37 +44,6 @@ func (b *bed) restart(part stack.Part) func(context.Context, plan.Step) error {
 		// In any case: what follows needs it.
 		return b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
 	}
-}
-
-// expired is a day whose partition nobody needs any more.
-const expired = `(current_date - 40)`
-
-// dropPartition makes the partition of a day long past, and sees to it that it goes
-// again: if Maintenance, which runs all the time, has not done it first.
-func (b *bed) dropPartition(ctx context.Context, step plan.Step) error {
-	err := b.retried(ctx, func(ctx context.Context) error {
-		_, err := b.db.Exec(ctx, `SELECT outbox.make_partition(`+expired+`)`)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	wait(ctx, step.For)
-	err = b.retried(ctx, func(ctx context.Context) error {
-		var became string
-		if err := b.db.QueryRow(ctx, `SELECT outbox.drop_partition(`+expired+`)`).Scan(&became); err != nil {
-			return err
-		}
-		if became == "needed" {
-			return errors.New("something of the day is pending or dead")
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	b.count(string(step.Kind))
-	return nil
 }
 
 // holdSnapshot keeps a snapshot open as long as ctx lasts, and takes another one

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/temporal-outbox/relay/localstack/chaos/faults"
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 )
 
@@ -58,6 +59,26 @@ func (b *bed) redrive(ctx context.Context, step plan.Step) error {
 	return err
 }
 
+// discard makes dead letters of a topic and discards all that it has. That goes on
+// when the step is over.
+func (b *bed) discard(ctx context.Context, step plan.Step) error {
+	end := b.proxy.Begin(faults.Rule{Kind: faults.Poison, Destination: b.aim(step.Topic), Share: .3})
+	wait(ctx, step.For)
+	// The relay may be busy with another fault, and send nothing that could die.
+	for late := time.Now(); time.Since(late) < latest; {
+		dead, err := b.names(ctx, deadSQL)
+		if err == nil && slices.Contains(dead, step.Topic) || !wait(ctx, 100*time.Millisecond) {
+			break
+		}
+	}
+	end()
+	err := b.operate(ctx, "dead", "discard", step.Topic, "--all", "--yes", "--detach", because(step.Kind))
+	if err == nil {
+		b.count(string(step.Kind))
+	}
+	return err
+}
+
 // lately is how far back a replay goes that is not of a key.
 const lately = 30 * time.Second
 
@@ -78,6 +99,8 @@ func (b *bed) replay(ctx context.Context, step plan.Step) error {
 const (
 	pausedSQL = `SELECT topic FROM outbox.topic WHERE paused_at IS NOT NULL`
 	deadSQL   = `SELECT DISTINCT topic FROM outbox.dead_letter`
+	// What is being discarded is left to that.
+	redrivableSQL = deadSQL + ` WHERE topic NOT IN (SELECT topic FROM outbox.operation WHERE kind = 'discard' AND finished_at IS NULL)`
 )
 
 // tidyUp resumes what operators have left paused, and redrives what is dead.
@@ -87,7 +110,7 @@ func (b *bed) tidyUp(ctx context.Context) {
 		command   []string
 	}{
 		{pausedSQL, []string{"resume"}},
-		{deadSQL, []string{"dead", "redrive", "--all", "--yes", "--detach"}},
+		{redrivableSQL, []string{"dead", "redrive", "--all", "--yes", "--detach"}},
 	} {
 		names, err := b.names(ctx, tidy.topicsSQL)
 		if err != nil {

@@ -24,6 +24,7 @@ type Ledger struct {
 	Duplicates  map[string]int    `json:"duplicates"` // by cause
 	Faults      map[string]int    `json:"faults"`     // by kind
 	Operations  Operations        `json:"operations"`
+	Retention   Retention         `json:"retention"`
 	Recovery    Slowest           `json:"slowestRecovery"`
 	Slowest     float64           `json:"slowestEventSeconds"` // from commit to reception
 	Drain       float64           `json:"drainSeconds"`        // from the last fault until nothing was left
@@ -45,6 +46,18 @@ type Operations struct {
 	Dead     map[string]int `json:"dead"`     // became dead letters, as often as they did, by code
 	Redriven int            `json:"redriven"` // those of the drain included
 	Replayed int            `json:"replayed"`
+	// ReplayedOld are those of the replayed whose day retention was to drop.
+	ReplayedOld int `json:"replayedOld"`
+	Discarded   int `json:"discarded"`
+}
+
+// Retention is what became of days that are to be dropped.
+type Retention struct {
+	Dropped int `json:"dropped"` // partitions
+	Events  int `json:"events"`  // that went with them
+	// Needed is how often the harness tried to drop one of which something was pending
+	// or dead. Maintenance did, too, and nobody counts that.
+	Needed int `json:"needed"`
 }
 
 func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) *Ledger {
@@ -55,10 +68,15 @@ func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) 
 	for kind, n := range b.proxy.Injected() {
 		injected[string(kind)] += n
 	}
+	retention := Retention{Dropped: len(facts.Drops), Needed: injected[partitionNeeded]}
+	for _, d := range facts.Drops {
+		retention.Events += d.Events
+	}
+	injected[string(plan.DropPartition)] = retention.Dropped
 	return &Ledger{
 		OK: len(verdict.Violations) == 0, Seed: b.cfg.Seed, Seconds: b.cfg.Length.Seconds(), Workers: b.cfg.Workers,
 		Committed: c.Committed, RolledBack: c.RolledBack, Received: c.Received, Redelivered: c.Redelivered,
-		Duplicates: c.Duplicates, Faults: injected, Operations: done,
+		Duplicates: c.Duplicates, Faults: injected, Operations: done, Retention: retention,
 		Recovery: Slowest{slowest.Took.Seconds(), slowest.Kind, slowest.Topic},
 		Slowest:  c.SlowestEvent.Seconds(), Drain: drained.Seconds(),
 		Violations: verdict.Violations, Notes: b.notes, Plan: b.cfg.Plan,
@@ -83,7 +101,9 @@ func (l *Ledger) Print(w io.Writer) {
 	fmt.Fprintf(w, "\nseed %d, %.0f s, %d workers\n\n", l.Seed, l.Seconds, l.Workers)
 	fmt.Fprintf(w, "events      %6d committed, %d rolled back\n", l.Committed, l.RolledBack)
 	fmt.Fprintf(w, "messages    %6d received, %d delivered again by their queue\n", l.Received, l.Redelivered)
-	fmt.Fprintf(w, "operators   %6d redriven, %d replayed\n", l.Operations.Redriven, l.Operations.Replayed)
+	fmt.Fprintf(w, "operators   %6d redriven, %d replayed (%d of expired days), %d discarded\n",
+		l.Operations.Redriven, l.Operations.Replayed, l.Operations.ReplayedOld, l.Operations.Discarded)
+	fmt.Fprintf(w, "retention   %6d partitions dropped with %d events, %d times one was needed\n", l.Retention.Dropped, l.Retention.Events, l.Retention.Needed)
 	fmt.Fprintf(w, "slowest     %6.1f s from a commit to the reception\n", l.Slowest)
 	fmt.Fprintf(w, "recovery    %6.1f s at most, after: %s (%s)\n", l.Recovery.Seconds, l.Recovery.After, l.Recovery.Topic)
 	fmt.Fprintf(w, "drained     %6.1f s after the last event\n", l.Drain)

@@ -10,7 +10,9 @@ import (
 )
 
 // leftoversSQL takes a replay that ended with less than was counted before it for
-// incomplete: what was published once stays so, however much is written meanwhile.
+// incomplete: what was published once stays so, however much is written meanwhile,
+// until its partition is dropped. And it takes for kept what retention should have
+// dropped when nothing else was left.
 const leftoversSQL = `
 SELECT 'pending', format('%s: %s events, the oldest of %s', topic, count(*), min(created_at)::time(0)) FROM outbox.pending GROUP BY topic
 UNION ALL
@@ -25,7 +27,16 @@ UNION ALL
 SELECT 'under way', format('%s %s: %s of %s events, since %s', kind, topic, done, matched, at::time(0)) FROM outbox.operation WHERE finished_at IS NULL
 UNION ALL
 SELECT 'incomplete', format('%s %s, operation %s: %s of %s events: %s', kind, topic, id, done, matched, outcome) FROM outbox.operation
-WHERE outcome NOT IN ('', 'done') OR kind = 'replay' AND finished_at IS NOT NULL AND done < matched`
+WHERE outcome NOT IN ('', 'done') OR kind = 'replay' AND finished_at IS NOT NULL AND done + (
+    SELECT count(*) FROM chaos.event e
+    WHERE e.gone_at >= operation.at AND e.topic = operation.topic AND e.key = coalesce(selection ->> 'key', e.key)
+      AND e.created_at >= coalesce((selection ->> 'since')::timestamptz, e.created_at)
+      AND NOT EXISTS (SELECT FROM chaos.replayed r WHERE r.id = e.id AND r.replay = operation.id)) < matched
+UNION ALL
+SELECT 'kept', 'the partition of ' || day FROM ` + expiredDays + `
+UNION ALL
+SELECT 'kept', format('%s events of %s in the default partition', count(*), created_at::date) FROM outbox.event_default
+WHERE created_at < (now() AT TIME ZONE 'UTC')::date - ` + keepDays + ` GROUP BY created_at::date`
 
 // leftovers is what the outbox's tables still have to do, or have not done.
 func (b *bed) leftovers(ctx context.Context) ([]check.Leftover, error) {

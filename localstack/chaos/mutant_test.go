@@ -19,17 +19,23 @@ var (
 	refusing = faults.Rule{Kind: faults.FailEntry, Share: .3}
 )
 
-// operated makes dead letters of both FIFO topics, which are redriven, and replays
-// both.
+// operated makes dead letters of all topics: those of the FIFO ones are redriven, those
+// of a standard one discarded. Then it replays both FIFO topics.
 var operated = []plan.Step{
 	{Kind: plan.Kind(faults.Poison), Share: .3, At: 2 * time.Second, For: 2 * time.Second},
 	{Kind: plan.RedriveDead, Topic: "ledger", At: 6 * time.Second},
 	{Kind: plan.RedriveDead, Topic: "inventory", At: 6 * time.Second},
+	{Kind: plan.DiscardDead, Topic: "audit", At: 6 * time.Second, For: time.Second},
 	{Kind: plan.ReplayTopic, Topic: "ledger", At: 9 * time.Second},
 	{Kind: plan.ReplayTopic, Topic: "inventory", At: 9 * time.Second},
 }
 
-// Each broken worker meets the weather in which it shows, and one rule must say so,
+// decaying is the same with so many dead letters for so long that some are of days that
+// Maintenance would like to drop, whenever it looks.
+var decaying = append([]plan.Step{{Kind: plan.Kind(faults.Poison), Share: .5, At: time.Second, For: 7 * time.Second}}, operated[1:]...)
+
+// Each broken worker meets the weather in which it shows, and one rule must say so (of
+// events that are gone with their partition, also that they are lost and never end),
 // and no other. The same worker, unbroken, in all of that weather, violates none:
 // it is the mutation that turns the checker red.
 func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
@@ -46,6 +52,8 @@ func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
 		"forget-replays":  {[]faults.Rule{}, operated, []check.Rule{check.Lost}},
 		"replay-ordering": {[]faults.Rule{}, operated, []check.Rule{check.Disorder}},
 		"overtaking":      {[]faults.Rule{}, operated, []check.Rule{check.Disorder}},
+		"retention":       {[]faults.Rule{}, decaying, []check.Rule{check.Retention, check.Lost, check.Left}},
+		"hoarding":        {[]faults.Rule{}, operated, []check.Rule{check.Left}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -59,6 +67,8 @@ func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
 			if len(c.plan) > 0 {
 				require.Positive(t, ledger.Operations.Redriven)
 				require.Positive(t, ledger.Operations.Replayed)
+				require.Positive(t, ledger.Operations.Discarded)
+				require.Equal(t, name != "hoarding", ledger.Retention.Events > 0)
 			}
 			seen := map[check.Rule]bool{}
 			for _, v := range ledger.Violations {

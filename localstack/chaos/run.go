@@ -49,7 +49,7 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 	}
 	defer producers.Close()
 	b.began = time.Now()
-	l, err := load.Start(ctx, load.Config{Pool: producers, Topics: topics.All, Seed: cfg.Seed, Rate: cfg.Rate, Burst: cfg.Burst})
+	l, err := load.Start(ctx, load.Config{Pool: producers, Topics: topics.All, Seed: cfg.Seed, Rate: cfg.Rate, Burst: cfg.Burst, CommittedSQL: committedSQL})
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 	if facts.Leftovers, err = b.leftovers(ctx); err != nil {
 		return nil, err
 	}
-	if facts.Replays, err = b.replays(ctx); err != nil {
+	if err := b.recorded(ctx, &facts); err != nil {
 		return nil, err
 	}
 	done, err := b.operations(ctx)
@@ -102,7 +102,8 @@ func (b *bed) startWorkers(ctx context.Context) error {
 		err = b.starter(ctx, "promote", "--deployment", b.token, "--build-id", b.workers.Version())
 	}
 	if err == nil {
-		err = b.starter(ctx, "schedule", "--every", runEvery.String(), "--run-for", runFor.String(), "--maintain-every", "2s")
+		err = b.starter(ctx, "schedule", "--every", runEvery.String(), "--run-for", runFor.String(), "--maintain-every", "2s",
+			"--keep-days", keepDays)
 	}
 	if err != nil {
 		b.workers.Stop()

@@ -44,6 +44,7 @@ func Check(f Facts) Verdict {
 	j.deliveries()
 	j.order()
 	j.duplicates()
+	j.retention()
 	j.leftovers()
 	return Verdict{Violations: j.violations, Counts: j.counts}
 }
@@ -102,6 +103,11 @@ func (j *judge) index() {
 		}
 		j.counts.Replayed += len(j.facts.Replays[id])
 	}
+	for _, id := range slices.Sorted(maps.Keys(j.facts.Discards)) {
+		if w := j.written[id]; w == nil || w.Fate != Committed {
+			j.violate(Harness, "event %q was discarded, and nobody committed it", id)
+		}
+	}
 	for _, p := range j.facts.Problems {
 		j.violate(Harness, "%s", p)
 	}
@@ -141,6 +147,19 @@ func (j *judge) receptions() {
 			j.first[at] = r
 			j.counts.SlowestEvent = max(j.counts.SlowestEvent, r.Arrived.Sub(w.At))
 		}
+	}
+}
+
+// retention checks what went with partitions.
+func (j *judge) retention() {
+	for _, d := range j.facts.Drops {
+		if d.Needed > 0 {
+			j.violate(Retention, "%s was dropped at %.1fs with %d events, and %d of them were pending or dead",
+				d.Partition, d.At.Sub(j.facts.Began).Seconds(), d.Events, d.Needed)
+		}
+	}
+	if n := len(j.facts.Vanished); n > 0 {
+		j.violate(Retention, "%d events are gone, and no partition that was dropped had them: %v", n, few(j.facts.Vanished))
 	}
 }
 

@@ -13,11 +13,13 @@ import (
 const tick = time.Millisecond
 
 // extra is a message that its event did not need, and the one of the same event that
-// was sent before it.
+// was sent before it: itself, if its delivery was discarded and needed none.
 type extra struct {
 	at              place
 	message, before *Received
 }
+
+func (x extra) discarded() bool { return x.message == x.before }
 
 // deliveries gives every message to a delivery of its event: the first one, or a
 // replay. What gets none is lost; what is left over is looked into as a duplicate.
@@ -66,13 +68,14 @@ func (j *judge) deliveries() {
 // when it was sent. It returns the replays, or 0 for the first time, without one.
 func (j *judge) matchByTime(at place, all []*Received) (missing []int64, _ []string) {
 	due := slices.SortedFunc(slices.Values(j.facts.Replays[at.event]), func(a, b Replay) int { return a.At.Compare(b.At) })
-	due = append([]Replay{{}}, due...)
+	due = slices.DeleteFunc(append([]Replay{{}}, due...), func(d Replay) bool { return j.discarded(at.event, d.Number) })
 	for i, r := range all {
 		if len(due) > 0 && !r.Sent.Add(tick).Before(due[0].At) {
 			due = due[1:]
 			continue
 		}
-		j.extra = append(j.extra, extra{at, r, all[i-1]}) // the first message is the first delivery
+		// Unless it was discarded, the first message is the first delivery.
+		j.extra = append(j.extra, extra{at, r, all[max(0, i-1)]})
 	}
 	for _, d := range due {
 		missing = append(missing, d.Number)
@@ -98,15 +101,22 @@ func (j *judge) matchByID(at place, all []*Received) (missing []int64, unasked [
 			unasked = append(unasked, r.Deduplication)
 		case last[n] != nil:
 			j.extra = append(j.extra, extra{at, r, last[n]})
+		case j.discarded(at.event, n):
+			j.extra = append(j.extra, extra{at, r, r})
 		}
 		last[n], j.delivery[r] = r, n
 	}
 	for _, n := range slices.Sorted(maps.Keys(wanted)) {
-		if last[n] == nil {
+		if last[n] == nil && !j.discarded(at.event, n) {
 			missing = append(missing, n)
 		}
 	}
 	return missing, unasked
+}
+
+// discarded reports whether an operator gave up a delivery of an event.
+func (j *judge) discarded(event string, number int64) bool {
+	return slices.Contains(j.facts.Discards[event], number)
 }
 
 // number is the replay that a message says it belongs to, 0 for none.

@@ -29,23 +29,29 @@ const (
 )
 
 // duplicates looks for the cause of every message that its event did not need. On a
-// FIFO queue there must be none within the deduplication window.
+// FIFO queue there must be none within the deduplication window. What was discarded
+// needs a cause to have come at all: it was refused to the last, unless an attempt
+// before was accepted and nobody heard of it.
 func (j *judge) duplicates() {
 	used := map[int]map[string]int{} // by fault and topic
 	excused := map[place]int{}
-	var within, unexplained []string
+	var within, unexplained, discarded []string
 	for _, x := range j.extra {
 		at, gap := x.at, x.message.Sent.Sub(x.before.Sent)
 		switch {
-		case j.queues[at.queue].Ordered && gap < Window:
+		case j.queues[at.queue].Ordered && !x.discarded() && gap < Window:
 			within = append(within, at.queue+": "+x.message.Deduplication+" after "+gap.Round(time.Millisecond).String())
-		case j.queues[at.queue].Ordered:
+		case j.queues[at.queue].Ordered && !x.discarded():
 			j.counts.Duplicates["after the deduplication window"]++
 		case excused[at] < j.facts.Unanswered[at.event]:
 			excused[at]++
 			j.counts.Duplicates[CauseUnanswered]++
 		default:
 			n := j.fault(x.before.Sent)
+			if n < 0 && x.discarded() {
+				discarded = append(discarded, fmt.Sprintf("%s: %s sent at %.1fs", at.queue, at.event, x.before.Sent.Sub(j.facts.Began).Seconds()))
+				continue
+			}
 			if n < 0 {
 				unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s",
 					at.queue, at.event, x.before.Sent.Sub(j.facts.Began).Seconds(), gap.Round(time.Millisecond)))
@@ -66,6 +72,10 @@ func (j *judge) duplicates() {
 	if len(unexplained) > 0 {
 		slices.Sort(unexplained)
 		j.violate(Repeated, "%d duplicates that no fault explains: %v", len(unexplained), few(unexplained))
+	}
+	if len(discarded) > 0 {
+		slices.Sort(discarded)
+		j.violate(Phantom, "%d discarded events came, and no fault explains it: %v", len(discarded), few(discarded))
 	}
 	for _, n := range slices.Sorted(maps.Keys(used)) {
 		for queue, count := range used[n] {

@@ -61,6 +61,14 @@ type Replay struct {
 	At     time.Time // when it was made pending; it cannot have been sent before
 }
 
+// Drop is one time that a partition was dropped.
+type Drop struct {
+	Partition string
+	At        time.Time
+	Events    int // that went with it
+	Needed    int // of them, pending or dead at that instant
+}
+
 // Fault is something that was done to the relay, from Start to End.
 type Fault struct {
 	Kind  string
@@ -74,7 +82,7 @@ type Fault struct {
 
 // Leftover is something in the outbox's tables that should be gone.
 type Leftover struct {
-	What string // "pending", "leased", "paused", "dead", "under way", "incomplete"
+	What string // "pending", "leased", "paused", "dead", "under way", "incomplete", "kept"
 	Text string
 }
 
@@ -89,6 +97,13 @@ type Facts struct {
 	Leftovers []Leftover
 	// Replays has, by event id, how often an event has to come beside the first time.
 	Replays map[string][]Replay
+	// Discards has, by event id, the deliveries that an operator gave up: 0 for the first,
+	// or the replay's number. They need not come.
+	Discards map[string][]int64
+	// Drops are all partitions that were dropped, and Vanished the events that are gone
+	// without one.
+	Drops    []Drop
+	Vanished []string
 	// Unanswered counts, by event id, how often a destination accepted the event
 	// and the relay was kept from hearing of it.
 	Unanswered map[string]int
@@ -107,11 +122,12 @@ type Rule string
 
 // The rules.
 const (
-	Lost     Rule = "lost"     // committed ⊆ received, replayed ⊆ received again
-	Phantom  Rule = "phantom"  // rolled back ∩ received = ∅, and so for replays that nobody asked for
-	Disorder Rule = "disorder" // first receptions of a key in commit order, and so within each replay
-	Altered  Rule = "altered"  // received as written
-	Repeated Rule = "repeated" // duplicates have a cause, and a bound
-	Left     Rule = "left"     // nothing pending, leased, paused, dead, under way or incomplete at the end
-	Harness  Rule = "harness"  // what is needed to judge is missing
+	Lost      Rule = "lost"      // committed ⊆ received, replayed ⊆ received again, but for what was discarded
+	Phantom   Rule = "phantom"   // rolled back ∩ received = ∅, and so for replays that nobody asked for, and what was discarded
+	Disorder  Rule = "disorder"  // first receptions of a key in commit order, and so within each replay
+	Altered   Rule = "altered"   // received as written
+	Repeated  Rule = "repeated"  // duplicates have a cause, and a bound
+	Retention Rule = "retention" // an event goes with its partition only, and none that is pending or dead
+	Left      Rule = "left"      // nothing pending, leased, paused, dead, under way, incomplete or kept at the end
+	Harness   Rule = "harness"   // what is needed to judge is missing
 )

@@ -8,7 +8,7 @@ type style int
 const (
 	rowLock       style = iota // UPDATE of the aggregate's row, then outbox.Write
 	serializeKeys              // outbox.Writer{SerializeKeys: true} alone
-	plainSQL                   // pg_advisory_xact_lock and INSERT, without the library
+	plainSQL                   // pg_advisory_xact_lock and INSERT, without the library; some events are backdated
 	unordered                  // no key, no lock
 )
 
@@ -17,6 +17,16 @@ const (
 func Keys() (names []string) {
 	for _, k := range keys {
 		if k.name != "" {
+			names = append(names, k.name)
+		}
+	}
+	return names
+}
+
+// OldKeys are the names of those of the keys some of whose events are backdated.
+func OldKeys() (names []string) {
+	for _, k := range keys {
+		if k.style == plainSQL {
 			names = append(names, k.name)
 		}
 	}
@@ -38,5 +48,6 @@ var keys = []key{
 	{"account-2", serializeKeys},
 	{strings.Repeat("long-", 40), serializeKeys},
 	{"legacy-1", plainSQL},
+	{"legacy-2", plainSQL},
 	{"", unordered},
 }

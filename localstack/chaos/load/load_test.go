@@ -19,7 +19,8 @@ func TestEveryStyleOfLockNumbersAKeysEventsInTheOrderOfTheirIDs(t *testing.T) {
 	defer pool.Close()
 	l, err := Start(t.Context(), Config{Pool: pool, Topics: []string{"a", "b"}, Seed: 1, Rate: 400, Writers: 16})
 	require.NoError(t, err)
-	time.Sleep(2 * time.Second)
+	const enough = 400 // for every key to have some, and some that roll back
+	require.Eventually(t, func() bool { return l.Committed() >= enough }, time.Minute, 10*time.Millisecond)
 	l.Stop()
 	written, err := l.Written(t.Context(), pool)
 	require.NoError(t, err)
@@ -34,6 +35,9 @@ func TestEveryStyleOfLockNumbersAKeysEventsInTheOrderOfTheirIDs(t *testing.T) {
 		ids[event] = id
 	}
 	require.NoError(t, rows.Err())
+	var old int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox.event WHERE created_at < now() - make_interval(days => $1)`, Youngest).Scan(&old))
+	require.Positive(t, old, "nothing is of a day that retention could drop")
 	type key struct{ topic, key string }
 	byNumber := map[key]map[int64]int64{}
 	undone := 0

@@ -24,6 +24,7 @@ type transaction struct {
 	key    key
 	events []check.Written
 	pads   []string
+	ages   []int         // in days, of backdated events
 	linger time.Duration // between the inserts and the end
 	undo   bool
 	fate   check.Fate
@@ -45,6 +46,7 @@ func (l *Load) next(dice *rand.Rand) *transaction {
 			ContentType: outbox.DefaultContentType, Attributes: attributes(dice),
 		})
 		t.pads = append(t.pads, pad(dice))
+		t.ages = append(t.ages, age(dice))
 	}
 	switch roll := dice.Float64(); {
 	case roll < .10:
@@ -84,6 +86,22 @@ func pad(dice *rand.Rand) string {
 		n = 2000
 	}
 	return strings.Repeat("ü漢 <&>\t\"%25+\\ \n", n)
+}
+
+// Backdated events are so many days old.
+const (
+	Youngest = 3
+	oldest   = 5
+)
+
+// age is that of an event whose producer may backdate it: days that retention is to
+// drop have events then that are pending, die, and are redriven. Events of a key are
+// of any age in any order; only their ids ascend.
+func age(dice *rand.Rand) int {
+	if dice.IntN(2) == 0 {
+		return 0
+	}
+	return Youngest + dice.IntN(oldest-Youngest+1)
 }
 
 // do is the transaction's body.
@@ -145,8 +163,11 @@ func (t *transaction) withSerializedKeys(ctx context.Context, tx pgx.Tx) error {
 }
 
 const (
-	lockSQL   = `SELECT pg_advisory_xact_lock(hashtextextended('outbox/' || $1 || '/' || $2, 0))`
-	insertSQL = `INSERT INTO outbox.event (event_id, topic, key, type, payload, attributes) VALUES ($1, $2, $3, $4, $5, $6)`
+	lockSQL = `SELECT pg_advisory_xact_lock(hashtextextended('outbox/' || $1 || '/' || $2, 0))`
+	// Only the owner may say when an event was written.
+	insertSQL = `
+INSERT INTO outbox.event (event_id, topic, key, type, payload, attributes, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() - make_interval(days => $7))`
 )
 
 func (t *transaction) inPlainSQL(ctx context.Context, tx pgx.Tx) error {
@@ -158,12 +179,12 @@ func (t *transaction) inPlainSQL(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	t.number(before)
-	for _, w := range t.events {
+	for i, w := range t.events {
 		own := w.Attributes
 		if own == nil {
 			own = map[string]string{}
 		}
-		if _, err := tx.Exec(ctx, insertSQL, w.ID, w.Topic, w.Key, w.Type, w.Payload, own); err != nil {
+		if _, err := tx.Exec(ctx, insertSQL, w.ID, w.Topic, w.Key, w.Type, w.Payload, own, t.ages[i]); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,9 @@
 //     order.
 //   - overtaking: events are published though an earlier one of their key is a dead
 //     letter, which comes after them when it is redriven.
+//   - retention: expired partitions are dropped without a look at what is pending or
+//     dead.
+//   - hoarding: no partition is ever dropped.
 package main
 
 import (

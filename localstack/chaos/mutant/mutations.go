@@ -52,6 +52,14 @@ var mutations = map[string]mutation{
 		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return overtaking{s} },
 		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
 	},
+	"retention": {
+		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return careless{s} },
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+	},
+	"hoarding": {
+		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return hoarding{s} },
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+	},
 }
 
 // unfenced neither renews leases nor notices that they are lost.

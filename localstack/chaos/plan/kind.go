@@ -21,7 +21,7 @@ const (
 	CutDatabase     Kind = "database cut off"
 	RestartDatabase Kind = "database restarted"
 	RestartTemporal Kind = "temporal restarted"
-	DropPartition   Kind = "partition dropped"
+	DropPartition   Kind = "partition dropped" // or not, again and again, beside Maintenance
 )
 
 // What is done to destinations, beside the kinds of package faults.
@@ -40,7 +40,8 @@ const (
 
 // What operators do, beside what makes them: faults.Poison.
 const (
-	PauseTopic  Kind = "topic paused"          // by an operator, who resumes it after a while
-	RedriveDead Kind = "dead letters redriven" // all that a topic has
-	ReplayTopic Kind = "topic replayed"        // what was written lately, or all events of a key
+	PauseTopic  Kind = "topic paused"           // by an operator, who resumes it after a while
+	RedriveDead Kind = "dead letters redriven"  // all that a topic has
+	ReplayTopic Kind = "topic replayed"         // what was written lately, or all events of a key
+	DiscardDead Kind = "dead letters discarded" // that are made for it, of one topic
 )

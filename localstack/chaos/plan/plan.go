@@ -60,6 +60,7 @@ type Topics struct {
 	Topic string   // has an SNS topic that may be deleted
 	Queue string   // has an SQS queue that may be deleted
 	Keys  []string // that all of them have events of
+	Old   []string // those of them that have events of days that retention drops
 }
 
 // Make returns the steps of a plan in the order of their beginning. All are over
@@ -178,6 +179,6 @@ func neighbours(dice *rand.Rand) []Step {
 		{Kind: CutDatabase, For: seconds(2 + 4*dice.Float64())},
 		{Kind: RestartDatabase, For: seconds(1 + 2*dice.Float64())},
 		{Kind: RestartTemporal, For: seconds(2 + 3*dice.Float64())},
-		{Kind: DropPartition, For: seconds(1)},
+		{Kind: DropPartition, For: seconds(6)},
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
 )
 
-var topics = Topics{All: []string{"a", "b", "c"}, Topic: "a", Queue: "b", Keys: []string{"k", "l"}}
+var topics = Topics{All: []string{"a", "b", "c"}, Topic: "a", Queue: "b", Keys: []string{"k", "l"}, Old: []string{"l"}}
 
 // everyTime are the kinds that a run of two minutes and more shows.
 var everyTime = []Kind{
@@ -19,7 +19,7 @@ var everyTime = []Kind{
 	Kind(faults.FailEntry), Kind(faults.ThrottleEntry), Kind(faults.OmitAccepted), Kind(faults.OmitDropped),
 	Kind(faults.DropAnswer), Kind(faults.DropRequest), Kind(faults.Throttle), Kind(faults.ServerError),
 	Kind(faults.Slow), Kind(faults.Hang), Kind(faults.HangAfter),
-	PauseTopic, RedriveDead, ReplayTopic, Kind(faults.Poison),
+	PauseTopic, RedriveDead, ReplayTopic, DiscardDead, Kind(faults.Poison),
 }
 
 func TestEveryKindHasItsTurnWithinTwoMinutesAndIsOverInTime(t *testing.T) {

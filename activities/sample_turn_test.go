@@ -1,0 +1,59 @@
+package activities
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+func TestAWorkerWhoseTurnItIsNotSamplesNothingAndAsksAgainWhenItMayBe(t *testing.T) {
+	e := sampling(t, func(int) ([]relay.TopicState, error) {
+		return []relay.TopicState{{Topic: "orders", Recovery: "r"}}, nil
+	})
+	m := &told{}
+	e.cfg.Metrics = m
+	asked := 0
+	e.store.turn = func(by string, every time.Duration) (bool, time.Duration, error) {
+		require.Equal(t, e.sampler.by, by)
+		require.Equal(t, time.Millisecond, every)
+		asked++
+		return false, 100 * time.Millisecond, nil
+	}
+	began := time.Now()
+	r, err := e.claim(t, 350*time.Millisecond)
+	require.NoError(t, err)
+	require.Empty(t, r.Topics)
+	require.Empty(t, m.others, "no gauge stands still beside the others")
+	require.Zero(t, e.store.sampled())
+	e.store.mu.Lock()
+	defer e.store.mu.Unlock()
+	require.Greater(t, asked, 1)
+	require.LessOrEqual(t, asked, 1+int(time.Since(began)/(100*time.Millisecond)), "or every claim costs one more statement")
+}
+
+func TestTwoWorkersHaveNamesOfTheirOwn(t *testing.T) {
+	a, b := newEnv(t), newEnv(t)
+	require.NotEmpty(t, a.sampler.by)
+	require.NotEqual(t, a.sampler.by, b.sampler.by)
+}
+
+func TestASampleThatTookLongIsDeferredForAll(t *testing.T) {
+	const looking = 5 * time.Millisecond // and nobody waits for it
+	e := sampling(t, func(int) ([]relay.TopicState, error) {
+		time.Sleep(looking)
+		return nil, nil
+	})
+	_, err := e.claim(t, 50*time.Millisecond)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		e.store.mu.Lock()
+		defer e.store.mu.Unlock()
+		return len(e.store.waits) > 0
+	}, 5*time.Second, time.Millisecond)
+	e.store.mu.Lock()
+	defer e.store.mu.Unlock()
+	require.GreaterOrEqual(t, e.store.waits[0], (sampleShare-1)*looking)
+}

@@ -1,0 +1,49 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// turnSQL takes the turn to look at all topics, if it is due. Who looked last comes
+// first: for everybody else it is due a little later, so that it stays with a worker
+// that goes on claiming. Otherwise it says how long to wait.
+const turnSQL = `
+WITH due AS (
+    SELECT due_at + CASE WHEN by = $1 THEN interval '0' ELSE $3::interval END AS at FROM outbox.sample),
+taken AS (
+    UPDATE outbox.sample SET by = $1, due_at = now() + $2::interval
+    WHERE due_at + CASE WHEN by = $1 THEN interval '0' ELSE $3::interval END <= now()
+    RETURNING true)
+SELECT EXISTS (SELECT FROM taken),
+       CASE WHEN due.at > now() THEN extract(epoch FROM due.at - now()) ELSE 0 END::float8
+FROM due`
+
+// graceShare is how much longer it takes until another worker may look: one part in so
+// many.
+const graceShare = 5
+
+// TakeTurn reports whether it is by's turn to look at all topics: of all workers that
+// ask, one may in every interval. If it is not, it says how long it takes until then.
+func (s *Store) TakeTurn(ctx context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	var seconds float64
+	if err := s.pool.QueryRow(ctx, turnSQL, by, every, every/graceShare).Scan(&taken, &seconds); err != nil {
+		return false, 0, fmt.Errorf("take the turn to sample topics: %w", err)
+	}
+	return taken, time.Duration(seconds * float64(time.Second)), nil
+}
+
+const deferTurnSQL = `UPDATE outbox.sample SET due_at = now() + $2::interval WHERE by = $1`
+
+// DeferTurn makes everybody wait for the next turn, after one that took long.
+func (s *Store) DeferTurn(ctx context.Context, by string, wait time.Duration) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, deferTurnSQL, by, wait); err != nil {
+		return fmt.Errorf("defer the next sample of topics: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package check
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// discarded are the facts of a run in which all went well: an operator discarded the
+// first delivery of an event of each topic, which did not come, and a replay of others.
+func discarded() Facts {
+	f := replayed()
+	f.Discards = map[string][]int64{"ledger/a/2": {0}, "audit/a/2": {0}, "ledger/a/4": {12}, "audit/a/4": {15}}
+	for _, m := range []struct {
+		queue, event string
+		seconds      float64
+	}{
+		{"fifo", "ledger/a/2", 1.5},
+		{"standard", "audit/a/2", 1.5},
+		{"fan-out", "audit/a/2", 1.5},
+		{"fifo", "ledger/a/4", 24},
+		{"standard", "audit/a/4", 24.5},
+		{"fan-out", "audit/a/4", 24.5},
+	} {
+		without(&f, message(f, m.queue, m.event, m.seconds))
+	}
+	f.Drops = []Drop{{Partition: "event_20261028", At: at(30), Events: 7}}
+	return f
+}
+
+func TestWhatWasDiscardedNeedNotCome(t *testing.T) {
+	require.Empty(t, Check(discarded()).Violations)
+}
+
+func TestEachBrokenPromiseOfDiscardAndRetentionIsSeenAndNamed(t *testing.T) {
+	come := func(f *Facts, queue, event, deduplication string, seconds float64) {
+		r := arrive(queue, *writtenAs(*f, event), seconds)
+		if queue == "fifo" {
+			r.Deduplication = deduplication
+		}
+		f.Received = append(f.Received, r)
+		slices.SortStableFunc(f.Received, func(a, b Received) int { return a.Sent.Compare(b.Sent) })
+	}
+	for name, c := range map[string]struct {
+		change func(*Facts)
+		want   Rule
+	}{
+		"a discarded event comes from a FIFO queue":     {func(f *Facts) { come(f, "fifo", "ledger/a/2", "ledger/a/2", 1.5) }, Phantom},
+		"a discarded event comes from a standard queue": {func(f *Facts) { come(f, "standard", "audit/a/2", "", 1.5) }, Phantom},
+		"a discarded replay comes from a FIFO queue":    {func(f *Facts) { come(f, "fifo", "ledger/a/4", "ledger/a/4/12", 24) }, Phantom},
+		"a discarded replay comes from a standard queue": {func(f *Facts) {
+			come(f, "standard", "audit/a/4", "", 60)
+		}, Repeated},
+		"another replay of a discarded one's event is lost": {func(f *Facts) {
+			without(f, message(*f, "fifo", "ledger/a/4", 24.5))
+		}, Lost},
+		"an event is lost whose replay was discarded": {func(f *Facts) {
+			without(f, message(*f, "standard", "audit/a/4", 3.5))
+		}, Lost},
+		"another event of a discarded one's key is lost": {func(f *Facts) {
+			without(f, message(*f, "fifo", "ledger/a/1", .5))
+		}, Lost},
+		"what nobody committed is discarded": {func(f *Facts) { f.Discards["undone"] = []int64{0} }, Harness},
+		"a partition is dropped with something pending or dead": {func(f *Facts) {
+			f.Drops = append(f.Drops, Drop{Partition: "event_20261029", At: at(31), Events: 3, Needed: 1})
+		}, Retention},
+		"an event is gone, and no partition with it": {func(f *Facts) { f.Vanished = []string{"ledger/a/9"} }, Retention},
+		"a partition of which nothing is needed stays": {func(f *Facts) {
+			f.Leftovers = []Leftover{{"kept", "the partition of 2026-10-28"}}
+		}, Left},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := discarded()
+			c.change(&f)
+			v := Check(f).Violations
+			require.Len(t, v, 1, "one rule, and no other: %v", v)
+			require.Equal(t, c.want, v[0].Rule)
+		})
+	}
+}
+
+// It was accepted, nobody heard of it, the next attempt was refused, and so it died.
+func TestWhatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
+	f := discarded()
+	for _, event := range []string{"ledger/a/2", "audit/a/2"} {
+		for _, q := range f.Queues {
+			if w := writtenAs(f, event); q.Topic == w.Topic {
+				f.Received = append(f.Received[:1:1], append([]Received{arrive(q.Name, *w, 1.5)}, f.Received[1:]...)...)
+			}
+		}
+	}
+	f.Unanswered = map[string]int{"ledger/a/2": 1}
+	f.Faults = []Fault{{Kind: "kill", Start: at(1.6), End: at(2), Repeats: true}}
+	require.Empty(t, Check(f).Violations)
+}
