@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -48,11 +49,15 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 		return nil, fmt.Errorf("open the producers' pool: %w", err)
 	}
 	defer producers.Close()
-	b.began = time.Now()
 	l, err := load.Start(ctx, load.Config{Pool: producers, Topics: topics.All, Seed: cfg.Seed, Rate: cfg.Rate, Burst: cfg.Burst, CommittedSQL: committedSQL})
 	if err != nil {
 		return nil, err
 	}
+	if err := awaitFlow(ctx, consumers); err != nil {
+		l.Stop()
+		return nil, err
+	}
+	b.began = time.Now()
 	watching, watched := context.WithCancel(ctx)
 	defer watched()
 	b.background.Go(func() { b.watchPauses(watching) })
@@ -83,6 +88,20 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 	}
 	facts.Problems = b.problems
 	return b.ledger(facts, done, drained), nil
+}
+
+// awaitFlow waits until something arrives. The plan's clock begins with that: on a busy
+// machine workers take seconds to begin, and a short plan would be over before.
+func awaitFlow(ctx context.Context, consumers *consume.Consumers) error {
+	for deadline := time.Now().Add(time.Minute); consumers.Count() == 0; {
+		if time.Now().After(deadline) {
+			return errors.New("nothing has arrived for a minute, and nothing was made to fail yet")
+		}
+		if !wait(ctx, 20*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 func (b *bed) startWorkers(ctx context.Context) error {
