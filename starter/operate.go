@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
@@ -95,8 +96,8 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 		return err
 	case o.empty() != o.all:
 		return misuse("select what to %s, as by --key or --event-id, or say --all", o.kind)
-	case o.perSecond < 0:
-		return misuse("--rate is %g: it cannot be negative", o.perSecond)
+	case !(o.perSecond >= 0) || math.IsInf(o.perSecond, 0): // what is no number is not less than 0
+		return misuse("--rate is %g: give a number that is not negative", o.perSecond)
 	}
 	ctx := cmd.Context()
 	if !o.dryRun {

@@ -190,6 +190,10 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 		{with("dead", "redrive", "orders", "--key", "nobody"), 3, "no dead letters of orders match"},
 		{with("dead", "redrive", "orders", "--code", "Other"), 2, "have an earlier one of their key that is not selected"},
 		{with("dead", "redrive", "orders", "--all", "--rate", "-1"), 2, "--rate is -1"},
+		{with("dead", "redrive", "orders", "--all", "--rate", "NaN"), 2, "--rate is NaN"},
+		{with("dead", "discard", "orders", "--all", "--rate", "Inf"), 2, "--rate is +Inf"},
+		{with("replay", "orders", "--all", "--rate", "nan"), 2, "--rate is NaN"},
+		{with("replay", "orders", "--all", "--rate", "-Inf"), 2, "--rate is -Inf"},
 		{[]string{"dead", "redrive", "orders", "--all", "--reason", "x"}, 2, "add --yes"},
 		{with("dead", "redrive", "orders"), 2, "or say --all"},
 		{with("dead", "discard", "orders"), 2, "or say --all"},
@@ -221,13 +225,17 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 	require.Equal(t, before, o.state(), "nothing changed")
 }
 
-// state is everything that commands could change.
-func (o *outbox) state() (text string) {
+// state is everything that commands could change, to the last column.
+func (o *outbox) state() map[string]string {
 	o.t.Helper()
-	require.NoError(o.t, o.db.QueryRow(o.t.Context(), `SELECT jsonb_build_array(
-	    (SELECT count(*) FROM outbox.operation), (SELECT count(*) FROM outbox.dead_letter), (SELECT count(*) FROM outbox.pending),
-	    (SELECT count(*) FROM outbox.discarded), (SELECT jsonb_agg(t) FROM outbox.topic t))::text`).Scan(&text))
-	return text
+	tables := map[string]string{}
+	for _, table := range []string{"event", "pending", "lane", "topic", "dead_letter", "refusal", "operation", "discarded"} {
+		var rows string
+		require.NoError(o.t, o.db.QueryRow(o.t.Context(),
+			`SELECT coalesce(string_agg(t::text, E'\n' ORDER BY t::text), '') FROM outbox.`+table+` t`).Scan(&rows))
+		tables[table] = rows
+	}
+	return tables
 }
 
 func TestWithoutDatabaseOrTemporalACommandSaysSoAndDoesNothing(t *testing.T) {
