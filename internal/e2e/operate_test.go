@@ -149,6 +149,26 @@ func ascending(t *testing.T, messages []types.Message, prefix string) {
 	}
 }
 
+// Who looks for an event must not go after a relay that is well: its lane is an operation's.
+func TestWhereSaysThatAnOperationHasReservedTheLane(t *testing.T) {
+	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
+	o.write("orders", "e", 1, 1)
+	o.exec(`INSERT INTO outbox.lane (topic, lane) SELECT topic, lane FROM outbox.pending`)
+	require.Contains(t, o.command("where", "--topic", "orders", "--key", "key-0").out, "lane       free: the next claim takes it")
+	o.exec(`INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id) VALUES ('redrive', 'orders', 'ada', 'x', 'outbox-redrive/orders/1'), ('redrive', 'audit', 'ada', 'x', 'outbox-redrive/audit/2')`)
+	o.exec(`UPDATE outbox.lane SET reserved_until = '2126-01-31T15:00:00Z'`)
+	var id string
+	require.NoError(t, o.db.QueryRow(t.Context(), `SELECT event_id::text FROM outbox.event`).Scan(&id))
+	for _, args := range [][]string{{"where", "--topic", "orders", "--key", "key-0"}, {"where", id}} {
+		r := o.command(args...)
+		require.Contains(t, r.out, "reserved   by an operation: no claim takes the lane before 2126-01-31 15:00:00 UTC\n           outbox-redrive/orders/1")
+		require.NotContains(t, r.out, "free")
+		require.NotContains(t, r.out, "audit", "the other topic's operation has nothing to do with it")
+	}
+	o.exec(`UPDATE outbox.lane SET reserved_until = now() - interval '1 second'`)
+	require.Contains(t, o.command("where", id).out, "free: the next claim takes it", "a reservation ends by itself")
+}
+
 // What makes no sense, or cannot be done, is said clearly, has its status, and changes
 // nothing.
 func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {

@@ -22,7 +22,11 @@ SELECT EXISTS (SELECT FROM outbox.lane WHERE topic = $1) OR EXISTS (SELECT FROM 
 
 // Known returns ErrUnknownTopic, with the names of those there are, unless an event of
 // the topic was written or a worker routes it.
-func (s *Store) Known(ctx context.Context, topic string) error { return known(ctx, s.pool, topic) }
+func (s *Store) Known(ctx context.Context, topic string) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	return known(ctx, s.pool, topic)
+}
 
 // known returns an error that names the topics there are, if the topic is none.
 func known(ctx context.Context, db querier, topic string) error {
