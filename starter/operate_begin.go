@@ -76,6 +76,7 @@ func (o *operation) start(ctx context.Context, c client.Client, u relay.UnderWay
 		TypedSearchAttributes:    attributes,
 		Memo: map[string]any{
 			"operation": u.ID, "kind": u.Kind, "topic": u.Topic, "by": u.By, "reason": short(u.Reason), "at": u.At,
+			"matched": u.Matched, "selectedBy": u.Selection.By(), // what it says is in outbox.operation
 		},
 	}, workflows.Operation, workflows.OperationInput{
 		Operation: u.ID, Kind: o.kind, Topic: u.Topic, Matched: u.Matched, PerSecond: o.perSecond,
