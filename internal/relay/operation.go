@@ -114,6 +114,8 @@ type Operation struct {
 type UnderWay struct {
 	Operation
 	ID int64
+	// Age is how long ago it was asked for, by the database's clock.
+	Age time.Duration
 	// Done is how many events were moved.
 	Done int64
 	// Finished is when it ended, and Outcome how: "done", "cancelled", or what went
