@@ -31,6 +31,11 @@ up: ## PostgreSQL, Temporal with its UI and SNS/SQS on this machine, until Ctrl-
 test: lint vuln build cc ## everything that CI checks: lint, vuln, build, and all tests with the race detector on a local stack
 	CGO_ENABLED=1 go run ./localstack exec -- go test -race $(TESTFLAGS) $(PACKAGES)
 
+.PHONY: full
+full: cc ## the longest test at its full size: 10,000 dead letters redriven and 100,000 events replayed, everything killed on the way
+	OUTBOX_TEST_FULL=1 CGO_ENABLED=1 go run ./localstack exec -- go test -race -count=1 -v $(TESTFLAGS) \
+		-run '^TestRedriveAndReplayGoOnWhateverIsKilledAndEndCompleteAndInOrder$$' ./internal/e2e/
+
 .PHONY: build
 build: ## compile everything
 	go build ./...

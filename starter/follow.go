@@ -18,39 +18,75 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// follow shows how far an operation is until its workflow ends.
-func follow(ctx context.Context, out io.Writer, store *postgres.Store, run client.WorkflowRun, r *report) error {
-	ended := make(chan error, 1)
+// follow shows how far an operation is until its workflow ends, and what keeps it from
+// getting on.
+func follow(ctx context.Context, out io.Writer, store *postgres.Store, c client.Client, run client.WorkflowRun, r *report) (err error) {
+	asking, stopAsking := context.WithCancel(ctx)
+	defer stopAsking()
+	end, answers := make(chan error, 1), make(chan error)
+	var result workflows.OperationResult
 	go func() {
-		var result workflows.OperationResult
-		ended <- run.Get(ctx, &result)
+		var err error
+		result, err = ended(asking, run)
+		end <- err
 	}()
-	show, stop := tracker(out, r)
-	defer stop()
+	go ask(asking, c, r.WorkflowID, answers)
+	t := tracker(out, r)
+	defer func() { t.stop(err == nil) }()
+	database, server := outage{what: "the database", say: t.say}, outage{what: "Temporal", say: t.say}
+	moved, alone := time.Now(), false
 	for {
 		select {
-		case err := <-ended:
+		case err := <-end:
 			if ctx.Err() != nil {
 				return interrupted(r)
 			}
-			if u, readErr := store.Operation(ctx, r.Operation); readErr == nil {
-				r.Done, r.Outcome = u.Done, u.Outcome
-				show(u.Done)
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %d moved: %w", r.WorkflowID, r.Done, err)
-			}
-			return nil
+			return r.end(ctx, store, result, err, t)
 		case <-ctx.Done():
 			return interrupted(r)
-		case <-time.After(250 * time.Millisecond):
-			// A database that is away for a moment is the workflow's business.
-			if u, err := store.Operation(ctx, r.Operation); err == nil {
-				r.Done = u.Done
-				show(u.Done)
+		case err := <-answers:
+			server.seen(err)
+			if err == nil && !alone && time.Since(moved) > idleFor {
+				if queue := unattended(ctx, c, r.WorkflowID); queue != "" {
+					alone = true
+					t.say(fmt.Sprintf("no worker polls task queue %s: the operation waits for one", queue))
+				}
 			}
+		case <-time.After(250 * time.Millisecond):
+			u, err := store.Operation(ctx, r.Operation)
+			if ctx.Err() != nil {
+				return interrupted(r)
+			}
+			if database.seen(err); err != nil {
+				continue
+			}
+			if u.Done != r.Done {
+				moved = time.Now()
+			}
+			r.Done = u.Done
+			t.show(u.Done)
 		}
 	}
+}
+
+// end notes how the operation ended. The record has the last word: where another command
+// had it done before this one started its workflow, that workflow finds nothing to do.
+func (r *report) end(ctx context.Context, store *postgres.Store, result workflows.OperationResult, err error, t tracked) error {
+	u, readErr := store.Operation(ctx, r.Operation)
+	switch {
+	case readErr == nil:
+		r.Done, r.Outcome = u.Done, u.Outcome
+	case err == nil:
+		r.Done, r.Outcome = result.Done, "done"
+	}
+	t.show(r.Done)
+	switch {
+	case err == nil || r.Outcome == "done":
+		return nil
+	case strings.HasPrefix(r.Outcome, abandoned):
+		return fmt.Errorf("%s: the same command, given elsewhere, found no workflow of it, and did it anew: outbox.operation says who: %w", r.WorkflowID, err)
+	}
+	return fmt.Errorf("%s: %d moved: %w", r.WorkflowID, r.Done, err)
 }
 
 func interrupted(r *report) error {
@@ -58,23 +94,31 @@ func interrupted(r *report) error {
 		r.Done, "temporal workflow cancel -w "+r.WorkflowID)
 }
 
+// tracked shows progress, and what else there is to say.
+type tracked struct {
+	show func(done int64)
+	say  func(text string)
+	stop func(done bool)
+}
+
 // tracker shows progress: moving on a terminal, as a line every two seconds anywhere
 // else.
-func tracker(out io.Writer, r *report) (show func(done int64), stop func()) {
+func tracker(out io.Writer, r *report) tracked {
 	if file, ok := out.(*os.File); !ok || !term.IsTerminal(int(file.Fd())) {
 		var last int64
 		said := time.Now()
-		return func(done int64) {
+		return tracked{func(done int64) {
 			if done != last && time.Since(said) > 2*time.Second {
 				last, said = done, time.Now()
 				fmt.Fprintf(out, "%d of %d\n", done, r.Matched)
 			}
-		}, func() {}
+		}, func(text string) { fmt.Fprintln(out, text) }, func(bool) {}}
 	}
 	w := progress.NewWriter()
 	w.SetOutputWriter(out)
 	w.SetUpdateFrequency(100 * time.Millisecond)
 	w.Style().Visibility = progress.StyleVisibility{Tracker: true, Value: true, Percentage: true, Speed: true, ETA: true}
+	w.Style().Options.ErrorString = "no longer followed"
 	t := &progress.Tracker{Message: r.Kind + " " + r.Topic, Total: r.Matched}
 	w.AppendTracker(t)
 	rendered := make(chan struct{})
@@ -82,11 +126,18 @@ func tracker(out io.Writer, r *report) (show func(done int64), stop func()) {
 		w.Render()
 		close(rendered)
 	}()
-	return t.SetValue, func() {
-		t.MarkAsDone()
+	return tracked{t.SetValue, func(text string) { w.Log("%s", text) }, func(done bool) {
+		for !w.IsRenderInProgress() { // before it has begun, Stop does nothing
+			time.Sleep(time.Millisecond)
+		}
+		if done {
+			t.MarkAsDone()
+		} else {
+			t.MarkAsErrored()
+		}
 		w.Stop()
 		<-rendered
-	}
+	}}
 }
 
 // looking says how far a look at many events is, every two seconds.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
@@ -95,8 +96,8 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 		return err
 	case o.empty() != o.all:
 		return misuse("select what to %s, as by --key or --event-id, or say --all", o.kind)
-	case o.perSecond < 0:
-		return misuse("--rate is %g: it cannot be negative", o.perSecond)
+	case !(o.perSecond >= 0) || math.IsInf(o.perSecond, 0): // what is no number is not less than 0
+		return misuse("--rate is %g: give a number that is not negative", o.perSecond)
 	}
 	ctx := cmd.Context()
 	if !o.dryRun {
@@ -121,20 +122,20 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 		return err
 	}
 	defer c.Close()
-	u, run, err := o.underWay(ctx, store, c, topic, chosen)
+	u, run, joined, err := o.underWay(cmd, store, c, topic, chosen)
+	if err == nil && !joined {
+		u, run, joined, err = o.begin(cmd, store, c, topic, chosen, count)
+	}
 	if err != nil {
 		return err
 	}
-	joined := run != nil
 	if joined {
 		fmt.Fprintf(cmd.ErrOrStderr(), "under way since %s, by %s: %s; its rate stays as it is\n", instantText(u.At), u.By, u.Reason)
-	} else if u, run, err = o.begin(cmd, store, c, topic, chosen, count); err != nil {
-		return err
 	}
 	r := report{Kind: o.kind, Topic: topic, Matched: u.Matched, Operation: u.ID, WorkflowID: u.WorkflowID, Joined: joined, Done: u.Done}
 	fmt.Fprintf(cmd.ErrOrStderr(), "workflow %s does it\n", link(u.WorkflowID))
 	if !o.detach {
-		if err := follow(ctx, cmd.ErrOrStderr(), store, run, &r); err != nil {
+		if err := follow(ctx, cmd.ErrOrStderr(), store, c, run, &r); err != nil {
 			return err
 		}
 	}

@@ -129,6 +129,13 @@ func laneFields(l postgres.LaneLife) (fields [][2]string) {
 	if l.Recovery != "" {
 		fields = append(fields, [2]string{"recovery", link(l.Recovery)})
 	}
+	if l.ReservedUntil != nil {
+		text := "by an operation: no claim takes the lane before " + instantText(*l.ReservedUntil)
+		for _, id := range l.Operations {
+			text += "\n" + link(id)
+		}
+		fields = append(fields, [2]string{"reserved", text})
+	}
 	switch {
 	case l.RunID != "" && l.Retrying:
 		fields = append(fields, [2]string{"lane", "waits for the next attempt of a batch of run " + runLink(l.RunID)})

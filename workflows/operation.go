@@ -21,12 +21,14 @@ type OperationInput struct {
 	Matched   int64  `json:"matched"`
 	// PerSecond is how many events are moved in a second at most. 0: no limit.
 	PerSecond float64 `json:"perSecond,omitempty"`
+	// Began is when its first run did, once it continues as new.
+	Began time.Time `json:"began,omitzero"`
 }
 
 // OperationResult says how an operation ended.
 type OperationResult struct {
-	Done   int64  `json:"done"` // events moved
-	Lasted string `json:"lasted"`
+	Done   int64  `json:"done"`   // events moved
+	Lasted string `json:"lasted"` // over all its runs
 }
 
 // OperationIDPrefix is what the workflow ids of a topic's operations begin with; the
@@ -43,7 +45,9 @@ func OperationIDPrefix(taskQueue, kind, topic string) string {
 // letters, or replay what was published. It goes on whatever becomes of the terminal
 // that started it. Cancelling it leaves done what is done.
 func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err error) {
-	began := workflow.GetInfo(ctx).WorkflowStartTime
+	if in.Began.IsZero() {
+		in.Began = workflow.GetInfo(ctx).WorkflowStartTime
+	}
 	done, err := operate(ctx, in)
 	if workflow.IsContinueAsNewError(err) {
 		return r, err
@@ -53,7 +57,7 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 	if endErr := workflow.ExecuteActivity(endOptions(free, in), act.EndOperation, end).Get(free, &done); endErr != nil && err == nil {
 		err = fmt.Errorf("end operation %d: %w", in.Operation, endErr)
 	}
-	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(began).Round(time.Second).String()
+	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
 	workflow.SetCurrentDetails(free, fmt.Sprintf("%s: %d events, %s.", in.Kind, r.Done, end.Outcome))
 	return r, err
 }

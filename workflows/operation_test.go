@@ -8,7 +8,9 @@ import (
 
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -18,8 +20,13 @@ import (
 // operate runs an operation whose activity answers with answers, one after the other.
 func (e *env) operate(kind string, answers ...any) (r workflows.OperationResult, asked []activities.OperateRequest, ended activities.EndRequest, err error) {
 	e.t.Helper()
+	return e.runOperation(workflows.OperationInput{Operation: 7, Kind: kind, Topic: "orders", Matched: 30, PerSecond: 50}, answers...)
+}
+
+func (e *env) runOperation(in workflows.OperationInput, answers ...any) (r workflows.OperationResult, asked []activities.OperateRequest, ended activities.EndRequest, err error) {
+	e.t.Helper()
 	e.RegisterWorkflow(workflows.Operation)
-	do := map[string]any{relay.Redrive: act.Redrive, relay.Discard: act.Discard, relay.Replay: act.Replay}[kind]
+	do := map[string]any{relay.Redrive: act.Redrive, relay.Discard: act.Discard, relay.Replay: act.Replay}[in.Kind]
 	last := activities.OperateResult{}
 	if do != nil {
 		e.OnActivity(do, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.OperateRequest) (activities.OperateResult, error) {
@@ -36,7 +43,7 @@ func (e *env) operate(kind string, answers ...any) (r workflows.OperationResult,
 		ended = r
 		return activities.OperateResult{Done: last.Done, Over: true}, nil
 	})
-	e.ExecuteWorkflow(workflows.Operation, workflows.OperationInput{Operation: 7, Kind: kind, Topic: "orders", Matched: 30, PerSecond: 50})
+	e.ExecuteWorkflow(workflows.Operation, in)
 	err = e.GetWorkflowError()
 	if err == nil {
 		require.NoError(e.t, e.GetWorkflowResult(&r))
@@ -54,6 +61,27 @@ func TestAnOperationGoesOnUntilAllIsMovedAndItsEndIsOnRecord(t *testing.T) {
 		require.Equal(t, activities.OperateRequest{Operation: 7, PerSecond: 50, For: workflows.OperateFor}, asked[0])
 		require.Equal(t, activities.EndRequest{Operation: 7, Outcome: "done"}, ended)
 	}
+}
+
+// A long operation has several runs, each with a history that is not too long.
+func TestHowLongAnOperationLastedIsCountedFromItsFirstRun(t *testing.T) {
+	begin := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	first := newEnv(t)
+	first.SetStartTime(begin)
+	first.SetCurrentHistoryLength(20_000)
+	_, _, ended, err := first.operate(relay.Replay, activities.OperateResult{Done: 10})
+	var next *workflow.ContinueAsNewError
+	require.ErrorAs(t, err, &next)
+	require.Zero(t, ended, "it goes on")
+	var in workflows.OperationInput
+	require.NoError(t, converter.GetDefaultDataConverter().FromPayloads(next.Input, &in))
+	require.Equal(t, workflows.OperationInput{Operation: 7, Kind: relay.Replay, Topic: "orders", Matched: 30, PerSecond: 50, Began: begin}, in)
+
+	second := newEnv(t)
+	second.SetStartTime(begin.Add(time.Hour))
+	r, _, _, err := second.runOperation(in, activities.OperateResult{Done: 30, Over: true})
+	require.NoError(t, err)
+	require.Equal(t, "1h0m0s", r.Lasted)
 }
 
 func TestACancelledOperationIsOnRecordAsSuchWithWhatItMoved(t *testing.T) {

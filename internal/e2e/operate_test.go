@@ -134,7 +134,14 @@ func TestFromADeadLetterToItsDeliveryWithTheCommandLineAlone(t *testing.T) {
 	    AND outcome = 'done' AND selection = '{"key": "key-4"}' AND done = 10`), "who, when, why, what")
 	d, err := testenv.Temporal(t).DescribeWorkflow(t.Context(), again.WorkflowID, "")
 	require.NoError(t, err)
-	require.Contains(t, d.Memo.GetFields(), "reason")
+	memo := map[string]string{}
+	for name, value := range d.Memo.GetFields() {
+		memo[name] = string(value.GetData())
+		require.NotContains(t, memo[name], "key-4", "a key is in %s: it may say more than a memo should", name)
+	}
+	require.Contains(t, memo, "reason")
+	require.Equal(t, "10", memo["matched"])
+	require.Equal(t, `["key"]`, memo["selectedBy"])
 	o.found(testenv.Temporal(t), 3, `WorkflowType = "Operation" AND OutboxTopic = "orders"`)
 }
 
@@ -147,6 +154,26 @@ func ascending(t *testing.T, messages []types.Message, prefix string) {
 		require.Greater(t, n, last[key], "key %s", key)
 		last[key] = n
 	}
+}
+
+// Who looks for an event must not go after a relay that is well: its lane is an operation's.
+func TestWhereSaysThatAnOperationHasReservedTheLane(t *testing.T) {
+	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
+	o.write("orders", "e", 1, 1)
+	o.exec(`INSERT INTO outbox.lane (topic, lane) SELECT topic, lane FROM outbox.pending`)
+	require.Contains(t, o.command("where", "--topic", "orders", "--key", "key-0").out, "lane       free: the next claim takes it")
+	o.exec(`INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id) VALUES ('redrive', 'orders', 'ada', 'x', 'outbox-redrive/orders/1'), ('redrive', 'audit', 'ada', 'x', 'outbox-redrive/audit/2')`)
+	o.exec(`UPDATE outbox.lane SET reserved_until = '2126-01-31T15:00:00Z'`)
+	var id string
+	require.NoError(t, o.db.QueryRow(t.Context(), `SELECT event_id::text FROM outbox.event`).Scan(&id))
+	for _, args := range [][]string{{"where", "--topic", "orders", "--key", "key-0"}, {"where", id}} {
+		r := o.command(args...)
+		require.Contains(t, r.out, "reserved   by an operation: no claim takes the lane before 2126-01-31 15:00:00 UTC\n           outbox-redrive/orders/1")
+		require.NotContains(t, r.out, "free")
+		require.NotContains(t, r.out, "audit", "the other topic's operation has nothing to do with it")
+	}
+	o.exec(`UPDATE outbox.lane SET reserved_until = now() - interval '1 second'`)
+	require.Contains(t, o.command("where", id).out, "free: the next claim takes it", "a reservation ends by itself")
 }
 
 // What makes no sense, or cannot be done, is said clearly, has its status, and changes
@@ -190,6 +217,10 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 		{with("dead", "redrive", "orders", "--key", "nobody"), 3, "no dead letters of orders match"},
 		{with("dead", "redrive", "orders", "--code", "Other"), 2, "have an earlier one of their key that is not selected"},
 		{with("dead", "redrive", "orders", "--all", "--rate", "-1"), 2, "--rate is -1"},
+		{with("dead", "redrive", "orders", "--all", "--rate", "NaN"), 2, "--rate is NaN"},
+		{with("dead", "discard", "orders", "--all", "--rate", "Inf"), 2, "--rate is +Inf"},
+		{with("replay", "orders", "--all", "--rate", "nan"), 2, "--rate is NaN"},
+		{with("replay", "orders", "--all", "--rate", "-Inf"), 2, "--rate is -Inf"},
 		{[]string{"dead", "redrive", "orders", "--all", "--reason", "x"}, 2, "add --yes"},
 		{with("dead", "redrive", "orders"), 2, "or say --all"},
 		{with("dead", "discard", "orders"), 2, "or say --all"},
@@ -221,13 +252,17 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 	require.Equal(t, before, o.state(), "nothing changed")
 }
 
-// state is everything that commands could change.
-func (o *outbox) state() (text string) {
+// state is everything that commands could change, to the last column.
+func (o *outbox) state() map[string]string {
 	o.t.Helper()
-	require.NoError(o.t, o.db.QueryRow(o.t.Context(), `SELECT jsonb_build_array(
-	    (SELECT count(*) FROM outbox.operation), (SELECT count(*) FROM outbox.dead_letter), (SELECT count(*) FROM outbox.pending),
-	    (SELECT count(*) FROM outbox.discarded), (SELECT jsonb_agg(t) FROM outbox.topic t))::text`).Scan(&text))
-	return text
+	tables := map[string]string{}
+	for _, table := range []string{"event", "pending", "lane", "topic", "dead_letter", "refusal", "operation", "discarded"} {
+		var rows string
+		require.NoError(o.t, o.db.QueryRow(o.t.Context(),
+			`SELECT coalesce(string_agg(t::text, E'\n' ORDER BY t::text), '') FROM outbox.`+table+` t`).Scan(&rows))
+		tables[table] = rows
+	}
+	return tables
 }
 
 func TestWithoutDatabaseOrTemporalACommandSaysSoAndDoesNothing(t *testing.T) {

@@ -36,6 +36,20 @@ func TestEveryTestThatADocumentNamesExists(t *testing.T) {
 	require.Positive(t, named)
 }
 
+// go test is content with a pattern that no test fits.
+func TestEveryTestThatTheMakefileRunsByNameExists(t *testing.T) {
+	root := filepath.Join("..", "..")
+	known := testsBelow(t, root)
+	text, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	require.NoError(t, err)
+	named := regexp.MustCompile(`-run '\^(\w+)\$\$'`).FindAllStringSubmatch(string(text), -1)
+	require.Len(t, named, strings.Count(string(text), "-run "), "one name each, from its beginning to its end")
+	require.NotEmpty(t, named)
+	for _, m := range named {
+		require.True(t, known[m[1]], "there is no test %s", m[1])
+	}
+}
+
 func testsBelow(t *testing.T, root string) map[string]bool {
 	t.Helper()
 	known := map[string]bool{}

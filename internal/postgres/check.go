@@ -11,6 +11,8 @@ const reachSQL = `SELECT to_regnamespace('outbox') IS NOT NULL`
 
 // Reach connects and makes sure that there is an outbox. Its errors name the remedy.
 func (s *Store) Reach(ctx context.Context) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	var there bool
 	if err := s.pool.QueryRow(ctx, reachSQL).Scan(&there); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
@@ -34,18 +36,25 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('table', 'refusal', 'SELECT'), ('table', 'refusal', 'INSERT'), ('table', 'refusal', 'UPDATE'), ('table', 'refusal', 'DELETE'),
     ('table', 'operation', 'SELECT'), ('table', 'operation', 'INSERT'),
     ('table', 'sample', 'SELECT'), ('table', 'sample', 'UPDATE'),
+    ('column', 'operation.workflow_id', 'UPDATE'), ('column', 'operation.done', 'UPDATE'),
+    ('column', 'operation.next_after', 'UPDATE'), ('column', 'operation.lanes_after', 'UPDATE'),
+    ('column', 'operation.finished_at', 'UPDATE'), ('column', 'operation.outcome', 'UPDATE'),
     ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
     ('function', 'caught()', 'EXECUTE')),
 found AS (
-    SELECT n.kind, n.name, n.privilege, coalesce(t.oid, f.oid) AS oid
+    SELECT n.kind, n.name, n.privilege, coalesce(t.oid, f.oid) AS oid, a.attnum AS number
     FROM needed n
-    LEFT JOIN pg_class t ON n.kind = 'table' AND t.relnamespace = to_regnamespace('outbox') AND t.relname = n.name
+    LEFT JOIN pg_class t ON n.kind IN ('table', 'column') AND t.relnamespace = to_regnamespace('outbox')
+                        AND t.relname = split_part(n.name, '.', 1)
+    LEFT JOIN pg_attribute a ON n.kind = 'column' AND a.attrelid = t.oid AND a.attname = split_part(n.name, '.', 2)
     LEFT JOIN pg_proc  f ON n.kind = 'function' AND f.pronamespace = to_regnamespace('outbox')
                         AND f.proname || '(' || oidvectortypes(f.proargtypes) || ')' = n.name)
 SELECT has_schema_privilege(to_regnamespace('outbox')::oid, 'USAGE'),
-       array(SELECT DISTINCT name FROM found WHERE oid IS NULL ORDER BY name),
+       array(SELECT DISTINCT CASE WHEN oid IS NULL THEN split_part(name, '.', 1) ELSE name END AS what FROM found
+             WHERE oid IS NULL OR kind = 'column' AND number IS NULL ORDER BY what),
        array(SELECT privilege || ' ' || name FROM found
              WHERE kind = 'table' AND NOT has_table_privilege(oid, privilege)
+                OR kind = 'column' AND NOT has_column_privilege(oid, number, privilege)
                 OR kind = 'function' AND NOT has_function_privilege(oid, privilege)
              ORDER BY name, privilege),
        current_user::text`
@@ -53,6 +62,8 @@ SELECT has_schema_privilege(to_regnamespace('outbox')::oid, 'USAGE'),
 // Rights makes sure that the role may do everything that the relay does. Its errors
 // name what is missing, and the remedy.
 func (s *Store) Rights(ctx context.Context) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	var usage bool
 	var absent, lacking []string
 	var role string

@@ -40,13 +40,15 @@ ORDER BY d.dead_at DESC, d.id LIMIT $8`
 
 // DeadLetters returns the newest of a topic's dead letters that are selected.
 func (s *Store) DeadLetters(ctx context.Context, topic string, chosen relay.Selection, limit int) ([]DeadLetter, error) {
-	if err := known(ctx, s.pool, topic); err != nil {
+	if err := s.Known(ctx, topic); err != nil {
 		return nil, err
 	}
 	sp, err := s.spanNow(ctx, chosen)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := s.long(ctx)
+	defer cancel()
 	rows, err := s.pool.Query(ctx, deadLettersSQL, append(deadArguments(topic, chosen, sp), limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters: %w", err)
@@ -74,6 +76,8 @@ FROM outbox.dead_letter GROUP BY topic, code ORDER BY topic, count(*) DESC, code
 
 // DeadCounts counts all dead letters by topic and code.
 func (s *Store) DeadCounts(ctx context.Context) ([]DeadCount, error) {
+	ctx, cancel := s.long(ctx)
+	defer cancel()
 	rows, err := s.pool.Query(ctx, deadCountsSQL)
 	if err != nil {
 		return nil, fmt.Errorf("count dead letters: %w", err)
@@ -98,6 +102,8 @@ FROM outbox.event WHERE event_id = $1 AND id = $2`
 
 // Content reads what an event says, its payload only if asked for.
 func (s *Store) Content(ctx context.Context, eventID outbox.ID, id int64, payload bool) (c EventContent, err error) {
+	ctx, cancel := s.long(ctx)
+	defer cancel()
 	var attributes json.RawMessage
 	err = s.pool.QueryRow(ctx, contentSQL, eventID, id, payload).Scan(&c.ContentType, &attributes, &c.Payload)
 	if err == nil {

@@ -34,51 +34,95 @@ ORDER BY e.id LIMIT 20`
 // older than retention. One of version 7 is looked for around the time that it begins
 // with, at first; any other, or one that is not there, takes a look at all events.
 func (s *Store) ByEventID(ctx context.Context, id outbox.ID, progress Progress) (found []EventLife, err error) {
+	return s.byEventID(ctx, id, progress, func(after, upTo int64) ([]EventLife, error) {
+		return s.lives(ctx, byEventIDSQL, id, after, upTo)
+	})
+}
+
+func (s *Store) byEventID(ctx context.Context, id outbox.ID, progress Progress, read func(after, upTo int64) ([]EventLife, error),
+) (found []EventLife, err error) {
 	first, last, err := s.bounds(ctx, span{})
 	if err != nil {
 		return nil, err
 	}
-	if id[6]>>4 == 7 {
-		var ms int64
-		for _, b := range id[:6] {
-			ms = ms<<8 | int64(b)
+	l := search{read: read, progress: progress, all: last - first + 1, least: window}
+	for _, slack := range slacksOf(id) {
+		begin, err := s.idAt(ctx, timeOf(id).Add(-slack), first, last)
+		if err != nil {
+			return nil, err
 		}
-		for _, slack := range idSlacks {
-			from, to := time.UnixMilli(ms).Add(-slack), time.UnixMilli(ms).Add(slack)
-			if found, err = s.byEventIDBetween(ctx, id, from, to, first, last); err != nil || len(found) > 0 {
-				return found, err
-			}
+		end, err := s.idAt(ctx, timeOf(id).Add(slack), begin, last)
+		if err != nil {
+			return nil, err
+		}
+		if found, err = l.through(begin, min(end, last)); err != nil || len(found) > 0 {
+			return found, err
 		}
 	}
-	err = backwards(first, last, progress, func(after, upTo int64) (enough bool, err error) {
-		found, err = s.lives(ctx, byEventIDSQL, id, after, upTo)
+	l.least = 0
+	return l.through(first, last)
+}
+
+// slacksOf are the slacks to look with, narrow ones first; none if the id says no time.
+func slacksOf(id outbox.ID) []time.Duration {
+	if id[6]>>4 != 7 {
+		return nil
+	}
+	return idSlacks
+}
+
+// timeOf is what an id of version 7 begins with.
+func timeOf(id outbox.ID) time.Time {
+	var ms int64
+	for _, b := range id[:6] {
+		ms = ms<<8 | int64(b)
+	}
+	return time.UnixMilli(ms)
+}
+
+// search is a look that widens: what was read is not read again.
+type search struct {
+	read     func(after, upTo int64) ([]EventLife, error)
+	progress Progress
+	all      int64 // so much there is
+	least    int64 // so much is read before there is anything to tell
+	done     int64 // so much was read
+	// The ids from low to high were read; none yet if high is less.
+	low, high int64
+}
+
+// through looks at the ids from first to last, which have all that was read before
+// between them.
+func (l *search) through(first, last int64) (found []EventLife, err error) {
+	look := func(after, upTo int64) (enough bool, err error) {
+		found, err = l.read(after, upTo)
+		if l.done += upTo - after; l.done >= l.least {
+			l.progress.read(l.done, l.all)
+		}
 		return len(found) > 0, err
-	})
+	}
+	if l.done == 0 {
+		err = backwards(first, last, look)
+	} else {
+		first, last = min(first, l.low), max(last, l.high)
+		if err = backwards(l.high+1, last, look); err == nil && len(found) == 0 {
+			err = backwards(first, l.low-1, look)
+		}
+	}
+	if first <= last {
+		l.low, l.high = first, last
+	}
 	return found, err
 }
 
-// backwards looks at the ids from last to first, piece by piece, until it has enough.
-func backwards(first, last int64, progress Progress, look func(after, upTo int64) (enough bool, err error)) error {
+// backwards looks at the ids from last to first, window by window, until it has enough.
+func backwards(first, last int64, look func(after, upTo int64) (enough bool, err error)) error {
 	for upTo := last; upTo >= first; upTo -= window {
-		enough, err := look(max(upTo-window, first-1), upTo)
-		progress.read(last-upTo+window, last-first+1)
-		if err != nil || enough {
+		if enough, err := look(max(upTo-window, first-1), upTo); err != nil || enough {
 			return err
 		}
 	}
 	return nil
-}
-
-func (s *Store) byEventIDBetween(ctx context.Context, id outbox.ID, from, to time.Time, first, last int64) ([]EventLife, error) {
-	begin, err := s.idAt(ctx, from, first, last)
-	if err != nil {
-		return nil, err
-	}
-	end, err := s.idAt(ctx, to, begin, last)
-	if err != nil {
-		return nil, err
-	}
-	return s.lives(ctx, byEventIDSQL, id, begin-1, end)
 }
 
 const fromIDSQL = `SELECT e.id, e.created_at FROM outbox.event e WHERE e.id >= $1 ORDER BY e.id LIMIT 1`
@@ -92,7 +136,7 @@ func (s *Store) idAt(ctx context.Context, at time.Time, first, last int64) (int6
 		middle := low + (high-low)/2
 		var id int64
 		var written time.Time
-		err := s.pool.QueryRow(ctx, fromIDSQL, middle).Scan(&id, &written)
+		err := s.fromID(ctx, middle, &id, &written)
 		switch {
 		case err == nil && written.Before(at):
 			low = id + 1
@@ -105,6 +149,12 @@ func (s *Store) idAt(ctx context.Context, at time.Time, first, last int64) (int6
 	return low, nil
 }
 
+func (s *Store) fromID(ctx context.Context, from int64, id *int64, written *time.Time) error {
+	ctx, cancel := s.long(ctx)
+	defer cancel()
+	return s.pool.QueryRow(ctx, fromIDSQL, from).Scan(id, written)
+}
+
 const byKeySQL = `
 SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, e.created_at FROM outbox.event e
 WHERE e.topic = $1 AND e.key = $2 AND e.id > $3 AND e.id <= $4
@@ -113,16 +163,17 @@ ORDER BY e.id DESC LIMIT $5`
 // ByKey returns the last events of a key, the newest first. It reads backwards until it
 // has as many as limit says.
 func (s *Store) ByKey(ctx context.Context, topic, key string, limit int, progress Progress) (found []EventLife, err error) {
-	if err := known(ctx, s.pool, topic); err != nil {
+	if err := s.Known(ctx, topic); err != nil {
 		return nil, err
 	}
 	first, last, err := s.bounds(ctx, span{})
 	if err != nil {
 		return nil, err
 	}
-	err = backwards(first, last, progress, func(after, upTo int64) (enough bool, err error) {
+	err = backwards(first, last, func(after, upTo int64) (enough bool, err error) {
 		more, err := s.lives(ctx, byKeySQL, topic, key, after, upTo, limit-len(found))
 		found = append(found, more...)
+		progress.read(last-after, last-first+1)
 		return len(found) == limit, err
 	})
 	return found, err

@@ -1,8 +1,10 @@
 package postgres
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +67,58 @@ func TestAnEventIsFoundByItsIDAndOnlyWhereItsIDSaysNothingAmongAll(t *testing.T)
 		require.Equal(t, begin.Add(time.Duration(c.row)*time.Minute), found[0].WrittenAt.Local())
 		require.Equal(t, c.id, found[0].EventID)
 	}
+}
+
+// part is what one statement looks at: the ids above after, up to upTo.
+type part struct{ after, upTo int64 }
+
+// What is not where its id says is what takes long: a busy outbox has millions of events
+// within a day of it.
+func TestALookAroundAnIDsTimeGoesByWindowsTellsHowFarItIsAndReadsNothingTwice(t *testing.T) {
+	o := open(t)
+	begin := time.Now().Add(-70 * time.Hour).Truncate(time.Millisecond)
+	for hour := range 70 { // as if a third of a window came in an hour
+		o.exec(`INSERT INTO outbox.event (topic, key, type, payload, created_at) VALUES ('orders', 'k', 'T', 'x', $1)`, begin.Add(time.Duration(hour)*time.Hour))
+		o.exec(`SELECT setval('outbox.event_id_seq', nextval('outbox.event_id_seq') + $1)`, window/3)
+	}
+	first, last := query[int64](o, `SELECT min(id) FROM outbox.event`), query[int64](o, `SELECT max(id) FROM outbox.event`)
+	for name, id := range map[string]string{
+		"around its time": idOf(begin.Add(35 * time.Hour)),
+		"at the end":      idOf(begin.Add(69 * time.Hour)),
+		"of another time": idOf(begin.Add(1000 * time.Hour)),
+		"before all":      idOf(begin.Add(-1000 * time.Hour)),
+		"without a time":  "0198f2a1-7c3b-4def-8123-456789abcdef",
+	} {
+		parsed, err := outbox.ParseID(id)
+		require.NoError(t, err)
+		var looked []part
+		var told []float64
+		found, err := o.byEventID(t.Context(), parsed, func(part float64) { told = append(told, part) }, func(after, upTo int64) ([]EventLife, error) {
+			looked = append(looked, part{after, upTo})
+			return o.lives(t.Context(), byEventIDSQL, parsed, after, upTo)
+		})
+		require.NoError(t, err)
+		require.Empty(t, found, name)
+		require.True(t, slices.IsSorted(told), "%s: %v", name, told)
+		require.GreaterOrEqual(t, len(told), len(looked)-2, "%s: it says how far it is", name)
+		require.InDelta(t, 1, told[len(told)-1], 1e-9, name)
+		slices.SortFunc(looked, func(a, b part) int { return cmp.Compare(a.after, b.after) })
+		end := first - 1
+		for _, p := range looked {
+			require.Equal(t, end, p.after, "%s: all is read, and nothing twice: %v", name, looked)
+			require.LessOrEqual(t, p.upTo-p.after, int64(window), name)
+			end = p.upTo
+		}
+		require.Equal(t, last, end, name)
+	}
+
+	// One that is there is found without a look at all.
+	o.exec(`UPDATE outbox.event SET event_id = $1 WHERE id = $2`, idOf(begin.Add(50*time.Hour)), last-22*(window/3+2))
+	at := idOf(begin.Add(50 * time.Hour))
+	require.Equal(t, 1, query[int](o, `SELECT count(*)::int FROM outbox.event WHERE event_id = $1`, at), "a row was given that id")
+	found, told := o.find(at)
+	require.Len(t, found, 1)
+	require.LessOrEqual(t, told, 16, "of 24 windows")
 }
 
 func TestATimesFirstEventIsFoundByHalving(t *testing.T) {

@@ -125,7 +125,7 @@ WHERE l.topic = $1 AND l.lane = low.lane`
 // returns those lanes, and how many events were moved. Doing it again moves nothing.
 // relay.ErrOperationOver says that the operation has been ended.
 func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	ctx, cancel := s.long(ctx)
 	defer cancel()
 	var free bool // looked at first, without a lock: an operation may wait for long
 	err = s.pool.QueryRow(ctx, anyIdleSQL, u.Topic, relay.LanesOf(moves)).Scan(&free)

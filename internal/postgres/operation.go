@@ -22,7 +22,11 @@ SELECT EXISTS (SELECT FROM outbox.lane WHERE topic = $1) OR EXISTS (SELECT FROM 
 
 // Known returns ErrUnknownTopic, with the names of those there are, unless an event of
 // the topic was written or a worker routes it.
-func (s *Store) Known(ctx context.Context, topic string) error { return known(ctx, s.pool, topic) }
+func (s *Store) Known(ctx context.Context, topic string) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	return known(ctx, s.pool, topic)
+}
 
 // known returns an error that names the topics there are, if the topic is none.
 func known(ctx context.Context, db querier, topic string) error {
@@ -89,25 +93,32 @@ func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen rel
 func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		err := tx.QueryRow(ctx, beginOperationSQL, o.Kind, o.Topic, o.By, o.Reason, o.Selection, o.Matched, orNow(o.At)).Scan(&id)
-		if errors.Is(err, pgx.ErrNoRows) {
-			joined = true
-			return tx.QueryRow(ctx, sameOperationSQL, o.Kind, o.Topic, o.Selection).Scan(&id)
-		}
-		if err == nil {
-			_, err = tx.Exec(ctx, nameOperationSQL, id, o.WorkflowID)
-		}
-		return err
-	})
+	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows); { // what was under way has just ended
+		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			id, joined, err = beginOperation(ctx, tx, o)
+			return err
+		})
+	}
 	if err != nil {
 		return 0, false, fmt.Errorf("put the operation on record: %w", err)
 	}
 	return id, joined, nil
 }
 
+func beginOperation(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, joined bool, err error) {
+	err = tx.QueryRow(ctx, beginOperationSQL, o.Kind, o.Topic, o.By, o.Reason, o.Selection, o.Matched, orNow(o.At)).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = tx.QueryRow(ctx, sameOperationSQL, o.Kind, o.Topic, o.Selection).Scan(&id)
+		return id, true, err
+	}
+	if err == nil {
+		_, err = tx.Exec(ctx, nameOperationSQL, id, o.WorkflowID)
+	}
+	return id, false, err
+}
+
 const operationSQL = `
-SELECT id, at, kind, topic, by, reason, selection, coalesce(matched, 0), workflow_id,
+SELECT id, at, clock_timestamp() - at, kind, topic, by, reason, selection, coalesce(matched, 0), workflow_id,
        done, finished_at, outcome, next_after, lanes_after
 FROM outbox.operation WHERE id = $1`
 
@@ -116,7 +127,7 @@ FROM outbox.operation WHERE id = $1`
 func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	err = s.pool.QueryRow(ctx, operationSQL, id).Scan(&u.ID, &u.At, &u.Kind, &u.Topic, &u.By, &u.Reason, &u.Selection,
+	err = s.pool.QueryRow(ctx, operationSQL, id).Scan(&u.ID, &u.At, &u.Age, &u.Kind, &u.Topic, &u.By, &u.Reason, &u.Selection,
 		&u.Matched, &u.WorkflowID, &u.Done, &u.Finished, &u.Outcome, &u.From.ID, &u.Lanes)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = relay.ErrUnknownOperation

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -514,4 +515,25 @@ func TestAnOperationHasWhatWasThereWhenItWasCounted(t *testing.T) {
 	u := o.underWay(id)
 	moved, _, _ := o.step(&u, 10)
 	require.Equal(t, 2, moved)
+}
+
+// The same may end in the moment in which it is about to be joined.
+func TestAnOperationIsBegunOrJoinedHoweverOftenTheSameEndsMeanwhile(t *testing.T) {
+	o := open(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 50 {
+				id, _, err := o.BeginOperation(t.Context(), relay.Operation{Kind: relay.Redrive, Topic: "orders", By: "ada", Reason: "a test"})
+				if err == nil {
+					err = o.EndOperation(t.Context(), id, "done")
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }

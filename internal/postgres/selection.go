@@ -42,6 +42,8 @@ func spanOf(s relay.Selection, at time.Time) (span, error) {
 
 // spanNow is spanOf for one that is asked for now, by the database's clock.
 func (s *Store) spanNow(ctx context.Context, chosen relay.Selection) (sp span, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	var now time.Time
 	if err := s.pool.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
 		return sp, fmt.Errorf("read the database's time: %w", err)
@@ -101,13 +103,15 @@ SELECT (SELECT count(*) FROM chosen), (SELECT count(DISTINCT key) FROM chains),
 
 // CountDead counts the dead letters of a topic that are selected.
 func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Selection) (c Count, err error) {
-	if err := known(ctx, s.pool, topic); err != nil {
+	if err := s.Known(ctx, topic); err != nil {
 		return c, err
 	}
 	sp, err := s.spanNow(ctx, chosen)
 	if err != nil {
 		return c, err
 	}
+	ctx, cancel := s.long(ctx)
+	defer cancel()
 	err = s.pool.QueryRow(ctx, countDeadSQL, deadArguments(topic, chosen, sp)...).Scan(&c.Events, &c.Keys, &c.Behind, &c.Overtaking)
 	if err != nil {
 		return c, fmt.Errorf("count dead letters: %w", err)
@@ -141,7 +145,7 @@ WHERE e.id > $7 AND e.id <= $8 AND ` + publishedFits
 // all events of the selection's time range; progress, which may be nil, learns which
 // part of it was read. It also returns when it counted, by the database's clock.
 func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.Selection, progress Progress) (n int64, at time.Time, err error) {
-	if err := known(ctx, s.pool, topic); err != nil {
+	if err := s.Known(ctx, topic); err != nil {
 		return 0, at, err
 	}
 	sp, err := s.spanNow(ctx, chosen)
@@ -151,8 +155,7 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 	first, last, err := s.bounds(ctx, sp)
 	for after := first - 1; err == nil && after < last; after += window {
 		var found int64
-		args := append(arguments(topic, chosen, sp), after, min(after+window, last))
-		err = s.pool.QueryRow(ctx, countPublishedSQL, args...).Scan(&found)
+		found, err = s.countWindow(ctx, append(arguments(topic, chosen, sp), after, min(after+window, last)))
 		n += found
 		progress.read(after+window-first+1, last-first+1)
 	}
@@ -160,6 +163,13 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 		return 0, at, fmt.Errorf("count published events: %w", err)
 	}
 	return n, sp.at, nil
+}
+
+func (s *Store) countWindow(ctx context.Context, args []any) (n int64, err error) {
+	ctx, cancel := s.long(ctx)
+	defer cancel()
+	err = s.pool.QueryRow(ctx, countPublishedSQL, args...).Scan(&n)
+	return n, err
 }
 
 // Bounds are the first and last id that an operation's time range can have; 0 if there
@@ -173,7 +183,7 @@ func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64
 }
 
 func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	ctx, cancel := s.long(ctx)
 	defer cancel()
 	if err := s.pool.QueryRow(ctx, boundsSQL, sp.since, sp.until).Scan(&first, &last); err != nil {
 		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)

@@ -44,6 +44,8 @@ ORDER BY topic`
 // Status describes every topic that the outbox has seen. It counts exactly, so
 // it reads all that is pending.
 func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
+	ctx, cancel := s.long(ctx)
+	defer cancel()
 	rows, err := s.pool.Query(ctx, statusSQL)
 	if err != nil {
 		return nil, fmt.Errorf("read status: %w", err)

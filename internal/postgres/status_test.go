@@ -58,6 +58,12 @@ func TestCheckNamesTheRemedy(t *testing.T) {
 		`REVOKE EXECUTE ON FUNCTION outbox.drop_partition(date) FROM outbox_relay`: "EXECUTE drop_partition(date)",
 		`REVOKE EXECUTE ON FUNCTION outbox.caught() FROM outbox_relay`:             "EXECUTE caught()",
 		`REVOKE INSERT ON outbox.operation FROM outbox_relay`:                      "INSERT operation",
+		`REVOKE UPDATE (workflow_id) ON outbox.operation FROM outbox_relay`:        "it lacks UPDATE operation.workflow_id: run schema/roles.sql",
+		`REVOKE UPDATE (done) ON outbox.operation FROM outbox_relay`:               "it lacks UPDATE operation.done: run",
+		`REVOKE UPDATE (next_after) ON outbox.operation FROM outbox_relay`:         "it lacks UPDATE operation.next_after: run",
+		`REVOKE UPDATE (lanes_after) ON outbox.operation FROM outbox_relay`:        "it lacks UPDATE operation.lanes_after: run",
+		`REVOKE UPDATE (finished_at) ON outbox.operation FROM outbox_relay`:        "it lacks UPDATE operation.finished_at: run",
+		`REVOKE UPDATE (outcome) ON outbox.operation FROM outbox_relay`:            "it lacks UPDATE operation.outcome: run",
 		`REVOKE DELETE ON outbox.pending FROM outbox_relay`:                        "DELETE pending",
 		`REVOKE USAGE ON SCHEMA outbox FROM outbox_relay`:                          "USAGE of the schema",
 	} {
@@ -68,6 +74,9 @@ func TestCheckNamesTheRemedy(t *testing.T) {
 		o.exec(strings.Replace(strings.Replace(revoke, "REVOKE", "GRANT", 1), "FROM", "TO", 1))
 	}
 	require.NoError(t, check(t, stranger.String()))
+
+	o.exec(`ALTER TABLE outbox.operation RENAME COLUMN next_after TO something_else`)
+	require.ErrorContains(t, check(t, base), `has no operation.next_after: run "starter migrate"`)
 
 	o.exec(`DROP TABLE outbox.operation`)
 	require.ErrorContains(t, check(t, base), `has no operation: run "starter migrate"`)

@@ -33,14 +33,9 @@ FROM outbox.event e
 WHERE e.id > $8 AND e.id <= $9 AND e.id > ($10::bigint[])[e.lane + 1] AND ` + publishedFits + `
 ORDER BY e.id LIMIT $11`
 
-// stepTimeout bounds each call that reads or moves a step. A key of a hundred thousand
-// dead letters moves whole, and a selection may leave out a million before it finds one:
-// longer than Config.Timeout, and no other call waits for it.
-const stepTimeout = 2 * time.Minute
-
 // NextStep reads what an operation moves next, from a place on: about so many events.
 func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (step relay.Step, err error) {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	ctx, cancel := s.long(ctx)
 	defer cancel()
 	sp, err := spanOf(u.Selection, u.At)
 	if err != nil {

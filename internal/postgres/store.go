@@ -33,6 +33,9 @@ type Config struct {
 	// Timeout bounds every call, so that a database that is silent is an error in
 	// time. Default 8 s: less than the activities' heartbeat timeout.
 	Timeout time.Duration
+	// LongTimeout bounds each statement, instead, that reads or moves what may be much:
+	// an operation's step, or what an operator looks at. Default 2 min.
+	LongTimeout time.Duration
 	// Fault is told of everything that failed, whether or not it is tried again, as
 	// FaultConnect or FaultStatement. It must not block. Default: nobody is told.
 	Fault func(operation string)
@@ -50,6 +53,11 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 8 * time.Second
+	}
+	if c.LongTimeout == 0 {
+		// A key of a hundred thousand dead letters moves whole, and a selection may leave
+		// out a million before it finds one.
+		c.LongTimeout = 2 * time.Minute
 	}
 	return c
 }
@@ -102,4 +110,9 @@ func (s *Store) Close() {
 // limit bounds one call.
 func (s *Store) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, s.cfg.Timeout)
+}
+
+// long bounds a statement that may read or move much. No other call waits for it.
+func (s *Store) long(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.cfg.LongTimeout)
 }

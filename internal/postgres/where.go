@@ -48,14 +48,21 @@ type Delivery struct {
 // LaneLife is what keeps, or publishes, a lane.
 type LaneLife struct {
 	// RunID is the workflow run that has the lane, if one has.
-	RunID       string `json:"runId,omitempty"`
-	Retrying    bool   `json:"retrying,omitempty"` // its batch waits for another attempt
-	PausedBy    string `json:"pausedBy,omitempty"`
-	PauseReason string `json:"pauseReason,omitempty"`
-	Recovery    string `json:"recovery,omitempty"` // workflow id
+	RunID    string `json:"runId,omitempty"`
+	Retrying bool   `json:"retrying,omitempty"` // its batch waits for another attempt
+	// ReservedUntil is set while an operation waits for the lane: no claim takes it before.
+	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`
+	// Operations are the workflow ids of the topic's operations under way, while the lane
+	// is reserved: it is for one of them.
+	Operations  []string `json:"operations,omitempty"`
+	PausedBy    string   `json:"pausedBy,omitempty"`
+	PauseReason string   `json:"pauseReason,omitempty"`
+	Recovery    string   `json:"recovery,omitempty"` // workflow id
 }
 
 func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife, error) {
+	ctx, cancel := s.long(ctx)
+	defer cancel()
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("look for events: %w", err)
@@ -95,6 +102,9 @@ ORDER BY 2`
 const laneLifeSQL = `
 SELECT CASE WHEN l.leased_until >= now() THEN coalesce(split_part(l.claimed_by, '/', 1), '') ELSE '' END,
        l.retrying AND l.leased_until >= now() IS TRUE,
+       CASE WHEN l.reserved_until >= now() THEN l.reserved_until END,
+       ARRAY(SELECT o.workflow_id FROM outbox.operation o
+             WHERE l.reserved_until >= now() AND o.topic = l.topic AND o.finished_at IS NULL ORDER BY o.id LIMIT 5),
        coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''),
        CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
 FROM outbox.lane l LEFT JOIN outbox.topic t USING (topic)
@@ -120,6 +130,6 @@ func (s *Store) fillLife(ctx context.Context, e *EventLife) error {
 		return err
 	}
 	l := &e.LaneLife
-	_, err = pgx.ForEachRow(rows, []any{&l.RunID, &l.Retrying, &l.PausedBy, &l.PauseReason, &l.Recovery}, func() error { return nil })
+	_, err = pgx.ForEachRow(rows, []any{&l.RunID, &l.Retrying, &l.ReservedUntil, &l.Operations, &l.PausedBy, &l.PauseReason, &l.Recovery}, func() error { return nil })
 	return err
 }

@@ -40,6 +40,31 @@ type Selection struct {
 	Until string `json:"until,omitempty"`
 }
 
+// By names what a selection selects by, as the command line does, and never a value:
+// keys and ids may say more than everyone may know who sees that something was done.
+func (s Selection) By() []string {
+	names := []string{}
+	for _, f := range []struct {
+		name string
+		used bool
+	}{
+		{"event-id", len(s.EventIDs) > 0},
+		{"key", s.Key != ""},
+		{"type", s.Type != ""},
+		{"code", s.Code != ""},
+		{"since", s.Since != ""},
+		{"until", s.Until != ""},
+	} {
+		if f.used {
+			names = append(names, f.name)
+		}
+	}
+	if len(names) == 0 {
+		return []string{"all"}
+	}
+	return names
+}
+
 // Range is the time that a selection bounds, seen from the time at which it is asked
 // for; nil where it does not.
 func (s Selection) Range(at time.Time) (since, until *time.Time, err error) {
@@ -89,6 +114,8 @@ type Operation struct {
 type UnderWay struct {
 	Operation
 	ID int64
+	// Age is how long ago it was asked for, by the database's clock.
+	Age time.Duration
 	// Done is how many events were moved.
 	Done int64
 	// Finished is when it ended, and Outcome how: "done", "cancelled", or what went

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -17,6 +18,21 @@ func TestASelectionsTimesAreInstantsOrSoLongBeforeItWasAskedFor(t *testing.T) {
 	for _, wrong := range []Selection{{Since: "yesterday"}, {Until: "-2h"}, {Since: "1h", Until: "2h"}, {Since: "2h", Until: "2h"}} {
 		if _, _, err := wrong.Range(at); err == nil {
 			t.Errorf("%+v was accepted", wrong)
+		}
+	}
+}
+
+func TestWhatASelectionSelectsByIsNamedWithoutItsValues(t *testing.T) {
+	for _, c := range []struct {
+		chosen Selection
+		by     []string
+	}{
+		{Selection{}, []string{"all"}},
+		{Selection{Key: "customer-4711", Code: "AccessDenied"}, []string{"key", "code"}},
+		{Selection{EventIDs: []string{"a", "b"}, Type: "OrderPlaced", Since: "2h", Until: "1h"}, []string{"event-id", "type", "since", "until"}},
+	} {
+		if by := c.chosen.By(); !slices.Equal(by, c.by) {
+			t.Errorf("%+v is by %v", c.chosen, by)
 		}
 	}
 }

@@ -1,0 +1,119 @@
+package postgres
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/outbox"
+)
+
+// gag is a way to the database that can fall silent: nothing gets through any more, and
+// nobody is told.
+type gag struct{ silent atomic.Bool }
+
+func (g *gag) inFrontOf(t *testing.T, database string) (way string) {
+	t.Helper()
+	u, err := url.Parse(database)
+	require.NoError(t, err)
+	target := u.Host
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", target) //nolint:noctx // a test
+			if err != nil {
+				_ = client.Close()
+				return
+			}
+			t.Cleanup(func() { _, _ = client.Close(), server.Close() })
+			go func() { _, _ = io.Copy(gagged{g, server}, client) }()
+			go func() { _, _ = io.Copy(gagged{g, client}, server) }()
+		}
+	}()
+	u.Host = l.Addr().String()
+	return u.String()
+}
+
+type gagged struct {
+	*gag
+	io.Writer
+}
+
+func (g gagged) Write(b []byte) (int, error) {
+	if g.silent.Load() {
+		return len(b), nil
+	}
+	return g.Writer.Write(b)
+}
+
+// A database that is silent is worse than one that is away: without a bound, whoever asks
+// it waits for ever.
+func TestNothingThatAnOperatorAsksWaitsForASilentDatabaseForEver(t *testing.T) {
+	url := testenv.DatabaseURL(t)
+	var line gag
+	s, err := Open(t.Context(), Config{URL: line.inFrontOf(t, url), MaxConns: 32, Timeout: 200 * time.Millisecond, LongTimeout: 200 * time.Millisecond})
+	require.NoError(t, err)
+	o := openBy(t, url, url)
+	o.write("orders", 1)
+	o.claim() // which makes lanes
+	event, err := outbox.ParseID(query[string](o, `SELECT event_id::text FROM outbox.event`))
+	require.NoError(t, err)
+	var all relay.Selection
+	for name, ask := range map[string]func(ctx context.Context) error{
+		"Reach":       s.Reach,
+		"Rights":      s.Rights,
+		"Known":       func(ctx context.Context) error { return s.Known(ctx, "orders") },
+		"Status":      func(ctx context.Context) error { _, err := s.Status(ctx); return err },
+		"ByEventID":   func(ctx context.Context) error { _, err := s.ByEventID(ctx, event, nil); return err },
+		"ByKey":       func(ctx context.Context) error { _, err := s.ByKey(ctx, "orders", "k1", 1, nil); return err },
+		"Content":     func(ctx context.Context) error { _, err := s.Content(ctx, event, 1, false); return err },
+		"DeadLetters": func(ctx context.Context) error { _, err := s.DeadLetters(ctx, "orders", all, 1); return err },
+		"DeadCounts":  func(ctx context.Context) error { _, err := s.DeadCounts(ctx); return err },
+		"CountDead":   func(ctx context.Context) error { _, err := s.CountDead(ctx, "orders", all); return err },
+		"CountPublished": func(ctx context.Context) error {
+			_, _, err := s.CountPublished(ctx, "orders", all, nil)
+			return err
+		},
+		"lives": func(ctx context.Context) error { _, err := s.lives(ctx, byEventIDSQL, event, 0, 1); return err },
+		"countWindow": func(ctx context.Context) error {
+			_, err := s.countWindow(ctx, append(arguments("orders", all, span{}), 0, 1))
+			return err
+		},
+		"idAt":   func(ctx context.Context) error { _, err := s.idAt(ctx, time.Now(), 1, 2); return err },
+		"bounds": func(ctx context.Context) error { _, _, err := s.bounds(ctx, span{}); return err },
+		"SameUnderWay": func(ctx context.Context) error {
+			_, _, err := s.SameUnderWay(ctx, relay.Redrive, "orders", all)
+			return err
+		},
+	} {
+		line.silent.Store(false)
+		waitFor(t, "the database to answer", func() bool { return s.pool.Ping(t.Context()) == nil })
+		line.silent.Store(true)
+		ended := make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { ended <- ask(ctx) }()
+		select {
+		case err := <-ended:
+			require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s still waits", name)
+		}
+		cancel()
+	}
+	line.silent.Store(false)
+	go s.Close() // which waits for connections that nobody answers on
+}
