@@ -60,7 +60,7 @@ func (o *operation) underWay(ctx context.Context, store *postgres.Store, c clien
 	case err != nil && !errors.As(err, &absent):
 		return u, nil, fmt.Errorf("look for workflow %s: %w", u.WorkflowID, err)
 	}
-	return u, nil, store.EndOperation(ctx, u.ID, "abandoned: its workflow does not run")
+	return u, nil, store.EndOperation(ctx, u.ID, "abandoned: its workflow does not run", 0)
 }
 
 // start starts an operation's workflow.

@@ -164,7 +164,7 @@ func TestParkingGivesUpWhatFailsUntilNothingFails(t *testing.T) {
 	r := e.recover()
 	require.Equal(t, "ann", r.Parked)
 	require.Equal(t, 500, r.Dead)
-	require.Equal(t, workflows.ParkResult{Published: 6, Dead: 500}, result)
+	require.Equal(t, workflows.ParkResult{Published: 6, Dead: 500, State: workflows.StateParked}, result)
 	require.Len(t, *resumed, 1)
 }
 

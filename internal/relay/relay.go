@@ -90,6 +90,8 @@ type Lease struct {
 	Holder string
 	// LowID has, for every lane held, the id from which its events are loaded.
 	LowID map[int16]int64
+	// UpTo is the highest id that is loaded. 0: whatever there is.
+	UpTo int64
 }
 
 // Page is a part of a batch's events, ascending in each lane.
