@@ -20,6 +20,7 @@ type Store interface {
 	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
 	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
 	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
+	Highest(ctx context.Context, l relay.Lease) (int64, error)
 	Settle(ctx context.Context, topic string, done []relay.Ref) error
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
 	Keep(ctx context.Context, l relay.Lease, lanes []int16) error

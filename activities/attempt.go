@@ -73,6 +73,7 @@ type attempt struct {
 }
 
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom time.Time, last checkpoint) *attempt {
+	l.UpTo = r.ParkUpTo
 	return &attempt{
 		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts,
 		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, through: last.Published,

@@ -54,19 +54,6 @@ func (t *attempt) finish(ctx context.Context, again bool) error {
 	return t.fail(ctx, refused, left, accepted+len(dead) == 0)
 }
 
-// parked makes dead letters of everything that was refused. While there was
-// something, it keeps its lanes for a next round, so that on an ordered destination
-// nothing of theirs gets between.
-func (t *attempt) parked(ctx context.Context, dead []relay.Outcome) error {
-	if err := t.bury(ctx, dead); err != nil {
-		return err
-	}
-	if len(dead) > 0 {
-		return t.cfg.Store.Keep(ctx, t.lease, t.lanes())
-	}
-	return t.release(ctx, nil)
-}
-
 // recovered is finish for a recovery: its batch got through if any event did, or if
 // what is left fails alone, because that is for the relay to deal with. An attempt
 // that was ended before it could tell keeps everything for the next one.

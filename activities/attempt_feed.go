@@ -56,8 +56,9 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 			case <-time.After(t.cfg.PollEvery):
 			}
 		}
-		// A page is enough for a recovery to tell.
-		if t.Recovering || time.Now().After(until) || !t.roomForMore(ctx) {
+		// A page is enough for a recovery to tell. Parking goes on while nothing is
+		// refused: it has an end, and is not to take an activity for every page.
+		if t.Recovering && t.ParkUpTo == 0 || time.Now().After(until) || !t.roomForMore(ctx) {
 			return nil
 		}
 	}

@@ -40,6 +40,7 @@ type store struct {
 	settleErr  func() error
 	loadErr    func(n int) error
 	renewErr   error
+	highestErr error
 	takeOverIs error
 	pausedBy   string // an operator
 	takingOver func(ctx context.Context) error
@@ -102,7 +103,7 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 	for _, lane := range slices.Sorted(maps.Keys(l.LowID)) {
 		got := 0
 		for _, e := range s.pending {
-			if e.Lane == lane && got < perLane && !slices.Contains(inHand, e.Ref) {
+			if e.Lane == lane && got < perLane && (l.UpTo == 0 || e.ID <= l.UpTo) && !slices.Contains(inHand, e.Ref) {
 				page.Events = append(page.Events, e)
 				got++
 			}
@@ -110,6 +111,17 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 		page.More = page.More || got == perLane
 	}
 	return page, nil
+}
+
+func (s *store) Highest(_ context.Context, l relay.Lease) (id int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.pending {
+		if _, mine := l.LowID[e.Lane]; mine {
+			id = max(id, e.ID)
+		}
+	}
+	return id, s.highestErr
 }
 
 func (s *store) Settle(_ context.Context, _ string, done []relay.Ref) error {

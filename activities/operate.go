@@ -27,7 +27,7 @@ type OperationStore interface {
 	Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error
 	Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error)
 	Advance(ctx context.Context, u relay.UnderWay, to relay.Place) error
-	EndOperation(ctx context.Context, id int64, outcome string) error
+	EndOperation(ctx context.Context, id int64, outcome string, done int64) error
 	EnsureLanes(ctx context.Context, topics []string) error
 }
 
@@ -52,6 +52,8 @@ type OperateResult struct {
 type EndRequest struct {
 	Operation int64  `json:"operation"`
 	Outcome   string `json:"outcome"`
+	// Done is how many events were moved, where that is not on record yet.
+	Done int64 `json:"done,omitempty"`
 }
 
 // Redrive makes dead letters pending again.
@@ -71,7 +73,7 @@ func (a *Activities) Replay(ctx context.Context, r OperateRequest) (OperateResul
 
 // EndOperation notes how an operation ended, and returns what it came to.
 func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateResult, error) {
-	if err := a.cfg.Store.EndOperation(ctx, r.Operation, r.Outcome); err != nil {
+	if err := a.cfg.Store.EndOperation(ctx, r.Operation, r.Outcome, r.Done); err != nil {
 		return OperateResult{}, failure(ctx, err, nil)
 	}
 	u, err := a.cfg.Store.Operation(ctx, r.Operation)

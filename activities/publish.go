@@ -29,6 +29,12 @@ type PublishRequest struct {
 	Recovering bool `json:"recovering,omitempty"`
 	// Park makes dead letters of everything that is refused, whatever the reason.
 	Park bool `json:"park,omitempty"`
+	// Bound asks, with Park, how far that goes, and for nothing else: the answer is
+	// PublishResult.ParkUpTo.
+	Bound bool `json:"bound,omitempty"`
+	// ParkUpTo is the highest id that may be given up. What is behind it is not even
+	// loaded. 0, as from workflows of an earlier version: whatever is pending.
+	ParkUpTo int64 `json:"parkUpTo,omitempty"`
 }
 
 // PublishResult says what a batch came to, over all attempts. It is also the
@@ -41,6 +47,11 @@ type PublishResult struct {
 	// PausedBy is the operator who has paused the topic: nothing was sent, and the
 	// batch's lanes are released.
 	PausedBy string `json:"pausedBy,omitempty"`
+	// ParkUpTo is how far parking goes, and More says that something may still be
+	// pending of that. Workers of an earlier version say neither, and have parking go on
+	// while Dead is not 0.
+	ParkUpTo int64 `json:"parkUpTo,omitempty"`
+	More     bool  `json:"more,omitempty"`
 	// Destination is where the events were to go. Of a failure only.
 	Destination string `json:"destination,omitempty"`
 }
@@ -105,12 +116,17 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}
+	if r.Park && r.Bound {
+		result, err := a.bound(prepareCtx, lease)
+		a.countLost(r.Batch.Topic, err)
+		return result, failure(ctx, err, nil)
+	}
 	t := a.newAttempt(r, lease, leaseFrom, last)
 	t.workflowID = activity.GetInfo(ctx).WorkflowExecution.ID
 	requests, err := t.run(ctx, began.Add(min(r.For, a.cfg.BatchFor)))
 	a.countLost(r.Batch.Topic, err)
 	end := t.checkpoint()
-	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests}
+	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, More: t.mayHoldMore()}
 	if cause := context.Cause(ctx); err == nil &&
 		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {
 		err = ctx.Err() // it has to end as an attempt, not as done

@@ -100,7 +100,7 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 		}
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s: no workflow %s runs in %s: it is put on record as abandoned\n", u.ID, u.By, u.WorkflowID, place())
-	return u, nil, false, store.EndOperation(ctx, u.ID, abandoned+"its workflow does not run")
+	return u, nil, false, store.EndOperation(ctx, u.ID, abandoned+"its workflow does not run", 0)
 }
 
 // running reports whether a workflow runs.

@@ -10,92 +10,49 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	commonpb "go.temporal.io/api/common/v1"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/api/workflowservice/v1"
-	"go.temporal.io/sdk/client"
 
+	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
+// recovering is a command about a topic's recovery.
+type recovering struct {
+	who
+	now, park, yes, dryRun, asJSON bool
+	wait                           time.Duration
+	taskQueue                      string
+}
+
 func recoverCommand() *cobra.Command {
-	var w who
-	var now, park, yes, asJSON bool
-	var wait time.Duration
-	var taskQueue string
+	var o recovering
 	cmd := &cobra.Command{
 		Use:   "recover TOPIC --now|--park",
 		Short: "Have a broken topic tried at once, or give up what fails in it",
 		Long: `A topic whose destination is broken has a recovery: a workflow that tries it again, at
-most a minute apart. --now has it try at once, as after a repair. --park gives up
-what its destination refuses: those events become dead letters, to be redriven later,
-and the topic goes on.`,
+most a minute apart. --now has it try at once, as after a repair.
+
+--park gives up what is pending in the recovery's batch, some or all of the topic's
+lanes, at that moment: what the destination refuses of it becomes dead letters, to be
+redriven later. What is written meanwhile stays pending, and so does what waits in
+other lanes: it is tried next, and recovered by itself if it is refused. It counts
+first, and --dry-run stops there.`,
 		Example: `  starter recover billing --now --reason "policy repaired"
+  starter recover billing --park --dry-run
   starter recover billing --park --reason "their bug, redrive tomorrow"`,
 		Args:              arguments(cobra.ExactArgs(1)),
 		ValidArgsFunction: topicArgument,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if now == park {
-				return misuse("say what to do: --now or --park")
-			}
-			if err := w.check(); err != nil {
-				return err
-			}
-			store, err := openStore(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			if err := store.Known(cmd.Context(), args[0]); err != nil {
-				return badTopic(err)
-			}
-			c, err := dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			id, runID, activity, err := recovery(cmd.Context(), c, taskQueue, args[0])
-			if err != nil {
-				return err
-			}
-			if park && !yes {
-				if err := confirm(cmd, "make dead letters of what "+args[0]+" cannot deliver?"); err != nil {
-					return err
-				}
-			}
-			// Before it is done: the answer may be late, and who asked is to be known.
-			record := relay.Operation{Kind: "recover", Topic: args[0], By: w.by, Reason: w.reason, WorkflowID: id}
-			if err := store.Record(cmd.Context(), record); err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
-			defer cancel()
-			r := recovered{Topic: args[0], WorkflowID: id, Outcome: "tries now"}
-			if park {
-				err = r.park(ctx, c, workflows.ParkRequest{By: w.by, Reason: w.reason})
-			} else {
-				err = tryNow(ctx, c, id, runID, activity)
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", id, err)
-			}
-			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", r.Topic, r.Outcome)
-			return err
-		},
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd, args[0]) },
 	}
 	f := cmd.Flags()
-	f.BoolVar(&now, "now", false, "try again at once")
-	f.BoolVar(&park, "park", false, "make dead letters of what is refused, and go on")
-	f.BoolVar(&yes, "yes", false, "do not ask before --park")
-	f.DurationVar(&wait, "wait", 30*time.Second, "how long to wait for the workflow's answer")
-	f.BoolVar(&asJSON, "json", false, "print one JSON object")
-	f.StringVar(&taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
-	w.flags(cmd)
+	f.BoolVar(&o.now, "now", false, "try again at once")
+	f.BoolVar(&o.park, "park", false, "make dead letters of what is refused, and go on")
+	f.BoolVar(&o.dryRun, "dry-run", false, "with --park: count, and change nothing")
+	f.BoolVar(&o.yes, "yes", false, "do not ask before --park")
+	f.DurationVar(&o.wait, "wait", 30*time.Second, "how long to wait for the workflow's answer")
+	f.BoolVar(&o.asJSON, "json", false, "print one JSON object")
+	f.StringVar(&o.taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
+	o.flags(cmd)
 	return cmd
 }
 
@@ -103,63 +60,101 @@ and the topic goes on.`,
 type recovered struct {
 	Topic      string `json:"topic"`
 	WorkflowID string `json:"workflowId"`
+	Operation  int64  `json:"operation,omitempty"` // under which it is on record
+	Joined     bool   `json:"joined,omitempty"`    // the same was asked already
+	DryRun     bool   `json:"dryRun,omitempty"`
 	Outcome    string `json:"outcome"`
-	Published  int    `json:"published,omitempty"`
-	Dead       int    `json:"dead,omitempty"`
+	// Matched is how many events were pending in the recovery's batch before it was
+	// parked, and Pending how many the topic has at the end. Of --park only.
+	Matched   *int64 `json:"matched,omitempty"`
+	Published int    `json:"published,omitempty"`
+	Dead      int    `json:"dead,omitempty"`
+	Pending   *int64 `json:"pending,omitempty"`
 }
 
-// recovery finds a topic's recovery, and the activity that it waits for.
-func recovery(ctx context.Context, c client.Client, taskQueue, topic string) (id, runID, activity string, err error) {
-	id = workflows.RecoveryID(taskQueue, topic)
-	d, err := c.DescribeWorkflowExecution(ctx, id, "")
-	var absent *serviceerror.NotFound
+func (o *recovering) run(cmd *cobra.Command, topic string) error {
 	switch {
-	case errors.As(err, &absent), err == nil && d.WorkflowExecutionInfo.Status != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING:
-		return "", "", "", nothing("%s has no recovery under way: nothing says that its destination is broken", topic)
-	case err != nil:
-		return "", "", "", fmt.Errorf("look for the recovery of %s: %w", topic, err)
+	case o.now == o.park:
+		return misuse("say what to do: --now or --park")
+	case o.now && o.dryRun:
+		return misuse("--dry-run counts what --park would give up: --now changes no event")
+	case !o.dryRun:
+		if err := o.check(); err != nil {
+			return err
+		}
 	}
-	for _, a := range d.PendingActivities {
-		activity = a.ActivityId
-	}
-	return id, d.WorkflowExecutionInfo.Execution.RunId, activity, nil
-}
-
-// tryNow ends the backoff of the recovery's activity. (Servers before 1.32 know this
-// call only, later ones know it still.)
-func tryNow(ctx context.Context, c client.Client, id, runID, activity string) error {
-	if activity == "" {
-		return errors.New("it is not waiting for an attempt: look again in a moment")
-	}
-	_, err := c.WorkflowService().ResetActivity(ctx, &workflowservice.ResetActivityRequest{
-		Namespace: namespace(), Execution: &commonpb.WorkflowExecution{WorkflowId: id, RunId: runID}, Identity: whoAmI(),
-		Activity: &workflowservice.ResetActivityRequest_Id{Id: activity},
-	})
+	ctx := cmd.Context()
+	store, err := openStore(ctx)
 	if err != nil {
-		return fmt.Errorf("reset its activity: %w", err)
+		return err
 	}
-	return nil
+	defer store.Close()
+	if err := store.Known(ctx, topic); err != nil {
+		return badTopic(err)
+	}
+	c, err := dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	found, err := findRecovery(ctx, c, o.taskQueue, topic)
+	if err != nil {
+		return err
+	}
+	r := recovered{Topic: topic, WorkflowID: found.id}
+	if o.now {
+		err = o.tryNow(cmd, store, c, found, &r)
+	} else {
+		err = o.giveUp(cmd, store, c, found, &r)
+	}
+	switch {
+	case err != nil:
+		return err
+	case o.asJSON:
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+	case o.dryRun:
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "dry run: nothing was changed")
+	default:
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", r.Topic, r.Outcome)
+	}
+	return err
 }
 
-// park has the recovery give up, and waits until it has.
-func (r *recovered) park(ctx context.Context, c client.Client, p workflows.ParkRequest) error {
-	update, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-		WorkflowID: r.WorkflowID, UpdateName: workflows.UpdatePark, Args: []any{p}, WaitForStage: client.WorkflowUpdateStageCompleted,
-	})
-	var result workflows.ParkResult
-	if err == nil {
-		err = update.Get(ctx, &result)
+// ask puts on record what is about to be asked of a recovery.
+func (o *recovering) ask(cmd *cobra.Command, store *postgres.Store, kind string, found recoveryFound, r *recovered) (err error) {
+	record := relay.Operation{
+		Kind: kind, Topic: r.Topic, By: o.by, Reason: o.reason, WorkflowID: r.WorkflowID,
+		Selection: relay.Selection{Recovery: found.firstRunID},
 	}
-	var absent *serviceerror.NotFound
-	switch {
-	case errors.As(err, &absent):
-		return nothing("it has ended meanwhile")
-	case err != nil && ctx.Err() != nil:
-		return fmt.Errorf("park: no answer yet, and it may still happen: %w", err)
-	case err != nil:
-		return fmt.Errorf("park: %w", err)
+	if r.Matched != nil {
+		record.Matched = *r.Matched
 	}
-	r.Published, r.Dead = result.Published, result.Dead
-	r.Outcome = fmt.Sprintf("goes on: %d published, %d dead letters", r.Published, r.Dead)
-	return nil
+	r.Operation, r.Joined, err = store.Ask(cmd.Context(), record)
+	if r.Joined {
+		if u, err := store.Operation(cmd.Context(), r.Operation); err == nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "asked for since %s, by %s: %s\n", instantText(u.At), u.By, u.Reason)
+		}
+	}
+	return err
 }
+
+// answered ends the record. A recovery that was parked has done so itself, or will, and
+// says the same. Where nobody knows what became of it, the record stays open.
+func (o *recovering) answered(ctx context.Context, store *postgres.Store, r *recovered, err error) error {
+	outcome := r.Outcome
+	var late *unanswered
+	switch {
+	case errors.As(err, &late):
+		return fmt.Errorf("%s: %w: it may still happen, and then operation %d in outbox.operation says so", r.WorkflowID, err, r.Operation)
+	case err != nil:
+		outcome = err.Error()
+		err = fmt.Errorf("%s: %w", r.WorkflowID, err)
+	}
+	return errors.Join(err, store.EndOperation(context.WithoutCancel(ctx), r.Operation, outcome, int64(r.Dead)))
+}
+
+// unanswered is an error after which nobody knows whether it was done.
+type unanswered struct{ err error }
+
+func (e *unanswered) Error() string { return "no answer: " + e.err.Error() }
+func (e *unanswered) Unwrap() error { return e.err }

@@ -54,8 +54,8 @@ func (r *recovery) describe(ctx workflow.Context) {
 }
 
 // conclude sets the state in which it ends.
-func (r *recovery) conclude(ctx workflow.Context, state string) {
-	r.set(ctx, temporal.NewSearchAttributeKeyKeyword(AttributeState).ValueSet(state))
+func (r *recovery) conclude(ctx workflow.Context) {
+	r.set(ctx, temporal.NewSearchAttributeKeyKeyword(AttributeState).ValueSet(r.state))
 }
 
 func (r *recovery) set(ctx workflow.Context, updates ...temporal.SearchAttributeUpdate) {
@@ -67,8 +67,8 @@ func (r *recovery) set(ctx workflow.Context, updates ...temporal.SearchAttribute
 	}
 }
 
-// state is how a recovery ends that ran into err.
-func (r *recovery) state(err error) string {
+// endsIn is the state of a recovery that ends with err.
+func (r *recovery) endsIn(err error) string {
 	var cancelled *temporal.CanceledError
 	switch {
 	case errors.As(err, &cancelled):

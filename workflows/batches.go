@@ -98,7 +98,7 @@ func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.App
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	r.ending++
 	in := RecoveryInput{
-		Reason: failure.Message(), Error: failure.Type(), Destination: destination,
+		Reason: uncounted(failure.Message()), Error: failure.Type(), Destination: destination,
 		SearchAttributes: r.in.SearchAttributes, Concurrency: r.in.Concurrency, Batch: b,
 	}
 	child := workflow.ExecuteChildWorkflow(recoveryChild(free, r.taskQueue, in), Recovery, in)

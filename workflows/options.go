@@ -116,6 +116,9 @@ const (
 	maxHistory = 20_000
 )
 
+// PublishActivity is the name of the activity that a recovery repeats.
+const PublishActivity = "PublishBatch"
+
 // retries have no limit but the run's own end: what is left then is claimed by
 // the next run.
 func retries(first, most time.Duration) *temporal.RetryPolicy {
@@ -168,6 +171,15 @@ func resumeOptions(ctx workflow.Context, topic string) workflow.Context {
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
 		Summary:             "resume " + topic,
+	})
+}
+
+// reportOptions give up in the end: a recovery that stays open keeps the next from beginning.
+func reportOptions(ctx workflow.Context, topic string) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: releaseTimeout,
+		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
+		Summary:             "end " + relay.RecoverPark + " " + topic,
 	})
 }
 

@@ -63,6 +63,7 @@ func TestNamesInHistoriesArePermanent(t *testing.T) {
 		"Redrive", "ReleaseBatch", "Replay", "ResumeTopic",
 	}, names)
 	require.Equal(t, "park", UpdatePark)
+	require.Contains(t, names, PublishActivity)
 	require.Equal(t, "outbox-recovery/orders", RecoveryID("outbox-relay", "orders"))
 	require.Equal(t, "outbox-recovery/other/orders", RecoveryID("other", "orders"), "relays do not meet in a namespace")
 	require.Equal(t, "outbox-replay/orders/", OperationIDPrefix("outbox-relay", relay.Replay, "orders"))

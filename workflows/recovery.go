@@ -3,6 +3,7 @@ package workflows
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -31,6 +32,8 @@ type RecoveryInput struct {
 	Concurrency int `json:"concurrency"`
 	// Batch is one that its destination refuses. Its lanes are still leased.
 	Batch relay.Batch `json:"batch"`
+	// Before is set when a recovery continues as new.
+	Before *RecoveryProgress `json:"before,omitempty"`
 }
 
 // RecoveryResult says how a recovery ended.
@@ -46,18 +49,6 @@ type RecoveryResult struct {
 	// recovery of their own if they have to.
 	Lost   bool   `json:"lost,omitempty"`
 	Lasted string `json:"lasted"`
-}
-
-// ParkRequest says who gives up, and why.
-type ParkRequest struct {
-	By     string `json:"by"`
-	Reason string `json:"reason"`
-}
-
-// ParkResult is what became of the batch that was parked.
-type ParkResult struct {
-	Published int `json:"published"`
-	Dead      int `json:"dead"`
 }
 
 // goesTo names the topic and its destination, as failures do.
@@ -83,8 +74,8 @@ func RecoveryID(taskQueue, topic string) string {
 // the relay then tries the topic again and starts another recovery if it must. It also
 // ends, with its next attempt, when an operator has paused the topic.
 func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
-	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, began: workflow.Now(ctx)}
-	workflow.SetCurrentDetails(ctx, r.details(in.Reason))
+	r := newRecovery(ctx, in)
+	workflow.SetCurrentDetails(ctx, r.details())
 	r.describe(ctx)
 	err := workflow.SetUpdateHandlerWithOptions(ctx, UpdatePark, r.onPark, workflow.UpdateHandlerOptions{
 		Description: "Give up what this batch's destination refuses: it becomes dead letters, and the topic goes on.",
@@ -99,7 +90,10 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 		return RecoveryResult{}, fmt.Errorf("offer to park: %w", err)
 	}
 	err = r.run(ctx)
-	r.over = true
+	if workflow.IsContinueAsNewError(err) {
+		return RecoveryResult{}, err
+	}
+	r.over, r.state = true, r.endsIn(err)
 	r.result.Lasted = workflow.Now(ctx).Sub(r.began).Round(time.Second).String()
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	if ctx.Err() != nil {
@@ -112,9 +106,9 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	if err := workflow.ExecuteActivity(resumeOptions(free, in.Batch.Topic), act.ResumeTopic, resume).Get(free, nil); err != nil {
 		workflow.GetLogger(free).Warn("topic not resumed: its pause expires", "topic", in.Batch.Topic, "error", err)
 	}
-	state := r.state(err)
-	workflow.SetCurrentDetails(free, r.epilogue(state))
-	r.conclude(free, state)
+	r.report(free)
+	workflow.SetCurrentDetails(free, r.epilogue())
+	r.conclude(free)
 	if err := workflow.Await(free, func() bool { return workflow.AllHandlersFinished(free) }); err != nil {
 		return r.result, fmt.Errorf("wait for handlers: %w", err)
 	}
@@ -128,20 +122,37 @@ type recovery struct {
 	began  time.Time
 	result RecoveryResult
 	park   *ParkRequest
+	upTo   int64               // how far parking goes, once that is known
 	cancel workflow.CancelFunc // the attempt under way
 	over   bool
+	state  string // in which it ended
+	goesOn bool   // as new
+}
+
+func newRecovery(ctx workflow.Context, in RecoveryInput) *recovery {
+	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, began: workflow.Now(ctx)}
+	if b := in.Before; b != nil {
+		r.began, r.result, r.park, r.upTo = b.Began, b.Result, b.Park, b.ParkUpTo
+	}
+	return r
 }
 
 // run publishes the batch until it gets through, is given up, or is lost.
 func (r *recovery) run(ctx workflow.Context) error {
 	for {
+		if r.isLong(ctx) {
+			return r.continueAsNew(ctx)
+		}
 		parking := r.park != nil
+		if parking {
+			r.result.Parked = r.park.By
+		}
 		attempt, cancel := workflow.WithCancel(ctx)
 		r.cancel = cancel
 		var result activities.PublishResult
 		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in), act.PublishBatch, activities.PublishRequest{
-			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: BatchFor,
-			RecoveryID: r.id, Recovering: true, Park: parking,
+			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: BatchFor, RecoveryID: r.id, Recovering: true,
+			Park: parking, Bound: parking && r.upTo == 0, ParkUpTo: r.upTo,
 		}).Get(attempt, &result)
 		cancel()
 		var failure *temporal.ApplicationError
@@ -153,7 +164,7 @@ func (r *recovery) run(ctx workflow.Context) error {
 				r.result.Paused = result.PausedBy
 				return nil
 			}
-			if !parking || result.Dead == 0 {
+			if !parking || !r.parksOn(result) {
 				return nil
 			}
 		case ctx.Err() != nil:
@@ -167,32 +178,35 @@ func (r *recovery) run(ctx workflow.Context) error {
 	}
 }
 
-// onPark makes the next attempt the one that gives up, and waits for its end.
-func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, error) {
-	if !r.over && r.park == nil {
-		r.park = &p
-		r.result.Parked = p.By
-		workflow.SetCurrentDetails(ctx, r.details("parked by "+p.By+": "+p.Reason))
-		r.cancel()
-	}
-	if err := workflow.Await(ctx, func() bool { return r.over }); err != nil {
-		return ParkResult{}, fmt.Errorf("wait for the end: %w", err)
-	}
-	return ParkResult{Published: r.result.Published, Dead: r.result.Dead}, nil
-}
-
 // details is what the UI shows under User Metadata while it lasts. The failure in it
 // is the first; the last is with the pending activity.
-func (r *recovery) details(reason string) string {
-	return framed(fmt.Sprintf("Topic **%s** is **paused**, because its destination refuses what it is sent:\n\n> %s\n\n"+
-		"Repair the destination, and everything goes on by itself. *Pending Activities* has the attempt, its last failure "+
-		"and when the next is due; *Reset* there tries at once. To make dead letters of what fails, send the update `%s` "+
-		"with `{\"by\": \"…\", \"reason\": \"…\"}`.",
-		escape(r.in.Batch.Topic, maxName), escape(reason, maxCause), UpdatePark))
+func (r *recovery) details() string {
+	topic, parked := escape(r.in.Batch.Topic, maxName), ""
+	if r.park != nil {
+		parked = "Parked by " + escape(r.park.By, maxName) + ": " + escape(r.park.Reason, maxReason) + "\n\n"
+	}
+	return framed(fmt.Sprintf("Topic **%s** waits for its destination since **%s UTC**. The first failure:\n\n> %s\n\n%s"+
+		"Repair the destination, and everything goes on by itself, in order. Nothing is lost meanwhile, nor given up, however long it takes. "+
+		"*Pending Activities* has the last failure, and when the next attempt is due; the run of `Relay` has how much waits.\n\n"+
+		"To try at once: `starter recover TOPIC --now`, or *Reset* of the pending activity (not of this workflow). "+
+		"To give up what is pending of its batch now: `starter recover TOPIC --park`, or the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}` "+
+		"(*More Actions*). It becomes dead letters.",
+		topic, r.began.UTC().Format(time.DateTime), escape(r.in.Reason, maxCause), parked, UpdatePark))
+}
+
+// uncounted leaves out of a failure's text how many events were left of one attempt:
+// more comes while a recovery lasts.
+func uncounted(text string) string {
+	before, after, found := strings.Cut(text, " left: ")
+	i := strings.LastIndex(before, ": ")
+	if !found || i < 0 {
+		return text
+	}
+	return before[:i+len(": ")] + after
 }
 
 // epilogue is what it shows when it is over.
-func (r *recovery) epilogue(state string) string {
+func (r *recovery) epilogue() string {
 	return framed(fmt.Sprintf("Topic **%s** goes on: this recovery is over (%s) after %s, with %s published and %s made dead letters.",
-		escape(r.in.Batch.Topic, maxName), state, r.result.Lasted, events(r.result.Published), count(r.result.Dead)))
+		escape(r.in.Batch.Topic, maxName), r.state, r.result.Lasted, events(r.result.Published), count(r.result.Dead)))
 }

@@ -83,6 +83,12 @@ func TestARecoveryIsFoundByItsStateAndTheStateSaysHowItEnded(t *testing.T) {
 			},
 			says: "(recovered) after 1s, with 10 events published",
 		},
+		"paused": {
+			publish: func(activities.PublishRequest) (activities.PublishResult, error) {
+				return activities.PublishResult{PausedBy: "ada"}, nil
+			},
+			says: "(paused)",
+		},
 		"lost": {
 			publish: func(activities.PublishRequest) (activities.PublishResult, error) {
 				return activities.PublishResult{}, temporal.NewNonRetryableApplicationError("lost", activities.TypeClaimLost, nil)
@@ -123,13 +129,13 @@ func TestARecoveryIsFoundByItsStateAndTheStateSaysHowItEnded(t *testing.T) {
 			set := e.upserts()
 			if c.during != nil {
 				e.RegisterDelayedCallback(func() {
-					require.Contains(t, e.details(), "Topic **a\\_b** is **paused**")
-					require.Contains(t, e.details(), "> a\\_b → SQS queue q: 1 of 1 left: no")
+					require.Contains(t, e.details(), "Topic **a\\_b** waits for its destination since **20")
+					require.Contains(t, e.details(), "> a\\_b → SQS queue q: no")
 					c.during(e)
 				}, 10*time.Second)
 			}
 			e.ExecuteWorkflow(workflows.Recovery, workflows.RecoveryInput{
-				Reason: "a_b → SQS queue q: 1 of 1 left: no", Error: "AuthorizationError", Destination: "SQS queue q",
+				Reason: "a_b → SQS queue q: no", Error: "AuthorizationError", Destination: "SQS queue q",
 				SearchAttributes: true, Concurrency: 4, Batch: batch("a_b", 1),
 			})
 			require.True(t, e.IsWorkflowCompleted())

@@ -236,6 +236,10 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 		{with("replay", "odrers", "--all"), 2, `unknown topic "odrers"`},
 		{[]string{"recover", "orders", "--reason", "x"}, 2, "--now or --park"},
 		{[]string{"recover", "orders", "--now"}, 2, "--reason is empty"},
+		{[]string{"recover", "orders", "--park", "--yes"}, 2, "--reason is empty"},
+		{[]string{"recover", "orders", "--now", "--dry-run", "--reason", "x"}, 2, "--now changes no event"},
+		{[]string{"recover", "orders", "--park", "--dry-run"}, 3, "orders has no recovery under way"},
+		{[]string{"recover", "odrers", "--park", "--dry-run"}, 2, `unknown topic "odrers"`},
 		{[]string{"recover", "odrers", "--now", "--reason", "x"}, 2, `unknown topic "odrers"`},
 		{[]string{"recover", "orders", "--now", "--reason", "x"}, 3, "orders has no recovery under way"},
 		{[]string{"recover", "orders", "--park", "--reason", "x", "--yes"}, 3, "orders has no recovery under way"},
@@ -300,6 +304,7 @@ func TestWithoutDatabaseOrTemporalACommandSaysSoAndDoesNothing(t *testing.T) {
 		{"replay", "orders", "--all", "--reason", "x", "--yes"},
 		{"recover", "orders", "--now", "--reason", "x"},
 		{"recover", "orders", "--park", "--reason", "x", "--yes"},
+		{"recover", "orders", "--park", "--dry-run"},
 		{"schedule"},
 		{"promote", "--deployment", "d", "--build-id", "b"},
 	} {
@@ -335,7 +340,8 @@ func TestRecoverNowEndsTheBackoffOnceTheDestinationIsBack(t *testing.T) {
 	require.Less(t, time.Since(began), 8*time.Second, "the sixth attempt was due after 16 s")
 	o.drained(30 * time.Second)
 	requireOnce(t, back.receive(100, 30*time.Second), "e", 100)
-	require.Equal(t, 1, o.count(`SELECT count(*) FROM outbox.operation WHERE kind = 'recover' AND by = 'ada'`))
+	require.Equal(t, 1, o.count(`SELECT count(*) FROM outbox.operation WHERE kind = 'recover-now' AND by = 'ada'
+	    AND finished_at >= at AND outcome = 'tries now' AND workflow_id = '`+o.recoveryID("orders")+`'`))
 }
 
 // scale multiplies how much is redriven and replayed: 10 for what the documents say.

@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -28,7 +30,7 @@ FROM (SELECT p.*, count(*) OVER () AS found,
           SELECT p.lane, p.id, p.replay, p.created_at, p.bytes,
                  row_number() OVER (ORDER BY p.id, p.replay) AS turn
           FROM outbox.pending p
-          WHERE p.topic = $1 AND p.lane = lease.lane AND p.id >= lease.low_id
+          WHERE p.topic = $1 AND p.lane = lease.lane AND p.id BETWEEN lease.low_id AND $9
             AND (p.id, p.replay) NOT IN (SELECT * FROM unnest($4::bigint[], $5::bigint[]))
           ORDER BY p.id, p.replay LIMIT $6) p) page
 WHERE page.bytes_before < $7
@@ -52,8 +54,8 @@ CROSS JOIN LATERAL (
 // leastPerLane is the least that a page takes of one lane if that is all there is.
 const leastPerLane = 10
 
-// Load reads what is pending in a lease's lanes, but for what inHand names: at
-// most events events, lanes taking turns, and relay.PageBytes, at least one event.
+// Load reads what is pending in a lease's lanes, up to its bound and but for what
+// inHand names: at most events events, lanes taking turns, and relay.PageBytes, at least one event.
 //
 // Two kinds of events are in the page without an EventID, because left out they
 // would be claimed for ever: one that is pending but gone from outbox.event, and
@@ -84,7 +86,8 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	}
 	// Twice an even share, so that a page is full though lanes differ.
 	perLane := max(leastPerLane, 2*events/max(1, len(lanes)))
-	rows, err := s.pool.Query(ctx, pageSQL, l.Topic, lanes, lows, ids, replays, perLane, relay.PageBytes, events)
+	rows, err := s.pool.Query(ctx, pageSQL, l.Topic, lanes, lows, ids, replays, perLane, relay.PageBytes, events,
+		cmp.Or(l.UpTo, math.MaxInt64))
 	if err != nil {
 		return page, err
 	}

@@ -139,13 +139,15 @@ func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err 
 }
 
 const endOperationSQL = `
-UPDATE outbox.operation SET finished_at = now(), outcome = $2 WHERE id = $1 AND finished_at IS NULL`
+UPDATE outbox.operation SET finished_at = now(), outcome = $2, done = greatest(done, $3)
+WHERE id = $1 AND finished_at IS NULL`
 
-// EndOperation notes how an operation ended. The first outcome stays.
-func (s *Store) EndOperation(ctx context.Context, id int64, outcome string) error {
+// EndOperation notes how an operation ended, and how many events were moved, unless more
+// are on record already. The first outcome stays.
+func (s *Store) EndOperation(ctx context.Context, id int64, outcome string, done int64) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, endOperationSQL, id, outcome); err != nil {
+	if _, err := s.pool.Exec(ctx, endOperationSQL, id, outcome, done); err != nil {
 		return fmt.Errorf("end operation %d: %w", id, err)
 	}
 	return nil

@@ -127,7 +127,7 @@ func (o testOutbox) do(kind string) (relay.UnderWay, error) {
 		}
 		u.From, over = step.Next, step.Over
 	}
-	return o.underWay(id), o.EndOperation(ctx, id, "done")
+	return o.underWay(id), o.EndOperation(ctx, id, "done", 0)
 }
 
 func TestKeysStayInOrderWhileOperatorsRedriveAndReplayInFullFlow(t *testing.T) {

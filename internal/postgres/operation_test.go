@@ -65,7 +65,7 @@ func (o testOutbox) operate(kind string, chosen relay.Selection, most int) (move
 		require.Empty(o.t, left)
 		moved, over = moved+n, last
 	}
-	require.NoError(o.t, o.EndOperation(o.t.Context(), u.ID, "done"))
+	require.NoError(o.t, o.EndOperation(o.t.Context(), u.ID, "done", 0))
 	require.EqualValues(o.t, moved, o.underWay(u.ID).Done)
 	return moved
 }
@@ -405,10 +405,10 @@ func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) 
 	step, err := o.NextStep(t.Context(), u, u.From, 10)
 	require.NoError(t, err)
 	require.Len(t, step.Moves, 3, "they died within the hour before it was asked for")
-	require.NoError(t, o.EndOperation(t.Context(), id, "cancelled"))
+	require.NoError(t, o.EndOperation(t.Context(), id, "cancelled", 0))
 	_, _, err = o.Move(t.Context(), u, step.Moves)
 	require.ErrorIs(t, err, relay.ErrOperationOver)
-	require.NoError(t, o.EndOperation(t.Context(), id, "done"))
+	require.NoError(t, o.EndOperation(t.Context(), id, "done", 0))
 	require.Equal(t, "cancelled", o.underWay(id).Outcome, "the first outcome stays")
 	third, joined, err := o.BeginOperation(t.Context(), ask)
 	require.NoError(t, err)
@@ -526,7 +526,7 @@ func TestAnOperationIsBegunOrJoinedHoweverOftenTheSameEndsMeanwhile(t *testing.T
 			for range 50 {
 				id, _, err := o.BeginOperation(t.Context(), relay.Operation{Kind: relay.Redrive, Topic: "orders", By: "ada", Reason: "a test"})
 				if err == nil {
-					err = o.EndOperation(t.Context(), id, "done")
+					err = o.EndOperation(t.Context(), id, "done", 0)
 				}
 				if err != nil {
 					t.Error(err)

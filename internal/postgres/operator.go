@@ -36,16 +36,6 @@ func (s *Store) Resume(ctx context.Context, o relay.Operation) (changed bool, er
 	return s.operate(ctx, "resume", o, operatorResumeSQL, o.Topic)
 }
 
-// Record puts on record what was done about a topic elsewhere.
-func (s *Store) Record(ctx context.Context, o relay.Operation) error {
-	ctx, cancel := s.limit(ctx)
-	defer cancel()
-	if _, err := s.pool.Exec(ctx, recordSQL, o.Kind, o.Topic, o.By, o.Reason, o.WorkflowID); err != nil {
-		return fmt.Errorf("record the operation: %w", err)
-	}
-	return nil
-}
-
 // operate runs a statement on a topic that is known, and records it if it changed
 // something.
 func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql string, args ...any) (changed bool, err error) {

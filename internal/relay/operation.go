@@ -24,6 +24,14 @@ const (
 	Replay = "replay"
 )
 
+// What an operator can ask of a topic's recovery.
+const (
+	// RecoverNow is to try at once.
+	RecoverNow = "recover-now"
+	// RecoverPark is to give up what is refused.
+	RecoverPark = "recover-park"
+)
+
 // Selection says which events of a topic an operation is about: those that fit all
 // that is not empty.
 type Selection struct {
@@ -38,6 +46,8 @@ type Selection struct {
 	// the same command given again selects the same.
 	Since string `json:"since,omitempty"`
 	Until string `json:"until,omitempty"`
+	// Recovery is the run with which the recovery began that something is asked of.
+	Recovery string `json:"recovery,omitempty"`
 }
 
 // By names what a selection selects by, as the command line does, and never a value:

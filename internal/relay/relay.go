@@ -99,6 +99,8 @@ type Lease struct {
 	LowID map[int16]int64
 	// PausedBy is the operator who has paused the topic, if one has.
 	PausedBy string
+	// UpTo is the highest id that is loaded. 0: whatever there is.
+	UpTo int64
 }
 
 // Page is a part of a batch's events, ascending in each lane.

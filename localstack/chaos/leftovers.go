@@ -9,10 +9,11 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/check"
 )
 
-// leftoversSQL takes a replay that ended with less than was counted before it for
-// incomplete: what was published once stays so, however much is written meanwhile,
-// until its partition is dropped. And it takes for kept what retention should have
-// dropped when nothing else was left.
+// leftoversSQL leaves out what was asked of recoveries: they answer when they can, and
+// one that was terminated never does. It takes a replay that ended with less than was
+// counted before it for incomplete: what was published once stays so, however much is
+// written meanwhile, until its partition is dropped. And it takes for kept what retention
+// should have dropped when nothing else was left.
 const leftoversSQL = `
 SELECT 'pending', format('%s: %s events, the oldest of %s', topic, count(*), min(created_at)::time(0)) FROM outbox.pending GROUP BY topic
 UNION ALL
@@ -24,10 +25,11 @@ FROM outbox.topic WHERE paused_at IS NOT NULL OR recovery_paused_until > now()
 UNION ALL
 SELECT 'dead', format('%s: %s events, such as %s: %s', topic, count(*), min(code), min(message)) FROM outbox.dead_letter GROUP BY topic
 UNION ALL
-SELECT 'under way', format('%s %s: %s of %s events, since %s', kind, topic, done, matched, at::time(0)) FROM outbox.operation WHERE finished_at IS NULL
+SELECT 'under way', format('%s %s: %s of %s events, since %s', kind, topic, done, matched, at::time(0)) FROM outbox.operation
+WHERE finished_at IS NULL AND kind NOT LIKE 'recover-%'
 UNION ALL
 SELECT 'incomplete', format('%s %s, operation %s: %s of %s events: %s', kind, topic, id, done, matched, outcome) FROM outbox.operation
-WHERE outcome NOT IN ('', 'done') OR kind = 'replay' AND finished_at IS NOT NULL AND done + (
+WHERE outcome NOT IN ('', 'done') AND kind NOT LIKE 'recover-%' OR kind = 'replay' AND finished_at IS NOT NULL AND done + (
     SELECT count(*) FROM chaos.event e
     WHERE e.gone_at >= operation.at AND e.topic = operation.topic AND e.key = coalesce(selection ->> 'key', e.key)
       AND e.created_at >= coalesce((selection ->> 'since')::timestamptz, e.created_at)

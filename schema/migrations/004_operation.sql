@@ -4,7 +4,7 @@
 CREATE TABLE outbox.operation (
     id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at          timestamptz NOT NULL DEFAULT now(),
-    kind        text        NOT NULL, -- pause, resume, recover, redrive, discard, replay
+    kind        text        NOT NULL, -- pause, resume, recover-now, recover-park, redrive, discard, replay
     topic       text        NOT NULL,
     by          text        NOT NULL,
     reason      text        NOT NULL,

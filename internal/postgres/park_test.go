@@ -1,0 +1,64 @@
+package postgres
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What is written after the bound was found is behind it. What commits later, having
+// drawn its id before, is not, and comes before later events of its lane.
+func TestABoundLeavesOutWhatIsWrittenLaterAndNotWhatCommitsLate(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 10)
+	batch, lease := o.claimOne()
+	late, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = late.Rollback(t.Context()) }()
+	_, err = late.Exec(t.Context(), `INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', 'T', 'late')`)
+	require.NoError(t, err)
+	o.writeKey("orders", "k", 10)
+	lease.UpTo, err = o.Highest(t.Context(), lease)
+	require.NoError(t, err)
+	require.EqualValues(t, 21, lease.UpTo)
+	o.writeKey("orders", "k", 100)
+	o.write("audit", 5)
+	require.NoError(t, late.Commit(t.Context()))
+
+	page, err := o.Load(t.Context(), lease, nil, 1000)
+	require.NoError(t, err)
+	require.False(t, page.More)
+	require.Len(t, page.Events, 21)
+	require.Equal(t, "late", page.Events[10].Payload)
+	inBatch, inTopic, err := o.Waits(t.Context(), batch)
+	require.NoError(t, err)
+	require.EqualValues(t, 121, inBatch)
+	require.EqualValues(t, 121, inTopic)
+
+	lease.UpTo = 0
+	require.Len(t, o.drain(lease), 121, "without a bound, everything")
+	highest, err := o.Highest(t.Context(), lease)
+	require.NoError(t, err)
+	require.Zero(t, highest)
+}
+
+func TestWhatABatchHasIsCountedInTheLanesThatItStillHolds(t *testing.T) {
+	o := open(t)
+	o.write("orders", 200)
+	batches := o.claim()
+	require.Greater(t, len(batches), 0)
+	b := batches[0]
+	mine := 0
+	for _, lane := range b.Lanes {
+		mine += query[int](o, `SELECT count(*)::int FROM outbox.pending WHERE lane = $1`, lane)
+	}
+	inBatch, inTopic, err := o.Waits(t.Context(), b)
+	require.NoError(t, err)
+	require.EqualValues(t, mine, inBatch)
+	require.EqualValues(t, 200, inTopic)
+	require.NoError(t, o.ReleaseClaim(t.Context(), b))
+	inBatch, inTopic, err = o.Waits(t.Context(), b)
+	require.NoError(t, err)
+	require.Zero(t, inBatch, "it holds none any more")
+	require.EqualValues(t, 200, inTopic)
+}
