@@ -112,7 +112,7 @@ func TestAnOperationThatIsUnderWayInAnotherNamespaceIsNotEndedFromHere(t *testin
 	r.says(" of 200\n")
 	here := o.env
 	_, namespace := o.namespaced(testenv.Temporal(t))
-	elsewhere := o.command(discarding(10, "--yes")...)
+	elsewhere := o.begin(nil, discarding(10, "--yes")...).ends()
 	o.env = here
 	require.Equal(t, 1, elsewhere.status, elsewhere.err)
 	require.Contains(t, elsewhere.err, "namespace "+namespace+" at ")
@@ -127,7 +127,7 @@ func TestAnOperationOfAnotherTaskQueueThatHasNoWorkflowYetIsNotStartedOnThisOne(
 	o.dead(2, 1)
 	o.exec(`INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id) VALUES ('discard', 'orders', 'x', 'y', 'outbox-discard/other/orders/1')`)
 	before := o.state()
-	r := o.command(discarding(0, "--yes")...)
+	r := o.begin(nil, discarding(0, "--yes")...).ends()
 	require.Equal(t, 2, r.status, r.err)
 	require.Contains(t, r.err, "is not of task queue "+o.queue)
 	require.Equal(t, before, o.state(), "nothing changed")
