@@ -125,7 +125,8 @@ func TestAnOperationThatIsUnderWayInAnotherNamespaceIsNotEndedFromHere(t *testin
 func TestAnOperationOfAnotherTaskQueueThatHasNoWorkflowYetIsNotStartedOnThisOne(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.dead(2, 1)
-	o.exec(`INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id) VALUES ('discard', 'orders', 'x', 'y', 'outbox-discard/other/orders/1')`)
+	o.exec(`INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id) VALUES ('discard', 'orders', 'x', 'y', $1)`,
+		"outbox-discard/"+o.queue+"-other/orders/1")
 	before := o.state()
 	r := o.begin(nil, discarding(0, "--yes")...).ends()
 	require.Equal(t, 2, r.status, r.err)
