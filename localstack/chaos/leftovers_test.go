@@ -15,6 +15,8 @@ func TestAnOperationThatIsUnderWayOrHasFailedIsLeftAndWhatWasAskedOfARecoveryIsN
 	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
+	_, err = db.Exec(t.Context(), keepRecordSQL)
+	require.NoError(t, err)
 	_, err = db.Exec(t.Context(), `INSERT INTO outbox.operation (kind, topic, by, reason, finished_at, outcome) VALUES
 	    ('recover-park', 'orders', 'a', 'x', now(), 'parked: 1 published, 2 dead letters'), ('recover-park', 'orders', 'a', 'x', NULL, ''),
 	    ('recover-now', 'orders', 'a', 'x', now(), 'tries now'), ('redrive', 'audit', 'a', 'x', now(), 'done')`)
