@@ -48,8 +48,8 @@ const pollShare = 5
 // ClaimBatches waits until something is pending, and claims it. It answers with
 // nothing when the wait is over, or at once when the worker shuts down.
 //
-// About every ten seconds it also looks at all topics, if no other worker has. What it sees goes along with
-// the next answer; only if a topic has come to need somebody, or no longer does, it
+// About every ten seconds it also looks at all topics, if no other worker has. What it
+// sees goes along with the next answer; only if a topic has come to need somebody, or no longer does, it
 // answers for that.
 //
 // It polls inside the worker, because a look at the database costs a fraction of

@@ -25,8 +25,8 @@ INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id, finished_at,
 VALUES ($1, $2, $3, $4, $5, now(), 'done')`
 
 // Pause keeps claims away from a topic until an operator resumes it. Batches under
-// way end within seconds, and those that wait for another attempt with that. It reports whether anything was different before. A
-// recovery's pause is another matter, and stays as it is.
+// way end within seconds, and those that wait for another attempt with that. It reports
+// whether anything was different before. A recovery's pause is another matter, and stays as it is.
 func (s *Store) Pause(ctx context.Context, o relay.Operation) (changed bool, err error) {
 	return s.operate(ctx, "pause", o, operatorPauseSQL, o.Topic, o.By, o.Reason)
 }

@@ -31,8 +31,8 @@ WHERE to_regclass('outbox.event_' || to_char(d.day, 'YYYYMMDD')) IS NULL
 ORDER BY d.day`
 
 // partitionTimeout bounds each statement about partitions: one may look through all that
-// is pending, or count or move what the default partition has caught. They stop nobody,
-// however long they take.
+// is pending, or count or move what the default partition has caught. They stop no
+// producer, however long they take; redrives and replays wait for the look.
 const partitionTimeout = 5 * time.Minute
 
 const makePartitionSQL = `SELECT outbox.make_partition($1::text::date)`
