@@ -50,3 +50,54 @@ func (b *bed) dropPartitions(ctx context.Context, step plan.Step) error {
 
 // partitionNeeded counts partitions that were not dropped, each time that it was tried.
 const partitionNeeded = "partition not dropped: needed"
+
+// exhaustSQL makes what there is when nobody has made partitions for a while: none for
+// today and the days after, and their events in the default partition. It stops all
+// producers for the moment that it takes, so that nobody can take the move for anything
+// else than what it is.
+const exhaustSQL = `
+DO $$
+DECLARE
+    part    text;
+    columns text := 'id, event_id, topic, key, type, payload, content_type, attributes, created_at';
+BEGIN
+    SET LOCAL lock_timeout = '100ms';
+    LOCK TABLE outbox.event IN ACCESS EXCLUSIVE MODE;
+    FOR part IN
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'outbox.event'::regclass AND c.relname ~ '^event_[0-9]{8}$'
+          AND to_date(substr(c.relname, 7), 'YYYYMMDD') >= (now() AT TIME ZONE 'UTC')::date
+    LOOP
+        EXECUTE format('ALTER TABLE outbox.event DETACH PARTITION outbox.%I', part);
+        EXECUTE format('INSERT INTO outbox.event_default (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM outbox.%I', columns, columns, part);
+        EXECUTE format('DROP TABLE outbox.%I', part);
+    END LOOP;
+END $$`
+
+// few enough events are moved in a moment.
+const fewToday = `SELECT count(*) < 20000 FROM outbox.event WHERE created_at >= (now() AT TIME ZONE 'UTC')::date`
+
+// exhaustPartitions takes the partitions of today and tomorrow away. Maintenance makes them
+// again while events are written, and moves what the default partition has caught.
+func (b *bed) exhaustPartitions(ctx context.Context, step plan.Step) error {
+	for began := time.Now(); time.Since(began) < latest; {
+		var few bool
+		err := b.db.QueryRow(ctx, fewToday).Scan(&few)
+		if err == nil && !few {
+			return errNothingThere
+		}
+		if err == nil {
+			_, err = b.db.Exec(ctx, exhaustSQL)
+		}
+		if err == nil {
+			b.count(string(step.Kind))
+			wait(ctx, step.For)
+			return nil
+		}
+		if !wait(ctx, 100*time.Millisecond) { // producers are in the way, or PostgreSQL is away
+			break
+		}
+	}
+	b.note("partitions could not be taken away: producers were in the way")
+	return errNothingThere
+}

@@ -5,7 +5,10 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
 )
 
 // fate is what is to become of a request.
@@ -16,6 +19,8 @@ type fate struct {
 	withheld map[string]bool // entry ids that are not forwarded
 	failed   map[string]Kind // withheld and reported as failed
 	omitted  map[string]bool // left out of the answer
+
+	began, ended time.Time // when it was forwarded, and when the endpoint had answered
 }
 
 // decide throws the dice for a request. It returns nil if the client gave up
@@ -138,7 +143,7 @@ func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fat
 		}
 	}
 	lost := f.kind == DropAnswer || f.kind == HangAfter || r.Context().Err() != nil
-	p.note(q, f, accepted, lost)
+	p.note(r, q, f, accepted, lost)
 	switch {
 	case f.kind == HangAfter:
 		pause(r.Context(), hangFor)
@@ -158,20 +163,31 @@ func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fat
 
 // note records which events the endpoint has accepted, and whether the relay
 // hears of it.
-func (p *Proxy) note(q *request, f *fate, accepted map[string]bool, lost bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (p *Proxy) note(r *http.Request, q *request, f *fate, accepted map[string]bool, lost bool) {
 	told := false
 	for _, e := range q.entries {
-		switch {
-		case !accepted[e.id]:
-		case lost || f.omitted[e.id]:
-			p.record.unanswered[e.event]++
-		default:
-			told = true
+		if !accepted[e.id] {
+			continue
 		}
+		heard := !lost && !f.omitted[e.id]
+		told = told || heard
+		p.record.sent(check.Send{EventID: e.event, Process: signer(r), Began: f.began, Ended: f.ended, Told: heard})
 	}
-	if told {
-		p.record.acks[q.destination] = append(p.record.acks[q.destination], time.Now())
+	if !told {
+		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	acks := p.record.acks[q.destination]
+	if now := time.Now(); len(acks) == 0 || now.Sub(acks[len(acks)-1]) > ackEvery {
+		p.record.acks[q.destination] = append(acks, now)
+	}
+}
+
+// signer is the access key that signed a request:
+// AWS4-HMAC-SHA256 Credential=KEY/20261128/eu-central-1/sqs/aws4_request, ...
+func signer(r *http.Request) string {
+	_, rest, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+	key, _, _ := strings.Cut(rest, "/")
+	return key
 }
