@@ -258,11 +258,13 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 	}{
 		"killed with the event accepted and not settled": {
 			Evidence{Settled: []time.Time{at(21)}, Held: []time.Time{at(15)}},
-			Fault{Kind: "kill", Start: at(3.6), End: at(3.6), Role: Death, Process: "w1"}, "kill",
+			Fault{Kind: "kill", Start: at(3.6), End: at(3.6), Role: Death, Process: "w1"},
+			"kill",
 		},
 		"stalled with the event accepted, settled when it is back": {
 			Evidence{Settled: []time.Time{at(19.9), at(21)}, Held: []time.Time{at(15)}},
-			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"}, "stall",
+			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"},
+			"stall",
 		},
 		"Temporal gave the batch to another": {
 			Evidence{Held: []time.Time{at(15)}}, Fault{Kind: "temporal", Start: at(2), End: at(5), Role: NoTemporal}, "temporal",

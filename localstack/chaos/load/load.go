@@ -100,7 +100,7 @@ func Start(ctx context.Context, cfg Config) (*Load, error) {
 	for _, k := range keys {
 		names = append(names, k.name)
 	}
-	_, err := cfg.Pool.Exec(ctx, `INSERT INTO chaos.aggregate (topic, key) SELECT t, k FROM unnest($1::text[]) t, unnest($2::text[]) k`,
+	_, err := cfg.Pool.Exec(ctx, `INSERT INTO chaos.aggregate (topic, key) SELECT t, k FROM unnest($1::text[]) t, unnest($2::text[]) k ON CONFLICT DO NOTHING`,
 		append(append([]string(nil), cfg.Topics...), cfg.Rare...), names)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the aggregates: %w", err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -139,9 +140,9 @@ func (p *Pool) launch(version int) (*process, error) {
 	name := fmt.Sprintf("worker-%02d", p.started)
 	p.mu.Unlock()
 	// Requests are signed with it, so that the proxy before AWS knows who sends them.
-	env := append(p.cfg.Environ[:len(p.cfg.Environ):len(p.cfg.Environ)], "AWS_ACCESS_KEY_ID="+name)
+	env := slices.Concat(p.cfg.Environ, []string{"AWS_ACCESS_KEY_ID=" + name})
 	if p.cfg.Deployment != "" {
-		env = append(env[:len(env):len(env)], "TEMPORAL_DEPLOYMENT_NAME="+p.cfg.Deployment, "TEMPORAL_WORKER_BUILD_ID="+buildID(version))
+		env = append(env, "TEMPORAL_DEPLOYMENT_NAME="+p.cfg.Deployment, "TEMPORAL_WORKER_BUILD_ID="+buildID(version))
 	}
 	return launch(p.cfg.Program, name, filepath.Join(p.cfg.Dir, name+".log"), env)
 }
