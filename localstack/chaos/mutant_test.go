@@ -91,18 +91,18 @@ func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
 	}
 }
 
-// A standby that lacks three seconds gives their numbers to other events. The plan has it
-// promoted just before a worker settles what it was acknowledged by number.
+// A standby that lacks some seconds gives their numbers to other events. (It also has
+// leases whose end the old primary alone knew of, so the drain is longer than a lease.)
 func TestTheCheckerSeesThatNumbersComeAgain(t *testing.T) {
 	ledger, err := Run(t.Context(), Config{
-		Stack: startStack(t), Seed: 1, Length: 20 * time.Second, Drain: 30 * time.Second, Rate: 60, Burst: 2, Progress: testLog{t},
+		Stack: startStack(t), Seed: 1, Length: 20 * time.Second, Drain: 90 * time.Second, Rate: 100, Burst: 2, Progress: testLog{t},
 		Program: module + "localstack/chaos/mutant", WorkerEnv: []string{"OUTBOX_MUTANT=by-number"},
-		Plan: []plan.Step{{Kind: plan.FailOver, At: 4 * time.Second, For: 3 * time.Second}}, Weather: []faults.Rule{},
+		Plan: []plan.Step{{Kind: plan.FailOver, At: 2 * time.Second, For: 4 * time.Second}}, Weather: []faults.Rule{},
 	})
 	require.NoError(t, err)
-	ledger.Print(testLog{t})
 	require.Positive(t, ledger.LostCommits)
-	require.False(t, ledger.OK)
+	require.Positive(t, ledger.Orphans)
+	require.NotEmpty(t, ledger.Violations, "nobody saw that events of other histories were settled")
 	for _, v := range ledger.Violations {
 		require.Equal(t, check.Lost, v.Rule, v.Text)
 	}

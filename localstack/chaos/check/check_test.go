@@ -169,6 +169,11 @@ func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
 			f.Evidence = recorded("audit/a/4", Evidence{Held: []time.Time{at(15)}})
 			f.Faults = []Fault{{Kind: "database cut off", Start: at(3), End: at(14), Role: NoDatabase}}
 		}, Repeated},
+		"a batch is taken over long after the event was accepted": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 90)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: []time.Time{at(80)}})
+			f.Faults = []Fault{{Kind: "failover", Start: at(60), End: at(70), Role: NewPrimary}, {Kind: "temporal", Start: at(60), End: at(70), Role: NoTemporal}}
+		}, Repeated},
 		"one duplicate more than answers that were lost": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w1", 20, unheard)
 			repeated(f, "standard", "audit/a/4", "w1", 21)

@@ -19,6 +19,8 @@ const (
 	// take over the lanes of one that lives: the lease, less the time between two
 	// renewals.
 	lease = 45 * time.Second
+	// settling is how long after its answer an event may be settled, if nothing is wrong.
+	settling = 10 * time.Second
 )
 
 // Causes of duplicates that are not the kind of a fault.
@@ -145,14 +147,20 @@ func (f Fault) explains(sent *Send, taken time.Time) bool {
 	case Standstill:
 		return f.Process == sent.Process && !f.End.Before(sent.Began)
 	case NoTemporal:
-		return !f.End.Add(heartbeat).Before(sent.Began)
+		return f.met(sent, heartbeat)
 	case NoDatabase:
-		return f.End.Sub(f.Start) >= lease && !f.End.Before(sent.Began)
+		return f.End.Sub(f.Start) >= lease && f.met(sent, 0)
 	case NewPrimary:
-		return !f.End.Before(sent.Began)
+		return f.met(sent, 0)
 	default:
 		return false
 	}
+}
+
+// met reports whether an event was accepted during the fault, or so shortly before that it
+// may not have been settled, or a while after its end.
+func (f Fault) met(sent *Send, after time.Duration) bool {
+	return !f.Start.Add(-settling).After(sent.Ended) && !f.End.Add(after).Before(sent.Began)
 }
 
 // known says what is on record about a duplicate that nothing explains.

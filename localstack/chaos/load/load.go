@@ -31,7 +31,7 @@ type Config struct {
 	// Rare are topics that a tenth of the transactions write to, all of them together.
 	Rare []string
 	Seed uint64
-	// Rate is how many events a second there are, about. Default 60.
+	// Rate is how many events a second are committed, about. Default 60.
 	Rate int
 	// Writers is how many transactions are open at once. Default 12, and more for a high
 	// rate.
@@ -62,7 +62,8 @@ type Load struct {
 	slow      turns
 	large     turns
 
-	mu sync.Mutex // around Keep
+	mu  sync.Mutex // around Keep, and of what follows
+	due time.Time  // when the next transaction is to begin
 }
 
 // turns gives every so often one transaction its turn, whatever the rate.
@@ -106,7 +107,7 @@ func Start(ctx context.Context, cfg Config) (*Load, error) {
 		return nil, fmt.Errorf("prepare the aggregates: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	l := &Load{cfg: cfg, cancel: cancel, began: time.Now()}
+	l := &Load{cfg: cfg, cancel: cancel, began: time.Now(), due: time.Now()}
 	l.slow.every, l.large.every = 4*time.Second, 5*time.Second
 	dice := rand.New(rand.NewPCG(cfg.Seed, 2))
 	for range cfg.Writers {
@@ -129,7 +130,11 @@ func (l *Load) Committed() int { return int(l.committed.Load()) }
 func (l *Load) write(ctx context.Context, dice *rand.Rand) {
 	for ctx.Err() == nil {
 		t := l.next(dice)
-		pace := time.Duration(float64(len(t.events)*l.cfg.Writers) / float64(l.cfg.Rate) * float64(time.Second))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(l.turn(dice, len(t.events))):
+		}
 		began := time.Now()
 		// What was begun is ended: only the load's end is asked for, not a broken
 		// transaction.
@@ -146,11 +151,28 @@ func (l *Load) write(ctx context.Context, dice *rand.Rand) {
 			l.cfg.Failed(Failure{began, time.Now(), err})
 		}
 		l.note(t)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Duration(float64(pace)*(.5+dice.Float64())) - time.Since(began)):
-		}
 	}
+}
+
+const (
+	// committedShare is about the part of all events that is not rolled back.
+	committedShare = .88
+	// behind is how much the writers make up for when they could not write.
+	behind = 5 * time.Second
+)
+
+// turn is how long a transaction of n events has to wait so that the rate is kept.
+func (l *Load) turn(dice *rand.Rand, n int) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if least := now.Add(-behind); l.due.Before(least) {
+		l.due = least
+	}
+	at := l.due
+	each := committedShare * float64(time.Second) / float64(l.cfg.Rate)
+	l.due = l.due.Add(time.Duration(each * float64(n) * (.5 + dice.Float64())))
+	return at.Sub(now)
 }
 
 func (l *Load) note(t *transaction) {

@@ -61,7 +61,7 @@ var mutations = map[string]mutation{
 		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return twice{p} },
 	},
 	"by-number": {
-		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return byNumber{s} },
+		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return newByNumber(s) },
 		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
 	},
 	"hoarding": {
