@@ -32,7 +32,8 @@ var memories = []struct {
 	{
 		"event", "event_id uuid",
 		`SELECT event_id FROM chaos.event WHERE at >= $1`,
-		`INSERT INTO chaos.lost_event SELECT event_id FROM old_event WHERE event_id NOT IN (SELECT event_id FROM chaos.event)`,
+		`INSERT INTO chaos.lost_event SELECT event_id FROM old_event o WHERE NOT EXISTS (
+		     SELECT FROM chaos.event e WHERE e.event_id = o.event_id AND e.at >= $1)`,
 	},
 	{
 		"replayed", "event_id uuid, replay bigint, at timestamptz",
@@ -43,13 +44,13 @@ var memories = []struct {
 	{
 		"settled", "event_id uuid, at timestamptz",
 		`SELECT e.event_id, s.at FROM chaos.settled s JOIN chaos.event e USING (id, created_at) WHERE s.at >= $1`,
-		`INSERT INTO chaos.undone SELECT * FROM old_settled o WHERE (o.event_id, o.at) NOT IN (
-		     SELECT e.event_id, s.at FROM chaos.settled s JOIN chaos.event e USING (id, created_at) WHERE s.at >= $1)`,
+		`INSERT INTO chaos.undone SELECT * FROM old_settled EXCEPT
+		     SELECT e.event_id, s.at FROM chaos.settled s JOIN chaos.event e USING (id, created_at) WHERE s.at >= $1`,
 	},
 	{
 		"held", "topic text, lane smallint, at timestamptz",
 		`SELECT topic, lane, at FROM chaos.held WHERE at >= $1`,
-		`INSERT INTO chaos.held SELECT * FROM old_held o WHERE (o.topic, o.lane, o.at) NOT IN (SELECT topic, lane, at FROM chaos.held WHERE at >= $1)`,
+		`INSERT INTO chaos.held SELECT * FROM old_held EXCEPT SELECT topic, lane, at FROM chaos.held WHERE at >= $1`,
 	},
 	{
 		"dropped", "partition text, at timestamptz, events bigint, needed bigint",
@@ -58,7 +59,7 @@ var memories = []struct {
 	},
 	{ // what had been lost before a backup that is restored was taken
 		"lost_event", "event_id uuid", `SELECT event_id FROM chaos.lost_event WHERE $1::timestamptz IS NOT NULL`,
-		`INSERT INTO chaos.lost_event SELECT event_id FROM old_lost_event WHERE event_id NOT IN (SELECT event_id FROM chaos.lost_event)`,
+		`INSERT INTO chaos.lost_event SELECT event_id FROM old_lost_event EXCEPT SELECT event_id FROM chaos.lost_event`,
 	},
 	{
 		"lost_replay", "event_id uuid, replay bigint, at timestamptz", `SELECT * FROM chaos.lost_replay WHERE $1::timestamptz IS NOT NULL`,

@@ -23,6 +23,8 @@ CREATE TABLE chaos.event (
     gone_at timestamptz); -- with its partition
 CREATE INDEX ON chaos.event (created_at);
 CREATE INDEX ON chaos.event (at);
+CREATE INDEX ON chaos.event (event_id);
+CREATE INDEX ON chaos.event (gone_at) WHERE gone_at IS NOT NULL;
 CREATE FUNCTION chaos.written() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO chaos.event (id, created_at, event_id, topic, key, lane)
     SELECT id, created_at, event_id, topic, key, lane FROM inserted;
@@ -40,6 +42,7 @@ CREATE TRIGGER chaos_replayed AFTER INSERT ON outbox.pending
     FOR EACH ROW WHEN (NEW.replay > 0) EXECUTE FUNCTION chaos.replayed();
 CREATE TABLE chaos.settled (id bigint, created_at timestamptz, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE INDEX ON chaos.settled (at);
+CREATE INDEX ON chaos.settled (id);
 CREATE FUNCTION chaos.settled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO chaos.settled (id, created_at) SELECT id, created_at FROM gone;
     RETURN NULL;
@@ -48,6 +51,7 @@ CREATE TRIGGER chaos_settled AFTER DELETE ON outbox.pending
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.settled();
 CREATE TABLE chaos.held (topic text, lane smallint, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE INDEX ON chaos.held (at);
+CREATE INDEX ON chaos.held (topic, lane, at);
 CREATE FUNCTION chaos.held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO chaos.held (topic, lane) VALUES (NEW.topic, NEW.lane);
     RETURN NULL;
@@ -176,17 +180,23 @@ func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
 }
 
 const (
-	settledSQL = `SELECT e.event_id::text, s.at FROM chaos.settled s JOIN chaos.event e USING (id, created_at)
-		WHERE e.event_id = ANY($1::text[]::uuid[]) ORDER BY s.at`
-	undoneSQL = `SELECT event_id::text, at FROM chaos.undone WHERE event_id = ANY($1::text[]::uuid[]) ORDER BY at`
-	heldSQL   = `SELECT e.event_id::text, h.at FROM chaos.held h JOIN chaos.event e USING (topic, lane)
-		WHERE e.event_id = ANY($1::text[]::uuid[]) AND h.at >= e.at ORDER BY h.at`
+	lookedUp   = `unnest($1::text[]::uuid[], $2::timestamptz[], $3::timestamptz[]) AS l(event_id, after, before)`
+	settledSQL = `SELECT event_id::text, s.at FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.settled s USING (id, created_at)
+		WHERE s.at BETWEEN l.after AND l.before ORDER BY s.at`
+	undoneSQL = `SELECT event_id::text, u.at FROM ` + lookedUp + ` JOIN chaos.undone u USING (event_id)
+		WHERE u.at BETWEEN l.after AND l.before ORDER BY u.at`
+	heldSQL = `SELECT event_id::text, h.at FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.held h USING (topic, lane)
+		WHERE h.at BETWEEN l.after AND l.before ORDER BY h.at`
 )
 
 // evidence looks up what the database knows about events that came twice.
-func (b *bed) evidence(ctx context.Context) func(ids []string) (map[string]check.Evidence, error) {
-	return func(ids []string) (map[string]check.Evidence, error) {
-		found := make(map[string]check.Evidence, len(ids))
+func (b *bed) evidence(ctx context.Context) func([]check.Lookup) (map[string]check.Evidence, error) {
+	return func(all []check.Lookup) (map[string]check.Evidence, error) {
+		found := make(map[string]check.Evidence, len(all))
+		ids, after, before := make([]string, len(all)), make([]time.Time, len(all)), make([]time.Time, len(all))
+		for i, l := range all {
+			ids[i], after[i], before[i] = l.Event, l.After, l.Before
+		}
 		var id string
 		var at time.Time
 		for _, r := range []struct {
@@ -197,7 +207,7 @@ func (b *bed) evidence(ctx context.Context) func(ids []string) (map[string]check
 			{undoneSQL, func(e *check.Evidence) { e.Undone = append(e.Undone, at) }},
 			{heldSQL, func(e *check.Evidence) { e.Held = append(e.Held, at) }},
 		} {
-			rows, err := b.db.Query(ctx, r.sql, ids)
+			rows, err := b.db.Query(ctx, r.sql, ids, after, before)
 			if err == nil {
 				_, err = pgx.ForEachRow(rows, []any{&id, &at}, func() error {
 					e := found[id]

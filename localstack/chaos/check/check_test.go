@@ -84,8 +84,8 @@ func repeated(f *Facts, queue, event, process string, seconds float64, before ..
 func unheard(s *Send) { s.Told = false }
 
 // recorded is the evidence of one event.
-func recorded(event string, e Evidence) func([]string) (map[string]Evidence, error) {
-	return func([]string) (map[string]Evidence, error) { return map[string]Evidence{event: e}, nil }
+func recorded(event string, e Evidence) func([]Lookup) (map[string]Evidence, error) {
+	return func([]Lookup) (map[string]Evidence, error) { return map[string]Evidence{event: e}, nil }
 }
 
 func TestAFlawlessRunViolatesNothing(t *testing.T) {
@@ -325,10 +325,10 @@ func TestAFaultExplainsAPageForEachBatchAndNoMore(t *testing.T) {
 	f := Facts{
 		Queues: []Queue{{Name: "standard", Topic: "audit"}},
 		Faults: []Fault{{Kind: "kill", Start: at(1.5), End: at(1.5), Role: Death, Process: "w1"}},
-		Evidence: func(ids []string) (map[string]Evidence, error) {
+		Evidence: func(list []Lookup) (map[string]Evidence, error) {
 			all := map[string]Evidence{}
-			for _, id := range ids {
-				all[id] = Evidence{Held: []time.Time{at(8)}}
+			for _, l := range list {
+				all[l.Event] = Evidence{Held: []time.Time{at(8)}}
 			}
 			return all, nil
 		},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,6 +22,9 @@ const (
 	lease = 45 * time.Second
 	// settling is how long after its answer an event may be settled, if nothing is wrong.
 	settling = 10 * time.Second
+	// untilDiscarded is how long after it was accepted an event may be discarded and have
+	// a cause.
+	untilDiscarded = 10 * time.Minute
 )
 
 // Causes of duplicates that are not the kind of a fault.
@@ -86,17 +90,29 @@ func (j *judge) duplicates() error {
 
 // evidence is that of all suspects that a lost answer does not explain.
 func (j *judge) evidence() (map[string]Evidence, error) {
-	var ids []string
+	times := map[string]Lookup{}
 	for _, s := range j.suspects {
-		if s.first != nil && s.first.Told {
-			ids = append(ids, s.at.event)
+		if s.first == nil || !s.first.Told {
+			continue
 		}
+		l := Lookup{s.at.event, s.first.Began, s.first.Ended.Add(untilDiscarded)}
+		if s.repeated != nil && !s.discard {
+			l.Before = s.repeated.Ended
+		}
+		if other, known := times[l.Event]; known {
+			if other.After.Before(l.After) {
+				l.After = other.After
+			}
+			if other.Before.After(l.Before) {
+				l.Before = other.Before
+			}
+		}
+		times[l.Event] = l
 	}
-	if len(ids) == 0 || j.facts.Evidence == nil {
+	if len(times) == 0 || j.facts.Evidence == nil {
 		return nil, nil
 	}
-	slices.Sort(ids)
-	found, err := j.facts.Evidence(slices.Compact(ids))
+	found, err := j.facts.Evidence(slices.SortedFunc(maps.Values(times), func(a, b Lookup) int { return strings.Compare(a.Event, b.Event) }))
 	if err != nil {
 		return nil, fmt.Errorf("look up why events came twice: %w", err)
 	}

@@ -122,6 +122,12 @@ type Fault struct {
 	Process string // of a Death or a Standstill
 }
 
+// Lookup asks for what happened to an event in a time.
+type Lookup struct {
+	Event         string
+	After, Before time.Time
+}
+
 // Evidence is what the database recorded about an event that came twice.
 type Evidence struct {
 	Settled []time.Time // when a delivery of it left outbox.pending
@@ -172,7 +178,7 @@ type Facts struct {
 	// Problems are failures of the harness or of a worker that no rule covers.
 	Problems []string
 	// Evidence looks up what the database recorded about events that came twice.
-	Evidence func(ids []string) (map[string]Evidence, error)
+	Evidence func([]Lookup) (map[string]Evidence, error)
 }
 
 // Violation is a promise that was broken.
