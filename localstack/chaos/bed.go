@@ -59,6 +59,8 @@ type bed struct {
 	servers sync.Mutex // PostgreSQL's are being replaced or restarted
 	cuts    sync.Mutex // the way to them is cut
 
+	recreating sync.Mutex // a topic or a queue
+
 	mu         sync.Mutex
 	happened   map[string]int          // faults that the proxies do not count
 	orphaned   map[string]string       // what was done to a topic's recovery, by topic
@@ -171,7 +173,7 @@ func (b *bed) starter(ctx context.Context, args ...string) error {
 
 // retried repeats what fails because a neighbour is away, for a while.
 func (b *bed) retried(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
 	for {
 		err := do(ctx)

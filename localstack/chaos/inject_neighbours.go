@@ -53,7 +53,12 @@ func (b *bed) restart(part stack.Part) func(context.Context, plan.Step) error {
 		b.count(string(step.Kind))
 		wait(ctx, step.For)
 		// In any case: what follows needs it.
-		return b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
+		err := b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
+		if err != nil {
+			b.note("once more: %v", err)
+			err = b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
+		}
+		return err
 	}
 }
 

@@ -151,6 +151,12 @@ func (l *Load) write(ctx context.Context, dice *rand.Rand) {
 			l.cfg.Failed(Failure{began, time.Now(), err})
 		}
 		l.note(t)
+		if t.fate == check.Unknown { // as clients do, so that they do not all connect again and again
+			select {
+			case <-ctx.Done():
+			case <-time.After(backOff/2 + time.Duration(dice.Int64N(int64(backOff)))):
+			}
+		}
 	}
 }
 
@@ -159,6 +165,8 @@ const (
 	committedShare = .88
 	// behind is how much the writers make up for when they could not write.
 	behind = 5 * time.Second
+	// backOff is about how long a writer waits after a transaction that failed.
+	backOff = 500 * time.Millisecond
 )
 
 // turn is how long a transaction of n events has to wait so that the rate is kept.
