@@ -124,7 +124,7 @@ func TestFollowStandby_LeadsToAReaderUntilItIsPromoted(t *testing.T) {
 	require.False(t, recovering())
 }
 
-// What docs/reliability.md advises: a commit that a standby does not have is neither
+// docs/reliability.md advises it: a commit that a standby does not have is neither
 // acknowledged nor seen by others, so nobody can publish it.
 func TestSynchronousReplication_LosesNoCommitThatAnybodySaw(t *testing.T) {
 	t.Parallel()

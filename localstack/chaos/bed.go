@@ -238,14 +238,14 @@ func (b *bed) strikeAt(step plan.Step, at time.Time) {
 	b.struck[step] = at
 }
 
-// fault keeps what was done to a process.
+// fault keeps a fault of a process for the checker.
 func (b *bed) fault(f check.Fault) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.processes = append(b.processes, f)
 }
 
-// failed keeps what failed for a producer.
+// failed keeps a producer's failure for the checker.
 func (b *bed) failed(f load.Failure) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -17,8 +17,8 @@ import (
 	"github.com/temporal-outbox/relay/localstack/stack"
 )
 
-// roles are those of the faults that can explain why an event was published again. What
-// is done to workers is kept for each of them.
+// roles are those of the faults that can explain why an event was published again. Faults
+// of workers are kept apart, for each process.
 var roles = map[plan.Kind]check.Role{
 	plan.CutDatabase: check.NoDatabase, plan.LongCut: check.NoDatabase, plan.RestartDatabase: check.NoDatabase,
 	plan.FailOver: check.NewPrimary, plan.FailOverEarly: check.NewPrimary, plan.Restore: check.NewPrimary,
@@ -103,8 +103,8 @@ func (b *bed) inject(ctx context.Context, step plan.Step) error {
 // first time.
 const aftermath = 5 * time.Second
 
-// refused are the failures of producers that no fault explains: the database refused the
-// statement for a reason of its own, or could not be reached and should have been.
+// refused lists the failures of producers that no fault explains: the database refused the
+// statement for a reason of its own, or it could not be reached without an injected outage.
 func refused(failures []load.Failure, done []check.Fault) (list []string) {
 	for _, f := range failures {
 		away := slices.ContainsFunc(done, func(d check.Fault) bool {

@@ -13,7 +13,7 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 )
 
-// oldPrimarySQL are the tables for what an old primary alone knew of.
+// oldPrimarySQL makes the tables for records that only an old primary had.
 const oldPrimarySQL = `
 CREATE TABLE chaos.lost_event (event_id uuid);
 CREATE TABLE chaos.lost_replay (event_id uuid, replay bigint, at timestamptz);
@@ -22,8 +22,8 @@ CREATE TABLE chaos.undone (event_id uuid, at timestamptz);` // settlements
 // slack is how long before an instant a transaction may have begun that had not ended.
 const slack = time.Minute
 
-// memories are what is read from the old primary before it is gone, and of which the new
-// one is told what it does not have.
+// memories are the records that the harness reads from the old primary before it is gone.
+// The new one is told of those that it lacks.
 var memories = []struct {
 	name          string
 	columns       string // of the temporary table, with types
@@ -57,7 +57,7 @@ var memories = []struct {
 		`SELECT partition, at, 0::bigint, needed FROM chaos.dropped WHERE at >= $1 AND needed > 0`, // the events are there again
 		`INSERT INTO chaos.dropped SELECT * FROM old_dropped o WHERE (o.partition, o.at) NOT IN (SELECT partition, at FROM chaos.dropped)`,
 	},
-	{ // what had been lost before a backup that is restored was taken
+	{ // losses of earlier failovers, for a backup that was taken before them
 		"lost_event", "event_id uuid", `SELECT event_id FROM chaos.lost_event WHERE $1::timestamptz IS NOT NULL`,
 		`INSERT INTO chaos.lost_event SELECT event_id FROM old_lost_event EXCEPT SELECT event_id FROM chaos.lost_event`,
 	},
@@ -112,8 +112,8 @@ func (b *bed) restore(ctx context.Context, step plan.Step) error {
 	})
 }
 
-// replaced has a function replace the primary. It keeps others from its servers, and what
-// only the old primary knew is on record afterwards.
+// replaced runs a step that replaces the primary. No other step touches the servers
+// meanwhile. Afterwards the new primary has the records that only the old one had.
 func (b *bed) replaced(ctx context.Context, step plan.Step,
 	do func(ctx context.Context, replace func(from time.Time, with func(context.Context) error) error) error,
 ) error {
@@ -146,7 +146,7 @@ func (b *bed) replaced(ctx context.Context, step plan.Step,
 	})
 }
 
-// remember reads from the old primary what the new one may not have.
+// remember reads the records from the old primary that the new one may lack.
 func (b *bed) remember(ctx context.Context, since time.Time) (known [][][]any, err error) {
 	u, err := onDatabase(b.cluster.PrimaryURL(), b.token, "")
 	if err != nil {
@@ -171,8 +171,8 @@ func (b *bed) remember(ctx context.Context, since time.Time) (known [][][]any, e
 	return known, nil
 }
 
-// compare tells the new primary what the old one knew besides, and returns how many
-// commits are lost.
+// compare writes the records that the new primary lacks into its tables, and returns how
+// many commits are lost.
 func (b *bed) compare(ctx context.Context, known [][][]any, since time.Time) (lost int, err error) {
 	conn, err := pgx.Connect(ctx, b.env.Get("DATABASE_URL"))
 	if err != nil {
@@ -217,7 +217,7 @@ func columnNames(definition string) (names []string) {
 	return names
 }
 
-// ownCluster has clients reach whichever server is the primary.
+// ownCluster has clients reach the primary at an address that stays.
 func (b *bed) ownCluster(ctx context.Context) (err error) {
 	b.cluster, err = b.cfg.Stack.Cluster(ctx)
 	if err != nil {

@@ -11,10 +11,10 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/check"
 )
 
-// keepRecordSQL makes the harness's own database remember what passes through tables
-// whose rows go: which events were committed, which were replayed under which number,
-// when they left outbox.pending, what died, what was discarded, and when a lane got
-// another holder. A row that is redriven comes a second time and is the same replay.
+// keepRecordSQL has the database record changes of tables whose rows do not stay: events
+// that are committed, replays and their numbers, the time at which a row leaves
+// outbox.pending, dead letters, discards, and the time at which a lane gets another holder.
+// A row that is redriven comes a second time and is the same replay.
 const keepRecordSQL = `
 CREATE SCHEMA IF NOT EXISTS chaos;
 CREATE TABLE chaos.event (
@@ -144,7 +144,7 @@ SELECT DISTINCT e.event_id::text FROM chaos.died d JOIN chaos.event e USING (id,
 WHERE d.code = 'EventMissing' AND (e.gone_at IS NULL OR e.gone_at > d.at)`
 )
 
-// recorded adds to the facts, and to the records, what the database has remembered.
+// recorded adds the database's records to the facts and to the recorder.
 func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
 	var id string
 	var number int64
@@ -189,7 +189,7 @@ const (
 		WHERE h.at BETWEEN l.after AND l.before ORDER BY h.at`
 )
 
-// evidence looks up what the database knows about events that came twice.
+// evidence looks up the database's records about events that came twice.
 func (b *bed) evidence(ctx context.Context) func([]check.Lookup) (map[string]check.Evidence, error) {
 	return func(all []check.Lookup) (map[string]check.Evidence, error) {
 		found := make(map[string]check.Evidence, len(all))

@@ -7,8 +7,8 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/spool"
 )
 
-// recorder keeps what producers, consumers and the proxy before AWS saw, in files and in
-// parts, so that a run of a million events is judged in little memory. It is a
+// recorder keeps the records of producers, of consumers and of the proxy before AWS, in
+// files and in parts, so that a run of a million events is judged in little memory. It is a
 // check.Source.
 type recorder struct {
 	events *spool.Spool[entry]
@@ -23,7 +23,7 @@ type entry struct {
 	Of       *noted          `json:"n,omitempty"`
 }
 
-// noted is what the database recorded of an event.
+// noted is a record that the database has of an event.
 type noted struct {
 	ID     string
 	What   what

@@ -51,10 +51,9 @@ func (b *bed) dropPartitions(ctx context.Context, step plan.Step) error {
 // partitionNeeded counts partitions that were not dropped, each time that it was tried.
 const partitionNeeded = "partition not dropped: needed"
 
-// exhaustSQL makes what there is when nobody has made partitions for a while: none for
-// today and the days after, and their events in the default partition. It stops all
-// producers for the moment that it takes, so that nobody can take the move for anything
-// else than what it is.
+// exhaustSQL brings about the state after Maintenance has not run for days: there is no
+// partition for today and later days, and the default partition has their events. It locks
+// out producers and the relay while it runs, so that the move itself does no harm.
 const exhaustSQL = `
 DO $$
 DECLARE
@@ -74,7 +73,7 @@ BEGIN
     END LOOP;
 END $$`
 
-// few enough events are moved in a moment.
+// fewToday reports whether today's events can be moved in a moment.
 const fewToday = `SELECT count(*) < 20000 FROM outbox.event WHERE created_at >= (now() AT TIME ZONE 'UTC')::date`
 
 // exhaustPartitions takes the partitions of today and tomorrow away. Maintenance makes them

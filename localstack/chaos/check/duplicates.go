@@ -42,7 +42,7 @@ const (
 // duplicates looks for the cause of every message that its event did not need. On a
 // FIFO queue there must be none within the deduplication window. The message of a
 // discarded delivery needs a cause, too: an attempt before the last was accepted and
-// nobody heard of it.
+// its answer was lost.
 func (j *judge) duplicates() error {
 	evidence, err := j.evidence()
 	if err != nil {
@@ -122,7 +122,7 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 // cause explains a duplicate by its own request or its own batch: the answer was lost,
 // the settlement was lost with the old primary, or another attempt took the batch over
 // while the event was accepted and not settled. A takeover needs a reason of its own. The
-// cause is empty if there is none; of names the one process or fault that is to blame.
+// cause is empty if there is none; of names the process or the fault.
 func (j *judge) cause(s suspect, e Evidence) (cause, of string) {
 	switch {
 	case s.first == nil:
@@ -179,7 +179,7 @@ func (f Fault) met(sent *Send, after time.Duration) bool {
 	return !f.Start.Add(-settling).After(sent.Ended) && !f.End.Add(after).Before(sent.Began)
 }
 
-// known says what is on record about a duplicate that nothing explains.
+// known describes a duplicate that nothing explains.
 func (s suspect) known(e Evidence) string {
 	if s.first == nil {
 		return "no request of the first is on record"

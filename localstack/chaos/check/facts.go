@@ -100,7 +100,7 @@ type Role string
 
 // The roles. A fault without one explains none.
 const (
-	// Death: the process ended, with what it had been told and had not settled.
+	// Death: the process ended, with acknowledgements that it had not settled.
 	Death Role = "death"
 	// Standstill: the process stood still from Start to End.
 	Standstill Role = "standstill"
@@ -108,7 +108,7 @@ const (
 	NoTemporal Role = "no Temporal"
 	// NoDatabase: the database was away, so that nothing could be settled nor renewed.
 	NoDatabase Role = "no database"
-	// NewPrimary: what happened between Start and End went with the old primary.
+	// NewPrimary: changes between Start and End went with the old primary.
 	NewPrimary Role = "new primary"
 )
 
@@ -128,7 +128,7 @@ type Lookup struct {
 	After, Before time.Time
 }
 
-// Evidence is what the database recorded about an event that came twice.
+// Evidence has the records that the database has about an event that came twice.
 type Evidence struct {
 	Settled []time.Time // when a delivery of it left outbox.pending
 	// Undone are those of such instants that the old primary alone knew of.
