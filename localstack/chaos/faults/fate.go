@@ -142,13 +142,11 @@ func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fat
 			panic(http.ErrAbortHandler)
 		}
 	}
-	lost := f.kind == DropAnswer || f.kind == HangAfter || r.Context().Err() != nil
-	p.note(r, q, f, accepted, lost)
-	switch {
-	case f.kind == HangAfter:
-		pause(r.Context(), hangFor)
-		panic(http.ErrAbortHandler)
-	case lost:
+	if f.kind == DropAnswer || f.kind == HangAfter || r.Context().Err() != nil {
+		p.note(r, q, f, accepted, true)
+		if f.kind == HangAfter {
+			pause(r.Context(), hangFor)
+		}
 		panic(http.ErrAbortHandler)
 	}
 	for name, values := range answer.header {
@@ -158,7 +156,22 @@ func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fat
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(answer.status)
-	_, _ = w.Write(text) //nolint:gosec // it is the endpoint's answer, for the SDK
+	_, err := w.Write(text) //nolint:gosec // it is the endpoint's answer, for the SDK
+	if err == nil {
+		err = http.NewResponseController(w).Flush()
+	}
+	// The relay may have given up at this moment.
+	p.note(r, q, f, accepted, err != nil || r.Context().Err() != nil)
+}
+
+// unknown notes a request that was forwarded and whose answer did not come: the endpoint may
+// have accepted all of it.
+func (p *Proxy) unknown(r *http.Request, q *request, f *fate) {
+	accepted := map[string]bool{}
+	for _, e := range q.entries {
+		accepted[e.id] = !f.withheld[e.id]
+	}
+	p.note(r, q, f, accepted, true)
 }
 
 // note records which events the endpoint has accepted, and whether the relay

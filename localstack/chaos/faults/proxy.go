@@ -144,6 +144,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply, err = p.forward(r, q, fate)
 		fate.ended = time.Now()
 		if err != nil {
+			p.unknown(r, q, fate)
 			panic(http.ErrAbortHandler) // as if the proxy were not there
 		}
 	} else {
