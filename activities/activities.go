@@ -20,11 +20,12 @@ type Store interface {
 	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
 	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
 	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
-	Highest(ctx context.Context, l relay.Lease) (int64, error)
+	Exists(ctx context.Context, r relay.Ref) (bool, error)
+	Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
 	Settle(ctx context.Context, topic string, done []relay.Ref) error
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
 	Keep(ctx context.Context, l relay.Lease, lanes []int16) error
-	Release(ctx context.Context, l relay.Lease, next map[int16]int64) error
+	Release(ctx context.Context, l relay.Lease, read relay.Read) error
 	ReleaseClaim(ctx context.Context, b relay.Batch) error
 	DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error
 	Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error)

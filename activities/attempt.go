@@ -24,8 +24,6 @@ const (
 	// loadEvents is how much is loaded at once: half a page, so that one half is
 	// sent while the other is loaded and both together stay a page.
 	loadEvents = relay.PageEvents / 2
-	// markAge is the least age at which a mark may be used.
-	markAge = time.Second
 	// sendGrace is how much longer than it loads a batch sends.
 	sendGrace = time.Second
 	// Acknowledgements are settled when there are so many of them, or after so
@@ -54,7 +52,7 @@ type attempt struct {
 
 	mu        sync.Mutex
 	leaseEnd  time.Time
-	next      map[int16]int64         // behind what was loaded, by lane
+	read      relay.Read              // behind what was loaded
 	open      map[relay.Ref]unsettled // loaded and not settled
 	openBytes int                     // of their payloads
 	acked     []relay.Ref             // acknowledged, to be settled
@@ -73,11 +71,11 @@ type attempt struct {
 }
 
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom time.Time, last checkpoint) *attempt {
-	l.UpTo = r.ParkUpTo
+	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
 	return &attempt{
 		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts,
 		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, through: last.Published,
-		next: maps.Clone(l.LowID), open: make(map[relay.Ref]unsettled), seenAlive: time.Now(),
+		read: relay.Read{Next: maps.Clone(l.LowID)}, open: make(map[relay.Ref]unsettled), seenAlive: time.Now(),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}
 }

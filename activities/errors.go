@@ -25,6 +25,9 @@ const (
 	TypeStopped = "Stopped"
 	// TypeOperationOver: an operation was ended, or is not on record. Not retried.
 	TypeOperationOver = "OperationOver"
+	// TypeOperationElsewhere: an operation on record is not where this attempt believed it
+	// to be. The next attempt reads the place on record.
+	TypeOperationElsewhere = "OperationElsewhere"
 )
 
 // maxFailureText caps a failure's text. Temporal replaces a failure of more than
@@ -56,6 +59,8 @@ func failure(ctx context.Context, err error, details any) error {
 	case errors.Is(err, relay.ErrOperationOver), errors.Is(err, relay.ErrUnknownOperation):
 		o.NonRetryable = true
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeOperationOver, o)
+	case errors.Is(err, relay.ErrOperationElsewhere):
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeOperationElsewhere, o)
 	case errors.Is(err, relay.ErrStopped):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeStopped, o)
 	case errors.As(err, &refused):

@@ -41,6 +41,8 @@ type store struct {
 	loadErr    func(n int) error
 	renewErr   error
 	highestErr error
+	existsErr  error
+	replaced   bool // by an earlier state, which has none of its events
 	takeOverIs error
 	pausedBy   string // an operator
 	takingOver func(ctx context.Context) error
@@ -85,7 +87,7 @@ func (s *store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error
 	for _, lane := range b.Lanes {
 		low[lane] = 0
 	}
-	return relay.Lease{Topic: b.Topic, LowID: low, PausedBy: s.pausedBy}, nil
+	return relay.Lease{Topic: b.Topic, Holder: "h", LowID: low, PausedBy: s.pausedBy}, nil
 }
 
 func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
@@ -103,7 +105,7 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 	for _, lane := range slices.Sorted(maps.Keys(l.LowID)) {
 		got := 0
 		for _, e := range s.pending {
-			if e.Lane == lane && got < perLane && (l.UpTo == 0 || e.ID <= l.UpTo) && !slices.Contains(inHand, e.Ref) {
+			if e.Lane == lane && got < perLane && (l.UpTo.ID == 0 || e.ID <= l.UpTo.ID) && !slices.Contains(inHand, e.Ref) {
 				page.Events = append(page.Events, e)
 				got++
 			}
@@ -113,15 +115,21 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 	return page, nil
 }
 
-func (s *store) Highest(_ context.Context, l relay.Lease) (id int64, err error) {
+func (s *store) Exists(_ context.Context, r relay.Ref) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.replaced, s.existsErr
+}
+
+func (s *store) Highest(_ context.Context, l relay.Lease) (b relay.Bound, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.pending {
 		if _, mine := l.LowID[e.Lane]; mine {
-			id = max(id, e.ID)
+			b.ID = max(b.ID, e.ID)
 		}
 	}
-	return id, s.highestErr
+	return b, s.highestErr
 }
 
 func (s *store) Settle(_ context.Context, _ string, done []relay.Ref) error {
@@ -146,10 +154,10 @@ func (s *store) Renew(_ context.Context, _ relay.Lease, lanes []int16) error {
 	return s.renewErr
 }
 
-func (s *store) Release(_ context.Context, _ relay.Lease, next map[int16]int64) error {
+func (s *store) Release(_ context.Context, _ relay.Lease, read relay.Read) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.released = maps.Clone(next)
+	s.released = maps.Clone(read.Next)
 	return nil
 }
 
@@ -262,7 +270,7 @@ func (s *store) releasedLanes() []int16 {
 func (s *store) fill(n int, lanes ...int16) {
 	for i := range n {
 		s.pending = append(s.pending, relay.Event{
-			Ref:     relay.Ref{ID: int64(i + 1), Lane: lanes[i%len(lanes)]},
+			Ref:     relay.Ref{ID: int64(i + 1), Lane: lanes[i%len(lanes)], At: int64(1000 + i)},
 			EventID: "e", Payload: "secret payload",
 		})
 	}

@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -35,6 +36,10 @@ type PublishRequest struct {
 	// ParkUpTo is the highest id that may be given up. What is behind it is not even
 	// loaded. 0, as from workflows of an earlier version: whatever is pending.
 	ParkUpTo int64 `json:"parkUpTo,omitempty"`
+	// ParkBefore is the latest time of an event that may be given up. The database may
+	// give an id up to ParkUpTo to a later event, after a failover. Zero, as from workflows
+	// of an earlier version: any time.
+	ParkBefore time.Time `json:"parkBefore,omitzero"`
 }
 
 // PublishResult says what a batch came to, over all attempts. It is also the
@@ -47,11 +52,12 @@ type PublishResult struct {
 	// PausedBy is the operator who has paused the topic: nothing was sent, and the
 	// batch's lanes are released.
 	PausedBy string `json:"pausedBy,omitempty"`
-	// ParkUpTo is how far parking goes, and More says that something may still be
+	// ParkUpTo and ParkBefore are how far parking goes, and More says that something may still be
 	// pending of that. Workers of an earlier version say neither, and have parking go on
 	// while Dead is not 0.
-	ParkUpTo int64 `json:"parkUpTo,omitempty"`
-	More     bool  `json:"more,omitempty"`
+	ParkUpTo   int64     `json:"parkUpTo,omitempty"`
+	ParkBefore time.Time `json:"parkBefore,omitzero"`
+	More       bool      `json:"more,omitempty"`
 	// Destination is where the events were to go. Of a failure only.
 	Destination string `json:"destination,omitempty"`
 }
@@ -91,6 +97,9 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		if err := activity.GetHeartbeatDetails(ctx, &last); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
+		// An earlier version noted no times, and the database may have been replaced since:
+		// such an id may be another event's.
+		last.Unsettled = slices.DeleteFunc(last.Unsettled, func(r relay.Ref) bool { return r.At == 0 })
 		// Ours replaces it at the first heartbeat, so it is settled before that.
 		if err := a.cfg.Store.Settle(prepareCtx, r.Batch.Topic, last.Unsettled); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
@@ -103,7 +112,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		return PublishResult{}, failure(ctx, err, nil)
 	}
 	if lease.PausedBy != "" {
-		err := a.cfg.Store.Release(prepareCtx, lease, lease.LowID)
+		err := a.cfg.Store.Release(prepareCtx, lease, relay.Read{Next: lease.LowID})
 		result := PublishResult{Published: last.Published, Dead: last.Dead, Throttled: last.Throttled, PausedBy: lease.PausedBy}
 		return result, failure(ctx, err, result)
 	}
@@ -126,7 +135,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	requests, err := t.run(ctx, began.Add(min(r.For, a.cfg.BatchFor)))
 	a.countLost(r.Batch.Topic, err)
 	end := t.checkpoint()
-	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, More: t.mayHoldMore()}
+	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, ParkBefore: r.ParkBefore, More: t.mayHoldMore()}
 	if cause := context.Cause(ctx); err == nil &&
 		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {
 		err = ctx.Err() // it has to end as an attempt, not as done

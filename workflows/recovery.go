@@ -122,7 +122,7 @@ type recovery struct {
 	began  time.Time
 	result RecoveryResult
 	park   *ParkRequest
-	upTo   int64               // how far parking goes, once that is known
+	upTo   relay.Bound         // how far parking goes, once that is known
 	cancel workflow.CancelFunc // the attempt under way
 	over   bool
 	state  string // in which it ended
@@ -132,7 +132,7 @@ type recovery struct {
 func newRecovery(ctx workflow.Context, in RecoveryInput) *recovery {
 	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, began: workflow.Now(ctx)}
 	if b := in.Before; b != nil {
-		r.began, r.result, r.park, r.upTo = b.Began, b.Result, b.Park, b.ParkUpTo
+		r.began, r.result, r.park, r.upTo = b.Began, b.Result, b.Park, relay.Bound{ID: b.ParkUpTo, At: b.ParkBefore}
 	}
 	return r
 }
@@ -152,7 +152,7 @@ func (r *recovery) run(ctx workflow.Context) error {
 		var result activities.PublishResult
 		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in), act.PublishBatch, activities.PublishRequest{
 			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: BatchFor, RecoveryID: r.id, Recovering: true,
-			Park: parking, Bound: parking && r.upTo == 0, ParkUpTo: r.upTo,
+			Park: parking, Bound: parking && r.upTo.ID == 0, ParkUpTo: r.upTo.ID, ParkBefore: r.upTo.At,
 		}).Get(attempt, &result)
 		cancel()
 		var failure *temporal.ApplicationError

@@ -128,7 +128,8 @@ func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err 
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	err = s.pool.QueryRow(ctx, operationSQL, id).Scan(&u.ID, &u.At, &u.Age, &u.Kind, &u.Topic, &u.By, &u.Reason, &u.Selection,
-		&u.Matched, &u.WorkflowID, &u.Done, &u.Finished, &u.Outcome, &u.From.ID, &u.Lanes)
+		&u.Matched, &u.WorkflowID, &u.Done, &u.Finished, &u.Outcome, &u.Noted, &u.Lanes)
+	u.From.ID = u.Noted
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = relay.ErrUnknownOperation
 	}

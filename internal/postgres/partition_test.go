@@ -123,7 +123,7 @@ func TestAPartitionIsNotDroppedUnderAStepOfAnOperation(t *testing.T) {
 	step, err := o.db.Begin(t.Context())
 	require.NoError(t, err)
 	defer step.Rollback(context.Background())
-	_, err = step.Exec(t.Context(), goesOnSQL, id)
+	_, err = step.Exec(t.Context(), goesOnSQL, id, 0, nil)
 	require.NoError(t, err)
 
 	o.dropsNothing()

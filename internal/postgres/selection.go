@@ -125,9 +125,9 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 // planner reads all that is pending once it holds much.
 const publishedFits = `e.topic = $1 AND ` + eventFits + `
       AND ($5::timestamptz IS NULL OR e.created_at >= $5) AND ($6::timestamptz IS NULL OR e.created_at < $6)
-      AND (SELECT p.id FROM outbox.pending     p WHERE p.topic = $1 AND p.lane = e.lane AND p.id = e.id AND p.replay = 0 LIMIT 1) IS NULL
-      AND (SELECT d.id FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = e.lane AND d.id = e.id AND d.replay = 0 LIMIT 1) IS NULL
-      AND (SELECT x.id FROM outbox.discarded   x WHERE x.topic = $1 AND x.lane = e.lane AND x.id = e.id AND x.replay = 0 LIMIT 1) IS NULL`
+      AND (SELECT p.id FROM outbox.pending     p WHERE p.topic = $1 AND p.lane = e.lane AND p.id = e.id AND p.replay = 0 AND p.created_at = e.created_at LIMIT 1) IS NULL
+      AND (SELECT d.id FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = e.lane AND d.id = e.id AND d.replay = 0 AND d.created_at = e.created_at LIMIT 1) IS NULL
+      AND (SELECT x.id FROM outbox.discarded   x WHERE x.topic = $1 AND x.lane = e.lane AND x.id = e.id AND x.replay = 0 AND x.created_at = e.created_at LIMIT 1) IS NULL`
 
 // window is how many ids are looked at by one statement, so that each is short.
 const window = 200_000

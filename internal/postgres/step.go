@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -59,10 +60,12 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from re
 		return step, err
 	}
 	var m relay.Move
+	var created pgtype.Timestamptz
 	var ofPage bool
 	step.Next = from
 	n := 0
-	_, err = pgx.ForEachRow(rows, []any{&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key, &ofPage}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&m.Lane, &m.ID, &m.Replay, &created, &m.Key, &ofPage}, func() error {
+		m.At = microseconds(created)
 		step.Moves = append(step.Moves, m)
 		if ofPage {
 			step.Next = relay.Place{Lane: m.Lane, ID: m.ID, Replay: m.Replay}
@@ -82,7 +85,10 @@ func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from 
 		return step, err
 	}
 	step.Moves, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m relay.Move, err error) {
-		return m, row.Scan(&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key)
+		var created pgtype.Timestamptz
+		err = row.Scan(&m.Lane, &m.ID, &m.Replay, &created, &m.Key)
+		m.At = microseconds(created)
+		return m, err
 	})
 	if n := len(step.Moves); n == most {
 		last = step.Moves[n-1].ID
@@ -112,17 +118,23 @@ func (s *Store) Reserve(ctx context.Context, topic string, lanes []int16, d time
 	return nil
 }
 
-const advanceSQL = `UPDATE outbox.operation SET next_after = $2 WHERE id = $1 AND next_after < $2`
+const advanceSQL = `UPDATE outbox.operation SET next_after = $2 WHERE id = $1 AND next_after = $3`
 
-// Advance notes that a replay is done up to a place.
-func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Place) error {
+// Advance notes that a replay is done up to a place, and returns the operation as it is
+// on record then. relay.ErrOperationElsewhere says that it was not where u says.
+func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error) {
 	if u.Kind != relay.Replay {
-		return nil // what is done is no dead letter any more
+		return u, nil // what is done is no dead letter any more
 	}
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, advanceSQL, u.ID, to.ID); err != nil {
-		return fmt.Errorf("advance operation %d: %w", u.ID, err)
+	tag, err := s.pool.Exec(ctx, advanceSQL, u.ID, to.ID, u.Noted)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = relay.ErrOperationElsewhere
 	}
-	return nil
+	if err != nil {
+		return u, fmt.Errorf("advance operation %d: %w", u.ID, err)
+	}
+	u.Noted = to.ID
+	return u, nil
 }

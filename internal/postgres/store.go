@@ -67,7 +67,8 @@ type Store struct {
 	pool *pgxpool.Pool
 	cfg  Config
 
-	sweep sweeper
+	sweep  sweeper
+	rounds rounds
 
 	mu     sync.Mutex
 	untook map[string]time.Time // claims made here that may not have begun yet
@@ -98,12 +99,15 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	return &Store{pool: pool, cfg: cfg, untook: map[string]time.Time{}}, nil
+	s := &Store{pool: pool, cfg: cfg, untook: map[string]time.Time{}}
+	s.rounds.want() // for marks that another process has noted
+	return s, nil
 }
 
 // Close ends all connections.
 func (s *Store) Close() {
 	s.sweep.wait()
+	s.rounds.wait()
 	s.pool.Close()
 }
 

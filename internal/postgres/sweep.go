@@ -68,10 +68,9 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 	return err
 }
 
-// sweepSQL finds the first pending event of every lane by a loose index scan,
-// however late its transaction committed. It makes the rows of lanes that are
-// new, lowers low_id where something is pending below it, and raises it where a
-// lane has come to rest, which no release will do.
+// sweepSQL finds the first pending event of every lane by a loose index scan. It makes
+// the rows of lanes that are new, and lowers low_id where something is pending below it:
+// no event is inserted there (see rounds), but people and other programs can put one.
 const sweepSQL = `
 WITH RECURSIVE first AS (
     (SELECT topic, lane, id FROM outbox.pending ORDER BY topic, lane, id LIMIT 1)
@@ -88,23 +87,21 @@ missing AS (
     WHERE NOT EXISTS (SELECT FROM outbox.lane l WHERE l.topic = t.topic AND l.lane = n)
     ORDER BY t.topic, n
     ON CONFLICT DO NOTHING),
-moving AS (
-    SELECT l.topic, l.lane, CASE WHEN l.low_id > first.id THEN first.id ELSE l.seen_id END AS low_id
-    FROM outbox.lane l LEFT JOIN first USING (topic, lane)
+lowering AS (
+    SELECT l.topic, l.lane, first.id
+    FROM outbox.lane l JOIN first USING (topic, lane)
     WHERE l.low_id > first.id
-       OR l.low_id < l.seen_id AND outbox.mark_is_safe(l.seen_at, l.seen_xid)
-          AND (first.id IS NULL OR first.id >= l.seen_id)
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)
-UPDATE outbox.lane l SET low_id = moving.low_id, seen_id = moving.low_id
-FROM moving
-WHERE l.topic = moving.topic AND l.lane = moving.lane`
+UPDATE outbox.lane l SET low_id = lowering.id
+FROM lowering
+WHERE l.topic = lowering.topic AND l.lane = lowering.lane AND l.low_id > lowering.id`
 
 // Sweep makes sure that everything pending can be found by a claim. Claim calls
 // it once a second.
 func (s *Store) Sweep(ctx context.Context) error {
 	if _, err := s.pool.Exec(ctx, sweepSQL, relay.Lanes); err != nil {
-		return fmt.Errorf("sweep for late commits: %w", err)
+		return fmt.Errorf("sweep for pending events: %w", err)
 	}
 	return nil
 }

@@ -40,54 +40,16 @@ func TestATransactionThatCommitsLateIsClaimedByTheNextClaim(t *testing.T) {
 	require.Equal(t, []int64{1}, o.drain(lease))
 }
 
-// The mark waits for a transaction that is open, however long: what its key has
-// after it must not be claimed first.
-func TestTheMarkDoesNotPassAnOpenTransaction(t *testing.T) {
-	o := open(t)
-	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
-	o.claim()
-	o.sweepOnlyByHand()
-	tx := slow(o, "orders", "k")
-	for range 3 { // the mark would follow in two steps, two seconds apart
-		o.writeKey("orders", "k", 3) // as if of another key of the lane
-		_, lease := o.claimOne()
-		require.Len(t, o.drain(lease), 3)
-		o.passTime(3)
-		require.NoError(t, o.Sweep(t.Context()))
-	}
-	require.NoError(t, tx.Commit(t.Context()))
-	o.writeKey("orders", "k", 1) // serialised behind it
-	_, lease := o.claimOne()
-	require.Equal(t, []int64{1, 11}, o.drain(lease), "in one claim, in order")
-
-	// Then it follows.
-	waitFor(t, "the mark to follow", func() bool {
-		o.writeKey("orders", "k", 1)
-		_, lease := o.claimOne()
-		require.Len(t, o.drain(lease), 1)
-		o.passTime(3)
-		o.othersEnd()
-		return query[int64](o, `SELECT max(low_id) FROM outbox.lane`) > 10
-	})
-}
-
 func TestWhatIsPendingBelowTheMarkIsFoundByTheSweep(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "k", 1)
 	o.claim()
 	o.sweepOnlyByHand()
-	o.exec(`UPDATE outbox.lane SET low_id = 100, seen_id = 100, leased_until = NULL, claim_id = NULL`)
+	o.exec(`UPDATE outbox.lane SET low_id = 100, leased_until = NULL, claim_id = NULL`)
 	require.Empty(t, o.claim(), "below the mark")
 	require.NoError(t, o.Sweep(t.Context()))
 	_, lease := o.claimOne()
 	require.Equal(t, []int64{1}, o.drain(lease))
-}
-
-func TestAMarkFromBeforeARestoreDoesNotWaitForEver(t *testing.T) {
-	o := open(t)
-	o.exec(`INSERT INTO outbox.lane (topic, lane, seen_id, seen_at, seen_xid) VALUES ('orders', 1, 7, now() - interval '1 hour', '9000000000')`)
-	require.NoError(t, o.Sweep(t.Context()))
-	require.Equal(t, int64(7), query[int64](o, `SELECT low_id FROM outbox.lane WHERE lane = 1`))
 }
 
 func TestClaimsSweepByThemselves(t *testing.T) {
@@ -124,10 +86,8 @@ func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
 				o.drain(lease)
 			}
 		}
-		o.passTime(3)
-		o.othersEnd()
+		o.endRounds()
 	}
-	require.NoError(t, o.Sweep(t.Context())) // lanes at rest are marked by the sweep
 	bounded := pagesRead(o, waitingSQL)
 	o.exec(`UPDATE outbox.lane SET low_id = 0`)
 	unbounded := pagesRead(o, waitingSQL)

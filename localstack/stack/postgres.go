@@ -46,7 +46,7 @@ func (s *Stack) startPostgres(ctx context.Context, step *step) (*service, error)
 		launchServer := func(ctx context.Context) (*process, error) {
 			cmd := account.command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(ports[0]),
 				"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300",
-				"-c", "log_checkpoints=off")
+				"-c", "log_checkpoints=off", "-c", "max_prepared_transactions=20")
 			// SIGQUIT is PostgreSQL's immediate shutdown, which takes its backends
 			// along (each leads a session of its own, out of a group kill's reach).
 			// There is no data worth a checkpoint.
