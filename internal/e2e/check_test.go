@@ -18,7 +18,7 @@ import (
 // check runs worker --check and returns what it prints and its exit status.
 func (o *outbox) check(env []string, args ...string) (out string, status int) {
 	o.t.Helper()
-	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "worker"), append([]string{"--check"}, args...)...)
+	cmd := exec.CommandContext(o.t.Context(), filepath.Join(o.programs, "worker"), append([]string{"--check"}, args...)...)
 	cmd.Env = append(append([]string{}, o.env...), env...)
 	b, err := cmd.Output()
 	var exit *exec.ExitError
