@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // slow begins a transaction that has taken the lowest id and has not committed.
@@ -56,7 +58,37 @@ func TestClaimsSweepByThemselves(t *testing.T) {
 	o := open(t)
 	require.Empty(t, o.claim())
 	o.write("new-topic", 3) // whose lanes nobody has made yet
-	waitFor(t, "the sweep that a claim starts each second", func() bool { return events(o.claim()) == 3 })
+	waitFor(t, "the look that a claim starts each second", func() bool { return events(o.claim()) == 3 })
+}
+
+func TestFindTopics_FindsEachBetweenThoseThatAreKnown(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"c", "h"}))
+	for _, topic := range []string{"a", "b", "c", "d", "e", "h", "x", "y"} {
+		o.write(topic, 2)
+	}
+	require.NoError(t, o.findTopics(t.Context()))
+	require.Equal(t, []string{"a", "b", "c", "d", "e", "h", "x", "y"}, query[[]string](o, `SELECT array_agg(DISTINCT topic ORDER BY topic) FROM outbox.lane`))
+	require.Equal(t, 8*relay.Lanes, query[int](o, `SELECT count(*)::int FROM outbox.lane`))
+}
+
+// A look that reads what was settled of the known topics grows with the oldest snapshot.
+func TestFindTopics_ReadsNothingOfKnownTopics(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"audit", "orders"}))
+	holder, err := o.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer holder.Rollback(t.Context())
+	_, err = holder.Exec(t.Context(), `SELECT count(*) FROM outbox.pending`)
+	require.NoError(t, err)
+	o.write("audit", 20_000)
+	o.write("orders", 20_000)
+	o.exec(`DELETE FROM outbox.pending`)
+	o.write("audit", 1)
+	pages := pagesOf(o, findTopicsSQL, relay.Lanes)
+	all := pagesOf(o, sweepSQL, relay.Lanes)
+	t.Logf("pages read by a look for new topics: %d, by a sweep: %d", pages, all)
+	require.Greater(t, all, 10*pages)
 }
 
 func TestTheFirstEventOfAConfiguredTopicNeedsNoSweep(t *testing.T) {
