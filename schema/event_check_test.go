@@ -112,9 +112,10 @@ func TestEventCheck_HoldsInAnySession(t *testing.T) {
 
 // The database of a hardened server lets PUBLIC execute nothing.
 func TestMigrate_LetsTheSameRolesInsertAsBefore(t *testing.T) {
-	pool := empty(t)
-	migrateUntil(t, pool, "valid_events")
+	pool := testenv.Database(t)
 	producer := testenv.AsRole(t, pool, "outbox_producer")
+	migrateUntil(t, pool, "valid_events")
+	exec(t, pool, `GRANT USAGE ON SCHEMA outbox TO outbox_producer; GRANT INSERT (topic, type, payload, attributes) ON outbox.event TO outbox_producer`)
 	exec(t, pool, `REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox FROM PUBLIC`)
 	exec(t, pool, `ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC`)
 	other := makeRole(t, pool)

@@ -125,7 +125,7 @@ func migrateWhenFree(ctx context.Context, conn *pgx.Conn, m *migrate.Migrator) e
 		}
 		err = m.Migrate(ctx)
 		if !lockBusy(err) {
-			return err
+			return withRemedy(err)
 		}
 		after, versionErr := m.GetCurrentVersion(ctx)
 		if versionErr != nil {
@@ -161,6 +161,15 @@ func holders(ctx context.Context, conn *pgx.Conn) (list string) {
 		return "their sessions could not be listed: " + err.Error()
 	}
 	return "sessions " + list
+}
+
+// withRemedy explains an error of a migration that the database's owner can mend.
+func withRemedy(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "23505" { // unique_violation
+		return fmt.Errorf("a table of the outbox has two rows under one key: %s See docs/runbook.md, \"migrate finds two rows under one key\": %w", pg.Detail, err)
+	}
+	return err
 }
 
 func lockBusy(err error) bool {

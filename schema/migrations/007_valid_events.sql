@@ -43,7 +43,7 @@ BEGIN
        AND octet_length(type) BETWEEN 1 AND 256
        AND type COLLATE "C" !~ E'[\\u0001-\\u001f\\ufffe\\uffff]'
        AND octet_length(content_type) BETWEEN 1 AND 256
-       AND content_type COLLATE "C" !~ E'[\\u0001-\\u001f\\ufffe\\uffff]'
+       AND (content_type = 'application/json' OR content_type COLLATE "C" !~ E'[\\u0001-\\u001f\\ufffe\\uffff]')
        AND payload <> ''
        AND created_at >= '1970-01-01 00:00Z' AND created_at < '2270-01-01 00:00Z'
        AND (attributes = '{}' OR outbox.attributes_are_valid(attributes)) THEN
