@@ -35,7 +35,7 @@ func empty(t *testing.T) (pool *pgxpool.Pool) {
 	return pool
 }
 
-func migrate(ctx context.Context, pool *pgxpool.Pool) (r schema.Result, err error) {
+func migrateAll(ctx context.Context, pool *pgxpool.Pool) (r schema.Result, err error) {
 	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
 		r, err = schema.Migrate(ctx, c.Conn())
 		return err
@@ -45,11 +45,11 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) (r schema.Result, err erro
 
 func TestMigratingTwiceChangesNothing(t *testing.T) {
 	pool := empty(t)
-	first, err := migrate(t.Context(), pool)
+	first, err := migrateAll(t.Context(), pool)
 	require.NoError(t, err)
 	require.Equal(t, schema.PartitionsAhead+1, first.Partitions)
 	require.True(t, first.Changed())
-	again, err := migrate(t.Context(), pool)
+	again, err := migrateAll(t.Context(), pool)
 	require.NoError(t, err)
 	require.False(t, again.Changed(), "%+v", again)
 }
@@ -61,7 +61,7 @@ func TestMigrationsAtOnceDoNotCollide(t *testing.T) {
 	for i := range results {
 		wg.Go(func() {
 			var err error
-			if results[i], err = migrate(t.Context(), pool); err != nil {
+			if results[i], err = migrateAll(t.Context(), pool); err != nil {
 				t.Error(err)
 			}
 		})
@@ -79,7 +79,7 @@ func TestMigrationsAtOnceDoNotCollide(t *testing.T) {
 func TestAnOlderProgramRefusesANewerSchema(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `UPDATE outbox.schema_version SET version = version + 1`)
-	_, err := migrate(t.Context(), pool)
+	_, err := migrateAll(t.Context(), pool)
 	require.ErrorContains(t, err, "use the newer release")
 }
 

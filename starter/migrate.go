@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
@@ -18,7 +19,8 @@ func migrateCommand() *cobra.Command {
 		Short: "Create or upgrade the outbox's tables",
 		Long: `Creates or upgrades the outbox's tables, and makes the event table's partitions
 for the days ahead. Run it as the owner of the database, over a direct
-connection. Running it again changes nothing.`,
+connection. Running it again changes nothing. Producers and the relay go on
+meanwhile: it waits at most 50 ms for their transactions, and then tries again.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
@@ -29,7 +31,16 @@ connection. Running it again changes nothing.`,
 			if err := postgres.CheckURL(url); err != nil {
 				return &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
 			}
-			conn, err := pgx.Connect(ctx, url)
+			config, err := pgx.ParseConfig(url)
+			if err != nil {
+				return fmt.Errorf("read the database URL: %w", err)
+			}
+			config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+				if n.SeverityUnlocalized == "INFO" || n.SeverityUnlocalized == "WARNING" { // what a migration says of itself
+					fmt.Fprintln(cmd.ErrOrStderr(), n.Message)
+				}
+			}
+			conn, err := pgx.ConnectConfig(ctx, config)
 			if err != nil {
 				return fmt.Errorf("connect to the database: %w", err)
 			}

@@ -49,9 +49,10 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
         AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
 
-// countSQL counts what waits in some lanes, up to a limit in each.
+// countSQL counts what waits in some lanes, up to a limit in each. The age is that of
+// a time between 1970 and now, whatever a row holds: see safeAgeFrom.
 const countSQL = `
-SELECT l.topic, l.lane, c.events, c.bytes, extract(epoch FROM clock_timestamp() - c.oldest)::float8
+SELECT l.topic, l.lane, c.events, c.bytes, ` + safeAgeFrom + `c.oldest` + safeAgeTo + `
 FROM unnest($1::text[], $2::smallint[]) AS wanted(topic, lane)
 JOIN outbox.lane l USING (topic, lane)
 CROSS JOIN LATERAL (

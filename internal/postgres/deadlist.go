@@ -32,7 +32,7 @@ type DeadLetter struct {
 // deadLettersSQL reads the newest dead letters first.
 const deadLettersSQL = `
 SELECT d.topic, coalesce(ev.event_id::text, ''), d.id, d.replay, d.key, coalesce(ev.type, ''), d.bytes, d.code, d.message,
-       d.attempts, d.created_at, d.dead_at, d.workflow_id
+       d.attempts, ` + shownFrom + `d.created_at` + shownTo + `, d.dead_at, d.workflow_id
 FROM outbox.dead_letter d
 LEFT JOIN LATERAL (SELECT event_id, type FROM outbox.event e WHERE e.id = d.id AND e.created_at = d.created_at LIMIT 1) ev ON true
 WHERE ` + deadFits + `

@@ -25,13 +25,13 @@ type TopicStatus struct {
 
 const statusSQL = `
 WITH pending AS (
-    SELECT topic, count(*) AS events, extract(epoch FROM now() - min(created_at))::float8 AS oldest
+    SELECT topic, count(*) AS events, ` + safeAgeFrom + `min(created_at)` + safeAgeTo + ` AS oldest
     FROM outbox.pending GROUP BY topic),
 dead AS (SELECT topic, count(*) AS events FROM outbox.dead_letter GROUP BY topic),
 leased AS (
     SELECT topic, count(*) FILTER (WHERE leased_until > now()) AS lanes
     FROM outbox.lane GROUP BY topic)
-SELECT topic, coalesce(pending.events, 0) AS pending, greatest(coalesce(pending.oldest, 0), 0),
+SELECT topic, coalesce(pending.events, 0) AS pending, coalesce(pending.oldest, 0),
        coalesce(dead.events, 0), coalesce(leased.lanes, 0)::int,
        coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''), t.paused_at,
        CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END

@@ -24,7 +24,7 @@ WITH RECURSIVE dead AS (
         SELECT d.topic FROM outbox.dead_letter d WHERE d.topic > dead.topic ORDER BY d.topic LIMIT 1) following),
 known AS (SELECT topic FROM outbox.lane UNION SELECT topic FROM outbox.topic UNION SELECT topic FROM dead)
 SELECT k.topic, pending.events, pending.events = $1,
-       greatest(coalesce(extract(epoch FROM clock_timestamp() - lanes.oldest), 0), 0)::float8,
+       CASE WHEN lanes.oldest IS NULL THEN 0 ELSE ` + safeAgeFrom + `lanes.oldest` + safeAgeTo + ` END,
        letters.events, letters.code, lanes.retrying,
        coalesce(left(t.paused_by, 100), ''), coalesce(left(t.pause_reason, 200), ''),
        CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
