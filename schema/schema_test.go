@@ -107,7 +107,7 @@ func TestCopiedEventsArePendingToo(t *testing.T) {
 	require.Equal(t, n, query[int64](t, pool, `SELECT count(*) FROM outbox.pending`))
 }
 
-func TestTheStatusViewTellsPendingFromDeadFromPublished(t *testing.T) {
+func TestTheStatusViewTellsPendingFromDeadFromNeither(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload) SELECT 'orders', 'T', i::text FROM generate_series(1, 3) i`)
 	exec(t, pool, `DELETE FROM outbox.pending WHERE id = 1`)
@@ -117,7 +117,7 @@ func TestTheStatusViewTellsPendingFromDeadFromPublished(t *testing.T) {
 	require.NoError(t, err)
 	states, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
-	require.Equal(t, []string{"published", "dead:Code", "pending"}, states)
+	require.Equal(t, []string{"not pending", "dead:Code", "pending"}, states)
 }
 
 func TestEventsOfAKeyShareALaneAndEventsWithoutOneSpread(t *testing.T) {

@@ -71,6 +71,9 @@ func (r MaintenanceResult) details() string {
 
 // warnings says what somebody should act on, with the remedy.
 func warnings(in MaintenanceInput, r MaintenanceResult) (list []string) {
+	if r.NotEnqueued != "" {
+		list = append(list, r.NotEnqueued)
+	}
 	if len(r.Needed) > 0 {
 		list = append(list, fmt.Sprintf("%d expired days are kept, the oldest is %s, because events of them are pending or dead: "+
 			"publish, redrive or discard those", len(r.Needed), r.Needed[0]))

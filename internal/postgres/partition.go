@@ -206,5 +206,12 @@ func (s *Store) Health(ctx context.Context) (h relay.Health, err error) {
 	if err := s.pool.QueryRow(ctx, healthSQL).Scan(&h.Ahead, &h.Caught, &h.HeldXIDs, &h.HeldBy); err != nil {
 		return h, fmt.Errorf("read the database's health: %w", err)
 	}
+	enqueue, err := s.Enqueue(ctx)
+	if err != nil {
+		return h, err
+	}
+	if err := errors.Join(enqueue.Failure(), enqueue.Warning()); err != nil {
+		h.NotEnqueued = err.Error()
+	}
 	return h, nil
 }

@@ -28,4 +28,6 @@ type Health struct {
 	HeldXIDs int64 `json:"heldXids,omitempty"`
 	// HeldBy says what that is.
 	HeldBy string `json:"heldBy,omitempty"`
+	// NotEnqueued says what keeps events from becoming pending when they are inserted.
+	NotEnqueued string `json:"notEnqueued,omitempty"`
 }
