@@ -55,7 +55,7 @@ func unsendable(e relay.Event, blocked map[relay.Chain]int64) *relay.PublishErro
 	case e.EventID == "":
 		return &relay.PublishError{
 			Code: relay.CodeEventMissing, Class: relay.ClassPoison,
-			Message: fmt.Sprintf("event %d is pending but no longer in outbox.event", e.ID),
+			Message: fmt.Sprintf("event %d is pending, and two looks did not find it in outbox.event", e.ID),
 		}
 	case isBlocked && e.ID > first:
 		return &relay.PublishError{

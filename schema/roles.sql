@@ -43,4 +43,5 @@ GRANT SELECT, INSERT, UPDATE (workflow_id, done, next_after, lanes_after, finish
 
 -- It makes the partitions of days to come and drops those that nobody needs any
 -- more, through functions that run as the owner.
-GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught() TO outbox_relay;
+GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught(),
+    outbox.delete_caught(date, bigint) TO outbox_relay;

@@ -27,8 +27,8 @@ var files embed.FS
 var RolesSQL string
 
 // PartitionsAhead is how many days beyond today Migrate makes partitions for.
-// Days without one fall into the default partition, which works but makes
-// retention wait for them to be moved.
+// Events of days without one are kept in the default partition until they expire:
+// retention deletes them there one by one, which costs more than to drop a partition.
 const PartitionsAhead = 14
 
 // Result says what a migration changed.
@@ -193,9 +193,8 @@ SELECT outbox.make_partition(((now() AT TIME ZONE 'UTC')::date + $1::int))`
 // MakePartitions makes the partitions of today and of the given number of days
 // ahead, where missing, and says how many it made. Each waits at most 50 ms for
 // producers that are in the way and then lets them pass, so that it never stops
-// them; it gives up after ten seconds a partition. Where that would stop them all the
-// same, because they write to a default partition that has caught much, it makes
-// tomorrow's only.
+// them; it gives up after ten seconds a partition. A day of which the default partition
+// has events gets none. While that is today, and they are many, it makes tomorrow's only.
 func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made int, err error) {
 	for day := 0; day <= daysAhead; day++ {
 		isNew, err := makePartition(ctx, conn, day)
@@ -212,7 +211,9 @@ func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made in
 func makePartition(ctx context.Context, conn *pgx.Conn, day int) (made bool, err error) {
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		var done *bool // null: later
-		err = conn.QueryRow(ctx, makePartitionSQL, day).Scan(&done)
+		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, makePartitionSQL, day).Scan(&done)
+		})
 		made = done != nil && *done
 		if !lockBusy(err) || time.Now().After(deadline) {
 			return made, err

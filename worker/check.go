@@ -31,7 +31,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, rights, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, rights, trigger, temporal, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -133,6 +133,23 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 		err = r.store.Rights(ctx)
 	}
 	found.add("rights", "", err, "the role may do what the relay does")
+	r.checkTrigger(ctx, found, err)
+}
+
+// checkTrigger needs the rights that were checked before.
+func (r *relay) checkTrigger(ctx context.Context, found *report, before error) {
+	if before != nil {
+		found.add("trigger", "", fmt.Errorf("%w: the role cannot see the outbox", errNotAsked), "")
+		return
+	}
+	enqueue, err := r.store.Enqueue(ctx)
+	if err == nil {
+		err = enqueue.Failure()
+	}
+	found.add("trigger", "", err, "inserted events become pending")
+	if err := enqueue.Warning(); err != nil {
+		found.warn("trigger", err)
+	}
 }
 
 func (r *relay) checkTemporal(ctx context.Context, found *report) {

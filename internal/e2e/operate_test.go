@@ -231,7 +231,7 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 		{with("dead", "discard", "orders", "--code", "Nothing"), 3, "no dead letters of orders match"},
 		{with("replay", "orders"), 2, "or say --all"},
 		{with("replay", "orders", "--all", "--key", "k"), 2, "or say --all"},
-		{with("replay", "orders", "--all"), 3, "no published events of orders match"},
+		{with("replay", "orders", "--all"), 3, "no events of orders match"},
 		{with("replay", "orders", "--event-id", "4711"), 2, "--event-id: parse event id"},
 		{with("replay", "odrers", "--all"), 2, `unknown topic "odrers"`},
 		{[]string{"recover", "orders", "--reason", "x"}, 2, "--now or --park"},

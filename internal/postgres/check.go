@@ -40,7 +40,7 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('column', 'operation.next_after', 'UPDATE'), ('column', 'operation.lanes_after', 'UPDATE'),
     ('column', 'operation.finished_at', 'UPDATE'), ('column', 'operation.outcome', 'UPDATE'),
     ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
-    ('function', 'caught()', 'EXECUTE')),
+    ('function', 'caught()', 'EXECUTE'), ('function', 'delete_caught(date, bigint)', 'EXECUTE')),
 found AS (
     SELECT n.kind, n.name, n.privilege, coalesce(t.oid, f.oid) AS oid, a.attnum AS number
     FROM needed n

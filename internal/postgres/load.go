@@ -150,5 +150,8 @@ func (s *Store) fill(ctx context.Context, events []relay.Event) error {
 		e.Ref, e.CreatedAt, e.Bytes = events[n-1].Ref, events[n-1].CreatedAt, events[n-1].Bytes
 		events[n-1] = e
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	return s.lookAgain(ctx, events)
 }

@@ -36,6 +36,9 @@ type Config struct {
 	// LongTimeout bounds each statement, instead, that reads or moves what may be much:
 	// an operation's step, or what an operator looks at. Default 2 min.
 	LongTimeout time.Duration
+	// MakePatience is for how long a partition that producers keep from being made is tried
+	// before it is left to the next run. Default 10 s.
+	MakePatience time.Duration
 	// Fault is told of everything that failed, whether or not it is tried again, as
 	// FaultConnect or FaultStatement. It must not block. Default: nobody is told.
 	Fault func(operation string)
@@ -58,6 +61,9 @@ func (c Config) withDefaults() Config {
 		// A key of a hundred thousand dead letters moves whole, and a selection may leave
 		// out a million before it finds one.
 		c.LongTimeout = 2 * time.Minute
+	}
+	if c.MakePatience == 0 {
+		c.MakePatience = 10 * time.Second
 	}
 	return c
 }

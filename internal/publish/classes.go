@@ -119,7 +119,7 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeEventMissing}, from: fromRelay, class: relay.ClassPoison, source: docHere,
-		why: "The event was deleted while it was still pending. There is nothing left to send.",
+		why: "The event is pending, and two looks did not find it, the second one in all partitions: it was deleted, or a restore left it out. Look again before you discard it: if `starter dead list` shows its event id, the event is there, and a redrive publishes it.",
 	},
 
 	// What nobody but its owner can mend.

@@ -49,7 +49,7 @@ const (
 	CodeUnanswered   = "Unanswered"     // the response names the entry neither as accepted nor as failed
 	CodeNoRoute      = "NoRoute"        // no destination is configured for the topic
 	CodeTooLarge     = "EventTooLarge"  // the event alone exceeds the destination's limit
-	CodeEventMissing = "EventMissing"   // pending, but its event was deleted
+	CodeEventMissing = "EventMissing"   // pending, and two looks did not find its event
 	CodeResponse     = "BrokenResponse" // the response could not be understood
 
 	CodeBlocked           = "BlockedBehind"     // behind an earlier event of its key that is a dead letter

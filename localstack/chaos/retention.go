@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/temporal-outbox/relay/localstack/chaos/load"
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 )
 
@@ -33,6 +34,7 @@ func (b *bed) dropPartitions(ctx context.Context, step plan.Step) error {
 		if err != nil {
 			b.say("look for expired partitions: %v", err) // PostgreSQL may be away just now
 		}
+		b.makeOldPartitions(ctx)
 		for _, day := range days {
 			var became string
 			// An error is a producer in the way, or Maintenance, which was faster.
@@ -46,6 +48,17 @@ func (b *bed) dropPartitions(ctx context.Context, step plan.Step) error {
 		}
 	}
 	return nil
+}
+
+const makeOldPartitionSQL = `SELECT outbox.make_partition((now() AT TIME ZONE 'UTC')::date - $1::int)`
+
+// makeOldPartitions makes partitions for backdated events, so that there are some to drop.
+// It is not always possible: producers may be in the way, or the default partition has
+// events of the day, which retention then deletes there.
+func (b *bed) makeOldPartitions(ctx context.Context) {
+	for age := load.Youngest; age <= load.Oldest; age++ {
+		_, _ = b.db.Exec(ctx, makeOldPartitionSQL, age)
+	}
 }
 
 // partitionNeeded counts partitions that were not dropped, each time that it was tried.
