@@ -2,7 +2,8 @@ package postgres
 
 import (
 	"context"
-	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -26,10 +27,10 @@ CROSS JOIN LATERAL (
 func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	var missing []int
 	var ids []int64
-	var created []time.Time
+	var created []pgtype.Timestamptz
 	for i, e := range events {
 		if e.EventID == "" && e.Bytes <= relay.PageBytes {
-			missing, ids, created = append(missing, i), append(ids, e.ID), append(created, e.CreatedAt)
+			missing, ids, created = append(missing, i), append(ids, e.ID), append(created, timestamp(e.At))
 		}
 	}
 	if len(missing) == 0 {

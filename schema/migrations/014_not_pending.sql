@@ -15,7 +15,8 @@ FROM outbox.event e
 LEFT JOIN outbox.pending p     ON (p.topic, p.lane, p.id, p.created_at) = (e.topic, e.lane, e.id, e.created_at)
 LEFT JOIN outbox.dead_letter d ON (d.topic, d.lane, d.id, d.created_at) = (e.topic, e.lane, e.id, e.created_at)
 LEFT JOIN outbox.discarded x   ON (x.topic, x.lane, x.id, x.created_at) = (e.topic, e.lane, e.id, e.created_at)
-LEFT JOIN outbox.refusal r     ON (r.topic, r.lane, r.id, r.replay) = (p.topic, p.lane, p.id, p.replay);
+LEFT JOIN outbox.refusal r     ON (r.topic, r.lane, r.id, r.replay) = (p.topic, p.lane, p.id, p.replay)
+                              AND coalesce(r.created_at, p.created_at) = p.created_at;
 
 ---- create above / drop below ----
 
