@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -104,10 +103,10 @@ FROM outbox.event WHERE event_id = $1 AND id = $2`
 func (s *Store) Content(ctx context.Context, eventID outbox.ID, id int64, payload bool) (c EventContent, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	var attributes json.RawMessage
-	err = s.pool.QueryRow(ctx, contentSQL, eventID, id, payload).Scan(&c.ContentType, &attributes, &c.Payload)
+	var raw []byte
+	err = s.pool.QueryRow(ctx, contentSQL, eventID, id, payload).Scan(&c.ContentType, &raw, &c.Payload)
 	if err == nil {
-		err = json.Unmarshal(attributes, &c.Attributes)
+		c.Attributes, err = attributes(raw)
 	}
 	if err != nil {
 		return c, fmt.Errorf("read event %s: %w", eventID, err)

@@ -147,7 +147,7 @@ WHERE id = $1 AND finished_at IS NULL`
 func (s *Store) EndOperation(ctx context.Context, id int64, outcome string, done int64) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, endOperationSQL, id, outcome, done); err != nil {
+	if _, err := s.pool.Exec(ctx, endOperationSQL, id, s.text(outcome), done); err != nil {
 		return fmt.Errorf("end operation %d: %w", id, err)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -69,6 +70,8 @@ type Store struct {
 
 	sweep sweeper
 
+	session atomic.Pointer[session] // what the newest connection found
+
 	mu     sync.Mutex
 	untook map[string]time.Time // claims made here that may not have begun yet
 }
@@ -91,14 +94,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	// cached while pending was empty reads the whole table once it is not. And an
 	// unnamed statement is what PgBouncer in transaction mode always understands.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	if cfg.Fault != nil {
-		pc.ConnConfig.Tracer = faults{cfg.Fault}
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	s := &Store{cfg: cfg, untook: map[string]time.Time{}}
+	prepare(pc.ConnConfig, func(found session) { s.session.Store(&found) })
+	pc.ConnConfig.Tracer = faults{s}
+	s.pool, err = pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	return &Store{pool: pool, cfg: cfg, untook: map[string]time.Time{}}, nil
+	return s, nil
 }
 
 // Close ends all connections.
