@@ -42,36 +42,62 @@ func (s *Stack) startPostgres(ctx context.Context, step *step) (*service, error)
 		return nil, fmt.Errorf("create its data directory: %w", err)
 	}
 	return s.withPorts(1, func(ports []int) (*service, error) {
-		super := fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", ports[0])
-		launchServer := func(ctx context.Context) (*process, error) {
-			cmd := account.command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(ports[0]),
-				"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300",
-				"-c", "log_checkpoints=off")
-			// SIGQUIT is PostgreSQL's immediate shutdown, which takes its backends
-			// along (each leads a session of its own, out of a group kill's reach).
-			// There is no data worth a checkpoint.
-			proc, err := launch(cmd, s.dir.file("postgres-"+strconv.Itoa(ports[0])+".log"), syscall.SIGQUIT)
-			if err != nil {
-				return nil, err
-			}
-			s.dir.own(proc)
-			return proc, ready(ctx, proc, 60*time.Second, func(ctx context.Context) error { return isOurs(ctx, super, data) })
-		}
-		proc, err := launchServer(ctx)
+		server := &server{stack: s, bin: bin, account: account, home: home, data: data, port: ports[0]}
+		proc, err := server.launch(ctx)
 		if err != nil {
 			return nil, err
 		}
-		url := fmt.Sprintf("postgres://outbox@127.0.0.1:%d/outbox?sslmode=disable", ports[0])
-		if err := createDatabase(ctx, super, url); err != nil {
+		url := server.url("outbox", "outbox")
+		if err := createDatabase(ctx, server.super(), url); err != nil {
 			return nil, proc.failure(err)
 		}
 		return &service{
-			about: fmt.Sprintf("PostgreSQL %s on 127.0.0.1:%d", version, ports[0]),
-			env:   []string{"DATABASE_URL=" + url},
-			proc:  proc,
-			again: launchServer,
+			about:    fmt.Sprintf("PostgreSQL %s on %s", version, server.address()),
+			env:      []string{"DATABASE_URL=" + url},
+			proc:     proc,
+			again:    server.launch,
+			postgres: server,
 		}, nil
 	})
+}
+
+// server is a PostgreSQL server, its programs and its data directory.
+type server struct {
+	stack   *Stack
+	bin     string
+	account account
+	home    string // where data directories are made
+	data    string
+	port    int
+	options []string // beyond those that every server has
+}
+
+func (s *server) address() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+
+func (s *server) url(user, database string) string {
+	return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", user, s.address(), database)
+}
+
+func (s *server) super() string { return s.url("postgres", "postgres") }
+
+// launch starts the server and returns once it answers, which a standby does as soon as
+// it can be read.
+func (s *server) launch(ctx context.Context) (*process, error) {
+	args := []string{
+		"-D", s.data, "-p", strconv.Itoa(s.port),
+		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300",
+		"-c", "log_checkpoints=off",
+	}
+	cmd := s.account.command(filepath.Join(s.bin, "postgres"), append(args, s.options...)...)
+	// SIGQUIT is PostgreSQL's immediate shutdown, which takes its backends
+	// along (each leads a session of its own, out of a group kill's reach).
+	// There is no data worth a checkpoint.
+	proc, err := launch(cmd, s.stack.dir.file("postgres-"+strconv.Itoa(s.port)+".log"), syscall.SIGQUIT)
+	if err != nil {
+		return nil, err
+	}
+	s.stack.dir.own(proc)
+	return proc, ready(ctx, proc, 60*time.Second, func(ctx context.Context) error { return isOurs(ctx, s.super(), s.data) })
 }
 
 // account is who the server runs as: PostgreSQL refuses to be root.
@@ -98,6 +124,14 @@ func postgresAccount(home string) (account, error) {
 	}
 	return account{}, remedy(errors.New("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody"),
 		"run as another user, or create the user postgres")
+}
+
+// own gives a file to the account.
+func (a account) own(path string) error {
+	if a.cred == nil {
+		return nil
+	}
+	return os.Chown(path, int(a.cred.Uid), int(a.cred.Gid))
 }
 
 func (a account) command(program string, args ...string) *exec.Cmd {

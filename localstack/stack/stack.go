@@ -67,6 +67,8 @@ type service struct {
 	// again starts the part once more, where it was and with what it has kept. Nil
 	// if it keeps nothing.
 	again func(context.Context) (*process, error)
+	// postgres is the server that was started here for this part.
+	postgres *server
 }
 
 // Start starts the parts in parallel and returns once each of them answers. If

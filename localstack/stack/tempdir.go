@@ -19,6 +19,7 @@ type tempDir struct {
 
 	mu    sync.Mutex
 	procs []*process
+	close []func()
 }
 
 const fresh = "new-"
@@ -74,6 +75,13 @@ func (d *tempDir) own(p *process) {
 	d.procs = append(d.procs, p)
 }
 
+// closeLater has Stop call f, after the processes have ended.
+func (d *tempDir) closeLater(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.close = append(d.close, f)
+}
+
 func (d *tempDir) processes() []*process {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -81,6 +89,9 @@ func (d *tempDir) processes() []*process {
 }
 
 func (d *tempDir) remove() {
+	for _, f := range d.close {
+		f()
+	}
 	_ = os.RemoveAll(d.path)
 	_ = d.lock.Close()
 }

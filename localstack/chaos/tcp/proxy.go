@@ -17,13 +17,13 @@ import (
 
 // Proxy forwards connections to an address.
 type Proxy struct {
-	target   string
 	listener net.Listener
 	delay    atomic.Int64
 	away     atomic.Bool
 
-	mu    sync.Mutex
-	conns map[*net.TCPConn]bool
+	mu     sync.Mutex
+	target string
+	conns  map[*net.TCPConn]bool
 }
 
 // New listens on a port of its own until it is closed.
@@ -58,6 +58,18 @@ func (p *Proxy) Cut() {
 // Mend ends a Cut.
 func (p *Proxy) Mend() { p.away.Store(false) }
 
+// Lead has new connections go to another address, and resets those that go to the old
+// one. It does not end a Cut.
+func (p *Proxy) Lead(target string) {
+	p.mu.Lock()
+	changed := p.target != target
+	p.target = target
+	p.mu.Unlock()
+	if changed {
+		p.Reset()
+	}
+}
+
 // Reset closes all connections the hard way, whatever is under way on them, and
 // returns how many there were.
 func (p *Proxy) Reset() int {
@@ -83,7 +95,10 @@ func (p *Proxy) serve() {
 }
 
 func (p *Proxy) connect(client *net.TCPConn) {
-	dialed, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	dialed, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil {
 		_ = client.SetLinger(0)
 		_ = client.Close()
@@ -92,21 +107,30 @@ func (p *Proxy) connect(client *net.TCPConn) {
 	server := dialed.(*net.TCPConn) //nolint:errcheck // it was dialed as such
 	p.mu.Lock()
 	p.conns[client], p.conns[server] = true, true
+	stale := p.target != target // Lead was called while the old address was dialed
 	p.mu.Unlock()
 	if p.away.Load() {
 		p.Reset()
+		return
+	}
+	if stale {
+		p.drop(client, server)
 		return
 	}
 	var both sync.WaitGroup
 	both.Go(func() { p.pipe(server, client) })
 	both.Go(func() { p.pipe(client, server) })
 	both.Wait()
+	p.drop(client, server)
+}
+
+func (p *Proxy) drop(conns ...*net.TCPConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.conns, client)
-	delete(p.conns, server)
-	_ = client.Close()
-	_ = server.Close()
+	for _, c := range conns {
+		delete(p.conns, c)
+		_ = c.Close()
+	}
 }
 
 // pipe copies one direction until it ends, and then ends the other end's reading.

@@ -84,3 +84,16 @@ func TestACutLastsUntilItIsMended(t *testing.T) {
 	_, err = say(dial(t, p))
 	require.NoError(t, err)
 }
+
+func TestLead_CutsTheOldAddressAndSendsNewConnectionsToTheOther(t *testing.T) {
+	p, other := echo(t), echo(t)
+	c := dial(t, p)
+	_, err := say(c)
+	require.NoError(t, err)
+	p.Lead(other.Address())
+	_, err = say(c)
+	require.Error(t, err)
+	_, err = say(dial(t, p))
+	require.NoError(t, err)
+	require.Equal(t, 1, other.Reset(), "the new connection goes to the other address")
+}
