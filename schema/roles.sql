@@ -28,6 +28,9 @@ END $$;
 GRANT USAGE ON SCHEMA outbox TO outbox_producer;
 GRANT INSERT (event_id, topic, key, type, payload, content_type, attributes)
     ON outbox.event TO outbox_producer;
+-- An insert checks its attributes with the rights of whoever inserts. Where PUBLIC may
+-- execute nothing by default, this right is not there by itself.
+GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb) TO outbox_producer;
 
 -- The relay reads events and never changes them.
 GRANT USAGE ON SCHEMA outbox TO outbox_relay;
@@ -41,3 +44,4 @@ GRANT SELECT, INSERT, UPDATE (workflow_id, done, next_after, lanes_after, finish
 -- It makes the partitions of days to come and drops those that nobody needs any
 -- more, through functions that run as the owner.
 GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught() TO outbox_relay;
+GRANT EXECUTE ON FUNCTION outbox.mark_is_safe(timestamptz, xid8) TO outbox_relay;
