@@ -3,8 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
@@ -29,14 +29,17 @@ connection. Running it again changes nothing.`,
 			if err := postgres.CheckURL(url); err != nil {
 				return &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
 			}
-			conn, err := pgx.Connect(ctx, url)
+			conn, err := postgres.Connect(ctx, url)
 			if err != nil {
-				return fmt.Errorf("connect to the database: %w", err)
+				return err
 			}
 			defer conn.Close(ctx)
 			r, err := schema.Migrate(ctx, conn)
 			if err != nil {
 				return err
+			}
+			for _, warning := range postgres.Examine(ctx, conn) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "starter: warning:", strings.ReplaceAll(warning.Error(), "\n", "\nstarter: warning: "))
 			}
 			out := cmd.OutOrStdout()
 			switch {

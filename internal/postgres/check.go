@@ -48,7 +48,7 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('column', 'operation.next_after', 'UPDATE'), ('column', 'operation.lanes_after', 'UPDATE'),
     ('column', 'operation.finished_at', 'UPDATE'), ('column', 'operation.outcome', 'UPDATE'),
     ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
-    ('function', 'caught()', 'EXECUTE')),
+    ('function', 'caught()', 'EXECUTE'), ('function', 'mark_is_safe(timestamp with time zone, xid8)', 'EXECUTE')),
 found AS (
     SELECT n.kind, n.name, n.privilege, coalesce(t.oid, f.oid) AS oid, a.attnum AS number
     FROM needed n
@@ -91,11 +91,11 @@ func (s *Store) Rights(ctx context.Context) error {
 	return nil
 }
 
-// Check connects and makes sure that the outbox is there and may be used. Its
-// errors name the remedy.
+// Check connects and makes sure that the outbox is there and may be used, and that no
+// row of it is hidden. Its errors name the remedy.
 func (s *Store) Check(ctx context.Context) error {
 	if err := s.Reach(ctx); err != nil {
 		return err
 	}
-	return s.Rights(ctx)
+	return errors.Join(s.Rights(ctx), s.Security(ctx))
 }

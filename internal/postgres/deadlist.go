@@ -48,11 +48,7 @@ func (s *Store) DeadLetters(ctx context.Context, topic string, chosen relay.Sele
 	}
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, deadLettersSQL, append(deadArguments(topic, chosen, sp), limit)...)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	letters, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeadLetter])
+	letters, err := collect(ctx, s, pgx.RowToStructByPos[DeadLetter], deadLettersSQL, append(deadArguments(topic, chosen, sp), limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters: %w", err)
 	}
@@ -77,11 +73,7 @@ FROM outbox.dead_letter GROUP BY topic, code ORDER BY topic, count(*) DESC, code
 func (s *Store) DeadCounts(ctx context.Context) ([]DeadCount, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, deadCountsSQL)
-	if err != nil {
-		return nil, fmt.Errorf("count dead letters: %w", err)
-	}
-	counts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeadCount])
+	counts, err := collect(ctx, s, pgx.RowToStructByPos[DeadCount], deadCountsSQL)
 	if err != nil {
 		return nil, fmt.Errorf("count dead letters: %w", err)
 	}
@@ -104,7 +96,7 @@ func (s *Store) Content(ctx context.Context, eventID outbox.ID, id int64, payloa
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	var raw []byte
-	err = s.pool.QueryRow(ctx, contentSQL, eventID, id, payload).Scan(&c.ContentType, &raw, &c.Payload)
+	err = s.readRow(ctx, []any{&c.ContentType, &raw, &c.Payload}, contentSQL, eventID, id, payload)
 	if err == nil {
 		c.Attributes, err = attributes(raw)
 	}

@@ -44,8 +44,9 @@ func known(ctx context.Context, db querier, topic string) error {
 	return fmt.Errorf("%w %q: there are %s", ErrUnknownTopic, topic, strings.Join(topics, ", "))
 }
 
-// querier is a pool or a transaction.
+// querier is a pool, a connection or a transaction.
 type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 

@@ -179,6 +179,62 @@ func (s *session) explain(refused *pgconn.PgError, role string) {
 	refused.Message += fmt.Sprintf(" (%s is %s for this role: ALTER ROLE %s SET %s = 0 ends that)", name, s.timeouts[name], role, name)
 }
 
+// patientSQL ends a timeout for the rest of the transaction.
+const patientSQL = `SELECT set_config($1, '0', true)`
+
+// patiently runs statements that may read or move much, and that have a limit in ctx. If
+// the server would end them sooner, they run in a transaction in which it does not.
+func (s *Store) patiently(ctx context.Context, do func(db querier) error) error {
+	if len(s.impatient()) == 0 {
+		return do(s.pool)
+	}
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := s.patient(ctx, tx); err != nil {
+			return err
+		}
+		return do(tx)
+	})
+}
+
+// patient ends the timeouts of the role, the database or the server for a transaction.
+func (s *Store) patient(ctx context.Context, tx pgx.Tx) error {
+	for _, name := range s.impatient() {
+		if _, err := tx.Exec(ctx, patientSQL, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// impatient are the timeouts that end a statement or a transaction.
+func (s *Store) impatient() (names []string) {
+	found := s.session.Load()
+	for _, name := range []string{statementTimeout, transactionTimeout} {
+		if found != nil && found.timeouts[name] > 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// collect runs a query patiently and collects its rows.
+func collect[T any](ctx context.Context, s *Store, scan pgx.RowToFunc[T], sql string, args ...any) (all []T, err error) {
+	err = s.patiently(ctx, func(db querier) error {
+		rows, err := db.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		all, err = pgx.CollectRows(rows, scan)
+		return err
+	})
+	return all, err
+}
+
+// readRow runs a query patiently and reads its row.
+func (s *Store) readRow(ctx context.Context, into []any, sql string, args ...any) error {
+	return s.patiently(ctx, func(db querier) error { return db.QueryRow(ctx, sql, args...).Scan(into...) })
+}
+
 // text makes a text storable in a database of any encoding. It is for texts that say why
 // something failed, which may quote anything. What cannot be stored is replaced.
 func (s *Store) text(v string) string {

@@ -3,6 +3,7 @@ package postgres
 import (
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -235,4 +236,114 @@ func TestSession_TakesTheTimeZoneAndDateStyleItNeeds(t *testing.T) {
 	require.NotEmpty(t, done.Made)
 	_, err = time.Parse(time.DateOnly, done.Made[0])
 	require.NoError(t, err)
+}
+
+func TestSession_OfAnotherIsolationIsRefusedWithItsRemedy(t *testing.T) {
+	for _, level := range []string{"repeatable read", "serializable"} {
+		o := open(t)
+		o.inDatabase("default_transaction_isolation", level)
+		s := o.another(nil)
+		err := s.Check(t.Context())
+		require.ErrorIs(t, err, ErrSession)
+		require.ErrorContains(t, err, level)
+		require.ErrorContains(t, err, "ALTER ROLE outbox SET default_transaction_isolation = 'read committed'")
+		_, err = Connect(t.Context(), o.db.Config().ConnString())
+		require.ErrorContains(t, err, "default_transaction_isolation", "migrate")
+		o.inDatabase("default_transaction_isolation", "read committed")
+		require.NoError(t, s.Check(t.Context()))
+	}
+}
+
+func TestSession_ATimeoutOfTheRoleIsNamedInTheErrorItCauses(t *testing.T) {
+	o := open(t)
+	o.inDatabase("statement_timeout", "200ms")
+	o.inDatabase("lock_timeout", "100ms")
+	o.inDatabase("idle_in_transaction_session_timeout", "300ms")
+	s := o.another(nil)
+	require.NoError(t, s.Check(t.Context()), "it can work")
+	_, err := s.pool.Exec(t.Context(), `SELECT pg_sleep(5)`)
+	require.ErrorContains(t, err, "statement_timeout is 200ms")
+	require.ErrorContains(t, err, "ALTER ROLE outbox SET statement_timeout")
+
+	tx, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	_, err = tx.Exec(t.Context(), `LOCK TABLE outbox.pending`)
+	require.NoError(t, err)
+	require.ErrorContains(t, s.Settle(t.Context(), "orders", []relay.Ref{{ID: 1}}), "lock_timeout is 100ms")
+
+	named := map[string]bool{}
+	for _, w := range s.Warnings(t.Context()) {
+		for _, name := range timeoutNames {
+			named[name] = named[name] || w.Check == "session" && strings.Contains(w.Err.Error(), name+" is ")
+		}
+	}
+	require.Equal(t, map[string]bool{"statement_timeout": true, "lock_timeout": true, "idle_in_transaction_session_timeout": true, "transaction_timeout": false}, named)
+}
+
+// What operators ask for may take minutes.
+func TestSession_ATimeoutOfTheRoleEndsNoOperatorsCommand(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	o.exec(`DELETE FROM outbox.pending`) // published
+	o.exec(`INSERT INTO outbox.lane (topic, lane) SELECT 'orders', n FROM generate_series(0, 15) n`)
+	o.inDatabase("statement_timeout", "250ms")
+	s := testOutbox{o.another(nil), t, o.db}
+	require.NoError(t, s.Check(t.Context()))
+	under := s.begin(relay.Replay, relay.Selection{Key: "k1"})
+	for name, ask := range map[string]func() error{
+		"status": func() error { _, err := s.Status(t.Context()); return err },
+		"dead list": func() error {
+			_, err := s.DeadLetters(t.Context(), "orders", relay.Selection{Type: "T"}, 1)
+			return err
+		},
+		"dead counts":  func() error { _, err := s.DeadCounts(t.Context()); return err },
+		"replay count": func() error { _, _, err := s.CountPublished(t.Context(), "orders", relay.Selection{}, nil); return err },
+		"where":        func() error { _, err := s.ByKey(t.Context(), "orders", "k1", 1, nil); return err },
+		"replay": func() error {
+			step, err := s.NextStep(t.Context(), under, relay.Place{}, 10)
+			if err == nil {
+				_, _, err = s.Move(t.Context(), under, step.Moves)
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tx, err := o.db.Begin(t.Context())
+			require.NoError(t, err)
+			defer tx.Rollback(t.Context())
+			_, err = tx.Exec(t.Context(), `LOCK TABLE outbox.event, outbox.dead_letter`)
+			require.NoError(t, err)
+			done := make(chan error, 1)
+			go func() { done <- ask() }()
+			waitFor(t, "a statement that takes long", func() bool {
+				select {
+				case err := <-done:
+					t.Fatalf("it did not wait: %v", err)
+				default:
+				}
+				return query[bool](o, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+				    AND wait_event_type = 'Lock' AND now() - query_start > interval '600 ms')`)
+			})
+			require.NoError(t, tx.Rollback(t.Context()))
+			require.NoError(t, <-done)
+		})
+	}
+}
+
+// A URL with several hosts, or with an attribute of its own, leads to the writer all the same.
+func TestSession_FindsTheWriterWhateverTheURLPrefers(t *testing.T) {
+	o := open(t)
+	for _, attribute := range []string{"any", "read-write", "primary", "prefer-standby"} {
+		require.NoError(t, o.another(map[string]string{"target_session_attrs": attribute}).Check(t.Context()), attribute)
+	}
+	for _, attribute := range []string{"standby", "read-only"} {
+		err := o.another(map[string]string{"target_session_attrs": attribute}).Check(t.Context())
+		require.ErrorContains(t, err, "the relay needs target_session_attrs=read-write", attribute)
+	}
+}
+
+func TestSession_OfAnEncodingThatHasNoUTF8IsRefusedByName(t *testing.T) {
+	o := encoded(t, "MULE_INTERNAL")
+	require.ErrorContains(t, o.Check(t.Context()), "MULE_INTERNAL")
 }

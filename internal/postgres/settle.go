@@ -42,7 +42,12 @@ func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) erro
 	for i, r := range done {
 		lanes[i], ids[i], replays[i] = r.Lane, r.ID, r.Replay
 	}
-	if _, err := s.pool.Exec(ctx, settleSQL, topic, lanes, ids, replays); err != nil {
+	tag, err := s.pool.Exec(ctx, settleSQL, topic, lanes, ids, replays)
+	if err == nil && tag.RowsAffected() < int64(len(done)) {
+		// They are settled already, or hidden. Hidden ones would be published again.
+		err = s.Security(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("settle events: %w", err)
 	}
 	return nil

@@ -54,22 +54,22 @@ func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place
 
 func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
 	args := append(deadArguments(u.Topic, u.Selection, sp), from.Lane, from.ID, from.Replay, most)
-	rows, err := s.pool.Query(ctx, deadStepSQL, args...)
-	if err != nil {
-		return step, err
+	type move struct {
+		relay.Move
+		ofPage bool
 	}
-	var m relay.Move
-	var ofPage bool
+	found, err := collect(ctx, s, func(row pgx.CollectableRow) (m move, err error) {
+		return m, row.Scan(&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key, &m.ofPage)
+	}, deadStepSQL, args...)
 	step.Next = from
 	n := 0
-	_, err = pgx.ForEachRow(rows, []any{&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key, &ofPage}, func() error {
-		step.Moves = append(step.Moves, m)
-		if ofPage {
+	for _, m := range found {
+		step.Moves = append(step.Moves, m.Move)
+		if m.ofPage {
 			step.Next = relay.Place{Lane: m.Lane, ID: m.ID, Replay: m.Replay}
 			n++
 		}
-		return nil
-	})
+	}
 	step.Over = n < most
 	return step, err
 }
@@ -77,13 +77,9 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from re
 func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
 	last := min(from.ID+window, u.Last)
 	args := append(arguments(u.Topic, u.Selection, sp), u.ID, from.ID, last, u.Lanes, most)
-	rows, err := s.pool.Query(ctx, replayStepSQL, args...)
-	if err != nil {
-		return step, err
-	}
-	step.Moves, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m relay.Move, err error) {
+	step.Moves, err = collect(ctx, s, func(row pgx.CollectableRow) (m relay.Move, err error) {
 		return m, row.Scan(&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key)
-	})
+	}, replayStepSQL, args...)
 	if n := len(step.Moves); n == most {
 		last = step.Moves[n-1].ID
 	}
