@@ -47,6 +47,9 @@ func TestFailover_ConnectionsMadeToAReaderAreNotKept(t *testing.T) {
 	out, status := o.check([]string{"DATABASE_URL=" + p.inFrontOf(t, db.URL)})
 	require.Equal(t, 1, status)
 	require.Regexp(t, `^failed .*standby.*writer`, line(t, out, "session"))
+	both := "postgres://outbox@" + hostOf(t, db.StandbyURL()) + "," + writer + "/outbox?sslmode=disable"
+	out, status = o.check([]string{"DATABASE_URL=" + both})
+	require.Zero(t, status, out)
 	o.write("orders", "after", 1, 1)
 	p.lead(writer)
 	began := time.Now()

@@ -29,8 +29,8 @@ type session struct {
 	timeouts map[string]time.Duration
 }
 
-// startup are the parameters that every connection begins with, whatever the URL, the
-// role or the database says. Each is one that PgBouncer tracks.
+// startup are the parameters of every connection. They come before those of the URL, the
+// role and the database. PgBouncer tracks each of them.
 var startup = map[string]string{
 	"client_encoding": "UTF8",
 	"DateStyle":       "ISO, YMD", // days are passed as text
@@ -236,7 +236,7 @@ func (s *Store) readRow(ctx context.Context, into []any, sql string, args ...any
 }
 
 // text makes a text storable in a database of any encoding. It is for texts that say why
-// something failed, which may quote anything. What cannot be stored is replaced.
+// something failed, which may quote anything. It replaces characters that cannot be stored.
 func (s *Store) text(v string) string {
 	v = strings.ReplaceAll(strings.ToValidUTF8(v, "\uFFFD"), "\x00", "\uFFFD")
 	seen := s.session.Load()

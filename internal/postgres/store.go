@@ -76,6 +76,11 @@ type Store struct {
 	untook map[string]time.Time // claims made here that may not have begun yet
 }
 
+// connectTimeout is how long an attempt to connect keeps a place of the pool, unless the
+// URL says it. The pool's own default is two minutes, and after a failover every place
+// may be taken by an attempt to reach a machine that is gone.
+const connectTimeout = 5 * time.Second
+
 // Open makes a store. It does not connect; Ping does.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = cfg.withDefaults()
@@ -87,6 +92,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("read the database URL: %w", err)
 	}
 	pc.MaxConns = cfg.MaxConns
+	if pc.ConnConfig.ConnectTimeout == 0 {
+		pc.ConnConfig.ConnectTimeout = connectTimeout
+	}
 	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
 		pc.ConnConfig.RuntimeParams["application_name"] = "outbox-relay"
 	}
