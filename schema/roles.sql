@@ -45,3 +45,5 @@ GRANT SELECT, INSERT, UPDATE (workflow_id, done, next_after, lanes_after, finish
 -- more, through functions that run as the owner.
 GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught(),
     outbox.delete_caught(date, bigint) TO outbox_relay;
+-- Workers of the version before decide with it when the low watermark advances.
+GRANT EXECUTE ON FUNCTION outbox.mark_is_safe(timestamptz, xid8) TO outbox_relay;

@@ -65,6 +65,9 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("prepare migration: %w", err)
 	}
+	if err := identify(ctx, conn); err != nil {
+		return Result{}, fmt.Errorf("prepare migration: %w", err)
+	}
 	sub, err := fs.Sub(files, "migrations")
 	if err != nil {
 		return Result{}, fmt.Errorf("read migrations: %w", err)
@@ -185,6 +188,23 @@ func pause(ctx context.Context) error {
 	case <-time.After(100 * time.Millisecond):
 		return nil
 	}
+}
+
+// identifySQL is for the version table, which the migration library makes without a primary
+// key. PostgreSQL refuses to update such a table once a publication of all tables has it.
+const identifySQL = `
+DO $$ BEGIN
+    IF (SELECT relreplident FROM pg_class WHERE oid = 'outbox.schema_version'::regclass) <> 'f' THEN
+        ALTER TABLE outbox.schema_version REPLICA IDENTITY FULL;
+    END IF;
+END $$`
+
+// identify comes before the first update of the version table.
+func identify(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, identifySQL); err != nil {
+		return fmt.Errorf("give the version table a replica identity: %w", err)
+	}
+	return nil
 }
 
 const makePartitionSQL = `

@@ -3,9 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
@@ -31,23 +30,17 @@ meanwhile: it waits at most 50 ms for their transactions, and then tries again.`
 			if err := postgres.CheckURL(url); err != nil {
 				return &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
 			}
-			config, err := pgx.ParseConfig(url)
+			conn, err := postgres.Connect(ctx, url, func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) })
 			if err != nil {
-				return fmt.Errorf("read the database URL: %w", err)
-			}
-			config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-				if n.SeverityUnlocalized == "INFO" || n.SeverityUnlocalized == "WARNING" { // what a migration says of itself
-					fmt.Fprintln(cmd.ErrOrStderr(), n.Message)
-				}
-			}
-			conn, err := pgx.ConnectConfig(ctx, config)
-			if err != nil {
-				return fmt.Errorf("connect to the database: %w", err)
+				return err
 			}
 			defer conn.Close(ctx)
 			r, err := schema.Migrate(ctx, conn)
 			if err != nil {
 				return err
+			}
+			for _, warning := range postgres.Examine(ctx, conn) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "starter: warning:", strings.ReplaceAll(warning.Error(), "\n", "\nstarter: warning: "))
 			}
 			out := cmd.OutOrStdout()
 			switch {

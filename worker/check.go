@@ -31,7 +31,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, rights, trigger, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, trigger, producers, temporal, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -122,21 +122,35 @@ func each(err error) (all []error) {
 }
 
 func (r *relay) checkDatabase(ctx context.Context, found *report) {
-	var err error
-	if r.store, err = r.openStore(ctx); err == nil {
-		err = r.store.Reach(ctx)
+	var database error
+	if r.store, database = r.openStore(ctx); database == nil {
+		database = r.store.Reach(ctx)
 	}
-	found.add("database", "", err, "answers, and has an outbox")
-	if err != nil {
-		err = fmt.Errorf("%w: the database does not answer", errNotAsked)
-	} else {
-		err = r.store.Rights(ctx)
+	var session, rights, security error
+	switch {
+	case errors.Is(database, postgres.ErrSession):
+		database, session = nil, database
+		rights = fmt.Errorf("%w: see session", errNotAsked)
+		security = rights
+	case database != nil:
+		session = fmt.Errorf("%w: the database does not answer", errNotAsked)
+		rights, security = session, session
+	default:
+		rights, security = r.store.Rights(ctx), r.store.Security(ctx)
 	}
-	found.add("rights", "", err, "the role may do what the relay does")
-	r.checkTrigger(ctx, found, err)
+	found.add("database", "", database, "answers, and has an outbox")
+	found.add("session", "", session, "writes, speaks UTF-8, is read committed")
+	found.add("rights", "", rights, "the role may do what the relay does")
+	found.add("security", "", security, "no row is hidden from the role")
+	r.checkTrigger(ctx, found, errors.Join(database, session, rights))
+	if database == nil && session == nil {
+		for _, warning := range r.store.Warnings(ctx) {
+			found.warn(warning.Check, warning.Err)
+		}
+	}
 }
 
-// checkTrigger needs the rights that were checked before.
+// checkTrigger needs the checks before it.
 func (r *relay) checkTrigger(ctx context.Context, found *report, before error) {
 	if before != nil {
 		found.add("trigger", "", fmt.Errorf("%w: the role cannot see the outbox", errNotAsked), "")

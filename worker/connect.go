@@ -66,6 +66,9 @@ func (r *relay) connectDatabase(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
+	for _, warning := range r.store.Warnings(ctx) {
+		r.log.Warn("the database should be changed", "check", warning.Check, "warning", warning.Err)
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -111,6 +112,9 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}
+	// A SQL_ASCII database can have topics that no configuration can name. Warnings tells
+	// of them.
+	waiting = slices.DeleteFunc(waiting, func(l lane) bool { return !utf8.ValidString(l.topic) })
 	if len(waiting) == 0 {
 		return nil, nil
 	}

@@ -62,7 +62,7 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 	held := slices.Compact(slices.Sorted(slices.Values(c.lanes)))
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var mine int
-		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, c.codes, c.messages, workflowID, c.created).Scan(&mine)
+		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created).Scan(&mine)
 		if err == nil && mine < len(held) {
 			err = relay.ErrClaimLost
 		}
@@ -99,7 +99,7 @@ func (s *Store) Refuse(ctx context.Context, topic string, refused []relay.Outcom
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	c := outcomeColumns(refused)
-	rows, err := s.pool.Query(ctx, refuseSQL, topic, c.lanes, c.ids, c.replays, c.codes, c.messages, c.created)
+	rows, err := s.pool.Query(ctx, refuseSQL, topic, c.lanes, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), c.created)
 	if err != nil {
 		return nil, fmt.Errorf("remember refusals: %w", err)
 	}

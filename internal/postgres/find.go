@@ -152,7 +152,7 @@ func (s *Store) idAt(ctx context.Context, at time.Time, first, last int64) (int6
 func (s *Store) fromID(ctx context.Context, from int64, id *int64, written *time.Time) error {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	return s.pool.QueryRow(ctx, fromIDSQL, from).Scan(id, written)
+	return s.readRow(ctx, []any{id, written}, fromIDSQL, from)
 }
 
 const byKeySQL = `

@@ -3,10 +3,12 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -143,7 +145,12 @@ func (s *Store) fill(ctx context.Context, events []relay.Event) error {
 	for rows.Next() {
 		var n int
 		var e relay.Event
-		if err := rows.Scan(&n, &e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &e.Attributes); err != nil {
+		var raw []byte
+		err := rows.Scan(&n, &e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw)
+		if err == nil {
+			e.Attributes, err = attributes(raw)
+		}
+		if err != nil {
 			rows.Close()
 			return err
 		}
@@ -154,4 +161,40 @@ func (s *Store) fill(ctx context.Context, events []relay.Event) error {
 		return err
 	}
 	return s.lookAgain(ctx, events)
+}
+
+// attributes reads attributes as jsonb prints them, if there are any. encoding/json would
+// replace what is not UTF-8, and such a text comes from a SQL_ASCII database only. Its
+// bytes are kept, so that the event can be refused instead of being altered.
+func attributes(raw []byte) (all map[string]string, err error) {
+	if raw == nil {
+		return nil, nil
+	}
+	if utf8.Valid(raw) {
+		err = json.Unmarshal(raw, &all)
+		return all, err
+	}
+	// Each byte becomes the character of that number, and back. jsonb escapes nothing
+	// but control characters, so no other characters come from escapes.
+	wide := make([]rune, len(raw))
+	for i, b := range raw {
+		wide[i] = rune(b)
+	}
+	var read map[string]string
+	if err := json.Unmarshal([]byte(string(wide)), &read); err != nil {
+		return nil, err
+	}
+	all = make(map[string]string, len(read))
+	for name, value := range read {
+		all[narrow(name)] = narrow(value)
+	}
+	return all, nil
+}
+
+func narrow(wide string) string {
+	b := make([]byte, 0, len(wide))
+	for _, r := range wide {
+		b = append(b, byte(r))
+	}
+	return string(b)
 }

@@ -136,6 +136,9 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 	err = s.pool.QueryRow(ctx, anyIdleSQL, u.Topic, relay.LanesOf(moves)).Scan(&free)
 	if err == nil && free {
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			if err := s.patient(ctx, tx); err != nil {
+				return err
+			}
 			lanes, moved, err = move(ctx, tx, u, moves)
 			return err
 		})

@@ -44,8 +44,9 @@ func known(ctx context.Context, db querier, topic string) error {
 	return fmt.Errorf("%w %q: there are %s", ErrUnknownTopic, topic, strings.Join(topics, ", "))
 }
 
-// querier is a pool or a transaction.
+// querier is a pool, a connection or a transaction.
 type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
@@ -148,7 +149,7 @@ WHERE id = $1 AND finished_at IS NULL`
 func (s *Store) EndOperation(ctx context.Context, id int64, outcome string, done int64) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, endOperationSQL, id, outcome, done); err != nil {
+	if _, err := s.pool.Exec(ctx, endOperationSQL, id, s.text(outcome), done); err != nil {
 		return fmt.Errorf("end operation %d: %w", id, err)
 	}
 	return nil

@@ -112,7 +112,7 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 	}
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	err = s.pool.QueryRow(ctx, countDeadSQL, deadArguments(topic, chosen, sp)...).Scan(&c.Events, &c.Keys, &c.Behind, &c.Overtaking)
+	err = s.readRow(ctx, []any{&c.Events, &c.Keys, &c.Behind, &c.Overtaking}, countDeadSQL, deadArguments(topic, chosen, sp)...)
 	if err != nil {
 		return c, fmt.Errorf("count dead letters: %w", err)
 	}
@@ -168,7 +168,7 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 func (s *Store) countWindow(ctx context.Context, args []any) (n int64, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	err = s.pool.QueryRow(ctx, countPublishedSQL, args...).Scan(&n)
+	err = s.readRow(ctx, []any{&n}, countPublishedSQL, args...)
 	return n, err
 }
 
@@ -185,7 +185,7 @@ func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64
 func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	if err := s.pool.QueryRow(ctx, boundsSQL, sp.since, sp.until).Scan(&first, &last); err != nil {
+	if err := s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until); err != nil {
 		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)
 	}
 	return first, last, nil

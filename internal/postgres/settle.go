@@ -34,7 +34,12 @@ func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) erro
 	}
 	// Two attempts that settle the same events meet them in the same order.
 	c := refColumns(sortedRefs(done))
-	if _, err := s.pool.Exec(ctx, settleSQL, topic, c.lanes, c.ids, c.replays, c.created); err != nil {
+	tag, err := s.pool.Exec(ctx, settleSQL, topic, c.lanes, c.ids, c.replays, c.created)
+	if err == nil && tag.RowsAffected() < int64(len(done)) {
+		// They are settled already, or hidden. Hidden ones would be published again.
+		err = s.Security(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("settle events: %w", err)
 	}
 	return nil

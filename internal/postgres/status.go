@@ -46,14 +46,16 @@ ORDER BY topic`
 func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, statusSQL)
-	if err != nil {
-		return nil, fmt.Errorf("read status: %w", err)
+	// Of rows that are hidden it would say that there are none.
+	if err := s.Security(ctx); err != nil {
+		return nil, err
 	}
-	topics, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TopicStatus, err error) {
-		return t, row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
+	topics, err := collect(ctx, s, func(row pgx.CollectableRow) (t TopicStatus, err error) {
+		err = row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
 			&t.PausedBy, &t.PauseReason, &t.PausedAt, &t.Recovery)
-	})
+		t.Topic = readable(t.Topic)
+		return t, err
+	}, statusSQL)
 	if err != nil {
 		return nil, fmt.Errorf("read status: %w", err)
 	}

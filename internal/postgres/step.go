@@ -55,24 +55,25 @@ func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place
 
 func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
 	args := append(deadArguments(u.Topic, u.Selection, sp), from.Lane, from.ID, from.Replay, most)
-	rows, err := s.pool.Query(ctx, deadStepSQL, args...)
-	if err != nil {
-		return step, err
+	type move struct {
+		relay.Move
+		ofPage bool
 	}
-	var m relay.Move
-	var created pgtype.Timestamptz
-	var ofPage bool
+	found, err := collect(ctx, s, func(row pgx.CollectableRow) (m move, err error) {
+		var created pgtype.Timestamptz
+		err = row.Scan(&m.Lane, &m.ID, &m.Replay, &created, &m.Key, &m.ofPage)
+		m.At = microseconds(created)
+		return m, err
+	}, deadStepSQL, args...)
 	step.Next = from
 	n := 0
-	_, err = pgx.ForEachRow(rows, []any{&m.Lane, &m.ID, &m.Replay, &created, &m.Key, &ofPage}, func() error {
-		m.At = microseconds(created)
-		step.Moves = append(step.Moves, m)
-		if ofPage {
+	for _, m := range found {
+		step.Moves = append(step.Moves, m.Move)
+		if m.ofPage {
 			step.Next = relay.Place{Lane: m.Lane, ID: m.ID, Replay: m.Replay}
 			n++
 		}
-		return nil
-	})
+	}
 	step.Over = n < most
 	return step, err
 }
@@ -80,16 +81,12 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from re
 func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
 	last := min(from.ID+window, u.Last)
 	args := append(arguments(u.Topic, u.Selection, sp), u.ID, from.ID, last, u.Lanes, most)
-	rows, err := s.pool.Query(ctx, replayStepSQL, args...)
-	if err != nil {
-		return step, err
-	}
-	step.Moves, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m relay.Move, err error) {
+	step.Moves, err = collect(ctx, s, func(row pgx.CollectableRow) (m relay.Move, err error) {
 		var created pgtype.Timestamptz
 		err = row.Scan(&m.Lane, &m.ID, &m.Replay, &created, &m.Key)
 		m.At = microseconds(created)
 		return m, err
-	})
+	}, replayStepSQL, args...)
 	if n := len(step.Moves); n == most {
 		last = step.Moves[n-1].ID
 	}

@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -76,9 +77,16 @@ type Store struct {
 	sweep  sweeper
 	rounds rounds
 
+	session atomic.Pointer[session] // what the newest connection found
+
 	mu     sync.Mutex
 	untook map[string]time.Time // claims made here that may not have begun yet
 }
+
+// connectTimeout is how long an attempt to connect keeps a place of the pool, unless the
+// URL says it. The pool's own default is two minutes, and after a failover every place
+// may be taken by an attempt to reach a machine that is gone.
+const connectTimeout = 5 * time.Second
 
 // Open makes a store. It does not connect; Ping does.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
@@ -91,6 +99,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("read the database URL: %w", err)
 	}
 	pc.MaxConns = cfg.MaxConns
+	if pc.ConnConfig.ConnectTimeout == 0 {
+		pc.ConnConfig.ConnectTimeout = connectTimeout
+	}
 	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
 		pc.ConnConfig.RuntimeParams["application_name"] = "outbox-relay"
 	}
@@ -98,14 +109,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	// cached while pending was empty reads the whole table once it is not. And an
 	// unnamed statement is what PgBouncer in transaction mode always understands.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	if cfg.Fault != nil {
-		pc.ConnConfig.Tracer = faults{cfg.Fault}
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	s := &Store{cfg: cfg, untook: map[string]time.Time{}}
+	prepare(pc.ConnConfig, func(found session) { s.session.Store(&found) })
+	pc.ConnConfig.Tracer = faults{s}
+	s.pool, err = pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	s := &Store{pool: pool, cfg: cfg, untook: map[string]time.Time{}}
 	s.rounds.want() // for marks that another process has noted
 	return s, nil
 }

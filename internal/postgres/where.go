@@ -68,13 +68,9 @@ type LaneLife struct {
 func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, fmt.Errorf("look for events: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e EventLife, err error) {
+	found, err := collect(ctx, s, func(row pgx.CollectableRow) (e EventLife, err error) {
 		return e, row.Scan(&e.ID, &e.EventID, &e.Topic, &e.Key, &e.Lane, &e.Type, &e.WrittenAt)
-	})
+	}, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("look for events: %w", err)
 	}
