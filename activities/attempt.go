@@ -9,25 +9,16 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const (
-	heartbeatEvery = time.Second
-	// A lease is renewed this often in its length, so that two renewals may fail.
-	renewalsPerLease = 4
-	// leaseMargin is how long before the end of its lease an attempt falls silent:
-	// a request under way then is over when somebody else may claim the lanes.
-	leaseMargin = 5 * time.Second
-	// settlePatience is how long an attempt tries to settle before it fails and
-	// hands the acknowledgements to the next one.
-	settlePatience = 5 * time.Second
+	heartbeatEvery = timing.HeartbeatEvery
 	// loadEvents is how much is loaded at once: half a page, so that one half is
 	// sent while the other is loaded and both together stay a page.
 	loadEvents = relay.PageEvents / 2
 	// markAge is the least age at which a mark may be used.
 	markAge = time.Second
-	// sendGrace is how much longer than it loads a batch sends.
-	sendGrace = time.Second
 	// Acknowledgements are settled when there are so many of them, or after so
 	// long, unless nothing else is under way: each settlement is a commit that waits
 	// for the disk, and nothing waits for it but the next page.
@@ -91,7 +82,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	defer stop(nil)
 	// What is loaded by then gets a little longer, but a key that is sent one event
 	// at a time must not keep the other lanes for long.
-	defer time.AfterFunc(time.Until(until)+sendGrace, func() { stop(relay.ErrStopped) }).Stop()
+	defer time.AfterFunc(time.Until(until)+timing.SendGrace, func() { stop(relay.ErrStopped) }).Stop()
 	// Settling and releasing go on when the activity is cancelled or the worker
 	// stops: they are what makes the end clean.
 	cleanCtx := context.WithoutCancel(ctx)

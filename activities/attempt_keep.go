@@ -10,13 +10,8 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
-
-// stallLimit is how long an attempt may go without a sign of life of its own. It
-// is half of the heartbeat timeout, after which Temporal gives the batch to
-// another attempt: a process that was stopped for longer renews its lease before
-// it sends another request.
-const stallLimit = 5 * time.Second
 
 // keep heartbeats and renews the lease until keepCtx ends. It stops the attempt
 // when the lease is in other hands or the worker shuts down.
@@ -35,7 +30,7 @@ func (t *attempt) keep(ctx, keepCtx context.Context) {
 		case <-ticker.C:
 			activity.RecordHeartbeat(ctx, t.checkpoint())
 			stalled := t.stalled()
-			if !stalled && time.Since(renewed) < t.cfg.Lease/renewalsPerLease {
+			if !stalled && time.Since(renewed) < t.cfg.Lease/timing.RenewalsPerLease {
 				t.alive()
 				continue
 			}
@@ -66,7 +61,7 @@ func (t *attempt) alive() {
 func (t *attempt) stalled() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return time.Since(t.seenAlive) > stallLimit
+	return time.Since(t.seenAlive) > timing.StallLimit
 }
 
 // deadline is when this attempt must have fallen silent: at once if it was
@@ -74,10 +69,10 @@ func (t *attempt) stalled() bool {
 func (t *attempt) deadline() time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if time.Since(t.seenAlive) > stallLimit {
+	if time.Since(t.seenAlive) > timing.StallLimit {
 		return t.seenAlive
 	}
-	return t.leaseEnd.Add(-leaseMargin)
+	return t.leaseEnd.Add(-timing.LeaseMargin)
 }
 
 func (t *attempt) lanes() []int16 { return slices.Sorted(maps.Keys(t.lease.LowID)) }

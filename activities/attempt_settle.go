@@ -3,6 +3,8 @@ package activities
 import (
 	"context"
 	"time"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // settle settles what is acknowledged until sent is closed and nothing is left.
@@ -47,7 +49,7 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 	t.mu.Lock()
 	t.settling, t.acked = t.acked, nil
 	t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	ctx, cancel := context.WithTimeout(ctx, timing.SettlePatience)
 	defer cancel()
 	for wait := 50 * time.Millisecond; ; wait *= 2 {
 		err := t.cfg.Store.Settle(ctx, t.lease.Topic, t.settling)

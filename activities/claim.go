@@ -7,6 +7,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // ClaimRequest asks for batches and says how long to wait for the first.
@@ -36,11 +37,6 @@ type ClaimResult struct {
 	MoreTopics int `json:"moreTopics,omitempty"`
 }
 
-// claimHeartbeatEvery is how often a claim that waits shows that it lives: well within
-// Temporal's heartbeat timeout. An outbox in which nothing happens costs on Temporal
-// Cloud what its claims heartbeat, and little else.
-const claimHeartbeatEvery = 4 * time.Second
-
 // pollShare is how much of its time a poll may spend in the database: one part
 // in so many. An outbox with many topics is polled less often, not harder.
 const pollShare = 5
@@ -65,7 +61,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		}
 	}
 	stop := activity.GetWorkerStopChannel(ctx)
-	heartbeat := every(claimHeartbeatEvery)
+	heartbeat := every(timing.ClaimHeartbeatEvery)
 	for deadline := time.Now().Add(r.Wait); ; {
 		a.sampler.lookWhenDue(func(every time.Duration) sample { return a.look(ctx, every) })
 		looked := time.Now()

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // PublishRequest names a batch to publish.
@@ -84,7 +85,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	began := time.Now()
 	// Before it heartbeats. What takes longer leaves nothing behind that another
 	// attempt, which Temporal may have begun meanwhile, would have to share.
-	prepareCtx, prepared := context.WithTimeout(ctx, stallLimit)
+	prepareCtx, prepared := context.WithTimeout(ctx, timing.StallLimit)
 	defer prepared()
 	var last checkpoint
 	if activity.HasHeartbeatDetails(ctx) {
