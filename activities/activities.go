@@ -78,6 +78,8 @@ type Config struct {
 // prefix: workflows refer to its methods.
 type Activities struct {
 	cfg     Config
+	clock   timing.Clock
+	ledger  *ledger
 	doubts  doubts
 	sampler sampler
 	paces   map[string]*rate.Limiter
@@ -109,5 +111,8 @@ func New(cfg Config) (*Activities, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}
 	}
-	return &Activities{cfg: cfg, sampler: sampler{by: rand.Text(), every: cfg.SampleEvery}, paces: newPaces(cfg.Topics)}, nil
+	return &Activities{
+		cfg: cfg, ledger: newLedger(cfg.Store), paces: newPaces(cfg.Topics),
+		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
+	}, nil
 }

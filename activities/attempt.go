@@ -34,6 +34,7 @@ type attempt struct {
 	policy TopicPolicy
 	pace   func(n int) time.Duration
 	doubts *doubts
+	ledger *ledger
 	lease  relay.Lease
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
@@ -66,7 +67,7 @@ type attempt struct {
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom time.Time, last checkpoint) *attempt {
 	l.UpTo = r.ParkUpTo
 	return &attempt{
-		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts,
+		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger,
 		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, through: last.Published,
 		next: maps.Clone(l.LowID), open: make(map[relay.Ref]unsettled), seenAlive: time.Now(),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
@@ -96,10 +97,23 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		keeper.Wait()
 	}()
 	var loadErr error
-	loader.Go(func() { loadErr = t.feed(sendCtx, events, until, t.Stay) })
+	var early bool // it ended before it could load
+	loader.Go(func() {
+		if early = !t.othersHaveSettled(sendCtx); early {
+			close(events)
+			return
+		}
+		loadErr = t.feed(sendCtx, events, until, t.Stay)
+	})
 	sent := make(chan struct{})
+	noMore := sync.OnceFunc(func() { close(sent) })
 	var settleErr error
 	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
+	defer func() { // also when it panics
+		noMore()
+		settler.Wait()
+		t.handOver(ctx)
+	}()
 
 	published, publishErr := t.cfg.Publisher.Publish(sendCtx, relay.PublishRequest{
 		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
@@ -110,7 +124,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	t.mu.Lock()
 	t.stopped = cause != nil || errors.Is(publishErr, relay.ErrStopped)
 	t.mu.Unlock()
-	close(sent)
+	noMore()
 	settler.Wait()
 	stop(nil)
 	loader.Wait()
@@ -124,12 +138,18 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		t.mu.Unlock()
 	}
 	switch {
+	case settleErr != nil:
+		// The database is away. The claim is kept for the next attempt, and lanes with
+		// acknowledgements that are not settled are never given back.
+		return published.Requests, settleErr
 	case errors.Is(cause, relay.ErrClaimLost):
 		// Some lanes may still be ours, and nobody else would free them.
 		return published.Requests, cmp.Or(t.release(cleanCtx, nil), cause)
-	case settleErr != nil, loadErr != nil:
-		// The database is away. The claim is kept for the next attempt.
-		return published.Requests, cmp.Or(settleErr, loadErr)
+	case loadErr != nil:
+		return published.Requests, loadErr
+	case early:
+		// The next claim waits anew, because this attempt is not the lanes' last in order.
+		return published.Requests, t.cfg.Store.ReleaseClaim(cleanCtx, t.Batch)
 	case publishErr != nil && !errors.Is(publishErr, relay.ErrStopped):
 		return published.Requests, publishErr
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"go.temporal.io/sdk/activity"
+
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
@@ -72,3 +74,41 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 	signal(t.settled)
 	return nil
 }
+
+// handOver leaves what is acknowledged and not settled to the ledger, when nothing
+// settles it here any more. The heartbeat has it too: the next attempt may begin on
+// another worker, or this worker may die.
+func (t *attempt) handOver(ctx context.Context) {
+	left := t.checkpoint().Unsettled
+	if len(left) == 0 {
+		return
+	}
+	t.ledger.add(t.lease.Topic, left)
+	activity.GetLogger(ctx).Warn("acknowledged events could not be settled; the worker keeps them and settles them when the database answers",
+		"topic", t.lease.Topic, "events", len(left))
+}
+
+// othersHaveSettled waits, if the lanes' last attempt did not end in order, until its
+// worker has settled what it may have: it reaches the database as well as this one
+// does, and tries all the time. It reports false if ctx ends before.
+func (t *attempt) othersHaveSettled(ctx context.Context) bool {
+	t.mu.Lock()
+	wait := t.mustWait()
+	t.mu.Unlock()
+	if !wait {
+		return true
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(timing.SettleGrace):
+	}
+	t.mu.Lock()
+	t.last.Waited = true
+	t.mu.Unlock()
+	return true
+}
+
+// mustWait reports whether another worker may have something to settle in the batch's
+// lanes. A recovery's batch has been loaded by the relay before.
+func (t *attempt) mustWait() bool { return t.Batch.Settling && !t.Recovering && !t.last.Waited }

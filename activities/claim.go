@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -42,7 +43,8 @@ type ClaimResult struct {
 const pollShare = 5
 
 // ClaimBatches waits until something is pending, and claims it. It answers with
-// nothing when the wait is over, or at once when the worker shuts down.
+// nothing when the wait is over, or at once when the worker shuts down. It leaves out
+// topics of which this worker has acknowledgements to settle.
 //
 // About every ten seconds it also looks at all topics, if no other worker has. What it
 // sees goes along with the next answer; only if a topic has come to need somebody, or no longer does, it
@@ -56,7 +58,11 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	by := run + "/" + info.ActivityID
 	if info.Attempt > 1 {
 		// The attempt before may have claimed and then lost its answer.
-		if held, err := a.cfg.Store.Claimed(ctx, by); err != nil || len(held) > 0 {
+		held, err := a.cfg.Store.Claimed(ctx, by)
+		// What has to be settled first expires, and is claimed again.
+		unsettled := a.ledger.waiting()
+		held = slices.DeleteFunc(held, func(b relay.Batch) bool { return slices.Contains(unsettled, b.Topic) })
+		if err != nil || len(held) > 0 {
 			return ClaimResult{Batches: held}, failure(ctx, err, nil)
 		}
 	}

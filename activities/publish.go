@@ -67,6 +67,8 @@ type checkpoint struct {
 	Throttled int         `json:"throttled,omitempty"`              // attempts
 	Fruitless int         `json:"attemptsWithoutSuccess,omitempty"` // in a row
 	Unsettled []relay.Ref `json:"unsettled,omitempty"`
+	// Waited says that the workers of earlier claims have had their time to settle.
+	Waited bool `json:"waited,omitempty"`
 }
 
 // PublishBatch publishes what is pending in a batch's lanes and settles it as it
@@ -94,8 +96,13 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		}
 		// Ours replaces it at the first heartbeat, so it is settled before that.
 		if err := a.cfg.Store.Settle(prepareCtx, r.Batch.Topic, last.Unsettled); err != nil {
+			a.ledger.add(r.Batch.Topic, last.Unsettled) // the run may end, and its heartbeats with it
 			return PublishResult{}, failure(ctx, err, nil)
 		}
+	}
+	// Nothing is loaded that this worker knows to be published.
+	if err := a.ledger.settle(prepareCtx, r.Batch.Topic, r.Batch.Lanes); err != nil {
+		return PublishResult{}, failure(ctx, err, nil)
 	}
 	leaseFrom := time.Now()
 	lease, err := a.cfg.Store.TakeOver(prepareCtx, r.Batch)
@@ -124,7 +131,11 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	}
 	t := a.newAttempt(r, lease, leaseFrom, last)
 	t.workflowID = activity.GetInfo(ctx).WorkflowExecution.ID
-	requests, err := t.run(ctx, began.Add(min(r.For, a.cfg.BatchFor)))
+	until := began.Add(min(r.For, a.cfg.BatchFor))
+	if t.mustWait() {
+		until = until.Add(timing.SettleGrace)
+	}
+	requests, err := t.run(ctx, until)
 	a.countLost(r.Batch.Topic, err)
 	end := t.checkpoint()
 	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, More: t.mayHoldMore()}

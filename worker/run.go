@@ -65,14 +65,26 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	<-ctx.Done()
 	logger.Info("stopping: batches under way end between two requests")
 	w.Stop()
-	// A claim may have been answered to a workflow that finds no worker any more.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timing.ShutdownTimeout)
 	defer cancel()
+	r.settleRest(ctx, acts)
+	// A claim may have been answered to a workflow that finds no worker any more.
 	if err := r.store.ReleaseUnbegun(ctx); err != nil {
 		logger.Warn("some lanes stay leased for a few seconds", "error", err)
 	}
 	logger.Info("stopped")
 	return nil
+}
+
+// settleRest settles what batches could not, because the database was away when they
+// ended. It leaves time to release claims.
+func (r *relay) settleRest(ctx context.Context, acts *activities.Activities) {
+	ctx, cancel := context.WithTimeout(ctx, timing.ShutdownTimeout-timing.SettleTry)
+	defer cancel()
+	if left, err := activities.SettleRest(ctx, acts); left > 0 {
+		r.log.Error("accepted events stay pending, because the database does not answer: unless a retry of their batch settles them, they are published again",
+			"events", left, "error", err)
+	}
 }
 
 func (r *relay) workerOptions() worker.Options {
