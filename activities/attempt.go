@@ -35,6 +35,7 @@ type attempt struct {
 	pace   func(n int) time.Duration
 	doubts *doubts
 	ledger *ledger
+	clock  timing.Clock
 	lease  relay.Lease
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
@@ -45,7 +46,7 @@ type attempt struct {
 	stop context.CancelCauseFunc
 
 	mu        sync.Mutex
-	leaseEnd  time.Time
+	leaseFrom timing.Reading          // before it was renewed last
 	next      map[int16]int64         // behind what was loaded, by lane
 	open      map[relay.Ref]unsettled // loaded and not settled
 	openBytes int                     // of their payloads
@@ -56,7 +57,7 @@ type attempt struct {
 	loaded    int
 	accepted  int // by the destination, in this attempt
 	through   int // accepted, in all attempts
-	seenAlive time.Time
+	seenAlive timing.Reading
 	stopped   bool // before everything was sent
 
 	// Each holds a token when there is news.
@@ -64,12 +65,12 @@ type attempt struct {
 	settled chan struct{} // open has shrunk, or something was refused
 }
 
-func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom time.Time, last checkpoint) *attempt {
+func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
 	l.UpTo = r.ParkUpTo
 	return &attempt{
 		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger,
-		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, through: last.Published,
-		next: maps.Clone(l.LowID), open: make(map[relay.Ref]unsettled), seenAlive: time.Now(),
+		clock: a.clock, lease: l, leaseFrom: leaseFrom, seenAlive: leaseFrom, last: last, through: last.Published,
+		next: maps.Clone(l.LowID), open: make(map[relay.Ref]unsettled),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}
 }

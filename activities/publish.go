@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -84,7 +85,7 @@ type checkpoint struct {
 // something about the destination, and when nothing got through in three
 // attempts.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
-	began := time.Now()
+	began, arrived := time.Now(), a.clock.Now()
 	// Before it heartbeats. What takes longer leaves nothing behind that another
 	// attempt, which Temporal may have begun meanwhile, would have to share.
 	prepareCtx, prepared := context.WithTimeout(ctx, timing.StallLimit)
@@ -104,7 +105,11 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	if err := a.ledger.settle(prepareCtx, r.Batch.Topic, r.Batch.Lanes); err != nil {
 		return PublishResult{}, failure(ctx, err, nil)
 	}
-	leaseFrom := time.Now()
+	leaseFrom := a.clock.Now()
+	if leaseFrom.Since(arrived) > timing.StallLimit {
+		// The machine was suspended, and another attempt may have the batch already.
+		return PublishResult{}, failure(ctx, fmt.Errorf("%w: the machine stood still", relay.ErrStopped), nil)
+	}
 	lease, err := a.cfg.Store.TakeOver(prepareCtx, r.Batch)
 	if err != nil {
 		a.countLost(r.Batch.Topic, err)
@@ -130,6 +135,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		return result, failure(ctx, err, nil)
 	}
 	t := a.newAttempt(r, lease, leaseFrom, last)
+	t.seenAlive = arrived
 	t.workflowID = activity.GetInfo(ctx).WorkflowExecution.ID
 	until := began.Add(min(r.For, a.cfg.BatchFor))
 	if t.mustWait() {

@@ -365,7 +365,7 @@ func TestErrorsOfTemporalItselfStayAsTheyAre(t *testing.T) {
 }
 
 func TestAMarkIsUsedOnlyWhenEveryTransactionThatWasOpenHasEnded(t *testing.T) {
-	a := new(Activities).newAttempt(PublishRequest{}, relay.Lease{LowID: map[int16]int64{1: 1}}, time.Now(), checkpoint{})
+	a := new(Activities).newAttempt(PublishRequest{}, relay.Lease{LowID: map[int16]int64{1: 1}}, timing.Reading{}, checkpoint{})
 	low := map[int16]int64{1: 1}
 	beyond := map[int16]int64{1: 1000}
 	a.next[1] = 100

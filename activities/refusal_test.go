@@ -396,9 +396,9 @@ func TestACappedTopicIsClaimedOneBatchAtATimeAndPaced(t *testing.T) {
 func TestAnAttemptThatWasStalledRenewsBeforeItSendsAgain(t *testing.T) {
 	a := new(Activities)
 	a.cfg.Lease = time.Minute
-	x := a.newAttempt(request(1), relay.Lease{}, time.Now(), checkpoint{})
+	x := a.newAttempt(request(1), relay.Lease{}, a.clock.Now(), checkpoint{})
 	require.Greater(t, time.Until(x.deadline()), 50*time.Second)
-	x.seenAlive = time.Now().Add(-timing.StallLimit - time.Second)
+	x.seenAlive.Monotonic -= timing.StallLimit + time.Second
 	require.Negative(t, time.Until(x.deadline()), "it may have been replaced while it stood still")
 	require.True(t, x.stalled())
 	x.alive()

@@ -53,17 +53,66 @@ func TestOutage_OfTheDatabaseThatOutlastsARunRepeatsNothing(t *testing.T) {
 	o.schedule("--every", "2s", "--run-for", "10s")
 	o.inFlow("orders", n)
 	line.set(refused)
-	c := testenv.Temporal(t)
-	var cut []run
-	for _, r := range o.runs(t.Context(), c) {
+	o.unsettled(q, n)
+	o.runsEnd(o.openRuns())
+	require.Positive(t, o.pending())
+	line.set(whole)
+	o.drained(90 * time.Second)
+	messages := q.receive(n, 60*time.Second)
+	require.Len(t, bodies(messages), n, "nothing is lost")
+	require.Equal(t, n, published(messages), "nothing came twice")
+}
+
+// The run has ended and all leases are over, so that either worker may claim what either
+// has published; and the one that claims is the first to reach the database.
+func TestOutage_OfTheDatabaseThatOutlastsALeaseRepeatsNothing(t *testing.T) {
+	n := many() / 2
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	one, two := newProxy(t, hostOf(t, o.url)), newProxy(t, hostOf(t, o.url))
+	o.work("DATABASE_URL=" + one.inFrontOf(t, o.url))
+	o.work("DATABASE_URL=" + two.inFrontOf(t, o.url))
+	o.schedule("--every", "2s", "--run-for", "10s")
+	o.inFlow("orders", n)
+	one.set(silent)
+	two.set(silent)
+	o.unsettled(q, n)
+	o.runsEnd(o.openRuns())
+	o.exec(`UPDATE outbox.lane SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
+	for _, line := range []*proxy{two, one} {
+		line.reset() // what was under way never arrives
+		line.set(whole)
+		testenv.Eventually(t, 60*time.Second, func() error {
+			if o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until > now()`) == 0 {
+				return errNotYet
+			}
+			return nil
+		})
+	}
+	o.drained(90 * time.Second)
+	messages := q.receive(n, 60*time.Second)
+	require.Len(t, bodies(messages), n, "nothing is lost")
+	require.Equal(t, n, published(messages), "nothing came twice")
+}
+
+// openRuns are the runs of Relay that are open.
+func (o *outbox) openRuns() (open []run) {
+	o.t.Helper()
+	for _, r := range o.runs(o.t.Context(), testenv.Temporal(o.t)) {
 		if r.open() {
-			cut = append(cut, r)
+			open = append(open, r)
 		}
 	}
-	o.unsettled(q, n)
-	testenv.Eventually(t, 90*time.Second, func() error {
-		for _, r := range cut {
-			d, err := c.DescribeWorkflowExecution(t.Context(), r.id, r.runID)
+	return open
+}
+
+// runsEnd waits until some runs have ended.
+func (o *outbox) runsEnd(runs []run) {
+	o.t.Helper()
+	c := testenv.Temporal(o.t)
+	testenv.Eventually(o.t, 120*time.Second, func() error {
+		for _, r := range runs {
+			d, err := c.DescribeWorkflowExecution(o.t.Context(), r.id, r.runID)
 			if err != nil {
 				return err
 			}
@@ -73,36 +122,4 @@ func TestOutage_OfTheDatabaseThatOutlastsARunRepeatsNothing(t *testing.T) {
 		}
 		return nil
 	})
-	require.Positive(t, o.pending())
-	line.set(whole)
-	o.drained(90 * time.Second)
-	messages := q.receive(n, 60*time.Second)
-	require.Len(t, bodies(messages), n, "nothing is lost")
-	require.Equal(t, n, published(messages), "nothing came twice")
-}
-
-// All leases are over, so that either worker may claim what either has published.
-func TestOutage_OfTheDatabaseThatOutlastsALeaseRepeatsNothing(t *testing.T) {
-	n := many() / 2
-	q := newQueue(t, testenv.Name(t))
-	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
-	one, two := newProxy(t, hostOf(t, o.url)), newProxy(t, hostOf(t, o.url))
-	o.work("DATABASE_URL=" + one.inFrontOf(t, o.url))
-	o.work("DATABASE_URL=" + two.inFrontOf(t, o.url))
-	o.schedule("--every", "2s", "--run-for", "15s")
-	o.inFlow("orders", n)
-	one.set(silent)
-	two.set(silent)
-	o.unsettled(q, n)
-	c := testenv.Temporal(t)
-	o.secondAttempt(c)
-	o.exec(`UPDATE outbox.lane SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
-	for _, line := range []*proxy{one, two} {
-		line.reset() // what was under way never arrives
-		line.set(whole)
-	}
-	o.drained(90 * time.Second)
-	messages := q.receive(n, 60*time.Second)
-	require.Len(t, bodies(messages), n, "nothing is lost")
-	require.Equal(t, n, published(messages), "nothing came twice")
 }

@@ -32,12 +32,14 @@ func (c Clock) Now() Reading {
 	return read()
 }
 
-// Since is the time that has passed since an earlier reading, by the clock that
-// says the most. A lease is over when any clock says so: to renew a lease too early
-// costs one statement, to renew it too late publishes events twice.
-func (c Clock) Since(earlier Reading) time.Duration {
-	now := c.Now()
-	return max(now.Monotonic-earlier.Monotonic, now.Boot-earlier.Boot, now.Wall-earlier.Wall)
+// Since is the time that has passed since an earlier reading.
+func (c Clock) Since(earlier Reading) time.Duration { return c.Now().Since(earlier) }
+
+// Since is the time between two readings, by the clock that says the most. A lease is
+// over when any clock says so: to renew a lease too early costs one statement, to renew
+// it too late publishes events twice.
+func (r Reading) Since(earlier Reading) time.Duration {
+	return max(r.Monotonic-earlier.Monotonic, r.Boot-earlier.Boot, r.Wall-earlier.Wall)
 }
 
 var began = time.Now()
