@@ -75,9 +75,9 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 	return nil
 }
 
-// handOver leaves what is acknowledged and not settled to the ledger, when nothing
-// settles it here any more. The heartbeat has it too: the next attempt may begin on
-// another worker, or this worker may die.
+// handOver gives the ledger the acknowledgements that this attempt has not settled. The
+// heartbeat has them too: the next attempt may begin on another worker, or this worker
+// may die.
 func (t *attempt) handOver(ctx context.Context) {
 	left := t.checkpoint().Unsettled
 	if len(left) == 0 {
@@ -88,9 +88,9 @@ func (t *attempt) handOver(ctx context.Context) {
 		"topic", t.lease.Topic, "events", len(left))
 }
 
-// othersHaveSettled waits, if the lanes' last attempt did not end in order, until its
-// worker has settled what it may have: it reaches the database as well as this one
-// does, and tries all the time. It reports false if ctx ends before.
+// othersHaveSettled gives the worker of the lanes' last attempt time to settle, if that
+// attempt has not given them back. The database answers that worker as well as this one.
+// It reports false if ctx ends before.
 func (t *attempt) othersHaveSettled(ctx context.Context) bool {
 	t.mu.Lock()
 	wait := t.mustWait()

@@ -13,9 +13,9 @@ import (
 )
 
 // ledger keeps what destinations have accepted and the store does not know yet, of
-// attempts that have ended. It settles it in the background until it is empty,
-// whatever has become of the run, the batch or the lease meanwhile: to forget an
-// acknowledgement publishes its event a second time.
+// attempts that have ended. It settles that in the background until it is empty, also
+// when the run, the batch or the lease has ended: the event of a forgotten
+// acknowledgement is published a second time.
 //
 // It is bounded. An attempt hands over a page at most, and no attempt loads lanes
 // of which the ledger has something: so it holds a page for each attempt that was

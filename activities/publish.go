@@ -116,7 +116,12 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		return PublishResult{}, failure(ctx, err, nil)
 	}
 	if lease.PausedBy != "" {
-		err := a.cfg.Store.Release(prepareCtx, lease, lease.LowID)
+		var err error
+		if r.Batch.Settling { // the next claim is to know it as well
+			err = a.cfg.Store.ReleaseClaim(prepareCtx, r.Batch)
+		} else {
+			err = a.cfg.Store.Release(prepareCtx, lease, lease.LowID)
+		}
 		result := PublishResult{Published: last.Published, Dead: last.Dead, Throttled: last.Throttled, PausedBy: lease.PausedBy}
 		return result, failure(ctx, err, result)
 	}

@@ -137,8 +137,8 @@ func (s *Store) Release(ctx context.Context, l relay.Lease, next map[int16]int64
 	return nil
 }
 
-// releaseClaimsSQL frees claims that no attempt has begun. A lane that is not quiet is
-// given a holder that nobody is, see claimSQL.
+// releaseClaimsSQL frees claims that no attempt has begun. A lane that is not quiet
+// gets the id of no attempt as its holder, see claimSQL.
 const releaseClaimsSQL = `
 WITH idle AS (
     SELECT topic, lane FROM outbox.lane
@@ -189,8 +189,8 @@ func (s *Store) forget(claim string) {
 }
 
 // releaseClaimSQL frees what a claim still has, whoever holds it. If an attempt did not
-// end in order, its lane is given a holder that nobody is: that attempt is fenced off,
-// and the next claim knows of it.
+// end in order, its lane gets the id of no attempt as its holder: that attempt is fenced
+// off, and the next claim sees that the lane was not given back.
 const releaseClaimSQL = `
 WITH mine AS (
     SELECT topic, lane FROM outbox.lane

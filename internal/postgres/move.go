@@ -111,7 +111,8 @@ SELECT lane, min(id), count(*) FROM made GROUP BY lane`
 // reservation. A claim whose lease has expired is ended, as if another had taken its
 // lanes: an attempt that wakes up late must not go on with what it has in hand. One
 // that waits for its next attempt stays, expired or not: it has nothing in hand. (The
-// holder that nobody is tells the next claim of it, see claimSQL.)
+// id of no attempt as holder shows the next claim that the lane was not given back, see
+// claimSQL.)
 const lowerSQL = `
 UPDATE outbox.lane l
 SET low_id = least(l.low_id, nullif(low.id, 0)), seen_id = least(l.seen_id, nullif(low.id, 0)), reserved_until = NULL,

@@ -53,9 +53,9 @@ const (
 	// attempts that have ended, and SettleTry how long one such try may take.
 	SettleEvery = 200 * time.Millisecond
 	SettleTry   = 2 * time.Second
-	// SettleGrace is how long an attempt waits before it loads lanes whose last
-	// attempt did not end in order. When this one reaches the database, so does the
-	// worker of the other one, and settles what it has: it tries that often.
+	// SettleGrace is how long an attempt waits before it loads lanes that their last
+	// attempt has not given back. The worker of that attempt may live: when the
+	// database answers one worker, it answers the other, which tries every SettleEvery.
 	SettleGrace = 3 * time.Second
 	// DatabaseRetryFirst and DatabaseRetryMost bound the pause between attempts that
 	// fail because of the database.
@@ -79,8 +79,8 @@ const (
 	// StopTimeout is how long running activities have after SIGTERM. It outlasts a
 	// request.
 	StopTimeout = 25 * time.Second
-	// ShutdownTimeout is how long a worker has after that to settle what is left and
-	// to release its claims. Kubernetes' grace period is TerminationGrace.
+	// ShutdownTimeout is how long a worker has after that to settle and to release
+	// its claims. Kubernetes' grace period is TerminationGrace.
 	ShutdownTimeout  = 5 * time.Second
 	TerminationGrace = 30 * time.Second
 )
