@@ -29,12 +29,15 @@ type store struct {
 	pending  []relay.Event // ascending
 	settled  []relay.Ref
 	released map[int16]int64
-	renewed  [][]int16
-	loads    int
-	open     int // most events in hand at a load
-	readAt   time.Time
+	// overHeads counts claims that were released whoever held them.
+	overHeads int
+	renewed   [][]int16
+	loads     int
+	open      int // most events in hand at a load
+	readAt    time.Time
 
 	claim      func(n int) ([]relay.Batch, error)
+	asked      relay.ClaimRequest // the last one
 	claims     int
 	earlier    []relay.Batch
 	settleErr  func() error
@@ -60,10 +63,11 @@ type store struct {
 	waits   []time.Duration // for the next turn, of samples that took long
 }
 
-func (s *store) Claim(_ context.Context, _ relay.ClaimRequest) ([]relay.Batch, error) {
+func (s *store) Claim(_ context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.claims++
+	s.asked = r
 	if s.claim == nil {
 		return nil, nil
 	}
@@ -135,7 +139,7 @@ func (s *store) Highest(_ context.Context, l relay.Lease) (b relay.Bound, err er
 func (s *store) Settle(_ context.Context, _ string, done []relay.Ref) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.settleErr != nil {
+	if s.settleErr != nil && len(done) > 0 {
 		if err := s.settleErr(); err != nil {
 			return err
 		}
@@ -257,7 +261,27 @@ func (s *store) sampled() int {
 	return s.samples
 }
 
-func (s *store) ReleaseClaim(context.Context, relay.Batch) error { return nil }
+func (s *store) ReleaseClaim(context.Context, relay.Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.overHeads++
+	return nil
+}
+
+// away makes settlements fail, or succeed again.
+func (s *store) away(away bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.settleErr = nil; away {
+		s.settleErr = func() error { return errAway }
+	}
+}
+
+func (s *store) settledEvents() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.settled)
+}
 
 // releasedLanes are the lanes of the last release.
 func (s *store) releasedLanes() []int16 {
@@ -362,6 +386,11 @@ func newEnv(t *testing.T) *env {
 	var err error
 	e.Activities, err = New(Config{Store: e.store, Publisher: e.publisher, PollEvery: time.Millisecond})
 	require.NoError(t, err)
+	t.Cleanup(func() { // without another try
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		_, _ = SettleRest(ended, e.Activities)
+	})
 	e.RegisterActivity(e.Activities)
 	return e
 }

@@ -3,12 +3,14 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // PublishRequest names a batch to publish.
@@ -72,6 +74,8 @@ type checkpoint struct {
 	Throttled int         `json:"throttled,omitempty"`              // attempts
 	Fruitless int         `json:"attemptsWithoutSuccess,omitempty"` // in a row
 	Unsettled []relay.Ref `json:"unsettled,omitempty"`
+	// Waited says that the workers of earlier claims have had their time to settle.
+	Waited bool `json:"waited,omitempty"`
 }
 
 // PublishBatch publishes what is pending in a batch's lanes and settles it as it
@@ -87,10 +91,10 @@ type checkpoint struct {
 // something about the destination, and when nothing got through in three
 // attempts.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
-	began := time.Now()
+	began, arrived := time.Now(), a.clock.Now()
 	// Before it heartbeats. What takes longer leaves nothing behind that another
 	// attempt, which Temporal may have begun meanwhile, would have to share.
-	prepareCtx, prepared := context.WithTimeout(ctx, stallLimit)
+	prepareCtx, prepared := context.WithTimeout(ctx, timing.StallLimit)
 	defer prepared()
 	var last checkpoint
 	if activity.HasHeartbeatDetails(ctx) {
@@ -102,17 +106,31 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		last.Unsettled = slices.DeleteFunc(last.Unsettled, func(r relay.Ref) bool { return r.At == 0 })
 		// Ours replaces it at the first heartbeat, so it is settled before that.
 		if err := a.cfg.Store.Settle(prepareCtx, r.Batch.Topic, last.Unsettled); err != nil {
+			a.ledger.add(r.Batch.Topic, last.Unsettled) // the run may end, and its heartbeats with it
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}
-	leaseFrom := time.Now()
+	// Nothing is loaded that this worker knows to be published.
+	if err := a.ledger.settle(prepareCtx, r.Batch.Topic, r.Batch.Lanes); err != nil {
+		return PublishResult{}, failure(ctx, err, nil)
+	}
+	leaseFrom := a.clock.Now()
+	if leaseFrom.Since(arrived) > timing.StallLimit {
+		// The machine was suspended, and another attempt may have the batch already.
+		return PublishResult{}, failure(ctx, fmt.Errorf("%w: the machine stood still", relay.ErrStopped), nil)
+	}
 	lease, err := a.cfg.Store.TakeOver(prepareCtx, r.Batch)
 	if err != nil {
 		a.countLost(r.Batch.Topic, err)
 		return PublishResult{}, failure(ctx, err, nil)
 	}
 	if lease.PausedBy != "" {
-		err := a.cfg.Store.Release(prepareCtx, lease, relay.Read{Next: lease.LowID})
+		var err error
+		if r.Batch.Settling { // the next claim is to know it as well
+			err = a.cfg.Store.ReleaseClaim(prepareCtx, r.Batch)
+		} else {
+			err = a.cfg.Store.Release(prepareCtx, lease, relay.Read{Next: lease.LowID})
+		}
 		result := PublishResult{Published: last.Published, Dead: last.Dead, Throttled: last.Throttled, PausedBy: lease.PausedBy}
 		return result, failure(ctx, err, result)
 	}
@@ -131,8 +149,13 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		return result, failure(ctx, err, nil)
 	}
 	t := a.newAttempt(r, lease, leaseFrom, last)
+	t.seenAlive = arrived
 	t.workflowID = activity.GetInfo(ctx).WorkflowExecution.ID
-	requests, err := t.run(ctx, began.Add(min(r.For, a.cfg.BatchFor)))
+	until := began.Add(min(r.For, a.cfg.BatchFor))
+	if t.mustWait() {
+		until = until.Add(timing.SettleGrace)
+	}
+	requests, err := t.run(ctx, until)
 	a.countLost(r.Batch.Topic, err)
 	end := t.checkpoint()
 	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, ParkBefore: r.ParkBefore, More: t.mayHoldMore()}

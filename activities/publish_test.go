@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 func asApplicationError(t *testing.T, err error) *temporal.ApplicationError {
@@ -138,7 +139,7 @@ func TestABatchSendsOnlyALittleLongerThanItLoads(t *testing.T) {
 	var r PublishResult
 	require.NoError(t, v.Get(&r))
 	require.Less(t, r.Published, 100)
-	require.Less(t, time.Since(began), 3*sendGrace)
+	require.Less(t, time.Since(began), 3*timing.SendGrace)
 	require.Equal(t, map[int16]int64{1: int64(r.Published + 1)}, e.store.released, "what was not sent is for the next claim")
 }
 
@@ -234,8 +235,8 @@ func TestTheDeadlineOfRequestsIsTheLeasesEndLessAMargin(t *testing.T) {
 	e.store.fill(1, 1)
 	began := time.Now()
 	e.publisher.before = func(_ context.Context, _ int, r relay.PublishRequest) {
-		require.WithinDuration(t, began.Add(60*time.Second-leaseMargin), r.Deadline(), 2*time.Second)
-		require.False(t, r.Deadline().After(time.Now().Add(60*time.Second-leaseMargin)))
+		require.WithinDuration(t, began.Add(timing.Lease-timing.LeaseMargin), r.Deadline(), 2*time.Second)
+		require.False(t, r.Deadline().After(time.Now().Add(timing.Lease-timing.LeaseMargin)))
 	}
 	_, err := e.publish(t, 1)
 	require.NoError(t, err)
@@ -289,8 +290,8 @@ func TestAfterItsDatabaseWasAwayABatchIsTriedWithinSeconds(t *testing.T) {
 	e.store.fill(10, 1)
 	e.store.loadErr = func(int) error { return errors.New("load events: connection refused") }
 	_, err := e.publish(t, 1)
-	require.Equal(t, databaseFirst, asApplicationError(t, err).NextRetryDelay())
-	for attempt, want := range map[int32]time.Duration{2: time.Second, 4: databaseMost, 5: databaseMost, 1 << 30: databaseMost} {
+	require.Equal(t, timing.DatabaseRetryFirst, asApplicationError(t, err).NextRetryDelay())
+	for attempt, want := range map[int32]time.Duration{2: time.Second, 4: timing.DatabaseRetryMost, 5: timing.DatabaseRetryMost, 1 << 30: timing.DatabaseRetryMost} {
 		require.Equal(t, want, databaseDelay(attempt))
 	}
 }
@@ -367,7 +368,7 @@ func TestRaise_UsesAMarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
 	store := &store{}
 	a := &Activities{cfg: Config{Store: store}}
 	low := map[int16]int64{1: 1}
-	attempt := a.newAttempt(PublishRequest{}, relay.Lease{LowID: low}, time.Now(), checkpoint{})
+	attempt := a.newAttempt(PublishRequest{}, relay.Lease{LowID: low}, timing.Reading{}, checkpoint{})
 	beyond := map[int16]int64{1: 1000}
 	raise := func(seen mark, page relay.Page, first map[int16]int64) mark {
 		t.Helper()

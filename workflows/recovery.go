@@ -11,6 +11,7 @@ import (
 
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // UpdatePark is the name of Recovery's update handler.
@@ -151,7 +152,7 @@ func (r *recovery) run(ctx workflow.Context) error {
 		r.cancel = cancel
 		var result activities.PublishResult
 		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in), act.PublishBatch, activities.PublishRequest{
-			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: BatchFor, RecoveryID: r.id, Recovering: true,
+			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: timing.BatchFor, RecoveryID: r.id, Recovering: true,
 			Park: parking, Bound: parking && r.upTo.ID == 0, ParkUpTo: r.upTo.ID, ParkBefore: r.upTo.At,
 		}).Get(attempt, &result)
 		cancel()

@@ -20,9 +20,9 @@ func replaceable(t *testing.T, config string) (*outbox, *testenv.Replaceable) {
 	return newOutboxAt(t, server.URL, config), server
 }
 
-// unsettled has n events published and none of them settled: their rows are locked. The
+// publishedUnsettled has n events published and none of them settled: their rows are locked. The
 // database is lost in that state.
-func (o *outbox) unsettled(q queue, prefix string, n int) {
+func (o *outbox) publishedUnsettled(q queue, prefix string, n int) {
 	o.t.Helper()
 	conn, err := pgx.Connect(o.t.Context(), o.url)
 	require.NoError(o.t, err)
@@ -50,7 +50,7 @@ func TestFailover_LosesNoEventThatGetsAnIDAgain(t *testing.T) {
 	o.exec(`INSERT INTO outbox.topic (topic, paused_at, paused_by) VALUES ('orders', now(), 'test')`)
 	o.drained(10 * time.Second)
 	server.Lag()
-	o.unsettled(q, "lost", n)
+	o.publishedUnsettled(q, "lost", n)
 	last := o.count(`SELECT max(id) FROM outbox.event`)
 	server.Promote()
 

@@ -139,7 +139,8 @@ func (s *Store) Release(ctx context.Context, l relay.Lease, read relay.Read) err
 	return nil
 }
 
-// releaseClaimsSQL frees claims that no attempt has begun.
+// releaseClaimsSQL frees claims that no attempt has begun. A lane that is not quiet
+// gets the id of no attempt as its holder, see claimSQL.
 const releaseClaimsSQL = `
 WITH idle AS (
     SELECT topic, lane FROM outbox.lane
@@ -147,7 +148,8 @@ WITH idle AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET claim_id = NULL, leased_until = NULL, claimed_by = NULL
+SET claim_id = NULL, leased_until = NULL, claimed_by = NULL,
+    holder = CASE WHEN l.quiet_at > now() THEN gen_random_uuid() END
 FROM idle
 WHERE l.topic = idle.topic AND l.lane = idle.lane`
 
@@ -188,7 +190,9 @@ func (s *Store) forget(claim string) {
 	delete(s.untook, claim)
 }
 
-// releaseClaimSQL frees what a claim still has, whoever holds it.
+// releaseClaimSQL frees what a claim still has, whoever holds it. If an attempt did not
+// end in order, its lane gets the id of no attempt as its holder: that attempt is fenced
+// off, and the next claim sees that the lane was not given back.
 const releaseClaimSQL = `
 WITH mine AS (
     SELECT topic, lane FROM outbox.lane
@@ -196,7 +200,8 @@ WITH mine AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claimed_by = NULL,
+SET claim_id = NULL, retrying = false, leased_until = NULL, claimed_by = NULL,
+    holder = CASE WHEN CASE WHEN l.holder IS NULL THEN l.quiet_at > now() ELSE NOT l.retrying END THEN gen_random_uuid() END,
     quiet_at = CASE WHEN l.holder IS NOT NULL AND NOT l.retrying THEN greatest(l.leased_until, l.quiet_at) ELSE l.quiet_at END
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`

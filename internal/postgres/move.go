@@ -114,12 +114,14 @@ SELECT lane, min(id), count(*) FROM made GROUP BY lane`
 // lowerSQL lets scans of the lanes begin at what was put there, and ends the
 // reservation. A claim whose lease has expired is ended, as if another had taken its
 // lanes: an attempt that wakes up late must not go on with what it has in hand. One
-// that waits for its next attempt stays, expired or not: it has nothing in hand.
+// that waits for its next attempt stays, expired or not: it has nothing in hand. (The
+// id of no attempt as holder shows the next claim that the lane was not given back, see
+// claimSQL.)
 const lowerSQL = `
 UPDATE outbox.lane l
 SET low_id = least(l.low_id, nullif(low.id, 0)), seen_id = least(l.seen_id, nullif(low.id, 0)), reserved_until = NULL,
     claim_id     = CASE WHEN l.retrying THEN l.claim_id END,
-    holder       = CASE WHEN l.retrying THEN l.holder END,
+    holder       = CASE WHEN l.retrying THEN l.holder WHEN l.holder IS NOT NULL THEN gen_random_uuid() END,
     claimed_by   = CASE WHEN l.retrying THEN l.claimed_by END,
     leased_until = CASE WHEN l.retrying THEN l.leased_until END
 FROM unnest($2::smallint[], $3::bigint[]) AS low(lane, id)

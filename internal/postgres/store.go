@@ -17,6 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // Config configures a Store.
@@ -26,13 +28,13 @@ type Config struct {
 	// MaxConns is the size of the pool. Default 16.
 	MaxConns int32
 	// ClaimLease is how long a claim holds before PublishBatch has taken it
-	// over. Default 10 s.
+	// over. Default timing.ClaimLease.
 	ClaimLease time.Duration
 	// Lease is how long an attempt of PublishBatch holds its lanes without
-	// renewing. Default 60 s.
+	// renewing. Default timing.Lease.
 	Lease time.Duration
 	// Timeout bounds every call, so that a database that is silent is an error in
-	// time. Default 8 s: less than the activities' heartbeat timeout.
+	// time. Default timing.StatementTimeout.
 	Timeout time.Duration
 	// LongTimeout bounds each statement, instead, that reads or moves what may be much:
 	// an operation's step, or what an operator looks at. Default 2 min.
@@ -50,13 +52,13 @@ func (c Config) withDefaults() Config {
 		c.MaxConns = 16
 	}
 	if c.ClaimLease == 0 {
-		c.ClaimLease = 10 * time.Second
+		c.ClaimLease = timing.ClaimLease
 	}
 	if c.Lease == 0 {
-		c.Lease = 60 * time.Second
+		c.Lease = timing.Lease
 	}
 	if c.Timeout == 0 {
-		c.Timeout = 8 * time.Second
+		c.Timeout = timing.StatementTimeout
 	}
 	if c.LongTimeout == 0 {
 		// A key of a hundred thousand dead letters moves whole, and a selection may leave

@@ -10,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // Destination is where a topic's events go. Exactly one of SNS and SQS is set.
@@ -34,7 +36,7 @@ type Config struct {
 	// of the caller's own making, which is used as it is.
 	AWS aws.Config
 
-	// RequestTimeout bounds a request with all its attempts. Default: 15 s.
+	// RequestTimeout bounds a request with all its attempts. Default: timing.RequestTimeout.
 	RequestTimeout time.Duration
 
 	// AttemptTimeout bounds one attempt of a request, from dialling to the last
@@ -59,7 +61,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.RequestTimeout == 0 {
-		c.RequestTimeout = 15 * time.Second
+		c.RequestTimeout = timing.RequestTimeout
 	}
 	if c.AttemptTimeout == 0 && c.RequestTimeout > 0 {
 		c.AttemptTimeout = max((c.RequestTimeout-maxBackoff)/2, c.RequestTimeout/4)

@@ -62,6 +62,9 @@ type Batch struct {
 	// one page a lane, so a backlog shows as full pages, not as its size.
 	Events int   `json:"events"`
 	Bytes  int64 `json:"bytes"`
+	// Settling says that the last attempt on one of the lanes did not end in order, so
+	// that its worker, if it lives, may still have acknowledgements to settle.
+	Settling bool `json:"settling,omitempty"`
 }
 
 // Outcome is the fate of one event that was handed to a publisher.
