@@ -64,6 +64,7 @@ type attempt struct {
 	loaded    int
 	accepted  int // by the destination, in this attempt
 	through   int // accepted, in all attempts
+	probing   probing
 	seenAlive time.Time
 	stopped   bool // before everything was sent
 
@@ -110,11 +111,10 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	var settleErr error
 	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
 
-	published, publishErr := t.cfg.Publisher.Publish(sendCtx, relay.PublishRequest{
-		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
-		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
-		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
-	})
+	published, publishErr := t.publish(sendCtx, events)
+	if publishErr == nil {
+		published.Requests += t.probe(sendCtx)
+	}
 	cause := context.Cause(sendCtx)
 	t.mu.Lock()
 	t.stopped = cause != nil || errors.Is(publishErr, relay.ErrStopped)
@@ -143,6 +143,14 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		return published.Requests, publishErr
 	}
 	return published.Requests, t.finish(cleanCtx, ctx.Err() == nil)
+}
+
+func (t *attempt) publish(ctx context.Context, events <-chan []relay.Event) (relay.PublishResult, error) {
+	return t.cfg.Publisher.Publish(ctx, relay.PublishRequest{
+		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
+		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
+		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
+	})
 }
 
 // report takes the answer to one request.
