@@ -146,7 +146,7 @@ func TestListing_GoesOnAcrossCallsWhereAttributesMayNotBeRead(t *testing.T) {
 	before := time.Now()
 	_, err = p.Resolve(t.Context(), "queue")
 	require.NoError(t, err)
-	require.Less(t, time.Since(before), time.Second, "no other destination waits")
+	require.Less(t, time.Since(before), 3*time.Second, "no other destination waits")
 
 	var wg sync.WaitGroup
 	for _, topic := range []string{"topic-4999", "misspelt"} {
