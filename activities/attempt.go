@@ -92,7 +92,9 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	defer stop(nil)
 	// What is loaded by then gets a little longer, but a key that is sent one event
 	// at a time must not keep the other lanes for long.
-	defer time.AfterFunc(time.Until(until)+sendGrace, func() { stop(relay.ErrStopped) }).Stop()
+	pageCtx, timeOver := context.WithCancelCause(sendCtx)
+	defer timeOver(nil)
+	defer time.AfterFunc(time.Until(until)+sendGrace, func() { timeOver(relay.ErrStopped) }).Stop()
 	// Settling and releasing go on when the activity is cancelled or the worker
 	// stops: they are what makes the end clean.
 	cleanCtx := context.WithoutCancel(ctx)
@@ -106,16 +108,17 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		keeper.Wait()
 	}()
 	var loadErr error
-	loader.Go(func() { loadErr = t.feed(sendCtx, events, until, t.Stay) })
+	loader.Go(func() { loadErr = t.feed(pageCtx, events, until, t.Stay) })
 	sent := make(chan struct{})
 	var settleErr error
 	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
 
-	published, publishErr := t.publish(sendCtx, events)
-	if publishErr == nil {
+	published, publishErr := t.publish(pageCtx, events)
+	cause := context.Cause(pageCtx)
+	if sendCtx.Err() == nil {
 		published.Requests += t.probe(sendCtx)
+		cause = cmp.Or(context.Cause(sendCtx), cause)
 	}
-	cause := context.Cause(sendCtx)
 	t.mu.Lock()
 	t.stopped = cause != nil || errors.Is(publishErr, relay.ErrStopped)
 	t.mu.Unlock()

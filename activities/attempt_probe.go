@@ -21,6 +21,9 @@ const (
 	// where the attempt before stopped, and the last of the newest events, which a
 	// producer wrote after it was repaired.
 	probePages = 5
+	// probeFor is how long an attempt probes. It does not count towards the time of the
+	// page, because a page of refusals may use that up.
+	probeFor = 5 * time.Second
 	// provedFor is how long an accepted probe speaks against the events that were
 	// refused before it.
 	provedFor = 2 * time.Minute
@@ -79,6 +82,8 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 	if !t.isDoubtful() {
 		return 0
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, probeFor, relay.ErrStopped)
+	defer cancel()
 	t.noteDoubted()
 	lease := t.lease
 	borrowed, err := t.cfg.Store.Borrow(ctx, t.Batch, t.lease)

@@ -384,6 +384,8 @@ type env struct {
 	*Activities
 	store     *store
 	publisher *publisher
+	// recoverFor replaces the time that a recovery's page has.
+	recoverFor time.Duration
 }
 
 func newEnv(t *testing.T) *env {

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,6 +31,9 @@ func (e *env) recovering(t *testing.T, n int, lanes ...int16) (ended []error) {
 	for range n {
 		r := request(lanes...)
 		r.Recovering = true
+		if e.recoverFor > 0 {
+			r.For = e.recoverFor
+		}
 		_, err := e.publishAs(t, r)
 		if ended = append(ended, err); err == nil {
 			break
@@ -117,6 +121,20 @@ func TestRecovery_ProbesLanesThatItsBatchDoesNotHave(t *testing.T) {
 	require.Equal(t, []int16{1}, e.store.renewed[len(e.store.renewed)-1], "kept")
 	e.recovering(t, 5, 1)
 	require.Len(t, e.store.deadIDs(), 300)
+}
+
+func TestRecovery_ProbesThoughItsPageHasUsedItsTimeUp(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 50, 1)
+	e.publisher.before = func(_ context.Context, n int, _ relay.PublishRequest) {
+		if n <= 25 {
+			time.Sleep(sendGrace / 5) // five times as long as there is, for all of the page
+		}
+	}
+	e.recoverFor = time.Nanosecond
+	ended := e.recovering(t, 1, 1)
+	require.ErrorContains(t, ended[0], "were accepted")
+	require.NotEmpty(t, e.publisher.sent)
 }
 
 // Low marks must not pass what was not loaded.
