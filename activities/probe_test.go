@@ -96,8 +96,16 @@ func TestRecovery_StaysWhereEveryProbeIsRefusedAlikeAndGoesOnFromThere(t *testin
 	require.Empty(t, e.store.deadIDs())
 	require.ErrorContains(t, ended[0], "every event is refused alike, 410 probed behind the first page among them")
 	require.Equal(t, []relay.Probe{
-		{Events: 100}, {After: 350, Events: 100}, {After: 450, Events: 100}, {After: 550, Events: 100}, {Newest: true, Events: 10},
-		{After: 650, Events: 100}, {After: 750, Events: 100}, {After: 850, Events: 100}, {After: 950, Events: 100}, {Newest: true, Events: 10},
+		{Events: 100},
+		{After: 350, Events: 100},
+		{After: 450, Events: 100},
+		{After: 550, Events: 100},
+		{Newest: true, Events: 10},
+		{After: 650, Events: 100},
+		{After: 750, Events: 100},
+		{After: 850, Events: 100},
+		{After: 950, Events: 100},
+		{Newest: true, Events: 10},
 	}, e.store.probes)
 	require.Len(t, e.store.renewed[len(e.store.renewed)-1], 2, "its lanes are kept")
 }

@@ -23,7 +23,7 @@ func handedOver(t *testing.T, copied bool, env ...string) (database, beside stri
 	} {
 		path = filepath.Join(root, path)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o755)) //nolint:gosec // a program
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o755))
 	}
 	beside = filepath.Join(root, "shared", "vulndb")
 	if copied {
@@ -31,7 +31,7 @@ func handedOver(t *testing.T, copied bool, env ...string) (database, beside stri
 	}
 	cmd := exec.Command(filepath.Join(root, "clone", ".ci", "run"))
 	cmd.Dir = t.TempDir() // it may be started from anywhere
-	cmd.Env = append(env, "PATH="+filepath.Join(root, "bin")+":"+os.Getenv("PATH"))
+	cmd.Env = append([]string{"PATH=" + filepath.Join(root, "bin") + ":" + os.Getenv("PATH")}, env...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
 	database, isMake := strings.CutPrefix(strings.TrimSpace(string(out)), "make test, with")
