@@ -44,7 +44,7 @@ func (t *attempt) finish(ctx context.Context, again bool) error {
 		left = refused.alone[0].Err
 	}
 	switch {
-	case again && left == nil && soon != nil:
+	case again && refused.whole == nil && soon != nil:
 		return t.goOn(ctx, soon)
 	case t.Recovering:
 		return t.recovered(ctx, refused, cmp.Or(left, soon), accepted == 0, stopped, again)

@@ -175,6 +175,22 @@ func TestRecovery_AsksForFirstEventsOfKeysWhereOrderCounts(t *testing.T) {
 	}
 }
 
+func TestRecovery_IsNotOverWhileOthersOfItsPageFailAlone(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 50, 1)
+	answer := e.publisher.answer
+	e.publisher.answer = func(n int, ev relay.Event) *relay.PublishError {
+		if ev.ID%100 == 7 {
+			return &relay.PublishError{Code: "InternalError", Message: "again"}
+		}
+		return answer(n, ev)
+	}
+	ended := e.recovering(t, 10, 1)
+	require.NoError(t, ended[len(ended)-1])
+	require.Len(t, e.store.deadIDs(), 297)
+	require.Len(t, e.store.pending, 4, "these are the relay's, as ever: %v", e.store.pending)
+}
+
 // Each key of an ordered destination begins with poison, so nothing else may be sent.
 func TestRecovery_GivesOneEventUpToSeeWhatIsBehindIt(t *testing.T) {
 	for name, good := range map[string]bool{"poison": true, "a broken destination": false} {
