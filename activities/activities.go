@@ -22,6 +22,8 @@ type Store interface {
 	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
 	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
 	Exists(ctx context.Context, r relay.Ref) (bool, error)
+	Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[int16]int64, error)
+	Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (relay.Probed, error)
 	Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
 	Settle(ctx context.Context, topic string, done []relay.Ref) error
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
@@ -47,6 +49,9 @@ type Publisher interface {
 	Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error)
 	// Destination says where a topic's events go, for people. Empty if nobody knows.
 	Destination(topic string) string
+	// Ordered reports whether a topic's destination keeps the events of a key in
+	// order.
+	Ordered(topic string) bool
 }
 
 // Config is what the activities need. Store and Publisher are required.

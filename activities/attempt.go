@@ -55,6 +55,7 @@ type attempt struct {
 	loaded    int
 	accepted  int // by the destination, in this attempt
 	through   int // accepted, in all attempts
+	probing   probing
 	seenAlive timing.Reading
 	stopped   bool // before everything was sent
 
@@ -82,7 +83,9 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	defer stop(nil)
 	// What is loaded by then gets a little longer, but a key that is sent one event
 	// at a time must not keep the other lanes for long.
-	defer time.AfterFunc(time.Until(until)+timing.SendGrace, func() { stop(relay.ErrStopped) }).Stop()
+	pageCtx, timeOver := context.WithCancelCause(sendCtx)
+	defer timeOver(nil)
+	defer time.AfterFunc(time.Until(until)+timing.SendGrace, func() { timeOver(relay.ErrStopped) }).Stop()
 	// Settling and releasing go on when the activity is cancelled or the worker
 	// stops: they are what makes the end clean.
 	cleanCtx := context.WithoutCancel(ctx)
@@ -98,11 +101,11 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	var loadErr error
 	var early bool // it ended before it could load
 	loader.Go(func() {
-		if early = !t.othersHaveSettled(sendCtx); early {
+		if early = !t.othersHaveSettled(pageCtx); early {
 			close(events)
 			return
 		}
-		loadErr = t.feed(sendCtx, events, until, t.Stay)
+		loadErr = t.feed(pageCtx, events, until, t.Stay)
 	})
 	sent := make(chan struct{})
 	noMore := sync.OnceFunc(func() { close(sent) })
@@ -114,12 +117,12 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		t.handOver(ctx)
 	}()
 
-	published, publishErr := t.cfg.Publisher.Publish(sendCtx, relay.PublishRequest{
-		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
-		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
-		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
-	})
-	cause := context.Cause(sendCtx)
+	published, publishErr := t.publish(pageCtx, events)
+	cause := context.Cause(pageCtx)
+	if sendCtx.Err() == nil {
+		published.Requests += t.probe(sendCtx)
+		cause = cmp.Or(context.Cause(sendCtx), cause)
+	}
 	t.mu.Lock()
 	t.stopped = cause != nil || errors.Is(publishErr, relay.ErrStopped)
 	t.mu.Unlock()
@@ -153,6 +156,14 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		return published.Requests, publishErr
 	}
 	return published.Requests, t.finish(cleanCtx, ctx.Err() == nil)
+}
+
+func (t *attempt) publish(ctx context.Context, events <-chan []relay.Event) (relay.PublishResult, error) {
+	return t.cfg.Publisher.Publish(ctx, relay.PublishRequest{
+		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
+		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
+		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
+	})
 }
 
 // report takes the answer to one request.

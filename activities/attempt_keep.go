@@ -3,8 +3,6 @@ package activities
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -79,5 +77,3 @@ func (t *attempt) deadline() time.Time {
 	}
 	return time.Now().Add(left)
 }
-
-func (t *attempt) lanes() []int16 { return slices.Sorted(maps.Keys(t.lease.LowID)) }

@@ -57,6 +57,11 @@ type store struct {
 	blocked       map[relay.Chain]int64
 	pauses        []string
 
+	probes   []relay.Probe
+	probeErr error
+	free     map[int16]int64 // lanes that nobody holds
+	heads    bool            // pages and probes have the first event of each key only
+
 	topics  func(n int) ([]relay.TopicState, error)
 	samples int
 	turn    func(by string, every time.Duration) (taken bool, wait time.Duration, err error)
@@ -106,9 +111,14 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 	}
 	page := relay.Page{At: s.readAt}
 	perLane := max(1, events/len(l.LowID))
+	keys := map[string]bool{}
 	for _, lane := range slices.Sorted(maps.Keys(l.LowID)) {
 		got := 0
 		for _, e := range s.pending {
+			if s.heads && keys[e.Key] {
+				continue
+			}
+			keys[e.Key] = true
 			if e.Lane == lane && got < perLane && (l.UpTo.ID == 0 || e.ID <= l.UpTo.ID) && !slices.Contains(inHand, e.Ref) {
 				page.Events = append(page.Events, e)
 				got++
@@ -123,6 +133,36 @@ func (s *store) Exists(_ context.Context, r relay.Ref) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.replaced, s.existsErr
+}
+
+func (s *store) Borrow(_ context.Context, _ relay.Batch, _ relay.Lease) (map[int16]int64, error) {
+	return s.free, nil
+}
+
+func (s *store) Probe(_ context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (probed relay.Probed, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.probes = append(s.probes, p)
+	if s.probeErr != nil {
+		return probed, s.probeErr
+	}
+	var found []relay.Event
+	for _, e := range s.pending {
+		_, mine := l.LowID[e.Lane]
+		if mine && !s.heads && (p.Newest || e.ID > p.After) && !slices.Contains(inHand, e.Ref) {
+			found = append(found, e)
+		}
+	}
+	if p.Newest {
+		found = found[max(0, len(found)-p.Events):]
+	} else if len(found) > p.Events {
+		found = found[:p.Events]
+	}
+	probed.At, probed.Events = s.readAt, found
+	if len(found) == p.Events {
+		probed.Next = found[len(found)-1].ID
+	}
+	return probed, nil
 }
 
 func (s *store) Highest(_ context.Context, l relay.Lease) (b relay.Bound, err error) {
@@ -309,6 +349,7 @@ type publisher struct {
 	before   func(ctx context.Context, n int, r relay.PublishRequest) // each request
 	hold     func(ctx context.Context)                                // the first
 	err      error                                                    // of everything
+	ordered  bool
 }
 
 func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
@@ -337,6 +378,8 @@ func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.
 }
 
 func (p *publisher) Destination(topic string) string { return "SQS queue " + topic + "-queue" }
+
+func (p *publisher) Ordered(string) bool { return p.ordered }
 
 func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events []relay.Event) {
 	p.mu.Lock()
@@ -373,6 +416,8 @@ type env struct {
 	*Activities
 	store     *store
 	publisher *publisher
+	// recoverFor replaces the time that a recovery's page has.
+	recoverFor time.Duration
 }
 
 func newEnv(t *testing.T) *env {

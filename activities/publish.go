@@ -76,6 +76,14 @@ type checkpoint struct {
 	Unsettled []relay.Ref `json:"unsettled,omitempty"`
 	// Waited says that the workers of earlier claims have had their time to settle.
 	Waited bool `json:"waited,omitempty"`
+	// ProbedTo is the id behind which the next attempt of a recovery probes.
+	ProbedTo int64 `json:"probedTo,omitempty"`
+	// DoubtedTo is the id up to which everything was refused alike or is behind an event
+	// of its key that was, and ProvedAt the time at which another event was accepted.
+	DoubtedTo int64     `json:"doubtedTo,omitempty"`
+	ProvedAt  time.Time `json:"provedAt,omitzero"`
+	// GivenUp is how many events became dead letters because nothing else could be sent.
+	GivenUp int `json:"givenUp,omitempty"`
 }
 
 // PublishBatch publishes what is pending in a batch's lanes and settles it as it

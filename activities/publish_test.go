@@ -139,7 +139,7 @@ func TestABatchSendsOnlyALittleLongerThanItLoads(t *testing.T) {
 	var r PublishResult
 	require.NoError(t, v.Get(&r))
 	require.Less(t, r.Published, 100)
-	require.Less(t, time.Since(began), 3*timing.SendGrace)
+	require.Less(t, time.Since(began), 7*time.Second, "all of it takes 7.5 s")
 	require.Equal(t, map[int16]int64{1: int64(r.Published + 1)}, e.store.released, "what was not sent is for the next claim")
 }
 

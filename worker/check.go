@@ -183,7 +183,7 @@ func (r *relay) checkTopics(ctx context.Context, found *report) {
 	var wg sync.WaitGroup
 	for i, topic := range topics {
 		wg.Go(func() {
-			if routes[i], there[i] = r.publisher.Resolve(ctx, topic); there[i] == nil {
+			if routes[i], there[i] = r.resolve(ctx, topic); there[i] == nil {
 				allowed[i] = r.publisher.MayPublish(ctx, topic)
 			} else {
 				allowed[i] = fmt.Errorf("%w: the destination was not found", errNotAsked)
@@ -192,9 +192,33 @@ func (r *relay) checkTopics(ctx context.Context, found *report) {
 	}
 	wg.Wait()
 	for i, topic := range topics {
-		found.add("destination", topic, there[i], fmt.Sprintf("%s is %s", routes[i], routes[i].Address))
+		found.add("destination", topic, there[i], address(routes[i]))
 		found.add("publish", topic, allowed[i], "allowed")
 	}
+}
+
+// resolve looks a destination up. Where an account has many SNS topics it asks until
+// they are listed, or the time for all checks is over; then it is not known whether
+// the topic exists.
+func (r *relay) resolve(ctx context.Context, topic string) (publish.Route, error) {
+	for {
+		route, err := r.publisher.Resolve(ctx, topic)
+		if !publish.IsListing(err) {
+			return route, err
+		}
+		if ctx.Err() != nil {
+			return route, fmt.Errorf("%w: %w", publish.ErrUntold, err)
+		}
+	}
+}
+
+// address says what a destination was found to be.
+func address(r publish.Route) string {
+	text := fmt.Sprintf("%s is %s", r, r.Address)
+	if r.Service == publish.SNS && r.Name != r.Address {
+		text += "; configure this ARN, and it need not be looked up"
+	}
+	return text
 }
 
 func (r *report) print(out io.Writer) {

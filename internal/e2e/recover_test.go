@@ -32,6 +32,8 @@ type destination struct {
 
 func (d *destination) Destination(string) string { return "a queue" }
 
+func (d *destination) Ordered(string) bool { return false }
+
 func (d *destination) Publish(_ context.Context, r relay.PublishRequest) (p relay.PublishResult, err error) {
 	d.attempts.Add(1)
 	for page := range r.Events {

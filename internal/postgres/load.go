@@ -97,7 +97,7 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	// Twice an even share, so that a page is full though lanes differ.
 	perLane := max(leastPerLane, 2*events/max(1, len(lanes)))
 	rows, err := s.pool.Query(ctx, pageSQL, l.Topic, lanes, lows, c.ids, c.replays, c.created, perLane, relay.PageBytes, events,
-		cmp.Or(l.UpTo.ID, math.MaxInt64), upTo(l.UpTo.At), l.Holder)
+		cmp.Or(l.UpTo.ID, math.MaxInt64), latest(l.UpTo.At), l.Holder)
 	if err != nil {
 		return page, err
 	}

@@ -37,8 +37,8 @@ func timestamp(at int64) pgtype.Timestamptz {
 	return t
 }
 
-// upTo is the time that a bound ends at: never, if it has none.
-func upTo(at time.Time) pgtype.Timestamptz {
+// latest is the time that a bound ends at: never, if it has none.
+func latest(at time.Time) pgtype.Timestamptz {
 	if at.IsZero() {
 		return pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}
 	}

@@ -82,6 +82,10 @@ var classes = []row{
 		why: "The response leaves out what became of the event, or cannot be read. It may have been accepted.",
 	},
 	{
+		codes: []string{relay.CodeListing}, from: fromRelay, class: relay.ClassRetry, cause: causeListing, source: docHere,
+		why: "An SNS topic is configured by name, and the account's topics are not all listed yet. The next attempt reads on.",
+	},
+	{
 		codes: []string{relay.CodeNotSent}, from: fromRelay, class: relay.ClassRetry, cause: causeCredentials, source: docHere,
 		why: "The request could not be made: nobody gave the worker credentials, for one.",
 	},

@@ -80,7 +80,7 @@ type Publisher struct {
 	cfg     Config
 	routes  map[string]*cachedRoute
 	clients clients
-	arns    arnCache
+	topics  *listing
 	tracer  trace.Tracer // nil: none
 }
 
@@ -91,7 +91,6 @@ func New(cfg Config) (*Publisher, error) {
 	p := &Publisher{
 		cfg:    cfg,
 		routes: make(map[string]*cachedRoute, len(cfg.Topics)),
-		arns:   arnCache{turn: make(chan struct{}, 1)},
 	}
 	var problems []error
 	for _, d := range []struct {
@@ -124,6 +123,7 @@ func New(cfg Config) (*Publisher, error) {
 		return nil, fmt.Errorf("publish configuration: %w", errors.Join(problems...))
 	}
 	p.clients = newClients(cfg)
+	p.topics = &listing{read: p.listTopics, timeout: cfg.RequestTimeout, now: time.Now}
 	if cfg.Traces != nil {
 		p.tracer = cfg.Traces.Tracer(tracerName, trace.WithSchemaURL(semconv.SchemaURL))
 	}
