@@ -37,7 +37,7 @@ func TestRecovery_MoreDoubtfulPoisonThanAPageBecomesDeadLetters(t *testing.T) {
 			        SELECT 'orders', CASE WHEN i % 2 = 1 THEN 'bad-' || i ELSE 'good-' || i % 40 END, 'Tested', 'e-' || i
 			        FROM generate_series(1, $1::int) i`, good)
 			o.schedule()
-			o.drained(120 * time.Second)
+			o.drained(3 * time.Minute)
 			require.Equal(t, poison, o.count(`SELECT count(*) FROM outbox.dead_letter WHERE code LIKE 'InvalidParameter%'`))
 			require.Equal(t, poison, o.count(`SELECT count(*) FROM outbox.dead_letter`))
 			messages := q.receive(good, 30*time.Second)
