@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // Store is where events wait. internal/postgres implements it.
@@ -20,11 +21,14 @@ type Store interface {
 	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
 	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
 	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
-	Highest(ctx context.Context, l relay.Lease) (int64, error)
+	Exists(ctx context.Context, r relay.Ref) (bool, error)
+	Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[int16]int64, error)
+	Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (relay.Probed, error)
+	Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
 	Settle(ctx context.Context, topic string, done []relay.Ref) error
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
 	Keep(ctx context.Context, l relay.Lease, lanes []int16) error
-	Release(ctx context.Context, l relay.Lease, next map[int16]int64) error
+	Release(ctx context.Context, l relay.Lease, read relay.Read) error
 	ReleaseClaim(ctx context.Context, b relay.Batch) error
 	DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error
 	Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error)
@@ -45,13 +49,16 @@ type Publisher interface {
 	Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error)
 	// Destination says where a topic's events go, for people. Empty if nobody knows.
 	Destination(topic string) string
+	// Ordered reports whether a topic's destination keeps the events of a key in
+	// order.
+	Ordered(topic string) bool
 }
 
 // Config is what the activities need. Store and Publisher are required.
 type Config struct {
 	Store     Store
 	Publisher Publisher
-	// Lease is how long Store's leases hold without being renewed. Default 60 s.
+	// Lease is how long Store's leases hold without being renewed. Default timing.Lease.
 	Lease time.Duration
 	// PollEvery is the shortest time between two looks at the database while
 	// nothing is pending. Default 20 ms.
@@ -59,13 +66,13 @@ type Config struct {
 	// SampleEvery is how often the state of all topics is looked at, by one of the
 	// workers that have claims; it takes at most a twentieth of the time. Default 10 s.
 	SampleEvery time.Duration
-	// BatchFor is how long a batch goes on while its lanes hold more. Default 5 s.
+	// BatchFor is how long a batch goes on while its lanes hold more. Default timing.BatchFor.
 	BatchFor time.Duration
 	// RecoveryPause is how long a topic stays paused when its recovery no longer
-	// says that it is at work. Default 2 minutes.
+	// says that it is at work. Default timing.RecoveryPause.
 	RecoveryPause time.Duration
 	// HandoverPause is how long a topic stays paused when its recovery has to begin,
-	// in case that it never does. Default 15 s.
+	// in case that it never does. Default timing.HandoverPause.
 	HandoverPause time.Duration
 	// Topics are topics with a policy of their own.
 	Topics map[string]TopicPolicy
@@ -77,6 +84,8 @@ type Config struct {
 // prefix: workflows refer to its methods.
 type Activities struct {
 	cfg     Config
+	clock   timing.Clock
+	ledger  *ledger
 	doubts  doubts
 	sampler sampler
 	paces   map[string]*rate.Limiter
@@ -88,7 +97,7 @@ func New(cfg Config) (*Activities, error) {
 		return nil, errors.New("activities need a store and a publisher")
 	}
 	if cfg.Lease == 0 {
-		cfg.Lease = 60 * time.Second
+		cfg.Lease = timing.Lease
 	}
 	if cfg.PollEvery == 0 {
 		cfg.PollEvery = 20 * time.Millisecond
@@ -97,16 +106,19 @@ func New(cfg Config) (*Activities, error) {
 		cfg.SampleEvery = 10 * time.Second
 	}
 	if cfg.BatchFor == 0 {
-		cfg.BatchFor = 5 * time.Second
+		cfg.BatchFor = timing.BatchFor
 	}
 	if cfg.RecoveryPause == 0 {
-		cfg.RecoveryPause = 2 * time.Minute
+		cfg.RecoveryPause = timing.RecoveryPause
 	}
 	if cfg.HandoverPause == 0 {
-		cfg.HandoverPause = 15 * time.Second
+		cfg.HandoverPause = timing.HandoverPause
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}
 	}
-	return &Activities{cfg: cfg, sampler: sampler{by: rand.Text(), every: cfg.SampleEvery}, paces: newPaces(cfg.Topics)}, nil
+	return &Activities{
+		cfg: cfg, ledger: newLedger(cfg.Store), paces: newPaces(cfg.Topics),
+		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
+	}, nil
 }

@@ -9,25 +9,14 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const (
-	heartbeatEvery = time.Second
-	// A lease is renewed this often in its length, so that two renewals may fail.
-	renewalsPerLease = 4
-	// leaseMargin is how long before the end of its lease an attempt falls silent:
-	// a request under way then is over when somebody else may claim the lanes.
-	leaseMargin = 5 * time.Second
-	// settlePatience is how long an attempt tries to settle before it fails and
-	// hands the acknowledgements to the next one.
-	settlePatience = 5 * time.Second
+	heartbeatEvery = timing.HeartbeatEvery
 	// loadEvents is how much is loaded at once: half a page, so that one half is
 	// sent while the other is loaded and both together stay a page.
 	loadEvents = relay.PageEvents / 2
-	// markAge is the least age at which a mark may be used.
-	markAge = time.Second
-	// sendGrace is how much longer than it loads a batch sends.
-	sendGrace = time.Second
 	// Acknowledgements are settled when there are so many of them, or after so
 	// long, unless nothing else is under way: each settlement is a commit that waits
 	// for the disk, and nothing waits for it but the next page.
@@ -43,6 +32,8 @@ type attempt struct {
 	policy TopicPolicy
 	pace   func(n int) time.Duration
 	doubts *doubts
+	ledger *ledger
+	clock  timing.Clock
 	lease  relay.Lease
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
@@ -53,8 +44,8 @@ type attempt struct {
 	stop context.CancelCauseFunc
 
 	mu        sync.Mutex
-	leaseEnd  time.Time
-	next      map[int16]int64         // behind what was loaded, by lane
+	leaseFrom timing.Reading          // before it was renewed last
+	read      relay.Read              // behind what was loaded
 	open      map[relay.Ref]unsettled // loaded and not settled
 	openBytes int                     // of their payloads
 	acked     []relay.Ref             // acknowledged, to be settled
@@ -64,7 +55,8 @@ type attempt struct {
 	loaded    int
 	accepted  int // by the destination, in this attempt
 	through   int // accepted, in all attempts
-	seenAlive time.Time
+	probing   probing
+	seenAlive timing.Reading
 	stopped   bool // before everything was sent
 
 	// Each holds a token when there is news.
@@ -72,12 +64,12 @@ type attempt struct {
 	settled chan struct{} // open has shrunk, or something was refused
 }
 
-func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom time.Time, last checkpoint) *attempt {
-	l.UpTo = r.ParkUpTo
+func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
+	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
 	return &attempt{
-		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts,
-		lease: l, leaseEnd: leaseFrom.Add(a.cfg.Lease), last: last, through: last.Published,
-		next: maps.Clone(l.LowID), open: make(map[relay.Ref]unsettled), seenAlive: time.Now(),
+		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger,
+		clock: a.clock, lease: l, leaseFrom: leaseFrom, seenAlive: leaseFrom, last: last, through: last.Published,
+		read: relay.Read{Next: maps.Clone(l.LowID)}, open: make(map[relay.Ref]unsettled),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}
 }
@@ -91,7 +83,9 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	defer stop(nil)
 	// What is loaded by then gets a little longer, but a key that is sent one event
 	// at a time must not keep the other lanes for long.
-	defer time.AfterFunc(time.Until(until)+sendGrace, func() { stop(relay.ErrStopped) }).Stop()
+	pageCtx, timeOver := context.WithCancelCause(sendCtx)
+	defer timeOver(nil)
+	defer time.AfterFunc(time.Until(until)+timing.SendGrace, func() { timeOver(relay.ErrStopped) }).Stop()
 	// Settling and releasing go on when the activity is cancelled or the worker
 	// stops: they are what makes the end clean.
 	cleanCtx := context.WithoutCancel(ctx)
@@ -105,21 +99,34 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		keeper.Wait()
 	}()
 	var loadErr error
-	loader.Go(func() { loadErr = t.feed(sendCtx, events, until, t.Stay) })
+	var early bool // it ended before it could load
+	loader.Go(func() {
+		if early = !t.othersHaveSettled(pageCtx); early {
+			close(events)
+			return
+		}
+		loadErr = t.feed(pageCtx, events, until, t.Stay)
+	})
 	sent := make(chan struct{})
+	noMore := sync.OnceFunc(func() { close(sent) })
 	var settleErr error
 	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
+	defer func() { // also when it panics
+		noMore()
+		settler.Wait()
+		t.handOver(ctx)
+	}()
 
-	published, publishErr := t.cfg.Publisher.Publish(sendCtx, relay.PublishRequest{
-		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
-		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
-		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
-	})
-	cause := context.Cause(sendCtx)
+	published, publishErr := t.publish(pageCtx, events)
+	cause := context.Cause(pageCtx)
+	if sendCtx.Err() == nil {
+		published.Requests += t.probe(sendCtx)
+		cause = cmp.Or(context.Cause(sendCtx), cause)
+	}
 	t.mu.Lock()
 	t.stopped = cause != nil || errors.Is(publishErr, relay.ErrStopped)
 	t.mu.Unlock()
-	close(sent)
+	noMore()
 	settler.Wait()
 	stop(nil)
 	loader.Wait()
@@ -133,16 +140,30 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		t.mu.Unlock()
 	}
 	switch {
+	case settleErr != nil:
+		// The database is away. The claim is kept for the next attempt, and lanes with
+		// acknowledgements that are not settled are never given back.
+		return published.Requests, settleErr
 	case errors.Is(cause, relay.ErrClaimLost):
 		// Some lanes may still be ours, and nobody else would free them.
 		return published.Requests, cmp.Or(t.release(cleanCtx, nil), cause)
-	case settleErr != nil, loadErr != nil:
-		// The database is away. The claim is kept for the next attempt.
-		return published.Requests, cmp.Or(settleErr, loadErr)
+	case loadErr != nil:
+		return published.Requests, loadErr
+	case early:
+		// The next claim waits anew, because this attempt is not the lanes' last in order.
+		return published.Requests, t.cfg.Store.ReleaseClaim(cleanCtx, t.Batch)
 	case publishErr != nil && !errors.Is(publishErr, relay.ErrStopped):
 		return published.Requests, publishErr
 	}
 	return published.Requests, t.finish(cleanCtx, ctx.Err() == nil)
+}
+
+func (t *attempt) publish(ctx context.Context, events <-chan []relay.Event) (relay.PublishResult, error) {
+	return t.cfg.Publisher.Publish(ctx, relay.PublishRequest{
+		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
+		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
+		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
+	})
 }
 
 // report takes the answer to one request.

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -22,13 +23,7 @@ func (t *attempt) finish(ctx context.Context, again bool) error {
 		}
 		return t.parked(ctx, refused.all())
 	}
-	believed := t.doubts.believe(t.lease.Topic, len(refused.doubtful), accepted)
-	if !believed {
-		first := *refused.doubtful[0].Err
-		first.Class, first.Message = relay.ClassDestination, "every event is refused alike, so it is not the events: "+first.Message
-		refused.stop(&first)
-		refused.doubtful = nil
-	}
+	soon, proved := t.doubt(&refused, accepted)
 	refused.weigh(accepted)
 	given, err := t.giveUp(ctx, refused)
 	if err != nil {
@@ -38,15 +33,21 @@ func (t *attempt) finish(ctx context.Context, again bool) error {
 	if err := t.bury(ctx, dead); err != nil {
 		return err
 	}
-	if accepted == 0 {
+	if accepted == 0 && !proved {
 		t.doubts.buried(t.lease.Topic, len(refused.doubtful))
+	}
+	if err := t.giveBack(ctx); err != nil {
+		return err
 	}
 	left := refused.whole
 	if left == nil && len(refused.alone) > len(given) {
 		left = refused.alone[0].Err
 	}
-	if t.Recovering {
-		return t.recovered(ctx, refused, left, accepted == 0, stopped, again)
+	switch {
+	case again && refused.whole == nil && soon != nil:
+		return t.goOn(ctx, soon)
+	case t.Recovering:
+		return t.recovered(ctx, refused, cmp.Or(left, soon), accepted == 0, stopped, again)
 	}
 	if left == nil || !again {
 		return t.release(ctx, nil)

@@ -95,15 +95,15 @@ func (t *attempt) goesTo() string {
 // release frees all lanes that are still this attempt's, but for some.
 func (t *attempt) release(ctx context.Context, keep []int16) error {
 	t.mu.Lock()
-	next := maps.Clone(t.next)
+	read := relay.Read{Next: maps.Clone(t.read.Next), Last: t.read.Last}
 	for ref := range t.open {
-		next[ref.Lane] = min(next[ref.Lane], ref.ID)
+		read.Next[ref.Lane] = min(read.Next[ref.Lane], ref.ID)
 	}
 	t.mu.Unlock()
 	for _, lane := range keep {
-		delete(next, lane)
+		delete(read.Next, lane)
 	}
-	return t.cfg.Store.Release(ctx, t.lease, next)
+	return t.cfg.Store.Release(ctx, t.lease, read)
 }
 
 // concurrency is how many requests may be under way: half as many after every

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -25,6 +26,9 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 			if ctx.Err() != nil {
 				return nil // stopped; whoever stopped it knows why
 			}
+			if errors.Is(err, relay.ErrClaimLost) {
+				t.stop(err) // what is in hand is in other hands, too
+			}
 			return err
 		}
 		first := firstIDs(page.Events)
@@ -44,7 +48,12 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 		}
 		if len(page.Events) > 0 {
 			lastCame = time.Now()
-			seen = t.raise(lease.LowID, seen, page, first)
+			if seen, err = t.raise(ctx, lease.LowID, seen, page, first); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return err
+			}
 		}
 		if !page.More {
 			if time.Since(lastCame) >= stay {
@@ -64,26 +73,30 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 	}
 }
 
-// mark is how far the lanes had been read, and in which snapshot.
+// mark is how far the lanes had been read, and in which round of the store.
 type mark struct {
-	next map[int16]int64
-	xmax int64
-	at   time.Time
+	relay.Read
+	round int64
 }
 
-// raise moves the place from which pages are read behind what is settled, because
-// while a snapshot is held open somewhere, what is settled is read again each
-// time. It does so once every transaction that was open at the mark has ended, and
-// a page has been read since: then nothing comes below the mark any more but what
-// that page begins with. (The second that it waits is for a transaction that had
-// drawn an id and did not show in the snapshot yet.)
-func (t *attempt) raise(low map[int16]int64, seen mark, page relay.Page, first map[int16]int64) mark {
-	if seen.next != nil {
-		if time.Since(seen.at) < markAge || page.Xmin < seen.xmax {
-			return seen
+// raise advances the low watermark from which pages are read: while a snapshot is held
+// open somewhere, everything settled above it is read again each time. It does so when the
+// mark's round had ended before a page was read from the old low watermark: then nothing
+// comes below the mark any more except what that page begins with. And the database still
+// has to have the event that the mark follows: after a failover it gives the ids below the
+// mark to other events.
+func (t *attempt) raise(ctx context.Context, low map[int16]int64, seen mark, page relay.Page, first map[int16]int64) (mark, error) {
+	if seen.Next != nil {
+		if page.Ended < seen.round {
+			return seen, nil
 		}
-		for lane, next := range seen.next {
+		exists, err := t.cfg.Store.Exists(ctx, seen.Last)
+		if err != nil {
+			return seen, err
+		}
+		for lane, next := range seen.Next {
 			switch id, ok := first[lane]; {
+			case !exists:
 			case ok:
 				low[lane] = min(next, id)
 			case !page.More:
@@ -93,7 +106,7 @@ func (t *attempt) raise(low map[int16]int64, seen mark, page relay.Page, first m
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return mark{next: maps.Clone(t.next), xmax: page.Xmax, at: time.Now()}
+	return mark{relay.Read{Next: maps.Clone(t.read.Next), Last: t.read.Last}, page.Round}, nil
 }
 
 // firstIDs are the lowest ids in each lane of a page.

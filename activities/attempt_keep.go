@@ -3,20 +3,13 @@ package activities
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
-
-// stallLimit is how long an attempt may go without a sign of life of its own. It
-// is half of the heartbeat timeout, after which Temporal gives the batch to
-// another attempt: a process that was stopped for longer renews its lease before
-// it sends another request.
-const stallLimit = 5 * time.Second
 
 // keep heartbeats and renews the lease until keepCtx ends. It stops the attempt
 // when the lease is in other hands or the worker shuts down.
@@ -24,7 +17,7 @@ func (t *attempt) keep(ctx, keepCtx context.Context) {
 	stopped := activity.GetWorkerStopChannel(ctx)
 	ticker := time.NewTicker(heartbeatEvery)
 	defer ticker.Stop()
-	renewed := time.Now()
+	renewed := t.clock.Now()
 	for {
 		select {
 		case <-keepCtx.Done():
@@ -35,16 +28,16 @@ func (t *attempt) keep(ctx, keepCtx context.Context) {
 		case <-ticker.C:
 			activity.RecordHeartbeat(ctx, t.checkpoint())
 			stalled := t.stalled()
-			if !stalled && time.Since(renewed) < t.cfg.Lease/renewalsPerLease {
+			if !stalled && t.clock.Since(renewed) < t.cfg.Lease/timing.RenewalsPerLease {
 				t.alive()
 				continue
 			}
-			before := time.Now()
+			before := t.clock.Now()
 			switch err := t.cfg.Store.Renew(keepCtx, t.lease, t.lanes()); {
 			case err == nil:
 				renewed = before
 				t.mu.Lock()
-				t.leaseEnd, t.seenAlive = before.Add(t.cfg.Lease), time.Now()
+				t.leaseFrom, t.seenAlive = before, t.clock.Now()
 				t.mu.Unlock()
 			case errors.Is(err, relay.ErrClaimLost):
 				t.stop(err)
@@ -60,24 +53,27 @@ func (t *attempt) keep(ctx, keepCtx context.Context) {
 func (t *attempt) alive() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.seenAlive = time.Now()
+	t.seenAlive = t.clock.Now()
 }
 
 func (t *attempt) stalled() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return time.Since(t.seenAlive) > stallLimit
+	return t.clock.Since(t.seenAlive) > timing.StallLimit
 }
 
-// deadline is when this attempt must have fallen silent: at once if it was
-// stalled, because the batch may have been given to another since.
+// deadline is when this attempt must have fallen silent. It is in the past if the lease
+// is over, or if the attempt stood still: the batch may have been given to another
+// since. Both are measured with a clock that goes on while the machine is suspended.
+// The instant itself is one of Go's clock, which does not: a request that is under way
+// when the machine is suspended may still arrive when it wakes up.
 func (t *attempt) deadline() time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if time.Since(t.seenAlive) > stallLimit {
-		return t.seenAlive
+	now := t.clock.Now()
+	left := t.cfg.Lease - timing.LeaseMargin - now.Since(t.leaseFrom)
+	if left <= 0 || now.Since(t.seenAlive) > timing.StallLimit {
+		return time.Now().Add(-time.Second)
 	}
-	return t.leaseEnd.Add(-leaseMargin)
+	return time.Now().Add(left)
 }
-
-func (t *attempt) lanes() []int16 { return slices.Sorted(maps.Keys(t.lease.LowID)) }

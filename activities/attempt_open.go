@@ -27,7 +27,7 @@ func (t *attempt) opened(page relay.Page, asked time.Time, blocked map[relay.Cha
 		// low, whatever the difference between the two clocks.
 		t.open[e.Ref] = unsettled{bytes: len(e.Payload), born: asked.Add(e.CreatedAt.Sub(page.At))}
 		t.openBytes += len(e.Payload)
-		t.next[e.Lane] = max(t.next[e.Lane], e.ID+1)
+		t.read.Loaded(e.Ref)
 		if err := unsendable(e, blocked); err != nil {
 			refused = append(refused, relay.Outcome{Ref: e.Ref, Err: err})
 			t.refused.add(refused[len(refused)-1])
@@ -55,7 +55,7 @@ func unsendable(e relay.Event, blocked map[relay.Chain]int64) *relay.PublishErro
 	case e.EventID == "":
 		return &relay.PublishError{
 			Code: relay.CodeEventMissing, Class: relay.ClassPoison,
-			Message: fmt.Sprintf("event %d is pending but no longer in outbox.event", e.ID),
+			Message: fmt.Sprintf("event %d is pending, and two looks did not find it in outbox.event", e.ID),
 		}
 	case isBlocked && e.ID > first:
 		return &relay.PublishError{

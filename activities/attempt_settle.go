@@ -3,6 +3,10 @@ package activities
 import (
 	"context"
 	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // settle settles what is acknowledged until sent is closed and nothing is left.
@@ -47,7 +51,7 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 	t.mu.Lock()
 	t.settling, t.acked = t.acked, nil
 	t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	ctx, cancel := context.WithTimeout(ctx, timing.SettlePatience)
 	defer cancel()
 	for wait := 50 * time.Millisecond; ; wait *= 2 {
 		err := t.cfg.Store.Settle(ctx, t.lease.Topic, t.settling)
@@ -70,3 +74,41 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 	signal(t.settled)
 	return nil
 }
+
+// handOver gives the ledger the acknowledgements that this attempt has not settled. The
+// heartbeat has them too: the next attempt may begin on another worker, or this worker
+// may die.
+func (t *attempt) handOver(ctx context.Context) {
+	left := t.checkpoint().Unsettled
+	if len(left) == 0 {
+		return
+	}
+	t.ledger.add(t.lease.Topic, left)
+	activity.GetLogger(ctx).Warn("acknowledged events could not be settled; the worker keeps them and settles them when the database answers",
+		"topic", t.lease.Topic, "events", len(left))
+}
+
+// othersHaveSettled gives the worker of the lanes' last attempt time to settle, if that
+// attempt has not given them back. The database answers that worker as well as this one.
+// It reports false if ctx ends before.
+func (t *attempt) othersHaveSettled(ctx context.Context) bool {
+	t.mu.Lock()
+	wait := t.mustWait()
+	t.mu.Unlock()
+	if !wait {
+		return true
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(timing.SettleGrace):
+	}
+	t.mu.Lock()
+	t.last.Waited = true
+	t.mu.Unlock()
+	return true
+}
+
+// mustWait reports whether another worker may have something to settle in the batch's
+// lanes. A recovery's batch has been loaded by the relay before.
+func (t *attempt) mustWait() bool { return t.Batch.Settling && !t.Recovering && !t.last.Waited }

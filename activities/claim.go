@@ -2,11 +2,13 @@ package activities
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // ClaimRequest asks for batches and says how long to wait for the first.
@@ -36,17 +38,13 @@ type ClaimResult struct {
 	MoreTopics int `json:"moreTopics,omitempty"`
 }
 
-// claimHeartbeatEvery is how often a claim that waits shows that it lives: well within
-// Temporal's heartbeat timeout. An outbox in which nothing happens costs on Temporal
-// Cloud what its claims heartbeat, and little else.
-const claimHeartbeatEvery = 4 * time.Second
-
 // pollShare is how much of its time a poll may spend in the database: one part
 // in so many. An outbox with many topics is polled less often, not harder.
 const pollShare = 5
 
 // ClaimBatches waits until something is pending, and claims it. It answers with
-// nothing when the wait is over, or at once when the worker shuts down.
+// nothing when the wait is over, or at once when the worker shuts down. It leaves out
+// topics of which this worker has acknowledgements to settle.
 //
 // About every ten seconds it also looks at all topics, if no other worker has. What it
 // sees goes along with the next answer; only if a topic has come to need somebody, or no longer does, it
@@ -60,12 +58,16 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	by := run + "/" + info.ActivityID
 	if info.Attempt > 1 {
 		// The attempt before may have claimed and then lost its answer.
-		if held, err := a.cfg.Store.Claimed(ctx, by); err != nil || len(held) > 0 {
+		held, err := a.cfg.Store.Claimed(ctx, by)
+		// What has to be settled first expires, and is claimed again.
+		unsettled := a.ledger.waiting()
+		held = slices.DeleteFunc(held, func(b relay.Batch) bool { return slices.Contains(unsettled, b.Topic) })
+		if err != nil || len(held) > 0 {
 			return ClaimResult{Batches: held}, failure(ctx, err, nil)
 		}
 	}
 	stop := activity.GetWorkerStopChannel(ctx)
-	heartbeat := every(claimHeartbeatEvery)
+	heartbeat := every(timing.ClaimHeartbeatEvery)
 	for deadline := time.Now().Add(r.Wait); ; {
 		a.sampler.lookWhenDue(func(every time.Duration) sample { return a.look(ctx, every) })
 		looked := time.Now()

@@ -28,7 +28,7 @@ func (d *doubts) believe(topic string, n, accepted int) bool {
 		if d.accepted == nil {
 			d.accepted = make(map[string]time.Time)
 		}
-		d.accepted[topic] = time.Now()
+		d.accepted[topic] = time.Now().Round(0) // the time of day, which counts suspension
 		delete(d.believed, topic)
 	}
 	return n == 0 || accepted > 0 || d.believed[topic]+n <= doubtLimit

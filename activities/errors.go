@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // Types of the failures that the relay's activities end with, beside the codes
@@ -25,6 +26,9 @@ const (
 	TypeStopped = "Stopped"
 	// TypeOperationOver: an operation was ended, or is not on record. Not retried.
 	TypeOperationOver = "OperationOver"
+	// TypeOperationElsewhere: an operation on record is not where this attempt believed it
+	// to be. The next attempt reads the place on record.
+	TypeOperationElsewhere = "OperationElsewhere"
 )
 
 // maxFailureText caps a failure's text. Temporal replaces a failure of more than
@@ -56,6 +60,8 @@ func failure(ctx context.Context, err error, details any) error {
 	case errors.Is(err, relay.ErrOperationOver), errors.Is(err, relay.ErrUnknownOperation):
 		o.NonRetryable = true
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeOperationOver, o)
+	case errors.Is(err, relay.ErrOperationElsewhere):
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeOperationElsewhere, o)
 	case errors.Is(err, relay.ErrStopped):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeStopped, o)
 	case errors.As(err, &refused):
@@ -71,17 +77,11 @@ func failure(ctx context.Context, err error, details any) error {
 	}
 }
 
-// After the database was away, attempts come as often as this at least. A destination
-// is given more time: it is somebody else's, while everything here waits for the
-// database.
-const (
-	databaseFirst = 500 * time.Millisecond
-	databaseMost  = 4 * time.Second
-)
-
-// databaseDelay is the pause before the attempt that follows one of that number.
+// databaseDelay is the pause before the attempt that follows one of that number, after
+// the database was away. A destination is given more time: it is somebody else's, while
+// everything here waits for the database.
 func databaseDelay(attempt int32) time.Duration {
-	return min(databaseMost, databaseFirst<<min(attempt-1, 10))
+	return min(timing.DatabaseRetryMost, timing.DatabaseRetryFirst<<min(attempt-1, 10))
 }
 
 func text(err error) string {

@@ -29,18 +29,23 @@ type store struct {
 	pending  []relay.Event // ascending
 	settled  []relay.Ref
 	released map[int16]int64
-	renewed  [][]int16
-	loads    int
-	open     int // most events in hand at a load
-	readAt   time.Time
+	// overHeads counts claims that were released whoever held them.
+	overHeads int
+	renewed   [][]int16
+	loads     int
+	open      int // most events in hand at a load
+	readAt    time.Time
 
 	claim      func(n int) ([]relay.Batch, error)
+	asked      relay.ClaimRequest // the last one
 	claims     int
 	earlier    []relay.Batch
 	settleErr  func() error
 	loadErr    func(n int) error
 	renewErr   error
 	highestErr error
+	existsErr  error
+	replaced   bool // by an earlier state, which has none of its events
 	takeOverIs error
 	pausedBy   string // an operator
 	takingOver func(ctx context.Context) error
@@ -52,16 +57,22 @@ type store struct {
 	blocked       map[relay.Chain]int64
 	pauses        []string
 
+	probes   []relay.Probe
+	probeErr error
+	free     map[int16]int64 // lanes that nobody holds
+	heads    bool            // pages and probes have the first event of each key only
+
 	topics  func(n int) ([]relay.TopicState, error)
 	samples int
 	turn    func(by string, every time.Duration) (taken bool, wait time.Duration, err error)
 	waits   []time.Duration // for the next turn, of samples that took long
 }
 
-func (s *store) Claim(_ context.Context, _ relay.ClaimRequest) ([]relay.Batch, error) {
+func (s *store) Claim(_ context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.claims++
+	s.asked = r
 	if s.claim == nil {
 		return nil, nil
 	}
@@ -85,7 +96,7 @@ func (s *store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error
 	for _, lane := range b.Lanes {
 		low[lane] = 0
 	}
-	return relay.Lease{Topic: b.Topic, LowID: low, PausedBy: s.pausedBy}, nil
+	return relay.Lease{Topic: b.Topic, Holder: "h", LowID: low, PausedBy: s.pausedBy}, nil
 }
 
 func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
@@ -100,10 +111,15 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 	}
 	page := relay.Page{At: s.readAt}
 	perLane := max(1, events/len(l.LowID))
+	keys := map[string]bool{}
 	for _, lane := range slices.Sorted(maps.Keys(l.LowID)) {
 		got := 0
 		for _, e := range s.pending {
-			if e.Lane == lane && got < perLane && (l.UpTo == 0 || e.ID <= l.UpTo) && !slices.Contains(inHand, e.Ref) {
+			if s.heads && keys[e.Key] {
+				continue
+			}
+			keys[e.Key] = true
+			if e.Lane == lane && got < perLane && (l.UpTo.ID == 0 || e.ID <= l.UpTo.ID) && !slices.Contains(inHand, e.Ref) {
 				page.Events = append(page.Events, e)
 				got++
 			}
@@ -113,21 +129,57 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 	return page, nil
 }
 
-func (s *store) Highest(_ context.Context, l relay.Lease) (id int64, err error) {
+func (s *store) Exists(_ context.Context, r relay.Ref) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.replaced, s.existsErr
+}
+
+func (s *store) Borrow(_ context.Context, _ relay.Batch, _ relay.Lease) (map[int16]int64, error) {
+	return s.free, nil
+}
+
+func (s *store) Probe(_ context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (probed relay.Probed, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.probes = append(s.probes, p)
+	if s.probeErr != nil {
+		return probed, s.probeErr
+	}
+	var found []relay.Event
+	for _, e := range s.pending {
+		_, mine := l.LowID[e.Lane]
+		if mine && !s.heads && (p.Newest || e.ID > p.After) && !slices.Contains(inHand, e.Ref) {
+			found = append(found, e)
+		}
+	}
+	if p.Newest {
+		found = found[max(0, len(found)-p.Events):]
+	} else if len(found) > p.Events {
+		found = found[:p.Events]
+	}
+	probed.At, probed.Events = s.readAt, found
+	if len(found) == p.Events {
+		probed.Next = found[len(found)-1].ID
+	}
+	return probed, nil
+}
+
+func (s *store) Highest(_ context.Context, l relay.Lease) (b relay.Bound, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.pending {
 		if _, mine := l.LowID[e.Lane]; mine {
-			id = max(id, e.ID)
+			b.ID = max(b.ID, e.ID)
 		}
 	}
-	return id, s.highestErr
+	return b, s.highestErr
 }
 
 func (s *store) Settle(_ context.Context, _ string, done []relay.Ref) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.settleErr != nil {
+	if s.settleErr != nil && len(done) > 0 {
 		if err := s.settleErr(); err != nil {
 			return err
 		}
@@ -146,10 +198,10 @@ func (s *store) Renew(_ context.Context, _ relay.Lease, lanes []int16) error {
 	return s.renewErr
 }
 
-func (s *store) Release(_ context.Context, _ relay.Lease, next map[int16]int64) error {
+func (s *store) Release(_ context.Context, _ relay.Lease, read relay.Read) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.released = maps.Clone(next)
+	s.released = maps.Clone(read.Next)
 	return nil
 }
 
@@ -249,7 +301,27 @@ func (s *store) sampled() int {
 	return s.samples
 }
 
-func (s *store) ReleaseClaim(context.Context, relay.Batch) error { return nil }
+func (s *store) ReleaseClaim(context.Context, relay.Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.overHeads++
+	return nil
+}
+
+// away makes settlements fail, or succeed again.
+func (s *store) away(away bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.settleErr = nil; away {
+		s.settleErr = func() error { return errAway }
+	}
+}
+
+func (s *store) settledEvents() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.settled)
+}
 
 // releasedLanes are the lanes of the last release.
 func (s *store) releasedLanes() []int16 {
@@ -262,7 +334,7 @@ func (s *store) releasedLanes() []int16 {
 func (s *store) fill(n int, lanes ...int16) {
 	for i := range n {
 		s.pending = append(s.pending, relay.Event{
-			Ref:     relay.Ref{ID: int64(i + 1), Lane: lanes[i%len(lanes)]},
+			Ref:     relay.Ref{ID: int64(i + 1), Lane: lanes[i%len(lanes)], At: int64(1000 + i)},
 			EventID: "e", Payload: "secret payload",
 		})
 	}
@@ -277,6 +349,7 @@ type publisher struct {
 	before   func(ctx context.Context, n int, r relay.PublishRequest) // each request
 	hold     func(ctx context.Context)                                // the first
 	err      error                                                    // of everything
+	ordered  bool
 }
 
 func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
@@ -305,6 +378,8 @@ func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.
 }
 
 func (p *publisher) Destination(topic string) string { return "SQS queue " + topic + "-queue" }
+
+func (p *publisher) Ordered(string) bool { return p.ordered }
 
 func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events []relay.Event) {
 	p.mu.Lock()
@@ -341,6 +416,8 @@ type env struct {
 	*Activities
 	store     *store
 	publisher *publisher
+	// recoverFor replaces the time that a recovery's page has.
+	recoverFor time.Duration
 }
 
 func newEnv(t *testing.T) *env {
@@ -354,6 +431,11 @@ func newEnv(t *testing.T) *env {
 	var err error
 	e.Activities, err = New(Config{Store: e.store, Publisher: e.publisher, PollEvery: time.Millisecond})
 	require.NoError(t, err)
+	t.Cleanup(func() { // without another try
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		_, _ = SettleRest(ended, e.Activities)
+	})
 	e.RegisterActivity(e.Activities)
 	return e
 }

@@ -26,7 +26,7 @@ type OperationStore interface {
 	NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (relay.Step, error)
 	Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error
 	Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error)
-	Advance(ctx context.Context, u relay.UnderWay, to relay.Place) error
+	Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error)
 	EndOperation(ctx context.Context, id int64, outcome string, done int64) error
 	EnsureLanes(ctx context.Context, topics []string) error
 }
@@ -92,8 +92,9 @@ func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResu
 	}
 	result := OperateResult{Done: u.Done}
 	defer beat(ctx)()
+	var p pass
 	for until := time.Now().Add(r.For); err == nil && !result.Over && !stopping(ctx); {
-		result, err = a.step(ctx, &u, r.PerSecond)
+		result, err = a.step(ctx, &u, &p, r.PerSecond)
 		if left := time.Until(until); err != nil || left < result.Wait {
 			break // the workflow waits
 		}
@@ -146,8 +147,13 @@ func (a *Activities) bounded(ctx context.Context, u relay.UnderWay) (relay.Under
 	return u, a.cfg.Store.EnsureLanes(ctx, []string{u.Topic})
 }
 
+// pass is one way through the dead letters of an operation.
+type pass struct {
+	moved bool // something, since it began
+}
+
 // step does the next step of an operation, and says how long its rate asks to wait.
-func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond float64) (OperateResult, error) {
+func (a *Activities) step(ctx context.Context, u *relay.UnderWay, p *pass, perSecond float64) (OperateResult, error) {
 	began := time.Now()
 	most := stepEvents
 	if perSecond > 0 {
@@ -160,12 +166,18 @@ func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond floa
 	moved, err := a.move(ctx, *u, step.Moves)
 	u.Done += int64(moved)
 	if err == nil {
-		err = a.cfg.Store.Advance(ctx, *u, step.Next)
+		*u, err = a.cfg.Store.Advance(ctx, *u, step.Next)
 	}
 	if err != nil {
 		return OperateResult{Done: u.Done}, err
 	}
 	u.From = step.Next
+	p.moved = p.moved || moved > 0
+	if u.Kind != relay.Replay && step.Over && p.moved {
+		// Once more from the beginning: the database may have been replaced by an earlier
+		// state of itself, in which some of it is still dead.
+		u.From, p.moved, step.Over = relay.Place{}, false, false
+	}
 	result := OperateResult{Done: u.Done, Over: step.Over}
 	if perSecond > 0 && !step.Over {
 		result.Wait = max(0, time.Duration(float64(moved)/perSecond*float64(time.Second))-time.Since(began))

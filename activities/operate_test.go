@@ -26,13 +26,16 @@ type operations struct {
 	reserved [][]int16
 	places   []relay.Place
 	moveErr  error
+	advanced func(n int)
 }
 
 func (o *operations) Operation(context.Context, int64) (relay.UnderWay, error) { return o.u, nil }
 
 func (o *operations) NextStep(_ context.Context, _ relay.UnderWay, from relay.Place, most int) (relay.Step, error) {
 	n := int(from.ID)
-	return relay.Step{Moves: slices.Clone(o.steps[n][:min(most, len(o.steps[n]))]), Next: relay.Place{ID: from.ID + 1}, Over: n == len(o.steps)-1}, nil
+	step := relay.Step{Moves: slices.Clone(o.steps[n][:min(most, len(o.steps[n]))]), Next: relay.Place{ID: from.ID + 1}, Over: n == len(o.steps)-1}
+	step.Moves = slices.DeleteFunc(step.Moves, func(m relay.Move) bool { return slices.Contains(o.moved, m) })
+	return step, nil
 }
 
 func (o *operations) Reserve(_ context.Context, _ string, lanes []int16, _ time.Duration) error {
@@ -56,9 +59,12 @@ func (o *operations) Move(_ context.Context, _ relay.UnderWay, moves []relay.Mov
 	return lanes, moved, o.moveErr
 }
 
-func (o *operations) Advance(_ context.Context, _ relay.UnderWay, to relay.Place) error {
+func (o *operations) Advance(_ context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error) {
 	o.places = append(o.places, to)
-	return nil
+	if o.advanced != nil {
+		o.advanced(len(o.places))
+	}
+	return u, nil
 }
 
 func onLanes(lanes ...int16) (moves []relay.Move) {
@@ -87,7 +93,21 @@ func TestAnOperationMovesIdleLanesAtOnceAndReservesTheOthersUntilTheirBatchesEnd
 	require.Equal(t, OperateResult{Done: 4, Over: true}, result)
 	require.Equal(t, onLanes(1, 3, 2, 4), o.moved)
 	require.Equal(t, [][]int16{{2}}, o.reserved, "only what is busy, and not at every look")
-	require.Equal(t, []relay.Place{{ID: 1}, {ID: 2}}, o.places, "a step is done when all its lanes are")
+	require.Equal(t, []relay.Place{{ID: 1}, {ID: 2}}, o.places[:2], "a step is done when all its lanes are")
+}
+
+// The database is replaced by an earlier state, in which the first step was not done.
+func TestOperation_EndsOnceAWholePassFindsNothingLeft(t *testing.T) {
+	o := &operations{steps: [][]relay.Move{onLanes(1), onLanes(2)}}
+	o.advanced = func(n int) {
+		if n == 2 {
+			o.moved = slices.DeleteFunc(o.moved, func(m relay.Move) bool { return m.Lane == 1 })
+		}
+	}
+	result, err := redrive(t, o, OperateRequest{For: time.Minute})
+	require.NoError(t, err)
+	require.True(t, result.Over)
+	require.ElementsMatch(t, onLanes(1, 2), o.moved)
 }
 
 func TestAnOperationKeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {

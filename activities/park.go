@@ -18,10 +18,10 @@ func (a *Activities) bound(ctx context.Context, l relay.Lease) (PublishResult, e
 	switch {
 	case err != nil:
 		return PublishResult{}, err
-	case upTo == 0:
-		return PublishResult{}, a.cfg.Store.Release(ctx, l, l.LowID)
+	case upTo.ID == 0:
+		return PublishResult{}, a.cfg.Store.Release(ctx, l, relay.Read{Next: l.LowID})
 	}
-	return PublishResult{ParkUpTo: upTo, More: true}, a.cfg.Store.Keep(ctx, l, slices.Sorted(maps.Keys(l.LowID)))
+	return PublishResult{ParkUpTo: upTo.ID, ParkBefore: upTo.At, More: true}, a.cfg.Store.Keep(ctx, l, slices.Sorted(maps.Keys(l.LowID)))
 }
 
 // parked makes dead letters of everything that was refused. While there was

@@ -79,15 +79,20 @@ func (a *Activities) pace(topic string) func(n int) time.Duration {
 	}
 }
 
-// shares adds the topics that have one claim at a time because they are capped.
+// shares adds the topics that have one claim at a time because they are capped, and
+// those that have none because something of them has to be settled first.
 func (a *Activities) shares(lowered map[string]int) map[string]int {
-	if len(a.paces) == 0 {
+	unsettled := a.ledger.waiting()
+	if len(a.paces)+len(unsettled) == 0 {
 		return lowered
 	}
-	shares := make(map[string]int, len(lowered)+len(a.paces))
+	shares := make(map[string]int, len(lowered)+len(a.paces)+len(unsettled))
 	maps.Copy(shares, lowered)
 	for topic := range a.paces {
 		shares[topic] = 1
+	}
+	for _, topic := range unsettled {
+		shares[topic] = 0
 	}
 	return shares
 }

@@ -3,11 +3,14 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // PublishRequest names a batch to publish.
@@ -35,6 +38,10 @@ type PublishRequest struct {
 	// ParkUpTo is the highest id that may be given up. What is behind it is not even
 	// loaded. 0, as from workflows of an earlier version: whatever is pending.
 	ParkUpTo int64 `json:"parkUpTo,omitempty"`
+	// ParkBefore is the latest time of an event that may be given up. The database may
+	// give an id up to ParkUpTo to a later event, after a failover. Zero, as from workflows
+	// of an earlier version: any time.
+	ParkBefore time.Time `json:"parkBefore,omitzero"`
 }
 
 // PublishResult says what a batch came to, over all attempts. It is also the
@@ -47,11 +54,12 @@ type PublishResult struct {
 	// PausedBy is the operator who has paused the topic: nothing was sent, and the
 	// batch's lanes are released.
 	PausedBy string `json:"pausedBy,omitempty"`
-	// ParkUpTo is how far parking goes, and More says that something may still be
+	// ParkUpTo and ParkBefore are how far parking goes, and More says that something may still be
 	// pending of that. Workers of an earlier version say neither, and have parking go on
 	// while Dead is not 0.
-	ParkUpTo int64 `json:"parkUpTo,omitempty"`
-	More     bool  `json:"more,omitempty"`
+	ParkUpTo   int64     `json:"parkUpTo,omitempty"`
+	ParkBefore time.Time `json:"parkBefore,omitzero"`
+	More       bool      `json:"more,omitempty"`
 	// Destination is where the events were to go. Of a failure only.
 	Destination string `json:"destination,omitempty"`
 }
@@ -66,6 +74,16 @@ type checkpoint struct {
 	Throttled int         `json:"throttled,omitempty"`              // attempts
 	Fruitless int         `json:"attemptsWithoutSuccess,omitempty"` // in a row
 	Unsettled []relay.Ref `json:"unsettled,omitempty"`
+	// Waited says that the workers of earlier claims have had their time to settle.
+	Waited bool `json:"waited,omitempty"`
+	// ProbedTo is the id behind which the next attempt of a recovery probes.
+	ProbedTo int64 `json:"probedTo,omitempty"`
+	// DoubtedTo is the id up to which everything was refused alike or is behind an event
+	// of its key that was, and ProvedAt the time at which another event was accepted.
+	DoubtedTo int64     `json:"doubtedTo,omitempty"`
+	ProvedAt  time.Time `json:"provedAt,omitzero"`
+	// GivenUp is how many events became dead letters because nothing else could be sent.
+	GivenUp int `json:"givenUp,omitempty"`
 }
 
 // PublishBatch publishes what is pending in a batch's lanes and settles it as it
@@ -81,29 +99,46 @@ type checkpoint struct {
 // something about the destination, and when nothing got through in three
 // attempts.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
-	began := time.Now()
+	began, arrived := time.Now(), a.clock.Now()
 	// Before it heartbeats. What takes longer leaves nothing behind that another
 	// attempt, which Temporal may have begun meanwhile, would have to share.
-	prepareCtx, prepared := context.WithTimeout(ctx, stallLimit)
+	prepareCtx, prepared := context.WithTimeout(ctx, timing.StallLimit)
 	defer prepared()
 	var last checkpoint
 	if activity.HasHeartbeatDetails(ctx) {
 		if err := activity.GetHeartbeatDetails(ctx, &last); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
+		// An earlier version noted no times, and the database may have been replaced since:
+		// such an id may be another event's.
+		last.Unsettled = slices.DeleteFunc(last.Unsettled, func(r relay.Ref) bool { return r.At == 0 })
 		// Ours replaces it at the first heartbeat, so it is settled before that.
 		if err := a.cfg.Store.Settle(prepareCtx, r.Batch.Topic, last.Unsettled); err != nil {
+			a.ledger.add(r.Batch.Topic, last.Unsettled) // the run may end, and its heartbeats with it
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}
-	leaseFrom := time.Now()
+	// Nothing is loaded that this worker knows to be published.
+	if err := a.ledger.settle(prepareCtx, r.Batch.Topic, r.Batch.Lanes); err != nil {
+		return PublishResult{}, failure(ctx, err, nil)
+	}
+	leaseFrom := a.clock.Now()
+	if leaseFrom.Since(arrived) > timing.StallLimit {
+		// The machine was suspended, and another attempt may have the batch already.
+		return PublishResult{}, failure(ctx, fmt.Errorf("%w: the machine stood still", relay.ErrStopped), nil)
+	}
 	lease, err := a.cfg.Store.TakeOver(prepareCtx, r.Batch)
 	if err != nil {
 		a.countLost(r.Batch.Topic, err)
 		return PublishResult{}, failure(ctx, err, nil)
 	}
 	if lease.PausedBy != "" {
-		err := a.cfg.Store.Release(prepareCtx, lease, lease.LowID)
+		var err error
+		if r.Batch.Settling { // the next claim is to know it as well
+			err = a.cfg.Store.ReleaseClaim(prepareCtx, r.Batch)
+		} else {
+			err = a.cfg.Store.Release(prepareCtx, lease, relay.Read{Next: lease.LowID})
+		}
 		result := PublishResult{Published: last.Published, Dead: last.Dead, Throttled: last.Throttled, PausedBy: lease.PausedBy}
 		return result, failure(ctx, err, result)
 	}
@@ -122,11 +157,16 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		return result, failure(ctx, err, nil)
 	}
 	t := a.newAttempt(r, lease, leaseFrom, last)
+	t.seenAlive = arrived
 	t.workflowID = activity.GetInfo(ctx).WorkflowExecution.ID
-	requests, err := t.run(ctx, began.Add(min(r.For, a.cfg.BatchFor)))
+	until := began.Add(min(r.For, a.cfg.BatchFor))
+	if t.mustWait() {
+		until = until.Add(timing.SettleGrace)
+	}
+	requests, err := t.run(ctx, until)
 	a.countLost(r.Batch.Topic, err)
 	end := t.checkpoint()
-	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, More: t.mayHoldMore()}
+	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, ParkBefore: r.ParkBefore, More: t.mayHoldMore()}
 	if cause := context.Cause(ctx); err == nil &&
 		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {
 		err = ctx.Err() // it has to end as an attempt, not as done

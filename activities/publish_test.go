@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 func asApplicationError(t *testing.T, err error) *temporal.ApplicationError {
@@ -138,7 +139,7 @@ func TestABatchSendsOnlyALittleLongerThanItLoads(t *testing.T) {
 	var r PublishResult
 	require.NoError(t, v.Get(&r))
 	require.Less(t, r.Published, 100)
-	require.Less(t, time.Since(began), 3*sendGrace)
+	require.Less(t, time.Since(began), 7*time.Second, "all of it takes 7.5 s")
 	require.Equal(t, map[int16]int64{1: int64(r.Published + 1)}, e.store.released, "what was not sent is for the next claim")
 }
 
@@ -234,8 +235,8 @@ func TestTheDeadlineOfRequestsIsTheLeasesEndLessAMargin(t *testing.T) {
 	e.store.fill(1, 1)
 	began := time.Now()
 	e.publisher.before = func(_ context.Context, _ int, r relay.PublishRequest) {
-		require.WithinDuration(t, began.Add(60*time.Second-leaseMargin), r.Deadline(), 2*time.Second)
-		require.False(t, r.Deadline().After(time.Now().Add(60*time.Second-leaseMargin)))
+		require.WithinDuration(t, began.Add(timing.Lease-timing.LeaseMargin), r.Deadline(), 2*time.Second)
+		require.False(t, r.Deadline().After(time.Now().Add(timing.Lease-timing.LeaseMargin)))
 	}
 	_, err := e.publish(t, 1)
 	require.NoError(t, err)
@@ -289,8 +290,8 @@ func TestAfterItsDatabaseWasAwayABatchIsTriedWithinSeconds(t *testing.T) {
 	e.store.fill(10, 1)
 	e.store.loadErr = func(int) error { return errors.New("load events: connection refused") }
 	_, err := e.publish(t, 1)
-	require.Equal(t, databaseFirst, asApplicationError(t, err).NextRetryDelay())
-	for attempt, want := range map[int32]time.Duration{2: time.Second, 4: databaseMost, 5: databaseMost, 1 << 30: databaseMost} {
+	require.Equal(t, timing.DatabaseRetryFirst, asApplicationError(t, err).NextRetryDelay())
+	for attempt, want := range map[int32]time.Duration{2: time.Second, 4: timing.DatabaseRetryMost, 5: timing.DatabaseRetryMost, 1 << 30: timing.DatabaseRetryMost} {
 		require.Equal(t, want, databaseDelay(attempt))
 	}
 }
@@ -363,25 +364,53 @@ func TestErrorsOfTemporalItselfStayAsTheyAre(t *testing.T) {
 	require.ErrorAs(t, failure(t.Context(), errors.New("x"), nil), &app)
 }
 
-func TestAMarkIsUsedOnlyWhenEveryTransactionThatWasOpenHasEnded(t *testing.T) {
-	a := new(Activities).newAttempt(PublishRequest{}, relay.Lease{LowID: map[int16]int64{1: 1}}, time.Now(), checkpoint{})
+func TestRaise_UsesAMarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
+	store := &store{}
+	a := &Activities{cfg: Config{Store: store}}
 	low := map[int16]int64{1: 1}
+	attempt := a.newAttempt(PublishRequest{}, relay.Lease{LowID: low}, timing.Reading{}, checkpoint{})
 	beyond := map[int16]int64{1: 1000}
-	a.next[1] = 100
-	seen := a.raise(low, mark{}, relay.Page{Xmin: 50, Xmax: 60}, beyond)
+	raise := func(seen mark, page relay.Page, first map[int16]int64) mark {
+		t.Helper()
+		seen, err := attempt.raise(t.Context(), low, seen, page, first)
+		require.NoError(t, err)
+		return seen
+	}
+	attempt.read.Loaded(relay.Ref{ID: 99, Lane: 1, At: 7})
+	noted := raise(mark{}, relay.Page{Round: 5, Ended: 4}, beyond)
 	require.Equal(t, int64(1), low[1])
 
-	a.next[1] = 200
-	seen = a.raise(low, seen, relay.Page{Xmin: 60, Xmax: 70}, beyond)
-	require.Equal(t, int64(1), low[1], "too young")
-	seen.at = seen.at.Add(-markAge)
-	seen = a.raise(low, seen, relay.Page{Xmin: 59, Xmax: 70}, beyond)
-	require.Equal(t, int64(1), low[1], "a transaction of then is still open")
-	again := a.raise(low, seen, relay.Page{Xmin: 60, Xmax: 70, More: true}, nil)
+	attempt.read.Loaded(relay.Ref{ID: 199, Lane: 1, At: 8})
+	require.Equal(t, noted, raise(noted, relay.Page{Round: 6, Ended: 4}, beyond))
+	require.Equal(t, int64(1), low[1], "a writer of its round still writes")
+	again := raise(noted, relay.Page{Round: 6, Ended: 5, More: true}, nil)
 	require.Equal(t, int64(1), low[1], "the page says nothing of this lane")
-	require.Equal(t, int64(70), again.xmax)
-	a.raise(low, seen, relay.Page{Xmin: 60, Xmax: 70}, map[int16]int64{1: 42})
-	require.Equal(t, int64(42), low[1], "what came late is not skipped")
-	a.raise(low, seen, relay.Page{Xmin: 60, Xmax: 70}, beyond)
+	require.Equal(t, mark{relay.Read{Next: map[int16]int64{1: 200}, Last: relay.Ref{ID: 199, Lane: 1, At: 8}}, 6}, again)
+	store.replaced = true
+	raise(noted, relay.Page{Round: 6, Ended: 5}, beyond)
+	require.Equal(t, int64(1), low[1], "the database gives these ids again")
+	store.replaced = false
+	raise(noted, relay.Page{Round: 6, Ended: 5}, map[int16]int64{1: 42})
+	require.Equal(t, int64(42), low[1], "an event that came late is not skipped")
+	raise(noted, relay.Page{Round: 6, Ended: 5}, beyond)
 	require.Equal(t, int64(100), low[1], "as far as had been read then, not now")
+}
+
+func TestPublishBatch_SettlesNothingOfAHeartbeatWithoutTimes(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(4, 1)
+	e.SetHeartbeatDetails(map[string]any{"published": 2, "unsettled": []map[string]any{{"id": 1, "lane": 1}, {"id": 2, "lane": 1, "at": 1001}}})
+	_, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, int64(2), e.store.settled[0].ID, "the other id may be another event's now")
+	require.Len(t, e.publisher.sent, 3)
+}
+
+func TestPublishBatch_StopsWhenItsLeaseIsGoneFromTheDatabase(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(4, 1)
+	e.store.loadErr = func(int) error { return relay.ErrClaimLost }
+	_, err := e.publish(t, 1)
+	require.Equal(t, TypeClaimLost, asApplicationError(t, err).Type())
+	require.Empty(t, e.publisher.sent)
 }

@@ -39,7 +39,7 @@ func (e *env) sampled(t *testing.T, n int) {
 		e.sampler.mu.Lock()
 		defer e.sampler.mu.Unlock()
 		return e.store.sampled() >= n && !e.sampler.busy
-	}, 5*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 	e.sampleEvery(time.Hour)
 }
 
@@ -94,11 +94,10 @@ func TestAnIdleClaimWaitsItsTimeUnlessATopicNeedsSomebody(t *testing.T) {
 			_, err := e.claim(t, 0)
 			require.NoError(t, err)
 			state(c.after)
-			claims, began := e.store.claims, time.Now()
-			r, err := e.claim(t, 300*time.Millisecond)
+			claims := e.store.claims
+			r, err := e.claim(t, time.Second)
 			require.NoError(t, err)
-			require.Equal(t, c.early, time.Since(began) < 200*time.Millisecond)
-			require.Equal(t, c.early, e.store.claims-claims == 1)
+			require.Equal(t, c.early, e.store.claims-claims == 1, "it looks again for as long as it waits")
 			require.Len(t, r.Topics, 1, "the answer brings it along, early or not")
 		})
 	}
@@ -121,7 +120,7 @@ func TestASampleThatTakesItsTimeOrFailsDelaysNoClaim(t *testing.T) {
 		require.Empty(t, r.Topics)
 	}
 	claim()
-	require.Eventually(t, func() bool { return e.store.sampled() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return e.store.sampled() == 1 }, 30*time.Second, time.Millisecond)
 	claim()
 	claim()
 	require.Equal(t, 1, e.store.sampled(), "one at a time")
@@ -137,9 +136,11 @@ func TestSamplingTakesAtMostATwentiethOfTheTime(t *testing.T) {
 		return nil, nil
 	})
 	began := time.Now()
-	_, err := e.claim(t, 500*time.Millisecond)
-	require.NoError(t, err)
-	require.Greater(t, e.store.sampled(), 1)
+	for e.store.sampled() < 3 {
+		require.Less(t, time.Since(began), 30*time.Second)
+		_, err := e.claim(t, 200*time.Millisecond)
+		require.NoError(t, err)
+	}
 	require.LessOrEqual(t, e.store.sampled(), 1+int(time.Since(began)/(sampleShare*looking)))
 }
 

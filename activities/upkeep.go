@@ -11,8 +11,7 @@ type PartitionsRequest struct {
 	Days int `json:"days"`
 }
 
-// EnsurePartitions makes the partitions of today and the next days, and moves what
-// the default partition has caught into partitions of its own.
+// EnsurePartitions makes the partitions of today and the next days.
 func (a *Activities) EnsurePartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
 	defer beat(ctx)()
 	done, err := a.cfg.Store.MakePartitions(ctx, r.Days, nil)
@@ -20,7 +19,8 @@ func (a *Activities) EnsurePartitions(ctx context.Context, r PartitionsRequest) 
 }
 
 // DropExpiredPartitions drops the partitions of days that ended that many days ago
-// and of which nothing is pending or dead.
+// and of which nothing is pending or dead, and deletes such days' events from the default
+// partition.
 func (a *Activities) DropExpiredPartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
 	defer beat(ctx)()
 	done, err := a.cfg.Store.DropPartitions(ctx, r.Days, nil)

@@ -28,16 +28,22 @@ END $$;
 GRANT USAGE ON SCHEMA outbox TO outbox_producer;
 GRANT INSERT (event_id, topic, key, type, payload, content_type, attributes)
     ON outbox.event TO outbox_producer;
+-- The CHECK of the table calls these with the producer's rights.
+GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb),
+    outbox.event_is_valid(text, text, text, text, text, timestamptz, jsonb) TO outbox_producer;
 
 -- The relay reads events and never changes them.
 GRANT USAGE ON SCHEMA outbox TO outbox_relay;
 GRANT SELECT ON outbox.event, outbox.status TO outbox_relay;
 GRANT SELECT, INSERT, DELETE ON outbox.pending, outbox.dead_letter, outbox.discarded TO outbox_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic, outbox.refusal TO outbox_relay;
-GRANT SELECT, UPDATE ON outbox.sample TO outbox_relay;
+GRANT SELECT, UPDATE ON outbox.sample, outbox.round TO outbox_relay;
 -- Who did what and why is written once; how far it is, as it goes on.
 GRANT SELECT, INSERT, UPDATE (workflow_id, done, next_after, lanes_after, finished_at, outcome) ON outbox.operation TO outbox_relay;
 
 -- It makes the partitions of days to come and drops those that nobody needs any
 -- more, through functions that run as the owner.
-GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught() TO outbox_relay;
+GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught(),
+    outbox.delete_caught(date, bigint) TO outbox_relay;
+-- Workers of the version before decide with it when the low watermark advances.
+GRANT EXECUTE ON FUNCTION outbox.mark_is_safe(timestamptz, xid8) TO outbox_relay;

@@ -27,8 +27,8 @@ var files embed.FS
 var RolesSQL string
 
 // PartitionsAhead is how many days beyond today Migrate makes partitions for.
-// Days without one fall into the default partition, which works but makes
-// retention wait for them to be moved.
+// Events of days without one are kept in the default partition until they expire:
+// retention deletes them there one by one, which costs more than to drop a partition.
 const PartitionsAhead = 14
 
 // Result says what a migration changed.
@@ -47,6 +47,9 @@ func (r Result) Changed() bool { return r.From != r.To || r.Partitions > 0 }
 // and a direct connection: behind PgBouncer in transaction mode the lock that
 // keeps two migrations apart does not hold.
 //
+// A migration that needs a table of the producers waits 50 ms at most for their
+// transactions, lets them pass and tries again, for Patience.
+//
 // The roles of RolesSQL are not created here, because roles belong to the whole
 // server and many teams manage them elsewhere.
 func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
@@ -60,6 +63,9 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	}
 	m, err := migrate.NewMigrator(ctx, conn, "outbox.schema_version")
 	if err != nil {
+		return Result{}, fmt.Errorf("prepare migration: %w", err)
+	}
+	if err := identify(ctx, conn); err != nil {
 		return Result{}, fmt.Errorf("prepare migration: %w", err)
 	}
 	sub, err := fs.Sub(files, "migrations")
@@ -77,7 +83,7 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	if r.From > r.To {
 		return r, fmt.Errorf("the database is at schema version %d and this program knows only %d: use the newer release that migrated it", r.From, r.To)
 	}
-	if err := m.Migrate(ctx); err != nil {
+	if err := migrateWhenFree(ctx, conn, m); err != nil {
 		return r, fmt.Errorf("migrate from version %d: %w", r.From, err)
 	}
 	r.Partitions, err = MakePartitions(ctx, conn, PartitionsAhead)
@@ -88,14 +94,117 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 // from tern's own, which Migrate takes inside it.
 const lockNumber = int64(0x6f7574626f78) // "outbox"
 
+// lock asks again and again instead of waiting inside one statement: an index that is
+// built concurrently waits for every statement that is under way, so the two would wait
+// for each other.
 func lock(ctx context.Context, conn *pgx.Conn) (unlock func(), err error) {
-	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, lockNumber); err != nil {
-		return nil, fmt.Errorf("wait for other migrations: %w", err)
+	for locked := false; !locked; {
+		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, lockNumber).Scan(&locked); err != nil {
+			return nil, fmt.Errorf("wait for other migrations: %w", err)
+		}
+		if !locked {
+			if err := pause(ctx); err != nil {
+				return nil, fmt.Errorf("wait for other migrations: %w", err)
+			}
+		}
 	}
 	return func() {
 		// If this fails the connection is gone, and the lock with it.
 		_, _ = conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, lockNumber)
 	}, nil
+}
+
+// Patience is how long Migrate tries to get the lock that one migration needs. A
+// transaction that uses the outbox's tables for longer must end first.
+const Patience = 5 * time.Minute
+
+// migrateWhenFree runs the migrations that are missing. Each is done completely or not
+// at all, so one that found a table in use is simply tried again.
+func migrateWhenFree(ctx context.Context, conn *pgx.Conn, m *migrate.Migrator) error {
+	for deadline := time.Now().Add(Patience); ; {
+		before, err := m.GetCurrentVersion(ctx)
+		if err != nil {
+			return fmt.Errorf("read schema version: %w", err)
+		}
+		err = m.Migrate(ctx)
+		if !lockBusy(err) {
+			return withRemedy(err)
+		}
+		after, versionErr := m.GetCurrentVersion(ctx)
+		if versionErr != nil {
+			return errors.Join(err, versionErr)
+		}
+		switch {
+		case after > before:
+			deadline = time.Now().Add(Patience)
+		case time.Now().After(deadline):
+			return fmt.Errorf("transactions have used the outbox's tables for %s: end them and run this again: %s: %w",
+				Patience, holders(ctx, conn), err)
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// holdersSQL names the sessions that use the outbox's tables, the oldest transaction
+// first.
+const holdersSQL = `
+SELECT coalesce(string_agg(who, ', '), 'none is left')
+FROM (SELECT format('%s (%s, since %s)', a.pid, coalesce(nullif(a.application_name, ''), a.backend_type), a.xact_start) AS who
+      FROM pg_stat_activity a
+      WHERE a.pid <> pg_backend_pid() AND a.pid IN (
+          SELECT l.pid FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+          WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND c.relnamespace = 'outbox'::regnamespace)
+      ORDER BY a.xact_start LIMIT 5) holder`
+
+func holders(ctx context.Context, conn *pgx.Conn) (list string) {
+	if err := conn.QueryRow(ctx, holdersSQL).Scan(&list); err != nil {
+		return "their sessions could not be listed: " + err.Error()
+	}
+	return "sessions " + list
+}
+
+// withRemedy explains an error of a migration that the database's owner can mend.
+func withRemedy(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "23505" { // unique_violation
+		return fmt.Errorf("a table of the outbox has two rows under one key: %s See docs/runbook.md, \"migrate finds two rows under one key\": %w", pg.Detail, err)
+	}
+	return err
+}
+
+func lockBusy(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "55P03" // lock_not_available
+}
+
+// pause lets whoever has the lock go on.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(100 * time.Millisecond):
+		return nil
+	}
+}
+
+// identifySQL is for the version table, which the migration library makes without a primary
+// key. PostgreSQL refuses to update such a table once a publication of all tables has it.
+const identifySQL = `
+DO $$ BEGIN
+    IF (SELECT relreplident FROM pg_class WHERE oid = 'outbox.schema_version'::regclass) <> 'f' THEN
+        ALTER TABLE outbox.schema_version REPLICA IDENTITY FULL;
+    END IF;
+END $$`
+
+// identify comes before the first update of the version table.
+func identify(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, identifySQL); err != nil {
+		return fmt.Errorf("give the version table a replica identity: %w", err)
+	}
+	return nil
 }
 
 const makePartitionSQL = `
@@ -104,9 +213,8 @@ SELECT outbox.make_partition(((now() AT TIME ZONE 'UTC')::date + $1::int))`
 // MakePartitions makes the partitions of today and of the given number of days
 // ahead, where missing, and says how many it made. Each waits at most 50 ms for
 // producers that are in the way and then lets them pass, so that it never stops
-// them; it gives up after ten seconds a partition. Where that would stop them all the
-// same, because they write to a default partition that has caught much, it makes
-// tomorrow's only.
+// them; it gives up after ten seconds a partition. A day of which the default partition
+// has events gets none. While that is today, and they are many, it makes tomorrow's only.
 func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made int, err error) {
 	for day := 0; day <= daysAhead; day++ {
 		isNew, err := makePartition(ctx, conn, day)
@@ -123,17 +231,15 @@ func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made in
 func makePartition(ctx context.Context, conn *pgx.Conn, day int) (made bool, err error) {
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		var done *bool // null: later
-		err = conn.QueryRow(ctx, makePartitionSQL, day).Scan(&done)
+		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, makePartitionSQL, day).Scan(&done)
+		})
 		made = done != nil && *done
-		var pg *pgconn.PgError
-		lockBusy := errors.As(err, &pg) && pg.Code == "55P03" // lock_not_available
-		if !lockBusy || time.Now().After(deadline) {
+		if !lockBusy(err) || time.Now().After(deadline) {
 			return made, err
 		}
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+		if err := pause(ctx); err != nil {
+			return false, err
 		}
 	}
 }

@@ -35,7 +35,7 @@ func empty(t *testing.T) (pool *pgxpool.Pool) {
 	return pool
 }
 
-func migrate(ctx context.Context, pool *pgxpool.Pool) (r schema.Result, err error) {
+func migrateAll(ctx context.Context, pool *pgxpool.Pool) (r schema.Result, err error) {
 	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
 		r, err = schema.Migrate(ctx, c.Conn())
 		return err
@@ -45,11 +45,11 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) (r schema.Result, err erro
 
 func TestMigratingTwiceChangesNothing(t *testing.T) {
 	pool := empty(t)
-	first, err := migrate(t.Context(), pool)
+	first, err := migrateAll(t.Context(), pool)
 	require.NoError(t, err)
 	require.Equal(t, schema.PartitionsAhead+1, first.Partitions)
 	require.True(t, first.Changed())
-	again, err := migrate(t.Context(), pool)
+	again, err := migrateAll(t.Context(), pool)
 	require.NoError(t, err)
 	require.False(t, again.Changed(), "%+v", again)
 }
@@ -61,7 +61,7 @@ func TestMigrationsAtOnceDoNotCollide(t *testing.T) {
 	for i := range results {
 		wg.Go(func() {
 			var err error
-			if results[i], err = migrate(t.Context(), pool); err != nil {
+			if results[i], err = migrateAll(t.Context(), pool); err != nil {
 				t.Error(err)
 			}
 		})
@@ -79,7 +79,7 @@ func TestMigrationsAtOnceDoNotCollide(t *testing.T) {
 func TestAnOlderProgramRefusesANewerSchema(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `UPDATE outbox.schema_version SET version = version + 1`)
-	_, err := migrate(t.Context(), pool)
+	_, err := migrateAll(t.Context(), pool)
 	require.ErrorContains(t, err, "use the newer release")
 }
 
@@ -107,7 +107,7 @@ func TestCopiedEventsArePendingToo(t *testing.T) {
 	require.Equal(t, n, query[int64](t, pool, `SELECT count(*) FROM outbox.pending`))
 }
 
-func TestTheStatusViewTellsPendingFromDeadFromPublished(t *testing.T) {
+func TestTheStatusViewTellsPendingFromDeadFromNeither(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload) SELECT 'orders', 'T', i::text FROM generate_series(1, 3) i`)
 	exec(t, pool, `DELETE FROM outbox.pending WHERE id = 1`)
@@ -117,7 +117,7 @@ func TestTheStatusViewTellsPendingFromDeadFromPublished(t *testing.T) {
 	require.NoError(t, err)
 	states, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
-	require.Equal(t, []string{"published", "dead:Code", "pending"}, states)
+	require.Equal(t, []string{"not pending", "dead:Code", "pending"}, states)
 }
 
 func TestEventsOfAKeyShareALaneAndEventsWithoutOneSpread(t *testing.T) {
@@ -204,16 +204,29 @@ func TestMakingAPartitionGivesUpQuicklyWhenTheDefaultOneIsBusy(t *testing.T) {
 	require.False(t, query[bool](t, pool, `SELECT to_regclass('outbox.event_20310101') IS NOT NULL`))
 }
 
-func TestEventsThatTheDefaultPartitionCaughtMoveWithoutBeingPublishedAgain(t *testing.T) {
+func TestEventsThatTheDefaultPartitionCaughtStayThere(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload, created_at) VALUES ('orders', 'T', 'caught', '2031-01-01 12:00Z')`)
-	exec(t, pool, `DELETE FROM outbox.pending`) // published
 	require.Equal(t, 1, query[int](t, pool, `SELECT count(*) FROM outbox.event_default`))
-	require.True(t, query[bool](t, pool, `SELECT outbox.make_partition('2031-01-01')`))
-	require.Zero(t, query[int](t, pool, `SELECT count(*) FROM outbox.event_default`))
-	require.Equal(t, "caught", query[string](t, pool, `SELECT payload FROM outbox.event_20310101`))
-	require.Zero(t, query[int](t, pool, `SELECT count(*) FROM outbox.pending`))
-	require.False(t, query[bool](t, pool, `SELECT outbox.make_partition('2031-01-01')`))
+	require.True(t, query[bool](t, pool, `SELECT outbox.make_partition('2031-01-01') IS NULL`))
+	require.Equal(t, "caught", query[string](t, pool, `SELECT payload FROM outbox.event_default`))
+	require.True(t, query[bool](t, pool, `SELECT outbox.make_partition('2031-01-02')`))
+	require.False(t, query[bool](t, pool, `SELECT outbox.make_partition('2031-01-02')`))
+}
+
+func TestMigrate_MakesPartitionsUnderAnyDefaultIsolation(t *testing.T) {
+	url := testenv.DatabaseURL(t)
+	for _, level := range []string{"repeatable read", "serializable"} {
+		conn, err := pgx.Connect(t.Context(), url)
+		require.NoError(t, err)
+		_, err = conn.Exec(t.Context(), `SET default_transaction_isolation = '`+level+`';
+			DO $$ BEGIN EXECUTE 'DROP TABLE outbox.event_' || to_char((now() AT TIME ZONE 'UTC')::date + 14, 'YYYYMMDD'); END $$`)
+		require.NoError(t, err)
+		r, err := schema.Migrate(t.Context(), conn)
+		require.NoError(t, err)
+		require.Equal(t, 1, r.Partitions)
+		require.NoError(t, conn.Close(t.Context()))
+	}
 }
 
 func TestAProducerMayInsertEventsAndNothingElse(t *testing.T) {
@@ -242,6 +255,7 @@ func TestAProducerMayInsertEventsAndNothingElse(t *testing.T) {
 		"make a partition":       `SELECT outbox.make_partition('2031-01-01')`,
 		"drop a partition":       `SELECT outbox.drop_partition('2020-01-01')`,
 		"see what was caught":    `SELECT * FROM outbox.caught()`,
+		"delete what was caught": `SELECT outbox.delete_caught('2020-01-01', 0)`,
 		"take a lease":           `UPDATE outbox.lane SET leased_until = now()`,
 		"use the trigger itself": `SELECT outbox.enqueue()`,
 	} {

@@ -3,8 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
@@ -18,7 +18,8 @@ func migrateCommand() *cobra.Command {
 		Short: "Create or upgrade the outbox's tables",
 		Long: `Creates or upgrades the outbox's tables, and makes the event table's partitions
 for the days ahead. Run it as the owner of the database, over a direct
-connection. Running it again changes nothing.`,
+connection. Running it again changes nothing. Producers and the relay go on
+meanwhile: it waits at most 50 ms for their transactions, and then tries again.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
@@ -29,14 +30,17 @@ connection. Running it again changes nothing.`,
 			if err := postgres.CheckURL(url); err != nil {
 				return &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
 			}
-			conn, err := pgx.Connect(ctx, url)
+			conn, err := postgres.Connect(ctx, url, func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) })
 			if err != nil {
-				return fmt.Errorf("connect to the database: %w", err)
+				return err
 			}
 			defer conn.Close(ctx)
 			r, err := schema.Migrate(ctx, conn)
 			if err != nil {
 				return err
+			}
+			for _, warning := range postgres.Examine(ctx, conn) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "starter: warning:", strings.ReplaceAll(warning.Error(), "\n", "\nstarter: warning: "))
 			}
 			out := cmd.OutOrStdout()
 			switch {

@@ -10,18 +10,20 @@ import (
 )
 
 func replayCommand() *cobra.Command {
-	o := &operation{kind: relay.Replay, nouns: "published events"}
+	o := &operation{kind: relay.Replay, nouns: "events"}
 	cmd := &cobra.Command{
 		Use:   "replay TOPIC",
-		Short: "Publish events again that were published",
-		Long: `Makes published events pending again, and the relay publishes them a second time, each
+		Short: "Publish events again",
+		Long: `Makes events pending again, and the relay publishes them a second time, each
 key in order. Consumers get the same event_id: one that deduplicates by it, as it
 should, takes no notice unless it has forgotten. On FIFO destinations the
 deduplication id is a new one, so that AWS delivers them.
 
 Events that are still pending, dead or discarded are left alone, and so is what
-retention has taken. What is published while it runs may be among them. Select by key,
-type, id or time, or say --all.
+retention has taken. What is published while it runs may be among them. The outbox keeps
+no record of publication, so an event that never became pending, because the trigger of
+outbox.event did not fire, is published for the first time. Select by key, type, id or
+time, or say --all.
 
 Runs as a workflow that goes on if this command ends; the same command given again
 while it does follows it. Given again later, it replays again.`,

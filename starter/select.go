@@ -23,7 +23,7 @@ func (s *selector) flags(cmd *cobra.Command, dead bool) {
 	f.StringSliceVar(&s.eventIDs, "event-id", nil, "these events only; may be repeated")
 	f.StringVar(&s.key, "key", "", "events of this key only")
 	f.StringVar(&s.typ, "type", "", "events of this type only")
-	when := "published events written"
+	when := "events written"
 	if dead {
 		when = "dead letters that died"
 		f.StringVar(&s.code, "code", "", "dead letters with this code only, such as EventTooLarge")

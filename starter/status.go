@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -59,16 +60,30 @@ func statusCommand() *cobra.Command {
 
 func showStatus(cmd *cobra.Command, store *postgres.Store, asJSON, watch bool) error {
 	topics, err := store.Status(cmd.Context())
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	enqueue, err := store.Enqueue(cmd.Context())
+	if err != nil {
+		return err
+	}
+	missed := ""
+	if err := errors.Join(enqueue.Failure(), enqueue.Warning()); err != nil {
+		missed = err.Error()
+	}
+	switch {
 	case asJSON:
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
 			Topics []postgres.TopicStatus `json:"topics"`
-		}{topics})
+			// NotEnqueued says what keeps events from becoming pending.
+			NotEnqueued string `json:"notEnqueued,omitempty"`
+		}{topics, missed})
 	case watch:
 		clearScreen(cmd.OutOrStdout())
 		fmt.Fprintln(cmd.OutOrStdout(), instantText(time.Now()))
+	}
+	if missed != "" {
+		fmt.Fprintln(cmd.OutOrStdout(), "warning: "+missed)
 	}
 	if len(topics) == 0 {
 		fmt.Fprintln(cmd.OutOrStdout(), "no topic has had an event yet")

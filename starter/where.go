@@ -20,7 +20,7 @@ func whereCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "where EVENT_ID | --topic T --key K",
-		Short: "Say where an event is: pending, published, dead, and in whose hands",
+		Short: "Say where an event is: pending or not, dead, and in whose hands",
 		Example: `  starter where 0198f2a1-7c3b-7def-8123-456789abcdef
   starter where --topic orders --key customer-4711`,
 		Args: arguments(cobra.MaximumNArgs(1)),
@@ -85,7 +85,7 @@ func printLife(cmd *cobra.Command, e postgres.EventLife) {
 		{"written", fmt.Sprintf("%s, as id %d in lane %d", instantText(e.WrittenAt), e.ID, e.Lane)},
 	}
 	if e.Published {
-		fields = append(fields, [2]string{"state", "published (the outbox does not keep when)"})
+		fields = append(fields, [2]string{"state", e.State + ": it was published, unless it never became pending (the outbox does not keep which, nor when)"})
 	}
 	pending := false
 	for _, d := range e.Deliveries {
@@ -152,7 +152,7 @@ func printLives(cmd *cobra.Command, events []postgres.EventLife) {
 	for _, e := range events {
 		state := ""
 		if e.Published {
-			state = "published"
+			state = e.State
 		}
 		for _, d := range e.Deliveries {
 			if state != "" {

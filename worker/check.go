@@ -31,7 +31,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, rights, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, trigger, producers, temporal, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -122,17 +122,48 @@ func each(err error) (all []error) {
 }
 
 func (r *relay) checkDatabase(ctx context.Context, found *report) {
-	var err error
-	if r.store, err = r.openStore(ctx); err == nil {
-		err = r.store.Reach(ctx)
+	var database error
+	if r.store, database = r.openStore(ctx); database == nil {
+		database = r.store.Reach(ctx)
 	}
-	found.add("database", "", err, "answers, and has an outbox")
-	if err != nil {
-		err = fmt.Errorf("%w: the database does not answer", errNotAsked)
-	} else {
-		err = r.store.Rights(ctx)
+	var session, rights, security error
+	switch {
+	case errors.Is(database, postgres.ErrSession):
+		database, session = nil, database
+		rights = fmt.Errorf("%w: see session", errNotAsked)
+		security = rights
+	case database != nil:
+		session = fmt.Errorf("%w: the database does not answer", errNotAsked)
+		rights, security = session, session
+	default:
+		rights, security = r.store.Rights(ctx), r.store.Security(ctx)
 	}
-	found.add("rights", "", err, "the role may do what the relay does")
+	found.add("database", "", database, "answers, and has an outbox")
+	found.add("session", "", session, "writes, speaks UTF-8, is read committed")
+	found.add("rights", "", rights, "the role may do what the relay does")
+	found.add("security", "", security, "no row is hidden from the role")
+	r.checkTrigger(ctx, found, errors.Join(database, session, rights))
+	if database == nil && session == nil {
+		for _, warning := range r.store.Warnings(ctx) {
+			found.warn(warning.Check, warning.Err)
+		}
+	}
+}
+
+// checkTrigger needs the checks before it.
+func (r *relay) checkTrigger(ctx context.Context, found *report, before error) {
+	if before != nil {
+		found.add("trigger", "", fmt.Errorf("%w: the role cannot see the outbox", errNotAsked), "")
+		return
+	}
+	enqueue, err := r.store.Enqueue(ctx)
+	if err == nil {
+		err = enqueue.Failure()
+	}
+	found.add("trigger", "", err, "inserted events become pending")
+	if err := enqueue.Warning(); err != nil {
+		found.warn("trigger", err)
+	}
 }
 
 func (r *relay) checkTemporal(ctx context.Context, found *report) {
@@ -152,7 +183,7 @@ func (r *relay) checkTopics(ctx context.Context, found *report) {
 	var wg sync.WaitGroup
 	for i, topic := range topics {
 		wg.Go(func() {
-			if routes[i], there[i] = r.publisher.Resolve(ctx, topic); there[i] == nil {
+			if routes[i], there[i] = r.resolve(ctx, topic); there[i] == nil {
 				allowed[i] = r.publisher.MayPublish(ctx, topic)
 			} else {
 				allowed[i] = fmt.Errorf("%w: the destination was not found", errNotAsked)
@@ -161,9 +192,33 @@ func (r *relay) checkTopics(ctx context.Context, found *report) {
 	}
 	wg.Wait()
 	for i, topic := range topics {
-		found.add("destination", topic, there[i], fmt.Sprintf("%s is %s", routes[i], routes[i].Address))
+		found.add("destination", topic, there[i], address(routes[i]))
 		found.add("publish", topic, allowed[i], "allowed")
 	}
+}
+
+// resolve looks a destination up. Where an account has many SNS topics it asks until
+// they are listed, or the time for all checks is over; then it is not known whether
+// the topic exists.
+func (r *relay) resolve(ctx context.Context, topic string) (publish.Route, error) {
+	for {
+		route, err := r.publisher.Resolve(ctx, topic)
+		if !publish.IsListing(err) {
+			return route, err
+		}
+		if ctx.Err() != nil {
+			return route, fmt.Errorf("%w: %w", publish.ErrUntold, err)
+		}
+	}
+}
+
+// address says what a destination was found to be.
+func address(r publish.Route) string {
+	text := fmt.Sprintf("%s is %s", r, r.Address)
+	if r.Service == publish.SNS && r.Name != r.Address {
+		text += "; configure this ARN, and it need not be looked up"
+	}
+	return text
 }
 
 func (r *report) print(out io.Writer) {

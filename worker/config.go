@@ -68,7 +68,7 @@ func readSettings() (settings, error) {
 
 // topic is a topic's entry in the file.
 type topic struct {
-	SNS  string `yaml:"sns" doc:"name or ARN of the SNS topic; this or sqs"`
+	SNS  string `yaml:"sns" doc:"ARN of the SNS topic, or its name; the ARN needs neither sns:ListTopics nor a look-up; this or sqs"`
 	SQS  string `yaml:"sqs" doc:"name or URL of the SQS queue; this or sns"`
 	Fair bool   `yaml:"fair" doc:"on a standard queue, send the key as MessageGroupId, for fair queues" default:"false"`
 

@@ -17,7 +17,6 @@ import (
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/telemetry"
-	"github.com/temporal-outbox/relay/workflows"
 )
 
 // newRelay makes a relay without connections.
@@ -66,13 +65,15 @@ func (r *relay) connectDatabase(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
+	for _, warning := range r.store.Warnings(ctx) {
+		r.log.Warn("the database should be changed", "check", warning.Check, "warning", warning.Err)
+	}
 	return nil
 }
 
 func (r *relay) openStore(ctx context.Context) (*postgres.Store, error) {
 	return postgres.Open(ctx, postgres.Config{
-		URL: r.DatabaseURL, MaxConns: r.Connections,
-		ClaimLease: workflows.ClaimLease, Lease: workflows.Lease, Fault: r.metrics.DatabaseError,
+		URL: r.DatabaseURL, MaxConns: r.Connections, Fault: r.metrics.DatabaseError,
 	})
 }
 

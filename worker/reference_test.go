@@ -18,6 +18,47 @@ var update = flag.Bool("update", false, "write the reference instead of comparin
 
 const reference = "../docs/configuration.md"
 
+// databaseReference is about what DATABASE_URL leads to.
+const databaseReference = `
+## The database
+
+The relay needs a session that writes, speaks UTF-8 and is READ COMMITTED. It sets what a startup parameter can set, also behind
+PgBouncer in transaction mode, and checks the rest: each time it connects, at the start, in ` + "`worker --check`" + ` and in ` + "`/readyz`" + `. The
+error names the remedy. ` + "`starter migrate`" + ` checks the owner's session in the same way.
+
+| setting | the relay |
+|---|---|
+| ` + "`client_encoding`" + ` | sets UTF8. The value in a URL, a role or a database does not count. In a SQL_ASCII database it sets SQL_ASCII and reads bytes as they are |
+| ` + "`DateStyle`, `TimeZone`" + ` | sets ISO and UTC |
+| a standby, or ` + "`default_transaction_read_only`" + ` | refuses the connection. If a connection becomes read-only later (SQLSTATE 25006), it connects anew |
+| ` + "`default_transaction_isolation`" + ` | refuses the connection unless it is ` + "`read committed`" + `. PgBouncer in transaction mode cannot pass it on: use ` + "`ALTER ROLE … SET`" + ` |
+| ` + "`statement_timeout`, `transaction_timeout`" + ` | lifts them for commands that take long, such as ` + "`replay`" + `. Warns if they are below 8 s. Retention keeps them |
+| ` + "`lock_timeout`, `idle_in_transaction_session_timeout`" + ` | keeps them. Warns if they are below 1 s |
+| row level security | refuses to start if rows can be hidden from its role. A policy for the role with ` + "`USING (true)`" + ` hides nothing |
+| ` + "`connect_timeout`" + ` | 5 s for each host, unless the URL has another value |
+
+An error that one of these timeouts causes names the timeout and its value.
+
+**Encodings.** UTF8 is best. From any other encoding that PostgreSQL can convert, such as LATIN1, texts arrive as UTF-8. PostgreSQL does
+not check the texts of a SQL_ASCII database, so an event there may hold bytes that are not UTF-8. The worker warns of such a database. It does not
+claim a topic whose name is not UTF-8, because no configuration can name it, and lists such topics in the warning. In a database that is not UTF8,
+characters outside ASCII in the reason of a dead letter are stored as ` + "`?`" + `.
+
+**Failover.** Use the address that follows the writer, never a reader's and never an instance's:
+
+` + "```sh" + `
+# Aurora: the cluster endpoint. RDS Multi-AZ: the endpoint of the instance or cluster.
+DATABASE_URL='postgres://relay:…@shop.cluster-c1x2y3.eu-central-1.rds.amazonaws.com:5432/shop?sslmode=verify-full&sslrootcert=/etc/rds/global-bundle.pem'
+# Several servers of your own: the relay tries them in turn and takes the one that can write.
+DATABASE_URL='postgres://relay:…@db1:5432,db2:5432/shop?sslmode=verify-full'
+` + "```" + `
+
+You need not add ` + "`target_session_attrs=read-write`" + `: it is the relay's default, and ` + "`standby`" + ` or ` + "`read-only`" + ` is refused. After a failover the
+name leads to the new writer within seconds. Until then ` + "`/readyz`" + ` says that the server is a standby, and no connection to it is kept; flow
+resumes within seconds of the writer being back. RDS Proxy and PgBouncer keep connections of their own. If PgBouncer still leads to
+the old writer after a failover, have it connect anew (` + "`RECONNECT`" + ` on its console).
+`
+
 // The reference is made from the code: go test ./worker -update.
 func TestTheConfigurationReferenceIsThatOfTheCode(t *testing.T) {
 	var b strings.Builder
@@ -29,7 +70,7 @@ func TestTheConfigurationReferenceIsThatOfTheCode(t *testing.T) {
 		"## The file that `OUTBOX_CONFIG` names\n\nUnder `topics`, for each topic by its name:\n\n| key | default | |\n|---|---|---|\n")
 	rows(&b, reflect.TypeFor[topic](), "yaml", "default")
 	b.WriteString("\nWhat is not known is refused, and everything that is wrong is said at once. `worker --check` checks it without starting.\n" +
-		"How much is in flight, `--linger` and retention belong to the schedule: [starter](starter.md).\n")
+		"How much is in flight, `--linger` and retention belong to the schedule: [starter](starter.md).\n" + databaseReference)
 	if *update {
 		require.NoError(t, os.WriteFile(reference, []byte(b.String()), 0o600))
 	}

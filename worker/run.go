@@ -14,16 +14,12 @@ import (
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/telemetry"
+	"github.com/temporal-outbox/relay/internal/timing"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-const (
-	// startTimeout bounds the checks at start.
-	startTimeout = 20 * time.Second
-	// stopTimeout is what running activities have after SIGTERM. It outlasts a
-	// request to AWS (15 s), and is under Kubernetes' grace period of 30 s.
-	stopTimeout = 25 * time.Second
-)
+// startTimeout bounds the checks at start.
+const startTimeout = 20 * time.Second
 
 // relay is a worker's connections.
 type relay struct {
@@ -45,9 +41,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	defer r.close()
 
 	acts, err := activities.New(activities.Config{
-		Store: r.store, Publisher: r.publisher, Lease: workflows.Lease, BatchFor: workflows.BatchFor,
-		RecoveryPause: workflows.RecoveryPause, HandoverPause: workflows.HandoverPause, Topics: s.policies,
-		Metrics: r.metrics,
+		Store: r.store, Publisher: r.publisher, Topics: s.policies, Metrics: r.metrics,
 	})
 	if err != nil {
 		return err
@@ -71,9 +65,10 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	<-ctx.Done()
 	logger.Info("stopping: batches under way end between two requests")
 	w.Stop()
-	// A claim may have been answered to a workflow that finds no worker any more.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timing.ShutdownTimeout)
 	defer cancel()
+	r.settleRest(ctx, acts)
+	// A claim may have been answered to a workflow that finds no worker any more.
 	if err := r.store.ReleaseUnbegun(ctx); err != nil {
 		logger.Warn("some lanes stay leased for a few seconds", "error", err)
 	}
@@ -81,16 +76,27 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	return nil
 }
 
+// settleRest settles what batches could not, because the database was away when they
+// ended. It leaves time to release claims.
+func (r *relay) settleRest(ctx context.Context, acts *activities.Activities) {
+	ctx, cancel := context.WithTimeout(ctx, timing.ShutdownTimeout-timing.SettleTry)
+	defer cancel()
+	if left, err := activities.SettleRest(ctx, acts); left > 0 {
+		r.log.Error("accepted events stay pending, because the database does not answer: unless a retry of their batch settles them, they are published again",
+			"events", left, "error", err)
+	}
+}
+
 func (r *relay) workerOptions() worker.Options {
 	o := worker.Options{
-		WorkerStopTimeout: stopTimeout,
+		WorkerStopTimeout: timing.StopTimeout,
 		// How long a workflow task waits for the worker that has the run in its cache,
 		// before any other may take it: the pause of the relay when a worker is
 		// stopped. The SDK's default is 5 s.
 		StickyScheduleToStartTimeout: time.Second,
 		// The SDK sends heartbeats at 0.8 of their timeout, 8 s, if not told otherwise,
 		// and only a heartbeat learns that an activity was cancelled or paused.
-		MaxHeartbeatThrottleInterval: 2 * time.Second,
+		MaxHeartbeatThrottleInterval: timing.HeartbeatThrottle,
 		// Each batch holds few goroutines and at most a page in memory.
 		MaxConcurrentActivityExecutionSize: 100,
 		// A relay with nothing to do claims, and would show nothing else.

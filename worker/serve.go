@@ -42,18 +42,22 @@ func (r *relay) serve(ctx context.Context) (stop func(), err error) {
 // lookEvery is how often the metrics are told whether database and Temporal answer.
 const lookEvery = 15 * time.Second
 
-// look tells the metrics whether what this worker needs answers, until ctx ends.
-// Prometheus asking for metrics is no reason to ask the database.
+// look tells the metrics whether what this worker needs answers and lets it work, until
+// ctx ends. Prometheus asking for metrics is no reason to ask the database.
 func (r *relay) look(ctx context.Context) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
-	for {
+	for last := error(nil); ; {
 		asking, cancel := context.WithTimeout(ctx, lookEvery/3)
-		database, temporal := r.store.Reach(asking), r.temporalAnswers(asking)
+		database, temporal := r.database(asking), r.temporalAnswers(asking)
 		cancel()
 		if ctx.Err() == nil {
 			r.metrics.Dependency("database", database == nil)
 			r.metrics.Dependency("temporal", temporal == nil)
+			if database != nil && (last == nil || last.Error() != database.Error()) {
+				r.log.Warn("not ready", "error", database)
+			}
+			last = database
 		}
 		select {
 		case <-ctx.Done():
@@ -61,4 +65,12 @@ func (r *relay) look(ctx context.Context) {
 		case <-ticker.C:
 		}
 	}
+}
+
+// database returns why the database does not let this worker publish, or nil.
+func (r *relay) database(ctx context.Context) error {
+	if err := r.store.Reach(ctx); err != nil {
+		return err
+	}
+	return r.store.Security(ctx)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // act refers to activities by method; it is never used as a receiver.
@@ -53,7 +54,7 @@ func (r *run) publish(ctx workflow.Context, b relay.Batch, plenty bool) {
 	published := workflow.ExecuteActivity(publishOptions(ctx, b), act.PublishBatch, activities.PublishRequest{
 		Batch:       b,
 		Concurrency: r.loads.concurrency(b.Topic),
-		For:         max(0, min(BatchFor, r.in.Before.Deadline.Sub(began))),
+		For:         max(0, min(timing.BatchFor, r.in.Before.Deadline.Sub(began))),
 		Stay:        stay,
 		RecoveryID:  RecoveryID(r.taskQueue, b.Topic),
 	})

@@ -47,7 +47,7 @@ func Maintenance(ctx workflow.Context, in MaintenanceInput) (r MaintenanceResult
 	if err := workflow.ExecuteActivity(upkeepOptions(ctx, "drop expired partitions"), act.DropExpiredPartitions, keep).Get(ctx, &dropped); err != nil {
 		return r, fmt.Errorf("drop expired partitions: %w", err)
 	}
-	r.Dropped, r.Needed = dropped.Dropped, dropped.Needed
+	r.Dropped, r.Deleted, r.Needed = dropped.Dropped, dropped.Deleted, dropped.Needed
 	if err := workflow.ExecuteActivity(upkeepOptions(ctx, "look for what will hurt"), act.OutboxStats).Get(ctx, &r.Health); err != nil {
 		return r, fmt.Errorf("read statistics: %w", err)
 	}
@@ -71,15 +71,19 @@ func (r MaintenanceResult) details() string {
 
 // warnings says what somebody should act on, with the remedy.
 func warnings(in MaintenanceInput, r MaintenanceResult) (list []string) {
+	if r.NotEnqueued != "" {
+		list = append(list, r.NotEnqueued)
+	}
 	if len(r.Needed) > 0 {
-		list = append(list, fmt.Sprintf("%d expired partitions are kept, the oldest of %s, because events of them are pending or dead: "+
+		list = append(list, fmt.Sprintf("%d expired days are kept, the oldest is %s, because events of them are pending or dead: "+
 			"publish, redrive or discard those", len(r.Needed), r.Needed[0]))
 	}
 	if len(r.Later) > 0 {
-		list = append(list, fmt.Sprintf("there is no partition for today, so producers write to the default one, which has %d events: "+
-			"those move as soon as there is one for the day, which is tomorrow; nothing is wrong with publishing", r.Caught))
+		list = append(list, fmt.Sprintf("%d days have no partition, the first is %s: their events go to the default partition, which has %d events; "+
+			"publishing is not affected, and retention deletes those events when they expire", len(r.Later), r.Later[0], r.Caught))
 	} else if r.Caught > 0 {
-		list = append(list, fmt.Sprintf("%d events are in the default partition, out of reach of retention: the next run moves them", r.Caught))
+		list = append(list, fmt.Sprintf("%d events are in the default partition, because their days had no partition of their own: "+
+			"publishing is not affected, and retention deletes them when they expire", r.Caught))
 	}
 	if r.Ahead < in.AheadDays/2 {
 		list = append(list, fmt.Sprintf("there are partitions for %d days only, and there should be %d", r.Ahead, in.AheadDays))

@@ -38,9 +38,9 @@ func (e *env) maintain(in workflows.MaintenanceInput, made, dropped relay.Partit
 
 func TestMaintenanceSaysWhatItDidAndWarnsOfNothingWhenAllIsWell(t *testing.T) {
 	r := newEnv(t).maintain(workflows.MaintenanceInput{},
-		relay.Partitions{Made: []string{"2026-12-08"}, Moved: 3}, relay.Partitions{Dropped: []string{"2026-11-15"}}, relay.Health{Ahead: 14, HeldXIDs: 10})
+		relay.Partitions{Made: []string{"2026-12-08"}}, relay.Partitions{Dropped: []string{"2026-11-15"}, Deleted: 3}, relay.Health{Ahead: 14, HeldXIDs: 10})
 	require.Equal(t, workflows.MaintenanceResult{
-		Partitions: relay.Partitions{Made: []string{"2026-12-08"}, Moved: 3, Dropped: []string{"2026-11-15"}},
+		Partitions: relay.Partitions{Made: []string{"2026-12-08"}, Dropped: []string{"2026-11-15"}, Deleted: 3},
 		Health:     relay.Health{Ahead: 14, HeldXIDs: 10},
 	}, r)
 }
@@ -48,17 +48,18 @@ func TestMaintenanceSaysWhatItDidAndWarnsOfNothingWhenAllIsWell(t *testing.T) {
 func TestMaintenanceWarnsOfEachThingThatWillHurtAndNamesIt(t *testing.T) {
 	r := newEnv(t).maintain(workflows.MaintenanceInput{KeepDays: 3, AheadDays: 10},
 		relay.Partitions{}, relay.Partitions{Needed: []string{"2026-11-10", "2026-11-11"}},
-		relay.Health{Ahead: 2, Caught: 5, HeldXIDs: 2_000_000, HeldBy: "replication slot cdc"})
-	require.Len(t, r.Warnings, 4)
-	for i, text := range []string{"2 expired partitions are kept, the oldest of 2026-11-10", "5 events are in the default partition", "for 2 days only", "replication slot cdc"} {
+		relay.Health{Ahead: 2, Caught: 5, HeldXIDs: 2_000_000, HeldBy: "replication slot cdc", NotEnqueued: "the trigger is disabled"})
+	require.Len(t, r.Warnings, 5)
+	for i, text := range []string{"the trigger is disabled", "2 expired days are kept, the oldest is 2026-11-10", "5 events are in the default partition", "for 2 days only", "replication slot cdc"} {
 		require.Contains(t, r.Warnings[i], text)
 	}
 }
 
-func TestMaintenanceSaysWhenTheDefaultPartitionIsEmptiedIfProducersWriteToIt(t *testing.T) {
+func TestMaintenanceSaysWhichDayHasNoPartitionAndThatPublishingGoesOn(t *testing.T) {
 	r := newEnv(t).maintain(workflows.MaintenanceInput{},
 		relay.Partitions{Made: []string{"2026-12-08"}, Later: []string{"2026-12-07"}}, relay.Partitions{}, relay.Health{Ahead: 0, Caught: 20_000})
 	require.Len(t, r.Warnings, 2)
-	require.Contains(t, r.Warnings[0], "no partition for today")
+	require.Contains(t, r.Warnings[0], "1 days have no partition, the first is 2026-12-07")
+	require.Contains(t, r.Warnings[0], "publishing is not affected")
 	require.Contains(t, r.Warnings[0], "20000 events")
 }

@@ -8,10 +8,11 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// Every duration of the relay is here, because they must relate: options_test.go
-// says how.
+// The durations that only workflows need are here. Those that other parts must keep
+// as well are in internal/timing. options_test.go asserts how all of them relate.
 const (
 	// RunFor is how long a run of Relay claims. Short runs keep histories small,
 	// make one line each in the UI, and let a new worker version take over at the
@@ -34,44 +35,19 @@ const (
 	// ClaimWait is how long ClaimBatches waits for something to be pending.
 	ClaimWait    = 30 * time.Second
 	claimTimeout = time.Minute
-	// ClaimLease holds a claim until PublishBatch has begun.
-	ClaimLease = 10 * time.Second
 
-	// Lease is how long an attempt of PublishBatch holds lanes without renewing.
-	// It outlasts every backoff, so that a batch in retry keeps its lanes, and it
-	// stays, with everything else, under DeduplicationWindow.
-	Lease          = 60 * time.Second
-	publishTimeout = 3 * time.Minute
-	// BatchFor is how long one batch goes on while its lanes hold more.
-	BatchFor = 5 * time.Second
 	// BatchStay is how long a batch stays on lanes in which nothing is left, while
 	// slots are plenty: a topic with traffic then needs a claim every few seconds
 	// and not for every few events.
 	BatchStay = 500 * time.Millisecond
 
-	// BatchLate is when a batch no longer takes up a slot: it is not getting through,
-	// and others are not to wait for it.
-	BatchLate = 10 * time.Second
-	// RecoveryPause is how long a topic stays paused after the last attempt of its
-	// recovery: what terminating or pausing that can do harm at most.
-	RecoveryPause = 2 * time.Minute
-	// HandoverPause is how long a topic stays paused from the attempt that fails for
-	// good until its recovery has begun, in case that it never does: the worker may
-	// die before Temporal has its answer.
-	HandoverPause = 15 * time.Second
+	releaseTimeout = 10 * time.Second
 
-	heartbeatTimeout = 10 * time.Second
-	releaseTimeout   = 10 * time.Second
-	retryFirst       = 500 * time.Millisecond
-	retryMost        = 30 * time.Second
-	claimRetryMost   = 5 * time.Second // the database was away; nobody else claims
-	recoveryFirst    = time.Second
-	recoveryMost     = time.Minute
-
-	// DeduplicationWindow is how long SQS and SNS FIFO recognise a message that is
-	// sent again.
-	// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-exactly-once-processing.html
-	DeduplicationWindow = 5 * time.Minute
+	// Lease, ClaimLease and BatchFor are those of internal/timing, for programs that
+	// put a relay together.
+	Lease      = timing.Lease
+	ClaimLease = timing.ClaimLease
+	BatchFor   = timing.BatchFor
 )
 
 const (
@@ -128,8 +104,8 @@ func retries(first, most time.Duration) *temporal.RetryPolicy {
 func claimOptions(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: claimTimeout,
-		HeartbeatTimeout:    heartbeatTimeout,
-		RetryPolicy:         retries(retryFirst, claimRetryMost),
+		HeartbeatTimeout:    timing.HeartbeatTimeout,
+		RetryPolicy:         retries(timing.RetryFirst, timing.ClaimRetryMost),
 		WaitForCancellation: true,
 		Summary:             summary,
 	})
@@ -137,9 +113,9 @@ func claimOptions(ctx workflow.Context, summary string) workflow.Context {
 
 func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: publishTimeout,
-		HeartbeatTimeout:    heartbeatTimeout,
-		RetryPolicy:         retries(retryFirst, retryMost),
+		StartToCloseTimeout: timing.PublishTimeout,
+		HeartbeatTimeout:    timing.HeartbeatTimeout,
+		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
 		WaitForCancellation: true, // until it has released its lanes
 		Summary:             summary(b),
 	})
@@ -147,9 +123,9 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 
 func recoveryOptions(ctx workflow.Context, in RecoveryInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: publishTimeout,
-		HeartbeatTimeout:    heartbeatTimeout,
-		RetryPolicy:         retries(recoveryFirst, recoveryMost),
+		StartToCloseTimeout: timing.PublishTimeout,
+		HeartbeatTimeout:    timing.HeartbeatTimeout,
+		RetryPolicy:         retries(timing.RecoveryFirst, timing.RecoveryMost),
 		WaitForCancellation: true,
 		// Without a count: more comes while it waits, and its last failure says how much.
 		Summary: cut("retry "+goesTo(in), maxSummary),
@@ -194,8 +170,8 @@ func releaseOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 func upkeepOptions(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: upkeepTimeout,
-		HeartbeatTimeout:    heartbeatTimeout,
-		RetryPolicy:         retries(retryFirst, retryMost),
+		HeartbeatTimeout:    timing.HeartbeatTimeout,
+		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
 		Summary:             summary,
 	})
 }
@@ -203,8 +179,8 @@ func upkeepOptions(ctx workflow.Context, summary string) workflow.Context {
 func operateOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: operateTimeout,
-		HeartbeatTimeout:    heartbeatTimeout,
-		RetryPolicy:         retries(retryFirst, retryMost),
+		HeartbeatTimeout:    timing.HeartbeatTimeout,
+		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
 		WaitForCancellation: true,
 		Summary:             in.Kind + " " + in.Topic,
 	})
@@ -213,7 +189,7 @@ func operateOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 func endOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
-		RetryPolicy:         retries(retryFirst, retryMost),
+		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
 		Summary:             "end " + in.Kind + " " + in.Topic,
 	})
 }

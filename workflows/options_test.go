@@ -11,10 +11,8 @@ import (
 
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
-
-// sendGrace is how much longer than BatchFor a batch may send (activities).
-const sendGrace = time.Second
 
 func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 	for _, c := range []struct {
@@ -22,24 +20,41 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 		less, longer time.Duration
 	}{
 		{"the next run is always waiting for the one that runs", ScheduleEvery, RunFor},
-		{"a run drains and ends before its timeout", RunFor + DrainFor + heartbeatTimeout, RunTimeout},
+		{"a run drains and ends before its timeout", RunFor + DrainFor + timing.HeartbeatTimeout, RunTimeout},
 		{"a claim's wait ends before its activity's timeout", ClaimWait, claimTimeout},
-		{"a batch in retry keeps its lanes over the longest backoff", retryMost + heartbeatTimeout, Lease},
-		{"a worker that died is replaced before its lease ends", heartbeatTimeout + retryFirst, Lease},
-		{"a batch that gets through ends before it is cancelled", time.Second, DrainFor},
-		{"a batch stays for a part of its time", BatchStay, BatchFor},
-		{"an attempt's timeout leaves room for its batch", BatchFor + 15*time.Second, publishTimeout},
-		{"what an attempt sends stays within FIFO's deduplication", publishTimeout + Lease, DeduplicationWindow},
-		{"an unbegun claim is short", ClaimLease, Lease},
-		{"a recovery renews its pause before it ends, with a request that hangs", recoveryMost + 2*15*time.Second, RecoveryPause},
-		{"a batch whose worker died is taken over before its topic is claimed again", heartbeatTimeout + retryFirst, HandoverPause},
-		{"a run of maintenance has time for a retry", upkeepTimeout + retryMost, MaintenanceTimeout},
+		{"a batch in retry keeps its lanes over the longest backoff", timing.RetryMost + timing.HeartbeatTimeout, timing.Lease},
+		{"a batch keeps its lanes while the database is tried again", timing.DatabaseRetryMost + timing.HeartbeatTimeout, timing.Lease},
+		{"a worker that died is replaced before its lease ends", timing.HeartbeatTimeout + timing.RetryFirst, timing.Lease},
+		{"two renewals in a row may fail", 2*timing.Lease/timing.RenewalsPerLease + timing.StatementTimeout, timing.Lease - timing.LeaseMargin},
+		{"a request is over before its lease ends", timing.RequestTimeout, timing.Lease - timing.LeaseMargin},
+		{"an unbegun claim is short", timing.ClaimLease, timing.Lease},
+		{"an attempt that stood still notices before Temporal replaces it", timing.StallLimit, timing.HeartbeatTimeout},
+		{"an attempt that heartbeats is not taken for one that stood still", 2 * timing.HeartbeatEvery, timing.StallLimit},
+		{"heartbeats arrive in time", timing.HeartbeatEvery + timing.HeartbeatThrottle, timing.HeartbeatTimeout},
+		{"a claim's heartbeats arrive in time", timing.ClaimHeartbeatEvery + timing.HeartbeatThrottle, timing.HeartbeatTimeout},
+		{"a database that is silent is an error before a heartbeat is missed", timing.StatementTimeout, timing.HeartbeatTimeout},
+		{"an attempt hands over what it cannot settle before its lease ends", timing.RequestTimeout + timing.SettlePatience, timing.Lease - timing.Lease/timing.RenewalsPerLease},
+		{"acknowledgements are settled before others load their lanes", timing.SettleTry + 2*timing.SettleEvery, timing.SettleGrace},
+		{"an attempt that waits for them is taken for one that stood still only if it does", timing.SettleGrace, timing.StallLimit},
+		{"an operation keeps away from lanes until they are settled", timing.SettleGrace, timing.ClaimLease},
+		{"a batch that gets through ends before it is cancelled", timing.SendGrace, DrainFor},
+		{"a batch stays for a part of its time", BatchStay, timing.BatchFor},
+		{"an attempt's timeout leaves room for its batch", timing.SettleGrace + timing.BatchFor + timing.SendGrace + timing.RequestTimeout + timing.SettlePatience, timing.PublishTimeout},
+		{"what an attempt sends stays within FIFO's deduplication", timing.PublishTimeout + timing.Lease, timing.DeduplicationWindow},
+		{"a recovery renews its pause before it ends, with a request that hangs", timing.RecoveryMost + 2*timing.RequestTimeout, timing.RecoveryPause},
+		{"a batch whose worker died is taken over before its topic is claimed again", timing.HeartbeatTimeout + timing.RetryFirst, timing.HandoverPause},
+		{"a run of maintenance has time for a retry", upkeepTimeout + timing.RetryMost, MaintenanceTimeout},
 		{"a run of maintenance ends before the next", MaintenanceTimeout, MaintenanceEvery},
-		{"a batch that takes its full time is not late", BatchFor + sendGrace, BatchLate},
+		{"a batch that takes its full time is not late", timing.SettleGrace + timing.BatchFor + timing.SendGrace, timing.BatchLate},
+		{"a worker that stops waits for its requests", timing.RequestTimeout + timing.SettlePatience, timing.StopTimeout},
+		{"a worker that stops can try to settle", timing.SettleTry, timing.ShutdownTimeout},
 	} {
 		if c.less >= c.longer {
 			t.Errorf("%s: %v is not less than %v", c.why, c.less, c.longer)
 		}
+	}
+	if stopped := timing.StopTimeout + timing.ShutdownTimeout; stopped > timing.TerminationGrace {
+		t.Errorf("a worker needs %v to stop, and Kubernetes gives it %v", stopped, timing.TerminationGrace)
 	}
 }
 

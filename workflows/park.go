@@ -7,6 +7,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // ParkRequest says who gives up, and why.
@@ -74,7 +75,7 @@ func (r *recovery) parksOn(result activities.PublishResult) bool {
 	if result.ParkUpTo == 0 { // nothing was pending, or the worker knows of no bound
 		return result.Dead > 0
 	}
-	r.upTo = result.ParkUpTo
+	r.upTo = relay.Bound{ID: result.ParkUpTo, At: result.ParkBefore}
 	return result.More
 }
 
@@ -82,7 +83,7 @@ func (r *recovery) parksOn(result activities.PublishResult) bool {
 // long, with an activity for each page: attempts leave nothing in it. (A park without a
 // bound is of an earlier version, which never continued.)
 func (r *recovery) isLong(ctx workflow.Context) bool {
-	return r.park != nil && r.upTo > 0 && ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
+	return r.park != nil && r.upTo.ID > 0 && ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
 }
 
 // continueAsNew goes on under the same id, and on the current version of the worker, as
@@ -94,16 +95,17 @@ func (r *recovery) continueAsNew(ctx workflow.Context) error {
 		return fmt.Errorf("wait for handlers: %w", err) // cancelled
 	}
 	in := r.in
-	in.Before = &RecoveryProgress{Began: r.began, Result: r.result, Park: r.park, ParkUpTo: r.upTo}
+	in.Before = &RecoveryProgress{Began: r.began, Result: r.result, Park: r.park, ParkUpTo: r.upTo.ID, ParkBefore: r.upTo.At}
 	return workflow.NewContinueAsNewError(ctx, Recovery, in)
 }
 
 // RecoveryProgress is what a recovery hands on when it continues as new.
 type RecoveryProgress struct {
-	Began    time.Time      `json:"began"`
-	Result   RecoveryResult `json:"result"`
-	Park     *ParkRequest   `json:"park,omitempty"`
-	ParkUpTo int64          `json:"parkUpTo,omitempty"`
+	Began      time.Time      `json:"began"`
+	Result     RecoveryResult `json:"result"`
+	Park       *ParkRequest   `json:"park,omitempty"`
+	ParkUpTo   int64          `json:"parkUpTo,omitempty"`
+	ParkBefore time.Time      `json:"parkBefore,omitzero"`
 }
 
 // report notes on record how a park ended, if it is on record.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // UpdatePark is the name of Recovery's update handler.
@@ -122,7 +123,7 @@ type recovery struct {
 	began  time.Time
 	result RecoveryResult
 	park   *ParkRequest
-	upTo   int64               // how far parking goes, once that is known
+	upTo   relay.Bound         // how far parking goes, once that is known
 	cancel workflow.CancelFunc // the attempt under way
 	over   bool
 	state  string // in which it ended
@@ -132,7 +133,7 @@ type recovery struct {
 func newRecovery(ctx workflow.Context, in RecoveryInput) *recovery {
 	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, began: workflow.Now(ctx)}
 	if b := in.Before; b != nil {
-		r.began, r.result, r.park, r.upTo = b.Began, b.Result, b.Park, b.ParkUpTo
+		r.began, r.result, r.park, r.upTo = b.Began, b.Result, b.Park, relay.Bound{ID: b.ParkUpTo, At: b.ParkBefore}
 	}
 	return r
 }
@@ -151,8 +152,8 @@ func (r *recovery) run(ctx workflow.Context) error {
 		r.cancel = cancel
 		var result activities.PublishResult
 		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in), act.PublishBatch, activities.PublishRequest{
-			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: BatchFor, RecoveryID: r.id, Recovering: true,
-			Park: parking, Bound: parking && r.upTo == 0, ParkUpTo: r.upTo,
+			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: timing.BatchFor, RecoveryID: r.id, Recovering: true,
+			Park: parking, Bound: parking && r.upTo.ID == 0, ParkUpTo: r.upTo.ID, ParkBefore: r.upTo.At,
 		}).Get(attempt, &result)
 		cancel()
 		var failure *temporal.ApplicationError
@@ -186,7 +187,9 @@ func (r *recovery) details() string {
 		parked = "Parked by " + escape(r.park.By, maxName) + ": " + escape(r.park.Reason, maxReason) + "\n\n"
 	}
 	return framed(fmt.Sprintf("Topic **%s** waits for its destination since **%s UTC**. The first failure:\n\n> %s\n\n%s"+
-		"Repair the destination, and everything goes on by itself, in order. Nothing is lost meanwhile, nor given up, however long it takes. "+
+		"Repair the destination, and everything goes on by itself, in order. Nothing is lost meanwhile, however long it takes. "+
+		"If every event is refused one by one, each attempt also tries events behind the first page. Once one of those is accepted, the refused ones "+
+		"are tried again, and those that are refused again become dead letters. "+
 		"*Pending Activities* has the last failure, and when the next attempt is due; the run of `Relay` has how much waits.\n\n"+
 		"To try at once: `starter recover TOPIC --now`, or *Reset* of the pending activity (not of this workflow). "+
 		"To give up what is pending of its batch now: `starter recover TOPIC --park`, or the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}` "+

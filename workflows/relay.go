@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/workflow"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // RelayInput configures a run of Relay. The zero value is the default.
@@ -164,7 +166,7 @@ func (r *run) free(ctx workflow.Context) int {
 	}
 	busy := 0
 	for _, began := range r.began {
-		if workflow.Now(ctx).Sub(began) < BatchLate {
+		if workflow.Now(ctx).Sub(began) < timing.BatchLate {
 			busy++
 		}
 	}
@@ -178,7 +180,7 @@ func (r *run) wakeForLate(ctx workflow.Context) {
 		return
 	}
 	for _, began := range r.began {
-		if left := BatchLate - now.Sub(began); left > 0 {
+		if left := timing.BatchLate - now.Sub(began); left > 0 {
 			r.waking = true
 			r.selector.AddFuture(workflow.NewTimer(ctx, left), func(workflow.Future) { r.waking = false })
 			return

@@ -18,7 +18,7 @@ import (
 // check runs worker --check and returns what it prints and its exit status.
 func (o *outbox) check(env []string, args ...string) (out string, status int) {
 	o.t.Helper()
-	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "worker"), append([]string{"--check"}, args...)...)
+	cmd := exec.CommandContext(o.t.Context(), filepath.Join(o.programs, "worker"), append([]string{"--check"}, args...)...)
 	cmd.Env = append(append([]string{}, o.env...), env...)
 	b, err := cmd.Output()
 	var exit *exec.ExitError
@@ -50,10 +50,10 @@ func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) 
 	as := []string{"DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")}
 	out, status := o.check(as)
 	require.Zero(t, status, out)
-	for _, check := range []string{"configuration", "database", "rights", "temporal", "audit: destination", "ledger: destination", "orders: destination"} {
+	for _, check := range []string{"configuration", "database", "session", "rights", "security", "trigger", "temporal", "audit: destination", "ledger: destination", "orders: destination"} {
 		require.True(t, strings.HasPrefix(line(t, out, check), "ok "), out)
 	}
-	require.Contains(t, line(t, out, "orders: destination"), "arn:aws:sns:")
+	require.Regexp(t, `arn:aws:sns:.*; configure this ARN, and it need not be looked up`, line(t, out, "orders: destination"))
 	require.NotContains(t, out, "failed")
 
 	out, status = o.check(as, "--json")
@@ -64,8 +64,8 @@ func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) 
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &found))
 	require.True(t, found.OK)
-	require.Len(t, found.Checks, 4+2*3)
-	require.Equal(t, "audit", found.Checks[4].Topic)
+	require.Len(t, found.Checks, 7+2*3)
+	require.Equal(t, "audit", found.Checks[7].Topic)
 
 	require.Equal(t, 3, o.pending())
 	require.Zero(t, o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until IS NOT NULL`))
@@ -112,4 +112,24 @@ func TestCheckSaysWhatFailsAndOfWhatThatLeavesUnknown(t *testing.T) {
 
 	out, _ = o.check([]string{"OUTBOX_CONFIG=/there/is/none"})
 	require.Equal(t, 1, strings.Count(out, "failed"), out)
+}
+
+func TestCheck_FailsIfInsertedEventsDoNotBecomePending(t *testing.T) {
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	as := []string{"DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")}
+	o.exec(`ALTER TABLE outbox.event DISABLE TRIGGER enqueue`)
+	o.write("orders", "a", 3, 1)
+	out, status := o.check(as)
+	require.Equal(t, 1, status)
+	require.Regexp(t, `^failed .*ENABLE TRIGGER enqueue.*starter replay`, line(t, out, "trigger"))
+	require.Contains(t, o.starter("status"), "ENABLE TRIGGER enqueue")
+	require.Contains(t, o.starter("status", "--json"), `"notEnqueued":"the trigger of outbox.event is disabled`)
+
+	o.exec(`ALTER TABLE outbox.event ENABLE TRIGGER enqueue`)
+	o.exec(`GRANT INSERT ON outbox.event_default TO outbox_producer`)
+	out, status = o.check(as)
+	require.Zero(t, status)
+	require.Contains(t, out, "outbox_producer may insert into partitions")
+	require.NotContains(t, o.starter("status", "--json"), "is disabled")
 }

@@ -76,7 +76,7 @@ func (o *outbox) onTerminal(env []string, args ...string) *running {
 }
 
 func (o *outbox) prepare(env []string, args ...string) *running {
-	r := &running{t: o.t, cmd: exec.Command(filepath.Join(programs, "starter"), args...), done: make(chan struct{})}
+	r := &running{t: o.t, cmd: exec.Command(filepath.Join(o.programs, "starter"), args...), done: make(chan struct{})}
 	r.cmd.Env = append(append([]string{}, o.env...), env...)
 	o.t.Cleanup(func() {
 		if r.cmd.Process != nil {

@@ -105,6 +105,7 @@ func TestABrokenDestinationKeepsNoWorkerFromStartingNorOtherTopicsFromFlowing(t 
 	require.Contains(t, w.text(), "there-is-no-such-queue")
 	o.schedule()
 	requireOnce(t, q.receive(50, 30*time.Second), "o", 50)
+	o.drainedTopic("orders", 15*time.Second) // an event is received before it is settled
 	require.Equal(t, 50, o.pending(), "the other topic's events wait")
 	require.NoError(t, w.ready("broken"))
 }

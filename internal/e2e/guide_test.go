@@ -50,7 +50,7 @@ func TestTheGuideWorksAsItStands(t *testing.T) {
 	require.Regexp(t, `orders\s+\S\s+3\b`, said, "three are pending")
 	require.Contains(t, said, `{\"order\": \"4711\"}`, "a message was received")
 	require.Contains(t, said, "OrderPlaced")
-	require.Regexp(t, `done: [1-3] published events of orders`, said, "as many as were published by then")
+	require.Regexp(t, `done: [1-3] events of orders`, said, "as many as were published by then")
 	testenv.Eventually(t, 30*time.Second, func() error {
 		if o.pending() > 0 {
 			return errNotYet

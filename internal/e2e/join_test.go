@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestACommandThatWasConfirmedLateIsJoinedAndNotTakenForAbandoned(t *testing.
 	o.exec(`UPDATE outbox.operation SET at = at + interval '-10 minutes'`)
 	o.exec(`UPDATE outbox.dead_letter SET dead_at = dead_at - interval '1 hour'`)
 	second := o.begin(nil, discarding(0, "--yes", "--json", "--by", "bob")...)
-	second.says("operation 1, by ada, has no workflow: waiting a moment for one")
+	second.says(fmt.Sprint("operation ", o.count(`SELECT id FROM outbox.operation`)) + ", by ada, has no workflow: waiting a moment for one")
 	line.set(whole)
 	end := second.ends()
 	require.Zero(t, end.status, end.err)

@@ -29,7 +29,7 @@ func (o *outbox) command(args ...string) ran { return o.commandIn(o.env, args...
 func (o *outbox) commandIn(env []string, args ...string) ran {
 	o.t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "starter"), args...)
+	cmd := exec.CommandContext(o.t.Context(), filepath.Join(o.programs, "starter"), args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, &out, &errs
 	err := cmd.Run()
 	var exit *exec.ExitError
@@ -231,7 +231,7 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 		{with("dead", "discard", "orders", "--code", "Nothing"), 3, "no dead letters of orders match"},
 		{with("replay", "orders"), 2, "or say --all"},
 		{with("replay", "orders", "--all", "--key", "k"), 2, "or say --all"},
-		{with("replay", "orders", "--all"), 3, "no published events of orders match"},
+		{with("replay", "orders", "--all"), 3, "no events of orders match"},
 		{with("replay", "orders", "--event-id", "4711"), 2, "--event-id: parse event id"},
 		{with("replay", "odrers", "--all"), 2, `unknown topic "odrers"`},
 		{[]string{"recover", "orders", "--reason", "x"}, 2, "--now or --park"},
@@ -386,7 +386,7 @@ func TestRedriveAndReplayGoOnWhateverIsKilledAndEndCompleteAndInOrder(t *testing
 func (o *outbox) interrupted(w *worker, n int, args ...string) *worker {
 	o.t.Helper()
 	args = append(args, "--by", "ada", "--reason", "a test", "--yes")
-	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "starter"), args...)
+	cmd := exec.CommandContext(o.t.Context(), filepath.Join(o.programs, "starter"), args...)
 	cmd.Env = o.env
 	require.NoError(o.t, cmd.Start())
 	testenv.Eventually(o.t, 30*time.Second, func() error {

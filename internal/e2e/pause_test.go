@@ -19,7 +19,8 @@ func TestAPauseEndsTheTopicsRecoveryAndNothingIsPublishedUntilItIsResumed(t *tes
 	require.Zero(t, r.Published)
 	require.Zero(t, o.count(`SELECT count(*) FROM outbox.topic WHERE recovery_paused_until > now()`))
 	require.Equal(t, 100, o.pending(), "with the queue back, and no recovery's pause")
-	require.Equal(t, 0, o.count(`SELECT count(*) FROM outbox.lane WHERE topic = 'orders' AND leased_until IS NOT NULL`), "nobody has its lanes")
+	o.unleased() // a batch in retry gives its lanes back with its next attempt
+	require.Equal(t, 100, o.pending(), "and that one published nothing either")
 	o.starter("resume", "orders", "--by", "ada")
 	requireOnce(t, back.receive(100, 60*time.Second), "e", 100)
 }

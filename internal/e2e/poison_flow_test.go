@@ -51,6 +51,6 @@ func TestAnEventThatIsDeletedWhilePendingIsADeadLetterThatSaysSo(t *testing.T) {
 		require.NotContains(t, got, fmt.Sprintf("e-%d", gone))
 	}
 	require.Equal(t, 3, o.count(`SELECT count(*) FROM outbox.dead_letter
-	    WHERE code = 'EventMissing' AND message LIKE '%no longer in outbox.event%'`))
+	    WHERE code = 'EventMissing' AND message LIKE '%two looks did not find it in outbox.event%'`))
 	require.Equal(t, 3, o.count(`SELECT count(*) FROM outbox.dead_letter`))
 }

@@ -108,7 +108,10 @@ func (p *proxy) serve(client net.Conn) {
 	if !p.pass(client) {
 		return
 	}
-	server, err := net.Dial("tcp", p.target) //nolint:noctx // a test
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := net.Dial("tcp", target) //nolint:noctx // a test
 	if err != nil || !p.pass(server) {
 		drop(client)
 		return

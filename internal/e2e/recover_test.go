@@ -32,6 +32,8 @@ type destination struct {
 
 func (d *destination) Destination(string) string { return "a queue" }
 
+func (d *destination) Ordered(string) bool { return false }
+
 func (d *destination) Publish(_ context.Context, r relay.PublishRequest) (p relay.PublishResult, err error) {
 	d.attempts.Add(1)
 	for page := range r.Events {
@@ -163,7 +165,8 @@ func TestAParkThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
 	late := o.command(append(park, "--by", "ada", "--yes", "--wait", "15s")...)
 	require.Equal(t, 1, late.status)
 	require.Contains(t, late.err, "no answer: park: ")
-	require.Contains(t, late.err, "it may still happen, and then operation 1 in outbox.operation says so")
+	first := o.count(`SELECT id FROM outbox.operation`)
+	require.Contains(t, late.err, fmt.Sprintf("it may still happen, and then operation %d in outbox.operation says so", first))
 	require.Equal(t, []string{"recover-park by ada: open"}, o.record())
 
 	// The same, asked again, waits for the same.
@@ -181,11 +184,11 @@ func TestAParkThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
 	var parked parkedJSON
 	require.NoError(t, json.Unmarshal([]byte(r.out), &parked))
 	require.True(t, parked.Joined)
-	require.Equal(t, []int{1, 20, 20, 0, 0}, []int{parked.Operation, parked.Matched, parked.Dead, parked.Published, parked.Pending})
+	require.Equal(t, []int{first, 20, 20, 0, 0}, []int{parked.Operation, parked.Matched, parked.Dead, parked.Published, parked.Pending})
 	require.Contains(t, r.err, "asked for since")
 	require.Equal(t, 20, o.ended(c, "orders").Dead)
 	require.Equal(t, []string{
-		"recover-park by ada: parked: 0 published, 20 dead letters", "recover-park by bob: joined operation 1",
+		"recover-park by ada: parked: 0 published, 20 dead letters", fmt.Sprint("recover-park by bob: joined operation ", first),
 	}, o.record())
 	require.Equal(t, 1, o.count(`SELECT count(*) FROM outbox.operation WHERE finished_at - at > interval '15 seconds' AND done = 20 AND matched = 20`))
 }
@@ -197,7 +200,7 @@ func TestTheRecoveryItselfEndsTheRecordOfAParkWhoseTerminalIsGone(t *testing.T) 
 	o.exec(`INSERT INTO outbox.operation (kind, topic, by, reason) VALUES ('recover-park', 'orders', 'ada', 'gone')`)
 	_, err := c.UpdateWorkflow(t.Context(), client.UpdateWorkflowOptions{
 		WorkflowID: o.recoveryID("orders"), UpdateName: workflows.UpdatePark, WaitForStage: client.WorkflowUpdateStageAccepted,
-		Args: []any{workflows.ParkRequest{By: "ada", Reason: "gone", Operation: 1}},
+		Args: []any{workflows.ParkRequest{By: "ada", Reason: "gone", Operation: int64(o.count(`SELECT id FROM outbox.operation`))}},
 	})
 	require.NoError(t, err)
 	require.Equal(t, 20, o.ended(c, "orders").Dead)

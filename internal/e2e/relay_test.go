@@ -49,6 +49,9 @@ type outbox struct {
 	url   string
 	queue string // task queue, and the schedule's id
 	env   []string
+	// programs is the folder of its worker and starter: the global one, unless a test
+	// runs those of another version.
+	programs string
 }
 
 // newOutbox migrates a database and routes topics; config is OUTBOX_CONFIG's
@@ -56,7 +59,13 @@ type outbox struct {
 func newOutbox(t *testing.T, config string) *outbox {
 	t.Helper()
 	testenv.Temporal(t) // skips where there is none
-	o := &outbox{t: t, url: testenv.DatabaseURL(t), queue: testenv.TaskQueue(t)}
+	return newOutboxAt(t, testenv.DatabaseURL(t), config)
+}
+
+// newOutboxAt is newOutbox in a database that is migrated already.
+func newOutboxAt(t *testing.T, url, config string) *outbox {
+	t.Helper()
+	o := &outbox{t: t, url: url, queue: testenv.TaskQueue(t), programs: programs}
 	var err error
 	o.db, err = pgxpool.New(t.Context(), o.url)
 	require.NoError(t, err)
@@ -77,7 +86,7 @@ func (o *outbox) starter(args ...string) string {
 }
 
 func (o *outbox) tryStarter(args ...string) (string, error) {
-	cmd := exec.CommandContext(o.t.Context(), filepath.Join(programs, "starter"), args...)
+	cmd := exec.CommandContext(o.t.Context(), filepath.Join(o.programs, "starter"), args...)
 	cmd.Env = o.env
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -153,7 +162,7 @@ func (o *outbox) startWorker(env ...string) *worker {
 	require.NoError(o.t, err)
 	w := &worker{t: o.t, http: l.Addr().String(), done: make(chan struct{})}
 	require.NoError(o.t, l.Close())
-	w.cmd = exec.Command(filepath.Join(programs, "worker"))
+	w.cmd = exec.Command(filepath.Join(o.programs, "worker"))
 	w.cmd.Env = append(append(o.env, "OUTBOX_HTTP_ADDRESS="+w.http), env...)
 	w.cmd.Stdout, w.cmd.Stderr = w, w
 	require.NoError(o.t, w.cmd.Start())

@@ -14,7 +14,7 @@ import (
 func TestWhoWatchesTheStatusSeesItChangeAndSeesItAgainAfterTheDatabaseWasAway(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	line := newProxy(t, hostOf(t, o.url))
-	cmd := exec.CommandContext(t.Context(), filepath.Join(programs, "starter"), "status", "--watch", "--every", "100ms", "--json")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(o.programs, "starter"), "status", "--watch", "--every", "100ms", "--json")
 	cmd.Env = append(append([]string{}, o.env...), "DATABASE_URL="+line.inFrontOf(t, o.url))
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)

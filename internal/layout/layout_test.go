@@ -25,9 +25,10 @@ var allowed = map[string][]string{
 	"outbox":            {"github.com/jackc/pgx/v5/", "go.opentelemetry.io/otel/"},
 	"schema":            {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
 	"internal/relay":    {module + "outbox"},
-	"internal/postgres": {module + "internal/relay", module + "outbox", "github.com/jackc/pgx/v5/"},
+	"internal/timing":   {"golang.org/x/sys/unix"},
+	"internal/postgres": {module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
-		module + "internal/relay", module + "outbox", module + "internal/publish/detach", "github.com/aws/",
+		module + "internal/relay", module + "internal/timing", module + "outbox", module + "internal/publish/detach", "github.com/aws/",
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/propagation",
 		"go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
 	},
@@ -36,9 +37,9 @@ var allowed = map[string][]string{
 		module + "internal/relay", "go.opentelemetry.io/", "github.com/prometheus/",
 		"go.temporal.io/sdk/activity", "go.temporal.io/sdk/client", "go.temporal.io/sdk/interceptor", "go.temporal.io/sdk/contrib/opentelemetry",
 	},
-	"activities": {module + "internal/relay", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
+	"activities": {module + "internal/relay", module + "internal/timing", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
 	"workflows": {
-		module + "activities", module + "internal/relay",
+		module + "activities", module + "internal/relay", module + "internal/timing",
 		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker", "go.temporal.io/api/enums/v1",
 	},
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -29,7 +30,7 @@ func TestWhatIsAskedOfARecoveryIsOnRecordBeforeItIsDoneAndWhoAskedTheSameToo(t *
 	require.NoError(t, err)
 	require.True(t, joined)
 	require.Equal(t, first, again)
-	require.Equal(t, []string{"ada ", "bob joined operation 1"}, query[[]string](o, `SELECT array_agg(by || ' ' || outcome ORDER BY id) FROM outbox.operation`))
+	require.Equal(t, []string{"ada ", fmt.Sprint("bob joined operation ", first)}, query[[]string](o, `SELECT array_agg(by || ' ' || outcome ORDER BY id) FROM outbox.operation`))
 	ask.Kind = relay.RecoverNow
 	_, joined, err = o.Ask(t.Context(), ask)
 	require.NoError(t, err)

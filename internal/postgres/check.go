@@ -7,15 +7,23 @@ import (
 	"strings"
 )
 
-const reachSQL = `SELECT to_regnamespace('outbox') IS NOT NULL`
+const reachSQL = `SELECT to_regnamespace('outbox') IS NOT NULL, pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', session_user::text`
 
-// Reach connects and makes sure that there is an outbox. Its errors name the remedy.
+// Reach connects and makes sure that there is an outbox, on a server that can write. Its
+// errors name the remedy. Connections that cannot write are given up: the next ones are
+// made anew.
 func (s *Store) Reach(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	var there bool
-	if err := s.pool.QueryRow(ctx, reachSQL).Scan(&there); err != nil {
+	var role string
+	now := session{isolation: readCommitted} // no connection begins with another
+	if err := s.pool.QueryRow(ctx, reachSQL).Scan(&there, &now.inRecovery, &now.readOnly, &role); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
+	}
+	if err := now.check(role); err != nil {
+		s.pool.Reset()
+		return err
 	}
 	if !there {
 		return fmt.Errorf("the database has no outbox: run %q", "starter migrate")
@@ -35,12 +43,12 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('table', 'discarded', 'SELECT'), ('table', 'discarded', 'INSERT'), ('table', 'discarded', 'DELETE'),
     ('table', 'refusal', 'SELECT'), ('table', 'refusal', 'INSERT'), ('table', 'refusal', 'UPDATE'), ('table', 'refusal', 'DELETE'),
     ('table', 'operation', 'SELECT'), ('table', 'operation', 'INSERT'),
-    ('table', 'sample', 'SELECT'), ('table', 'sample', 'UPDATE'),
+    ('table', 'sample', 'SELECT'), ('table', 'sample', 'UPDATE'), ('table', 'round', 'SELECT'), ('table', 'round', 'UPDATE'),
     ('column', 'operation.workflow_id', 'UPDATE'), ('column', 'operation.done', 'UPDATE'),
     ('column', 'operation.next_after', 'UPDATE'), ('column', 'operation.lanes_after', 'UPDATE'),
     ('column', 'operation.finished_at', 'UPDATE'), ('column', 'operation.outcome', 'UPDATE'),
     ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
-    ('function', 'caught()', 'EXECUTE')),
+    ('function', 'caught()', 'EXECUTE'), ('function', 'delete_caught(date, bigint)', 'EXECUTE')),
 found AS (
     SELECT n.kind, n.name, n.privilege, coalesce(t.oid, f.oid) AS oid, a.attnum AS number
     FROM needed n
@@ -83,11 +91,11 @@ func (s *Store) Rights(ctx context.Context) error {
 	return nil
 }
 
-// Check connects and makes sure that the outbox is there and may be used. Its
-// errors name the remedy.
+// Check connects and makes sure that the outbox is there and may be used, and that no
+// row of it is hidden. Its errors name the remedy.
 func (s *Store) Check(ctx context.Context) error {
 	if err := s.Reach(ctx); err != nil {
 		return err
 	}
-	return s.Rights(ctx)
+	return errors.Join(s.Rights(ctx), s.Security(ctx))
 }

@@ -7,10 +7,12 @@ import (
 	"maps"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 	"github.com/temporal-outbox/relay/outbox"
 )
 
@@ -49,9 +51,10 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
         AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
 
-// countSQL counts what waits in some lanes, up to a limit in each.
+// countSQL counts what waits in some lanes, up to a limit in each. The age is that of
+// a time between 1970 and now, whatever a row holds: see safeAgeFrom.
 const countSQL = `
-SELECT l.topic, l.lane, c.events, c.bytes, extract(epoch FROM clock_timestamp() - c.oldest)::float8
+SELECT l.topic, l.lane, c.events, c.bytes, ` + safeAgeFrom + `c.oldest` + safeAgeTo + `
 FROM unnest($1::text[], $2::smallint[]) AS wanted(topic, lane)
 JOIN outbox.lane l USING (topic, lane)
 CROSS JOIN LATERAL (
@@ -64,9 +67,13 @@ WHERE c.events > 0`
 // claimSQL leases what is still free of some lanes. The lanes are chosen where
 // they are locked, by the predicate of the lease itself: with the choice in a
 // sub-select, two claimers got the same lanes.
+//
+// A lane that has a holder was not given back: the lease of the last attempt expired,
+// or its claim was released over its head. Its worker may live, with acknowledgements
+// to settle, and has until quiet_at.
 const claimSQL = `
 WITH free AS (
-    SELECT l.topic, l.lane, wanted.claim_id
+    SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying AS settling
     FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
     JOIN outbox.lane l USING (topic, lane)
     WHERE (l.leased_until IS NULL OR l.leased_until < now())
@@ -75,10 +82,11 @@ WITH free AS (
     FOR NO KEY UPDATE OF l SKIP LOCKED)
 UPDATE outbox.lane l
 SET claim_id = free.claim_id, holder = NULL, retrying = false, leased_until = now() + $4::interval,
-    claimed_at = now(), claimed_by = $5
+    claimed_at = now(), claimed_by = $5,
+    quiet_at = CASE WHEN free.settling THEN greatest(now() + $6::interval, l.quiet_at) ELSE l.quiet_at END
 FROM free
 WHERE l.topic = free.topic AND l.lane = free.lane
-RETURNING l.topic, l.lane`
+RETURNING l.topic, l.lane, free.settling`
 
 // Claim leases pending lanes and returns them as batches; none if nothing is
 // pending, or all of it is leased, paused, in topics that have their share in
@@ -88,6 +96,9 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 		return nil, nil
 	}
 	if err := s.sweepWhenDue(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.advanceWhenDue(ctx); err != nil {
 		return nil, err
 	}
 	ctx, cancel := s.limit(ctx)
@@ -107,6 +118,9 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}
+	// A SQL_ASCII database can have topics that no configuration can name. Warnings tells
+	// of them.
+	waiting = slices.DeleteFunc(waiting, func(l lane) bool { return !utf8.ValidString(l.topic) })
 	if len(waiting) == 0 {
 		return nil, nil
 	}
@@ -165,20 +179,26 @@ func (s *Store) lease(ctx context.Context, by string, packed [][]lane) ([]relay.
 		}
 	}
 	topics, numbers := columns(all)
-	rows, err := s.pool.Query(ctx, claimSQL, topics, numbers, claims, s.cfg.ClaimLease, by)
+	rows, err := s.pool.Query(ctx, claimSQL, topics, numbers, claims, s.cfg.ClaimLease, by, timing.SettleGrace)
 	if err != nil {
 		return nil, fmt.Errorf("claim lanes: %w", err)
 	}
-	got := make(map[laneKey]bool, len(all))
+	settling := make(map[laneKey]bool, len(all)) // of the lanes that it got
 	var k laneKey
-	if _, err := pgx.ForEachRow(rows, []any{&k.topic, &k.lane}, func() error { got[k] = true; return nil }); err != nil {
+	var isSettling bool
+	_, err = pgx.ForEachRow(rows, []any{&k.topic, &k.lane, &isSettling}, func() error {
+		settling[k] = isSettling
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("claim lanes: %w", err)
 	}
 	batches := make([]relay.Batch, 0, len(packed))
 	for _, lanes := range packed {
-		lanes = slices.DeleteFunc(lanes, func(l lane) bool { return !got[l.key()] })
+		lanes = slices.DeleteFunc(lanes, func(l lane) bool { _, got := settling[l.key()]; return !got })
 		if len(lanes) > 0 {
 			b := batchOf(lanes, claimOf[lanes[0].key()])
+			b.Settling = slices.ContainsFunc(lanes, func(l lane) bool { return settling[l.key()] })
 			batches = append(batches, b)
 			s.remember(b.ClaimID)
 		}
@@ -198,9 +218,10 @@ func batchOf(lanes []lane, claim string) relay.Batch {
 }
 
 // claimedSQL finds the claims of one activity that no attempt has begun, and
-// that will hold long enough to be worth handing out.
+// that will hold long enough to be worth handing out. Lanes that are not quiet may
+// have something to be settled.
 const claimedSQL = `
-SELECT topic, lane, claim_id::text
+SELECT topic, lane, claim_id::text, coalesce(quiet_at > now(), false)
 FROM outbox.lane
 WHERE claimed_by = $1 AND claim_id IS NOT NULL AND holder IS NULL
   AND leased_until > now() + interval '1 second'
@@ -217,11 +238,14 @@ func (s *Store) Claimed(ctx context.Context, by string) ([]relay.Batch, error) {
 	}
 	var held []lane
 	claimOf := make(map[laneKey]string)
+	settling := make(map[string]bool) // by claim
 	var l lane
 	var claim string
-	_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &claim}, func() error {
+	var isSettling bool
+	_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &claim, &isSettling}, func() error {
 		held = append(held, l)
 		claimOf[l.key()] = claim
+		settling[claim] = settling[claim] || isSettling
 		return nil
 	})
 	if err != nil {
@@ -240,7 +264,9 @@ func (s *Store) Claimed(ctx context.Context, by string) ([]relay.Batch, error) {
 	}
 	batches := make([]relay.Batch, 0, len(byClaim))
 	for claim, lanes := range byClaim {
-		batches = append(batches, batchOf(lanes, claim))
+		b := batchOf(lanes, claim)
+		b.Settling = settling[claim]
+		batches = append(batches, b)
 	}
 	slices.SortFunc(batches, func(a, b relay.Batch) int { return cmp.Compare(a.ClaimID, b.ClaimID) })
 	return batches, nil

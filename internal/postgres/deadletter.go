@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -24,24 +25,24 @@ WITH mine AS (
     FOR NO KEY UPDATE),
 dead AS (
     SELECT d.* FROM mine
-    JOIN unnest($2::smallint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[])
-         AS d(lane, id, replay, code, message) USING (lane)),
+    JOIN unnest($2::smallint[], $4::bigint[], $5::bigint[], $9::timestamptz[], $6::text[], $7::text[])
+         AS d(lane, id, replay, created_at, code, message) USING (lane)),
 gone AS (
     DELETE FROM outbox.pending
     WHERE ctid = ANY (ARRAY(
         SELECT found.ctid FROM dead CROSS JOIN LATERAL (
             SELECT p.ctid FROM outbox.pending p
-            WHERE p.topic = $1 AND p.lane = dead.lane AND p.id = dead.id AND p.replay = dead.replay
+            WHERE p.topic = $1 AND p.lane = dead.lane AND p.id = dead.id AND p.replay = dead.replay AND p.created_at = dead.created_at
             LIMIT 1) found))
     RETURNING lane, id, replay, created_at, bytes),
 forgotten AS (
     DELETE FROM outbox.refusal r USING dead
     WHERE r.topic = $1 AND r.lane = dead.lane AND r.id = dead.id AND r.replay = dead.replay
-    RETURNING r.lane, r.id, r.replay, r.attempts),
+    RETURNING r.lane, r.id, r.replay, CASE WHEN coalesce(r.created_at, dead.created_at) = dead.created_at THEN r.attempts END AS attempts),
 moved AS (
     INSERT INTO outbox.dead_letter
         (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id)
-    SELECT $1, lane, id, created_at, bytes, replay,
+    SELECT $1, lane, id, gone.created_at, bytes, replay,
            coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at), ''),
            dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8
     FROM gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
@@ -61,7 +62,7 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 	held := slices.Compact(slices.Sorted(slices.Values(c.lanes)))
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var mine int
-		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, c.codes, c.messages, workflowID).Scan(&mine)
+		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created).Scan(&mine)
 		if err == nil && mine < len(held) {
 			err = relay.ErrClaimLost
 		}
@@ -76,16 +77,19 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 // refuseSQL counts another refusal of each event and says for how long it has been
 // refused. Retries come half a minute apart at most, so after five minutes without
 // one something else was in the way, a pause or an outage, and the time begins
-// anew.
+// anew. It does, too, where the row is of another event, which had the same id before
+// a failover. (A worker of the version before writes no time.)
 const refuseSQL = `
-INSERT INTO outbox.refusal AS r (topic, lane, id, replay, code, message, attempts)
-SELECT $1, lane, id, replay, code, message, 1
-FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) AS d(lane, id, replay, code, message)
+INSERT INTO outbox.refusal AS r (topic, lane, id, replay, created_at, code, message, attempts)
+SELECT $1, lane, id, replay, created_at, code, message, 1
+FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $7::timestamptz[], $5::text[], $6::text[]) AS d(lane, id, replay, created_at, code, message)
 ORDER BY lane, id, replay
 ON CONFLICT (topic, lane, id, replay) DO UPDATE
-SET attempts = r.attempts + 1, last_at = now(),
-    first_at = CASE WHEN r.last_at < now() - interval '5 minutes' THEN now() ELSE r.first_at END, code = excluded.code, message = excluded.message
-RETURNING lane, id, replay, extract(epoch FROM now() - first_at)::float8`
+SET attempts = CASE WHEN coalesce(r.created_at, excluded.created_at) = excluded.created_at THEN r.attempts ELSE 0 END + 1,
+    first_at = CASE WHEN r.last_at >= now() - interval '5 minutes' AND coalesce(r.created_at, excluded.created_at) = excluded.created_at
+                    THEN r.first_at ELSE now() END,
+    last_at = now(), created_at = excluded.created_at, code = excluded.code, message = excluded.message
+RETURNING lane, id, replay, created_at, extract(epoch FROM now() - first_at)::float8`
 
 // Refuse remembers that a destination refused pending events one by one.
 func (s *Store) Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error) {
@@ -95,13 +99,15 @@ func (s *Store) Refuse(ctx context.Context, topic string, refused []relay.Outcom
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	c := outcomeColumns(refused)
-	rows, err := s.pool.Query(ctx, refuseSQL, topic, c.lanes, c.ids, c.replays, c.codes, c.messages)
+	rows, err := s.pool.Query(ctx, refuseSQL, topic, c.lanes, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), c.created)
 	if err != nil {
 		return nil, fmt.Errorf("remember refusals: %w", err)
 	}
 	known, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r relay.Refusal, err error) {
 		var seconds float64
-		err = row.Scan(&r.Lane, &r.ID, &r.Replay, &seconds)
+		var created pgtype.Timestamptz
+		err = row.Scan(&r.Lane, &r.ID, &r.Replay, &created, &seconds)
+		r.At = microseconds(created)
 		r.For = time.Duration(seconds * float64(time.Second))
 		return r, err
 	})
@@ -116,7 +122,8 @@ const forgetRefusalsSQL = `
 DELETE FROM outbox.refusal r
 WHERE NOT EXISTS (
     SELECT FROM outbox.pending p
-    WHERE p.topic = r.topic AND p.lane = r.lane AND p.id = r.id AND p.replay = r.replay)`
+    WHERE p.topic = r.topic AND p.lane = r.lane AND p.id = r.id AND p.replay = r.replay
+      AND p.created_at = coalesce(r.created_at, p.created_at))`
 
 func (s *Store) forgetRefusals(ctx context.Context) error {
 	if _, err := s.pool.Exec(ctx, forgetRefusalsSQL); err != nil {
@@ -152,18 +159,17 @@ func (s *Store) Blocked(ctx context.Context, topic string, keys []string) (map[r
 
 // refusedColumns are outcomes as arrays for unnest.
 type refusedColumns struct {
-	lanes           []int16
-	ids, replays    []int64
+	columnsOfRefs
 	codes, messages []string
 }
 
 func outcomeColumns(outcomes []relay.Outcome) (c refusedColumns) {
-	for _, o := range outcomes {
-		c.lanes = append(c.lanes, o.Lane)
-		c.ids = append(c.ids, o.ID)
-		c.replays = append(c.replays, o.Replay)
+	refs := make([]relay.Ref, len(outcomes))
+	for i, o := range outcomes {
+		refs[i] = o.Ref
 		c.codes = append(c.codes, o.Err.Code)
 		c.messages = append(c.messages, o.Err.Message)
 	}
+	c.columnsOfRefs = refColumns(refs)
 	return c
 }

@@ -139,7 +139,7 @@ func TestALaneThatWaitsForARetryTakesNothingFromItsTopicsShare(t *testing.T) {
 	kept := o.load(lease)[0].Lane
 	next := maps.Clone(lease.LowID)
 	delete(next, kept)
-	require.NoError(t, o.Release(t.Context(), lease, next))
+	require.NoError(t, o.Release(t.Context(), lease, relay.Read{Next: next}))
 	require.NoError(t, o.Keep(t.Context(), lease, []int16{kept}))
 	again, err := o.Claim(t.Context(), r)
 	require.NoError(t, err)
@@ -193,7 +193,7 @@ func TestARecoverysPauseExpiresAndIsLiftedByItselfOnly(t *testing.T) {
 	require.Empty(t, o.claim())
 	o.exec(`UPDATE outbox.topic SET recovery_paused_until = now() - interval '1 second'`)
 	_, lease := o.claimOne()
-	require.NoError(t, o.Release(t.Context(), lease, lease.LowID))
+	require.NoError(t, o.Release(t.Context(), lease, relay.Read{Next: lease.LowID}))
 
 	require.NoError(t, o.PauseTopic(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
 	o.exec(`UPDATE outbox.topic SET paused_at = now(), paused_by = 'ann'`)

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -32,7 +31,7 @@ type DeadLetter struct {
 // deadLettersSQL reads the newest dead letters first.
 const deadLettersSQL = `
 SELECT d.topic, coalesce(ev.event_id::text, ''), d.id, d.replay, d.key, coalesce(ev.type, ''), d.bytes, d.code, d.message,
-       d.attempts, d.created_at, d.dead_at, d.workflow_id
+       d.attempts, ` + shownFrom + `d.created_at` + shownTo + `, d.dead_at, d.workflow_id
 FROM outbox.dead_letter d
 LEFT JOIN LATERAL (SELECT event_id, type FROM outbox.event e WHERE e.id = d.id AND e.created_at = d.created_at LIMIT 1) ev ON true
 WHERE ` + deadFits + `
@@ -49,11 +48,7 @@ func (s *Store) DeadLetters(ctx context.Context, topic string, chosen relay.Sele
 	}
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, deadLettersSQL, append(deadArguments(topic, chosen, sp), limit)...)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	letters, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeadLetter])
+	letters, err := collect(ctx, s, pgx.RowToStructByPos[DeadLetter], deadLettersSQL, append(deadArguments(topic, chosen, sp), limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters: %w", err)
 	}
@@ -78,11 +73,7 @@ FROM outbox.dead_letter GROUP BY topic, code ORDER BY topic, count(*) DESC, code
 func (s *Store) DeadCounts(ctx context.Context) ([]DeadCount, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, deadCountsSQL)
-	if err != nil {
-		return nil, fmt.Errorf("count dead letters: %w", err)
-	}
-	counts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeadCount])
+	counts, err := collect(ctx, s, pgx.RowToStructByPos[DeadCount], deadCountsSQL)
 	if err != nil {
 		return nil, fmt.Errorf("count dead letters: %w", err)
 	}
@@ -104,10 +95,10 @@ FROM outbox.event WHERE event_id = $1 AND id = $2`
 func (s *Store) Content(ctx context.Context, eventID outbox.ID, id int64, payload bool) (c EventContent, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	var attributes json.RawMessage
-	err = s.pool.QueryRow(ctx, contentSQL, eventID, id, payload).Scan(&c.ContentType, &attributes, &c.Payload)
+	var raw []byte
+	err = s.readRow(ctx, []any{&c.ContentType, &raw, &c.Payload}, contentSQL, eventID, id, payload)
 	if err == nil {
-		err = json.Unmarshal(attributes, &c.Attributes)
+		c.Attributes, err = attributes(raw)
 	}
 	if err != nil {
 		return c, fmt.Errorf("read event %s: %w", eventID, err)

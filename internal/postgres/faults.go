@@ -14,17 +14,33 @@ const (
 	FaultStatement = "statement"
 )
 
-// faults is pgx's tracer, and tells Config.Fault of what went wrong: callers see an
-// error only where trying again did not help.
-type faults struct{ tell func(operation string) }
+// faults is pgx's tracer. It tells Config.Fault of what went wrong, because callers see
+// an error only where trying again did not help, and it explains the server's errors.
+type faults struct{ store *Store }
+
+func (f faults) tell(operation string) {
+	if f.store.cfg.Fault != nil {
+		f.store.cfg.Fault(operation)
+	}
+}
 
 func (f faults) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
 	return ctx
 }
 
-func (f faults) TraceQueryEnd(_ context.Context, _ *pgx.Conn, d pgx.TraceQueryEndData) {
+func (f faults) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.TraceQueryEndData) {
 	if isFault(d.Err) {
 		f.tell(FaultStatement)
+	}
+	var refused *pgconn.PgError
+	if !errors.As(d.Err, &refused) {
+		return
+	}
+	f.store.session.Load().explain(refused, conn.PgConn().ParameterStatus("session_authorization"))
+	if refused.Code == readOnlyTransaction {
+		// A failover has left this connection with a reader, and others with it. This one
+		// is closed when it is released.
+		f.store.pool.Reset()
 	}
 }
 

@@ -49,6 +49,7 @@ func TestEveryFaultOfTheDatabaseIsTold(t *testing.T) {
 
 func TestALockThatProducersHoldIsNoFault(t *testing.T) {
 	o := open(t)
+	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
 	faults := 0
 	s, err := Open(t.Context(), Config{URL: o.pool.Config().ConnString(), Fault: func(string) { faults++ }})
 	require.NoError(t, err)
@@ -58,7 +59,6 @@ func TestALockThatProducersHoldIsNoFault(t *testing.T) {
 	defer tx.Rollback(context.Background())
 	_, err = tx.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
 	require.NoError(t, err)
-	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
 	tries := 0
 	_, err = s.DropPartitions(t.Context(), 7, func() {
 		if tries++; tries == 2 { // the first one found the lock taken

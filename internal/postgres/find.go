@@ -26,7 +26,7 @@ func (p Progress) read(events, all int64) {
 var idSlacks = []time.Duration{time.Minute, 24 * time.Hour}
 
 const byEventIDSQL = `
-SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, e.created_at FROM outbox.event e
+SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, ` + shownFrom + `e.created_at` + shownTo + ` FROM outbox.event e
 WHERE e.event_id = $1 AND e.id > $2 AND e.id <= $3
 ORDER BY e.id LIMIT 20`
 
@@ -125,7 +125,7 @@ func backwards(first, last int64, look func(after, upTo int64) (enough bool, err
 	return nil
 }
 
-const fromIDSQL = `SELECT e.id, e.created_at FROM outbox.event e WHERE e.id >= $1 ORDER BY e.id LIMIT 1`
+const fromIDSQL = `SELECT e.id, ` + shownFrom + `e.created_at` + shownTo + ` FROM outbox.event e WHERE e.id >= $1 ORDER BY e.id LIMIT 1`
 
 // idAt finds the first of the ids from first to last whose event was written at a time
 // or later, by halving: ids and times ascend together, but for a moment where producers
@@ -152,11 +152,11 @@ func (s *Store) idAt(ctx context.Context, at time.Time, first, last int64) (int6
 func (s *Store) fromID(ctx context.Context, from int64, id *int64, written *time.Time) error {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	return s.pool.QueryRow(ctx, fromIDSQL, from).Scan(id, written)
+	return s.readRow(ctx, []any{id, written}, fromIDSQL, from)
 }
 
 const byKeySQL = `
-SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, e.created_at FROM outbox.event e
+SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, ` + shownFrom + `e.created_at` + shownTo + ` FROM outbox.event e
 WHERE e.topic = $1 AND e.key = $2 AND e.id > $3 AND e.id <= $4
 ORDER BY e.id DESC LIMIT $5`
 

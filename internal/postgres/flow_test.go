@@ -82,18 +82,19 @@ func flow(t *testing.T, o testOutbox, relays int) {
 				if err := o.Renew(t.Context(), l, slices.Sorted(maps.Keys(l.LowID))); err != nil {
 					return err
 				}
-				next := maps.Clone(l.LowID)
+				read := relay.Read{Next: maps.Clone(l.LowID)}
 				var refs []relay.Ref
 				mu.Lock()
 				for _, e := range page.Events {
 					came[e.Key] = append(came[e.Key], e.Payload)
-					refs, next[e.Lane] = append(refs, e.Ref), max(next[e.Lane], e.ID+1)
+					refs = append(refs, e.Ref)
+					read.Loaded(e.Ref)
 				}
 				mu.Unlock()
 				if err := o.Settle(t.Context(), b.Topic, refs); err != nil {
 					return err
 				}
-				if err := o.Release(t.Context(), l, next); err != nil {
+				if err := o.Release(t.Context(), l, read); err != nil {
 					return err
 				}
 			}

@@ -78,17 +78,18 @@ func (o testOutbox) expireLeases() {
 	o.exec(`UPDATE outbox.lane SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
 }
 
-// passTime makes what was seen settled older, so that marks may move.
-func (o testOutbox) passTime(seconds int) {
+// endRounds closes rounds and waits for their writers until all that was noted has been
+// used. It fails if a writer does not end.
+func (o testOutbox) endRounds() {
 	o.t.Helper()
-	o.exec(`UPDATE outbox.lane SET seen_at = seen_at - make_interval(secs => $1) WHERE isfinite(seen_at)`, seconds)
-}
-
-// othersEnd does what the end of every transaction on the server would do. A snapshot's
-// lower bound is that of all databases, and other packages' tests keep transactions open.
-func (o testOutbox) othersEnd() {
-	o.t.Helper()
-	o.exec(`UPDATE outbox.lane SET seen_xid = '0'`)
+	noted := query[int64](o, `SELECT number FROM outbox.round`)
+	waitFor(o.t, "the writers of the rounds to end", func() bool {
+		_, _, err := o.AdvanceRounds(o.t.Context(), query[int64](o, `SELECT number FROM outbox.round`) <= noted)
+		require.NoError(o.t, err)
+		return query[int64](o, `SELECT ended FROM outbox.round`) >= noted
+	})
+	_, _, err := o.AdvanceRounds(o.t.Context(), false) // which uses them
+	require.NoError(o.t, err)
 }
 
 func request(by string) relay.ClaimRequest {
@@ -115,19 +116,19 @@ func (o testOutbox) claimOne() (relay.Batch, relay.Lease) {
 // drain publishes nothing, settles everything in a lease and releases it.
 func (o testOutbox) drain(l relay.Lease) (ids []int64) {
 	o.t.Helper()
-	next := maps.Clone(l.LowID)
+	read := relay.Read{Next: maps.Clone(l.LowID)}
 	for more := true; more; {
 		page, err := o.Load(o.t.Context(), l, nil, relay.PageEvents)
 		require.NoError(o.t, err)
 		var refs []relay.Ref
 		for _, e := range page.Events {
 			refs, ids = append(refs, e.Ref), append(ids, e.ID)
-			next[e.Lane] = max(next[e.Lane], e.ID+1)
+			read.Loaded(e.Ref)
 		}
 		require.NoError(o.t, o.Settle(o.t.Context(), l.Topic, refs))
 		more = page.More
 	}
-	require.NoError(o.t, o.Release(o.t.Context(), l, next))
+	require.NoError(o.t, o.Release(o.t.Context(), l, read))
 	return ids
 }
 

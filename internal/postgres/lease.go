@@ -96,48 +96,51 @@ func (s *Store) renew(ctx context.Context, l relay.Lease, lanes []int16, retryin
 	return nil
 }
 
-// releaseSQL frees lanes that an attempt still holds, and moves their low_id.
-// The mark from which scans begin lags behind what was seen settled until every
-// transaction that was open then has ended, so that one that took its id before
-// and commits late is claimed together with what its key has after it.
+// releaseSQL frees lanes that an attempt still holds, and notes their next low watermark,
+// unless the one before still waits for its round. It notes nothing if the last event that
+// was read is not in this database: then the ids are from before a failover, and the
+// database will give them to other events.
 const releaseSQL = `
-WITH mine AS (
-    SELECT l.topic, l.lane, done.next_id, outbox.mark_is_safe(l.seen_at, l.seen_xid) AS aged
+WITH history AS (
+    SELECT EXISTS (SELECT FROM outbox.event e WHERE e.id = $5 AND e.created_at = $6::timestamptz) AS ours),
+mine AS (
+    SELECT l.topic, l.lane, done.next_id, round.number,
+           history.ours AND done.next_id > l.low_id AND (l.mark_id <= l.low_id OR l.mark_round = round.number) AS noted
     FROM unnest($2::smallint[], $3::bigint[]) AS done(lane, next_id)
     JOIN outbox.lane l ON l.topic = $1 AND l.lane = done.lane
+    CROSS JOIN history CROSS JOIN outbox.round
     WHERE l.holder = $4
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)
 UPDATE outbox.lane l
 SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claimed_by = NULL,
-    low_id  = CASE WHEN aged THEN least(l.seen_id, next_id) ELSE l.low_id END,
-    seen_id = CASE WHEN aged THEN next_id ELSE l.seen_id END,
-    seen_at = CASE WHEN aged THEN now() ELSE l.seen_at END,
-    seen_xid = CASE WHEN aged THEN pg_snapshot_xmax(pg_current_snapshot()) ELSE l.seen_xid END
+    mark_id    = CASE WHEN noted THEN next_id ELSE l.mark_id END,
+    mark_round = CASE WHEN noted THEN number ELSE l.mark_round END
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`
 
-// Release frees lanes. next has, for every lane, the lowest id that may still be
-// pending as far as this attempt has seen. Lanes that are in other hands are left
-// alone.
-func (s *Store) Release(ctx context.Context, l relay.Lease, next map[int16]int64) error {
+// Release frees lanes that were read as far as read says. Lanes that are in other hands
+// are left alone.
+func (s *Store) Release(ctx context.Context, l relay.Lease, read relay.Read) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if len(next) == 0 {
+	if len(read.Next) == 0 {
 		return nil
 	}
-	lanes := slices.Sorted(maps.Keys(next))
+	lanes := slices.Sorted(maps.Keys(read.Next))
 	ids := make([]int64, len(lanes))
 	for i, n := range lanes {
-		ids[i] = next[n]
+		ids[i] = read.Next[n]
 	}
-	if _, err := s.pool.Exec(ctx, releaseSQL, l.Topic, lanes, ids, l.Holder); err != nil {
+	if _, err := s.pool.Exec(ctx, releaseSQL, l.Topic, lanes, ids, l.Holder, read.Last.ID, timestamp(read.Last.At)); err != nil {
 		return fmt.Errorf("release lanes: %w", err)
 	}
+	s.rounds.want()
 	return nil
 }
 
-// releaseClaimsSQL frees claims that no attempt has begun.
+// releaseClaimsSQL frees claims that no attempt has begun. A lane that is not quiet
+// gets the id of no attempt as its holder, see claimSQL.
 const releaseClaimsSQL = `
 WITH idle AS (
     SELECT topic, lane FROM outbox.lane
@@ -145,7 +148,8 @@ WITH idle AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET claim_id = NULL, leased_until = NULL, claimed_by = NULL
+SET claim_id = NULL, leased_until = NULL, claimed_by = NULL,
+    holder = CASE WHEN l.quiet_at > now() THEN gen_random_uuid() END
 FROM idle
 WHERE l.topic = idle.topic AND l.lane = idle.lane`
 
@@ -186,7 +190,9 @@ func (s *Store) forget(claim string) {
 	delete(s.untook, claim)
 }
 
-// releaseClaimSQL frees what a claim still has, whoever holds it.
+// releaseClaimSQL frees what a claim still has, whoever holds it. If an attempt did not
+// end in order, its lane gets the id of no attempt as its holder: that attempt is fenced
+// off, and the next claim sees that the lane was not given back.
 const releaseClaimSQL = `
 WITH mine AS (
     SELECT topic, lane FROM outbox.lane
@@ -194,7 +200,8 @@ WITH mine AS (
     ORDER BY topic, lane
     FOR NO KEY UPDATE)
 UPDATE outbox.lane l
-SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claimed_by = NULL,
+SET claim_id = NULL, retrying = false, leased_until = NULL, claimed_by = NULL,
+    holder = CASE WHEN CASE WHEN l.holder IS NULL THEN l.quiet_at > now() ELSE NOT l.retrying END THEN gen_random_uuid() END,
     quiet_at = CASE WHEN l.holder IS NOT NULL AND NOT l.retrying THEN greatest(l.leased_until, l.quiet_at) ELSE l.quiet_at END
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`

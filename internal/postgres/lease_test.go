@@ -20,7 +20,7 @@ func TestALaterAttemptFencesOffTheEarlier(t *testing.T) {
 	for _, n := range batch.Lanes {
 		next[n] = 1 << 40
 	}
-	require.NoError(t, o.Release(t.Context(), zombie, next))
+	require.NoError(t, o.Release(t.Context(), zombie, relay.Read{Next: next}))
 	require.Empty(t, o.claim(), "the zombie's release freed nothing")
 	require.NoError(t, o.Renew(t.Context(), current, batch.Lanes))
 	require.Len(t, o.drain(current), 50, "and moved no mark")

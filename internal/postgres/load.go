@@ -3,38 +3,46 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
-	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// pageSQL reads what is pending next in some lanes, but for what the caller has in
+// pageSQL reads what is pending next in some lanes, except what the caller has in
 // hand already. Each lane is one short index scan from where the lease begins, not
 // from behind the page before: an event of a lower id may have committed since,
 // and must not be overtaken by a later one of its key. The sum before a row cuts
 // the page at so many bytes, but never before the first row.
+//
+// The first columns are there without a row of the page, too: how many lanes the
+// attempt holds, because after a failover its lease may never have been; and the
+// rounds, in the same snapshot as the page (see rounds).
 const pageSQL = `
-SELECT lane, id, replay, created_at, bytes, found, (SELECT clock_timestamp()),
-       (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint),
-       (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
-FROM (SELECT p.*, count(*) OVER () AS found,
-             sum(p.bytes) OVER (ORDER BY p.turn, p.lane ROWS UNBOUNDED PRECEDING) - p.bytes AS bytes_before
-      FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
-      CROSS JOIN LATERAL (
-          SELECT p.lane, p.id, p.replay, p.created_at, p.bytes,
-                 row_number() OVER (ORDER BY p.id, p.replay) AS turn
-          FROM outbox.pending p
-          WHERE p.topic = $1 AND p.lane = lease.lane AND p.id BETWEEN lease.low_id AND $9
-            AND (p.id, p.replay) NOT IN (SELECT * FROM unnest($4::bigint[], $5::bigint[]))
-          ORDER BY p.id, p.replay LIMIT $6) p) page
-WHERE page.bytes_before < $7
-ORDER BY turn, lane LIMIT $8`
+SELECT held.lanes, held.read_at, round.number, round.ended,
+       coalesce(page.lane, -1)::smallint, coalesce(page.id, 0), coalesce(page.replay, 0), page.created_at,
+       coalesce(page.bytes, 0)::bigint, coalesce(page.found, 0)::int
+FROM (SELECT count(*)::int AS lanes, clock_timestamp() AS read_at FROM outbox.lane WHERE topic = $1 AND holder = $12) held
+CROSS JOIN outbox.round
+LEFT JOIN (
+    SELECT p.*, count(*) OVER () AS found,
+           sum(p.bytes) OVER (ORDER BY p.turn, p.lane ROWS UNBOUNDED PRECEDING) - p.bytes AS bytes_before
+    FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
+    CROSS JOIN LATERAL (
+        SELECT p.lane, p.id, p.replay, p.created_at, p.bytes,
+               row_number() OVER (ORDER BY p.id, p.replay) AS turn
+        FROM outbox.pending p
+        WHERE p.topic = $1 AND p.lane = lease.lane AND p.id BETWEEN lease.low_id AND $10 AND p.created_at <= $11
+          AND (p.id, p.replay, p.created_at) NOT IN (SELECT * FROM unnest($4::bigint[], $5::bigint[], $6::timestamptz[]))
+        ORDER BY p.id, p.replay LIMIT $7) p) page ON page.bytes_before < $8
+ORDER BY turn, lane LIMIT $9`
 
 // eventsSQL reads the events of a page, each by its primary key: a plain join
 // scanned every partition. The bounds on created_at are constants to the planner,
@@ -54,8 +62,9 @@ CROSS JOIN LATERAL (
 // leastPerLane is the least that a page takes of one lane if that is all there is.
 const leastPerLane = 10
 
-// Load reads what is pending in a lease's lanes, up to its bound and but for what
+// Load reads what is pending in a lease's lanes, up to its bound and without what
 // inHand names: at most events events, lanes taking turns, and relay.PageBytes, at least one event.
+// It returns relay.ErrClaimLost if any of the lanes is in other hands.
 //
 // Two kinds of events are in the page without an EventID, because left out they
 // would be claimed for ever: one that is pending but gone from outbox.event, and
@@ -64,8 +73,12 @@ const leastPerLane = 10
 func (s *Store) Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
+	if err := s.advanceWhenDue(ctx); err != nil {
+		return relay.Page{}, err
+	}
 	page, err := s.page(ctx, l, inHand, events)
 	if err == nil && len(page.Events) > 0 {
+		s.rounds.want()
 		err = s.fill(ctx, page.Events)
 	}
 	if err != nil {
@@ -80,27 +93,32 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	for i, n := range lanes {
 		lows[i] = l.LowID[n]
 	}
-	ids, replays := make([]int64, len(inHand)), make([]int64, len(inHand))
-	for i, r := range inHand {
-		ids[i], replays[i] = r.ID, r.Replay
-	}
+	c := refColumns(inHand)
 	// Twice an even share, so that a page is full though lanes differ.
 	perLane := max(leastPerLane, 2*events/max(1, len(lanes)))
-	rows, err := s.pool.Query(ctx, pageSQL, l.Topic, lanes, lows, ids, replays, perLane, relay.PageBytes, events,
-		cmp.Or(l.UpTo, math.MaxInt64))
+	rows, err := s.pool.Query(ctx, pageSQL, l.Topic, lanes, lows, c.ids, c.replays, c.created, perLane, relay.PageBytes, events,
+		cmp.Or(l.UpTo.ID, math.MaxInt64), latest(l.UpTo.At), l.Holder)
 	if err != nil {
 		return page, err
 	}
-	var e relay.Event
-	var found int
+	var held, found int
 	got := make(map[int16]int, len(lanes))
-	_, err = pgx.ForEachRow(rows, []any{&e.Lane, &e.ID, &e.Replay, &e.CreatedAt, &e.Bytes, &found, &page.At, &page.Xmin, &page.Xmax}, func() error {
+	var e relay.Event
+	var created pgtype.Timestamptz
+	_, err = pgx.ForEachRow(rows, []any{&held, &page.At, &page.Round, &page.Ended, &e.Lane, &e.ID, &e.Replay, &created, &e.Bytes, &found}, func() error {
+		if e.Lane < 0 {
+			return nil // nothing is pending
+		}
+		e.At, e.CreatedAt = microseconds(created), created.Time
 		page.Events = append(page.Events, e)
 		got[e.Lane]++
 		return nil
 	})
 	if err != nil {
 		return page, err
+	}
+	if held < len(lanes) {
+		return page, relay.ErrClaimLost
 	}
 	page.More = found > len(page.Events) // cut by bytes or number
 	for _, n := range got {
@@ -109,35 +127,74 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	return page, nil
 }
 
-// fill reads what the events say, but for those too large to be read.
+// fill reads what the events say, except those too large to be read.
 func (s *Store) fill(ctx context.Context, events []relay.Event) error {
-	ids, created := make([]int64, len(events)), make([]time.Time, len(events))
-	first, last := events[0].CreatedAt, events[0].CreatedAt
+	ids, created := make([]int64, len(events)), make([]pgtype.Timestamptz, len(events))
+	first, last := events[0].At, events[0].At
 	for i, e := range events {
-		created[i] = e.CreatedAt
+		created[i] = timestamp(e.At)
 		if e.Bytes <= relay.PageBytes { // else 0, which no event has
 			ids[i] = e.ID
 		}
-		if e.CreatedAt.Before(first) {
-			first = e.CreatedAt
-		}
-		if e.CreatedAt.After(last) {
-			last = e.CreatedAt
-		}
+		first, last = min(first, e.At), max(last, e.At)
 	}
-	rows, err := s.pool.Query(ctx, eventsSQL, ids, created, first, last)
+	rows, err := s.pool.Query(ctx, eventsSQL, ids, created, timestamp(first), timestamp(last))
 	if err != nil {
 		return err
 	}
 	for rows.Next() {
 		var n int
 		var e relay.Event
-		if err := rows.Scan(&n, &e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &e.Attributes); err != nil {
+		var raw []byte
+		err := rows.Scan(&n, &e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw)
+		if err == nil {
+			e.Attributes, err = attributes(raw)
+		}
+		if err != nil {
 			rows.Close()
 			return err
 		}
 		e.Ref, e.CreatedAt, e.Bytes = events[n-1].Ref, events[n-1].CreatedAt, events[n-1].Bytes
 		events[n-1] = e
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	return s.lookAgain(ctx, events)
+}
+
+// attributes reads attributes as jsonb prints them, if there are any. encoding/json would
+// replace what is not UTF-8, and such a text comes from a SQL_ASCII database only. Its
+// bytes are kept, so that the event can be refused instead of being altered.
+func attributes(raw []byte) (all map[string]string, err error) {
+	if raw == nil {
+		return nil, nil
+	}
+	if utf8.Valid(raw) {
+		err = json.Unmarshal(raw, &all)
+		return all, err
+	}
+	// Each byte becomes the character of that number, and back. jsonb escapes nothing
+	// but control characters, so no other characters come from escapes.
+	wide := make([]rune, len(raw))
+	for i, b := range raw {
+		wide[i] = rune(b)
+	}
+	var read map[string]string
+	if err := json.Unmarshal([]byte(string(wide)), &read); err != nil {
+		return nil, err
+	}
+	all = make(map[string]string, len(read))
+	for name, value := range read {
+		all[narrow(name)] = narrow(value)
+	}
+	return all, nil
+}
+
+func narrow(wide string) string {
+	b := make([]byte, 0, len(wide))
+	for _, r := range wide {
+		b = append(b, byte(r))
+	}
+	return string(b)
 }

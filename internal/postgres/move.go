@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,9 +12,11 @@ import (
 
 // goesOnSQL locks an operation, so that of two attempts at the same step one moves
 // and the other sees that it is done. A worker that freezes from here on loses its
-// transaction, or the lanes would be locked for as long as it is frozen.
+// transaction, or the lanes would be locked for as long as it is frozen. The operation
+// has to be where the step begins: after a failover it may be further back.
 const goesOnSQL = `
-SELECT finished_at IS NULL,
+SELECT finished_at IS NULL, next_after = $2 AND NOT EXISTS (
+           SELECT FROM unnest(lanes_after, $3::bigint[]) AS place(noted, believed) WHERE noted < believed),
        set_config('idle_in_transaction_session_timeout', '5s', true) || set_config('lock_timeout', '5s', true)
 FROM outbox.operation WHERE id = $1 FOR UPDATE`
 
@@ -40,10 +41,11 @@ FOR NO KEY UPDATE`
 const redriveSQL = `
 WITH wanted AS (
     SELECT d.lane, d.id, d.replay, d.key
-    FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS w(lane, id, replay)
+    FROM unnest($3::smallint[], $4::bigint[], $5::bigint[], $7::timestamptz[]) AS w(lane, id, replay, created_at)
     CROSS JOIN LATERAL (
         SELECT * FROM outbox.dead_letter d
-        WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.dead_at < $6 LIMIT 1) d),
+        WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.created_at = w.created_at
+          AND d.dead_at < $6 LIMIT 1) d),
 chosen AS (
     SELECT lane, id, replay FROM wanted
     UNION
@@ -72,10 +74,12 @@ const discardSQL = `
 WITH gone AS (
     DELETE FROM outbox.dead_letter
     WHERE ctid = ANY (ARRAY(
-        SELECT found.ctid FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS w(lane, id, replay)
+        SELECT found.ctid
+        FROM unnest($3::smallint[], $4::bigint[], $5::bigint[], $7::timestamptz[]) AS w(lane, id, replay, created_at)
         CROSS JOIN LATERAL (
             SELECT d.ctid FROM outbox.dead_letter d
-            WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.dead_at < $6
+            WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.created_at = w.created_at
+              AND d.dead_at < $6
             LIMIT 1) found))
     RETURNING *),
 kept AS (
@@ -110,12 +114,14 @@ SELECT lane, min(id), count(*) FROM made GROUP BY lane`
 // lowerSQL lets scans of the lanes begin at what was put there, and ends the
 // reservation. A claim whose lease has expired is ended, as if another had taken its
 // lanes: an attempt that wakes up late must not go on with what it has in hand. One
-// that waits for its next attempt stays, expired or not: it has nothing in hand.
+// that waits for its next attempt stays, expired or not: it has nothing in hand. (The
+// id of no attempt as holder shows the next claim that the lane was not given back, see
+// claimSQL.)
 const lowerSQL = `
 UPDATE outbox.lane l
 SET low_id = least(l.low_id, nullif(low.id, 0)), seen_id = least(l.seen_id, nullif(low.id, 0)), reserved_until = NULL,
     claim_id     = CASE WHEN l.retrying THEN l.claim_id END,
-    holder       = CASE WHEN l.retrying THEN l.holder END,
+    holder       = CASE WHEN l.retrying THEN l.holder WHEN l.holder IS NOT NULL THEN gen_random_uuid() END,
     claimed_by   = CASE WHEN l.retrying THEN l.claimed_by END,
     leased_until = CASE WHEN l.retrying THEN l.leased_until END
 FROM unnest($2::smallint[], $3::bigint[]) AS low(lane, id)
@@ -123,7 +129,8 @@ WHERE l.topic = $1 AND l.lane = low.lane`
 
 // Move does a part of a step: that of the lanes in which nothing can be in flight. It
 // returns those lanes, and how many events were moved. Doing it again moves nothing.
-// relay.ErrOperationOver says that the operation has been ended.
+// relay.ErrOperationOver says that the operation has been ended, and
+// relay.ErrOperationElsewhere that it is not where u says.
 func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
@@ -131,6 +138,9 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 	err = s.pool.QueryRow(ctx, anyIdleSQL, u.Topic, relay.LanesOf(moves)).Scan(&free)
 	if err == nil && free {
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			if err := s.patient(ctx, tx); err != nil {
+				return err
+			}
 			lanes, moved, err = move(ctx, tx, u, moves)
 			return err
 		})
@@ -144,11 +154,15 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
 	var goesOn bool
 	var settings string
-	if err := tx.QueryRow(ctx, goesOnSQL, u.ID).Scan(&goesOn, &settings); err != nil {
+	var isThere bool
+	if err := tx.QueryRow(ctx, goesOnSQL, u.ID, u.Noted, u.Lanes).Scan(&goesOn, &isThere, &settings); err != nil {
 		return nil, 0, err
 	}
-	if !goesOn {
+	switch {
+	case !goesOn:
 		return nil, 0, relay.ErrOperationOver
+	case !isThere:
+		return nil, 0, relay.ErrOperationElsewhere
 	}
 	rows, err := tx.Query(ctx, idleSQL, u.Topic, relay.LanesOf(moves))
 	if err != nil {
@@ -180,21 +194,19 @@ func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) 
 
 // moveStatement is what moves those events of a step that are in some lanes.
 func moveStatement(u relay.UnderWay, moves []relay.Move, lanes []int16) (sql string, args []any) {
-	var numbers []int16
-	var ids, replays []int64
-	var created []time.Time
+	var refs []relay.Ref
 	for _, m := range moves {
 		if slices.Contains(lanes, m.Lane) {
-			numbers, ids = append(numbers, m.Lane), append(ids, m.ID)
-			replays, created = append(replays, m.Replay), append(created, m.CreatedAt)
+			refs = append(refs, m.Ref)
 		}
 	}
+	c := refColumns(refs)
 	switch u.Kind {
 	case relay.Redrive:
-		return redriveSQL, []any{u.ID, u.Topic, numbers, ids, replays, u.At}
+		return redriveSQL, []any{u.ID, u.Topic, c.lanes, c.ids, c.replays, u.At, c.created}
 	case relay.Discard:
-		return discardSQL, []any{u.ID, u.Topic, numbers, ids, replays, u.At}
+		return discardSQL, []any{u.ID, u.Topic, c.lanes, c.ids, c.replays, u.At, c.created}
 	default:
-		return replaySQL, []any{u.ID, u.Topic, numbers, ids, created}
+		return replaySQL, []any{u.ID, u.Topic, c.lanes, c.ids, c.created}
 	}
 }

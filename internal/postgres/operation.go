@@ -44,8 +44,9 @@ func known(ctx context.Context, db querier, topic string) error {
 	return fmt.Errorf("%w %q: there are %s", ErrUnknownTopic, topic, strings.Join(topics, ", "))
 }
 
-// querier is a pool or a transaction.
+// querier is a pool, a connection or a transaction.
 type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
@@ -128,7 +129,8 @@ func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err 
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	err = s.pool.QueryRow(ctx, operationSQL, id).Scan(&u.ID, &u.At, &u.Age, &u.Kind, &u.Topic, &u.By, &u.Reason, &u.Selection,
-		&u.Matched, &u.WorkflowID, &u.Done, &u.Finished, &u.Outcome, &u.From.ID, &u.Lanes)
+		&u.Matched, &u.WorkflowID, &u.Done, &u.Finished, &u.Outcome, &u.Noted, &u.Lanes)
+	u.From.ID = u.Noted
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = relay.ErrUnknownOperation
 	}
@@ -147,7 +149,7 @@ WHERE id = $1 AND finished_at IS NULL`
 func (s *Store) EndOperation(ctx context.Context, id int64, outcome string, done int64) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, endOperationSQL, id, outcome, done); err != nil {
+	if _, err := s.pool.Exec(ctx, endOperationSQL, id, s.text(outcome), done); err != nil {
 		return fmt.Errorf("end operation %d: %w", id, err)
 	}
 	return nil

@@ -61,7 +61,7 @@ func (r *blockingRelay) publish(b relay.Batch) error {
 	if err != nil {
 		return err
 	}
-	next := maps.Clone(l.LowID)
+	read := relay.Read{Next: maps.Clone(l.LowID)}
 	var done []relay.Ref
 	var dead []relay.Outcome
 	stays := map[int16]bool{}
@@ -84,7 +84,7 @@ func (r *blockingRelay) publish(b relay.Batch) error {
 			done = append(done, e.Ref)
 		}
 		if !stays[e.Lane] {
-			next[e.Lane] = max(next[e.Lane], e.ID+1)
+			read.Loaded(e.Ref)
 		}
 	}
 	if err := r.Settle(ctx, b.Topic, done); err != nil {
@@ -93,7 +93,7 @@ func (r *blockingRelay) publish(b relay.Batch) error {
 	if err := r.DeadLetter(ctx, l, "relay", dead); err != nil {
 		return err
 	}
-	return r.Release(ctx, l, next)
+	return r.Release(ctx, l, read)
 }
 
 // do does an operation as its activity does, waiting for lanes that are busy.
@@ -122,7 +122,7 @@ func (o testOutbox) do(kind string) (relay.UnderWay, error) {
 				return u, err
 			}
 		}
-		if err := o.Advance(ctx, u, step.Next); err != nil {
+		if u, err = o.Advance(ctx, u, step.Next); err != nil {
 			return u, err
 		}
 		u.From, over = step.Next, step.Over

@@ -11,17 +11,17 @@ import (
 
 // highestSQL finds the last pending event of some lanes, each from its end.
 const highestSQL = `
-SELECT coalesce(max(last.id), 0)
+SELECT coalesce(max(last.id), 0), clock_timestamp()
 FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
 CROSS JOIN LATERAL (
     SELECT p.id FROM outbox.pending p
     WHERE p.topic = $1 AND p.lane = lease.lane AND p.id >= lease.low_id
     ORDER BY p.id DESC LIMIT 1) last`
 
-// Highest returns the highest id that is pending in a lease's lanes, 0 if nothing is.
-// Whatever is inserted later has a higher one; what commits later, having drawn its id
-// before, may have a lower one.
-func (s *Store) Highest(ctx context.Context, l relay.Lease) (id int64, err error) {
+// Highest returns the bound of what is pending in a lease's lanes now, the zero value if
+// nothing is. What is inserted later is beyond it. What commits later, having drawn its
+// id before, may be within it.
+func (s *Store) Highest(ctx context.Context, l relay.Lease) (b relay.Bound, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	lanes := slices.Sorted(maps.Keys(l.LowID))
@@ -29,10 +29,13 @@ func (s *Store) Highest(ctx context.Context, l relay.Lease) (id int64, err error
 	for i, n := range lanes {
 		lows[i] = l.LowID[n]
 	}
-	if err := s.pool.QueryRow(ctx, highestSQL, l.Topic, lanes, lows).Scan(&id); err != nil {
-		return 0, fmt.Errorf("find the highest pending id: %w", err)
+	if err := s.pool.QueryRow(ctx, highestSQL, l.Topic, lanes, lows).Scan(&b.ID, &b.At); err != nil {
+		return relay.Bound{}, fmt.Errorf("find the highest pending id: %w", err)
 	}
-	return id, nil
+	if b.ID == 0 {
+		return relay.Bound{}, nil
+	}
+	return b, nil
 }
 
 // waitsSQL counts what a claim's lanes have, and their topic.

@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // What is written after the bound was found is behind it. What commits later, having
@@ -20,7 +22,7 @@ func TestABoundLeavesOutWhatIsWrittenLaterAndNotWhatCommitsLate(t *testing.T) {
 	o.writeKey("orders", "k", 10)
 	lease.UpTo, err = o.Highest(t.Context(), lease)
 	require.NoError(t, err)
-	require.EqualValues(t, 21, lease.UpTo)
+	require.EqualValues(t, 21, lease.UpTo.ID)
 	o.writeKey("orders", "k", 100)
 	o.write("audit", 5)
 	require.NoError(t, late.Commit(t.Context()))
@@ -35,7 +37,7 @@ func TestABoundLeavesOutWhatIsWrittenLaterAndNotWhatCommitsLate(t *testing.T) {
 	require.EqualValues(t, 121, inBatch)
 	require.EqualValues(t, 121, inTopic)
 
-	lease.UpTo = 0
+	lease.UpTo = relay.Bound{}
 	require.Len(t, o.drain(lease), 121, "without a bound, everything")
 	highest, err := o.Highest(t.Context(), lease)
 	require.NoError(t, err)

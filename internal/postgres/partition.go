@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,59 +13,64 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// lockRetry is the pause after somebody was in the way of a lock on a table. The lock
-// waits for 50 ms at most, because all producers may wait behind it.
+// lockRetry is the pause after a lock on a table was not to be had. The lock is waited
+// for 50 ms at most, because all producers may wait behind it.
 const lockRetry = 250 * time.Millisecond
 
 // lockNotAvailable is PostgreSQL's code for a lock that is not worth waiting for.
 const lockNotAvailable = "55P03"
 
-// missingSQL lists the days that need a partition: those to come, and those of
-// which the default partition has caught something.
+// missingSQL lists the days from today on that need a partition.
 const missingSQL = `
-WITH today AS (SELECT (now() AT TIME ZONE 'UTC')::date AS day),
-caught AS (SELECT day, events FROM outbox.caught())
-SELECT d.day::text, coalesce(caught.events, 0)
-FROM (SELECT day + n AS day FROM today, generate_series(0, $1::int) n UNION SELECT day FROM caught) d
-LEFT JOIN caught USING (day)
+SELECT d.day::text
+FROM (SELECT (now() AT TIME ZONE 'UTC')::date + n AS day FROM generate_series(0, $1::int) n) d
 WHERE to_regclass('outbox.event_' || to_char(d.day, 'YYYYMMDD')) IS NULL
 ORDER BY d.day`
 
 // partitionTimeout bounds each statement about partitions: one may look through all that
-// is pending, or count or move what the default partition has caught. They stop no
-// producer, however long they take; redrives and replays wait for the look.
+// is pending, or count the events in the default partition. They stop no producer, however
+// long they take; redrives and replays wait for the look.
 const partitionTimeout = 5 * time.Minute
 
 const makePartitionSQL = `SELECT outbox.make_partition($1::text::date)`
 
-// MakePartitions makes the partitions of today and so many days after it, and of
-// every day of which the default partition has caught events: those move. If producers
-// write to the default partition now, and it has caught much, only tomorrow's is made,
-// and the others are left for later. Running it again changes nothing. progress, which
-// may be nil, is called before each step.
+// MakePartitions makes the partitions of today and so many days after it. A day of which
+// the default partition has events gets none, and neither does one that producers keep
+// from being made for too long: those are Later. Running it again changes nothing.
+// progress, which may be nil, is called before each step.
 func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) (done relay.Partitions, err error) {
 	days, err := list(ctx, s, missingSQL, ahead)
 	if err != nil {
 		return done, fmt.Errorf("list missing partitions: %w", err)
 	}
-	for _, d := range days {
-		made, err := unlocked[*bool](ctx, s, makePartitionSQL, d.Day, progress)
+	for _, day := range days {
+		made, err := s.makePartition(ctx, day, progress)
 		switch {
 		case err != nil:
-			return done, fmt.Errorf("make the partition of %s: %w", d.Day, err)
+			return done, fmt.Errorf("make the partition of %s: %w", day, err)
 		case made == nil:
-			done.Later = append(done.Later, d.Day)
+			done.Later = append(done.Later, day)
 		case *made:
-			done.Made = append(done.Made, d.Day)
-			done.Moved += d.Events
+			done.Made = append(done.Made, day)
 		}
 	}
 	return done, nil
 }
 
+// makePartition returns nil if the partition is left to a later run.
+func (s *Store) makePartition(ctx context.Context, day string, progress func()) (made *bool, err error) {
+	patience, cancel := context.WithTimeout(ctx, s.cfg.MakePatience)
+	defer cancel()
+	err = s.unlocked(ctx, patience, progress, makePartitionSQL, []any{day}, &made)
+	if errors.Is(err, errInTheWay) && ctx.Err() == nil {
+		return nil, nil
+	}
+	return made, err
+}
+
 // expiredSQL lists the partitions of days that ended at least so many days ago.
 const expiredSQL = `
-SELECT day::text, 0::bigint
+SELECT day::text
 FROM (SELECT to_date(substr(c.relname, 7), 'YYYYMMDD') AS day
       FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
       WHERE i.inhparent = 'outbox.event'::regclass AND c.relname ~ '^event_[0-9]{8}$') partition
@@ -80,24 +86,28 @@ WHERE x.created_at < (now() AT TIME ZONE 'UTC')::date - $1::int
 const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 
 // DropPartitions drops the partitions of days that ended at least keep days ago,
-// with their events, unless one of those is pending or dead. progress, which may be
+// with their events, unless one of those is pending or dead. It deletes events of such days
+// from the default partition, except those that are pending or dead. progress, which may be
 // nil, is called before each step.
 func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (done relay.Partitions, err error) {
 	days, err := list(ctx, s, expiredSQL, keep)
 	if err != nil {
 		return done, fmt.Errorf("list expired partitions: %w", err)
 	}
-	for _, d := range days {
-		became, err := unlocked[string](ctx, s, dropPartitionSQL, d.Day, progress)
-		if err != nil {
-			return done, fmt.Errorf("drop the partition of %s: %w", d.Day, err)
+	for _, day := range days {
+		var became string
+		if err := s.unlocked(ctx, ctx, progress, dropPartitionSQL, []any{day}, &became); err != nil {
+			return done, fmt.Errorf("drop the partition of %s: %w", day, err)
 		}
 		switch became {
 		case "dropped":
-			done.Dropped = append(done.Dropped, d.Day)
+			done.Dropped = append(done.Dropped, day)
 		case "needed":
-			done.Needed = append(done.Needed, d.Day)
+			done.Needed = append(done.Needed, day)
 		}
+	}
+	if err := s.deleteCaught(ctx, keep, progress, &done); err != nil {
+		return done, fmt.Errorf("delete expired events of the default partition: %w", err)
 	}
 	if _, err := s.pool.Exec(ctx, forgetDiscardedSQL, keep); err != nil {
 		return done, fmt.Errorf("forget what was discarded: %w", err)
@@ -105,44 +115,74 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 	return done, nil
 }
 
-type partitionDay struct {
-	Day    string
-	Events int64
+// expiredCaughtSQL lists the days that ended at least so many days ago of which the
+// default partition has events.
+const expiredCaughtSQL = `
+SELECT day::text FROM outbox.caught() WHERE day < (now() AT TIME ZONE 'UTC')::date - $1::int ORDER BY day`
+
+const deleteCaughtSQL = `SELECT next_page, deleted FROM outbox.delete_caught((now() AT TIME ZONE 'UTC')::date - $1::int, $2)`
+
+// deleteCaught deletes expired events from the default partition, a part of it at a time.
+func (s *Store) deleteCaught(ctx context.Context, keep int, progress func(), done *relay.Partitions) error {
+	left, err := list(ctx, s, expiredCaughtSQL, keep)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	for page := new(int64); page != nil; {
+		var next *int64
+		var deleted int64
+		if err := s.unlocked(ctx, ctx, progress, deleteCaughtSQL, []any{keep, *page}, &next, &deleted); err != nil {
+			return err
+		}
+		done.Deleted += deleted
+		page = next
+	}
+	left, err = list(ctx, s, expiredCaughtSQL, keep)
+	done.Needed = append(done.Needed, left...)
+	slices.Sort(done.Needed)
+	return err
 }
 
-func list(ctx context.Context, s *Store, sql string, days int) ([]partitionDay, error) {
+func list(ctx context.Context, s *Store, sql string, days int) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()
 	rows, err := s.pool.Query(ctx, sql, days)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[partitionDay])
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// unlocked runs a statement about a day until it gets its lock or ctx ends.
-func unlocked[T any](ctx context.Context, s *Store, sql, day string, progress func()) (result T, err error) {
+// errInTheWay says that a lock was never to be had.
+var errInTheWay = errors.New("producers were always in the way")
+
+// unlocked runs a statement until it gets its locks, or patience or ctx ends.
+func (s *Store) unlocked(ctx, patience context.Context, progress func(), sql string, args []any, to ...any) error {
 	for {
 		if progress != nil {
 			progress()
 		}
-		err = s.scan(ctx, sql, day, &result)
+		err := s.committed(ctx, sql, args, to)
 		var refused *pgconn.PgError
 		if !errors.As(err, &refused) || refused.Code != lockNotAvailable {
-			return result, err
+			return err
 		}
 		select {
-		case <-ctx.Done():
-			return result, fmt.Errorf("producers were always in the way: %w", err)
+		case <-patience.Done():
+			return fmt.Errorf("%w: %w", errInTheWay, err)
 		case <-time.After(lockRetry):
 		}
 	}
 }
 
-func (s *Store) scan(ctx context.Context, sql, day string, to any) error {
+// committed runs a statement that needs a snapshot taken after its locks: READ COMMITTED,
+// also where the role or the database sets another default.
+func (s *Store) committed(ctx context.Context, sql string, args, to []any) error {
 	ctx, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()
-	return s.pool.QueryRow(ctx, sql, day).Scan(to)
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, sql, args...).Scan(to...)
+	})
 }
 
 // healthSQL reads what holds vacuum back as far as any role may see it.
@@ -165,6 +205,13 @@ func (s *Store) Health(ctx context.Context) (h relay.Health, err error) {
 	defer cancel()
 	if err := s.pool.QueryRow(ctx, healthSQL).Scan(&h.Ahead, &h.Caught, &h.HeldXIDs, &h.HeldBy); err != nil {
 		return h, fmt.Errorf("read the database's health: %w", err)
+	}
+	enqueue, err := s.Enqueue(ctx)
+	if err != nil {
+		return h, err
+	}
+	if err := errors.Join(enqueue.Failure(), enqueue.Warning()); err != nil {
+		h.NotEnqueued = err.Error()
 	}
 	return h, nil
 }

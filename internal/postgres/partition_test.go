@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -123,7 +122,7 @@ func TestAPartitionIsNotDroppedUnderAStepOfAnOperation(t *testing.T) {
 	step, err := o.db.Begin(t.Context())
 	require.NoError(t, err)
 	defer step.Rollback(context.Background())
-	_, err = step.Exec(t.Context(), goesOnSQL, id)
+	_, err = step.Exec(t.Context(), goesOnSQL, id, 0, nil)
 	require.NoError(t, err)
 
 	o.dropsNothing()
@@ -182,11 +181,10 @@ func TestProducersAreNotStoppedByAPartitionThatCannotBeDropped(t *testing.T) {
 	require.False(t, query[bool](o, `SELECT to_regclass('outbox.event_' || to_char(`+expired+`, 'YYYYMMDD')) IS NOT NULL`))
 }
 
-func TestPartitionsAreMadeAheadAndTakeWhatTheDefaultOneCaught(t *testing.T) {
+func TestMakePartitions_AheadAndAgainChangesNothing(t *testing.T) {
 	o := open(t)
 	o.exec(`INSERT INTO outbox.event (topic, key, type, payload, created_at)
 	        SELECT 'orders', 'k' || n, 'T', 'x', (` + expired + `::timestamp + interval '12 hours') AT TIME ZONE 'UTC' FROM generate_series(1, 3) n`)
-	o.exec(`DELETE FROM outbox.pending WHERE id = 1`)
 	h, err := o.Health(t.Context())
 	require.NoError(t, err)
 	require.EqualValues(t, 3, h.Caught)
@@ -194,38 +192,31 @@ func TestPartitionsAreMadeAheadAndTakeWhatTheDefaultOneCaught(t *testing.T) {
 
 	done, err := o.MakePartitions(t.Context(), 16, nil)
 	require.NoError(t, err)
-	require.Equal(t, []string{o.dayOf(expired), o.dayOf(`((now() AT TIME ZONE 'UTC')::date + 15)`), o.dayOf(`((now() AT TIME ZONE 'UTC')::date + 16)`)}, done.Made)
-	require.EqualValues(t, 3, done.Moved)
-	require.Equal(t, 2, query[int](o, `SELECT count(*) FROM outbox.pending`), "and is not published again")
+	require.Equal(t, relay.Partitions{Made: []string{o.dayOf(`(` + today + ` + 15)`), o.dayOf(`(` + today + ` + 16)`)}}, done)
 	h, err = o.Health(t.Context())
 	require.NoError(t, err)
-	require.Zero(t, h.Caught)
+	require.EqualValues(t, 3, h.Caught, "events stay where they were written")
 	require.Equal(t, 16, h.Ahead)
 	done, err = o.MakePartitions(t.Context(), 16, nil)
 	require.NoError(t, err)
-	require.Empty(t, done.Made, "again changes nothing")
+	require.Empty(t, done.Made)
 
 	_, lease := o.claimOne()
-	require.Len(t, o.load(lease), 2, "what was pending is still found")
+	require.Len(t, o.load(lease), 3)
 }
 
-// Nobody has made partitions for weeks, and producers write to the default one.
-func TestProducersDoNotWaitForMuchToLeaveTheDefaultPartition(t *testing.T) {
+// No partition was made for weeks, and producers write to the default one.
+func TestMakePartitions_ProducersDoNotWaitForMuchInTheDefaultOne(t *testing.T) {
 	const much = 10_001
-	const today, tomorrow = `((now() AT TIME ZONE 'UTC')::date)`, `((now() AT TIME ZONE 'UTC')::date + 1)`
 	o := open(t)
-	for n := range 15 {
-		o.exec(fmt.Sprintf(`DO $$ BEGIN EXECUTE 'DROP TABLE outbox.event_' || to_char(%s + %d, 'YYYYMMDD'); END $$`, today, n))
-	}
+	o.exhaust()
 	o.write("orders", much)
-	producer, err := o.db.Begin(t.Context()) // it reads the default partition, and would be in the way of any move
+	producer, err := o.db.Begin(t.Context()) // it reads the default partition, and would be in the way of any lock
 	require.NoError(t, err)
 	defer producer.Rollback(context.Background())
 	_, err = producer.Exec(t.Context(), `SELECT FROM outbox.event_default LIMIT 1`)
 	require.NoError(t, err)
-	moving, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	done, err := o.MakePartitions(moving, 0, nil)
+	done, err := o.MakePartitions(t.Context(), 0, nil)
 	require.NoError(t, err)
 	require.Equal(t, relay.Partitions{Later: []string{o.dayOf(today)}}, done)
 	require.NoError(t, producer.Rollback(t.Context()))
@@ -234,7 +225,7 @@ func TestProducersDoNotWaitForMuchToLeaveTheDefaultPartition(t *testing.T) {
 	require.Equal(t, []string{o.dayOf(tomorrow)}, done.Made)
 	require.Len(t, done.Later, 3)
 
-	// Tomorrow, when that partition is the day's:
+	// Tomorrow, when that partition is the day's, and producers write to it:
 	o.exec(`UPDATE outbox.event_default SET created_at = created_at - interval '1 day'`)
 	o.exec(`UPDATE outbox.pending SET created_at = created_at - interval '1 day'`)
 	o.exec(`DO $$ DECLARE day date := ` + today + `; BEGIN
@@ -244,10 +235,91 @@ func TestProducersDoNotWaitForMuchToLeaveTheDefaultPartition(t *testing.T) {
 	done, err = o.MakePartitions(t.Context(), 3, nil)
 	require.NoError(t, err)
 	require.Empty(t, done.Later)
-	require.Len(t, done.Made, 4, "yesterday's, and three ahead")
-	require.EqualValues(t, much, done.Moved)
-	require.Equal(t, 0, query[int](o, `SELECT count(*) FROM outbox.event_default`))
+	require.Len(t, done.Made, 3)
+	require.Equal(t, much, query[int](o, `SELECT count(*) FROM outbox.event_default`))
 	require.Equal(t, much, query[int](o, `SELECT count(*) FROM outbox.pending JOIN outbox.event USING (id, created_at)`), "each is found")
+}
+
+// catch writes published events as of noon of a day into the default partition.
+func (o testOutbox) catch(topic, day string, n int) {
+	o.t.Helper()
+	o.exec(`INSERT INTO outbox.event (topic, type, payload, created_at)
+	        SELECT $1, 'T', repeat('x', 1000), (`+day+`::timestamp + interval '12 hours') AT TIME ZONE 'UTC' FROM generate_series(1, $2::int)`, topic, n)
+	o.exec(`DELETE FROM outbox.pending WHERE topic = $1`, topic)
+}
+
+func TestRetention_DeletesWhatTheDefaultPartitionHas(t *testing.T) {
+	o := open(t)
+	const all = 9_000 // more pages than are looked through at once
+	o.catch("expired", longPast, all)
+	o.catch("kept", kept, 3)
+	for topic, state := range map[string]string{
+		"pending": `INSERT INTO outbox.pending (topic, lane, id, created_at, bytes) SELECT topic, lane, id, created_at, 1`,
+		"replay":  `INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay) SELECT topic, lane, id, created_at, 1, 7`,
+		"dead": `INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id)
+		         SELECT topic, lane, id, created_at, 1, 'X', 'x', 1, 'w'`,
+		// The id has come again: the event that is pending is another one.
+		"again": `INSERT INTO outbox.pending (topic, lane, id, created_at, bytes) SELECT topic, lane, id, created_at + interval '1 hour', 1`,
+	} {
+		o.catch(topic, expired, 1)
+		o.exec(state+` FROM outbox.event WHERE topic = $1`, topic)
+	}
+	done, err := o.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Equal(t, relay.Partitions{Deleted: all + 1, Needed: []string{o.dayOf(expired)}}, done)
+	require.Equal(t, "dead,kept,pending,replay", query[string](o, `SELECT string_agg(DISTINCT topic, ',') FROM outbox.event`))
+	done, err = o.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Zero(t, done.Deleted, "again changes nothing")
+	_, err = o.db.Exec(t.Context(), `SELECT outbox.delete_caught(`+tomorrow+`, 0)`)
+	require.ErrorContains(t, err, "is not over")
+}
+
+// A step of a replay makes events pending that were published.
+func TestRetention_DeletesNothingUnderAStepOfAnOperation(t *testing.T) {
+	o := open(t)
+	o.catch("orders", expired, 1)
+	id, _, err := o.BeginOperation(t.Context(), relay.Operation{Kind: relay.Replay, Topic: "orders", By: "ada", Reason: "x"})
+	require.NoError(t, err)
+	step, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer step.Rollback(context.Background())
+	_, err = step.Exec(t.Context(), goesOnSQL, id)
+	require.NoError(t, err)
+	o.dropsNothing()
+	_, err = step.Exec(t.Context(), `INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)
+		SELECT topic, lane, id, created_at, 1, $1 FROM outbox.event`, id)
+	require.NoError(t, err)
+	require.NoError(t, step.Commit(t.Context()))
+	done, err := o.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Equal(t, relay.Partitions{Needed: []string{o.dayOf(expired)}}, done)
+}
+
+// A table without the constraints of today may have such rows.
+func TestRetention_IsNotStoppedByADateThatIsNone(t *testing.T) {
+	o := open(t)
+	o.exec(`DO $$ DECLARE name text; BEGIN
+	    FOR name IN SELECT conname FROM pg_constraint WHERE conrelid = 'outbox.event'::regclass AND contype = 'c'
+	    LOOP EXECUTE format('ALTER TABLE outbox.event DROP CONSTRAINT %I', name); END LOOP; END $$`)
+	for _, at := range []string{"-infinity", "infinity", "0044-03-15 BC", "12345-06-07", "294276-12-31"} {
+		o.exec(`INSERT INTO outbox.event (topic, type, payload, created_at) VALUES ('orders', 'T', 'x', $1::text::timestamptz)`, at)
+	}
+	o.exec(`DELETE FROM outbox.pending`)
+	o.writeOn("orders", expired)
+	o.exec(`DELETE FROM outbox.pending`)
+	made, err := o.MakePartitions(t.Context(), 15, nil)
+	require.NoError(t, err)
+	require.Len(t, made.Made, 1)
+	done, err := o.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Equal(t, relay.Partitions{Dropped: []string{o.dayOf(expired)}, Deleted: 2}, done)
+	h, err := o.Health(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 3, h.Caught)
+	for _, day := range []string{"-infinity", "infinity", "0044-03-15 BC", "12345-06-07", "294276-12-31"} {
+		require.Nil(t, query[*bool](o, `SELECT outbox.make_partition($1::text::date)`, day), "a worker of an earlier version asks for it")
+	}
 }
 
 func TestAHeldSnapshotIsSeenWithWhoHoldsIt(t *testing.T) {

@@ -112,7 +112,7 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 	}
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	err = s.pool.QueryRow(ctx, countDeadSQL, deadArguments(topic, chosen, sp)...).Scan(&c.Events, &c.Keys, &c.Behind, &c.Overtaking)
+	err = s.readRow(ctx, []any{&c.Events, &c.Keys, &c.Behind, &c.Overtaking}, countDeadSQL, deadArguments(topic, chosen, sp)...)
 	if err != nil {
 		return c, fmt.Errorf("count dead letters: %w", err)
 	}
@@ -125,9 +125,9 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 // planner reads all that is pending once it holds much.
 const publishedFits = `e.topic = $1 AND ` + eventFits + `
       AND ($5::timestamptz IS NULL OR e.created_at >= $5) AND ($6::timestamptz IS NULL OR e.created_at < $6)
-      AND (SELECT p.id FROM outbox.pending     p WHERE p.topic = $1 AND p.lane = e.lane AND p.id = e.id AND p.replay = 0 LIMIT 1) IS NULL
-      AND (SELECT d.id FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = e.lane AND d.id = e.id AND d.replay = 0 LIMIT 1) IS NULL
-      AND (SELECT x.id FROM outbox.discarded   x WHERE x.topic = $1 AND x.lane = e.lane AND x.id = e.id AND x.replay = 0 LIMIT 1) IS NULL`
+      AND (SELECT p.id FROM outbox.pending     p WHERE p.topic = $1 AND p.lane = e.lane AND p.id = e.id AND p.replay = 0 AND p.created_at = e.created_at LIMIT 1) IS NULL
+      AND (SELECT d.id FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = e.lane AND d.id = e.id AND d.replay = 0 AND d.created_at = e.created_at LIMIT 1) IS NULL
+      AND (SELECT x.id FROM outbox.discarded   x WHERE x.topic = $1 AND x.lane = e.lane AND x.id = e.id AND x.replay = 0 AND x.created_at = e.created_at LIMIT 1) IS NULL`
 
 // window is how many ids are looked at by one statement, so that each is short.
 const window = 200_000
@@ -168,7 +168,7 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 func (s *Store) countWindow(ctx context.Context, args []any) (n int64, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	err = s.pool.QueryRow(ctx, countPublishedSQL, args...).Scan(&n)
+	err = s.readRow(ctx, []any{&n}, countPublishedSQL, args...)
 	return n, err
 }
 
@@ -185,7 +185,7 @@ func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64
 func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	if err := s.pool.QueryRow(ctx, boundsSQL, sp.since, sp.until).Scan(&first, &last); err != nil {
+	if err := s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until); err != nil {
 		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)
 	}
 	return first, last, nil

@@ -1,10 +1,8 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -13,15 +11,16 @@ import (
 // that were published there may be one that committed since. The rows are looked
 // up one by one by the primary key, and then deleted by their place (nothing ever
 // moves them): as a plain join, the planner reads all that is pending of the
-// topic once it holds much.
+// topic once it holds much. The time is compared because after a failover the
+// database gives the same ids to other events.
 const settleSQL = `
 DELETE FROM outbox.pending
 WHERE ctid = ANY (ARRAY(
     SELECT found.ctid
-    FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS done(lane, id, replay)
+    FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::timestamptz[]) AS done(lane, id, replay, created_at)
     CROSS JOIN LATERAL (
         SELECT p.ctid FROM outbox.pending p
-        WHERE p.topic = $1 AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay
+        WHERE p.topic = $1 AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay AND p.created_at = done.created_at
         LIMIT 1) found))`
 
 // Settle removes acknowledged events of a topic from pending. Anyone may do it,
@@ -34,15 +33,13 @@ func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) erro
 		return nil
 	}
 	// Two attempts that settle the same events meet them in the same order.
-	done = slices.Clone(done)
-	slices.SortFunc(done, func(a, b relay.Ref) int {
-		return cmp.Or(cmp.Compare(a.Lane, b.Lane), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Replay, b.Replay))
-	})
-	lanes, ids, replays := make([]int16, len(done)), make([]int64, len(done)), make([]int64, len(done))
-	for i, r := range done {
-		lanes[i], ids[i], replays[i] = r.Lane, r.ID, r.Replay
+	c := refColumns(sortedRefs(done))
+	tag, err := s.pool.Exec(ctx, settleSQL, topic, c.lanes, c.ids, c.replays, c.created)
+	if err == nil && tag.RowsAffected() < int64(len(done)) {
+		// They are settled already, or hidden. Hidden ones would be published again.
+		err = s.Security(ctx)
 	}
-	if _, err := s.pool.Exec(ctx, settleSQL, topic, lanes, ids, replays); err != nil {
+	if err != nil {
 		return fmt.Errorf("settle events: %w", err)
 	}
 	return nil

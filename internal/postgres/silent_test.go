@@ -117,3 +117,18 @@ func TestNothingThatAnOperatorAsksWaitsForASilentDatabaseForEver(t *testing.T) {
 	line.silent.Store(false)
 	go s.Close() // which waits for connections that nobody answers on
 }
+
+// After a failover a name may lead to a machine that is gone. The attempts to connect to
+// it must not keep the pool's places.
+func TestSession_ThatNobodyAnswersGivesItsPlaceUpWithinSeconds(t *testing.T) {
+	var line gag
+	s, err := Open(t.Context(), Config{URL: line.inFrontOf(t, testenv.DatabaseURL(t)), MaxConns: 2, Timeout: 500 * time.Millisecond})
+	require.NoError(t, err)
+	line.silent.Store(true)
+	for range 3 {
+		require.Error(t, s.Reach(t.Context()))
+	}
+	line.silent.Store(false)
+	testenv.Eventually(t, 10*time.Second, func() error { return s.Reach(t.Context()) })
+	s.Close()
+}

@@ -25,13 +25,13 @@ type TopicStatus struct {
 
 const statusSQL = `
 WITH pending AS (
-    SELECT topic, count(*) AS events, extract(epoch FROM now() - min(created_at))::float8 AS oldest
+    SELECT topic, count(*) AS events, ` + safeAgeFrom + `min(created_at)` + safeAgeTo + ` AS oldest
     FROM outbox.pending GROUP BY topic),
 dead AS (SELECT topic, count(*) AS events FROM outbox.dead_letter GROUP BY topic),
 leased AS (
     SELECT topic, count(*) FILTER (WHERE leased_until > now()) AS lanes
     FROM outbox.lane GROUP BY topic)
-SELECT topic, coalesce(pending.events, 0) AS pending, greatest(coalesce(pending.oldest, 0), 0),
+SELECT topic, coalesce(pending.events, 0) AS pending, coalesce(pending.oldest, 0),
        coalesce(dead.events, 0), coalesce(leased.lanes, 0)::int,
        coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''), t.paused_at,
        CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
@@ -46,14 +46,16 @@ ORDER BY topic`
 func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, statusSQL)
-	if err != nil {
-		return nil, fmt.Errorf("read status: %w", err)
+	// Of rows that are hidden it would say that there are none.
+	if err := s.Security(ctx); err != nil {
+		return nil, err
 	}
-	topics, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TopicStatus, err error) {
-		return t, row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
+	topics, err := collect(ctx, s, func(row pgx.CollectableRow) (t TopicStatus, err error) {
+		err = row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
 			&t.PausedBy, &t.PauseReason, &t.PausedAt, &t.Recovery)
-	})
+		t.Topic = readable(t.Topic)
+		return t, err
+	}, statusSQL)
 	if err != nil {
 		return nil, fmt.Errorf("read status: %w", err)
 	}

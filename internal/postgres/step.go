@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -54,22 +55,25 @@ func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place
 
 func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
 	args := append(deadArguments(u.Topic, u.Selection, sp), from.Lane, from.ID, from.Replay, most)
-	rows, err := s.pool.Query(ctx, deadStepSQL, args...)
-	if err != nil {
-		return step, err
+	type move struct {
+		relay.Move
+		ofPage bool
 	}
-	var m relay.Move
-	var ofPage bool
+	found, err := collect(ctx, s, func(row pgx.CollectableRow) (m move, err error) {
+		var created pgtype.Timestamptz
+		err = row.Scan(&m.Lane, &m.ID, &m.Replay, &created, &m.Key, &m.ofPage)
+		m.At = microseconds(created)
+		return m, err
+	}, deadStepSQL, args...)
 	step.Next = from
 	n := 0
-	_, err = pgx.ForEachRow(rows, []any{&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key, &ofPage}, func() error {
-		step.Moves = append(step.Moves, m)
-		if ofPage {
+	for _, m := range found {
+		step.Moves = append(step.Moves, m.Move)
+		if m.ofPage {
 			step.Next = relay.Place{Lane: m.Lane, ID: m.ID, Replay: m.Replay}
 			n++
 		}
-		return nil
-	})
+	}
 	step.Over = n < most
 	return step, err
 }
@@ -77,13 +81,12 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from re
 func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
 	last := min(from.ID+window, u.Last)
 	args := append(arguments(u.Topic, u.Selection, sp), u.ID, from.ID, last, u.Lanes, most)
-	rows, err := s.pool.Query(ctx, replayStepSQL, args...)
-	if err != nil {
-		return step, err
-	}
-	step.Moves, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m relay.Move, err error) {
-		return m, row.Scan(&m.Lane, &m.ID, &m.Replay, &m.CreatedAt, &m.Key)
-	})
+	step.Moves, err = collect(ctx, s, func(row pgx.CollectableRow) (m relay.Move, err error) {
+		var created pgtype.Timestamptz
+		err = row.Scan(&m.Lane, &m.ID, &m.Replay, &created, &m.Key)
+		m.At = microseconds(created)
+		return m, err
+	}, replayStepSQL, args...)
 	if n := len(step.Moves); n == most {
 		last = step.Moves[n-1].ID
 	}
@@ -112,17 +115,23 @@ func (s *Store) Reserve(ctx context.Context, topic string, lanes []int16, d time
 	return nil
 }
 
-const advanceSQL = `UPDATE outbox.operation SET next_after = $2 WHERE id = $1 AND next_after < $2`
+const advanceSQL = `UPDATE outbox.operation SET next_after = $2 WHERE id = $1 AND next_after = $3`
 
-// Advance notes that a replay is done up to a place.
-func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Place) error {
+// Advance notes that a replay is done up to a place, and returns the operation as it is
+// on record then. relay.ErrOperationElsewhere says that it was not where u says.
+func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error) {
 	if u.Kind != relay.Replay {
-		return nil // what is done is no dead letter any more
+		return u, nil // what is done is no dead letter any more
 	}
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, advanceSQL, u.ID, to.ID); err != nil {
-		return fmt.Errorf("advance operation %d: %w", u.ID, err)
+	tag, err := s.pool.Exec(ctx, advanceSQL, u.ID, to.ID, u.Noted)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = relay.ErrOperationElsewhere
 	}
-	return nil
+	if err != nil {
+		return u, fmt.Errorf("advance operation %d: %w", u.ID, err)
+	}
+	u.Noted = to.ID
+	return u, nil
 }

@@ -12,10 +12,13 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // Config configures a Store.
@@ -25,17 +28,20 @@ type Config struct {
 	// MaxConns is the size of the pool. Default 16.
 	MaxConns int32
 	// ClaimLease is how long a claim holds before PublishBatch has taken it
-	// over. Default 10 s.
+	// over. Default timing.ClaimLease.
 	ClaimLease time.Duration
 	// Lease is how long an attempt of PublishBatch holds its lanes without
-	// renewing. Default 60 s.
+	// renewing. Default timing.Lease.
 	Lease time.Duration
 	// Timeout bounds every call, so that a database that is silent is an error in
-	// time. Default 8 s: less than the activities' heartbeat timeout.
+	// time. Default timing.StatementTimeout.
 	Timeout time.Duration
 	// LongTimeout bounds each statement, instead, that reads or moves what may be much:
 	// an operation's step, or what an operator looks at. Default 2 min.
 	LongTimeout time.Duration
+	// MakePatience is for how long a partition that producers keep from being made is tried
+	// before it is left to the next run. Default 10 s.
+	MakePatience time.Duration
 	// Fault is told of everything that failed, whether or not it is tried again, as
 	// FaultConnect or FaultStatement. It must not block. Default: nobody is told.
 	Fault func(operation string)
@@ -46,18 +52,21 @@ func (c Config) withDefaults() Config {
 		c.MaxConns = 16
 	}
 	if c.ClaimLease == 0 {
-		c.ClaimLease = 10 * time.Second
+		c.ClaimLease = timing.ClaimLease
 	}
 	if c.Lease == 0 {
-		c.Lease = 60 * time.Second
+		c.Lease = timing.Lease
 	}
 	if c.Timeout == 0 {
-		c.Timeout = 8 * time.Second
+		c.Timeout = timing.StatementTimeout
 	}
 	if c.LongTimeout == 0 {
 		// A key of a hundred thousand dead letters moves whole, and a selection may leave
 		// out a million before it finds one.
 		c.LongTimeout = 2 * time.Minute
+	}
+	if c.MakePatience == 0 {
+		c.MakePatience = 10 * time.Second
 	}
 	return c
 }
@@ -67,11 +76,19 @@ type Store struct {
 	pool *pgxpool.Pool
 	cfg  Config
 
-	sweep sweeper
+	sweep  sweeper
+	rounds rounds
+
+	session atomic.Pointer[session] // what the newest connection found
 
 	mu     sync.Mutex
 	untook map[string]time.Time // claims made here that may not have begun yet
 }
+
+// connectTimeout is how long an attempt to connect keeps a place of the pool, unless the
+// URL says it. The pool's own default is two minutes, and after a failover every place
+// may be taken by an attempt to reach a machine that is gone.
+const connectTimeout = 5 * time.Second
 
 // Open makes a store. It does not connect; Ping does.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
@@ -84,6 +101,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("read the database URL: %w", err)
 	}
 	pc.MaxConns = cfg.MaxConns
+	if pc.ConnConfig.ConnectTimeout == 0 {
+		pc.ConnConfig.ConnectTimeout = connectTimeout
+	}
 	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
 		pc.ConnConfig.RuntimeParams["application_name"] = "outbox-relay"
 	}
@@ -91,19 +111,21 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	// cached while pending was empty reads the whole table once it is not. And an
 	// unnamed statement is what PgBouncer in transaction mode always understands.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	if cfg.Fault != nil {
-		pc.ConnConfig.Tracer = faults{cfg.Fault}
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	s := &Store{cfg: cfg, untook: map[string]time.Time{}}
+	prepare(pc.ConnConfig, func(found session) { s.session.Store(&found) })
+	pc.ConnConfig.Tracer = faults{s}
+	s.pool, err = pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	return &Store{pool: pool, cfg: cfg, untook: map[string]time.Time{}}, nil
+	s.rounds.want() // for marks that another process has noted
+	return s, nil
 }
 
 // Close ends all connections.
 func (s *Store) Close() {
 	s.sweep.wait()
+	s.rounds.wait()
 	s.pool.Close()
 }
 

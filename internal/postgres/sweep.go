@@ -9,33 +9,37 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// Sweeps begin this often, but take at most a tenth of the time.
 const (
-	sweepEvery   = time.Second
+	// New topics are looked for this often. That reads nothing of the others.
+	findEvery = time.Second
+	// Sweeps begin this often, but take at most a tenth of the time.
+	sweepEvery   = 15 * time.Second
 	sweepShare   = 10
 	sweepTimeout = 30 * time.Second
 	// Refusals of events that got through are forgotten this often.
 	forgetEvery = time.Minute
 )
 
-// sweeper runs one sweep at a time, in the background: with a snapshot held open
-// somewhere a sweep reads everything that was settled since, and claims must not
-// wait for that.
+// sweeper looks for new topics and runs sweeps, one after the other, in the background:
+// with a snapshot held open somewhere a sweep reads everything settled since, and claims
+// must not wait for that.
 type sweeper struct {
 	mu      sync.Mutex
 	running sync.WaitGroup
 	busy    bool
 	next    time.Time
-	swept   bool      // at least once
-	forget  time.Time // of the running sweep only
+	swept   bool // at least once
 	err     error
+
+	// Of the goroutine that runs only.
+	sweep, forget time.Time // when they are due
 }
 
 func (w *sweeper) wait() { w.running.Wait() }
 
-// sweepWhenDue starts a sweep if one is due, and returns the error of the last.
-// The first sweep of a process is waited for: what was pending before the
-// process knew of any lane is then found by its first claim.
+// sweepWhenDue starts a look for new topics if one is due, and returns the error of the
+// last. A process waits for its first sweep, so that its first claim finds the events of
+// topics without lanes.
 func (s *Store) sweepWhenDue(ctx context.Context) error {
 	w := &s.sweep
 	w.mu.Lock()
@@ -43,7 +47,8 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 	if !w.swept {
 		err := s.Sweep(ctx)
 		w.swept = err == nil
-		w.next = time.Now().Add(sweepEvery)
+		w.next = time.Now().Add(findEvery)
+		w.sweep = time.Now().Add(sweepEvery)
 		return err
 	}
 	if !w.busy && time.Now().After(w.next) {
@@ -51,16 +56,11 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 		w.running.Go(func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTimeout)
 			defer cancel()
-			began := time.Now()
-			err := s.Sweep(ctx)
-			if err == nil && began.Sub(w.forget) > forgetEvery {
-				w.forget = began
-				err = s.forgetRefusals(ctx)
-			}
+			err := s.look(ctx)
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.busy, w.err = false, err
-			w.next = began.Add(max(sweepEvery, sweepShare*time.Since(began)))
+			w.next = time.Now().Add(findEvery)
 		})
 	}
 	err := w.err
@@ -68,10 +68,58 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 	return err
 }
 
-// sweepSQL finds the first pending event of every lane by a loose index scan,
-// however late its transaction committed. It makes the rows of lanes that are
-// new, lowers low_id where something is pending below it, and raises it where a
-// lane has come to rest, which no release will do.
+// look looks for new topics, and now and then for more.
+func (s *Store) look(ctx context.Context) error {
+	w := &s.sweep
+	if err := s.findTopics(ctx); err != nil {
+		return err
+	}
+	if began := time.Now(); began.After(w.sweep) {
+		if err := s.Sweep(ctx); err != nil {
+			return err
+		}
+		w.sweep = began.Add(max(sweepEvery, sweepShare*time.Since(began)))
+	}
+	if time.Now().After(w.forget) {
+		w.forget = time.Now().Add(forgetEvery)
+		return s.forgetRefusals(ctx)
+	}
+	return nil
+}
+
+// findTopicsSQL makes the lanes of topics that have none. It looks between the topics that
+// are known, where the index has no entries of settled events.
+const findTopicsSQL = `
+WITH known AS (SELECT topic, lead(topic) OVER (ORDER BY topic) AS following FROM outbox.lane WHERE lane = 0),
+gap AS (SELECT topic AS after, following AS before FROM known UNION ALL SELECT '', min(topic) FROM known),
+found AS (
+    SELECT p.topic FROM gap CROSS JOIN LATERAL (
+        SELECT p.topic FROM outbox.pending p
+        WHERE p.topic > gap.after AND p.topic < gap.before ORDER BY p.topic LIMIT 1) p
+    UNION ALL
+    SELECT p.topic FROM gap CROSS JOIN LATERAL (
+        SELECT p.topic FROM outbox.pending p
+        WHERE p.topic > gap.after AND gap.before IS NULL ORDER BY p.topic LIMIT 1) p)
+INSERT INTO outbox.lane (topic, lane)
+SELECT topic, n FROM found CROSS JOIN generate_series(0, $1 - 1) n
+ORDER BY topic, n
+ON CONFLICT DO NOTHING`
+
+// findTopics makes the lanes of topics that are new.
+func (s *Store) findTopics(ctx context.Context) error {
+	for more := true; more; { // one in each gap
+		tag, err := s.pool.Exec(ctx, findTopicsSQL, relay.Lanes)
+		if err != nil {
+			return fmt.Errorf("look for new topics: %w", err)
+		}
+		more = tag.RowsAffected() > 0
+	}
+	return nil
+}
+
+// sweepSQL finds the first pending event of every lane by a loose index scan. It makes
+// the rows of lanes that are new, and lowers low_id where something is pending below it:
+// no event is inserted there (see rounds), but people and other programs can put one.
 const sweepSQL = `
 WITH RECURSIVE first AS (
     (SELECT topic, lane, id FROM outbox.pending ORDER BY topic, lane, id LIMIT 1)
@@ -88,23 +136,21 @@ missing AS (
     WHERE NOT EXISTS (SELECT FROM outbox.lane l WHERE l.topic = t.topic AND l.lane = n)
     ORDER BY t.topic, n
     ON CONFLICT DO NOTHING),
-moving AS (
-    SELECT l.topic, l.lane, CASE WHEN l.low_id > first.id THEN first.id ELSE l.seen_id END AS low_id
-    FROM outbox.lane l LEFT JOIN first USING (topic, lane)
+lowering AS (
+    SELECT l.topic, l.lane, first.id
+    FROM outbox.lane l JOIN first USING (topic, lane)
     WHERE l.low_id > first.id
-       OR l.low_id < l.seen_id AND outbox.mark_is_safe(l.seen_at, l.seen_xid)
-          AND (first.id IS NULL OR first.id >= l.seen_id)
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)
-UPDATE outbox.lane l SET low_id = moving.low_id, seen_id = moving.low_id
-FROM moving
-WHERE l.topic = moving.topic AND l.lane = moving.lane`
+UPDATE outbox.lane l SET low_id = lowering.id
+FROM lowering
+WHERE l.topic = lowering.topic AND l.lane = lowering.lane AND l.low_id > lowering.id`
 
-// Sweep makes sure that everything pending can be found by a claim. Claim calls
-// it once a second.
+// Sweep makes sure that everything pending can be found by a claim. Claim starts one now
+// and then.
 func (s *Store) Sweep(ctx context.Context) error {
 	if _, err := s.pool.Exec(ctx, sweepSQL, relay.Lanes); err != nil {
-		return fmt.Errorf("sweep for late commits: %w", err)
+		return fmt.Errorf("sweep for pending events: %w", err)
 	}
 	return nil
 }

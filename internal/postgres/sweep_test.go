@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // slow begins a transaction that has taken the lowest id and has not committed.
@@ -40,61 +42,53 @@ func TestATransactionThatCommitsLateIsClaimedByTheNextClaim(t *testing.T) {
 	require.Equal(t, []int64{1}, o.drain(lease))
 }
 
-// The mark waits for a transaction that is open, however long: what its key has
-// after it must not be claimed first.
-func TestTheMarkDoesNotPassAnOpenTransaction(t *testing.T) {
-	o := open(t)
-	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
-	o.claim()
-	o.sweepOnlyByHand()
-	tx := slow(o, "orders", "k")
-	for range 3 { // the mark would follow in two steps, two seconds apart
-		o.writeKey("orders", "k", 3) // as if of another key of the lane
-		_, lease := o.claimOne()
-		require.Len(t, o.drain(lease), 3)
-		o.passTime(3)
-		require.NoError(t, o.Sweep(t.Context()))
-	}
-	require.NoError(t, tx.Commit(t.Context()))
-	o.writeKey("orders", "k", 1) // serialised behind it
-	_, lease := o.claimOne()
-	require.Equal(t, []int64{1, 11}, o.drain(lease), "in one claim, in order")
-
-	// Then it follows.
-	waitFor(t, "the mark to follow", func() bool {
-		o.writeKey("orders", "k", 1)
-		_, lease := o.claimOne()
-		require.Len(t, o.drain(lease), 1)
-		o.passTime(3)
-		o.othersEnd()
-		return query[int64](o, `SELECT max(low_id) FROM outbox.lane`) > 10
-	})
-}
-
 func TestWhatIsPendingBelowTheMarkIsFoundByTheSweep(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "k", 1)
 	o.claim()
 	o.sweepOnlyByHand()
-	o.exec(`UPDATE outbox.lane SET low_id = 100, seen_id = 100, leased_until = NULL, claim_id = NULL`)
+	o.exec(`UPDATE outbox.lane SET low_id = 100, leased_until = NULL, claim_id = NULL`)
 	require.Empty(t, o.claim(), "below the mark")
 	require.NoError(t, o.Sweep(t.Context()))
 	_, lease := o.claimOne()
 	require.Equal(t, []int64{1}, o.drain(lease))
 }
 
-func TestAMarkFromBeforeARestoreDoesNotWaitForEver(t *testing.T) {
-	o := open(t)
-	o.exec(`INSERT INTO outbox.lane (topic, lane, seen_id, seen_at, seen_xid) VALUES ('orders', 1, 7, now() - interval '1 hour', '9000000000')`)
-	require.NoError(t, o.Sweep(t.Context()))
-	require.Equal(t, int64(7), query[int64](o, `SELECT low_id FROM outbox.lane WHERE lane = 1`))
-}
-
 func TestClaimsSweepByThemselves(t *testing.T) {
 	o := open(t)
 	require.Empty(t, o.claim())
 	o.write("new-topic", 3) // whose lanes nobody has made yet
-	waitFor(t, "the sweep that a claim starts each second", func() bool { return events(o.claim()) == 3 })
+	waitFor(t, "the look that a claim starts each second", func() bool { return events(o.claim()) == 3 })
+}
+
+func TestFindTopics_FindsEachBetweenThoseThatAreKnown(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"c", "h"}))
+	for _, topic := range []string{"a", "b", "c", "d", "e", "h", "x", "y"} {
+		o.write(topic, 2)
+	}
+	require.NoError(t, o.findTopics(t.Context()))
+	require.Equal(t, []string{"a", "b", "c", "d", "e", "h", "x", "y"}, query[[]string](o, `SELECT array_agg(DISTINCT topic ORDER BY topic) FROM outbox.lane`))
+	require.Equal(t, 8*relay.Lanes, query[int](o, `SELECT count(*)::int FROM outbox.lane`))
+}
+
+// A look that reads what was settled of the known topics grows with the oldest snapshot.
+func TestFindTopics_ReadsNothingOfKnownTopics(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"audit", "orders"}))
+	holder, err := o.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer holder.Rollback(t.Context())
+	_, err = holder.Exec(t.Context(), `SELECT count(*) FROM outbox.pending`)
+	require.NoError(t, err)
+	o.write("audit", 20_000)
+	o.write("orders", 20_000)
+	o.exec(`DELETE FROM outbox.pending`)
+	o.write("audit", 1)
+	pages := pagesOf(o, findTopicsSQL, relay.Lanes)
+	all := pagesOf(o, sweepSQL, relay.Lanes)
+	t.Logf("pages read by a look for new topics: %d, by a sweep: %d", pages, all)
+	require.Greater(t, all, 10*pages)
 }
 
 func TestTheFirstEventOfAConfiguredTopicNeedsNoSweep(t *testing.T) {
@@ -124,10 +118,8 @@ func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
 				o.drain(lease)
 			}
 		}
-		o.passTime(3)
-		o.othersEnd()
+		o.endRounds()
 	}
-	require.NoError(t, o.Sweep(t.Context())) // lanes at rest are marked by the sweep
 	bounded := pagesRead(o, waitingSQL)
 	o.exec(`UPDATE outbox.lane SET low_id = 0`)
 	unbounded := pagesRead(o, waitingSQL)

@@ -24,7 +24,7 @@ WITH RECURSIVE dead AS (
         SELECT d.topic FROM outbox.dead_letter d WHERE d.topic > dead.topic ORDER BY d.topic LIMIT 1) following),
 known AS (SELECT topic FROM outbox.lane UNION SELECT topic FROM outbox.topic UNION SELECT topic FROM dead)
 SELECT k.topic, pending.events, pending.events = $1,
-       greatest(coalesce(extract(epoch FROM clock_timestamp() - lanes.oldest), 0), 0)::float8,
+       CASE WHEN lanes.oldest IS NULL THEN 0 ELSE ` + safeAgeFrom + `lanes.oldest` + safeAgeTo + ` END,
        letters.events, letters.code, lanes.retrying,
        coalesce(left(t.paused_by, 100), ''), coalesce(left(t.pause_reason, 200), ''),
        CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
@@ -84,6 +84,7 @@ func (s *Store) Topics(ctx context.Context) ([]relay.TopicState, error) {
 func scanTopic(row pgx.CollectableRow) (t relay.TopicState, err error) {
 	var age float64
 	err = row.Scan(&t.Topic, &t.Pending, &t.Capped, &age, &t.Dead, &t.DeadCode, &t.Retrying, &t.PausedBy, &t.PauseReason, &t.Recovery)
+	t.Topic = readable(t.Topic)
 	t.Oldest = time.Duration(age * float64(time.Second)).Truncate(time.Millisecond)
 	return t, err
 }

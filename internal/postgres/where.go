@@ -8,6 +8,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// StateNotPending is the state of an event that was published, or that never became
+// pending: see Enqueue. The outbox does not keep which, nor when.
+const StateNotPending = "not pending"
+
 // EventLife is what the outbox knows of one event.
 type EventLife struct {
 	ID        int64     `json:"id"`
@@ -17,12 +21,13 @@ type EventLife struct {
 	Lane      int16     `json:"lane"`
 	Type      string    `json:"type"`
 	WrittenAt time.Time `json:"writtenAt"`
-	// Deliveries are what is not simply published: the first delivery, while it is
-	// pending or after it died, and replays.
+	// Deliveries are the first delivery, while it is pending or after it died, and replays.
 	Deliveries []Delivery `json:"deliveries,omitempty"`
-	// Published is true if its first delivery is neither pending nor dead. When that was
-	// is not kept.
+	// Published is true if State is StateNotPending. It claims more than the outbox knows,
+	// and is kept for scripts that read it.
 	Published bool `json:"published"`
+	// State is that of the first delivery: pending, dead, discarded or StateNotPending.
+	State string `json:"state"`
 	LaneLife
 }
 
@@ -63,13 +68,9 @@ type LaneLife struct {
 func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, fmt.Errorf("look for events: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e EventLife, err error) {
+	found, err := collect(ctx, s, func(row pgx.CollectableRow) (e EventLife, err error) {
 		return e, row.Scan(&e.ID, &e.EventID, &e.Topic, &e.Key, &e.Lane, &e.Type, &e.WrittenAt)
-	})
+	}, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("look for events: %w", err)
 	}
@@ -121,10 +122,13 @@ func (s *Store) fillLife(ctx context.Context, e *EventLife) error {
 	if err != nil {
 		return err
 	}
-	e.Published = true
+	e.State = StateNotPending
 	for _, d := range e.Deliveries {
-		e.Published = e.Published && d.Replay != 0
+		if d.Replay == 0 {
+			e.State = d.State
+		}
 	}
+	e.Published = e.State == StateNotPending
 	rows, err = s.pool.Query(ctx, laneLifeSQL, e.Topic, e.Lane)
 	if err != nil {
 		return err

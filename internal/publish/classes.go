@@ -82,6 +82,10 @@ var classes = []row{
 		why: "The response leaves out what became of the event, or cannot be read. It may have been accepted.",
 	},
 	{
+		codes: []string{relay.CodeListing}, from: fromRelay, class: relay.ClassRetry, cause: causeListing, source: docHere,
+		why: "An SNS topic is configured by name, and the account's topics are not all listed yet. The next attempt reads on.",
+	},
+	{
 		codes: []string{relay.CodeNotSent}, from: fromRelay, class: relay.ClassRetry, cause: causeCredentials, source: docHere,
 		why: "The request could not be made: nobody gave the worker credentials, for one.",
 	},
@@ -119,7 +123,7 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeEventMissing}, from: fromRelay, class: relay.ClassPoison, source: docHere,
-		why: "The event was deleted while it was still pending. There is nothing left to send.",
+		why: "The event is pending, and two looks did not find it, the second one in all partitions: it was deleted, or a restore left it out. Look again before you discard it: if `starter dead list` shows its event id, the event is there, and a redrive publishes it.",
 	},
 
 	// What nobody but its owner can mend.

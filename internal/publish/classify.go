@@ -39,6 +39,7 @@ const (
 	causeCredentials
 	causeNetwork
 	causeKey
+	causeListing
 )
 
 // unknown is what is done about a code that no row has: a retry loses nothing.

@@ -10,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // Destination is where a topic's events go. Exactly one of SNS and SQS is set.
@@ -34,7 +36,7 @@ type Config struct {
 	// of the caller's own making, which is used as it is.
 	AWS aws.Config
 
-	// RequestTimeout bounds a request with all its attempts. Default: 15 s.
+	// RequestTimeout bounds a request with all its attempts. Default: timing.RequestTimeout.
 	RequestTimeout time.Duration
 
 	// AttemptTimeout bounds one attempt of a request, from dialling to the last
@@ -59,7 +61,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.RequestTimeout == 0 {
-		c.RequestTimeout = 15 * time.Second
+		c.RequestTimeout = timing.RequestTimeout
 	}
 	if c.AttemptTimeout == 0 && c.RequestTimeout > 0 {
 		c.AttemptTimeout = max((c.RequestTimeout-maxBackoff)/2, c.RequestTimeout/4)
@@ -78,7 +80,7 @@ type Publisher struct {
 	cfg     Config
 	routes  map[string]*cachedRoute
 	clients clients
-	arns    arnCache
+	topics  *listing
 	tracer  trace.Tracer // nil: none
 }
 
@@ -89,7 +91,6 @@ func New(cfg Config) (*Publisher, error) {
 	p := &Publisher{
 		cfg:    cfg,
 		routes: make(map[string]*cachedRoute, len(cfg.Topics)),
-		arns:   arnCache{turn: make(chan struct{}, 1)},
 	}
 	var problems []error
 	for _, d := range []struct {
@@ -122,6 +123,7 @@ func New(cfg Config) (*Publisher, error) {
 		return nil, fmt.Errorf("publish configuration: %w", errors.Join(problems...))
 	}
 	p.clients = newClients(cfg)
+	p.topics = &listing{read: p.listTopics, timeout: cfg.RequestTimeout, now: time.Now}
 	if cfg.Traces != nil {
 		p.tracer = cfg.Traces.Tracer(tracerName, trace.WithSchemaURL(semconv.SchemaURL))
 	}

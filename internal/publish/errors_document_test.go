@@ -39,7 +39,9 @@ these tables belongs here, because a retry loses nothing.
 ordered destination the later events of its key wait until it has.
 
 **Doubtful** codes are only believed while other events get through. If every event is refused so, the destination is
-taken for broken instead, after two of a topic and worker at most have become dead letters.`},
+taken for broken instead, after two of a topic and worker at most have become dead letters. Its recovery then also tries
+events behind those that are refused. If one is accepted, the refused events are sent once more, and each that is refused
+again becomes a dead letter.`},
 	{relay.ClassDestination, "Destination", `Nothing gets through until somebody changes something, so the topic is paused and one recovery tries, at
 growing intervals, until it works. Other topics go on. No event becomes a dead letter for it.`},
 	{relay.ClassOurs, "Ours", `The relay built the request wrongly. It says nothing about the events, so none of them becomes a dead letter for

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,6 +211,35 @@ func TestTheLeaseBoundsARequestWithAllItsAttempts(t *testing.T) {
 			assert.Equal(t, relay.CodeTimeout, code, "event %d", id)
 		}
 		assert.LessOrEqual(t, w.calls.Load(), int64(1), "attempts")
+	})
+}
+
+// The machine is suspended while a request is under way. The context's timer stands
+// still meanwhile, so that the SDK would repeat the request when it wakes up.
+func TestASuspendedMachine_RepeatsNoRequestWhenItsLeaseIsOver(t *testing.T) {
+	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
+		var isOver atomic.Bool
+		w.publish = func(wireBatch) wireReply {
+			isOver.Store(true)
+			return wireReply{Drop: true}
+		}
+		p := w.publisher(d)
+		_, err := p.Resolve(t.Context(), "orders")
+		require.NoError(t, err)
+		l := &ledger{t: t}
+		before := w.calls.Load()
+		_, err = p.Publish(t.Context(), publish.Request{
+			Topic: "orders", Concurrency: 1, Events: stream(simple(15)), Report: l.report,
+			Deadline: func() time.Time {
+				if isOver.Load() {
+					return time.Now().Add(-time.Second)
+				}
+				return time.Now().Add(time.Minute)
+			},
+		})
+		require.ErrorIs(t, err, relay.ErrStopped)
+		assert.Equal(t, before+1, w.calls.Load(), "it was sent again")
+		assert.Len(t, l.codes(), 10, "and has an outcome")
 	})
 }
 

@@ -17,26 +17,36 @@ import (
 // topics and queues alike.
 const maximumMessageSize = "MaximumMessageSize"
 
+// topicArn is the attribute of a topic that repeats its ARN.
+const topicArn = "TopicArn"
+
 // lookUp asks AWS for what r lacks, and for its limit.
 func (p *Publisher) lookUp(ctx context.Context, r Route) (Route, error) {
-	address, attributes := p.topicARN, p.topicAttributes
-	if r.Service == SQS {
-		address, attributes = p.queueURL, p.queueAttributes
+	var values map[string]string
+	var err error
+	switch {
+	case r.Address != "":
+	case r.Service == SQS:
+		r.Address, err = p.queueURL(ctx, r)
+	default:
+		r.Address, values, err = p.topicARN(ctx, r)
 	}
-	if r.Address == "" {
-		var err error
-		if r.Address, err = address(ctx, r); err != nil {
-			return r, resolveError(r, err)
-		}
-	}
-	values, err := attributes(ctx, r)
 	if err != nil {
-		if pe := publishError(err); lookUpCode(pe.Code).cause != causeForbidden {
-			return r, resolveError(r, pe)
+		return r, resolveError(r, err)
+	}
+	if values == nil {
+		attributes := p.topicAttributes
+		if r.Service == SQS {
+			attributes = p.queueAttributes
 		}
-		// Reading attributes is a permission of its own, and publishing does
-		// not need it.
-		return r, nil
+		if values, err = attributes(ctx, r); err != nil {
+			if pe := publishError(err); lookUpCode(pe.Code).cause != causeForbidden {
+				return r, resolveError(r, pe)
+			}
+			// Reading attributes is a permission of its own, and publishing does
+			// not need it.
+			return r, nil
+		}
 	}
 	if limit, err := strconv.Atoi(values[maximumMessageSize]); err == nil && limit > 0 {
 		r.Limit, r.Guessed = limit, false
@@ -74,43 +84,32 @@ func (p *Publisher) queueURL(ctx context.Context, r Route) (string, error) {
 	return *out.QueueUrl, nil
 }
 
-// arnCache remembers ARNs by topic name, because the API only lists them, a
-// hundred at a time: one listing serves all configured topics.
-type arnCache struct {
-	turn chan struct{} // held by whoever lists or looks
-	arns map[string]string
+// topicARN finds a topic by name, and returns its attributes too where it has read
+// them. The first page of the listing tells whose topics are listed, and so the ARN
+// that the name would have; asking for its attributes answers at once, however many
+// topics there are. Where these may not be read, the listing goes on.
+func (p *Publisher) topicARN(ctx context.Context, r Route) (string, map[string]string, error) {
+	if err := p.topics.first(ctx); err != nil {
+		return "", nil, err
+	}
+	if owner, known := p.topics.owner(); known {
+		r.Address = owner + r.Name
+		values, err := p.topicAttributes(ctx, r)
+		switch {
+		case err == nil && values[topicArn] == r.Address:
+			return r.Address, values, nil
+		case err != nil && lookUpCode(publishError(err).Code).cause == causeMissing:
+			return "", nil, refusal(relay.CodeNoTopic, "there is no topic "+r.Address)
+		case err != nil && lookUpCode(publishError(err).Code).cause != causeForbidden:
+			return "", nil, err
+		}
+	}
+	arn, err := p.topics.find(ctx, r.Name, r.Region)
+	return arn, nil, err
 }
 
-// topicARN finds a topic by name. There is no such call; CreateTopic would answer
-// it and is deliberately not used: it creates what is misspelt.
-func (p *Publisher) topicARN(ctx context.Context, r Route) (string, error) {
-	select {
-	case p.arns.turn <- struct{}{}:
-		defer func() { <-p.arns.turn }()
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
-	if arn := p.arns.arns[r.Name]; arn != "" {
-		return arn, nil
-	}
-	found := make(map[string]string)
-	pages := sns.NewListTopicsPaginator(p.clients.sns(r.Region), &sns.ListTopicsInput{})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return "", err
-		}
-		for _, t := range page.Topics {
-			if t.TopicArn != nil {
-				found[(*t.TopicArn)[strings.LastIndexByte(*t.TopicArn, ':')+1:]] = *t.TopicArn
-			}
-		}
-	}
-	p.arns.arns = found
-	if found[r.Name] == "" {
-		return "", refusal(relay.CodeNoTopic, fmt.Sprintf("region %s has no topic of that name", r.Region))
-	}
-	return found[r.Name], nil
+func (p *Publisher) listTopics(ctx context.Context, token *string) (*sns.ListTopicsOutput, error) {
+	return p.clients.sns(p.cfg.AWS.Region).ListTopics(ctx, &sns.ListTopicsInput{NextToken: token})
 }
 
 // resolveError adds what people need to a failed look-up: the topic, the
@@ -137,6 +136,8 @@ func remedy(r Route, code string) string {
 		return "allow the worker sqs:GetQueueUrl, or give the queue's URL instead of its name"
 	case causeNetwork:
 		return "check the network, AWS_REGION and AWS_ENDPOINT_URL"
+	case causeListing:
+		return "the next attempt reads on; give the topic's ARN instead of its name, and nothing has to be listed"
 	case causeCredentials:
 		return "check that the worker has AWS credentials, that they are valid, and its clock"
 	case causeKey:

@@ -21,16 +21,18 @@ const firstTimeout = 4 * time.Second
 type cachedRoute struct {
 	turn chan struct{} // held by whoever looks it up or reads it
 	Route
-	label  string // never changes
-	sender sender // nil until resolved
-	next   time.Time
+	label string // never changes
+	// ordered never changes either: a FIFO destination is one by its name.
+	ordered bool
+	sender  sender // nil until resolved
+	next    time.Time
 	// learned is how large a request may be where Limit turned out to be too much,
 	// in bytes, or 0. Whoever publishes may set it.
 	learned atomic.Int64
 }
 
 func newCachedRoute(r Route) *cachedRoute {
-	return &cachedRoute{turn: make(chan struct{}, 1), Route: r, label: r.label()}
+	return &cachedRoute{turn: make(chan struct{}, 1), Route: r, label: r.label(), ordered: r.Ordered}
 }
 
 // Destination says where a topic's events go, as it is configured: "SQS queue
@@ -40,6 +42,12 @@ func (p *Publisher) Destination(topic string) string {
 		return c.label
 	}
 	return ""
+}
+
+// Ordered reports whether a topic's destination is FIFO. Its name says so.
+func (p *Publisher) Ordered(topic string) bool {
+	c := p.routes[topic]
+	return c != nil && c.ordered
 }
 
 // Resolve looks a topic's destination up: its ARN or URL, and how large its

@@ -3,6 +3,8 @@ package publish
 import (
 	"context"
 	"time"
+
+	"github.com/temporal-outbox/relay/internal/publish/detach"
 )
 
 // slot is one of the requests that may be in flight at once, and its goroutine.
@@ -22,6 +24,9 @@ func (s *stream) serve(sl *slot) {
 	// A request that is cancelled half-way may have been accepted. Only its
 	// deadline ends it.
 	base := context.WithoutCancel(s.ctx)
+	if s.Deadline != nil {
+		base = detach.WithDeadline(base, s.Deadline)
+	}
 	for deadline := range sl.deadlines {
 		sl.fate = fate{}
 		ctx, cancel := context.WithDeadline(context.WithValue(base, fateKey{}, &sl.fate), deadline)

@@ -49,12 +49,13 @@ const (
 	CodeUnanswered   = "Unanswered"     // the response names the entry neither as accepted nor as failed
 	CodeNoRoute      = "NoRoute"        // no destination is configured for the topic
 	CodeTooLarge     = "EventTooLarge"  // the event alone exceeds the destination's limit
-	CodeEventMissing = "EventMissing"   // pending, but its event was deleted
+	CodeEventMissing = "EventMissing"   // pending, and two looks did not find its event
 	CodeResponse     = "BrokenResponse" // the response could not be understood
 
 	CodeBlocked           = "BlockedBehind"     // behind an earlier event of its key that is a dead letter
 	CodeTooManyAttributes = "TooManyAttributes" // the event has more attributes than AWS delivers
 	CodeNoTopic           = "TopicNotFound"     // no SNS topic has the configured name
+	CodeListing           = "ListingTopics"     // the account's SNS topics are not all listed yet
 	CodeNotSent           = "NotSent"           // the request could not be made: no credentials, say
 )
 

@@ -12,6 +12,10 @@ var (
 	ErrUnknownOperation = errors.New("unknown operation")
 	// ErrOperationOver says that an operation has been ended: nothing more is moved.
 	ErrOperationOver = errors.New("the operation is over")
+	// ErrOperationElsewhere says that an operation on record is not where its attempt
+	// believes it is: another attempt goes on with it, or the database was replaced by an
+	// earlier state of itself. The next attempt begins at the place on record.
+	ErrOperationElsewhere = errors.New("the operation is at another place")
 )
 
 // What an operator can have done to many events.
@@ -135,6 +139,8 @@ type UnderWay struct {
 	// From is where its next step begins, and Lanes how far each lane is beyond that.
 	From  Place
 	Lanes []int64
+	// Noted is the place on record of a replay.
+	Noted int64
 	// Last is the last id that a replay can have.
 	Last int64
 }
@@ -159,8 +165,7 @@ type Step struct {
 // Move is one event of a step.
 type Move struct {
 	Ref
-	CreatedAt time.Time
-	Key       string // of dead letters only
+	Key string // of dead letters only
 }
 
 // LanesOf are the lanes of some moves, ascending.

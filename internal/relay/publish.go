@@ -17,8 +17,8 @@ type PublishRequest struct {
 
 	// Deadline returns the instant after which nothing may be in flight, as far
 	// as it is known now: the end of a lease less a margin. It is asked before
-	// every request and must not block. The instant should carry a monotonic
-	// clock reading. Default: none.
+	// every request and before each attempt of one, also concurrently, and must not
+	// block. The instant should carry a monotonic clock reading. Default: none.
 	Deadline func() time.Time
 
 	// Pace is asked before a request of n messages how long they have to wait so

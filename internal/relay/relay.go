@@ -14,11 +14,17 @@ import (
 const Lanes = 16
 
 // Ref names one pending event. ID alone does not: a replay of a delivered event
-// is pending beside the event's first delivery, and must be settled apart.
+// is pending beside the event's first delivery, and must be settled apart. And after
+// the promotion of a standby that lagged, or a restore, the database gives ids again:
+// At tells the events apart.
 type Ref struct {
 	ID     int64 `json:"id"`
 	Lane   int16 `json:"lane"`
 	Replay int64 `json:"replay,omitempty"`
+	// At is the event's created_at in microseconds since 1970, PostgreSQL's resolution;
+	// math.MinInt64 and math.MaxInt64 stand for its infinities. 0 in a heartbeat of an
+	// earlier version: such a Ref names nothing.
+	At int64 `json:"at,omitempty"`
 }
 
 // Chain is what is kept in order: the events of a key, in their first delivery or in
@@ -56,6 +62,9 @@ type Batch struct {
 	// one page a lane, so a backlog shows as full pages, not as its size.
 	Events int   `json:"events"`
 	Bytes  int64 `json:"bytes"`
+	// Settling says that the last attempt on one of the lanes did not end in order, so
+	// that its worker, if it lives, may still have acknowledgements to settle.
+	Settling bool `json:"settling,omitempty"`
 }
 
 // Outcome is the fate of one event that was handed to a publisher.
@@ -99,8 +108,33 @@ type Lease struct {
 	LowID map[int16]int64
 	// PausedBy is the operator who has paused the topic, if one has.
 	PausedBy string
-	// UpTo is the highest id that is loaded. 0: whatever there is.
-	UpTo int64
+	// UpTo bounds the events that are loaded. The zero value loads all.
+	UpTo Bound
+}
+
+// Bound ends at the highest event that was pending at some time. An event is within it
+// if neither its id nor its time is higher: after a failover, ids come again.
+type Bound struct {
+	ID int64     `json:"id"`
+	At time.Time `json:"at,omitzero"` // by the database's clock
+}
+
+// Read says how far an attempt has read its lanes.
+type Read struct {
+	// Next has, for every lane, the lowest id that may still be pending as far as the
+	// attempt has seen.
+	Next map[int16]int64
+	// Last is the event with the highest id that it has loaded: the proof that Next is
+	// about this history of the database. The zero value: it has loaded nothing.
+	Last Ref
+}
+
+// Loaded notes that an event was loaded.
+func (r *Read) Loaded(e Ref) {
+	r.Next[e.Lane] = max(r.Next[e.Lane], e.ID+1)
+	if e.ID > r.Last.ID {
+		r.Last = e
+	}
 }
 
 // Page is a part of a batch's events, ascending in each lane.
@@ -110,9 +144,9 @@ type Page struct {
 	More bool
 	// At is when it was read, by the clock that events are dated by, if it has events.
 	At time.Time
-	// Xmin and Xmax bound the snapshot that the page was read in, if it has events:
-	// every transaction below Xmin had ended, none from Xmax on had begun.
-	Xmin, Xmax int64
+	// Round is the round of a mark that is noted from this page, and Ended the last round
+	// that had ended when the page was read (see the store's rounds).
+	Round, Ended int64
 }
 
 // Refusal is what is remembered of an event that its destination refuses and that

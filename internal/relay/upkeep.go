@@ -4,12 +4,16 @@ package relay
 // UTC, as 2006-01-02.
 type Partitions struct {
 	Made []string `json:"made,omitempty"`
-	// Moved is how many events were taken out of the default partition.
+	// Moved is in the results of earlier versions, which moved events out of the default
+	// partition.
 	Moved int64 `json:"moved,omitempty"`
-	// Later are days whose partitions wait until producers have one for theirs.
+	// Later are days without a partition: the default one has events of them, or producers
+	// were in the way.
 	Later   []string `json:"later,omitempty"`
 	Dropped []string `json:"dropped,omitempty"`
-	// Needed are expired and have events that are pending or dead.
+	// Deleted is how many expired events were deleted from the default partition.
+	Deleted int64 `json:"deleted,omitempty"`
+	// Needed are expired days that have events that are pending or dead.
 	Needed []string `json:"needed,omitempty"`
 }
 
@@ -24,4 +28,6 @@ type Health struct {
 	HeldXIDs int64 `json:"heldXids,omitempty"`
 	// HeldBy says what that is.
 	HeldBy string `json:"heldBy,omitempty"`
+	// NotEnqueued says what keeps events from becoming pending when they are inserted.
+	NotEnqueued string `json:"notEnqueued,omitempty"`
 }

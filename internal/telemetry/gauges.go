@@ -38,7 +38,7 @@ func (m *Metrics) observe(meter metric.Meter) error {
 	g.retrying = gauge("outbox_retrying_batches", "Batches that wait for another attempt.")
 	g.paused = gauge("outbox_topic_paused", "1 if the topic is paused, by an operator or by its recovery.")
 	g.ahead = gauge("outbox_partitions_ahead_days", "For how many days after today there are partitions, without a gap.")
-	g.caught = gauge("outbox_default_partition_events", "Events in the default partition, out of reach of retention.")
+	g.caught = gauge("outbox_default_partition_events", "Events in the default partition, because their days had no partition of their own.")
 	g.held = gauge("outbox_vacuum_held_transactions", "By how many transactions the oldest snapshot, slot or prepared transaction lags.")
 	var err error
 	g.oldest, err = meter.Float64ObservableGauge("outbox_oldest_pending_age", metric.WithUnit("s"),

@@ -52,6 +52,32 @@ func DatabaseURL(t testing.TB) string {
 	if err := home.exec(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", name, home.name("template"))); err != nil {
 		t.Fatalf("create a test database: %v", err)
 	}
+	dropLater(t, home, name)
+	return onDatabase(base, name)
+}
+
+// EncodedDatabaseURL is the URL of such a database in another encoding than UTF8.
+func EncodedDatabaseURL(t testing.TB, encoding string) string {
+	t.Helper()
+	base := need(t, "DATABASE_URL")
+	home, err := family(base)
+	if err != nil {
+		t.Fatalf("make the template of the test databases: %v", err)
+	}
+	name := home.name(strconv.FormatInt(home.count.Add(1), 10))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := home.exec(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LC_COLLATE 'C' LC_CTYPE 'C'", name, encoding)); err != nil {
+		t.Fatalf("create a test database in %s: %v", encoding, err)
+	}
+	dropLater(t, home, name)
+	if err := migrate(ctx, onDatabase(base, name)); err != nil {
+		t.Fatalf("migrate a test database in %s: %v", encoding, err)
+	}
+	return onDatabase(base, name)
+}
+
+func dropLater(t testing.TB, home *databases, name string) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -59,7 +85,19 @@ func DatabaseURL(t testing.TB) string {
 			t.Errorf("drop the test database: %v", err)
 		}
 	})
-	return onDatabase(base, name)
+}
+
+func migrate(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return fmt.Errorf("connect to it: %w", err)
+	}
+	// CREATE DATABASE waits for nobody who is connected to its template.
+	defer conn.Close(ctx)
+	if _, err := schema.Migrate(ctx, conn); err != nil {
+		return fmt.Errorf("migrate it: %w", err)
+	}
+	return nil
 }
 
 // databases are those of one test process. Their names carry its token, and a
@@ -149,16 +187,7 @@ func (d *databases) makeTemplate(ctx context.Context) error {
 	if _, err := d.alive.Exec(ctx, "CREATE DATABASE "+name); err != nil {
 		return fmt.Errorf("create it: %w", err)
 	}
-	conn, err := pgx.Connect(ctx, onDatabase(d.base, name))
-	if err != nil {
-		return fmt.Errorf("connect to it: %w", err)
-	}
-	// CREATE DATABASE waits for nobody who is connected to its template.
-	defer conn.Close(ctx)
-	if _, err := schema.Migrate(ctx, conn); err != nil {
-		return fmt.Errorf("migrate it: %w", err)
-	}
-	return nil
+	return migrate(ctx, onDatabase(d.base, name))
 }
 
 // exec runs a statement beside the session that shows the process is alive.
@@ -188,6 +217,23 @@ func onDatabase(base, name string) string {
 		return base + " dbname=" + name // the last one counts
 	}
 	u.Path = "/" + name
+	return u.String()
+}
+
+// SuperuserURL is the URL of a test database as the server's superuser, for what no
+// owner may do. The test ends here where that user may not log in.
+func SuperuserURL(t testing.TB, database string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil || u.Scheme == "" {
+		missing(t, "DATABASE_URL is no URL, so its superuser's cannot be made")
+	}
+	u.User = url.User("postgres")
+	conn, err := pgx.Connect(t.Context(), u.String())
+	if err != nil {
+		missing(t, "the superuser postgres cannot log in: %v", err)
+	}
+	_ = conn.Close(t.Context())
 	return u.String()
 }
 

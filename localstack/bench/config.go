@@ -17,10 +17,11 @@ const (
 	Topics   Part = "topics"   // the drain over many topics
 	Snapshot Part = "snapshot" // the drain under an open snapshot
 	FIFO     Part = "fifo"     // one key of a FIFO queue
+	Writer   Part = "writer"   // claims and loads after much was published beside an open writer
 )
 
 // Parts are all of them.
-func Parts() []Part { return []Part{Drain, Latency, Topics, Snapshot, FIFO} }
+func Parts() []Part { return []Part{Drain, Latency, Topics, Snapshot, FIFO, Writer} }
 
 // Config says what to measure and against what. Environ is required; the rest
 // has defaults.
@@ -40,6 +41,9 @@ type Config struct {
 	ManyTopics int
 	// FIFOEvents is how many events of one key the part FIFO publishes. Default 3,000.
 	FIFOEvents int
+	// Meanwhile is how many events the part Writer publishes while a writer is open.
+	// Default 1,000,000.
+	Meanwhile int
 	// Rate is how many events a second are committed for the latency, and RateFor
 	// for how long. Default 100, for 20 s.
 	Rate    int
@@ -63,7 +67,7 @@ func (c Config) withDefaults() (Config, error) {
 	for _, d := range []struct {
 		value    *int
 		standard int
-	}{{&c.Events, 100_000}, {&c.ManyTopics, 50}, {&c.FIFOEvents, 3000}, {&c.Rate, 100}} {
+	}{{&c.Events, 100_000}, {&c.ManyTopics, 50}, {&c.FIFOEvents, 3000}, {&c.Meanwhile, 1_000_000}, {&c.Rate, 100}} {
 		if *d.value == 0 {
 			*d.value = d.standard
 		}
@@ -71,7 +75,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.RateFor == 0 {
 		c.RateFor = 20 * time.Second
 	}
-	if c.Events < 0 || c.ManyTopics < 0 || c.FIFOEvents < 0 || c.Rate < 0 || c.RateFor < 0 {
+	if c.Events < 0 || c.ManyTopics < 0 || c.FIFOEvents < 0 || c.Meanwhile < 0 || c.Rate < 0 || c.RateFor < 0 {
 		return c, fmt.Errorf("numbers and durations cannot be negative")
 	}
 	return c, nil

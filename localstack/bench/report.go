@@ -22,6 +22,7 @@ type Report struct {
 	Topics50       *Comparison     `json:"topics_50,omitempty"`
 	HeldSnapshot   *Comparison     `json:"held_snapshot,omitempty"`
 	FIFOOneKey     *FIFOResult     `json:"fifo_one_key,omitempty"`
+	OpenWriters    []WriterResult  `json:"open_writers,omitempty"`
 	Machine        Machine         `json:"machine"`
 	Notes          []string        `json:"notes,omitempty"` // what was not as it should be
 }
@@ -96,4 +97,21 @@ type FIFOResult struct {
 	BareEventsPerSecond float64 `json:"bare_events_per_second"` // the SDK alone, one after the other, before and after
 	RoundTripMS         float64 `json:"round_trip_ms"`          // of the SDK alone, median
 	Ratio               float64 `json:"ratio"`
+}
+
+// WriterResult is a claim and a load after much was published while a transaction was
+// open, beside the same before.
+type WriterResult struct {
+	// Open is what was open: a reader, a writer of another table, or a prepared
+	// transaction that wrote to one.
+	Open   string `json:"open"`
+	Events int    `json:"events"` // published meanwhile
+	// Medians, in milliseconds.
+	ClaimBeforeMS float64 `json:"claim_before_ms"`
+	ClaimMS       float64 `json:"claim_ms"`
+	LoadBeforeMS  float64 `json:"load_before_ms"`
+	LoadMS        float64 `json:"load_ms"`
+	// ClaimRatio and LoadRatio are after by before.
+	ClaimRatio float64 `json:"claim_ratio"`
+	LoadRatio  float64 `json:"load_ratio"`
 }

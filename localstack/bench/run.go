@@ -23,7 +23,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	for _, part := range []struct {
 		name    Part
 		measure func(context.Context) error
-	}{{Drain, m.drain}, {Topics, m.manyTopics}, {Snapshot, m.heldSnapshot}, {FIFO, m.fifo}, {Latency, m.latency}} {
+	}{{Drain, m.drain}, {Topics, m.manyTopics}, {Snapshot, m.heldSnapshot}, {FIFO, m.fifo}, {Writer, m.openWriters}, {Latency, m.latency}} {
 		if !cfg.wants(part.name) {
 			continue
 		}

@@ -35,6 +35,10 @@ func (r Report) Print(out io.Writer) {
 		t.AppendSeparator()
 		row("one FIFO key", "%.0f events/s; bare SDK %.0f, a round trip of %.2f ms", f.EventsPerSecond, f.BareEventsPerSecond, f.RoundTripMS)
 	}
+	for _, w := range r.OpenWriters {
+		t.AppendSeparator()
+		row("open "+w.Open, "after %d events a claim takes %.2f ms, %.2f times as long; a load %.2f ms, %.2f times", w.Events, w.ClaimMS, w.ClaimRatio, w.LoadMS, w.LoadRatio)
+	}
 	if l := r.LatencyMS; l != nil {
 		t.AppendSeparator()
 		row("commit to acknowledged", "p50 %.1f  p95 %.1f  p99 %.1f  max %.1f ms, at %d events/s", l.P50, l.P95, l.P99, l.Max, r.Latency.Rate)

@@ -134,6 +134,7 @@ func (b *bed) database(ctx context.Context) error {
 	if err := b.keepRecord(ctx); err != nil {
 		return err
 	}
+	b.makeOldPartitions(ctx)
 	u, err := url.Parse(direct)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ CREATE SCHEMA IF NOT EXISTS chaos;
 CREATE TABLE chaos.event (
     id bigint PRIMARY KEY, created_at timestamptz, event_id uuid, topic text, key text, lane smallint,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    gone_at timestamptz); -- with its partition
+    gone_at timestamptz); -- by retention
 CREATE INDEX ON chaos.event (created_at);
 CREATE INDEX ON chaos.event (at);
 CREATE INDEX ON chaos.event (event_id);
@@ -74,6 +74,17 @@ CREATE TRIGGER chaos_discarded AFTER INSERT ON outbox.discarded
     FOR EACH ROW EXECUTE FUNCTION chaos.discarded();
 CREATE TABLE chaos.dropped (partition text, at timestamptz, events bigint, needed bigint);
 CREATE TABLE chaos.neighbour (at timestamptz); -- other applications write to it
+CREATE FUNCTION chaos.deleted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    UPDATE chaos.event e SET gone_at = clock_timestamp() FROM gone WHERE e.id = gone.id AND e.created_at = gone.created_at;
+    INSERT INTO chaos.dropped (partition, at, events, needed)
+    SELECT 'the default partition', clock_timestamp(), (SELECT count(*) FROM gone), count(*) FROM gone
+    WHERE EXISTS (SELECT FROM outbox.pending p WHERE p.id = gone.id)
+       OR EXISTS (SELECT FROM outbox.dead_letter d WHERE d.id = gone.id)
+    HAVING count(*) > 0;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_deleted AFTER DELETE ON outbox.event_default
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.deleted();
 ` + oldPrimarySQL
 
 // watchDropsSQL has PostgreSQL itself note what goes with a partition, in the

@@ -124,3 +124,25 @@ func TestEvidence_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 	require.Len(t, found[id].Undone, 1)
 	require.True(t, found[id].Settled[0].Before(found[id].Held[0]))
 }
+
+// Events stay where they are, and later ones are caught by the default partition.
+func TestExhausted_PartitionsLeaveEventsWhereTheyAre(t *testing.T) {
+	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	const write = `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x')`
+	_, err = db.Exec(t.Context(), `SELECT outbox.make_partition((now() AT TIME ZONE 'UTC')::date + n) FROM generate_series(0, 2) n`)
+	require.NoError(t, err)
+	_, err = db.Exec(t.Context(), write)
+	require.NoError(t, err)
+	for n := range 2 {
+		_, err = db.Exec(t.Context(), exhaustSQL)
+		require.NoError(t, err)
+		_, err = db.Exec(t.Context(), write)
+		require.NoError(t, err)
+		var caught, partitions, all int
+		require.NoError(t, db.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM outbox.event_default), (SELECT count(*) FROM outbox.event),
+			(SELECT count(*) FROM pg_inherits WHERE inhparent = 'outbox.event'::regclass)`).Scan(&caught, &all, &partitions))
+		require.Equal(t, []int{n + 1, n + 2, 2}, []int{caught, all, partitions}, "today's and the default one are left")
+	}
+}

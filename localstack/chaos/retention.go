@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/temporal-outbox/relay/localstack/chaos/load"
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 )
 
@@ -33,6 +34,7 @@ func (b *bed) dropPartitions(ctx context.Context, step plan.Step) error {
 		if err != nil {
 			b.say("look for expired partitions: %v", err) // PostgreSQL may be away just now
 		}
+		b.makeOldPartitions(ctx)
 		for _, day := range days {
 			var became string
 			// An error is a producer in the way, or Maintenance, which was faster.
@@ -48,47 +50,53 @@ func (b *bed) dropPartitions(ctx context.Context, step plan.Step) error {
 	return nil
 }
 
+const makeOldPartitionSQL = `SELECT outbox.make_partition((now() AT TIME ZONE 'UTC')::date - $1::int)`
+
+// makeOldPartitions makes partitions for backdated events, so that there are some to drop.
+// It is not always possible: producers may be in the way, or the default partition has
+// events of the day, which retention then deletes there.
+func (b *bed) makeOldPartitions(ctx context.Context) {
+	for age := load.Youngest; age <= load.Oldest; age++ {
+		_, _ = b.db.Exec(ctx, makeOldPartitionSQL, age)
+	}
+}
+
 // partitionNeeded counts partitions that were not dropped, each time that it was tried.
 const partitionNeeded = "partition not dropped: needed"
 
-// exhaustSQL brings about the state after Maintenance has not run for days: there is no
-// partition for today and later days, and the default partition has their events. It locks
-// out producers and the relay while it runs, so that the move itself does no harm.
+// exhaustSQL brings about the state after Maintenance has not run for days: the partition
+// of today ends now, later days have none, and the default partition catches every event
+// from now on. No event moves.
 const exhaustSQL = `
 DO $$
 DECLARE
-    part    text;
-    columns text := 'id, event_id, topic, key, type, payload, content_type, attributes, created_at';
+    today date := (now() AT TIME ZONE 'UTC')::date;
+    part  text;
+    until timestamptz;
 BEGIN
     SET LOCAL lock_timeout = '100ms';
+    SET LOCAL timezone = 'UTC';
     LOCK TABLE outbox.event IN ACCESS EXCLUSIVE MODE;
     FOR part IN
         SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'outbox.event'::regclass AND c.relname ~ '^event_[0-9]{8}$'
-          AND to_date(substr(c.relname, 7), 'YYYYMMDD') >= (now() AT TIME ZONE 'UTC')::date
+          AND to_date(substr(c.relname, 7), 'YYYYMMDD') >= today
     LOOP
         EXECUTE format('ALTER TABLE outbox.event DETACH PARTITION outbox.%I', part);
-        EXECUTE format('INSERT INTO outbox.event_default (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM outbox.%I', columns, columns, part);
-        EXECUTE format('DROP TABLE outbox.%I', part);
+        IF part <> 'event_' || to_char(today, 'YYYYMMDD') THEN
+            EXECUTE format('DROP TABLE outbox.%I', part);
+            CONTINUE;
+        END IF;
+        EXECUTE format('SELECT greatest(max(created_at), %L) + interval ''1 microsecond'' FROM outbox.%I', today, part) INTO until;
+        EXECUTE format('ALTER TABLE outbox.event ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)', part, today, until);
     END LOOP;
 END $$`
 
-// fewToday reports whether today's events can be moved in a moment.
-const fewToday = `SELECT count(*) < 20000 FROM outbox.event WHERE created_at >= (now() AT TIME ZONE 'UTC')::date`
-
-// exhaustPartitions takes the partitions of today and tomorrow away. Maintenance makes them
-// again while events are written, and moves what the default partition has caught.
+// exhaustPartitions takes away the partitions that Maintenance makes ahead. Maintenance
+// makes those of later days again.
 func (b *bed) exhaustPartitions(ctx context.Context, step plan.Step) error {
 	for began := time.Now(); time.Since(began) < latest; {
-		var few bool
-		err := b.db.QueryRow(ctx, fewToday).Scan(&few)
-		if err == nil && !few {
-			return errNothingThere
-		}
-		if err == nil {
-			_, err = b.db.Exec(ctx, exhaustSQL)
-		}
-		if err == nil {
+		if _, err := b.db.Exec(ctx, exhaustSQL); err == nil {
 			b.count(string(step.Kind))
 			wait(ctx, step.For)
 			return nil

@@ -21,6 +21,17 @@ var ErrTooLate = fmt.Errorf("not sent: %w", context.DeadlineExceeded)
 // net/http does.
 type Client struct{ aws.HTTPClient }
 
+// deadlineKey finds in a context what says how long its requests may be sent.
+type deadlineKey struct{}
+
+// WithDeadline returns a context whose requests are not sent from the instant on that
+// deadline returns. It is asked right before each request and each repetition, and so
+// knows what the context's own deadline does not: that a lease was not renewed, or that
+// the machine was suspended since. It must not block, and may be called concurrently.
+func WithDeadline(ctx context.Context, deadline func() time.Time) context.Context {
+	return context.WithValue(ctx, deadlineKey{}, deadline)
+}
+
 // Do sends req unless its deadline has passed, with a body of its own.
 func (c Client) Do(req *http.Request) (*http.Response, error) {
 	// A process that was stopped and continued (SIGSTOP, a paused virtual
@@ -28,6 +39,9 @@ func (c Client) Do(req *http.Request) (*http.Response, error) {
 	// has not run yet. Without this look at the clock it would still send what
 	// another worker has by now taken over.
 	if d, ok := req.Context().Deadline(); ok && time.Until(d) <= 0 {
+		return nil, ErrTooLate
+	}
+	if deadline, ok := req.Context().Value(deadlineKey{}).(func() time.Time); ok && !deadline().After(time.Now()) {
 		return nil, ErrTooLate
 	}
 	if err := detach(req); err != nil {

@@ -110,7 +110,7 @@ const large = 240_000
 // Backdated events are so many days old.
 const (
 	Youngest = 3
-	oldest   = 5
+	Oldest   = 5
 )
 
 // age is that of an event whose producer may backdate it: days that retention is to
@@ -120,7 +120,7 @@ func age(dice *rand.Rand) int {
 	if dice.IntN(2) == 0 {
 		return 0
 	}
-	return Youngest + dice.IntN(oldest-Youngest+1)
+	return Youngest + dice.IntN(Oldest-Youngest+1)
 }
 
 // do is the transaction's body.

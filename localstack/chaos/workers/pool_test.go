@@ -74,11 +74,18 @@ func TestAStalledWorkerDoesNothingUntilItGoesOn(t *testing.T) {
 		return info.Size()
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); p.Stall(t.Context(), 0, time.Second) }()
-	time.Sleep(200 * time.Millisecond)
-	stalled := size()
-	time.Sleep(300 * time.Millisecond)
-	require.Equal(t, stalled, size())
+	go func() { defer close(done); p.Stall(t.Context(), 0, 5*time.Second) }()
+	var stalled int64
+	require.Eventually(t, func() bool {
+		stalled = size()
+		time.Sleep(300 * time.Millisecond) // six ticks
+		return size() == stalled
+	}, 4*time.Second, time.Millisecond)
+	select {
+	case <-done:
+		t.Error("it goes on, and says nothing")
+	default:
+	}
 	<-done
 	require.Eventually(t, func() bool { return size() > stalled }, 5*time.Second, 20*time.Millisecond)
 	require.Empty(t, p.Stop())

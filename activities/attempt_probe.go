@@ -1,0 +1,266 @@
+package activities
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+const (
+	// probeEvents is how many events a probe looks at, and newestEvents how many of
+	// the newest. These are few, because each event that is accepted can speak for the
+	// destination only once.
+	probeEvents  = 100
+	newestEvents = 10
+	// probePages is how many probes one attempt makes at most: all but the last from
+	// where the attempt before stopped, and the last of the newest events, which a
+	// producer wrote after it was repaired.
+	probePages = 5
+	// probeFor is how long an attempt probes. It does not count towards the time of the
+	// page, because a page of refusals may use that up.
+	probeFor = 5 * time.Second
+	// provedFor is how long an accepted probe speaks against the events that were
+	// refused before it.
+	provedFor = 2 * time.Minute
+	// provedPause is the pause before the attempt that sends these once more, and
+	// between two pages of dead letters.
+	provedPause = 500 * time.Millisecond
+)
+
+// probing is what an attempt of a recovery has asked beyond its first page.
+type probing struct {
+	borrowed map[int16]int64 // lanes of the topic that are not of the batch, from where
+	asked    int             // events
+	accepted int             // of them
+	failed   error           // why it could not ask more
+	// exhausted is true once the place has come to the end.
+	exhausted bool
+}
+
+// isDoubtful reports whether everything that was sent was refused one by one, with a
+// code that may be the events' fault or the destination's: a page of such events
+// cannot tell, and neither can any number of attempts with the same page.
+func (t *attempt) isDoubtful() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Recovering && !t.Park && t.accepted == 0 && t.refused.whole == nil && len(t.refused.broken) == 0 &&
+		len(t.refused.doubtful) > 0 && len(t.proved(t.refused.doubtful)) == 0
+}
+
+// proved returns the refusals that are believed because an attempt before was refused
+// the same, and then got another event through.
+func (t *attempt) proved(doubtful []relay.Outcome) (believed []relay.Outcome) {
+	if time.Since(t.last.ProvedAt) >= provedFor {
+		return nil
+	}
+	for _, o := range doubtful {
+		if o.ID <= t.last.DoubtedTo {
+			believed = append(believed, o)
+		}
+	}
+	return believed
+}
+
+// noteDoubted notes how far everything was refused.
+func (t *attempt) noteDoubted() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range t.refused.doubtful {
+		t.last.DoubtedTo = max(t.last.DoubtedTo, o.ID)
+	}
+}
+
+// probe sends events beyond a page that was refused, in small portions, until one is
+// accepted, the time is over or enough was asked. It sends no event before an earlier
+// one of its key where order counts. The next attempt probes on from the same place.
+func (t *attempt) probe(ctx context.Context) (requests int) {
+	if !t.isDoubtful() {
+		return 0
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, probeFor, relay.ErrStopped)
+	defer cancel()
+	t.noteDoubted()
+	lease := t.lease
+	borrowed, err := t.cfg.Store.Borrow(ctx, t.Batch, t.lease)
+	if err != nil {
+		t.couldNotProbe(ctx, err)
+		return 0
+	}
+	lease.LowID = maps.Clone(t.lease.LowID)
+	maps.Copy(lease.LowID, borrowed)
+	t.mu.Lock()
+	t.probing.borrowed = borrowed
+	maps.Copy(t.read.Next, borrowed)
+	t.mu.Unlock()
+	for page := 1; page <= probePages; page++ {
+		p := relay.Probe{After: t.last.ProbedTo, Ordered: t.cfg.Publisher.Ordered(t.lease.Topic), Events: probeEvents}
+		if page == probePages {
+			p.After, p.Newest, p.Events = 0, true, newestEvents
+		}
+		before := time.Now()
+		probed, err := t.cfg.Store.Probe(ctx, lease, t.inHand(), p)
+		if err != nil {
+			t.couldNotProbe(ctx, err)
+			return requests
+		}
+		n, err := t.sendProbe(ctx, probed.Page, before)
+		requests += n
+		if p.Newest || err != nil {
+			return requests
+		}
+		t.noteDoubted()
+		t.mu.Lock()
+		t.last.ProbedTo = probed.Next
+		if t.accepted == 0 { // the events left out are behind refused ones
+			t.last.DoubtedTo = max(t.last.DoubtedTo, probed.Next)
+		}
+		t.mu.Unlock()
+		if t.probing.exhausted = probed.Next == 0; t.probing.exhausted || !t.isDoubtful() {
+			return requests
+		}
+	}
+	return requests
+}
+
+// couldNotProbe notes why, for people, unless the attempt was stopped. The refusals of
+// the first page are what the attempt fails with.
+func (t *attempt) couldNotProbe(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		t.probing.failed = err
+	}
+}
+
+// sendProbe publishes a page of probed events and waits for their outcomes.
+func (t *attempt) sendProbe(ctx context.Context, page relay.Page, asked time.Time) (requests int, err error) {
+	if len(page.Events) == 0 {
+		return 0, nil
+	}
+	blocked, err := t.blockedKeys(ctx, page.Events)
+	if err != nil {
+		t.couldNotProbe(ctx, err)
+		return 0, err
+	}
+	t.mu.Lock()
+	read := relay.Read{Next: maps.Clone(t.read.Next), Last: t.read.Last}
+	t.mu.Unlock()
+	ready := t.opened(page, asked, blocked)
+	t.mu.Lock()
+	t.read = read // the events before a probed one were not loaded
+	t.probing.asked += len(ready)
+	t.mu.Unlock()
+	events := make(chan []relay.Event, 1)
+	events <- ready
+	close(events)
+	result, err := t.publish(ctx, events)
+	t.mu.Lock()
+	t.probing.accepted = t.accepted
+	t.mu.Unlock()
+	return result.Requests, err
+}
+
+// doubt decides about the doubtful refusals of an attempt, and leaves in refused the
+// verdicts that are believed. proved is true if an attempt before is the reason. soon
+// is set if another attempt follows at once, and says why. Without other evidence, the
+// destination is at fault.
+func (t *attempt) doubt(refused *refusals, accepted int) (soon *relay.PublishError, proved bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	believed := t.doubts.believe(t.lease.Topic, len(refused.doubtful), accepted)
+	again, doubtful := t.proved(refused.doubtful), refused.doubtful
+	switch {
+	case t.probing.accepted > 0:
+		refused.doubtful = nil
+		t.last.ProvedAt = time.Now()
+		return because(doubtful[0], "%d events are tried once more, and then dead letters, because %d behind them were accepted",
+			len(doubtful), t.probing.accepted), false
+	case accepted == 0 && len(again) > 0:
+		refused.doubtful = again
+		return because(again[0], "%d events became dead letters, because others were accepted; the next attempt reads on", len(again)), true
+	case !believed && t.mayGiveUpOne():
+		last := slices.MaxFunc(doubtful, func(a, b relay.Outcome) int { return cmp.Compare(a.ID, b.ID) })
+		refused.doubtful = []relay.Outcome{last}
+		t.last.GivenUp++
+		return because(last, "every event that may be sent is refused alike, and the others wait behind them; "+
+			"one became a dead letter, so that the next of its key can be tried"), true
+	case !believed:
+		refused.stop(t.allAlike(*doubtful[0].Err))
+		refused.doubtful = nil
+	}
+	t.last.ProvedAt = time.Time{}
+	return nil, false
+}
+
+// mayGiveUpOne reports whether an event may become a dead letter though it is not
+// known to be poison: on an ordered destination, where all that may be sent was
+// refused, and only for as many as are believed without proof anyway.
+func (t *attempt) mayGiveUpOne() bool {
+	return t.probing.exhausted && t.cfg.Publisher.Ordered(t.lease.Topic) && t.last.GivenUp < doubtLimit
+}
+
+// because is a refusal that says what follows from it.
+func because(o relay.Outcome, format string, args ...any) *relay.PublishError {
+	err := *o.Err
+	err.Message = fmt.Sprintf(format, args...) + ": " + err.Message
+	return &err
+}
+
+// allAlike turns the doubt about every event into a verdict on the destination.
+func (t *attempt) allAlike(first relay.PublishError) *relay.PublishError {
+	probed := ""
+	switch {
+	case t.probing.failed != nil:
+		probed = fmt.Sprintf(" (events behind them could not be probed: %v)", t.probing.failed)
+	case t.probing.asked > 0:
+		probed = fmt.Sprintf(", %d probed behind the first page among them", t.probing.asked)
+	}
+	first.Class = relay.ClassDestination
+	first.Message = "every event is refused alike" + probed + ", so it is not the events: " + first.Message
+	return &first
+}
+
+// goOn keeps the batch's lanes and fails, so that the next attempt follows soon.
+func (t *attempt) goOn(ctx context.Context, why *relay.PublishError) error {
+	if err := t.cfg.Store.Keep(ctx, t.lease, t.lanes()); err != nil {
+		return err
+	}
+	return &refusal{PublishError: why, text: t.goesTo() + ": " + why.Error(), pause: provedPause}
+}
+
+// giveBack frees the lanes that were borrowed for probing.
+func (t *attempt) giveBack(ctx context.Context) error {
+	t.mu.Lock()
+	lanes := t.probing.borrowed
+	if len(lanes) == 0 {
+		t.mu.Unlock()
+		return nil
+	}
+	next := maps.Clone(lanes)
+	t.probing.borrowed = nil
+	for lane := range lanes {
+		delete(t.read.Next, lane)
+	}
+	for ref, e := range t.open {
+		if _, ok := lanes[ref.Lane]; ok {
+			t.openBytes -= e.bytes
+			t.loaded--
+			delete(t.open, ref)
+		}
+	}
+	t.mu.Unlock()
+	return t.cfg.Store.Release(ctx, t.lease, relay.Read{Next: next})
+}
+
+// lanes are those that the attempt holds.
+func (t *attempt) lanes() []int16 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lanes := slices.Collect(maps.Keys(t.lease.LowID))
+	lanes = slices.AppendSeq(lanes, maps.Keys(t.probing.borrowed))
+	slices.Sort(lanes)
+	return lanes
+}

@@ -1,0 +1,18 @@
+package activities
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/timing"
+)
+
+func TestActivities_KeepTheDurationsThatTheStoreAndTemporalKeep(t *testing.T) {
+	a, err := New(Config{Store: &store{}, Publisher: &publisher{}})
+	require.NoError(t, err)
+	require.Equal(t, timing.Lease, a.cfg.Lease)
+	require.Equal(t, timing.BatchFor, a.cfg.BatchFor)
+	require.Equal(t, timing.RecoveryPause, a.cfg.RecoveryPause)
+	require.Equal(t, timing.HandoverPause, a.cfg.HandoverPause)
+}

@@ -1,0 +1,178 @@
+package activities
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
+)
+
+// ledger keeps what destinations have accepted and the store does not know yet, of
+// attempts that have ended. It settles that in the background until it is empty, also
+// when the run, the batch or the lease has ended: the event of a forgotten
+// acknowledgement is published a second time.
+//
+// It is bounded. An attempt hands over a page at most, and no attempt loads lanes
+// of which the ledger has something: so it holds a page for each attempt that was
+// under way when the database went away.
+type ledger struct {
+	store Store
+
+	mu     sync.Mutex
+	topics map[string]map[relay.Ref]bool
+	busy   bool // settling in the background
+	over   bool
+
+	ending context.Context // of the worker
+	end    context.CancelFunc
+	idle   sync.WaitGroup
+}
+
+func newLedger(s Store) *ledger {
+	l := &ledger{store: s, topics: make(map[string]map[relay.Ref]bool)}
+	l.ending, l.end = context.WithCancel(context.Background())
+	return l
+}
+
+// add takes acknowledgements over from an attempt.
+func (l *ledger) add(topic string, acked []relay.Ref) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(acked) == 0 {
+		return
+	}
+	if l.topics[topic] == nil {
+		l.topics[topic] = make(map[relay.Ref]bool)
+	}
+	for _, ref := range acked {
+		l.topics[topic][ref] = true
+	}
+	if !l.busy && !l.over {
+		l.busy = true
+		l.idle.Go(l.settleAll)
+	}
+}
+
+// settleAll settles one topic after another until nothing is left or the worker ends.
+// One that fails comes again after the others: a lock on its rows is not theirs.
+func (l *ledger) settleAll() {
+	for last := ""; ; {
+		topic, found := l.after(last)
+		if !found {
+			return
+		}
+		last = topic
+		ctx, cancel := context.WithTimeout(l.ending, timing.SettleTry)
+		err := l.settle(ctx, topic, nil)
+		cancel()
+		if err == nil {
+			continue
+		}
+		select {
+		case <-l.ending.Done():
+		case <-time.After(timing.SettleEvery):
+		}
+	}
+}
+
+// after is the next topic to settle in the background. If there is none, or the worker
+// ends, the background is no longer busy.
+func (l *ledger) after(last string) (topic string, found bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.topics) == 0 || l.ending.Err() != nil {
+		l.busy = false
+		return "", false
+	}
+	topics := slices.Sorted(maps.Keys(l.topics))
+	i, same := slices.BinarySearch(topics, last)
+	if same {
+		i++
+	}
+	return topics[i%len(topics)], true
+}
+
+// settle settles what there is of some lanes of a topic, or of all if lanes is nil.
+func (l *ledger) settle(ctx context.Context, topic string, lanes []int16) error {
+	for part := range slices.Chunk(l.of(topic, lanes), loadEvents) {
+		if err := l.store.Settle(ctx, topic, part); err != nil {
+			return err
+		}
+		l.remove(topic, part)
+	}
+	return nil
+}
+
+// of is what there is of some lanes of a topic.
+func (l *ledger) of(topic string, lanes []int16) (refs []relay.Ref) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ref := range l.topics[topic] {
+		if lanes == nil || slices.Contains(lanes, ref.Lane) {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+func (l *ledger) remove(topic string, settled []relay.Ref) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, ref := range settled {
+		delete(l.topics[topic], ref)
+	}
+	if len(l.topics[topic]) == 0 {
+		delete(l.topics, topic)
+	}
+}
+
+// waiting are the topics of which something is to be settled.
+func (l *ledger) waiting() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.topics))
+}
+
+// count is how many acknowledgements there are.
+func (l *ledger) count() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, refs := range l.topics {
+		n += len(refs)
+	}
+	return n
+}
+
+// SettleRest is the end of a worker whose activities have ended: it settles what they
+// could not, as long as ctx lets it, and returns how many acknowledgements are left.
+// The events of those are published again. Nothing is settled in the background any
+// more. (It is no method, because every method of Activities is an activity.)
+func SettleRest(ctx context.Context, a *Activities) (left int, err error) {
+	l := a.ledger
+	l.mu.Lock()
+	l.over = true
+	l.mu.Unlock()
+	l.end()
+	l.idle.Wait()
+	for {
+		err = nil
+		for _, topic := range l.waiting() {
+			trying, cancel := context.WithTimeout(ctx, timing.SettleTry)
+			err = cmp.Or(err, l.settle(trying, topic, nil))
+			cancel()
+		}
+		if err == nil {
+			return 0, nil
+		}
+		select {
+		case <-ctx.Done():
+			return l.count(), err
+		case <-time.After(timing.SettleEvery):
+		}
+	}
+}

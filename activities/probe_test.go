@@ -1,0 +1,260 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
+)
+
+func doubtful() *relay.PublishError {
+	return &relay.PublishError{Code: "InvalidParameterValue", Message: "never", Class: relay.ClassPoison, Doubtful: true}
+}
+
+// recovering has a recovery make up to n attempts, each with the heartbeat of the
+// one before, and returns how each ended.
+func (e *env) recovering(t *testing.T, n int, lanes ...int16) (ended []error) {
+	t.Helper()
+	e.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) {
+		var last checkpoint
+		require.NoError(t, details.Get(&last))
+		e.SetHeartbeatDetails(last)
+	})
+	for range n {
+		r := request(lanes...)
+		r.Recovering = true
+		if e.recoverFor > 0 {
+			r.For = e.recoverFor
+		}
+		_, err := e.publishAs(t, r)
+		if ended = append(ended, err); err == nil {
+			break
+		}
+	}
+	return ended
+}
+
+// poisonThenGood makes so many events pending that are refused, and then good ones.
+func (e *env) poisonThenGood(poison, good int, lanes ...int16) {
+	e.store.fill(poison+good, lanes...)
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.ID <= int64(poison) {
+			return doubtful()
+		}
+		return nil
+	}
+}
+
+func TestRecovery_MoreDoubtfulPoisonThanAPageBlocksNoOtherEvent(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 50, 1, 2)
+	ended := e.recovering(t, 10, 1, 2)
+	require.NoError(t, ended[len(ended)-1], "the recovery is over")
+	require.Len(t, e.store.deadIDs(), 300)
+	require.Len(t, e.publisher.sent, 50)
+	require.Empty(t, e.store.pending)
+	require.Less(t, len(ended), 8)
+}
+
+func TestRecovery_BelievesDoubtOnlyOnceMoreAfterAProbeGotThrough(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 50, 1)
+	ended := e.recovering(t, 1, 1)
+	require.ErrorContains(t, ended[0], "300 events are tried once more, and then dead letters, because 50 behind them were accepted")
+	require.Positive(t, asApplicationError(t, ended[0]).NextRetryDelay())
+	require.Empty(t, e.store.deadIDs(), "the destination may have been repaired while it was asked")
+
+	e.publisher.answer = nil // and it was
+	ended = e.recovering(t, 5, 1)
+	require.NoError(t, ended[len(ended)-1])
+	require.Empty(t, e.store.deadIDs())
+	require.Len(t, e.store.pending, 50, "the rest is the relay's")
+}
+
+func TestRecovery_DoesNotBelieveAProbeOfLongAgo(t *testing.T) {
+	for age, dead := range map[time.Duration]int{time.Second: 20, provedFor + time.Second: 0} {
+		e := newEnv(t)
+		e.poisonThenGood(20, 0, 1)
+		e.SetHeartbeatDetails(checkpoint{DoubtedTo: 20, ProvedAt: time.Now().Add(-age)})
+		e.recovering(t, 1, 1)
+		require.Len(t, e.store.deadIDs(), dead, "%v ago", age)
+	}
+}
+
+func TestRecovery_StaysWhereEveryProbeIsRefusedAlikeAndGoesOnFromThere(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(3000, 0, 1, 2)
+	ended := e.recovering(t, 2, 1, 2)
+	require.Empty(t, e.store.deadIDs())
+	require.ErrorContains(t, ended[0], "every event is refused alike, 410 probed behind the first page among them")
+	require.Equal(t, []relay.Probe{
+		{Events: 100},
+		{After: 350, Events: 100},
+		{After: 450, Events: 100},
+		{After: 550, Events: 100},
+		{Newest: true, Events: 10},
+		{After: 650, Events: 100},
+		{After: 750, Events: 100},
+		{After: 850, Events: 100},
+		{After: 950, Events: 100},
+		{Newest: true, Events: 10},
+	}, e.store.probes)
+	require.Len(t, e.store.renewed[len(e.store.renewed)-1], 2, "its lanes are kept")
+}
+
+func TestRecovery_ProbesLanesThatItsBatchDoesNotHave(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(300, 1)
+	for i := range 50 {
+		e.store.pending = append(e.store.pending, relay.Event{Ref: relay.Ref{ID: int64(301 + i), Lane: 7}, EventID: "e"})
+	}
+	e.store.free = map[int16]int64{7: 0}
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.Lane == 1 {
+			return doubtful()
+		}
+		return nil
+	}
+	e.recovering(t, 1, 1)
+	require.Len(t, e.publisher.sent, 50)
+	require.Equal(t, []int16{7}, e.store.releasedLanes(), "given back")
+	require.Equal(t, []int16{1}, e.store.renewed[len(e.store.renewed)-1], "kept")
+	e.recovering(t, 5, 1)
+	require.Len(t, e.store.deadIDs(), 300)
+}
+
+func TestRecovery_ProbesThoughItsPageHasUsedItsTimeUp(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 50, 1)
+	e.publisher.before = func(_ context.Context, n int, _ relay.PublishRequest) {
+		if n <= 25 {
+			time.Sleep(timing.SendGrace / 5) // five times as long as there is, for all of the page
+		}
+	}
+	e.recoverFor = time.Nanosecond
+	ended := e.recovering(t, 1, 1)
+	require.ErrorContains(t, ended[0], "were accepted")
+	require.NotEmpty(t, e.publisher.sent)
+}
+
+// Low marks must not pass what was not loaded.
+func TestRecovery_ReleasesNoLaneBehindEventsThatItOnlyProbed(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(0, 0)
+	e.store.fill(250, 1)
+	for i := range 2000 {
+		e.store.pending = append(e.store.pending, relay.Event{Ref: relay.Ref{ID: int64(251 + i), Lane: 7}, EventID: "e"})
+	}
+	e.store.free = map[int16]int64{7: 251}
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.ID <= 2200 {
+			return doubtful()
+		}
+		return nil
+	}
+	e.recovering(t, 1, 1)
+	require.Equal(t, map[int16]int64{7: 251}, e.store.released)
+}
+
+func TestRecovery_AsksForFirstEventsOfKeysWhereOrderCounts(t *testing.T) {
+	e := newEnv(t)
+	e.publisher.ordered = true
+	e.poisonThenGood(20, 0, 1)
+	e.recovering(t, 1, 1)
+	require.NotEmpty(t, e.store.probes)
+	for _, p := range e.store.probes {
+		require.True(t, p.Ordered)
+	}
+}
+
+func TestRecovery_IsNotOverWhileOthersOfItsPageFailAlone(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 50, 1)
+	answer := e.publisher.answer
+	e.publisher.answer = func(n int, ev relay.Event) *relay.PublishError {
+		if ev.ID%100 == 7 {
+			return &relay.PublishError{Code: "InternalError", Message: "again"}
+		}
+		return answer(n, ev)
+	}
+	ended := e.recovering(t, 10, 1)
+	require.NoError(t, ended[len(ended)-1])
+	require.Len(t, e.store.deadIDs(), 297)
+	require.Len(t, e.store.pending, 4, "these are the relay's, as ever: %v", e.store.pending)
+}
+
+// Each key of an ordered destination begins with poison, so nothing else may be sent.
+func TestRecovery_GivesOneEventUpToSeeWhatIsBehindIt(t *testing.T) {
+	for name, good := range map[string]bool{"poison": true, "a broken destination": false} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.publisher.ordered = true
+			e.store.heads = true
+			e.poisonThenGood(20, 0, 1)
+			for i := range 20 {
+				e.store.pending = append(e.store.pending, relay.Event{Ref: relay.Ref{ID: int64(21 + i), Lane: 1}, EventID: "e"})
+			}
+			for i := range e.store.pending {
+				e.store.pending[i].Key = fmt.Sprint(i % 20)
+			}
+			if !good {
+				e.publisher.answer = func(int, relay.Event) *relay.PublishError { return doubtful() }
+			}
+			ended := e.recovering(t, 6, 1)
+			if good {
+				require.NoError(t, ended[len(ended)-1])
+				require.Len(t, e.store.dead, 20)
+				require.Equal(t, []relay.Ref{{ID: 40, Lane: 1}}, e.publisher.sent, "the rest is the relay's")
+				return
+			}
+			require.Equal(t, []int64{20, 40}, e.store.deadIDs(), "of one key, so that it goes deep")
+			require.ErrorContains(t, ended[5], "every event is refused alike")
+		})
+	}
+}
+
+func TestRecovery_DoesNotProbeWhereTheAnswerIsPlain(t *testing.T) {
+	for name, answer := range map[string]*relay.PublishError{
+		"denied":    {Code: "AccessDenied", Class: relay.ClassDestination, Whole: true},
+		"throttled": {Code: "Throttled", Class: relay.ClassRetry, Throttled: true},
+		"silent":    {Code: "Timeout", Class: relay.ClassRetry, Whole: true},
+	} {
+		e := newEnv(t)
+		e.store.fill(300, 1)
+		e.publisher.answer = func(int, relay.Event) *relay.PublishError { return answer }
+		e.recovering(t, 1, 1)
+		require.Empty(t, e.store.probes, name)
+	}
+	e := newEnv(t)
+	e.poisonThenGood(5, 5, 1)
+	e.recovering(t, 1, 1)
+	require.Empty(t, e.store.probes, "others got through in the first page")
+	require.Len(t, e.store.deadIDs(), 5)
+}
+
+func TestRecovery_SaysWhenItCouldNotProbe(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 0, 1)
+	e.store.probeErr = errors.New("statement timeout")
+	ended := e.recovering(t, 1, 1)
+	require.ErrorContains(t, ended[0], "InvalidParameterValue: every event is refused alike")
+	require.ErrorContains(t, ended[0], "could not be probed: statement timeout")
+}
+
+func TestACheckpointOfAnEarlierVersionIsRead(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 50, 1, 2)
+	e.SetHeartbeatDetails(map[string]any{"published": 3, "attemptsWithoutSuccess": 1})
+	ended := e.recovering(t, 10, 1, 2)
+	require.NoError(t, ended[len(ended)-1])
+	require.Len(t, e.store.deadIDs(), 300, fmt.Sprint(slices.Compact(e.store.deadIDs())))
+}

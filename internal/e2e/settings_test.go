@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// Rows that are hidden look like rows that are not there.
+func TestSecurity_SwitchedOnUnderAWorkerIsNamedWhereverPeopleLook(t *testing.T) {
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	as := "DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")
+	w := o.work(as)
+	o.schedule()
+	o.write("orders", "before", 1, 1)
+	requireOnce(t, q.receive(1, 30*time.Second), "before", 1)
+	o.drained(10 * time.Second)
+
+	o.exec(`ALTER TABLE outbox.pending ENABLE ROW LEVEL SECURITY`)
+	o.write("orders", "after", 1, 1)
+	const named = "outbox.pending from the role outbox_relay"
+	require.NoError(t, w.ready(named))
+	testenv.Eventually(t, 40*time.Second, func() error {
+		if !strings.Contains(w.text(), named) || !strings.Contains(w.text(), "level=WARN") {
+			return errors.New("the log does not say so")
+		}
+		return w.metric(`outbox_dependency_up{dependency="database"`, "0")
+	})
+	out, status := o.check([]string{as})
+	require.Equal(t, 1, status)
+	require.Regexp(t, `^failed .*`+named+`.*DISABLE ROW LEVEL SECURITY`, line(t, out, "security"))
+	require.Regexp(t, `^ok `, line(t, out, "session"))
+	require.Contains(t, o.refused(as), named, "at the start")
+	relay := *o
+	relay.env = append(append([]string{}, o.env...), as)
+	for _, command := range [][]string{{"status"}, {"where", "--topic", "orders", "--key", "key-1"}} {
+		out, err := relay.tryStarter(command...)
+		require.Error(t, err)
+		require.Contains(t, out, named)
+	}
+	require.Equal(t, 1, o.pending())
+
+	o.exec(`ALTER TABLE outbox.pending DISABLE ROW LEVEL SECURITY`)
+	requireOnce(t, q.receive(1, 30*time.Second), "after", 1)
+	require.NoError(t, w.ready("ready\n"))
+}
+
+// metric returns an error unless a line of /metrics begins and ends so.
+func (w *worker) metric(begin, end string) error {
+	resp, err := http.Get("http://" + w.http + "/metrics") //nolint:noctx // a test
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	for l := range strings.Lines(string(b)) {
+		if strings.HasPrefix(l, begin) {
+			if l = strings.TrimSpace(l); strings.HasSuffix(l, " "+end) {
+				return nil
+			}
+			return errors.New(l)
+		}
+	}
+	return errors.New("no metric begins with " + begin)
+}
+
+func TestSession_OfAnotherIsolationIsNamedAtMigrateStartAndCheck(t *testing.T) {
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	o.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$`)
+	const remedy = "SET default_transaction_isolation = 'read committed'"
+	out, err := o.tryStarter("migrate")
+	require.Error(t, err)
+	require.Contains(t, out, remedy)
+	require.Contains(t, o.refused(), remedy)
+	out, status := o.check(nil)
+	require.Equal(t, 1, status)
+	require.Regexp(t, `^failed .*serializable`, line(t, out, "session"))
+	require.Contains(t, line(t, out, "session"), remedy)
+	require.Regexp(t, `^ok `, line(t, out, "database"))
+	require.Regexp(t, `^unknown `, line(t, out, "rights"))
+}
+
+// A producer that cannot insert is not the worker's fault, and not to be kept from it.
+func TestRights_ThatProducersLackAreNamedAtMigrateStartAndCheck(t *testing.T) {
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	testenv.RoleURL(t, o.db, "outbox_producer")
+	o.exec(`REVOKE EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb) FROM PUBLIC, outbox_producer`)
+	const remedy = "GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid"
+	require.Contains(t, o.starter("migrate"), remedy)
+	w := o.work()
+	require.Contains(t, w.text(), remedy)
+	require.NoError(t, w.ready("ready\n"))
+	out, status := o.check(nil, "--json")
+	require.Zero(t, status, "a warning is no failure")
+	var found struct {
+		OK     bool
+		Checks []struct{ State, Check, Detail string }
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &found))
+	require.True(t, found.OK)
+	warned := false
+	for _, f := range found.Checks {
+		warned = warned || f.State == "warning" && f.Check == "producers" && strings.Contains(f.Detail, remedy)
+	}
+	require.True(t, warned, out)
+}

@@ -1,0 +1,254 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// hiddenSQL lists the tables of which row level security may hide rows, with the role
+// from which it may: the current one; the owner, as whom the trigger and retention run,
+// if it is forced; and, if $1 is true, every role that acts as the relay. A policy that
+// lets the role see and write all rows hides nothing. The relay only reads events, and
+// never names a partition.
+const hiddenSQL = `
+SELECT r.rolname::text, r.oid = c.relowner, c.relname::text
+FROM pg_class c
+JOIN pg_roles r ON r.rolname = current_user OR r.oid = c.relowner
+                OR $1 AND r.rolcanlogin AND pg_has_role(r.oid, (SELECT oid FROM pg_roles WHERE rolname = 'outbox_relay'), 'USAGE')
+WHERE c.relnamespace = to_regnamespace('outbox') AND c.relkind IN ('r', 'p') AND c.relrowsecurity
+  AND NOT r.rolsuper AND NOT r.rolbypassrls
+  AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
+  AND (r.oid = c.relowner OR NOT c.relispartition AND c.relname <> 'schema_version')
+  AND (EXISTS (SELECT FROM pg_policy p CROSS JOIN unnest(p.polroles) AS who
+               WHERE p.polrelid = c.oid AND NOT p.polpermissive AND (who = 0 OR pg_has_role(r.oid, who, 'USAGE')))
+       OR NOT EXISTS (
+               SELECT FROM pg_policy p CROSS JOIN unnest(p.polroles) AS who
+               WHERE p.polrelid = c.oid AND p.polpermissive AND (who = 0 OR pg_has_role(r.oid, who, 'USAGE'))
+                 AND (p.polcmd = '*' OR p.polcmd = 'r' AND c.relname = 'event' AND r.oid <> c.relowner)
+                 AND pg_get_expr(p.polqual, c.oid) = 'true'
+                 AND coalesce(pg_get_expr(p.polwithcheck, c.oid), 'true') = 'true'))
+ORDER BY 2, 1, 3`
+
+// hidden is a role, and the tables of which it may not see every row.
+type hidden struct {
+	role    string
+	isOwner bool
+	tables  []string
+}
+
+// err names the remedy.
+func (h hidden) err() error {
+	what := "row level security can hide rows of outbox." + strings.Join(h.tables, ", outbox.") + " from the role " + h.role
+	if h.isOwner {
+		return errors.New(what + ", their owner, as whom the outbox's functions run: run \"ALTER TABLE outbox." +
+			h.tables[0] + " NO FORCE ROW LEVEL SECURITY\", and so for each")
+	}
+	return errors.New(what + ", so that events would wait without any error: run \"ALTER TABLE outbox." + h.tables[0] +
+		" DISABLE ROW LEVEL SECURITY\" as the owner, and so for each, or \"ALTER ROLE " + h.role + " BYPASSRLS\"")
+}
+
+// Security makes sure that no row is hidden from the relay. Its errors name the remedy.
+func (s *Store) Security(ctx context.Context) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	return security(ctx, s.pool, false)
+}
+
+func security(ctx context.Context, db querier, everyRelay bool) error {
+	rows, err := db.Query(ctx, hiddenSQL, everyRelay)
+	if err != nil {
+		return fmt.Errorf("check row level security: %w", err)
+	}
+	var found []hidden
+	var role, table string
+	var isOwner bool
+	_, err = pgx.ForEachRow(rows, []any{&role, &isOwner, &table}, func() error {
+		i := slices.IndexFunc(found, func(h hidden) bool { return h.role == role })
+		if i < 0 {
+			i, found = len(found), append(found, hidden{role: role, isOwner: isOwner})
+		}
+		found[i].tables = append(found[i].tables, table)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("check row level security: %w", err)
+	}
+	var all []error
+	for _, h := range found {
+		all = append(all, h.err())
+	}
+	return errors.Join(all...)
+}
+
+// strangersSQL lists roles that may insert events and may not execute a function that
+// an insert calls with their rights: one of a constraint, a default or a generated column,
+// or one that such a function calls.
+const strangersSQL = `
+WITH RECURSIVE called AS (
+    SELECT d.refobjid AS oid
+    FROM pg_depend d
+    LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+    LEFT JOIN pg_attrdef    a ON d.classid = 'pg_attrdef'::regclass    AND a.oid = d.objid
+    WHERE d.refclassid = 'pg_proc'::regclass AND to_regclass('outbox.event') IN (c.conrelid, a.adrelid)
+    UNION
+    SELECT d.refobjid FROM called
+    JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = called.oid AND d.refclassid = 'pg_proc'::regclass)
+SELECT r.rolname::text, n.nspname || '.' || f.proname || '(' || oidvectortypes(f.proargtypes) || ')'
+FROM called JOIN pg_proc f ON f.oid = called.oid JOIN pg_namespace n ON n.oid = f.pronamespace
+CROSS JOIN pg_roles r
+WHERE NOT has_function_privilege(r.oid, f.oid, 'EXECUTE')
+  AND has_any_column_privilege(r.oid, to_regclass('outbox.event')::oid, 'INSERT')
+ORDER BY 2, 1`
+
+// strangersNamed is how many roles a warning names at most.
+const strangersNamed = 5
+
+// strangers returns one warning for each function that a producer may not execute.
+func strangers(ctx context.Context, db querier) ([]error, error) {
+	rows, err := db.Query(ctx, strangersSQL)
+	if err != nil {
+		return nil, fmt.Errorf("check the rights of producers: %w", err)
+	}
+	var functions []string
+	roles := map[string][]string{}
+	var role, function string
+	_, err = pgx.ForEachRow(rows, []any{&role, &function}, func() error {
+		if len(roles[function]) == 0 {
+			functions = append(functions, function)
+		}
+		roles[function] = append(roles[function], role)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("check the rights of producers: %w", err)
+	}
+	var warnings []error
+	for _, f := range functions {
+		names := strings.Join(roles[f][:min(len(roles[f]), strangersNamed)], ", ")
+		warnings = append(warnings, fmt.Errorf("%d roles may insert events but not execute %s, so that their inserts fail: %s: "+
+			"run schema/roles.sql again, or \"GRANT EXECUTE ON FUNCTION %s TO %s\"", len(roles[f]), f, names, f, names))
+	}
+	return warnings, nil
+}
+
+// Warning is what an operator should change although the relay works.
+type Warning struct {
+	Check string // session or producers
+	Err   error  // names the remedy
+}
+
+// Warnings looks for what works and should not stay so.
+func (s *Store) Warnings(ctx context.Context) []Warning {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	warnings := producerWarnings(ctx, s.pool)
+	found := s.session.Load()
+	if found == nil {
+		return warnings
+	}
+	for _, name := range timeoutNames {
+		if need := s.needs(name); found.timeouts[name] > 0 && found.timeouts[name] < need {
+			warnings = append(warnings, Warning{"session", fmt.Errorf("%s is %s for this role, and the relay's statements may take %s: run \"ALTER ROLE … SET %s = 0\"; the relay has time limits of its own",
+				name, found.timeouts[name], need, name)})
+		}
+	}
+	if found.encoding == sqlASCII {
+		warnings = append(warnings, Warning{"session", errASCII})
+		warnings = append(warnings, s.unnameable(ctx)...)
+	}
+	return warnings
+}
+
+// needs is how long a timeout of the server must be at least. Where more is needed, the
+// relay sets it for its transaction.
+func (s *Store) needs(timeout string) time.Duration {
+	if timeout == lockTimeout || timeout == idleTimeout {
+		return time.Second
+	}
+	return s.cfg.Timeout
+}
+
+var errASCII = errors.New("the database's encoding is SQL_ASCII, so PostgreSQL stores texts without checking them: " +
+	"events that are not UTF-8 become dead letters; move to a database with the encoding UTF8 (pg_dump --encoding and createdb --encoding)")
+
+const topicNamesSQL = `SELECT DISTINCT topic FROM outbox.lane`
+
+// unnameable warns of topics that are not claimed, because no configuration can name them.
+func (s *Store) unnameable(ctx context.Context) []Warning {
+	rows, err := s.pool.Query(ctx, topicNamesSQL)
+	if err != nil {
+		return []Warning{{"session", fmt.Errorf("look for names of topics: %w", err)}}
+	}
+	topics, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return []Warning{{"session", fmt.Errorf("look for names of topics: %w", err)}}
+	}
+	var bad []string
+	for _, topic := range topics {
+		if !utf8.ValidString(topic) {
+			bad = append(bad, fmt.Sprintf("%q", topic))
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return []Warning{{"session", fmt.Errorf("the names of these topics are not UTF-8, so nothing of them is published: %s: "+
+		"write their events again under another name, and delete these from outbox.pending", strings.Join(bad, ", "))}}
+}
+
+func producerWarnings(ctx context.Context, db querier) (warnings []Warning) {
+	found, err := strangers(ctx, db)
+	if err != nil {
+		found = append(found, err)
+	}
+	for _, err := range found {
+		warnings = append(warnings, Warning{"producers", err})
+	}
+	return warnings
+}
+
+// Examine looks, as the owner of a database that was just migrated, for what would keep
+// producers or the relay from working. Each error names its remedy.
+func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
+	if err := security(ctx, conn, true); err != nil {
+		found = append(found, err)
+	}
+	for _, w := range producerWarnings(ctx, conn) {
+		found = append(found, w.Err)
+	}
+	if conn.PgConn().ParameterStatus("server_encoding") == sqlASCII {
+		found = append(found, errASCII)
+	}
+	return found
+}
+
+// Connect makes a single connection to a database, for "starter migrate". notice gets the
+// server's notices that are for people. Its errors name the remedy.
+func Connect(ctx context.Context, url string, notice func(text string)) (*pgx.Conn, error) {
+	if err := CheckURL(url); err != nil {
+		return nil, err
+	}
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("read the database URL: %w", err)
+	}
+	prepare(config, func(session) {})
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if n.SeverityUnlocalized == "INFO" || n.SeverityUnlocalized == "WARNING" {
+			notice(n.Message)
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return conn, nil
+}

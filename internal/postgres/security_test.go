@@ -1,0 +1,127 @@
+package postgres
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// asRelay is a store that acts as the role that schema/roles.sql makes.
+func (o testOutbox) asRelay() *Store {
+	o.t.Helper()
+	s, err := Open(o.t.Context(), Config{URL: testenv.RoleURL(o.t, o.db, "outbox_relay")})
+	require.NoError(o.t, err)
+	o.t.Cleanup(s.Close)
+	return s
+}
+
+func TestSecurity_RowsThatMayBeHiddenAreNamedWithTheRemedy(t *testing.T) {
+	o := open(t)
+	o.write("orders", 1)
+	s := o.asRelay()
+	require.NoError(t, s.Check(t.Context()))
+	for _, table := range []string{"event", "pending", "lane", "topic", "dead_letter", "discarded", "refusal", "operation", "sample"} {
+		o.exec(`ALTER TABLE outbox.` + table + ` ENABLE ROW LEVEL SECURITY`)
+		err := s.Check(t.Context())
+		require.ErrorContains(t, err, "outbox."+table+" from the role outbox_relay")
+		require.ErrorContains(t, err, "ALTER TABLE outbox."+table+" DISABLE ROW LEVEL SECURITY")
+		_, err = s.Status(t.Context())
+		require.ErrorContains(t, err, "row level security", "it would say that there are no topics")
+		o.exec(`ALTER TABLE outbox.` + table + ` DISABLE ROW LEVEL SECURITY`)
+	}
+	require.NoError(t, s.Check(t.Context()))
+}
+
+func TestSecurity_APolicyThatShowsTheRoleAllRowsHidesNothing(t *testing.T) {
+	o := open(t)
+	s := o.asRelay()
+	for _, table := range []string{"event", "pending", "lane"} {
+		o.exec(`ALTER TABLE outbox.` + table + ` ENABLE ROW LEVEL SECURITY`)
+	}
+	o.exec(`CREATE POLICY relay ON outbox.pending TO outbox_relay USING (true)`)
+	o.exec(`CREATE POLICY relay ON outbox.event FOR SELECT TO outbox_relay USING (true)`)
+	require.ErrorContains(t, s.Security(t.Context()), "outbox.lane from")
+	o.exec(`CREATE POLICY relay ON outbox.lane TO PUBLIC USING (true) WITH CHECK (topic <> 'x')`)
+	require.Error(t, s.Security(t.Context()))
+	o.exec(`ALTER POLICY relay ON outbox.lane WITH CHECK (true)`)
+	require.NoError(t, s.Security(t.Context()))
+	o.exec(`CREATE POLICY tenant ON outbox.pending AS RESTRICTIVE USING (topic <> 'x')`)
+	require.ErrorContains(t, s.Security(t.Context()), "outbox.pending from")
+}
+
+// An acknowledgement is kept until it is settled.
+func TestSettle_OfRowsThatAreHiddenIsAnError(t *testing.T) {
+	o := open(t)
+	o.write("orders", 1)
+	s := testOutbox{o.asRelay(), t, o.db}
+	_, lease := s.claimOne()
+	refs := s.load(lease)
+	o.exec(`ALTER TABLE outbox.pending ENABLE ROW LEVEL SECURITY`)
+	require.ErrorContains(t, s.Settle(t.Context(), "orders", refs), "row level security")
+	o.exec(`ALTER TABLE outbox.pending DISABLE ROW LEVEL SECURITY`)
+	require.NoError(t, s.Settle(t.Context(), "orders", refs))
+	require.Zero(t, o.pending())
+	require.NoError(t, s.Settle(t.Context(), "orders", refs), "again")
+}
+
+// The trigger and retention run as the owner.
+func TestSecurity_ThatIsForcedOnTheOwnerIsNamedToo(t *testing.T) {
+	o := open(t)
+	s := o.asRelay()
+	o.exec(`ALTER TABLE outbox.event_default ENABLE ROW LEVEL SECURITY`)
+	require.NoError(t, s.Security(t.Context()), "the relay reads no partition by its name")
+	o.exec(`ALTER TABLE outbox.event_default FORCE ROW LEVEL SECURITY`)
+	require.ErrorContains(t, s.Security(t.Context()), "ALTER TABLE outbox.event_default NO FORCE ROW LEVEL SECURITY")
+}
+
+func TestRights_OfProducersThatCannotInsertAreNamed(t *testing.T) {
+	o := open(t)
+	s := o.asRelay()
+	require.Empty(t, s.Warnings(t.Context()))
+	o.exec(`REVOKE EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb) FROM PUBLIC, outbox_producer`)
+	warnings := s.Warnings(t.Context())
+	require.Len(t, warnings, 1)
+	require.Equal(t, "producers", warnings[0].Check)
+	require.ErrorContains(t, warnings[0].Err, "outbox_producer")
+	require.ErrorContains(t, warnings[0].Err, "GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb)")
+
+	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	require.Len(t, Examine(t.Context(), conn), 1, "migrate")
+	require.NoError(t, s.Check(t.Context()), "the relay itself can work")
+
+	o.exec(`REVOKE EXECUTE ON FUNCTION outbox.caught() FROM PUBLIC, outbox_relay`)
+	require.ErrorContains(t, s.Check(t.Context()), "EXECUTE caught()")
+}
+
+// Roles belong to the server, so the names must be the test's own.
+func TestRights_OfAProducersOwnRoleAreFoundByItsGrant(t *testing.T) {
+	o := open(t)
+	role := strings.ToLower(strings.ReplaceAll(testenv.Name(t)[40:], "-", "_"))
+	o.exec(fmt.Sprintf(`CREATE ROLE %s`, role))
+	defer o.exec(fmt.Sprintf(`REVOKE INSERT (topic, type, payload) ON outbox.event FROM %s; DROP ROLE %[1]s`, role))
+	o.exec(fmt.Sprintf(`GRANT INSERT (topic, type, payload) ON outbox.event TO %s`, role))
+	o.exec(`REVOKE EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb) FROM PUBLIC`)
+	var all string
+	for _, w := range o.Warnings(t.Context()) {
+		all += w.Err.Error()
+	}
+	require.Contains(t, all, role)
+}
+
+func TestWarnings_OfASQLASCIIDatabaseNameTopicsThatNobodyCanConfigure(t *testing.T) {
+	o := encoded(t, "SQL_ASCII")
+	o.exec(`INSERT INTO outbox.event (topic, type, payload) VALUES ('M' || $1::text || 'ller', 'T', 'x')`, "\xfc")
+	require.Empty(t, o.claim())
+	var all string
+	for _, w := range o.Warnings(t.Context()) {
+		all += w.Check + ": " + w.Err.Error() + "\n"
+	}
+	require.Contains(t, all, "session: the database's encoding is SQL_ASCII")
+	require.Contains(t, all, `"M\xfcller"`)
+}

@@ -1,0 +1,111 @@
+// Package timing holds every duration that one part of the relay needs another
+// part to keep. A lease that is longer in the database than in the worker, or an
+// attempt that waits longer than Temporal waits for its heartbeat, publishes
+// events twice. So each of these durations is written once, here, and the parts
+// take it from here. workflows/options_test.go asserts how they relate.
+package timing
+
+import "time"
+
+// How long lanes are held.
+const (
+	// Lease is how long an attempt of PublishBatch holds its lanes without renewing
+	// them. It outlasts every backoff, so that a batch in retry keeps its lanes.
+	Lease = 60 * time.Second
+	// LeaseMargin is how long before the end of its lease an attempt stops sending.
+	// A request under way then is over when another claim may take the lanes.
+	LeaseMargin = 5 * time.Second
+	// RenewalsPerLease is how often a lease is renewed in its length. Two renewals in
+	// a row may fail.
+	RenewalsPerLease = 4
+	// ClaimLease holds a claim until PublishBatch has begun.
+	ClaimLease = 10 * time.Second
+)
+
+// How a process shows that it lives.
+const (
+	// HeartbeatTimeout is how long Temporal waits for a heartbeat before it gives an
+	// activity to another worker.
+	HeartbeatTimeout = 10 * time.Second
+	// HeartbeatEvery is how often an attempt records a heartbeat.
+	HeartbeatEvery = time.Second
+	// HeartbeatThrottle is how long the SDK may hold a heartbeat back. Its own rule,
+	// 0.8 of the timeout, would let cancellations arrive late.
+	HeartbeatThrottle = 2 * time.Second
+	// ClaimHeartbeatEvery is how often a claim that waits records a heartbeat. An
+	// outbox in which nothing happens costs on Temporal Cloud what its claims
+	// heartbeat, and little else.
+	ClaimHeartbeatEvery = 4 * time.Second
+	// StallLimit is how long an attempt may go without a sign of life of its own. A
+	// process that stood still for longer renews its lease before it sends another
+	// request, because Temporal may have given its batch to another worker.
+	StallLimit = HeartbeatTimeout / 2
+)
+
+// How long the parts wait for the database.
+const (
+	// StatementTimeout bounds every call of the store on the hot path.
+	StatementTimeout = 8 * time.Second
+	// SettlePatience is how long an attempt tries to settle before it fails. Its
+	// acknowledgements are kept, see SettleEvery.
+	SettlePatience = 5 * time.Second
+	// SettleEvery is how often a worker tries to settle the acknowledgements of
+	// attempts that have ended, and SettleTry how long one such try may take.
+	SettleEvery = 200 * time.Millisecond
+	SettleTry   = 2 * time.Second
+	// SettleGrace is how long an attempt waits before it loads lanes that their last
+	// attempt has not given back. The worker of that attempt may live: when the
+	// database answers one worker, it answers the other, which tries every SettleEvery.
+	SettleGrace = 3 * time.Second
+	// DatabaseRetryFirst and DatabaseRetryMost bound the pause between attempts that
+	// fail because of the database.
+	DatabaseRetryFirst = 500 * time.Millisecond
+	DatabaseRetryMost  = 4 * time.Second
+)
+
+// How long a batch takes.
+const (
+	// BatchFor is how long one batch loads while its lanes hold more.
+	BatchFor = 5 * time.Second
+	// SendGrace is how much longer than it loads a batch sends.
+	SendGrace = time.Second
+	// BatchLate is when a batch no longer takes up a slot: it is not getting through,
+	// and others are not to wait for it.
+	BatchLate = 10 * time.Second
+	// PublishTimeout bounds one attempt of PublishBatch.
+	PublishTimeout = 3 * time.Minute
+	// RequestTimeout bounds one request to a destination, with all its attempts.
+	RequestTimeout = 15 * time.Second
+	// StopTimeout is how long running activities have after SIGTERM. It outlasts a
+	// request.
+	StopTimeout = 25 * time.Second
+	// ShutdownTimeout is how long a worker has after that to settle and to release
+	// its claims. Kubernetes' grace period is TerminationGrace.
+	ShutdownTimeout  = 5 * time.Second
+	TerminationGrace = 30 * time.Second
+)
+
+// How often something is tried again.
+const (
+	RetryFirst     = 500 * time.Millisecond
+	RetryMost      = 30 * time.Second
+	ClaimRetryMost = 5 * time.Second // the database was away; nobody else claims
+	RecoveryFirst  = time.Second
+	RecoveryMost   = time.Minute
+)
+
+// How long a topic stays paused.
+const (
+	// RecoveryPause is how long a topic stays paused after the last attempt of its
+	// recovery.
+	RecoveryPause = 2 * time.Minute
+	// HandoverPause is how long a topic stays paused from the attempt that fails for
+	// good until its recovery has begun. The worker may die before Temporal has its
+	// answer.
+	HandoverPause = 15 * time.Second
+)
+
+// DeduplicationWindow is how long SQS and SNS FIFO recognise a message that is
+// sent again.
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-exactly-once-processing.html
+const DeduplicationWindow = 5 * time.Minute

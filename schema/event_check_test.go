@@ -1,0 +1,165 @@
+package schema_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// PostgreSQL plans each CHECK anew in every INSERT.
+func TestEventCheck_IsOneConstraintOnTheTableAndEveryPartition(t *testing.T) {
+	pool := testenv.Database(t)
+	exec(t, pool, `SELECT outbox.make_partition('2031-01-01')`)
+	require.Equal(t, "event_is_valid 1", query[string](t, pool, `
+		SELECT string_agg(DISTINCT names, '; ')
+		FROM (SELECT string_agg(c.conname, ', ') || ' ' || count(*) AS names
+		      FROM (SELECT 'outbox.event'::regclass AS oid UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = 'outbox.event'::regclass) t
+		      LEFT JOIN pg_constraint c ON c.conrelid = t.oid AND c.contype = 'c' GROUP BY t.oid) tables`))
+}
+
+func TestEventCheck_NamesTheRuleAndThePlace(t *testing.T) {
+	pool := testenv.Database(t)
+	const insert = `INSERT INTO outbox.event (topic, key, type, payload, content_type, attributes, created_at)
+	                VALUES ($1, $2, $3, $4, $5, $6, $7::text::timestamptz)`
+	long := strings.Repeat("x", 2000)
+	for name, c := range map[string]struct {
+		change     func(column map[string]string)
+		constraint string // empty: the event is valid
+		detail     string
+	}{
+		"valid":                 {func(map[string]string) {}, "", ""},
+		"no topic":              {set("topic", ""), "event_topic_is_1_to_256_bytes", "topic has 0 bytes."},
+		"a long topic":          {set("topic", long), "event_topic_is_1_to_256_bytes", "topic has 2000 bytes."},
+		"a long key":            {set("key", long), "event_key_is_at_most_1024_bytes", "key has 2000 bytes."},
+		"no type":               {set("type", ""), "event_type_is_1_to_256_bytes", "type has 0 bytes."},
+		"a tab in the type":     {set("type", "Mü\tller"), "event_type_has_valid_characters", "type has U+0009 at byte 3."},
+		"U+FFFF in the type":    {set("type", "a\uffff"), "event_type_has_valid_characters", "type has U+FFFF at byte 1."},
+		"DEL in the type":       {set("type", "a\x7f"), "", ""},
+		"no content type":       {set("content_type", ""), "event_content_type_is_1_to_256_bytes", "content_type has 0 bytes."},
+		"a line feed in it":     {set("content_type", "text\n"), "event_content_type_has_valid_characters", "content_type has U+000A at byte 4."},
+		"no payload":            {set("payload", ""), "event_payload_is_not_empty", "payload is empty."},
+		"a payload of lines":    {set("payload", "a\tb\r\nc"), "", ""},
+		"not an object":         {set("attributes", `["a"]`), "event_attributes_are_valid", "attributes is not a JSON object."},
+		"a number":              {set("attributes", `{"a": 1}`), "event_attributes_are_valid", `Attribute "a": the value is not a string.`},
+		"an empty value":        {set("attributes", `{"a": ""}`), "event_attributes_are_valid", `Attribute "a": the value is empty.`},
+		"AWS's prefix":          {set("attributes", `{"aws.a": "1"}`), "event_attributes_are_valid", `Attribute "aws.a": AWS does not allow this name.`},
+		"a space in a name":     {set("attributes", `{"a b": "1"}`), "event_attributes_are_valid", `Attribute "a b": AWS does not allow this name.`},
+		"one of the relay's":    {set("attributes", `{"event_id": "1"}`), "event_attributes_are_valid", `Attribute "event_id": the name is used by the relay.`},
+		"seven":                 {set("attributes", `{"a":"1","b":"1","c":"1","d":"1","e":"1","f":"1","g":"1"}`), "event_attributes_are_valid", "There are more than six attributes beside traceparent."},
+		"six and a traceparent": {set("attributes", `{"a":"1","b":"1","c":"1","d":"1","e":"1","f":"1","traceparent":"1"}`), "", ""},
+		"a tab in a value":      {set("attributes", `{"a": "1", "b": "é\t"}`), "event_attributes_are_valid", `Attribute "b": the value has U+0009 at byte 2.`},
+		"a control character":   {set("attributes", `{"a": "\u000b"}`), "event_attributes_are_valid", `Attribute "a": the value has U+000B at byte 0.`},
+		"minus infinity":        {set("created_at", "-infinity"), "event_created_at_is_from_1970_to_2269", "created_at is -infinity."},
+		"infinity":              {set("created_at", "infinity"), "event_created_at_is_from_1970_to_2269", "created_at is infinity."},
+		"the year 1":            {set("created_at", "0001-01-01 00:00Z"), "event_created_at_is_from_1970_to_2269", ""},
+		"milliseconds":          {set("created_at", "57874-01-01 00:00Z"), "event_created_at_is_from_1970_to_2269", ""},
+		"the first moment":      {set("created_at", "1970-01-01 00:00Z"), "", ""},
+		"the last moment":       {set("created_at", "2269-12-31 23:59:59.999999Z"), "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			column := map[string]string{
+				"topic": "orders", "key": "k", "type": "T", "payload": "x", "content_type": "text/plain", "attributes": `{}`, "created_at": "now",
+			}
+			c.change(column)
+			_, err := pool.Exec(t.Context(), insert, column["topic"], column["key"], column["type"], column["payload"],
+				column["content_type"], column["attributes"], column["created_at"])
+			if c.constraint == "" {
+				require.NoError(t, err)
+				return
+			}
+			var refused *pgconn.PgError
+			require.ErrorAs(t, err, &refused)
+			require.Equal(t, []string{"23514", "outbox", "event", c.constraint}, []string{refused.Code, refused.SchemaName, refused.TableName, refused.ConstraintName})
+			require.ErrorContains(t, err, `violates check constraint "`+c.constraint+`"`)
+			if c.detail != "" {
+				require.Equal(t, c.detail, refused.Detail)
+			}
+		})
+	}
+}
+
+func set(column, value string) func(map[string]string) {
+	return func(columns map[string]string) { columns[column] = value }
+}
+
+// With standard_conforming_strings off, a backslash in a plain string is an escape. And
+// a service may have tables of its own before pg_catalog.
+func TestEventCheck_HoldsInAnySession(t *testing.T) {
+	pool := testenv.Database(t)
+	for _, setting := range []string{
+		"standard_conforming_strings = off", "search_path = public, pg_catalog", "timezone = 'Asia/Kathmandu'", "datestyle = 'German'",
+	} {
+		t.Run(setting, func(t *testing.T) {
+			tx, err := pool.Begin(t.Context())
+			require.NoError(t, err)
+			defer tx.Rollback(t.Context())
+			_, err = tx.Exec(t.Context(), `SET LOCAL `+setting)
+			require.NoError(t, err)
+			_, err = tx.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload, attributes) VALUES ('orders', 'T', 'x', '{"a.b": "c"}')`)
+			require.NoError(t, err)
+			_, err = tx.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload, attributes) VALUES ('orders', 'T', 'x', '{"a..b": "c"}')`)
+			require.ErrorContains(t, err, "event_attributes_are_valid")
+		})
+	}
+}
+
+// The database of a hardened server lets PUBLIC execute nothing.
+func TestMigrate_LetsTheSameRolesInsertAsBefore(t *testing.T) {
+	pool := testenv.Database(t)
+	producer := testenv.AsRole(t, pool, "outbox_producer")
+	migrateUntil(t, pool, "valid_events")
+	exec(t, pool, `GRANT USAGE ON SCHEMA outbox TO outbox_producer; GRANT INSERT (topic, type, payload, attributes) ON outbox.event TO outbox_producer`)
+	exec(t, pool, `REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox FROM PUBLIC`)
+	exec(t, pool, `ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC`)
+	other := makeRole(t, pool)
+	exec(t, pool, fmt.Sprintf(`GRANT USAGE ON SCHEMA outbox TO %[1]s; GRANT INSERT (topic, type, payload, attributes) ON outbox.event TO %[1]s;
+	                           GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb) TO %[1]s`, other))
+	_, err := migrateAll(t.Context(), pool)
+	require.NoError(t, err)
+
+	const insert = `INSERT INTO outbox.event (topic, type, payload, attributes) VALUES ('orders', 'T', 'x', '{"a": "b"}')`
+	exec(t, producer, insert)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	_, err = tx.Exec(t.Context(), `SET LOCAL ROLE `+other)
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), insert)
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `SELECT outbox.make_partition('2031-01-01')`)
+	require.ErrorContains(t, err, "permission denied")
+}
+
+// makeRole makes a role of the test's own that the database's owner may act as.
+func makeRole(t *testing.T, pool *pgxpool.Pool) string {
+	t.Helper()
+	name := query[string](t, pool, `SELECT 'role_of_' || current_database()`)
+	exec(t, pool, fmt.Sprintf(`CREATE ROLE %[1]s NOLOGIN; GRANT %[1]s TO CURRENT_USER`, name))
+	t.Cleanup(func() {
+		_, err := pool.Exec(context.WithoutCancel(t.Context()), fmt.Sprintf(`DROP OWNED BY %[1]s; DROP ROLE %[1]s`, name))
+		if err != nil {
+			t.Errorf("drop the test's role: %v", err)
+		}
+	})
+	return name
+}
+
+// Rows from before the rules stay, and so does everything that is done with them.
+func TestMigrate_LeavesEventsThatBreakANewRule(t *testing.T) {
+	pool := empty(t)
+	migrateUntil(t, pool, "valid_events")
+	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload, created_at) VALUES
+		('orders', E'a\ttab', 'x', now()), ('orders', 'T', 'x', '-infinity'), ('orders', 'T', 'x', 'infinity'),
+		('orders', 'T', 'x', '0001-01-01 00:00Z'), ('orders', 'T', 'x', '200000-01-01 00:00Z')`)
+	_, err := migrateAll(t.Context(), pool)
+	require.NoError(t, err)
+	require.Equal(t, 5, query[int](t, pool, `SELECT count(*) FROM outbox.event`))
+	require.Equal(t, 5, query[int](t, pool, `SELECT count(*) FROM outbox.status WHERE state = 'pending'`))
+}

@@ -1,0 +1,123 @@
+package schema_test
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/tern/v2/migrate"
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/schema"
+)
+
+// migrateUntil makes the outbox as it was before the migration of that name, with its
+// partitions.
+func migrateUntil(t testing.TB, pool *pgxpool.Pool, name string) {
+	t.Helper()
+	require.NoError(t, pool.AcquireFunc(t.Context(), func(c *pgxpool.Conn) error {
+		if _, err := c.Exec(t.Context(), `DROP SCHEMA IF EXISTS outbox CASCADE; CREATE SCHEMA outbox`); err != nil {
+			return err
+		}
+		m, err := migrate.NewMigrator(t.Context(), c.Conn(), "outbox.schema_version")
+		if err != nil {
+			return err
+		}
+		if err := m.LoadMigrations(os.DirFS("migrations")); err != nil {
+			return err
+		}
+		until := int32(-1)
+		for _, step := range m.Migrations {
+			if strings.HasSuffix(step.Name, "_"+name+".sql") {
+				until = step.Sequence - 1
+			}
+		}
+		require.GreaterOrEqual(t, until, int32(0), "no migration is called %s", name)
+		if err := m.MigrateTo(t.Context(), until); err != nil {
+			return err
+		}
+		_, err = schema.MakePartitions(t.Context(), c.Conn(), schema.PartitionsAhead)
+		return err
+	}))
+}
+
+// traffic is some producers that insert one event after the other.
+type traffic struct {
+	committed, failed atomic.Int64
+	longest           atomic.Int64 // nanoseconds that one INSERT took
+	stop              context.CancelFunc
+	done              sync.WaitGroup
+}
+
+func producers(t *testing.T, pool *pgxpool.Pool, topics []string) *traffic {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &traffic{stop: cancel}
+	for n := range 3 {
+		p.done.Go(func() {
+			for i := n; ctx.Err() == nil; i++ {
+				began := time.Now()
+				_, err := pool.Exec(t.Context(), `INSERT INTO outbox.event (topic, key, type, payload) VALUES ($1, 'k', 'T', 'x')`, topics[i%len(topics)])
+				if err != nil {
+					t.Errorf("a producer's INSERT: %v", err)
+					p.failed.Add(1)
+					return
+				}
+				p.committed.Add(1)
+				for took := time.Since(began).Nanoseconds(); ; {
+					longest := p.longest.Load()
+					if took <= longest || p.longest.CompareAndSwap(longest, took) {
+						break
+					}
+				}
+				time.Sleep(time.Millisecond) // two cores are shared by everything
+			}
+		})
+	}
+	return p
+}
+
+// end stops the producers, and says how long the slowest INSERT took and how many
+// events they have committed.
+func (p *traffic) end() (longest time.Duration, committed int64) {
+	p.stop()
+	p.done.Wait()
+	return time.Duration(p.longest.Load()), p.committed.Load()
+}
+
+// A lock that waits for an open transaction makes all later producers wait behind it.
+func TestMigrate_KeepsNoProducerWaitingBehindAnOpenTransaction(t *testing.T) {
+	const open = 2 * time.Second
+	for _, name := range []string{"valid_events", "keys_in_c", "pending_index_in_c", "pending_in_c"} {
+		t.Run(name, func(t *testing.T) {
+			pool := empty(t)
+			migrateUntil(t, pool, name)
+			tx, err := pool.Begin(t.Context())
+			require.NoError(t, err)
+			defer tx.Rollback(t.Context())
+			_, err = tx.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('open', 'T', 'x')`)
+			require.NoError(t, err)
+
+			p := producers(t, pool, []string{"orders", "audit"})
+			migrated := make(chan error, 1)
+			go func() { _, err := migrateAll(t.Context(), pool); migrated <- err }()
+			select {
+			case err := <-migrated:
+				t.Fatalf("migrated beside an open transaction: %v", err)
+			case <-time.After(open):
+			}
+			require.NoError(t, tx.Commit(t.Context()))
+			require.NoError(t, <-migrated)
+			longest, committed := p.end()
+			t.Logf("%d inserts, the longest took %s", committed, longest)
+			require.Less(t, longest, open/2)
+			require.Equal(t, committed+1, query[int64](t, pool, `SELECT count(*) FROM outbox.pending`))
+			require.Equal(t, committed+1, query[int64](t, pool, `SELECT count(*) FROM outbox.event`))
+		})
+	}
+}
