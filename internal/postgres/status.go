@@ -51,8 +51,10 @@ func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 		return nil, fmt.Errorf("read status: %w", err)
 	}
 	topics, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TopicStatus, err error) {
-		return t, row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
+		err = row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
 			&t.PausedBy, &t.PauseReason, &t.PausedAt, &t.Recovery)
+		t.Topic = readableTopic(t.Topic)
+		return t, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read status: %w", err)
