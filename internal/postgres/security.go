@@ -88,9 +88,9 @@ func security(ctx context.Context, db querier, everyRelay bool) error {
 	return errors.Join(all...)
 }
 
-// strangersSQL lists roles that may insert events and may not execute a function that
-// an insert calls with their rights: one of a constraint, a default or a generated column,
-// or one that such a function calls.
+// strangersSQL lists roles that were granted to insert events and may not execute a function
+// that an insert calls with their rights: one of a constraint, a default or a generated
+// column, or one that such a function calls.
 const strangersSQL = `
 WITH RECURSIVE called AS (
     SELECT d.refobjid AS oid
@@ -103,9 +103,14 @@ WITH RECURSIVE called AS (
     JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = called.oid AND d.refclassid = 'pg_proc'::regclass)
 SELECT r.rolname::text, n.nspname || '.' || f.proname || '(' || oidvectortypes(f.proargtypes) || ')'
 FROM called JOIN pg_proc f ON f.oid = called.oid JOIN pg_namespace n ON n.oid = f.pronamespace
-CROSS JOIN pg_roles r
+CROSS JOIN (
+    SELECT a.grantee FROM pg_class c CROSS JOIN aclexplode(c.relacl) a
+    WHERE c.oid = to_regclass('outbox.event') AND a.privilege_type = 'INSERT'
+    UNION
+    SELECT a.grantee FROM pg_attribute t CROSS JOIN aclexplode(t.attacl) a
+    WHERE t.attrelid = to_regclass('outbox.event') AND a.privilege_type = 'INSERT') granted
+JOIN pg_roles r ON r.oid = granted.grantee
 WHERE NOT has_function_privilege(r.oid, f.oid, 'EXECUTE')
-  AND has_any_column_privilege(r.oid, to_regclass('outbox.event')::oid, 'INSERT')
 ORDER BY 2, 1`
 
 // strangersNamed is how many roles a warning names at most.
@@ -133,8 +138,8 @@ func strangers(ctx context.Context, db querier) ([]error, error) {
 	var warnings []error
 	for _, f := range functions {
 		names := strings.Join(roles[f][:min(len(roles[f]), strangersNamed)], ", ")
-		warnings = append(warnings, fmt.Errorf("%d roles may insert events but not execute %s, so that their inserts fail: %s: "+
-			"run schema/roles.sql again, or \"GRANT EXECUTE ON FUNCTION %s TO %s\"", len(roles[f]), f, names, f, names))
+		warnings = append(warnings, fmt.Errorf("some roles may insert events but not execute %s, so that their inserts fail (%d: %s): "+
+			"run schema/roles.sql again, or \"GRANT EXECUTE ON FUNCTION %s TO %s\"", f, len(roles[f]), names, f, names))
 	}
 	return warnings, nil
 }
