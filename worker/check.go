@@ -136,6 +136,7 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 		session = fmt.Errorf("%w: the database does not answer", errNotAsked)
 		rights, security = session, session
 	default:
+		session = r.store.CanHold(ctx, r.publisher.Topics())
 		rights, security = r.store.Rights(ctx), r.store.Security(ctx)
 	}
 	found.add("database", "", database, "answers, and has an outbox")

@@ -209,6 +209,27 @@ func (s *Store) unnameable(ctx context.Context) []Warning {
 		"write their events again under another name, and delete these from outbox.pending", strings.Join(bad, ", "))}}
 }
 
+// holdSQL is converted to the database's encoding, or fails.
+const holdSQL = `SELECT length($1::text)`
+
+// CanHold makes sure that the database can store the names of topics, whose encoding may
+// lack some characters.
+func (s *Store) CanHold(ctx context.Context, topics []string) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	var all []error
+	for _, topic := range topics {
+		var n int
+		err := s.pool.QueryRow(ctx, holdSQL, topic).Scan(&n)
+		var refused *pgconn.PgError
+		if errors.As(err, &refused) {
+			err = fmt.Errorf("topic %q cannot exist in this database, whose encoding lacks a character of its name: use another name, or a database with the encoding UTF8: %w", topic, err)
+		}
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
 func producerWarnings(ctx context.Context, db querier) (warnings []Warning) {
 	found, err := strangers(ctx, db)
 	if err != nil {
@@ -235,6 +256,21 @@ func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
 	return found
 }
 
+// explained is the tracer of a single connection, whose errors name the setting that
+// causes them.
+type explained struct{ session *session }
+
+func (e *explained) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+func (e *explained) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.TraceQueryEndData) {
+	var refused *pgconn.PgError
+	if errors.As(d.Err, &refused) {
+		e.session.explain(refused, conn.PgConn().ParameterStatus("session_authorization"))
+	}
+}
+
 // Connect makes a single connection to a database, for "starter migrate". notice gets the
 // server's notices that are for people. Its errors name the remedy.
 func Connect(ctx context.Context, url string, notice func(text string)) (*pgx.Conn, error) {
@@ -245,7 +281,9 @@ func Connect(ctx context.Context, url string, notice func(text string)) (*pgx.Co
 	if err != nil {
 		return nil, fmt.Errorf("read the database URL: %w", err)
 	}
-	prepare(config, func(session) {})
+	var found explained
+	prepare(config, func(s session) { found.session = &s })
+	config.Tracer = &found
 	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "INFO" || n.SeverityUnlocalized == "WARNING" {
 			notice(n.Message)

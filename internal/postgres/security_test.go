@@ -125,3 +125,12 @@ func TestWarnings_OfASQLASCIIDatabaseNameTopicsThatNobodyCanConfigure(t *testing
 	require.Contains(t, all, "session: the database's encoding is SQL_ASCII")
 	require.Contains(t, all, `"M\xfcller"`)
 }
+
+func TestSession_OfAnEncodingThatLacksATopicsCharactersNamesTheTopic(t *testing.T) {
+	o := encoded(t, "LATIN1")
+	require.NoError(t, o.CanHold(t.Context(), []string{"orders", "Müller"}))
+	err := o.CanHold(t.Context(), []string{"orders", "ключ"})
+	require.ErrorContains(t, err, `topic "ключ"`)
+	require.NotContains(t, err.Error(), "orders")
+	require.Error(t, o.EnsureLanes(t.Context(), []string{"ключ"}), "it could not start")
+}

@@ -265,6 +265,12 @@ func TestSession_ATimeoutOfTheRoleIsNamedInTheErrorItCauses(t *testing.T) {
 	require.ErrorContains(t, err, "statement_timeout is 200ms")
 	require.ErrorContains(t, err, "ALTER ROLE outbox SET statement_timeout")
 
+	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	_, err = conn.Exec(t.Context(), `SELECT pg_sleep(5)`)
+	require.ErrorContains(t, err, "statement_timeout is 200ms", "migrate")
+
 	tx, err := o.db.Begin(t.Context())
 	require.NoError(t, err)
 	defer tx.Rollback(t.Context())
