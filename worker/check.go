@@ -31,7 +31,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, trigger, producers, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, trigger, sequence, producers, temporal, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }

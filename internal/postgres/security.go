@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -146,7 +145,7 @@ func strangers(ctx context.Context, db querier) ([]error, error) {
 
 // Warning is what an operator should change although the relay works.
 type Warning struct {
-	Check string // session or producers
+	Check string // session, sequence or producers
 	Err   error  // names the remedy
 }
 
@@ -155,6 +154,9 @@ func (s *Store) Warnings(ctx context.Context) []Warning {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	warnings := producerWarnings(ctx, s.pool)
+	if err := s.sequenceWarning(ctx); err != nil {
+		warnings = append(warnings, Warning{"sequence", err})
+	}
 	found := s.session.Load()
 	if found == nil {
 		return warnings
@@ -167,7 +169,6 @@ func (s *Store) Warnings(ctx context.Context) []Warning {
 	}
 	if found.encoding == sqlASCII {
 		warnings = append(warnings, Warning{"session", errASCII})
-		warnings = append(warnings, s.unnameable(ctx)...)
 	}
 	return warnings
 }
@@ -184,29 +185,23 @@ func (s *Store) needs(timeout string) time.Duration {
 var errASCII = errors.New("the database's encoding is SQL_ASCII, so PostgreSQL stores texts without checking them: " +
 	"events that are not UTF-8 become dead letters; move to a database with the encoding UTF8 (pg_dump --encoding and createdb --encoding)")
 
-const topicNamesSQL = `SELECT DISTINCT topic FROM outbox.lane`
+// cacheSQL reads how many ids a session draws at once. It may be read by every role.
+const cacheSQL = `
+SELECT coalesce((SELECT s.seqcache FROM pg_sequence s
+                 WHERE s.seqrelid = pg_get_serial_sequence('outbox.event', 'id')::regclass), 1)`
 
-// unnameable warns of topics that are not claimed, because no configuration can name them.
-func (s *Store) unnameable(ctx context.Context) []Warning {
-	rows, err := s.pool.Query(ctx, topicNamesSQL)
-	if err != nil {
-		return []Warning{{"session", fmt.Errorf("look for names of topics: %w", err)}}
+// sequenceWarning warns of ids that are drawn before the transaction that uses them: the
+// low watermark believes that a transaction draws its ids after it has locked the table.
+func (s *Store) sequenceWarning(ctx context.Context) error {
+	var cache int64
+	if err := s.pool.QueryRow(ctx, cacheSQL).Scan(&cache); err != nil {
+		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
 	}
-	topics, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return []Warning{{"session", fmt.Errorf("look for names of topics: %w", err)}}
+	if cache > 1 {
+		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session draws ids long before it uses them, and the events of a key can be published "+
+			"in another order than they were committed: run \"ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 1\" as the owner", cache)
 	}
-	var bad []string
-	for _, topic := range topics {
-		if !utf8.ValidString(topic) {
-			bad = append(bad, fmt.Sprintf("%q", topic))
-		}
-	}
-	if len(bad) == 0 {
-		return nil
-	}
-	return []Warning{{"session", fmt.Errorf("the names of these topics are not UTF-8, so nothing of them is published: %s: "+
-		"write their events again under another name, and delete these from outbox.pending", strings.Join(bad, ", "))}}
+	return nil
 }
 
 // holdSQL is converted to the database's encoding, or fails.

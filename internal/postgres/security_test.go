@@ -134,3 +134,13 @@ func TestSession_OfAnEncodingThatLacksATopicsCharactersNamesTheTopic(t *testing.
 	require.NotContains(t, err.Error(), "orders")
 	require.Error(t, o.EnsureLanes(t.Context(), []string{"ключ"}), "it could not start")
 }
+
+func TestSequence_ThatDrawsAheadIsNamed(t *testing.T) {
+	o := open(t)
+	require.Empty(t, o.Warnings(t.Context()))
+	o.exec(`ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 20`)
+	warnings := o.Warnings(t.Context())
+	require.Len(t, warnings, 1)
+	require.Equal(t, "sequence", warnings[0].Check)
+	require.ErrorContains(t, warnings[0].Err, "ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 1")
+}
