@@ -32,6 +32,16 @@ func (t *attempt) opened(page relay.Page, asked time.Time, blocked map[relay.Cha
 			refused = append(refused, relay.Outcome{Ref: e.Ref, Err: err})
 			t.refused.add(refused[len(refused)-1])
 			signal(t.settled)
+			if t.policy.OnPoison == BlockKey && e.Key != "" {
+				// Its dead letter is not in the store yet, and the rest of the page is here.
+				chain := relay.Chain{Key: e.Key, Replay: e.Replay}
+				if blocked == nil {
+					blocked = make(map[relay.Chain]int64)
+				}
+				if _, known := blocked[chain]; !known {
+					blocked[chain] = e.ID
+				}
+			}
 			continue
 		}
 		ready = append(ready, e)
