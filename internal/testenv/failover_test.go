@@ -2,6 +2,7 @@ package testenv_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -121,4 +122,49 @@ func TestFollowStandby_LeadsToAReaderUntilItIsPromoted(t *testing.T) {
 	require.True(t, recovering())
 	db.Promote()
 	require.False(t, recovering())
+}
+
+// docs/reliability.md advises it: a commit that a standby does not have is neither
+// acknowledged nor seen by others, so nobody can publish it.
+func TestSynchronousReplication_LosesNoCommitThatAnybodySaw(t *testing.T) {
+	t.Parallel()
+	db := testenv.Failover(t)
+	pool := db.Pool()
+	super, err := pgx.Connect(t.Context(), db.Cluster.Super("outbox"))
+	require.NoError(t, err)
+	for _, sql := range []string{`ALTER SYSTEM SET synchronous_standby_names = '*'`, `SELECT pg_reload_conf()`} {
+		_, err := super.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		var state string
+		err := super.QueryRow(t.Context(), `SELECT sync_state FROM pg_stat_replication`).Scan(&state)
+		if err == nil && state != "sync" {
+			err = errors.New("the standby is " + state)
+		}
+		return err
+	})
+	kept := write(t, pool, 1)
+	db.Lag()
+	written := make(chan error, 1)
+	go func() {
+		_, err := pool.Exec(context.WithoutCancel(t.Context()), `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'waits')`)
+		written <- err
+	}()
+	testenv.Eventually(t, 10*time.Second, func() error {
+		var waits bool
+		err := super.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')`).Scan(&waits)
+		if err == nil && !waits {
+			err = errors.New("the commit does not wait for the standby")
+		}
+		return err
+	})
+	var seen bool
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.pending p JOIN outbox.event USING (id) WHERE payload = 'waits')`).Scan(&seen))
+	require.False(t, seen, "the relay would publish it")
+	db.Promote()
+	require.Error(t, <-written, "it was acknowledged")
+	for id, event := range kept {
+		require.Equal(t, event, has(t, pool, id))
+	}
 }

@@ -22,7 +22,9 @@ import (
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
 
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
+	"github.com/temporal-outbox/relay/localstack/chaos/load"
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 	"github.com/temporal-outbox/relay/localstack/chaos/tcp"
 	"github.com/temporal-outbox/relay/localstack/chaos/workers"
@@ -51,7 +53,13 @@ type bed struct {
 
 	proxy   *faults.Proxy
 	pg      *tcp.Proxy
+	cluster *stack.Cluster
 	workers *workers.Pool
+	records *recorder
+	servers sync.Mutex // PostgreSQL's are being replaced or restarted
+	cuts    sync.Mutex // the way to them is cut
+
+	recreating sync.Mutex // a topic or a queue
 
 	mu         sync.Mutex
 	happened   map[string]int          // faults that the proxies do not count
@@ -59,6 +67,8 @@ type bed struct {
 	struck     map[plan.Step]time.Time // when a step that lies in wait did something
 	notes      []string
 	problems   []string
+	processes  []check.Fault  // workers that were killed or stood still
+	failures   []load.Failure // of producers
 	background sync.WaitGroup
 }
 
@@ -73,6 +83,12 @@ func newBed(ctx context.Context, cfg Config) (_ *bed, err error) {
 		}
 	}()
 	b.env = stack.Vars(cfg.Stack.Environ()).With("OUTBOX_TASK_QUEUE="+b.token, "OUTBOX_CONFIG="+filepath.Join(b.dir, "outbox.yaml"))
+	if b.records, err = newRecorder(b.dir, int(cfg.Length.Seconds())*cfg.Rate); err != nil {
+		return nil, err
+	}
+	if err := b.ownCluster(ctx); err != nil {
+		return nil, err
+	}
 	for _, step := range []func(context.Context) error{b.build, b.database, b.destinations, b.connect} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -142,7 +158,7 @@ func (b *bed) connect(ctx context.Context) (err error) {
 	if b.temporal, err = client.DialContext(ctx, options); err != nil {
 		return fmt.Errorf("connect to Temporal: %w", err)
 	}
-	b.proxy, err = faults.New(ctx, b.env.Get("AWS_ENDPOINT_URL"), b.cfg.Seed)
+	b.proxy, err = faults.New(ctx, b.env.Get("AWS_ENDPOINT_URL"), b.cfg.Seed, b.records.sent)
 	return err
 }
 
@@ -158,7 +174,7 @@ func (b *bed) starter(ctx context.Context, args ...string) error {
 
 // retried repeats what fails because a neighbour is away, for a while.
 func (b *bed) retried(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
 	for {
 		err := do(ctx)
@@ -215,10 +231,26 @@ func (b *bed) counted(kind plan.Kind) int {
 
 // strike notes that a step that lay in wait does something now: what came before has
 // nothing to do with it.
-func (b *bed) strike(step plan.Step) {
+func (b *bed) strike(step plan.Step) { b.strikeAt(step, time.Now()) }
+
+func (b *bed) strikeAt(step plan.Step, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.struck[step] = time.Now()
+	b.struck[step] = at
+}
+
+// fault keeps a fault of a process for the checker.
+func (b *bed) fault(f check.Fault) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.processes = append(b.processes, f)
+}
+
+// failed keeps a producer's failure for the checker.
+func (b *bed) failed(f load.Failure) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failures = append(b.failures, f)
 }
 
 // orphan remembers why a topic may be paused with nobody to resume it.
@@ -247,6 +279,9 @@ func (b *bed) close() {
 	}
 	if b.db != nil {
 		b.db.Close()
+	}
+	if b.records != nil {
+		b.records.close()
 	}
 	_ = os.RemoveAll(b.dir)
 }

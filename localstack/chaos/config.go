@@ -1,7 +1,9 @@
 package chaos
 
 import (
+	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
@@ -18,7 +20,7 @@ type Config struct {
 	// Length is how long events are written and things go wrong. Default 2 minutes.
 	Length time.Duration
 	// Drain is how long it may take after that until nothing is left. Default 3
-	// minutes.
+	// minutes, and 8 if Length is 5 or more.
 	Drain    time.Duration
 	Progress io.Writer
 	Workers  int  // Default 2
@@ -34,6 +36,8 @@ type Config struct {
 	// AWS that are always there.
 	Plan    []plan.Step
 	Weather []faults.Rule
+
+	wide bool // the rare topics are written to
 }
 
 // What a run writes to.
@@ -51,11 +55,42 @@ var weather = []faults.Rule{
 }
 
 const (
-	// Runs are short, so that many of them end and begin within a few minutes, and
-	// a promoted version takes over soon.
 	runEvery = 5 * time.Second
-	runFor   = 20 * time.Second
+	// Runs are short in a run of few minutes, so that many of them end and begin, and a
+	// promoted version takes over soon. In a long one they are as long as in production.
+	runForShort = 20 * time.Second
+	runForLong  = 2 * time.Minute
 )
+
+// long reports whether a run has time for what takes minutes.
+func (c Config) long() bool { return c.Length >= plan.Long }
+
+func (c Config) runFor() time.Duration {
+	if c.long() {
+		return runForLong
+	}
+	return runForShort
+}
+
+// rare are the topics with few events each: one that has no route at first, and hundreds
+// that share a destination.
+func (c Config) rare() []string {
+	if !c.wide {
+		return nil
+	}
+	names := slices.Repeat([]string{unrouted}, manyTopics) // half of what the others have together
+	for n := range manyTopics {
+		names = append(names, many(n))
+	}
+	return names
+}
+
+const (
+	unrouted   = "later"
+	manyTopics = 200
+)
+
+func many(n int) string { return fmt.Sprintf("many-%03d", n) }
 
 func (c Config) withDefaults() Config {
 	if c.Length == 0 {
@@ -63,6 +98,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Drain == 0 {
 		c.Drain = 3 * time.Minute
+		if c.long() {
+			c.Drain = 8 * time.Minute
+		}
 	}
 	if c.Progress == nil {
 		c.Progress = io.Discard
@@ -77,6 +115,7 @@ func (c Config) withDefaults() Config {
 		c.Program = module + "worker"
 	}
 	if c.Plan == nil {
+		c.wide = true
 		c.Plan = plan.Make(c.Seed, c.Length, topics, c.Workers)
 	}
 	if c.Weather == nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/temporal-outbox/relay/localstack/chaos/check"
 	"github.com/temporal-outbox/relay/localstack/chaos/consume"
+	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 	"github.com/temporal-outbox/relay/localstack/topology"
 )
 
@@ -36,6 +37,12 @@ var destinations = []destination{
 	{topic: "inventory", service: "sqs", name: "inventory.fifo", queues: []queue{{name: "inventory.fifo"}}},
 }
 
+// sparse are destinations of the rare topics.
+var sparse = []destination{
+	{topic: unrouted, service: "sqs", name: "later", queues: []queue{{name: "later"}}},
+	{topic: "many-*", service: "sqs", name: "many", queues: []queue{{name: "many"}}},
+}
+
 func ordered(name string) bool { return strings.HasSuffix(name, ".fifo") }
 
 // destinations makes topics and queues, and the worker's configuration.
@@ -44,18 +51,7 @@ func (b *bed) destinations(ctx context.Context) (err error) {
 		return err
 	}
 	b.sqs = sqs.NewFromConfig(b.aws)
-	var config strings.Builder
-	config.WriteString("topics:\n")
-	for _, d := range destinations {
-		more := ""
-		switch {
-		case d.fair:
-			more = ", fair: true"
-		case ordered(d.name):
-			// Or a redriven event comes after later ones of its key, as it may then.
-			more = ", onPoison: block"
-		}
-		fmt.Fprintf(&config, "  %s: {%s: %s%s}\n", d.topic, d.service, b.named(d.name), more)
+	for _, d := range b.all() {
 		if d.service == "sns" {
 			b.topology.Topics = append(b.topology.Topics, topology.Topic{Name: b.named(d.name)})
 		}
@@ -67,13 +63,61 @@ func (b *bed) destinations(ctx context.Context) (err error) {
 			}
 		}
 	}
-	if err := os.WriteFile(b.env.Get("OUTBOX_CONFIG"), []byte(config.String()), 0o600); err != nil {
+	if err := b.configure(false); err != nil {
 		return err
 	}
 	b.made, err = b.topology.Apply(ctx, b.aws)
 	if err != nil {
 		return fmt.Errorf("create topics and queues: %w", err)
 	}
+	return nil
+}
+
+// all are the destinations of the run.
+func (b *bed) all() []destination {
+	if !b.cfg.wide {
+		return destinations
+	}
+	return append(append([]destination(nil), destinations...), sparse...)
+}
+
+// configure writes the workers' configuration, in which one topic has no route at first.
+func (b *bed) configure(routed bool) error {
+	var config strings.Builder
+	config.WriteString("topics:\n")
+	for _, d := range b.all() {
+		more := ""
+		switch {
+		case d.fair:
+			more = ", fair: true"
+		case ordered(d.name):
+			// Or a redriven event comes after later ones of its key, as it may then.
+			more = ", onPoison: block"
+		}
+		names := []string{d.topic}
+		switch {
+		case d.topic == unrouted && !routed:
+			continue
+		case d.topic == "many-*":
+			names = nil
+			for n := range manyTopics {
+				names = append(names, many(n))
+			}
+		}
+		for _, name := range names {
+			fmt.Fprintf(&config, "  %s: {%s: %s%s}\n", name, d.service, b.named(d.name), more)
+		}
+	}
+	return os.WriteFile(b.env.Get("OUTBOX_CONFIG"), []byte(config.String()), 0o600)
+}
+
+// routeTopic gives the topic without a route one, as a deployment does.
+func (b *bed) routeTopic(_ context.Context, step plan.Step) error {
+	if err := b.configure(true); err != nil {
+		return err
+	}
+	b.workers.TerminateAll()
+	b.count(string(step.Kind))
 	return nil
 }
 
@@ -99,7 +143,7 @@ func (b *bed) aim(topic string) string {
 }
 
 func (b *bed) queuesToDrain() (list []consume.Queue) {
-	for _, d := range destinations {
+	for _, d := range b.all() {
 		for _, q := range d.queues {
 			list = append(list, consume.Queue{Name: q.name, URL: b.made.QueueURLs[b.named(q.name)], Envelope: q.envelope})
 		}
@@ -107,8 +151,8 @@ func (b *bed) queuesToDrain() (list []consume.Queue) {
 	return list
 }
 
-func queuesToCheck() (list []check.Queue) {
-	for _, d := range destinations {
+func (b *bed) queuesToCheck() (list []check.Queue) {
+	for _, d := range b.all() {
 		for _, q := range d.queues {
 			list = append(list, check.Queue{Name: q.name, Topic: d.topic, Ordered: ordered(d.name), Groups: ordered(d.name)})
 		}

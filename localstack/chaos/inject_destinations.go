@@ -9,12 +9,17 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 )
 
+// patience is how long requests under way and queues that are drained are waited for.
+const patience = time.Minute
+
 // recreate deletes a topic or queue and makes it again after a while. What a
 // queue still has when it is deleted, and what a topic gets before a queue is
 // subscribed, is lost by AWS's own rules. So both moments are guarded: the
 // relay's requests wait at the gate meanwhile. In between, it meets a destination
 // that is really not there.
 func (b *bed) recreate(ctx context.Context, step plan.Step) error {
+	b.recreating.Lock()
+	defer b.recreating.Unlock()
 	name := b.aim(step.Topic)
 	gate := b.proxy.Begin(faults.Rule{Kind: faults.Hold, Destination: name, Share: 1})
 	defer func() { gate() }()
@@ -28,7 +33,7 @@ func (b *bed) recreate(ctx context.Context, step plan.Step) error {
 	gate()
 	wait(ctx, step.For)
 	gate = b.proxy.Begin(faults.Rule{Kind: faults.Hold, Destination: name, Share: 1})
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	if err := b.proxy.Quiesce(ctx, name); err != nil {
 		return fmt.Errorf("wait for requests to %s: %w", name, err)
@@ -42,7 +47,7 @@ func (b *bed) recreate(ctx context.Context, step plan.Step) error {
 // emptied waits until nothing is on its way to a destination that will be deleted,
 // nor in it.
 func (b *bed) emptied(ctx context.Context, topic string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := b.proxy.Quiesce(ctx, b.aim(topic)); err != nil {
 		return fmt.Errorf("wait for requests to %s: %w", topic, err)

@@ -2,9 +2,12 @@ package chaos
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 	"github.com/temporal-outbox/relay/localstack/stack"
@@ -26,6 +29,9 @@ func (b *bed) resetDatabase(_ context.Context, step plan.Step) error {
 }
 
 func (b *bed) cutDatabase(ctx context.Context, step plan.Step) error {
+	b.cuts.Lock() // a short outage does not end a long one
+	defer b.cuts.Unlock()
+	b.strike(step)
 	b.pg.Cut()
 	defer b.pg.Mend()
 	b.count(string(step.Kind))
@@ -36,13 +42,23 @@ func (b *bed) cutDatabase(ctx context.Context, step plan.Step) error {
 // restart crashes a part and starts it again.
 func (b *bed) restart(part stack.Part) func(context.Context, plan.Step) error {
 	return func(ctx context.Context, step plan.Step) error {
+		if part == stack.Postgres {
+			b.servers.Lock()
+			defer b.servers.Unlock()
+			b.strike(step)
+		}
 		if err := b.cfg.Stack.Interrupt(part); err != nil {
 			return err
 		}
 		b.count(string(step.Kind))
 		wait(ctx, step.For)
 		// In any case: what follows needs it.
-		return b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
+		err := b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
+		if err != nil {
+			b.note("once more: %v", err)
+			err = b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
+		}
+		return err
 	}
 }
 
@@ -70,5 +86,46 @@ func (b *bed) snapshot(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// holdWriter keeps a transaction open that has written to another application's table.
+func (b *bed) holdWriter(ctx context.Context, step plan.Step) error {
+	return b.neighbour(ctx, step, "COMMIT", "COMMIT")
+}
+
+// prepareTransaction keeps such a transaction prepared.
+func (b *bed) prepareTransaction(ctx context.Context, step plan.Step) error {
+	name := fmt.Sprintf("'%s-%d'", b.token, step.At.Milliseconds())
+	err := b.neighbour(ctx, step, "PREPARE TRANSACTION "+name, "COMMIT PREPARED "+name)
+	// It outlives its session, and a failover if the standby has it.
+	return errors.Join(err, b.retried(context.WithoutCancel(ctx), func(ctx context.Context) error {
+		_, err := b.db.Exec(ctx, "ROLLBACK PREPARED "+name)
+		var said *pgconn.PgError
+		if errors.As(err, &said) && said.Code == "42704" { // there is none
+			return nil
+		}
+		return err
+	}))
+}
+
+// neighbour writes, waits, and ends its transaction. It is no fault if PostgreSQL ends it
+// before.
+func (b *bed) neighbour(ctx context.Context, step plan.Step, begun, end string) error {
+	conn, err := pgx.Connect(ctx, b.env.Get("DATABASE_URL"))
+	if err != nil {
+		return errNothingThere
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, `BEGIN; INSERT INTO chaos.neighbour VALUES (now())`)
+	if err == nil && begun != end {
+		_, err = conn.Exec(ctx, begun)
+	}
+	if err != nil {
+		return errNothingThere
+	}
+	b.count(string(step.Kind))
+	wait(ctx, step.For)
+	_, _ = conn.Exec(context.WithoutCancel(ctx), end)
 	return nil
 }

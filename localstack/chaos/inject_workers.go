@@ -52,7 +52,7 @@ func (b *bed) promote(ctx context.Context, step plan.Step) error {
 	}
 	b.count(string(step.Kind))
 	b.background.Go(func() {
-		wait(b.life, runFor+10*time.Second)
+		wait(b.life, b.cfg.runFor()+10*time.Second)
 		retire()
 	})
 	return nil

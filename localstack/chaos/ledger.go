@@ -19,7 +19,10 @@ type Ledger struct {
 	Workers     int               `json:"workers"`
 	Committed   int               `json:"committed"`
 	RolledBack  int               `json:"rolledBack"`
-	Received    int               `json:"received"` // messages, all queues together
+	LostCommits int               `json:"lostCommits"` // with an old primary
+	LostReplays int               `json:"lostReplays"` // the same
+	Orphans     int               `json:"orphans"`     // messages of these, all queues together
+	Received    int               `json:"received"`    // messages, all queues together
 	Redelivered int               `json:"redelivered"`
 	Duplicates  map[string]int    `json:"duplicates"` // by cause
 	Faults      map[string]int    `json:"faults"`     // by kind
@@ -60,8 +63,11 @@ type Retention struct {
 	Needed int `json:"needed"`
 }
 
-func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) *Ledger {
-	verdict := check.Check(facts)
+func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) (*Ledger, error) {
+	verdict, err := check.Judge(facts, b.records)
+	if err != nil {
+		return nil, err
+	}
 	slowest := check.Slowest(facts.Faults, b.acknowledged())
 	c := verdict.Counts
 	injected := maps.Clone(b.happened)
@@ -75,12 +81,13 @@ func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) 
 	injected[string(plan.DropPartition)] = retention.Dropped
 	return &Ledger{
 		OK: len(verdict.Violations) == 0, Seed: b.cfg.Seed, Seconds: b.cfg.Length.Seconds(), Workers: b.cfg.Workers,
-		Committed: c.Committed, RolledBack: c.RolledBack, Received: c.Received, Redelivered: c.Redelivered,
+		Committed: c.Committed, RolledBack: c.RolledBack, LostCommits: c.LostCommits, LostReplays: c.LostReplays, Orphans: c.Orphans,
+		Received: c.Received, Redelivered: c.Redelivered,
 		Duplicates: c.Duplicates, Faults: injected, Operations: done, Retention: retention,
 		Recovery: Slowest{slowest.Took.Seconds(), slowest.Kind, slowest.Topic},
 		Slowest:  c.SlowestEvent.Seconds(), Drain: drained.Seconds(),
 		Violations: verdict.Violations, Notes: b.notes, Plan: b.cfg.Plan,
-	}
+	}, nil
 }
 
 // acknowledged has, by outbox topic, when the relay heard that something was
@@ -100,6 +107,7 @@ func (b *bed) acknowledged() map[string][]time.Time {
 func (l *Ledger) Print(w io.Writer) {
 	fmt.Fprintf(w, "\nseed %d, %.0f s, %d workers\n\n", l.Seed, l.Seconds, l.Workers)
 	fmt.Fprintf(w, "events      %6d committed, %d rolled back\n", l.Committed, l.RolledBack)
+	fmt.Fprintf(w, "failover    %6d commits lost with an old primary, %d replays; %d messages of these had been published\n", l.LostCommits, l.LostReplays, l.Orphans)
 	fmt.Fprintf(w, "messages    %6d received, %d delivered again by their queue\n", l.Received, l.Redelivered)
 	fmt.Fprintf(w, "operators   %6d redriven, %d replayed (%d of expired days), %d discarded\n",
 		l.Operations.Redriven, l.Operations.Replayed, l.Operations.ReplayedOld, l.Operations.Discarded)

@@ -34,6 +34,12 @@ var operated = []plan.Step{
 // Maintenance would like to drop, whenever it looks.
 var decaying = append([]plan.Step{{Kind: plan.Kind(faults.Poison), Share: .5, At: time.Second, For: 7 * time.Second}}, operated[1:]...)
 
+// disturbed has faults near which duplicates were once excused, whoever sent them.
+var disturbed = []plan.Step{
+	{Kind: plan.Kill, At: 2 * time.Second, For: time.Second},
+	{Kind: plan.CutDatabase, At: 4 * time.Second, For: time.Second},
+}
+
 // Each broken worker meets the weather in which it shows, and one rule must say so (of
 // events that are gone with their partition, also that they are lost and never end),
 // and no other. The same worker, unbroken, in all of that weather, violates none:
@@ -54,6 +60,7 @@ func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
 		"overtaking":      {[]faults.Rule{}, operated, []check.Rule{check.Disorder}},
 		"retention":       {[]faults.Rule{}, decaying, []check.Rule{check.Retention, check.Lost, check.Left}},
 		"hoarding":        {[]faults.Rule{}, operated, []check.Rule{check.Left}},
+		"twice":           {[]faults.Rule{}, disturbed, []check.Rule{check.Repeated}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -64,7 +71,7 @@ func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
 			})
 			require.NoError(t, err)
 			require.Equal(t, len(c.want) == 0, ledger.OK)
-			if len(c.plan) > 0 {
+			if len(c.plan) > len(disturbed) {
 				require.Positive(t, ledger.Operations.Redriven)
 				require.Positive(t, ledger.Operations.Replayed)
 				require.Positive(t, ledger.Operations.Discarded)
@@ -81,5 +88,22 @@ func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
 			}
 			require.Empty(t, seen, fmt.Sprintf("%s shows as something else", name))
 		})
+	}
+}
+
+// A standby that lacks some seconds gives their numbers to other events. (It also has
+// leases whose end the old primary alone knew of, so the drain is longer than a lease.)
+func TestTheCheckerSeesThatNumbersComeAgain(t *testing.T) {
+	ledger, err := Run(t.Context(), Config{
+		Stack: startStack(t), Seed: 1, Length: 20 * time.Second, Drain: 90 * time.Second, Rate: 100, Burst: 2, Progress: testLog{t},
+		Program: module + "localstack/chaos/mutant", WorkerEnv: []string{"OUTBOX_MUTANT=by-number"},
+		Plan: []plan.Step{{Kind: plan.FailOver, At: 2 * time.Second, For: 4 * time.Second}}, Weather: []faults.Rule{},
+	})
+	require.NoError(t, err)
+	require.Positive(t, ledger.LostCommits)
+	require.Positive(t, ledger.Orphans)
+	require.NotEmpty(t, ledger.Violations, "nobody saw that events of other histories were settled")
+	for _, v := range ledger.Violations {
+		require.Equal(t, check.Lost, v.Rule, v.Text)
 	}
 }

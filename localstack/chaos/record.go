@@ -4,25 +4,30 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/temporal-outbox/relay/localstack/chaos/check"
 )
 
-// keepRecordSQL makes the harness's own database remember what passes through tables
-// whose rows go: which events were committed, which were replayed under which number,
-// what died, and what was discarded. A row that is redriven comes a second time and is
-// the same replay.
+// keepRecordSQL has the database record changes of tables whose rows do not stay: events
+// that are committed, replays and their numbers, the time at which a row leaves
+// outbox.pending, dead letters, discards, and the time at which a lane gets another holder.
+// A row that is redriven comes a second time and is the same replay.
 const keepRecordSQL = `
 CREATE SCHEMA IF NOT EXISTS chaos;
 CREATE TABLE chaos.event (
-    id bigint PRIMARY KEY, created_at timestamptz, event_id uuid, topic text, key text,
+    id bigint PRIMARY KEY, created_at timestamptz, event_id uuid, topic text, key text, lane smallint,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
     gone_at timestamptz); -- by retention
 CREATE INDEX ON chaos.event (created_at);
+CREATE INDEX ON chaos.event (at);
+CREATE INDEX ON chaos.event (event_id);
+CREATE INDEX ON chaos.event (gone_at) WHERE gone_at IS NOT NULL;
 CREATE FUNCTION chaos.written() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO chaos.event (id, created_at, event_id, topic, key)
-    SELECT id, created_at, event_id, topic, key FROM inserted;
+    INSERT INTO chaos.event (id, created_at, event_id, topic, key, lane)
+    SELECT id, created_at, event_id, topic, key, lane FROM inserted;
     RETURN NULL;
 END $$;
 CREATE TRIGGER chaos_written AFTER INSERT ON outbox.event
@@ -35,9 +40,27 @@ CREATE FUNCTION chaos.replayed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER chaos_replayed AFTER INSERT ON outbox.pending
     FOR EACH ROW WHEN (NEW.replay > 0) EXECUTE FUNCTION chaos.replayed();
-CREATE TABLE chaos.died (code text);
+CREATE TABLE chaos.settled (id bigint, created_at timestamptz, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE INDEX ON chaos.settled (at);
+CREATE INDEX ON chaos.settled (id);
+CREATE FUNCTION chaos.settled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO chaos.settled (id, created_at) SELECT id, created_at FROM gone;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_settled AFTER DELETE ON outbox.pending
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.settled();
+CREATE TABLE chaos.held (topic text, lane smallint, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE INDEX ON chaos.held (at);
+CREATE INDEX ON chaos.held (topic, lane, at);
+CREATE FUNCTION chaos.held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO chaos.held (topic, lane) VALUES (NEW.topic, NEW.lane);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_held AFTER UPDATE ON outbox.lane
+    FOR EACH ROW WHEN (NEW.holder IS NOT NULL AND NEW.holder IS DISTINCT FROM OLD.holder) EXECUTE FUNCTION chaos.held();
+CREATE TABLE chaos.died (id bigint, created_at timestamptz, code text, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE FUNCTION chaos.died() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO chaos.died (code) VALUES (NEW.code);
+    INSERT INTO chaos.died (id, created_at, code) VALUES (NEW.id, NEW.created_at, NEW.code);
     RETURN NULL;
 END $$;
 CREATE TRIGGER chaos_died AFTER INSERT ON outbox.dead_letter
@@ -50,6 +73,7 @@ END $$;
 CREATE TRIGGER chaos_discarded AFTER INSERT ON outbox.discarded
     FOR EACH ROW EXECUTE FUNCTION chaos.discarded();
 CREATE TABLE chaos.dropped (partition text, at timestamptz, events bigint, needed bigint);
+CREATE TABLE chaos.neighbour (at timestamptz); -- other applications write to it
 CREATE FUNCTION chaos.deleted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     UPDATE chaos.event e SET gone_at = clock_timestamp() FROM gone WHERE e.id = gone.id AND e.created_at = gone.created_at;
     INSERT INTO chaos.dropped (partition, at, events, needed)
@@ -60,7 +84,8 @@ CREATE FUNCTION chaos.deleted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER chaos_deleted AFTER DELETE ON outbox.event_default
-    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.deleted()`
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.deleted();
+` + oldPrimarySQL
 
 // watchDropsSQL has PostgreSQL itself note what goes with a partition, in the
 // transaction that drops it and whoever does that: how many events, and how many of
@@ -77,6 +102,7 @@ BEGIN
         WHERE object_type = 'table' AND schema_name = 'outbox' AND object_name ~ '^event_[0-9]{8}$'
     LOOP
         day := to_date(substr(name, 7), 'YYYYMMDD');
+        CONTINUE WHEN day >= (now() AT TIME ZONE 'UTC')::date; -- the harness itself, and the events are kept
         WITH gone AS (
             UPDATE chaos.event e SET gone_at = clock_timestamp()
             WHERE e.created_at >= day AND e.created_at < day + interval '1 day' AND e.gone_at IS NULL
@@ -111,36 +137,47 @@ func (b *bed) keepRecord(ctx context.Context) error {
 	return nil
 }
 
-// committedSQL gives every event that was ever committed.
-const committedSQL = `SELECT event_id::text FROM chaos.event`
-
 // What was replayed or discarded of an event that nobody wrote has no event id, and the
 // checker complains.
 const (
-	replaysSQL  = `SELECT coalesce(e.event_id::text, ''), r.replay, r.at FROM chaos.replayed r LEFT JOIN chaos.event e USING (id)`
-	discardsSQL = `SELECT coalesce(e.event_id::text, ''), x.replay FROM chaos.discarded x LEFT JOIN chaos.event e USING (id)`
-	dropsSQL    = `SELECT partition, at, events, needed FROM chaos.dropped ORDER BY at`
-	vanishedSQL = `
+	keptSQL        = `SELECT event_id::text, 0::bigint, at FROM chaos.event`
+	lostSQL        = `SELECT event_id::text, 0::bigint, now() FROM chaos.lost_event`
+	replaysSQL     = `SELECT coalesce(e.event_id::text, ''), r.replay, r.at FROM chaos.replayed r LEFT JOIN chaos.event e USING (id)`
+	lostReplaysSQL = `SELECT event_id::text, replay, at FROM chaos.lost_replay`
+	discardsSQL    = `SELECT coalesce(e.event_id::text, ''), x.replay, now() FROM chaos.discarded x LEFT JOIN chaos.event e USING (id)`
+	dropsSQL       = `SELECT partition, at, events, needed FROM chaos.dropped ORDER BY at`
+	vanishedSQL    = `
 SELECT e.event_id::text FROM chaos.event e
 WHERE e.gone_at IS NULL AND NOT EXISTS (SELECT FROM outbox.event o WHERE o.id = e.id AND o.created_at = e.created_at)`
+	// The code is relay.CodeEventMissing.
+	missingSQL = `
+SELECT DISTINCT e.event_id::text FROM chaos.died d JOIN chaos.event e USING (id, created_at)
+WHERE d.code = 'EventMissing' AND (e.gone_at IS NULL OR e.gone_at > d.at)`
 )
 
-// recorded adds to the facts what the database has remembered.
+// recorded adds the database's records to the facts and to the recorder.
 func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
-	f.Replays, f.Discards = map[string][]check.Replay{}, map[string][]int64{}
 	var id string
-	var replay check.Replay
 	var number int64
+	var at time.Time
 	var drop check.Drop
+	event := []any{&id, &number, &at}
+	note := func(as what) func() {
+		return func() { b.records.noted(noted{ID: id, What: as, Number: number, At: at}) }
+	}
 	for _, r := range []struct {
 		sql   string
 		scans []any
 		add   func()
 	}{
-		{replaysSQL, []any{&id, &replay.Number, &replay.At}, func() { f.Replays[id] = append(f.Replays[id], replay) }},
-		{discardsSQL, []any{&id, &number}, func() { f.Discards[id] = append(f.Discards[id], number) }},
+		{keptSQL, event, note(isKept)},
+		{lostSQL, event, note(isLost)},
+		{replaysSQL, event, note(isReplayed)},
+		{lostReplaysSQL, event, note(replayIsLost)},
+		{discardsSQL, event, note(isDiscarded)},
 		{dropsSQL, []any{&drop.Partition, &drop.At, &drop.Events, &drop.Needed}, func() { f.Drops = append(f.Drops, drop) }},
 		{vanishedSQL, []any{&id}, func() { f.Vanished = append(f.Vanished, id) }},
+		{missingSQL, []any{&id}, func() { f.Missing = append(f.Missing, id) }},
 	} {
 		rows, err := b.db.Query(ctx, r.sql)
 		if err == nil {
@@ -151,6 +188,51 @@ func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
 		}
 	}
 	return nil
+}
+
+const (
+	lookedUp   = `unnest($1::text[]::uuid[], $2::timestamptz[], $3::timestamptz[]) AS l(event_id, after, before)`
+	settledSQL = `SELECT event_id::text, s.at FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.settled s USING (id, created_at)
+		WHERE s.at BETWEEN l.after AND l.before ORDER BY s.at`
+	undoneSQL = `SELECT event_id::text, u.at FROM ` + lookedUp + ` JOIN chaos.undone u USING (event_id)
+		WHERE u.at BETWEEN l.after AND l.before ORDER BY u.at`
+	heldSQL = `SELECT event_id::text, h.at FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.held h USING (topic, lane)
+		WHERE h.at BETWEEN l.after AND l.before ORDER BY h.at`
+)
+
+// evidence looks up the database's records about events that came twice.
+func (b *bed) evidence(ctx context.Context) func([]check.Lookup) (map[string]check.Evidence, error) {
+	return func(all []check.Lookup) (map[string]check.Evidence, error) {
+		found := make(map[string]check.Evidence, len(all))
+		ids, after, before := make([]string, len(all)), make([]time.Time, len(all)), make([]time.Time, len(all))
+		for i, l := range all {
+			ids[i], after[i], before[i] = l.Event, l.After, l.Before
+		}
+		var id string
+		var at time.Time
+		for _, r := range []struct {
+			sql string
+			add func(*check.Evidence)
+		}{
+			{settledSQL, func(e *check.Evidence) { e.Settled = append(e.Settled, at) }},
+			{undoneSQL, func(e *check.Evidence) { e.Undone = append(e.Undone, at) }},
+			{heldSQL, func(e *check.Evidence) { e.Held = append(e.Held, at) }},
+		} {
+			rows, err := b.db.Query(ctx, r.sql, ids, after, before)
+			if err == nil {
+				_, err = pgx.ForEachRow(rows, []any{&id, &at}, func() error {
+					e := found[id]
+					r.add(&e)
+					found[id] = e
+					return nil
+				})
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		return found, nil
+	}
 }
 
 const operationsSQL = `

@@ -63,3 +63,48 @@ func (b *bed) makeOldPartitions(ctx context.Context) {
 
 // partitionNeeded counts partitions that were not dropped, each time that it was tried.
 const partitionNeeded = "partition not dropped: needed"
+
+// exhaustSQL brings about the state after Maintenance has not run for days: the partition
+// of today ends now, later days have none, and the default partition catches every event
+// from now on. No event moves.
+const exhaustSQL = `
+DO $$
+DECLARE
+    today date := (now() AT TIME ZONE 'UTC')::date;
+    part  text;
+    until timestamptz;
+BEGIN
+    SET LOCAL lock_timeout = '100ms';
+    SET LOCAL timezone = 'UTC';
+    LOCK TABLE outbox.event IN ACCESS EXCLUSIVE MODE;
+    FOR part IN
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'outbox.event'::regclass AND c.relname ~ '^event_[0-9]{8}$'
+          AND to_date(substr(c.relname, 7), 'YYYYMMDD') >= today
+    LOOP
+        EXECUTE format('ALTER TABLE outbox.event DETACH PARTITION outbox.%I', part);
+        IF part <> 'event_' || to_char(today, 'YYYYMMDD') THEN
+            EXECUTE format('DROP TABLE outbox.%I', part);
+            CONTINUE;
+        END IF;
+        EXECUTE format('SELECT greatest(max(created_at), %L) + interval ''1 microsecond'' FROM outbox.%I', today, part) INTO until;
+        EXECUTE format('ALTER TABLE outbox.event ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)', part, today, until);
+    END LOOP;
+END $$`
+
+// exhaustPartitions takes away the partitions that Maintenance makes ahead. Maintenance
+// makes those of later days again.
+func (b *bed) exhaustPartitions(ctx context.Context, step plan.Step) error {
+	for began := time.Now(); time.Since(began) < latest; {
+		if _, err := b.db.Exec(ctx, exhaustSQL); err == nil {
+			b.count(string(step.Kind))
+			wait(ctx, step.For)
+			return nil
+		}
+		if !wait(ctx, 100*time.Millisecond) { // producers are in the way, or PostgreSQL is away
+			break
+		}
+	}
+	b.note("partitions could not be taken away: producers were in the way")
+	return errNothingThere
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/check"
 	"github.com/temporal-outbox/relay/localstack/chaos/consume"
 	"github.com/temporal-outbox/relay/localstack/chaos/load"
+	"github.com/temporal-outbox/relay/localstack/chaos/plan"
 	"github.com/temporal-outbox/relay/localstack/chaos/workers"
 )
 
@@ -41,15 +42,18 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 		}
 	}
 	defer stop()
-	consumers := consume.Start(ctx, b.sqs, b.queuesToDrain())
+	consumers := consume.Start(ctx, b.sqs, b.queuesToDrain(), b.records.received)
 	defer consumers.Stop()
 
-	producers, err := pgxpool.New(ctx, b.proxied())
+	producers, err := b.producersPool(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open the producers' pool: %w", err)
 	}
 	defer producers.Close()
-	l, err := load.Start(ctx, load.Config{Pool: producers, Topics: topics.All, Seed: cfg.Seed, Rate: cfg.Rate, Burst: cfg.Burst, CommittedSQL: committedSQL})
+	l, err := load.Start(ctx, load.Config{
+		Pool: producers, Topics: topics.All, Rare: cfg.rare(), Seed: cfg.Seed, Rate: cfg.Rate, Burst: cfg.Burst,
+		Keep: b.records.written, Failed: b.failed,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -71,11 +75,10 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 	watched()
 	b.background.Wait()
 	stop()
-	facts := check.Facts{Began: b.began, Queues: queuesToCheck(), Faults: faults, Unanswered: b.proxy.Unanswered()}
-	if facts.Written, err = l.Written(ctx, b.db); err != nil {
-		return nil, err
-	}
-	facts.Received = consumers.Stop()
+	consumers.Stop()
+	facts := check.Facts{Began: b.began, Queues: b.queuesToCheck(), Faults: faults, Evidence: b.evidence(ctx)}
+	facts.Faults = append(facts.Faults, b.processes...)
+	facts.Refused = refused(b.failures, faults)
 	if facts.Leftovers, err = b.leftovers(ctx); err != nil {
 		return nil, err
 	}
@@ -87,7 +90,7 @@ func Run(ctx context.Context, cfg Config) (*Ledger, error) {
 		return nil, err
 	}
 	facts.Problems = b.problems
-	return b.ledger(facts, done, drained), nil
+	return b.ledger(facts, done, drained)
 }
 
 // awaitFlow waits until something arrives. The plan's clock begins with that: on a busy
@@ -104,11 +107,27 @@ func awaitFlow(ctx context.Context, consumers *consume.Consumers) error {
 	return nil
 }
 
+// producersPool has room for all writers: a high rate needs more of them.
+func (b *bed) producersPool(ctx context.Context) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(b.proxied())
+	if err != nil {
+		return nil, err
+	}
+	cfg.MaxConns = 60
+	return pgxpool.NewWithConfig(ctx, cfg)
+}
+
 func (b *bed) startWorkers(ctx context.Context) error {
 	cfg := workers.Config{
 		Program: b.dir + "/worker", Dir: b.dir, Workers: b.cfg.Workers,
 		Environ: b.env.With("DATABASE_URL="+b.proxied(), "AWS_ENDPOINT_URL="+b.proxy.URL,
 			"TEMPORAL_DEPLOYMENT_NAME=", "TEMPORAL_WORKER_BUILD_ID=").With(b.cfg.WorkerEnv...),
+		Ended: func(process string, at time.Time) {
+			b.fault(check.Fault{Kind: string(plan.Kill), Start: at, End: at, Role: check.Death, Process: process})
+		},
+		Stood: func(process string, from, to time.Time) {
+			b.fault(check.Fault{Kind: string(plan.Stall), Start: from, End: to, Role: check.Standstill, Process: process})
+		},
 	}
 	if b.cfg.Pinned {
 		cfg.Deployment = b.token
@@ -121,7 +140,7 @@ func (b *bed) startWorkers(ctx context.Context) error {
 		err = b.starter(ctx, "promote", "--deployment", b.token, "--build-id", b.workers.Version())
 	}
 	if err == nil {
-		err = b.starter(ctx, "schedule", "--every", runEvery.String(), "--run-for", runFor.String(), "--maintain-every", "2s",
+		err = b.starter(ctx, "schedule", "--every", runEvery.String(), "--run-for", b.cfg.runFor().String(), "--maintain-every", "2s",
 			"--keep-days", keepDays)
 	}
 	if err != nil {

@@ -43,6 +43,7 @@ func TestTheRelayKeepsItsPromisesWhileEverythingAroundItFails(t *testing.T) {
 	require.NoError(t, err)
 	ledger.Print(testLog{t})
 	require.Positive(t, ledger.Retention.Events, "retention had nothing to drop")
+	require.Positive(t, ledger.LostCommits, "no primary was lost")
 	require.True(t, ledger.OK, "again with: go run ./localstack chaos --seed %d", seed)
 }
 

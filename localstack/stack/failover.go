@@ -43,7 +43,10 @@ func (s *Stack) Cluster(ctx context.Context) (*Cluster, error) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	svc := s.services[Postgres]
-	if svc == nil || svc.postgres == nil {
+	switch {
+	case s.cluster != nil:
+		return s.cluster, nil
+	case svc == nil || svc.postgres == nil:
 		return nil, fmt.Errorf("%s was not started here", Postgres)
 	}
 	address, err := tcp.New(ctx, svc.postgres.address())
@@ -51,7 +54,8 @@ func (s *Stack) Cluster(ctx context.Context) (*Cluster, error) {
 		return nil, err
 	}
 	s.dir.closeLater(address.Close)
-	return &Cluster{stack: s, address: address, primary: svc.postgres, alive: true}, nil
+	s.cluster = &Cluster{stack: s, address: address, primary: svc.postgres, alive: true}
+	return s.cluster, nil
 }
 
 // Address is where clients reach the writer: host and port.
@@ -169,6 +173,33 @@ func (c *Cluster) Resume(ctx context.Context) error {
 	}
 	c.link.Mend()
 	return c.catchUp(ctx)
+}
+
+// Isolate cuts clients off from the primary, which lives on for those who know PrimaryURL,
+// and returns once their sessions have ended: what they have not committed then, they
+// never commit. Without Kill it ends with Rejoin.
+func (c *Cluster) Isolate(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.address.Cut()
+	return c.until(ctx, c.primary, `
+SELECT count(*) = 0 FROM (
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()) ended`,
+		"the primary's clients do not end")
+}
+
+// Rejoin ends Isolate.
+func (c *Cluster) Rejoin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.address.Mend()
+}
+
+// HasStandby reports whether there is a standby.
+func (c *Cluster) HasStandby() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.standby != nil
 }
 
 // Kill ends the primary for good, as if its machine were gone. Nothing answers at

@@ -86,7 +86,7 @@ func (s *server) launch(ctx context.Context) (*process, error) {
 	args := []string{
 		"-D", s.data, "-p", strconv.Itoa(s.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300",
-		"-c", "log_checkpoints=off", "-c", "max_prepared_transactions=20",
+		"-c", "max_prepared_transactions=20", "-c", "log_checkpoints=off",
 	}
 	cmd := s.account.command(filepath.Join(s.bin, "postgres"), append(args, s.options...)...)
 	// SIGQUIT is PostgreSQL's immediate shutdown, which takes its backends

@@ -50,6 +50,7 @@ type Stack struct {
 	dir      *tempDir
 	freePort func() (int, error)
 	services map[Part]*service
+	cluster  *Cluster // nil until Cluster is called
 
 	stopping sync.Once
 	failed   sync.Once

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,8 +22,14 @@ type Verdict struct {
 type Counts struct {
 	Committed  int `json:"committed"`
 	RolledBack int `json:"rolledBack"`
-	Replayed   int `json:"replayed"` // replays, one for each event and number
-	Received   int `json:"received"` // messages, all queues together
+	// LostCommits went with an old primary. LostReplays did, too.
+	LostCommits int `json:"lostCommits"`
+	LostReplays int `json:"lostReplays"`
+	// Orphans are messages of lost commits and lost replays, all queues together: they
+	// were published before the primary was lost. Only synchronous replication avoids it.
+	Orphans  int `json:"orphans"`
+	Replayed int `json:"replayed"` // replays, one for each event and number
+	Received int `json:"received"` // messages, all queues together
 	// Redelivered counts messages that a queue delivered more than once: the
 	// consumer's receipt was lost, the relay has no part in it.
 	Redelivered int `json:"redelivered"`
@@ -33,20 +40,53 @@ type Counts struct {
 	SlowestEvent time.Duration `json:"slowestEvent"`
 }
 
-// Check judges the facts.
+// Check judges facts that are all in memory.
 func Check(f Facts) Verdict {
-	j := &judge{
-		facts: f, written: make(map[string]*Written, len(f.Written)),
-		first: make(map[place]*Received), delivery: make(map[*Received]int64), counts: Counts{Duplicates: map[string]int{}},
+	part := f.Part
+	part.Received = slices.Clone(part.Received)
+	for i := range part.Received {
+		part.Received[i].N = i
 	}
-	j.index()
-	j.receptions()
-	j.deliveries()
-	j.order()
-	j.duplicates()
+	v, err := Judge(f, &memory{part: part})
+	if err != nil {
+		v.Violations = append(v.Violations, Violation{Harness, err.Error()})
+	}
+	return v
+}
+
+// Judge judges the facts of a source's events.
+func Judge(f Facts, events Source) (Verdict, error) {
+	j := &judge{
+		facts: f, events: events, queues: make(map[string]Queue, len(f.Queues)),
+		groups: map[place]string{}, keys: map[place]string{},
+		lost: map[string][]string{}, unasked: map[string][]string{},
+		counts: Counts{Duplicates: map[string]int{}},
+	}
+	for _, q := range f.Queues {
+		j.queues[q.Name] = q
+	}
+	for n := range events.Parts() {
+		part, err := events.Part(n)
+		if err != nil {
+			return Verdict{}, fmt.Errorf("read what was recorded: %w", err)
+		}
+		if err := j.judgePart(part); err != nil {
+			return Verdict{}, err
+		}
+	}
+	if j.counts.Committed == 0 {
+		j.violate(Harness, "nothing was committed, so nothing is shown")
+	}
+	j.missed()
+	if err := j.duplicates(); err != nil {
+		return Verdict{}, err
+	}
+	if err := j.order(); err != nil {
+		return Verdict{}, err
+	}
 	j.retention()
-	j.leftovers()
-	return Verdict{Violations: j.violations, Counts: j.counts}
+	j.others()
+	return Verdict{Violations: j.violations, Counts: j.counts}, nil
 }
 
 // place is an event in a queue.
@@ -54,71 +94,126 @@ type place struct{ queue, event string }
 
 type judge struct {
 	facts      Facts
-	written    map[string]*Written
+	events     Source
 	queues     map[string]Queue
-	received   []*Received         // without redeliveries
-	delivery   map[*Received]int64 // on ordered queues: 0, or the replay that it belongs to
-	extra      []extra             // messages that were not needed
-	first      map[place]*Received // first reception
 	groups     map[place]string    // by queue and key
 	keys       map[place]string    // by queue and group
+	lost       map[string][]string // by queue
+	unasked    map[string][]string // replays, by queue
+	suspects   []suspect
+	within     []string // repetitions that a FIFO queue should have suppressed
 	violations []Violation
 	counts     Counts
 }
 
-// most is how many violations of a rule are spelled out.
-const most = 5
+// partial is a part that is being judged.
+type partial struct {
+	Part
+	written  map[string]*Written
+	sends    map[string][]*Send
+	received []*Received         // without redeliveries
+	delivery map[*Received]int64 // on ordered queues: 0, or the replay that it belongs to
+	apart    map[*Received]bool  // not in order: after the deduplication window, or of no delivery
+}
+
+// most is how many violations of a rule are spelled out, and tooMany how many are kept.
+const (
+	most    = 5
+	tooMany = 1000
+)
 
 func (j *judge) violate(rule Rule, format string, args ...any) {
-	j.violations = append(j.violations, Violation{Rule: rule, Text: fmt.Sprintf(format, args...)})
+	if len(j.violations) < tooMany {
+		j.violations = append(j.violations, Violation{Rule: rule, Text: fmt.Sprintf(format, args...)})
+	}
+}
+
+func (j *judge) judgePart(part Part) error {
+	p := &partial{
+		Part: part, written: make(map[string]*Written, len(part.Written)), sends: map[string][]*Send{},
+		delivery: map[*Received]int64{}, apart: map[*Received]bool{},
+	}
+	j.index(p)
+	j.receptions(p)
+	j.deliveries(p)
+	return j.steps(p)
 }
 
 // index looks facts up, and complains about such as cannot be judged.
-func (j *judge) index() {
-	j.queues = make(map[string]Queue, len(j.facts.Queues))
-	for _, q := range j.facts.Queues {
-		j.queues[q.Name] = q
-	}
-	for i := range j.facts.Written {
-		w := &j.facts.Written[i]
-		if j.written[w.ID] != nil {
+func (j *judge) index(p *partial) {
+	for i := range p.Written {
+		w := &p.Written[i]
+		if p.written[w.ID] != nil {
 			j.violate(Harness, "event %s was written twice", w.ID)
 		}
-		j.written[w.ID] = w
+		p.written[w.ID] = w
+		j.resolve(p, w)
 		switch w.Fate {
 		case Committed:
 			j.counts.Committed++
 		case RolledBack:
 			j.counts.RolledBack++
+		case LostCommit:
+			j.counts.LostCommits++
 		default:
 			j.violate(Harness, "nobody knows whether event %s was committed", w.ID)
 		}
 	}
-	if j.counts.Committed == 0 {
-		j.violate(Harness, "nothing was committed, so nothing is shown")
+	for i := range p.Sends {
+		s := &p.Sends[i]
+		p.sends[s.EventID] = append(p.sends[s.EventID], s)
 	}
-	for _, id := range slices.Sorted(maps.Keys(j.facts.Replays)) {
-		if w := j.written[id]; w == nil || w.Fate != Committed {
+	for _, id := range slices.Sorted(maps.Keys(p.Replays)) {
+		if w := p.written[id]; w == nil || w.Fate != Committed {
 			j.violate(Harness, "event %q was replayed, and nobody committed it", id)
 		}
-		j.counts.Replayed += len(j.facts.Replays[id])
+		j.counts.Replayed += len(p.Replays[id])
 	}
-	for _, id := range slices.Sorted(maps.Keys(j.facts.Discards)) {
-		if w := j.written[id]; w == nil || w.Fate != Committed {
+	for _, id := range slices.Sorted(maps.Keys(p.Discards)) {
+		if w := p.written[id]; w == nil || w.Fate != Committed {
 			j.violate(Harness, "event %q was discarded, and nobody committed it", id)
 		}
 	}
-	for _, p := range j.facts.Problems {
-		j.violate(Harness, "%s", p)
+	for _, replays := range p.LostReplays {
+		j.counts.LostReplays += len(replays)
 	}
 }
 
+// resolve makes a fate final: that of a transaction that broke, and that of a commit that
+// went with its primary.
+func (j *judge) resolve(p *partial, w *Written) {
+	if p.Kept == nil {
+		return
+	}
+	kept, lost := p.Kept[w.ID], p.Lost[w.ID]
+	switch {
+	case w.Fate == RolledBack && (kept || lost):
+		j.violate(Harness, "event %s was rolled back, and the database has it", w.ID)
+	case w.Fate == RolledBack:
+	case kept:
+		w.Fate = Committed
+	case lost:
+		w.Fate = LostCommit
+	case w.Fate == Committed:
+		j.violate(Lost, "event %s was committed, and the database never had it", w.ID)
+	default:
+		w.Fate = RolledBack
+	}
+}
+
+// has reports whether a topic's events arrive in the queue.
+func (q Queue) has(topic string) bool {
+	if beginning, any := strings.CutSuffix(q.Topic, "*"); any {
+		return strings.HasPrefix(topic, beginning)
+	}
+	return q.Topic == topic
+}
+
 // receptions goes through what was received: known, committed, and as written.
-func (j *judge) receptions() {
-	j.groups, j.keys = map[place]string{}, map[place]string{}
-	messages := map[place]bool{}
-	for i := range j.facts.Received {
-		r := &j.facts.Received[i]
+func (j *judge) receptions(p *partial) {
+	messages, known := map[place]bool{}, map[place]bool{}
+	for i := range p.Received {
+		r := &p.Received[i]
 		id := place{r.Queue, r.MessageID}
 		if messages[id] {
 			j.counts.Redelivered++
@@ -126,25 +221,29 @@ func (j *judge) receptions() {
 		}
 		messages[id] = true
 		j.counts.Received++
-		w := j.written[r.EventID]
-		switch q, known := j.queues[r.Queue]; {
-		case !known:
+		w := p.written[r.EventID]
+		q, described := j.queues[r.Queue]
+		switch {
+		case !described:
 			j.violate(Harness, "a message came from queue %s, which nobody described", r.Queue)
 			continue
 		case w == nil:
 			j.violate(Altered, "%s: a message with event id %q, which nobody has written", r.Queue, r.EventID)
 			continue
-		case w.Topic != q.Topic:
+		case !q.has(w.Topic):
 			j.violate(Altered, "%s: event %s was written to topic %s", r.Queue, w.ID, w.Topic)
 		case w.Fate == RolledBack:
 			j.violate(Phantom, "%s: event %s was rolled back", r.Queue, w.ID)
 		default:
 			j.compare(q, w, r)
 		}
-		j.received = append(j.received, r)
-		at := place{r.Queue, r.EventID}
-		if j.first[at] == nil {
-			j.first[at] = r
+		if w.Fate == LostCommit {
+			j.counts.Orphans++
+			continue
+		}
+		p.received = append(p.received, r)
+		if at := (place{r.Queue, r.EventID}); !known[at] {
+			known[at] = true
 			j.counts.SlowestEvent = max(j.counts.SlowestEvent, r.Arrived.Sub(w.At))
 		}
 	}
@@ -155,7 +254,7 @@ func (j *judge) retention() {
 	for _, d := range j.facts.Drops {
 		if d.Needed > 0 {
 			j.violate(Retention, "%s was dropped at %.1fs with %d events, and %d of them were pending or dead",
-				d.Partition, d.At.Sub(j.facts.Began).Seconds(), d.Events, d.Needed)
+				d.Partition, j.since(d.At), d.Events, d.Needed)
 		}
 	}
 	if n := len(j.facts.Vanished); n > 0 {
@@ -163,7 +262,17 @@ func (j *judge) retention() {
 	}
 }
 
-func (j *judge) leftovers() {
+// others are violations that need no comparison.
+func (j *judge) others() {
+	if n := len(j.facts.Missing); n > 0 {
+		j.violate(Missing, "%d dead letters say that their event does not exist, and it does: %v", n, few(j.facts.Missing))
+	}
+	if n := len(j.facts.Refused); n > 0 {
+		j.violate(Refused, "%d statements of producers failed, and no injected fault explains it: %v", n, few(j.facts.Refused))
+	}
+	for _, p := range j.facts.Problems {
+		j.violate(Harness, "%s", p)
+	}
 	byWhat := map[string][]string{}
 	for _, l := range j.facts.Leftovers {
 		byWhat[l.What] = append(byWhat[l.What], l.Text)
@@ -172,6 +281,9 @@ func (j *judge) leftovers() {
 		j.violate(Left, "%s at the end: %v", what, few(byWhat[what]))
 	}
 }
+
+// since is an instant as texts have it.
+func (j *judge) since(t time.Time) float64 { return t.Sub(j.facts.Began).Seconds() }
 
 // few is the beginning of a list, and how much more there is.
 func few(list []string) []string {

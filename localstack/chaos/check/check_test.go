@@ -2,6 +2,8 @@ package check
 
 import (
 	"fmt"
+	"hash/crc32"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,7 +24,6 @@ func sound() Facts {
 			{Name: "standard", Topic: "audit"},
 			{Name: "fan-out", Topic: "audit"},
 		},
-		Unanswered: map[string]int{},
 	}
 	for n := range 10 {
 		for _, key := range []string{"a", "k 2"} {
@@ -32,6 +33,7 @@ func sound() Facts {
 					Payload: fmt.Sprint("payload ", n), Attributes: map[string]string{"tenant": "t"}, Fate: Committed, At: at(float64(n)),
 				}
 				f.Written = append(f.Written, w)
+				f.Sends = append(f.Sends, send(w.ID, "w1", float64(n)+.5))
 				for _, q := range f.Queues {
 					if q.Topic == topic {
 						f.Received = append(f.Received, arrive(q.Name, w, float64(n)+.5))
@@ -57,6 +59,35 @@ func arrive(queue string, w Written, seconds float64) Received {
 	return r
 }
 
+// send is a request that was accepted and answered around an instant.
+func send(event, process string, seconds float64) Send {
+	return Send{EventID: event, Process: process, Began: at(seconds - .01), Ended: at(seconds + .01), Told: true}
+}
+
+// repeated has an event sent once more, by a process that hears of it or not, and come in a
+// queue.
+func repeated(f *Facts, queue, event, process string, seconds float64, before ...func(*Send)) {
+	r := f.Received[find(*f, queue, event)]
+	r.MessageID, r.Sent, r.Arrived = fmt.Sprint(event, "@", seconds), at(seconds), at(seconds+.25)
+	f.Received = append(f.Received, r)
+	for i := range f.Sends {
+		for _, change := range before {
+			if f.Sends[i].EventID == event {
+				change(&f.Sends[i])
+			}
+		}
+	}
+	f.Sends = append(f.Sends, send(event, process, seconds))
+}
+
+// unheard makes a request one whose answer was lost.
+func unheard(s *Send) { s.Told = false }
+
+// recorded is the evidence of one event.
+func recorded(event string, e Evidence) func([]Lookup) (map[string]Evidence, error) {
+	return func([]Lookup) (map[string]Evidence, error) { return map[string]Evidence{event: e}, nil }
+}
+
 func TestAFlawlessRunViolatesNothing(t *testing.T) {
 	v := Check(sound())
 	require.Empty(t, v.Violations)
@@ -74,13 +105,6 @@ func find(f Facts, queue, event string) int {
 }
 
 func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
-	again := func(f *Facts, queue, event string, seconds float64) {
-		r := f.Received[find(*f, queue, event)]
-		f.Received = append(f.Received, arrive(queue, Written{
-			ID: r.EventID, Key: r.Group, Payload: r.Payload, Type: "T", ContentType: "text/plain",
-		}, seconds))
-		f.Received[len(f.Received)-1].Group = r.Group
-	}
 	for name, c := range map[string]struct {
 		change func(*Facts)
 		want   Rule
@@ -119,18 +143,74 @@ func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
 		"a key has two groups":   {func(f *Facts) { f.Received[find(*f, "fifo", "ledger/k 2/4")].Group = "sha256:y" }, Altered},
 		"two keys share a group": {func(f *Facts) { f.Received[find(*f, "fifo", "ledger/k 2/4")].Group = "a" }, Altered},
 		"a duplicate on FIFO within the window": {func(f *Facts) {
-			again(f, "fifo", "ledger/a/4", 200)
-			f.Faults = []Fault{{Kind: "kill", Start: at(0), End: at(20), Repeats: true}}
+			repeated(f, "fifo", "ledger/a/4", "w1", 200, unheard)
 		}, Repeated},
-		"a duplicate without a cause": {func(f *Facts) {
-			again(f, "standard", "audit/a/4", 20)
-			f.Faults = []Fault{{Kind: "promotion", Start: at(0), End: at(20)}, {Kind: "kill", Start: at(100), End: at(102), Repeats: true}}
+		"a duplicate without a cause, near faults of others": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: []time.Time{at(10)}})
+			f.Faults = []Fault{
+				{Kind: "promotion", Start: at(0), End: at(20)},
+				{Kind: "kill", Start: at(4), End: at(4), Role: Death, Process: "w3"},
+				{Kind: "database cut off", Start: at(3), End: at(9), Role: NoDatabase},
+			}
+		}, Repeated},
+		"a worker sends a batch twice, and is killed later": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w1", 3.6)
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.7)}, Held: []time.Time{at(9)}})
+			f.Faults = []Fault{{Kind: "kill", Start: at(4), End: at(4), Role: Death, Process: "w1"}}
+		}, Repeated},
+		"a batch is taken over, though its event was settled": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.7)}, Held: []time.Time{at(9)}})
+			f.Faults = []Fault{{Kind: "kill", Start: at(4), End: at(4), Role: Death, Process: "w1"}}
+		}, Repeated},
+		"a batch is taken over for a short outage": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: []time.Time{at(15)}})
+			f.Faults = []Fault{{Kind: "database cut off", Start: at(3), End: at(14), Role: NoDatabase}}
+		}, Repeated},
+		"a batch is taken over long after the event was accepted": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 90)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: []time.Time{at(80)}})
+			f.Faults = []Fault{{Kind: "failover", Start: at(60), End: at(70), Role: NewPrimary}, {Kind: "temporal", Start: at(60), End: at(70), Role: NoTemporal}}
 		}, Repeated},
 		"one duplicate more than answers that were lost": {func(f *Facts) {
-			f.Unanswered["audit/a/4"] = 1
-			again(f, "standard", "audit/a/4", 20)
-			again(f, "standard", "audit/a/4", 21)
+			repeated(f, "standard", "audit/a/4", "w1", 20, unheard)
+			repeated(f, "standard", "audit/a/4", "w1", 21)
 		}, Repeated},
+		"a duplicate without a request": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w1", 3.6, func(s *Send) { s.Began, s.Ended = at(30), at(30) })
+		}, Repeated},
+		"an event that exists is a dead letter for want of it": {func(f *Facts) { f.Missing = []string{"audit/a/4"} }, Missing},
+		"a producer's statement fails by itself":               {func(f *Facts) { f.Refused = []string{"23514"} }, Refused},
+		"a committed event is in no database": {func(f *Facts) {
+			f.Kept = map[string]bool{}
+			for _, w := range f.Written {
+				f.Kept[w.ID] = w.Fate == Committed && w.ID != "audit/a/4"
+			}
+			f.Lost = map[string]bool{}
+		}, Lost},
+		"an event that was rolled back is in the database": {func(f *Facts) {
+			f.Kept = map[string]bool{}
+			for _, w := range f.Written {
+				f.Kept[w.ID] = true
+			}
+		}, Harness},
+		"an event is lost that the new primary has": {func(f *Facts) {
+			lostWithPrimary(f, "ledger/a/10")
+			n := find(*f, "fifo", "ledger/a/9")
+			f.Received = append(f.Received[:n], f.Received[n+1:]...)
+		}, Lost},
+		"a message of a lost commit differs from what was written": {func(f *Facts) {
+			lostWithPrimary(f, "ledger/a/10")
+			f.Received[find(*f, "fifo", "ledger/a/10")].Payload += " "
+		}, Altered},
+		"an event comes again after a later one": {func(f *Facts) {
+			n := find(*f, "fifo", "ledger/a/4")
+			r := f.Received[n]
+			f.Received = append(f.Received, r)
+			f.Received[len(f.Received)-1].MessageID, f.Received[len(f.Received)-1].Sent = "again", at(20)
+		}, Disorder},
 		"something is pending":              {func(f *Facts) { f.Leftovers = []Leftover{{"pending", "audit: 3"}} }, Left},
 		"an unknown fate":                   {func(f *Facts) { f.Written[3].Fate = Unknown }, Harness},
 		"a gap in the numbers":              {func(f *Facts) { f.Written[3].Seq = 99 }, Harness},
@@ -151,20 +231,19 @@ func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
 	}
 }
 
+// lostWithPrimary has a commit lost with the old primary.
+func lostWithPrimary(f *Facts, id string) {
+	f.Kept, f.Lost = map[string]bool{}, map[string]bool{id: true}
+	for _, w := range f.Written {
+		f.Kept[w.ID] = w.Fate == Committed && w.ID != id
+	}
+}
+
 func TestWhatIsNoFaultOfTheRelayIsNoViolation(t *testing.T) {
 	f := sound()
 	// A queue delivers a message twice, because its receipt was lost.
 	f.Received = append(f.Received, f.Received[find(f, "fifo", "ledger/a/4")])
-	// An answer was lost, and a worker was killed when it had just sent.
-	for _, event := range []string{"audit/a/4", "audit/a/5"} {
-		r := f.Received[find(f, "standard", event)]
-		r.MessageID, r.Sent = "again", at(20)
-		r.MessageID += event
-		f.Received = append(f.Received, r)
-	}
-	f.Unanswered["audit/a/4"] = 1
-	// It was killed for another topic, and published all of them.
-	f.Faults = []Fault{{Kind: "kill", Topic: "ledger", Start: at(5), End: at(6), Repeats: true}}
+	repeated(&f, "standard", "audit/a/4", "w1", 20, unheard)
 	// A retry after the window is delivered again.
 	late := f.Received[find(f, "fifo", "ledger/a/10")]
 	late.MessageID, late.Sent = "late", late.Sent.Add(Window)
@@ -173,19 +252,152 @@ func TestWhatIsNoFaultOfTheRelayIsNoViolation(t *testing.T) {
 	v := Check(f)
 	require.Empty(t, v.Violations)
 	require.Equal(t, 1, v.Counts.Redelivered)
-	require.Equal(t, map[string]int{CauseUnanswered: 1, "kill": 1, "after the deduplication window": 1}, v.Counts.Duplicates)
+	require.Equal(t, map[string]int{CauseUnanswered: 1, causeWindow: 1}, v.Counts.Duplicates)
+}
+
+func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
+	for name, c := range map[string]struct {
+		evidence Evidence
+		fault    Fault
+		cause    string
+	}{
+		"killed with the event accepted and not settled": {
+			Evidence{Settled: []time.Time{at(21)}, Held: []time.Time{at(15)}},
+			Fault{Kind: "kill", Start: at(3.6), End: at(3.6), Role: Death, Process: "w1"},
+			"kill",
+		},
+		"stalled with the event accepted, settled when it is back": {
+			Evidence{Settled: []time.Time{at(19.9), at(21)}, Held: []time.Time{at(15)}},
+			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"},
+			"stall",
+		},
+		"Temporal gave the batch to another": {
+			Evidence{Held: []time.Time{at(15)}}, Fault{Kind: "temporal", Start: at(2), End: at(5), Role: NoTemporal}, "temporal",
+		},
+		"the database was away for longer than the lease": {
+			Evidence{Held: []time.Time{at(63)}}, Fault{Kind: "cut", Start: at(3), End: at(62), Role: NoDatabase}, "cut",
+		},
+		"the claim was lost with the old primary": {
+			Evidence{Held: []time.Time{at(8)}}, Fault{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}, CauseUndone,
+		},
+		"the settlement was lost with the old primary": {
+			Evidence{Undone: []time.Time{at(3.6)}}, Fault{}, CauseUndone,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := sound()
+			repeated(&f, "standard", "audit/a/4", "w2", 64)
+			f.Evidence, f.Faults = recorded("audit/a/4", c.evidence), []Fault{c.fault}
+			v := Check(f)
+			require.Empty(t, v.Violations)
+			require.Equal(t, map[string]int{c.cause: 1}, v.Counts.Duplicates)
+
+			f.Faults, f.Evidence = nil, recorded("audit/a/4", Evidence{Settled: c.evidence.Settled, Held: c.evidence.Held})
+			require.Len(t, Check(f).Violations, 1, "and by nothing else")
+		})
+	}
+}
+
+func TestLostCommits_AreCountedApartWithTheirMessages(t *testing.T) {
+	f := sound()
+	lostWithPrimary(&f, "ledger/a/10")
+	v := Check(f)
+	require.Empty(t, v.Violations)
+	require.Equal(t, 1, v.Counts.LostCommits)
+	require.Equal(t, 1, v.Counts.Orphans)
+	require.Equal(t, 39, v.Counts.Committed)
+}
+
+func TestABrokenTransactionIsWhatTheDatabaseSays(t *testing.T) {
+	f := sound()
+	f.Kept, f.Lost = map[string]bool{}, map[string]bool{}
+	for i := range f.Written {
+		f.Kept[f.Written[i].ID] = f.Written[i].Fate == Committed
+		f.Written[i].Fate = Unknown
+	}
+	v := Check(f)
+	require.Empty(t, v.Violations)
+	require.Equal(t, 40, v.Counts.Committed)
+	require.Equal(t, 1, v.Counts.RolledBack)
 }
 
 func TestAFaultExplainsAPageForEachBatchAndNoMore(t *testing.T) {
-	f := Facts{Queues: []Queue{{Name: "standard", Topic: "audit"}}, Faults: []Fault{{Kind: "kill", Start: at(1), End: at(2), Repeats: true}}}
+	f := Facts{
+		Queues: []Queue{{Name: "standard", Topic: "audit"}},
+		Faults: []Fault{{Kind: "kill", Start: at(1.5), End: at(1.5), Role: Death, Process: "w1"}},
+		Evidence: func(list []Lookup) (map[string]Evidence, error) {
+			all := map[string]Evidence{}
+			for _, l := range list {
+				all[l.Event] = Evidence{Held: []time.Time{at(8)}}
+			}
+			return all, nil
+		},
+	}
 	for n := range pageEvents*batches + 1 {
 		w := Written{ID: fmt.Sprint(n), Topic: "audit", Fate: Committed, Type: "T", ContentType: "text/plain", Attributes: map[string]string{"tenant": "t"}}
 		f.Written = append(f.Written, w)
 		f.Received = append(f.Received, arrive("standard", w, 1), arrive("standard", w, 9))
+		f.Sends = append(f.Sends, send(w.ID, "w1", 1), send(w.ID, "w2", 9))
 	}
 	require.Len(t, Check(f).Violations, 1)
 	f.Received = f.Received[:len(f.Received)-1]
 	require.Empty(t, Check(f).Violations)
+}
+
+func TestSource_PartsGiveTheSameVerdictAsOne(t *testing.T) {
+	f := replayed()
+	repeated(&f, "standard", "audit/a/4", "w1", 30, unheard)
+	i, k := find(f, "fifo", "ledger/a/4"), find(f, "fifo", "ledger/a/5")
+	f.Received[i], f.Received[k] = f.Received[k], f.Received[i]
+	f.Received = slices.DeleteFunc(f.Received, func(r Received) bool { return r.EventID == "audit/k 2/7" })
+	want := Check(f)
+	require.Len(t, want.Violations, 3)
+	got, err := Judge(f, divide(f, 7))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}
+
+// divided is a source of several parts.
+type divided struct {
+	parts []Part
+	steps [][]Step
+}
+
+func divide(f Facts, n int) *divided {
+	d := &divided{parts: make([]Part, n), steps: make([][]Step, n)}
+	of := func(id string) *Part {
+		sum := crc32.ChecksumIEEE([]byte(id))
+		return &d.parts[sum%uint32(n)]
+	}
+	for i := range d.parts {
+		d.parts[i].Replays = map[string][]Replay{}
+	}
+	for _, w := range f.Written {
+		p := of(w.ID)
+		p.Written = append(p.Written, w)
+	}
+	for i, r := range f.Received {
+		p := of(r.EventID)
+		r.N = i
+		p.Received = append(p.Received, r)
+	}
+	for _, s := range f.Sends {
+		p := of(s.EventID)
+		p.Sends = append(p.Sends, s)
+	}
+	for id, list := range f.Replays {
+		of(id).Replays[id] = list
+	}
+	return d
+}
+
+func (d *divided) Parts() int                  { return len(d.parts) }
+func (d *divided) Part(n int) (Part, error)    { return d.parts[n], nil }
+func (d *divided) Steps(n int) ([]Step, error) { return d.steps[n], nil }
+func (d *divided) Put(s Step) error {
+	n := crc32.ChecksumIEEE([]byte(s.Topic+s.Key)) % uint32(len(d.steps))
+	d.steps[n] = append(d.steps[n], s)
+	return nil
 }
 
 func TestALossIsSeenWhereverItIs(t *testing.T) {

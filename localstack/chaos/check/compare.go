@@ -8,7 +8,7 @@ import (
 // compare checks that a message is its event: payload, attributes, group.
 func (j *judge) compare(q Queue, w *Written, r *Received) {
 	if r.Payload != w.Payload {
-		j.violate(Altered, "%s: the payload of event %s differs: %d bytes written, %d received", r.Queue, w.ID, len(w.Payload), len(r.Payload))
+		j.violate(Altered, "%s: the payload of event %s differs: %.60q was written, %.60q received", r.Queue, w.ID, w.Payload, r.Payload)
 	}
 	want := maps.Clone(w.Attributes)
 	if want == nil {

@@ -12,31 +12,34 @@ import (
 // tick is how exactly a queue tells when it accepted a message.
 const tick = time.Millisecond
 
-// extra is a message that its event did not need, and the one of the same event that
-// was sent before it: itself, if its delivery was discarded and needed none.
-type extra struct {
-	at              place
-	message, before *Received
+// suspect is a message that its event did not need, and the one of the same event that
+// was sent before it. If the delivery was discarded and no message of it was needed, both
+// are the same.
+type suspect struct {
+	at       place
+	sent     time.Time // of the message
+	before   time.Time // of the one before it
+	discard  bool      // its delivery was discarded
+	first    *Send     // by which the one before was accepted, nil if no request is on record
+	repeated *Send     // by which this one was
 }
 
-func (x extra) discarded() bool { return x.message == x.before }
-
 // deliveries gives every message to a delivery of its event: the first one, or a
-// replay. What gets none is lost; what is left over is looked into as a duplicate.
-func (j *judge) deliveries() {
+// replay. A delivery without a message is lost; a message without a delivery is suspect.
+func (j *judge) deliveries(p *partial) {
 	messages := map[place][]*Received{}
-	for _, r := range j.received {
+	for _, r := range p.received {
 		at := place{r.Queue, r.EventID}
 		messages[at] = append(messages[at], r)
 	}
-	lost, unasked := map[string][]string{}, map[string][]string{}
-	for i := range j.facts.Written {
-		w := &j.facts.Written[i]
+	for i := range p.Written {
+		w := &p.Written[i]
 		if w.Fate != Committed {
 			continue
 		}
+		slices.SortStableFunc(p.sends[w.ID], func(a, b *Send) int { return a.Ended.Compare(b.Ended) })
 		for _, q := range j.facts.Queues {
-			if q.Topic != w.Topic {
+			if !q.has(w.Topic) {
 				continue
 			}
 			at := place{q.Name, w.ID}
@@ -46,36 +49,71 @@ func (j *judge) deliveries() {
 			if q.Ordered {
 				match = j.matchByID
 			}
-			missing, alien := match(at, all)
+			missing, alien := match(p, at, all)
 			for _, n := range missing {
-				lost[q.Name] = append(lost[q.Name], fmt.Sprintf("%s (key %q, %d)%s", w.ID, shown(w.Key), w.Seq, inReplay(n)))
+				j.lost[q.Name] = append(j.lost[q.Name], fmt.Sprintf("%s (key %q, %d)%s", w.ID, shown(w.Key), w.Seq, inReplay(n)))
 			}
-			unasked[q.Name] = append(unasked[q.Name], alien...)
+			j.unasked[q.Name] = append(j.unasked[q.Name], alien...)
 		}
 	}
-	for _, queue := range slices.Sorted(maps.Keys(lost)) {
-		j.violate(Lost, "%s: %d committed or replayed events did not come: %v", queue, len(lost[queue]), few(lost[queue]))
+}
+
+// missed reports lost deliveries, and replays that came unasked.
+func (j *judge) missed() {
+	for _, queue := range slices.Sorted(maps.Keys(j.lost)) {
+		slices.Sort(j.lost[queue])
+		j.violate(Lost, "%s: %d committed or replayed events did not come: %v", queue, len(j.lost[queue]), few(j.lost[queue]))
 	}
-	for _, queue := range slices.Sorted(maps.Keys(unasked)) {
-		if ids := unasked[queue]; len(ids) > 0 {
+	for _, queue := range slices.Sorted(maps.Keys(j.unasked)) {
+		if ids := j.unasked[queue]; len(ids) > 0 {
+			slices.Sort(ids)
 			j.violate(Phantom, "%s: %d replays came that nobody asked for: %v", queue, len(ids), few(ids))
 		}
 	}
 }
 
+// suspect has message n of an event in a queue explained later, by the one before it.
+func (j *judge) suspect(p *partial, at place, all []*Received, n, before int) {
+	sends := p.sends[at.event]
+	j.suspects = append(j.suspects, suspect{
+		at: at, sent: all[n].Sent, before: all[before].Sent, discard: n == before,
+		first: sendOf(sends, all, before), repeated: sendOf(sends, all, n),
+	})
+}
+
+// sendOf is the request by which message n of all was accepted. Each request makes one
+// message, so they correspond, unless some request is not on record.
+func sendOf(sends []*Send, all []*Received, n int) (found *Send) {
+	if len(sends) == len(all) {
+		return sends[n]
+	}
+	for _, s := range sends {
+		if !s.Began.Truncate(tick).After(all[n].Sent) {
+			found = s
+		}
+	}
+	return found
+}
+
 // matchByTime serves standard queues, whose messages do not say which replay they
 // belong to. A message is the earliest delivery that it can be: one that had begun
 // when it was sent. It returns the replays, or 0 for the first time, without one.
-func (j *judge) matchByTime(at place, all []*Received) (missing []int64, _ []string) {
-	due := slices.SortedFunc(slices.Values(j.facts.Replays[at.event]), func(a, b Replay) int { return a.At.Compare(b.At) })
-	due = slices.DeleteFunc(append([]Replay{{}}, due...), func(d Replay) bool { return j.discarded(at.event, d.Number) })
+func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []int64, _ []string) {
+	byTime := func(a, b Replay) int { return a.At.Compare(b.At) }
+	due := slices.SortedFunc(slices.Values(p.Replays[at.event]), byTime)
+	due = slices.DeleteFunc(append([]Replay{{}}, due...), func(d Replay) bool { return p.discarded(at.event, d.Number) })
+	lost := slices.SortedFunc(slices.Values(p.LostReplays[at.event]), byTime)
 	for i, r := range all {
-		if len(due) > 0 && !r.Sent.Add(tick).Before(due[0].At) {
+		switch {
+		case len(due) > 0 && !r.Sent.Add(tick).Before(due[0].At):
 			due = due[1:]
-			continue
+		case len(lost) > 0 && !r.Sent.Add(tick).Before(lost[0].At):
+			lost = lost[1:]
+			j.counts.Orphans++
+		default:
+			// Unless it was discarded, the first message is the first delivery.
+			j.suspect(p, at, all, i, max(0, i-1))
 		}
-		// Unless it was discarded, the first message is the first delivery.
-		j.extra = append(j.extra, extra{at, r, all[max(0, i-1)]})
 	}
 	for _, d := range due {
 		missing = append(missing, d.Number)
@@ -85,29 +123,38 @@ func (j *judge) matchByTime(at place, all []*Received) (missing []int64, _ []str
 
 // matchByID serves FIFO queues, whose messages say by their deduplication id which
 // delivery they are. It returns also the ids of replays that nobody asked for.
-func (j *judge) matchByID(at place, all []*Received) (missing []int64, unasked []string) {
+func (j *judge) matchByID(p *partial, at place, all []*Received) (missing []int64, unasked []string) {
 	last := map[int64]*Received{}
-	wanted := map[int64]bool{0: true}
-	for _, replay := range j.facts.Replays[at.event] {
+	wanted, lost := map[int64]bool{0: true}, map[int64]bool{}
+	for _, replay := range p.Replays[at.event] {
 		wanted[replay.Number] = true
 	}
-	for _, r := range all {
+	for _, replay := range p.LostReplays[at.event] {
+		lost[replay.Number] = true
+	}
+	for i, r := range all {
 		n, ok := number(r)
 		switch {
 		case !ok:
 			j.violate(Altered, "%s: event %s came with the deduplication id %q", at.queue, at.event, r.Deduplication)
+			p.apart[r] = true
 			continue
+		case !wanted[n] && lost[n]:
+			j.counts.Orphans++
 		case !wanted[n]:
 			unasked = append(unasked, r.Deduplication)
+		case last[n] != nil && r.Sent.Sub(last[n].Sent) < Window:
+			j.within = append(j.within, fmt.Sprintf("%s: %s after %s", at.queue, r.Deduplication, r.Sent.Sub(last[n].Sent).Round(time.Millisecond)))
 		case last[n] != nil:
-			j.extra = append(j.extra, extra{at, r, last[n]})
-		case j.discarded(at.event, n):
-			j.extra = append(j.extra, extra{at, r, r})
+			j.counts.Duplicates[causeWindow]++
+			p.apart[r] = true
+		case p.discarded(at.event, n):
+			j.suspect(p, at, all, i, i)
 		}
-		last[n], j.delivery[r] = r, n
+		last[n], p.delivery[r] = r, n
 	}
 	for _, n := range slices.Sorted(maps.Keys(wanted)) {
-		if last[n] == nil && !j.discarded(at.event, n) {
+		if last[n] == nil && !p.discarded(at.event, n) {
 			missing = append(missing, n)
 		}
 	}
@@ -115,8 +162,8 @@ func (j *judge) matchByID(at place, all []*Received) (missing []int64, unasked [
 }
 
 // discarded reports whether an operator gave up a delivery of an event.
-func (j *judge) discarded(event string, number int64) bool {
-	return slices.Contains(j.facts.Discards[event], number)
+func (p *partial) discarded(event string, number int64) bool {
+	return slices.Contains(p.Discards[event], number)
 }
 
 // number is the replay that a message says it belongs to, 0 for none.

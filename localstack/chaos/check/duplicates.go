@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -12,102 +13,192 @@ const (
 	// each of its batches in flight.
 	pageEvents = 500
 	batches    = 4
-	// before and after are how far from a fault the first sending of an event lies
-	// that was sent again because of it. Before: an acknowledgement waits for its
-	// settlement, and a request for its answer. After: what was in trouble recovers
-	// step by step.
-	before = 5 * time.Second
-	after  = 15 * time.Second
+	// heartbeat is how long after its return Temporal still gives batches to other
+	// attempts: the heartbeat's timeout, and some time to notice.
+	heartbeat = 15 * time.Second
+	// lease is the least that an outage of the database lasts before another worker may
+	// take over the lanes of one that lives: the lease, less the time between two
+	// renewals.
+	lease = 45 * time.Second
+	// settling is how long after its answer an event may be settled, if nothing is wrong.
+	settling = 10 * time.Second
+	// untilDiscarded is how long after it was accepted an event may be discarded and have
+	// a cause.
+	untilDiscarded = 10 * time.Minute
 )
 
 // Causes of duplicates that are not the kind of a fault.
 const (
 	// CauseUnanswered: the destination accepted the event and the relay was kept
 	// from hearing of it.
-	CauseUnanswered  = "answer lost"
+	CauseUnanswered = "answer lost"
+	// CauseUndone: the settlement of the event, or the claim of its batch, went with the
+	// old primary.
+	CauseUndone      = "settlement lost with the old primary"
+	causeWindow      = "after the deduplication window"
 	causeUnexplained = "unexplained"
 )
 
 // duplicates looks for the cause of every message that its event did not need. On a
-// FIFO queue there must be none within the deduplication window. What was discarded
-// needs a cause to have come at all: it was refused to the last, unless an attempt
-// before was accepted and nobody heard of it.
-func (j *judge) duplicates() {
-	used := map[int]map[string]int{} // by fault and topic
-	excused := map[place]int{}
-	var within, unexplained, discarded []string
-	for _, x := range j.extra {
-		at, gap := x.at, x.message.Sent.Sub(x.before.Sent)
+// FIFO queue there must be none within the deduplication window. The message of a
+// discarded delivery needs a cause, too: an attempt before the last was accepted and
+// its answer was lost.
+func (j *judge) duplicates() error {
+	evidence, err := j.evidence()
+	if err != nil {
+		return err
+	}
+	used := map[place]int{} // by queue, and by the fault and process that explain them
+	var unexplained, discarded []string
+	for _, s := range j.suspects {
+		cause, of := j.cause(s, evidence[s.at.event])
 		switch {
-		case j.queues[at.queue].Ordered && !x.discarded() && gap < Window:
-			within = append(within, at.queue+": "+x.message.Deduplication+" after "+gap.Round(time.Millisecond).String())
-		case j.queues[at.queue].Ordered && !x.discarded():
-			j.counts.Duplicates["after the deduplication window"]++
-		case excused[at] < j.facts.Unanswered[at.event]:
-			excused[at]++
-			j.counts.Duplicates[CauseUnanswered]++
+		case cause != "":
+			j.counts.Duplicates[cause]++
+			if of != "" {
+				used[place{s.at.queue, of}]++
+			}
+		case s.discard:
+			discarded = append(discarded, fmt.Sprintf("%s: %s sent at %.1fs", s.at.queue, s.at.event, j.since(s.sent)))
 		default:
-			n := j.fault(x.before.Sent)
-			if n < 0 && x.discarded() {
-				discarded = append(discarded, fmt.Sprintf("%s: %s sent at %.1fs", at.queue, at.event, x.before.Sent.Sub(j.facts.Began).Seconds()))
-				continue
-			}
-			if n < 0 {
-				unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s",
-					at.queue, at.event, x.before.Sent.Sub(j.facts.Began).Seconds(), gap.Round(time.Millisecond)))
-				j.counts.Duplicates[causeUnexplained]++
-				continue
-			}
-			if used[n] == nil {
-				used[n] = map[string]int{}
-			}
-			used[n][at.queue]++
-			j.counts.Duplicates[j.facts.Faults[n].Kind]++
+			unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s (%s)",
+				s.at.queue, s.at.event, j.since(s.before), s.sent.Sub(s.before).Round(time.Millisecond), s.known(evidence[s.at.event])))
+			j.counts.Duplicates[causeUnexplained]++
 		}
 	}
-	if len(within) > 0 {
-		slices.Sort(within)
-		j.violate(Repeated, "%d times came the same event, or the same replay of it, twice from a FIFO queue, sent within %s: %v", len(within), Window, few(within))
+	for _, found := range []struct {
+		list []string
+		rule Rule
+		text string
+	}{
+		{j.within, Repeated, "%d times came the same event, or the same replay of it, twice from a FIFO queue, sent within " + Window.String() + ": %v"},
+		{unexplained, Repeated, "%d duplicates that nothing explains: %v"},
+		{discarded, Phantom, "%d discarded events came, and nothing explains it: %v"},
+	} {
+		if len(found.list) > 0 {
+			slices.Sort(found.list)
+			j.violate(found.rule, found.text, len(found.list), few(found.list))
+		}
 	}
-	if len(unexplained) > 0 {
-		slices.Sort(unexplained)
-		j.violate(Repeated, "%d duplicates that no fault explains: %v", len(unexplained), few(unexplained))
+	for _, at := range slices.SortedFunc(maps.Keys(used), byPlace) {
+		if n := used[at]; n > pageEvents*batches {
+			j.violate(Repeated, "%s: %d duplicates after one %s, more than a page for each of %d batches", at.queue, n, at.event, batches)
+		}
 	}
-	if len(discarded) > 0 {
-		slices.Sort(discarded)
-		j.violate(Phantom, "%d discarded events came, and no fault explains it: %v", len(discarded), few(discarded))
-	}
-	for _, n := range slices.Sorted(maps.Keys(used)) {
-		for queue, count := range used[n] {
-			if count > pageEvents*batches {
-				j.violate(Repeated, "%s: %d duplicates after one %s, more than a page for each of %d batches", queue, count, j.facts.Faults[n].Kind, batches)
+	return nil
+}
+
+// evidence is that of all suspects that a lost answer does not explain.
+func (j *judge) evidence() (map[string]Evidence, error) {
+	times := map[string]Lookup{}
+	for _, s := range j.suspects {
+		if s.first == nil || !s.first.Told {
+			continue
+		}
+		l := Lookup{s.at.event, s.first.Began, s.first.Ended.Add(untilDiscarded)}
+		if s.repeated != nil && !s.discard {
+			l.Before = s.repeated.Ended
+		}
+		if other, known := times[l.Event]; known {
+			if other.After.Before(l.After) {
+				l.After = other.After
+			}
+			if other.Before.After(l.Before) {
+				l.Before = other.Before
 			}
 		}
+		times[l.Event] = l
+	}
+	if len(times) == 0 || j.facts.Evidence == nil {
+		return nil, nil
+	}
+	found, err := j.facts.Evidence(slices.SortedFunc(maps.Values(times), func(a, b Lookup) int { return strings.Compare(a.Event, b.Event) }))
+	if err != nil {
+		return nil, fmt.Errorf("look up why events came twice: %w", err)
+	}
+	return found, nil
+}
+
+// cause explains a duplicate by its own request or its own batch: the answer was lost,
+// the settlement was lost with the old primary, or another attempt took the batch over
+// while the event was accepted and not settled. A takeover needs a reason of its own. The
+// cause is empty if there is none; of names the process or the fault.
+func (j *judge) cause(s suspect, e Evidence) (cause, of string) {
+	switch {
+	case s.first == nil:
+		return "", ""
+	case !s.first.Told:
+		return CauseUnanswered, ""
+	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(s.first.Began) }):
+		return CauseUndone, ""
+	}
+	for _, taken := range e.Held {
+		switch {
+		case taken.Before(s.first.Began), s.repeated != nil && !s.discard && taken.After(s.repeated.Ended):
+			continue // it has nothing to do with this batch
+		case slices.ContainsFunc(e.Settled, func(t time.Time) bool { return !t.Before(s.first.Began) && t.Before(taken) }):
+			continue // the event was settled: the next holder cannot have found it
+		}
+		for _, f := range j.facts.Faults {
+			if f.explains(s.first, taken) {
+				if f.Role == NewPrimary {
+					return CauseUndone, ""
+				}
+				return f.Kind, fmt.Sprintf("%s (%s, at %.1fs)", f.Kind, f.Process, j.since(f.Start))
+			}
+		}
+	}
+	return "", ""
+}
+
+// explains reports whether a fault is the reason for which a batch was taken over from
+// the process that had sent it.
+func (f Fault) explains(sent *Send, taken time.Time) bool {
+	if f.Start.After(taken) {
+		return false
+	}
+	switch f.Role {
+	case Death:
+		return f.Process == sent.Process && !f.Start.Before(sent.Began)
+	case Standstill:
+		return f.Process == sent.Process && !f.End.Before(sent.Began)
+	case NoTemporal:
+		return f.met(sent, heartbeat)
+	case NoDatabase:
+		return f.End.Sub(f.Start) >= lease && f.met(sent, 0)
+	case NewPrimary:
+		return f.met(sent, 0)
+	default:
+		return false
 	}
 }
 
-// fault is the repeating fault that is nearest to an instant, or -1. It need not
-// concern the event's topic: a worker that is killed for one publishes them all.
-func (j *judge) fault(at time.Time) int {
-	nearest, distance := -1, time.Duration(0)
-	for i, f := range j.facts.Faults {
-		if !f.Repeats {
-			continue
-		}
-		var d time.Duration
-		switch {
-		case at.Before(f.Start):
-			if d = f.Start.Sub(at); d > before {
-				continue
-			}
-		case at.After(f.End):
-			if d = at.Sub(f.End); d > after {
-				continue
-			}
-		}
-		if nearest < 0 || d < distance {
-			nearest, distance = i, d
+// met reports whether an event was accepted during the fault, or so shortly before that it
+// may not have been settled, or a while after its end.
+func (f Fault) met(sent *Send, after time.Duration) bool {
+	return !f.Start.Add(-settling).After(sent.Ended) && !f.End.Add(after).Before(sent.Began)
+}
+
+// known describes a duplicate that nothing explains.
+func (s suspect) known(e Evidence) string {
+	if s.first == nil {
+		return "no request of the first is on record"
+	}
+	text := "by " + s.first.Process
+	if s.repeated != nil {
+		text += " and " + s.repeated.Process
+	}
+	for _, t := range e.Settled {
+		if !t.Before(s.first.Began) {
+			text += fmt.Sprintf(", settled after %s", t.Sub(s.first.Ended).Round(time.Millisecond))
+			break
 		}
 	}
-	return nearest
+	for _, t := range e.Held {
+		if !t.Before(s.first.Began) {
+			text += fmt.Sprintf(", lane taken over after %s", t.Sub(s.first.Ended).Round(time.Millisecond))
+			break
+		}
+	}
+	return text
 }

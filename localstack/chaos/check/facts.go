@@ -4,7 +4,12 @@
 // never goes red proves nothing.
 package check
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+)
 
 // Fate is what became of the transaction that wrote an event.
 type Fate string
@@ -15,6 +20,9 @@ const (
 	Committed  Fate = "committed"
 	RolledBack Fate = "rolled back"
 	Unknown    Fate = "unknown"
+	// LostCommit is a commit that the standby or the backup did not have that replaced
+	// the primary.
+	LostCommit Fate = "lost with the old primary"
 )
 
 // Written is an event as its producer knows it.
@@ -25,23 +33,30 @@ type Written struct {
 	Seq         int64 // place among the key's committed events; 0 for events without a key
 	Type        string
 	ContentType string
-	Payload     string
+	Payload     string            // or its Digest
 	Attributes  map[string]string // the producer's own
 	Fate        Fate
 	At          time.Time // when its fate was known
 }
 
+// Digest stands for a payload, so that records stay small.
+func Digest(payload string) string {
+	sum := sha256.Sum256([]byte(payload))
+	return fmt.Sprintf("%d bytes, %s", len(payload), hex.EncodeToString(sum[:12]))
+}
+
 // Queue is a queue that a consumer drains.
 type Queue struct {
 	Name    string
-	Topic   string // the outbox topic whose events arrive here
+	Topic   string // the outbox topic whose events arrive here, or with an asterisk at the end, the beginning of its name
 	Ordered bool   // FIFO, all the way from the destination
 	Groups  bool   // messages have a group id
 }
 
-// Received is a message as a consumer got it. Messages of one queue are in the
-// order in which they were received.
+// Received is a message as a consumer got it.
 type Received struct {
+	// N is its place among all messages, in the order in which they were received.
+	N         int
 	Queue     string
 	MessageID string
 	EventID   string // from its attributes
@@ -49,10 +64,21 @@ type Received struct {
 	// Deduplication is the id by which a FIFO queue recognises a repetition: the event
 	// id, or that and the number of a replay.
 	Deduplication string
-	Payload       string
+	Payload       string            // or its Digest
 	Attributes    map[string]string // all of them
 	Sent          time.Time         // when the queue accepted it
 	Arrived       time.Time
+}
+
+// Send is one time that a destination accepted an event from a worker.
+type Send struct {
+	EventID string
+	Process string    // that sent it
+	Began   time.Time // when the request came, or was forwarded, if it was held
+	Ended   time.Time // when the destination had answered
+	// Told is true if the worker got the answer. Otherwise it cannot know that the event
+	// was accepted, and has to send it again.
+	Told bool
 }
 
 // Replay is one time that an event was published again because somebody asked.
@@ -69,15 +95,45 @@ type Drop struct {
 	Needed    int // of them, pending or dead at that instant
 }
 
+// Role says which duplicates a fault can explain.
+type Role string
+
+// The roles. A fault without one explains none.
+const (
+	// Death: the process ended, with acknowledgements that it had not settled.
+	Death Role = "death"
+	// Standstill: the process stood still from Start to End.
+	Standstill Role = "standstill"
+	// NoTemporal: Temporal was away, and gave the batch to another attempt.
+	NoTemporal Role = "no Temporal"
+	// NoDatabase: the database was away, so that nothing could be settled nor renewed.
+	NoDatabase Role = "no database"
+	// NewPrimary: changes between Start and End went with the old primary.
+	NewPrimary Role = "new primary"
+)
+
 // Fault is something that was done to the relay, from Start to End.
 type Fault struct {
-	Kind  string
-	Topic string // the one that has to recover from it; empty: every topic
-	Start time.Time
-	End   time.Time
-	// Repeats is true if what was under way may be published again: whatever was
-	// acknowledged then and could not be settled.
-	Repeats bool
+	Kind    string
+	Topic   string // the one that has to recover from it; empty: every topic
+	Start   time.Time
+	End     time.Time
+	Role    Role
+	Process string // of a Death or a Standstill
+}
+
+// Lookup asks for what happened to an event in a time.
+type Lookup struct {
+	Event         string
+	After, Before time.Time
+}
+
+// Evidence has the records that the database has about an event that came twice.
+type Evidence struct {
+	Settled []time.Time // when a delivery of it left outbox.pending
+	// Undone are those of such instants that the old primary alone knew of.
+	Undone []time.Time
+	Held   []time.Time // when its lane got another holder
 }
 
 // Leftover is something in the outbox's tables that should be gone.
@@ -86,29 +142,43 @@ type Leftover struct {
 	Text string
 }
 
-// Facts are all that a run recorded.
-type Facts struct {
-	// Began is the instant that texts count seconds from.
-	Began     time.Time
-	Queues    []Queue
-	Written   []Written
-	Received  []Received
-	Faults    []Fault
-	Leftovers []Leftover
+// Part is all that was recorded of some of the events.
+type Part struct {
+	Written  []Written
+	Received []Received
+	Sends    []Send
 	// Replays has, by event id, how often an event has to come beside the first time.
 	Replays map[string][]Replay
+	// LostReplays are those that went with an old primary. They may have come before.
+	LostReplays map[string][]Replay
 	// Discards has, by event id, the deliveries that an operator gave up: 0 for the first,
 	// or the replay's number. They need not come.
 	Discards map[string][]int64
+	// Kept has the ids of the events that the database has, or had until their partition
+	// was dropped, and Lost those that only an old primary had. Nil: fates are final.
+	Kept, Lost map[string]bool
+}
+
+// Facts are all that a run recorded. Part has all events, unless a Source gives them.
+type Facts struct {
+	Part
+	// Began is the instant that texts count seconds from.
+	Began     time.Time
+	Queues    []Queue
+	Faults    []Fault
+	Leftovers []Leftover
 	// Drops are all partitions that were dropped, and Vanished the events that are gone
 	// without one.
 	Drops    []Drop
 	Vanished []string
-	// Unanswered counts, by event id, how often a destination accepted the event
-	// and the relay was kept from hearing of it.
-	Unanswered map[string]int
+	// Missing are dead letters that say of an event that it does not exist, and it does.
+	Missing []string
+	// Refused are errors of producers' statements that no injected fault explains.
+	Refused []string
 	// Problems are failures of the harness or of a worker that no rule covers.
 	Problems []string
+	// Evidence looks up what the database recorded about events that came twice.
+	Evidence func([]Lookup) (map[string]Evidence, error)
 }
 
 // Violation is a promise that was broken.
@@ -124,10 +194,12 @@ type Rule string
 const (
 	Lost      Rule = "lost"      // committed ⊆ received, replayed ⊆ received again, but for what was discarded
 	Phantom   Rule = "phantom"   // rolled back ∩ received = ∅, and so for replays that nobody asked for, and what was discarded
-	Disorder  Rule = "disorder"  // first receptions of a key in commit order, and so within each replay
+	Disorder  Rule = "disorder"  // receptions of a key in commit order, and so within each replay
 	Altered   Rule = "altered"   // received as written
-	Repeated  Rule = "repeated"  // duplicates have a cause, and a bound
+	Repeated  Rule = "repeated"  // each duplicate has a cause of its own
 	Retention Rule = "retention" // an event goes with its partition only, and none that is pending or dead
+	Missing   Rule = "missing"   // no event that exists is taken for one that does not
+	Refused   Rule = "refused"   // no producer's statement fails
 	Left      Rule = "left"      // nothing pending, leased, paused, dead, under way, incomplete or kept at the end
 	Harness   Rule = "harness"   // what is needed to judge is missing
 )

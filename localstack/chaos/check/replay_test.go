@@ -3,6 +3,7 @@ package check
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -20,6 +21,7 @@ func replayed() Facts {
 				w := *writtenAs(f, fmt.Sprintf("%s/a/%d", topic, n))
 				began := 20 + float64(i)/2
 				f.Replays[w.ID] = append(f.Replays[w.ID], Replay{number, at(began)})
+				f.Sends = append(f.Sends, send(w.ID, "w1", began+float64(n)))
 				for _, q := range f.Queues {
 					if q.Topic == topic {
 						r := arrive(q.Name, w, began+float64(n))
@@ -77,7 +79,9 @@ func TestEachBrokenPromiseOfAReplayIsSeenAndNamed(t *testing.T) {
 		}, Lost},
 		"a replay is lost, and the event came twice before": {func(f *Facts) {
 			f.Received[message(*f, "standard", "audit/a/4", 24)].Sent = at(5)
-			f.Unanswered["audit/a/4"] = 1
+			for i := range f.Sends {
+				unheard(&f.Sends[i])
+			}
 		}, Lost},
 		"the first delivery is lost, and a replay came": {func(f *Facts) { without(f, message(*f, "fifo", "ledger/a/4", 3.5)) }, Lost},
 		"two events of a key are swapped in a replay": {func(f *Facts) {
@@ -127,20 +131,38 @@ func TestEachBrokenPromiseOfAReplayIsSeenAndNamed(t *testing.T) {
 
 func TestDuplicatesOfAReplayHaveCausesLikeOthers(t *testing.T) {
 	f := replayed()
-	for event, sent := range map[string]float64{"audit/a/6": 26, "audit/a/7": 27} {
-		r := f.Received[message(f, "standard", event, sent)]
+	for _, event := range []string{"audit/a/6", "audit/a/7"} {
+		r := f.Received[message(f, "standard", event, map[string]float64{"audit/a/6": 26.5, "audit/a/7": 27.5}[event])]
 		r.MessageID, r.Sent = "again"+event, at(40)
 		f.Received = append(f.Received, r)
+		f.Sends = append(f.Sends, send(event, "w2", 40))
 	}
-	f.Unanswered["audit/a/6"] = 1
-	f.Faults = []Fault{{Kind: "kill", Start: at(27), End: at(28), Repeats: true}}
+	for i := range f.Sends {
+		if f.Sends[i].EventID == "audit/a/6" {
+			unheard(&f.Sends[i])
+		}
+	}
+	f.Evidence = recorded("audit/a/7", Evidence{Settled: []time.Time{at(7), at(27.2), at(41)}, Held: []time.Time{at(38)}})
+	f.Faults = []Fault{{Kind: "kill", Start: at(27.6), End: at(27.6), Role: Death, Process: "w1"}}
 	late := f.Received[message(f, "fifo", "ledger/a/7", 27)]
 	late.MessageID, late.Sent = "late", late.Sent.Add(Window)
 	f.Received = append(f.Received, late)
 
 	v := Check(f)
 	require.Empty(t, v.Violations)
-	require.Equal(t, map[string]int{CauseUnanswered: 1, "kill": 1, "after the deduplication window": 1}, v.Counts.Duplicates)
+	require.Equal(t, map[string]int{CauseUnanswered: 1, "kill": 1, causeWindow: 1}, v.Counts.Duplicates)
+}
+
+func TestLostReplays_AreCountedApartWithTheirMessages(t *testing.T) {
+	f := replayed()
+	f.LostReplays = map[string][]Replay{}
+	for id, list := range f.Replays {
+		f.LostReplays[id], f.Replays[id] = list[1:], list[:1]
+	}
+	v := Check(f)
+	require.Empty(t, v.Violations)
+	require.Equal(t, 10, v.Counts.LostReplays)
+	require.Equal(t, 15, v.Counts.Orphans)
 }
 
 func TestALossIsSeenWhicheverDeliveryItIs(t *testing.T) {

@@ -3,6 +3,7 @@ package check
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -90,7 +91,12 @@ func TestWhatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
 			}
 		}
 	}
-	f.Unanswered = map[string]int{"ledger/a/2": 1}
-	f.Faults = []Fault{{Kind: "kill", Start: at(1.6), End: at(2), Repeats: true}}
+	for i := range f.Sends {
+		if f.Sends[i].EventID == "ledger/a/2" {
+			unheard(&f.Sends[i])
+		}
+	}
+	f.Evidence = recorded("audit/a/2", Evidence{Held: []time.Time{at(12)}})
+	f.Faults = []Fault{{Kind: "kill", Start: at(1.6), End: at(1.6), Role: Death, Process: "w1"}}
 	require.Empty(t, Check(f).Violations)
 }

@@ -38,37 +38,38 @@ type Queue struct {
 // Consumers are the consumers of all queues.
 type Consumers struct {
 	client  *sqs.Client
+	keep    func(check.Received)
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
 	mu       sync.Mutex
-	received []check.Received
+	received int
 	last     time.Time      // when something came
 	failures map[string]int // requests, by error text
 }
 
-// Start begins to drain.
-func Start(ctx context.Context, client *sqs.Client, queues []Queue) *Consumers {
+// Start begins to drain. Messages are given to keep one by one, with a payload's digest
+// in the place of the payload.
+func Start(ctx context.Context, client *sqs.Client, queues []Queue, keep func(check.Received)) *Consumers {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &Consumers{client: client, cancel: cancel, last: time.Now(), failures: map[string]int{}}
+	c := &Consumers{client: client, keep: keep, cancel: cancel, last: time.Now(), failures: map[string]int{}}
 	for _, q := range queues {
 		c.running.Go(func() { c.drain(ctx, q) })
 	}
 	return c
 }
 
-// Stop ends the consumers and returns what they got.
-func (c *Consumers) Stop() []check.Received {
+// Stop ends the consumers.
+func (c *Consumers) Stop() {
 	c.cancel()
 	c.running.Wait()
-	return c.received
 }
 
 // Count is how many messages came.
 func (c *Consumers) Count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.received)
+	return c.received
 }
 
 // Idle is how long nothing has come.
@@ -119,7 +120,12 @@ func (c *Consumers) takeSome(ctx context.Context, q Queue) error {
 		})
 	}
 	c.mu.Lock()
-	c.received, c.last = append(c.received, got...), arrived
+	for _, r := range got {
+		r.N, r.Payload = c.received, check.Digest(r.Payload)
+		c.received++
+		c.keep(r)
+	}
+	c.last = arrived
 	c.mu.Unlock()
 	if _, err := c.client.DeleteMessageBatch(ctx, remove); err != nil {
 		return fmt.Errorf("delete from %s: %w", q.Name, err)

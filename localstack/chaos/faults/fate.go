@@ -5,7 +5,10 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
 )
 
 // fate is what is to become of a request.
@@ -16,6 +19,8 @@ type fate struct {
 	withheld map[string]bool // entry ids that are not forwarded
 	failed   map[string]Kind // withheld and reported as failed
 	omitted  map[string]bool // left out of the answer
+
+	began, ended time.Time // when it was forwarded, and when the endpoint had answered
 }
 
 // decide throws the dice for a request. It returns nil if the client gave up
@@ -137,13 +142,11 @@ func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fat
 			panic(http.ErrAbortHandler)
 		}
 	}
-	lost := f.kind == DropAnswer || f.kind == HangAfter || r.Context().Err() != nil
-	p.note(q, f, accepted, lost)
-	switch {
-	case f.kind == HangAfter:
-		pause(r.Context(), hangFor)
-		panic(http.ErrAbortHandler)
-	case lost:
+	if f.kind == DropAnswer || f.kind == HangAfter || r.Context().Err() != nil {
+		p.note(r, q, f, accepted, true)
+		if f.kind == HangAfter {
+			pause(r.Context(), hangFor)
+		}
 		panic(http.ErrAbortHandler)
 	}
 	for name, values := range answer.header {
@@ -153,25 +156,51 @@ func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fat
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(answer.status)
-	_, _ = w.Write(text) //nolint:gosec // it is the endpoint's answer, for the SDK
+	_, err := w.Write(text) //nolint:gosec // it is the endpoint's answer, for the SDK
+	if err == nil {
+		err = http.NewResponseController(w).Flush()
+	}
+	// The relay may have given up at this moment.
+	p.note(r, q, f, accepted, err != nil || r.Context().Err() != nil)
+}
+
+// unknown notes a request that was forwarded and whose answer did not come: the endpoint may
+// have accepted all of it.
+func (p *Proxy) unknown(r *http.Request, q *request, f *fate) {
+	accepted := map[string]bool{}
+	for _, e := range q.entries {
+		accepted[e.id] = !f.withheld[e.id]
+	}
+	p.note(r, q, f, accepted, true)
 }
 
 // note records which events the endpoint has accepted, and whether the relay
 // hears of it.
-func (p *Proxy) note(q *request, f *fate, accepted map[string]bool, lost bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (p *Proxy) note(r *http.Request, q *request, f *fate, accepted map[string]bool, lost bool) {
 	told := false
 	for _, e := range q.entries {
-		switch {
-		case !accepted[e.id]:
-		case lost || f.omitted[e.id]:
-			p.record.unanswered[e.event]++
-		default:
-			told = true
+		if !accepted[e.id] {
+			continue
 		}
+		heard := !lost && !f.omitted[e.id]
+		told = told || heard
+		p.record.sent(check.Send{EventID: e.event, Process: signer(r), Began: f.began, Ended: f.ended, Told: heard})
 	}
-	if told {
-		p.record.acks[q.destination] = append(p.record.acks[q.destination], time.Now())
+	if !told {
+		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	acks := p.record.acks[q.destination]
+	if now := time.Now(); len(acks) == 0 || now.Sub(acks[len(acks)-1]) > ackEvery {
+		p.record.acks[q.destination] = append(acks, now)
+	}
+}
+
+// signer is the access key that signed a request:
+// AWS4-HMAC-SHA256 Credential=KEY/20261128/eu-central-1/sqs/aws4_request, ...
+func signer(r *http.Request) string {
+	_, rest, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+	key, _, _ := strings.Cut(rest, "/")
+	return key
 }

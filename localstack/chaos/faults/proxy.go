@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/temporal-outbox/relay/localstack/chaos/check"
 )
 
 // Proxy passes requests on to an endpoint, or does not.
@@ -31,13 +33,18 @@ type Proxy struct {
 
 // record is what the proxy has seen.
 type record struct {
-	injected   map[Kind]int
-	acks       map[string][]time.Time
-	unanswered map[string]int
+	injected map[Kind]int
+	acks     map[string][]time.Time
+	sent     func(check.Send)
 }
 
-// New serves on a port of its own until it is closed.
-func New(ctx context.Context, endpoint string, seed uint64) (*Proxy, error) {
+// ackEvery is how often the record says of a destination that something was accepted: a
+// long run is told by as few instants a second as a short one.
+const ackEvery = 50 * time.Millisecond
+
+// New serves on a port of its own until it is closed. It tells sent of every entry that
+// the endpoint accepts; the process is the access key that signed the request.
+func New(ctx context.Context, endpoint string, seed uint64, sent func(check.Send)) (*Proxy, error) {
 	target, err := url.Parse(endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("read AWS_ENDPOINT_URL: %w", err)
@@ -50,7 +57,7 @@ func New(ctx context.Context, endpoint string, seed uint64) (*Proxy, error) {
 		URL: "http://" + listener.Addr().String(), target: target,
 		client: &http.Transport{MaxIdleConns: 256, MaxIdleConnsPerHost: 256},
 		dice:   rand.New(rand.NewPCG(seed, 0)), rules: map[int]*Rule{}, gone: map[int]chan struct{}{}, flying: map[string]int{},
-		record: record{injected: map[Kind]int{}, acks: map[string][]time.Time{}, unanswered: map[string]int{}},
+		record: record{injected: map[Kind]int{}, acks: map[string][]time.Time{}, sent: sent},
 	}
 	p.server = &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = p.server.Serve(listener) }()
@@ -100,10 +107,6 @@ func (p *Proxy) Quiesce(ctx context.Context, destination string) error {
 // Injected counts faults by kind.
 func (p *Proxy) Injected() map[Kind]int { return copied(p, p.record.injected) }
 
-// Unanswered counts, by event id, how often an event was accepted and the relay
-// was kept from hearing of it.
-func (p *Proxy) Unanswered() map[string]int { return copied(p, p.record.unanswered) }
-
 // Acknowledged has, by destination, when the relay was told that something was
 // accepted.
 func (p *Proxy) Acknowledged() map[string][]time.Time { return copied(p, p.record.acks) }
@@ -137,8 +140,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var reply *reply
 	if q.entries == nil || len(fate.withheld) < len(q.entries) {
+		fate.began = time.Now()
 		reply, err = p.forward(r, q, fate)
+		fate.ended = time.Now()
 		if err != nil {
+			p.unknown(r, q, fate)
 			panic(http.ErrAbortHandler) // as if the proxy were not there
 		}
 	} else {

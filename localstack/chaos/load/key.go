@@ -50,4 +50,10 @@ var keys = []key{
 	{"legacy-1", plainSQL},
 	{"legacy-2", plainSQL},
 	{"", unordered},
+	{"hot", serializeKeys},
 }
+
+// hot is the key that a good part of all transactions writes to, and hotShare that part.
+var hot = keys[len(keys)-1]
+
+const hotShare = .15

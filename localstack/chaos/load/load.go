@@ -1,6 +1,7 @@
 // Package load produces events the way that services do, good and bad: several
-// writers to a key, transactions that roll back, that take long, that lose their
-// connection while they commit. It remembers what became of every event.
+// writers to a key, a key that most write to, transactions that roll back, that take
+// long, whose statement takes long, that lose their connection while they commit. It
+// remembers what became of every event.
 //
 // Every writer takes its key's lock before it inserts, as promise 2 demands, and
 // numbers the key's events under that lock, so that the numbers are in commit
@@ -9,12 +10,12 @@
 package load
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,31 +24,57 @@ import (
 	"github.com/temporal-outbox/relay/localstack/chaos/check"
 )
 
-// Config configures a load. Pool and Topics are required.
+// Config configures a load. Pool, Topics and Keep are required.
 type Config struct {
 	Pool   *pgxpool.Pool
 	Topics []string
-	Seed   uint64
-	// Rate is how many events a second there are, about. Default 60.
+	// Rare are topics that a tenth of the transactions write to, all of them together.
+	Rare []string
+	Seed uint64
+	// Rate is how many events a second are committed, about. Default 60.
 	Rate int
-	// Writers is how many transactions are open at once. Default 12.
+	// Writers is how many transactions are open at once. Default 12, and more for a high
+	// rate.
 	Writers int
 	// Burst makes every transaction write this many events of its key. Default: one
 	// to three.
 	Burst int
-	// CommittedSQL gives the ids of all events that were ever committed. Default: what
-	// the outbox has, which is all of them unless retention drops some.
-	CommittedSQL string
+	// Keep is given every event when its fate is known, or known to be unknown, with a
+	// payload's digest in the place of the payload.
+	Keep func(check.Written)
+	// Failed is told of every transaction that did not end as it was to.
+	Failed func(Failure)
 }
 
-// Load is a load that runs, and what it has written.
-type Load struct {
-	cfg     Config
-	cancel  context.CancelFunc
-	running sync.WaitGroup
+// Failure is a transaction that failed.
+type Failure struct {
+	Began, Ended time.Time
+	Err          error
+}
 
-	mu      sync.Mutex
-	written []check.Written
+// Load is a load that runs.
+type Load struct {
+	cfg       Config
+	cancel    context.CancelFunc
+	running   sync.WaitGroup
+	committed atomic.Int64
+	began     time.Time
+	slow      turns
+	large     turns
+
+	mu  sync.Mutex // around Keep, and of what follows
+	due time.Time  // when the next transaction is to begin
+}
+
+// turns gives every so often one transaction its turn, whatever the rate.
+type turns struct {
+	every time.Duration
+	given atomic.Int64
+}
+
+func (t *turns) take(since time.Duration) bool {
+	n := t.given.Load()
+	return int64(since/t.every) > n && t.given.CompareAndSwap(n, n+1)
 }
 
 // setupSQL is the business side: an aggregate for each key, whose row is locked
@@ -62,20 +89,26 @@ func Start(ctx context.Context, cfg Config) (*Load, error) {
 		cfg.Rate = 60
 	}
 	if cfg.Writers == 0 {
-		cfg.Writers = 12
+		cfg.Writers = max(12, cfg.Rate/8)
+	}
+	if cfg.Failed == nil {
+		cfg.Failed = func(Failure) {}
 	}
 	if _, err := cfg.Pool.Exec(ctx, setupSQL); err != nil {
 		return nil, fmt.Errorf("prepare the producers' table: %w", err)
 	}
-	for _, topic := range cfg.Topics {
-		for _, k := range keys {
-			if _, err := cfg.Pool.Exec(ctx, `INSERT INTO chaos.aggregate (topic, key) VALUES ($1, $2)`, topic, k.name); err != nil {
-				return nil, fmt.Errorf("prepare an aggregate: %w", err)
-			}
-		}
+	var names []string
+	for _, k := range keys {
+		names = append(names, k.name)
+	}
+	_, err := cfg.Pool.Exec(ctx, `INSERT INTO chaos.aggregate (topic, key) SELECT t, k FROM unnest($1::text[]) t, unnest($2::text[]) k ON CONFLICT DO NOTHING`,
+		append(append([]string(nil), cfg.Topics...), cfg.Rare...), names)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the aggregates: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	l := &Load{cfg: cfg, cancel: cancel}
+	l := &Load{cfg: cfg, cancel: cancel, began: time.Now(), due: time.Now()}
+	l.slow.every, l.large.every = 4*time.Second, 5*time.Second
 	dice := rand.New(rand.NewPCG(cfg.Seed, 2))
 	for range cfg.Writers {
 		own := rand.New(rand.NewPCG(dice.Uint64(), dice.Uint64()))
@@ -91,56 +124,17 @@ func (l *Load) Stop() {
 }
 
 // Committed is how many events are known to be committed.
-func (l *Load) Committed() (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, w := range l.written {
-		if w.Fate == check.Committed {
-			n++
-		}
-	}
-	return n
-}
-
-// Written returns all events. Call it after Stop: it looks up what became of
-// those whose transaction broke, through db, which should not break.
-func (l *Load) Written(ctx context.Context, db interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-},
-) ([]check.Written, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	rows, err := db.Query(ctx, cmp.Or(l.cfg.CommittedSQL, `SELECT event_id::text FROM outbox.event`))
-	if err != nil {
-		return nil, fmt.Errorf("look up what was committed: %w", err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("look up what was committed: %w", err)
-	}
-	there := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		there[id] = true
-	}
-	for i := range l.written {
-		w := &l.written[i]
-		switch {
-		case w.Fate == check.Unknown && there[w.ID]:
-			w.Fate = check.Committed
-		case w.Fate == check.Unknown:
-			w.Fate = check.RolledBack
-		case (w.Fate == check.Committed) != there[w.ID]:
-			return nil, fmt.Errorf("event %s was %s, and the database does not agree", w.ID, w.Fate)
-		}
-	}
-	return l.written, nil
-}
+func (l *Load) Committed() int { return int(l.committed.Load()) }
 
 // write is one writer: transaction after transaction, at its share of the rate.
 func (l *Load) write(ctx context.Context, dice *rand.Rand) {
 	for ctx.Err() == nil {
 		t := l.next(dice)
-		pace := time.Duration(float64(len(t.events)*l.cfg.Writers) / float64(l.cfg.Rate) * float64(time.Second))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(l.turn(dice, len(t.events))):
+		}
 		began := time.Now()
 		// What was begun is ended: only the load's end is asked for, not a broken
 		// transaction.
@@ -153,20 +147,50 @@ func (l *Load) write(ctx context.Context, dice *rand.Rand) {
 			t.fate = check.Committed
 		case errors.Is(err, errRollBack):
 			t.fate = check.RolledBack
+		default:
+			l.cfg.Failed(Failure{began, time.Now(), err})
 		}
 		l.note(t)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Duration(float64(pace)*(.5+dice.Float64())) - time.Since(began)):
+		if t.fate == check.Unknown { // as clients do, so that they do not all connect again and again
+			select {
+			case <-ctx.Done():
+			case <-time.After(backOff/2 + time.Duration(dice.Int64N(int64(backOff)))):
+			}
 		}
 	}
+}
+
+const (
+	// committedShare is about the part of all events that is not rolled back.
+	committedShare = .88
+	// behind is how much the writers make up for when they could not write.
+	behind = 5 * time.Second
+	// backOff is about how long a writer waits after a transaction that failed.
+	backOff = 500 * time.Millisecond
+)
+
+// turn is how long a transaction of n events has to wait so that the rate is kept.
+func (l *Load) turn(dice *rand.Rand, n int) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if least := now.Add(-behind); l.due.Before(least) {
+		l.due = least
+	}
+	at := l.due
+	each := committedShare * float64(time.Second) / float64(l.cfg.Rate)
+	l.due = l.due.Add(time.Duration(each * float64(n) * (.5 + dice.Float64())))
+	return at.Sub(now)
 }
 
 func (l *Load) note(t *transaction) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, w := range t.events {
-		w.Fate, w.At = t.fate, time.Now()
-		l.written = append(l.written, w)
+		w.Fate, w.At, w.Payload = t.fate, time.Now(), check.Digest(w.Payload)
+		l.cfg.Keep(w)
+		if w.Fate == check.Committed {
+			l.committed.Add(1)
+		}
 	}
 }

@@ -17,14 +17,13 @@ func TestEveryStyleOfLockNumbersAKeysEventsInTheOrderOfTheirIDs(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	defer pool.Close()
-	l, err := Start(t.Context(), Config{Pool: pool, Topics: []string{"a", "b"}, Seed: 1, Rate: 400, Writers: 16})
+	var written []check.Written
+	keep := func(w check.Written) { written = append(written, w) }
+	l, err := Start(t.Context(), Config{Pool: pool, Topics: []string{"a", "b"}, Seed: 1, Rate: 400, Writers: 16, Keep: keep})
 	require.NoError(t, err)
 	const enough = 400 // for every key to have some, and some that roll back
 	require.Eventually(t, func() bool { return l.Committed() >= enough }, time.Minute, 10*time.Millisecond)
 	l.Stop()
-	written, err := l.Written(t.Context(), pool)
-	require.NoError(t, err)
-
 	ids := map[string]int64{}
 	rows, err := pool.Query(t.Context(), `SELECT event_id::text, id FROM outbox.event`)
 	require.NoError(t, err)
@@ -66,22 +65,34 @@ func TestEveryStyleOfLockNumbersAKeysEventsInTheOrderOfTheirIDs(t *testing.T) {
 	}
 }
 
-func TestWhatBrokeWhileItWasCommittedIsLookedUp(t *testing.T) {
+// A key's next transaction begins when the slow one has ended, and has a higher id.
+func TestASlowStatementDrawsItsIDBeforeItTakesItsTime(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	defer pool.Close()
-	_, err = pool.Exec(t.Context(), `INSERT INTO outbox.event (event_id, topic, type, payload)
-		VALUES ('00000000-0000-7000-8000-000000000001', 'a', 'T', 'x')`)
+	began := time.Now()
+	_, err = pool.Exec(t.Context(), insertSQL, "00000000-0000-7000-8000-000000000001", "a", "k", "T", "x", map[string]string{}, 0, .3)
 	require.NoError(t, err)
-	l := &Load{written: []check.Written{
-		{ID: "00000000-0000-7000-8000-000000000001", Fate: check.Unknown},
-		{ID: "00000000-0000-7000-8000-000000000002", Fate: check.Unknown},
-	}}
-	written, err := l.Written(t.Context(), pool)
-	require.NoError(t, err)
-	require.Equal(t, []check.Fate{check.Committed, check.RolledBack}, []check.Fate{written[0].Fate, written[1].Fate})
+	require.Greater(t, time.Since(began), 300*time.Millisecond)
+	var payload string
+	var waited time.Duration
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT payload, created_at - xact_start FROM outbox.event,
+		(SELECT $1::timestamptz AS xact_start) began`, began).Scan(&payload, &waited))
+	require.Equal(t, "x", payload)
+	require.Greater(t, waited, 250*time.Millisecond, "created_at is read after the sleep, and so after the id was drawn")
+}
 
-	l.written[1].Fate = check.Committed
-	_, err = l.Written(t.Context(), pool)
-	require.ErrorContains(t, err, "does not agree", "a commit that was lost")
+func TestARefusedStatementIsReported(t *testing.T) {
+	pool, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
+	require.NoError(t, err)
+	defer pool.Close()
+	_, err = pool.Exec(t.Context(), `ALTER TABLE outbox.event ADD CHECK (payload = '') NOT VALID`)
+	require.NoError(t, err)
+	failed := make(chan Failure, 1000)
+	l, err := Start(t.Context(), Config{
+		Pool: pool, Topics: []string{"a"}, Keep: func(check.Written) {}, Failed: func(f Failure) { failed <- f },
+	})
+	require.NoError(t, err)
+	defer l.Stop()
+	require.ErrorContains(t, (<-failed).Err, "23514")
 }

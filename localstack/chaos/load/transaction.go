@@ -26,6 +26,7 @@ type transaction struct {
 	pads   []string
 	ages   []int         // in days, of backdated events
 	linger time.Duration // between the inserts and the end
+	sleep  time.Duration // of the statement, after it has drawn its id
 	undo   bool
 	fate   check.Fate
 }
@@ -35,7 +36,13 @@ var types = []string{"ChaosBegan", "ChaosWentOn", "ChaosEnded"}
 // next makes up a transaction.
 func (l *Load) next(dice *rand.Rand) *transaction {
 	t := &transaction{key: keys[dice.IntN(len(keys))]}
+	if dice.Float64() < hotShare {
+		t.key = hot
+	}
 	topic := l.cfg.Topics[dice.IntN(len(l.cfg.Topics))]
+	if len(l.cfg.Rare) > 0 && dice.IntN(10) == 0 {
+		topic = l.cfg.Rare[dice.IntN(len(l.cfg.Rare))]
+	}
 	n := l.cfg.Burst
 	if n == 0 {
 		n = 1 + dice.IntN(3)
@@ -47,6 +54,14 @@ func (l *Load) next(dice *rand.Rand) *transaction {
 		})
 		t.pads = append(t.pads, pad(dice))
 		t.ages = append(t.ages, age(dice))
+	}
+	since := time.Since(l.began)
+	if l.large.take(since) {
+		t.pads[0] = strings.Repeat("x", large/2+dice.IntN(large/2))
+	}
+	if t.key.style == plainSQL && l.slow.take(since) {
+		t.sleep = time.Duration((1.5 + 2*dice.Float64()) * float64(time.Second))
+		return t
 	}
 	switch roll := dice.Float64(); {
 	case roll < .10:
@@ -87,6 +102,10 @@ func pad(dice *rand.Rand) string {
 	}
 	return strings.Repeat("ü漢 <&>\t\"%25+\\ \n", n)
 }
+
+// large is a payload near the least that AWS takes of a message with all of its parts,
+// 256 KiB.
+const large = 240_000
 
 // Backdated events are so many days old.
 const (
@@ -164,10 +183,12 @@ func (t *transaction) withSerializedKeys(ctx context.Context, tx pgx.Tx) error {
 
 const (
 	lockSQL = `SELECT pg_advisory_xact_lock(hashtextextended('outbox/' || $1 || '/' || $2, 0))`
-	// Only the owner may say when an event was written.
+	// Only the owner may say when an event was written. The statement draws its id first,
+	// and may take its time then.
 	insertSQL = `
 INSERT INTO outbox.event (event_id, topic, key, type, payload, attributes, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() - make_interval(days => $7))`
+VALUES ($1, $2, $3, $4, (SELECT $5::text || CASE WHEN $8::float8 > 0 THEN pg_sleep($8::float8)::text ELSE '' END), $6,
+        clock_timestamp() - make_interval(days => $7))`
 )
 
 func (t *transaction) inPlainSQL(ctx context.Context, tx pgx.Tx) error {
@@ -184,7 +205,11 @@ func (t *transaction) inPlainSQL(ctx context.Context, tx pgx.Tx) error {
 		if own == nil {
 			own = map[string]string{}
 		}
-		if _, err := tx.Exec(ctx, insertSQL, w.ID, w.Topic, w.Key, w.Type, w.Payload, own, t.ages[i]); err != nil {
+		sleep := 0.
+		if i == len(t.events)-1 {
+			sleep = t.sleep.Seconds()
+		}
+		if _, err := tx.Exec(ctx, insertSQL, w.ID, w.Topic, w.Key, w.Type, w.Payload, own, t.ages[i], sleep); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,9 @@
 //     letter, which comes after them when it is redriven.
 //   - retention: expired partitions are dropped without a look at what is pending or
 //     dead.
+//   - twice: every page is sent twice, and only the second time counts.
+//   - by-number: acknowledged events are settled by their number alone, whichever history
+//     of the database it is from.
 //   - hoarding: no partition is ever dropped.
 package main
 

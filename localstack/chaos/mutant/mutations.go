@@ -56,6 +56,14 @@ var mutations = map[string]mutation{
 		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return careless{s} },
 		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
 	},
+	"twice": {
+		lease: workflows.Lease, store: sound,
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return twice{p} },
+	},
+	"by-number": {
+		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return newByNumber(s) },
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+	},
 	"hoarding": {
 		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return hoarding{s} },
 		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
@@ -99,6 +107,23 @@ type backwards struct{ *publish.Publisher }
 func (p backwards) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
 	r.Events = through(ctx, r.Events, func(page []relay.Event) []relay.Event {
 		slices.Reverse(page)
+		return page
+	})
+	return p.Publisher.Publish(ctx, r)
+}
+
+// twice sends every page once before it is sent.
+type twice struct{ *publish.Publisher }
+
+func (p twice) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
+	first := r
+	first.Report = func([]relay.Outcome) {}
+	r.Events = through(ctx, r.Events, func(page []relay.Event) []relay.Event {
+		events := make(chan []relay.Event, 1)
+		events <- slices.Clone(page)
+		close(events)
+		first.Events = events
+		_, _ = p.Publisher.Publish(ctx, first)
 		return page
 	})
 	return p.Publisher.Publish(ctx, r)

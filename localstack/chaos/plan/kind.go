@@ -21,13 +21,22 @@ const (
 	CutDatabase     Kind = "database cut off"
 	RestartDatabase Kind = "database restarted"
 	RestartTemporal Kind = "temporal restarted"
-	DropPartition   Kind = "partition dropped" // or not, again and again, beside Maintenance
+	LongCut         Kind = "database cut off past a run and a lease"
+	FailOver        Kind = "lagging standby promoted"                 // the old primary never comes back
+	FailOverEarly   Kind = "lagging standby promoted, reached before" // clients reach it as a reader for a while
+	Restore         Kind = "earlier state restored"
+
+	DropPartition      Kind = "partition dropped"    // or not, again and again, beside Maintenance
+	ExhaustPartitions  Kind = "partitions exhausted" // the default partition catches what is written
+	HoldWriter         Kind = "writer of another table held"
+	PrepareTransaction Kind = "transaction prepared"
 )
 
 // What is done to destinations, beside the kinds of package faults.
 const (
 	RecreateTopic Kind = "topic recreated"
 	RecreateQueue Kind = "queue recreated"
+	RouteTopic    Kind = "topic routed" // one that had no route until then
 )
 
 // What is done to the workflow that takes care of a destination to which access is

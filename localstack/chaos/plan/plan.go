@@ -46,12 +46,15 @@ func (s Step) String() string {
 func (s Step) End() time.Duration { return s.At + s.For }
 
 const (
-	// round is the time in which every kind has its turn once.
-	round = 2 * time.Minute
+	// round is the time in which every kind has its turn once, and longRound that in which
+	// every kind has it twice, and what takes minutes once.
+	round     = 2 * time.Minute
+	longRound = 5 * time.Minute
 	// calm is how long nothing is done at the beginning, and at least at the end.
 	calm = 4 * time.Second
-	// longEnough is the least length of a plan with stalls past the lease.
-	longEnough = 5 * time.Minute
+	// Long is the least length of a plan with what takes minutes: stalls past the lease,
+	// and outages past a run.
+	Long = longRound
 )
 
 // Topics are those that the harness writes to, as a plan needs to know them.
@@ -69,16 +72,28 @@ func Make(seed uint64, length time.Duration, topics Topics, workers int) []Step 
 	dice := rand.New(rand.NewPCG(seed, 1))
 	operatorsDice := rand.New(rand.NewPCG(seed, 3))
 	var steps []Step
-	rounds := max(1, int(length/round))
+	rounds, turns := max(1, int(length/round)), 1
+	if length >= Long {
+		rounds, turns = int(length/longRound), 2
+	}
 	for r := range rounds {
 		from := length * time.Duration(r) / time.Duration(rounds)
 		to := length * time.Duration(r+1) / time.Duration(rounds)
-		// Four sequences beside each other, each without overlaps of its own.
-		for _, kinds := range [][]Step{destinations(dice, topics), processes(dice, topics, workers, length), neighbours(dice)} {
-			steps = append(steps, sequence(dice, kinds, from+calm, to-calm)...)
+		// Sequences beside each other, each without overlaps of its own.
+		for _, kinds := range []func() []Step{
+			func() []Step { return destinations(dice, topics) },
+			func() []Step { return processes(dice, topics, workers) },
+			func() []Step { return neighbours(dice) },
+			func() []Step { return holders(dice) },
+		} {
+			steps = append(steps, sequence(dice, repeat(turns, kinds), from+calm, to-calm)...)
 		}
-		steps = append(steps, sequence(operatorsDice, operators(operatorsDice, topics), from+calm, to-calm)...)
+		steps = append(steps, sequence(operatorsDice, repeat(turns, func() []Step { return operators(operatorsDice, topics) }), from+calm, to-calm)...)
+		if length >= Long {
+			steps = append(steps, lasting(dice, r, workers, from+calm, to-calm)...)
+		}
 	}
+	steps = append(steps, Step{Kind: RouteTopic, At: (length / 2).Round(100 * time.Millisecond)})
 	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.At, b.At) })
 	return steps
 }
@@ -149,7 +164,7 @@ func destinations(dice *rand.Rand, topics Topics) []Step {
 	return steps
 }
 
-func processes(dice *rand.Rand, topics Topics, workers int, length time.Duration) []Step {
+func processes(dice *rand.Rand, topics Topics, workers int) []Step {
 	steps := []Step{
 		{Kind: Kill, For: seconds(2)},
 		{Kind: Stall, For: seconds(12 + 3*dice.Float64())},
@@ -158,9 +173,6 @@ func processes(dice *rand.Rand, topics Topics, workers int, length time.Duration
 		{Kind: LostClaim, For: seconds(5)},
 		{Kind: LostRefusal, For: seconds(5)},
 		{Kind: Kill, For: seconds(2)},
-	}
-	if length >= longEnough && dice.IntN(2) == 0 {
-		steps = append(steps, Step{Kind: LongStall, For: seconds(64 + 4*dice.Float64())})
 	}
 	for i := range steps {
 		steps[i].Worker = dice.IntN(workers)
@@ -172,6 +184,7 @@ func processes(dice *rand.Rand, topics Topics, workers int, length time.Duration
 }
 
 func neighbours(dice *rand.Rand) []Step {
+	failover := []Kind{FailOver, FailOverEarly}[dice.IntN(2)]
 	return []Step{
 		{Kind: SlowDatabase, For: seconds(6)},
 		{Kind: ResetDatabase, For: 0},
@@ -180,5 +193,36 @@ func neighbours(dice *rand.Rand) []Step {
 		{Kind: RestartDatabase, For: seconds(1 + 2*dice.Float64())},
 		{Kind: RestartTemporal, For: seconds(2 + 3*dice.Float64())},
 		{Kind: DropPartition, For: seconds(6)},
+		{Kind: failover, For: seconds(4 + 4*dice.Float64())},
+		{Kind: Restore, For: seconds(4 + 4*dice.Float64())},
 	}
+}
+
+// holders are transactions of others, and what befalls partitions.
+func holders(dice *rand.Rand) []Step {
+	return []Step{
+		{Kind: HoldWriter, For: seconds(10 + 10*dice.Float64())},
+		{Kind: PrepareTransaction, For: seconds(10 + 10*dice.Float64())},
+		{Kind: ExhaustPartitions, For: seconds(4)},
+		{Kind: ExhaustPartitions, For: seconds(4)},
+	}
+}
+
+// lasting takes minutes, in the middle of a round: an outage of the database that is longer
+// than a run of two minutes and than a lease, or by turns a stall that is longer than a lease.
+func lasting(dice *rand.Rand, round, workers int, from, to time.Duration) []Step {
+	step := Step{Kind: LongCut, For: seconds(140)}
+	if round%2 == 1 {
+		step = Step{Kind: LongStall, For: seconds(64 + 4*dice.Float64()), Worker: dice.IntN(workers)}
+	}
+	step.At = (from + (to-from-step.For)/2).Round(100 * time.Millisecond)
+	return []Step{step}
+}
+
+// repeat gives all kinds several turns.
+func repeat(turns int, kinds func() []Step) (steps []Step) {
+	for range turns {
+		steps = append(steps, kinds()...)
+	}
+	return steps
 }

@@ -19,6 +19,7 @@ var everyTime = []Kind{
 	Kind(faults.FailEntry), Kind(faults.ThrottleEntry), Kind(faults.OmitAccepted), Kind(faults.OmitDropped),
 	Kind(faults.DropAnswer), Kind(faults.DropRequest), Kind(faults.Throttle), Kind(faults.ServerError),
 	Kind(faults.Slow), Kind(faults.Hang), Kind(faults.HangAfter),
+	Restore, ExhaustPartitions, HoldWriter, PrepareTransaction, RouteTopic,
 	PauseTopic, RedriveDead, ReplayTopic, DiscardDead, Kind(faults.Poison),
 }
 
@@ -38,6 +39,8 @@ func TestEveryKindHasItsTurnWithinTwoMinutesAndIsOverInTime(t *testing.T) {
 		for _, kind := range everyTime {
 			require.True(t, kinds[kind], "%s does not happen", kind)
 		}
+		require.True(t, kinds[FailOver] || kinds[FailOverEarly], "no standby is promoted")
+		require.Equal(t, length >= Long, kinds[LongCut])
 	})
 }
 
@@ -66,17 +69,17 @@ func TestOperatorsHaveDeadLettersOfEveryTopicToRedrive(t *testing.T) {
 }
 
 func TestWorkersStallPastTheirLeaseWhenThereIsTimeForIt(t *testing.T) {
-	long := 0
+	long := map[Kind]time.Duration{}
 	for seed := range uint64(10) {
 		for _, s := range Make(seed, 20*time.Minute, topics, 2) {
-			if s.Kind == LongStall {
-				require.Greater(t, s.For, time.Minute)
-				long++
+			if s.Kind == LongStall || s.Kind == LongCut {
+				long[s.Kind] = max(long[s.Kind], s.For)
 			}
 		}
 		for _, s := range Make(seed, 2*time.Minute, topics, 2) {
 			require.NotEqual(t, LongStall, s.Kind)
 		}
 	}
-	require.Positive(t, long)
+	require.Greater(t, long[LongStall], time.Minute)
+	require.Greater(t, long[LongCut], 2*time.Minute)
 }

@@ -18,7 +18,14 @@ func (p *Pool) chosen(n int) *slot {
 // Kill kills a worker. Another takes its place.
 func (p *Pool) Kill(n int) {
 	if s := p.chosen(n); s != nil {
-		s.signal(syscall.SIGKILL, true)
+		p.cfg.Ended(s.signal(syscall.SIGKILL, true), time.Now())
+	}
+}
+
+// TerminateAll asks all workers to end. Others take their places.
+func (p *Pool) TerminateAll() {
+	for _, s := range p.all() {
+		s.signal(syscall.SIGTERM, true)
 	}
 }
 
@@ -35,8 +42,12 @@ func (p *Pool) Stall(ctx context.Context, n int, d time.Duration) {
 	if s == nil {
 		return
 	}
-	s.signal(syscall.SIGSTOP, false)
-	defer s.signal(syscall.SIGCONT, false)
+	began := time.Now()
+	process := s.signal(syscall.SIGSTOP, false)
+	defer func() {
+		s.signal(syscall.SIGCONT, false)
+		p.cfg.Stood(process, began, time.Now())
+	}()
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):
@@ -60,7 +71,7 @@ func (p *Pool) Thaw() {
 // KillAll kills all workers. Others take their places.
 func (p *Pool) KillAll() {
 	for _, s := range p.all() {
-		s.signal(syscall.SIGKILL, true)
+		p.cfg.Ended(s.signal(syscall.SIGKILL, true), time.Now())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +24,10 @@ type Config struct {
 	// Deployment makes the workers versions of a Worker Deployment, beginning with
 	// v1. Default: unversioned.
 	Deployment string
+	// Ended is told of a process that was killed, and Stood of one that stood still, by its
+	// name.
+	Ended func(process string, at time.Time)
+	Stood func(process string, from, to time.Time)
 }
 
 // Pool is a number of workers that is kept up.
@@ -53,6 +58,12 @@ type slot struct {
 func Start(ctx context.Context, cfg Config) *Pool {
 	if cfg.Workers == 0 {
 		cfg.Workers = 2
+	}
+	if cfg.Ended == nil {
+		cfg.Ended = func(string, time.Time) {}
+	}
+	if cfg.Stood == nil {
+		cfg.Stood = func(string, time.Time, time.Time) {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	p := &Pool{cfg: cfg, ctx: ctx, cancel: cancel, version: 1}
@@ -98,13 +109,18 @@ func (p *Pool) keep(s *slot) {
 			gone = true
 		}
 		if gone {
-			proc.stop()
+			if !proc.stop() {
+				p.cfg.Ended(proc.name, time.Now())
+			}
 			return
 		}
 		s.mu.Lock()
 		told := s.told
 		s.mu.Unlock()
 		// Before it publishes it may find PostgreSQL or Temporal away, and says so.
+		if !told {
+			p.cfg.Ended(proc.name, time.Now())
+		}
 		if !told && proc.published() {
 			p.note(fmt.Sprintf("a worker ended by itself (%s): %s", proc.cmd.ProcessState, proc.words()))
 		}
@@ -121,13 +137,14 @@ func (p *Pool) keep(s *slot) {
 func (p *Pool) launch(version int) (*process, error) {
 	p.mu.Lock()
 	p.started++
-	log := filepath.Join(p.cfg.Dir, fmt.Sprintf("worker-%02d.log", p.started))
+	name := fmt.Sprintf("worker-%02d", p.started)
 	p.mu.Unlock()
-	env := p.cfg.Environ
+	// Requests are signed with it, so that the proxy before AWS knows who sends them.
+	env := slices.Concat(p.cfg.Environ, []string{"AWS_ACCESS_KEY_ID=" + name})
 	if p.cfg.Deployment != "" {
-		env = append(env[:len(env):len(env)], "TEMPORAL_DEPLOYMENT_NAME="+p.cfg.Deployment, "TEMPORAL_WORKER_BUILD_ID="+buildID(version))
+		env = append(env, "TEMPORAL_DEPLOYMENT_NAME="+p.cfg.Deployment, "TEMPORAL_WORKER_BUILD_ID="+buildID(version))
 	}
-	return launch(p.cfg.Program, log, env)
+	return launch(p.cfg.Program, name, filepath.Join(p.cfg.Dir, name+".log"), env)
 }
 
 func (p *Pool) note(text string) {
@@ -177,15 +194,17 @@ func (s *slot) process() *process {
 	return s.proc
 }
 
-// signal sends a signal to a slot's process; told says that it is to end of it.
-func (s *slot) signal(sig syscall.Signal, told bool) {
+// signal sends a signal to a slot's process and returns its name; told says that it is to
+// end of it.
+func (s *slot) signal(sig syscall.Signal, told bool) (process string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.proc == nil {
-		return
+		return ""
 	}
 	s.told = s.told || told
 	_ = s.proc.cmd.Process.Signal(sig)
+	return s.proc.name
 }
 
 // Stop ends all workers the polite way and returns what went wrong with them:

@@ -16,18 +16,19 @@ const politeEnd = 35 * time.Second
 
 // process is a worker process with its output in a file.
 type process struct {
+	name   string
 	cmd    *exec.Cmd
 	log    string
 	exited chan struct{}
 }
 
-func launch(program, log string, env []string) (*process, error) {
+func launch(program, name, log string, env []string) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the worker's log: %w", err)
 	}
 	defer out.Close()
-	p := &process{cmd: exec.Command(program), log: log, exited: make(chan struct{})}
+	p := &process{name: name, cmd: exec.Command(program), log: log, exited: make(chan struct{})}
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, out, out
 	// The terminal's Ctrl-C reaches us and not it.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -42,14 +43,16 @@ func launch(program, log string, env []string) (*process, error) {
 	return p, nil
 }
 
-// stop ends it, politely at first.
-func (p *process) stop() {
+// stop ends it, politely at first, and reports whether that was enough.
+func (p *process) stop() bool {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.exited:
+		return true
 	case <-time.After(politeEnd):
 		_ = p.cmd.Process.Kill()
 		<-p.exited
+		return false
 	}
 }
 
