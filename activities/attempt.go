@@ -176,8 +176,9 @@ func (t *attempt) report(outcomes []relay.Outcome) {
 		if o.Err == nil {
 			t.through++
 			t.accepted++
-			if o.Replay == 0 { // the event of a replay may be of any age
-				t.latencies = append(t.latencies, max(0, now.Sub(t.open[o.Ref].born)))
+			// The event of a replay may be of any age.
+			if born := t.open[o.Ref].born; o.Replay == 0 && !born.IsZero() {
+				t.latencies = append(t.latencies, max(0, now.Sub(born)))
 			}
 			t.acked = append(t.acked, o.Ref)
 			continue

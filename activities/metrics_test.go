@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -123,6 +124,21 @@ func TestTheAgeOfAReplayedEventIsNoLatency(t *testing.T) {
 	_, err := e.publish(t, 1)
 	require.NoError(t, err)
 	require.Len(t, m.outcomes, 2)
+	require.Len(t, m.latencies, 1)
+}
+
+// One such latency would spoil the sum of all others.
+func TestLatency_OfATimeThatIsNoneIsNotCounted(t *testing.T) {
+	e, m := metered(t)
+	e.store.fill(4, 1)
+	e.store.readAt = time.Now()
+	for i, at := range []int64{math.MinInt64, math.MaxInt64, time.Time{}.UnixMicro(), e.store.readAt.UnixMicro()} {
+		e.store.pending[i].At = at
+		e.store.pending[i].CreatedAt = e.store.readAt
+	}
+	_, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Len(t, m.outcomes, 4)
 	require.Len(t, m.latencies, 1)
 }
 

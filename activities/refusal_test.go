@@ -80,6 +80,22 @@ func TestWhatCannotBeSentIsADeadLetterWithoutBeingSent(t *testing.T) {
 	require.Equal(t, relay.CodeBlocked, e.store.dead[2].Err.Code)
 }
 
+func TestOnPoisonBlock_HoldsBackTheRestOfThePageToo(t *testing.T) {
+	e := newEnv(t)
+	e.cfg.Topics = map[string]TopicPolicy{"orders": {OnPoison: BlockKey}}
+	e.store.pending = []relay.Event{
+		{Ref: relay.Ref{ID: 1, Lane: 1}, Key: "k", EventID: "e", Payload: "x"},
+		{Ref: relay.Ref{ID: 2, Lane: 1}, Key: "k"}, // it cannot be sent
+		{Ref: relay.Ref{ID: 3, Lane: 1}, Key: "k", EventID: "e", Payload: "x"},
+		{Ref: relay.Ref{ID: 4, Lane: 1}, Key: "other", EventID: "e", Payload: "x"},
+	}
+	_, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, []relay.Ref{{ID: 1, Lane: 1}, {ID: 4, Lane: 1}}, e.publisher.sent, "a redrive of 2 would come after 3")
+	require.Len(t, e.store.dead, 2)
+	require.Equal(t, relay.CodeBlocked, e.store.dead[1].Err.Code)
+}
+
 func TestADestinationFaultPausesTheTopicAndFailsForGood(t *testing.T) {
 	for _, class := range []relay.Class{relay.ClassDestination, relay.ClassOurs} {
 		e := newEnv(t)

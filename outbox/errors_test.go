@@ -42,7 +42,7 @@ func TestAllProblemsOfAllEventsAreReportedWithTheirPositions(t *testing.T) {
 		}
 	}
 
-	const text = `write events: event 0: Topic is empty; event 0: Payload has U+0000 at byte 0, which SQS does not accept; ` +
+	const text = `write events: event 0: Topic is empty; event 0: Payload has U+0000 at byte 0, which SNS or SQS does not deliver; ` +
 		`event 2: Key is not valid UTF-8; ` +
 		`event 2: Attributes "a b": name may have only A-Z, a-z, 0-9, underscore, hyphen and period; ` +
 		`event 2: Attributes "a b": value is empty`

@@ -39,7 +39,7 @@ type Event struct {
 	Key string
 
 	// Type says what happened, for consumers to route and filter by, such as
-	// "order.placed". At most 256 bytes.
+	// "order.placed". At most 256 bytes, in one line.
 	Type string
 
 	// Payload is published byte for byte. It is text, because SQS and SNS carry
@@ -47,11 +47,11 @@ type Event struct {
 	Payload string
 
 	// ContentType is the payload's media type. Empty: [DefaultContentType]. At
-	// most 256 bytes.
+	// most 256 bytes, in one line.
 	ContentType string
 
 	// Attributes are further message attributes, all of type String, which SNS
-	// filter policies can match. At most six: AWS allows ten, and the relay uses
+	// filter policies can match. Each value is one line. At most six: AWS allows ten, and the relay uses
 	// four. A valid "traceparent" in here does not count, and goes before the
 	// one in Write's ctx.
 	Attributes map[string]string
@@ -96,7 +96,7 @@ func (e Event) check(report func(field, reason string, args ...any)) {
 	// Type and content type travel as message attributes, so the rules for
 	// attribute values apply. The lengths are the outbox's own.
 	for _, f := range []struct{ field, value string }{{"Type", e.Type}, {"ContentType", e.contentType()}} {
-		if reason := badText(f.value); reason != "" {
+		if reason := badText(f.value, false); reason != "" {
 			report(f.field, "%s", reason)
 		}
 		if len(f.value) > maxName {
@@ -104,7 +104,7 @@ func (e Event) check(report func(field, reason string, args ...any)) {
 		}
 	}
 
-	if reason := badText(e.Payload); reason != "" {
+	if reason := badText(e.Payload, true); reason != "" {
 		report("Payload", "%s", reason)
 	}
 	if size := e.Size(); size > MaxSize {
@@ -164,7 +164,7 @@ func (e Event) checkAttributes(report func(field, reason string, args ...any)) {
 		if reason := badAttributeName(name); reason != "" {
 			report("Attributes", "%s: %s", label, reason)
 		}
-		if reason := badText(value); reason != "" {
+		if reason := badText(value, false); reason != "" {
 			report("Attributes", "%s: value %s", label, reason)
 		}
 	}

@@ -81,7 +81,7 @@ func ExampleEvent_Validate() {
 		}
 	}
 	// Output:
-	// Payload has U+0000 at byte 6, which SQS does not accept
+	// Payload has U+0000 at byte 6, which SNS or SQS does not deliver
 	// Attributes "AWS.region": name begins with a prefix that AWS reserves
 }
 

@@ -38,15 +38,18 @@ func attributeSize(name string, value int) int {
 	return len(name) + len("String") + value
 }
 
-// badText says what forbids s as a message body or String attribute value, or
-// returns "".
+// badText says what forbids s as a message body, or in one line as a String attribute
+// value, or returns "".
 //
 // Amazon SQS API Reference, SendMessage, MessageBody: at least one character;
 // allowed are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to
 // #x10FFFF. MessageAttributeValue, in SQS and SNS alike: String values have the
-// restrictions of the body, are UTF-8, and must not be empty. SNS says of the
-// body only that it is UTF-8, but what it delivers to SQS must pass here too.
-func badText(s string) string {
+// restrictions of the body, are UTF-8, and must not be empty; the reference names
+// printable characters only. SNS accepts others and does not deliver the message
+// to queues: seen with a tab, github.com/aws/aws-sdk-java-v2/issues/5828. SNS says
+// of the body only that it is UTF-8, but what it delivers to SQS must pass here
+// too. The table and the relay have the same rules.
+func badText(s string, lines bool) string {
 	if s == "" {
 		return "is empty"
 	}
@@ -57,10 +60,11 @@ func badText(s string) string {
 			if _, width := utf8.DecodeRuneInString(s[i:]); width == 1 {
 				return fmt.Sprintf("is not valid UTF-8 at byte %d", i)
 			}
-		case r >= 0x20 && r < 0xFFFE, r == '\n', r == '\t', r == '\r', r >= 0x10000:
+		case r >= 0x20 && r < 0xFFFE, r >= 0x10000:
 			// Surrogates, U+D800 to U+DFFF, never get here: they are no valid UTF-8.
+		case lines && (r == '\n' || r == '\t' || r == '\r'):
 		default:
-			return fmt.Sprintf("has U+%04X at byte %d, which SQS does not accept", r, i)
+			return fmt.Sprintf("has U+%04X at byte %d, which SNS or SQS does not deliver", r, i)
 		}
 	}
 	return ""

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/outbox"
 )
 
 // PostgreSQL plans each CHECK anew in every INSERT.
@@ -87,6 +88,33 @@ func TestEventCheck_NamesTheRuleAndThePlace(t *testing.T) {
 
 func set(column, value string) func(map[string]string) {
 	return func(columns map[string]string) { columns[column] = value }
+}
+
+// The Go package and the table have one set of rules for what becomes an attribute.
+func TestEventCheck_AgreesWithTheWriterOnEveryKindOfCharacter(t *testing.T) {
+	pool := testenv.Database(t)
+	characters := []rune{0x20, '"', '\\', 0x7f, 0x80, 0x85, 0xd7ff, 0xe000, 0xfffd, 0xfffe, 0xffff, 0x10000, 0x1fffe, 0x10ffff}
+	for r := rune(1); r < 0x20; r++ {
+		characters = append(characters, r)
+	}
+	for _, r := range characters {
+		for name, e := range map[string]outbox.Event{
+			"type":         {Type: "a" + string(r)},
+			"content type": {Type: "T", ContentType: "a" + string(r)},
+			"attribute":    {Type: "T", Attributes: map[string]string{"a": "é" + string(r)}},
+		} {
+			e.Topic, e.Payload = "orders", "x"
+			if e.ContentType == "" {
+				e.ContentType = "text/plain"
+			}
+			if e.Attributes == nil {
+				e.Attributes = map[string]string{}
+			}
+			_, err := pool.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload, content_type, attributes) VALUES ($1, $2, $3, $4, $5)`,
+				e.Topic, e.Type, e.Payload, e.ContentType, e.Attributes)
+			require.Equal(t, e.Validate() == nil, err == nil, "U+%04X in the %s: the writer says %v, the table %v", r, name, e.Validate(), err)
+		}
+	}
 }
 
 // With standard_conforming_strings off, a backslash in a plain string is an escape. And

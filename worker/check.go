@@ -31,7 +31,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, trigger, producers, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, trigger, sequence, producers, temporal, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -136,6 +136,7 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 		session = fmt.Errorf("%w: the database does not answer", errNotAsked)
 		rights, security = session, session
 	default:
+		session = r.store.CanHold(ctx, r.publisher.Topics())
 		rights, security = r.store.Rights(ctx), r.store.Security(ctx)
 	}
 	found.add("database", "", database, "answers, and has an outbox")

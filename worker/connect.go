@@ -62,6 +62,9 @@ func (r *relay) connectDatabase(ctx context.Context) (err error) {
 	if r.store, err = r.openStore(ctx); err == nil {
 		err = r.store.Check(ctx)
 	}
+	if err == nil {
+		err = r.store.CanHold(ctx, slices.Sorted(maps.Keys(r.topics)))
+	}
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}

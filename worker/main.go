@@ -56,10 +56,11 @@ func root() *cobra.Command {
 Temporal's connection comes from temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE,
 _API_KEY, _TLS_..., AWS's from the SDK's default chain.
 
-With --check it looks at its configuration, the database and its role's rights
-there, Temporal, and each topic's destination, publishes nothing and ends: with
-status 0 if nothing failed. That publishing is allowed can often not be told:
-"unknown" is no failure, nor is a "warning".`,
+With --check it looks at its configuration, the database, its session and its
+role's rights there, rows that are hidden from the role, Temporal, and each
+topic's destination, publishes nothing and ends: with status 0 if nothing failed.
+That publishing is allowed can often not be told: "unknown" is no failure, nor is
+a "warning".`,
 		Example: `  worker
   worker --check          # before a deployment
   worker --check --json`,

@@ -40,8 +40,8 @@ error names the remedy. ` + "`starter migrate`" + ` checks the owner's session i
 An error that one of these timeouts causes names the timeout and its value.
 
 **Encodings.** UTF8 is best. From any other encoding that PostgreSQL can convert, such as LATIN1, texts arrive as UTF-8. PostgreSQL does
-not check the texts of a SQL_ASCII database, so an event there may hold bytes that are not UTF-8. The worker warns of such a database. It does not
-claim a topic whose name is not UTF-8, because no configuration can name it, and lists such topics in the warning. In a database that is not UTF8,
+not check the texts of a SQL_ASCII database, so an event there may hold bytes that are not UTF-8. The worker warns of such a database. The
+events of a topic whose name is not UTF-8 become dead letters, because no configuration can name it. In a database that is not UTF8,
 characters outside ASCII in the reason of a dead letter are stored as ` + "`?`" + `.
 
 **Failover.** Use the address that follows the writer, never a reader's and never an instance's:

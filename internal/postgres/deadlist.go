@@ -77,6 +77,9 @@ func (s *Store) DeadCounts(ctx context.Context) ([]DeadCount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count dead letters: %w", err)
 	}
+	for i := range counts {
+		counts[i].Topic = readableTopic(counts[i].Topic)
+	}
 	return counts, nil
 }
 

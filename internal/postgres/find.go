@@ -26,7 +26,7 @@ func (p Progress) read(events, all int64) {
 var idSlacks = []time.Duration{time.Minute, 24 * time.Hour}
 
 const byEventIDSQL = `
-SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, ` + shownFrom + `e.created_at` + shownTo + ` FROM outbox.event e
+SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, ` + shownFrom + `e.created_at` + shownTo + `, e.created_at FROM outbox.event e
 WHERE e.event_id = $1 AND e.id > $2 AND e.id <= $3
 ORDER BY e.id LIMIT 20`
 
@@ -156,7 +156,7 @@ func (s *Store) fromID(ctx context.Context, from int64, id *int64, written *time
 }
 
 const byKeySQL = `
-SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, ` + shownFrom + `e.created_at` + shownTo + ` FROM outbox.event e
+SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, ` + shownFrom + `e.created_at` + shownTo + `, e.created_at FROM outbox.event e
 WHERE e.topic = $1 AND e.key = $2 AND e.id > $3 AND e.id <= $4
 ORDER BY e.id DESC LIMIT $5`
 

@@ -194,7 +194,7 @@ func attributes(raw []byte) (all map[string]string, err error) {
 func narrow(wide string) string {
 	b := make([]byte, 0, len(wide))
 	for _, r := range wide {
-		b = append(b, byte(r))
+		b = append(b, byte(r)) //nolint:gosec // it was a byte
 	}
 	return string(b)
 }

@@ -119,6 +119,28 @@ func TestMakePartition_NoCopyUnderWayFails(t *testing.T) {
 	require.Equal(t, 1, query[int](o, `SELECT count(*) FROM outbox.event_default`))
 }
 
+// A transaction that holds its lock on the table may go on with an old list of partitions.
+func TestMakePartition_NoTransactionThatInsertsAgainFails(t *testing.T) {
+	const day, at = `'2020-01-01'`, `'2020-01-01 12:00Z'`
+	for _, plans := range []string{"force_custom_plan", "force_generic_plan"} {
+		t.Run(plans, func(t *testing.T) {
+			o := open(t)
+			conn := o.session()
+			_, err := conn.Exec(t.Context(), `SET plan_cache_mode = `+plans+`;
+				PREPARE again(timestamptz) AS INSERT INTO outbox.event (topic, type, payload, created_at) VALUES ('orders', 'T', 'x', $1);
+				BEGIN; EXECUTE again(now()); EXECUTE again(now())`)
+			require.NoError(t, err)
+			_, err = o.db.Exec(t.Context(), `SELECT outbox.make_partition(`+day+`)`)
+			if err != nil {
+				require.ErrorContains(t, err, lockNotAvailable, "the transaction is in the way")
+			}
+			_, err = conn.Exec(t.Context(), `EXECUTE again(`+at+`); COMMIT`)
+			require.NoError(t, err)
+			require.Equal(t, 3, query[int](o, `SELECT count(*) FROM outbox.event JOIN outbox.pending USING (id, created_at)`))
+		})
+	}
+}
+
 // An event is read where it was written for as long as it is there.
 func TestMakePartition_LeavesADayInTheDefaultPartition(t *testing.T) {
 	o := open(t)
@@ -160,7 +182,15 @@ func (o testOutbox) superuser() *pgx.Conn {
 	config.User, config.Password = "postgres", "" // that of the local stack needs no password
 	conn, err := pgx.ConnectConfig(o.t.Context(), config)
 	require.NoError(o.t, err)
-	o.t.Cleanup(func() { conn.Close(context.Background()) })
+	o.t.Cleanup(func() { // the database's owner cannot end a superuser's session
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		conn.Close(ctx)
+		for there := true; there; {
+			const sql = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`
+			require.NoError(o.t, o.db.QueryRow(ctx, sql, conn.PgConn().PID()).Scan(&there))
+		}
+	})
 	return conn
 }
 

@@ -275,6 +275,23 @@ func TestRetention_DeletesWhatTheDefaultPartitionHas(t *testing.T) {
 	require.ErrorContains(t, err, "is not over")
 }
 
+func TestRetention_TheRelayRoleSuffices(t *testing.T) {
+	o := open(t)
+	o.catch("orders", expired, 2)
+	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, o.db, "outbox_relay")})
+	require.NoError(t, err)
+	defer limited.Close()
+	done, err := limited.DropPartitions(t.Context(), 7, nil)
+	require.NoError(t, err)
+	require.Equal(t, relay.Partitions{Deleted: 2}, done)
+	made, err := limited.MakePartitions(t.Context(), 15, nil)
+	require.NoError(t, err)
+	require.Len(t, made.Made, 1)
+	enqueue, err := limited.Enqueue(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, enqueue.Failure())
+}
+
 // A step of a replay makes events pending that were published.
 func TestRetention_DeletesNothingUnderAStepOfAnOperation(t *testing.T) {
 	o := open(t)

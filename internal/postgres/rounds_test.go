@@ -24,14 +24,22 @@ func TestRounds_AdvanceFromFactToFact(t *testing.T) {
 		"closed when asked":                  {is: roundState{number: 5, ended: 4}, close: true, becomes: roundState{number: 6, ended: 4}, changed: true},
 		"listed":                             {is: roundState{number: 6, ended: 4}, holders: []string{"3/1"}, becomes: roundState{number: 6, ended: 4, writers: []string{"3/1"}}, changed: true},
 		"ended at once if nobody writes":     {is: roundState{number: 6, ended: 4}, becomes: roundState{number: 6, ended: 5, writers: []string{}}, changed: true},
-		"waits while one of them writes": {is: roundState{number: 6, ended: 4, writers: []string{"3/1", "4/7"}}, holders: []string{"9/9", "4/7"}, close: true,
-			becomes: roundState{number: 6, ended: 4, writers: []string{"3/1", "4/7"}}},
-		"ends without them, whoever else writes": {is: roundState{number: 6, ended: 4, writers: []string{"3/1"}}, holders: []string{"3/2", "9/9"},
-			becomes: roundState{number: 6, ended: 5, writers: []string{}}, changed: true},
-		"a prepared transaction has another name after a restart": {is: roundState{number: 6, ended: 4, writers: []string{"3/1"}}, holders: []string{"5/1", "-1/77"},
-			becomes: roundState{number: 6, ended: 4, writers: []string{"-1/77"}}, changed: true},
-		"and then keeps it": {is: roundState{number: 6, ended: 4, writers: []string{"-1/77"}}, holders: []string{"-1/78"},
-			becomes: roundState{number: 6, ended: 5, writers: []string{}}, changed: true},
+		"waits while one of them writes": {
+			is: roundState{number: 6, ended: 4, writers: []string{"3/1", "4/7"}}, holders: []string{"9/9", "4/7"}, close: true,
+			becomes: roundState{number: 6, ended: 4, writers: []string{"3/1", "4/7"}},
+		},
+		"ends without them, whoever else writes": {
+			is: roundState{number: 6, ended: 4, writers: []string{"3/1"}}, holders: []string{"3/2", "9/9"},
+			becomes: roundState{number: 6, ended: 5, writers: []string{}}, changed: true,
+		},
+		"a prepared transaction has another name after a restart": {
+			is: roundState{number: 6, ended: 4, writers: []string{"3/1"}}, holders: []string{"5/1", "-1/77"},
+			becomes: roundState{number: 6, ended: 4, writers: []string{"-1/77"}}, changed: true,
+		},
+		"and then keeps it": {
+			is: roundState{number: 6, ended: 4, writers: []string{"-1/77"}}, holders: []string{"-1/78"},
+			becomes: roundState{number: 6, ended: 5, writers: []string{}}, changed: true,
+		},
 	} {
 		becomes, changed := c.is.next(c.holders, c.close)
 		require.Equal(t, c.changed, changed, name)

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -88,9 +87,9 @@ func security(ctx context.Context, db querier, everyRelay bool) error {
 	return errors.Join(all...)
 }
 
-// strangersSQL lists roles that may insert events and may not execute a function that
-// an insert calls with their rights: one of a constraint, a default or a generated column,
-// or one that such a function calls.
+// strangersSQL lists roles that were granted to insert events and may not execute a function
+// that an insert calls with their rights: one of a constraint, a default or a generated
+// column, or one that such a function calls.
 const strangersSQL = `
 WITH RECURSIVE called AS (
     SELECT d.refobjid AS oid
@@ -103,9 +102,14 @@ WITH RECURSIVE called AS (
     JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = called.oid AND d.refclassid = 'pg_proc'::regclass)
 SELECT r.rolname::text, n.nspname || '.' || f.proname || '(' || oidvectortypes(f.proargtypes) || ')'
 FROM called JOIN pg_proc f ON f.oid = called.oid JOIN pg_namespace n ON n.oid = f.pronamespace
-CROSS JOIN pg_roles r
+CROSS JOIN (
+    SELECT a.grantee FROM pg_class c CROSS JOIN aclexplode(c.relacl) a
+    WHERE c.oid = to_regclass('outbox.event') AND a.privilege_type = 'INSERT'
+    UNION
+    SELECT a.grantee FROM pg_attribute t CROSS JOIN aclexplode(t.attacl) a
+    WHERE t.attrelid = to_regclass('outbox.event') AND a.privilege_type = 'INSERT') granted
+JOIN pg_roles r ON r.oid = granted.grantee
 WHERE NOT has_function_privilege(r.oid, f.oid, 'EXECUTE')
-  AND has_any_column_privilege(r.oid, to_regclass('outbox.event')::oid, 'INSERT')
 ORDER BY 2, 1`
 
 // strangersNamed is how many roles a warning names at most.
@@ -133,15 +137,15 @@ func strangers(ctx context.Context, db querier) ([]error, error) {
 	var warnings []error
 	for _, f := range functions {
 		names := strings.Join(roles[f][:min(len(roles[f]), strangersNamed)], ", ")
-		warnings = append(warnings, fmt.Errorf("%d roles may insert events but not execute %s, so that their inserts fail: %s: "+
-			"run schema/roles.sql again, or \"GRANT EXECUTE ON FUNCTION %s TO %s\"", len(roles[f]), f, names, f, names))
+		warnings = append(warnings, fmt.Errorf("some roles may insert events but not execute %s, so that their inserts fail (%d: %s): "+
+			"run schema/roles.sql again, or \"GRANT EXECUTE ON FUNCTION %s TO %s\"", f, len(roles[f]), names, f, names))
 	}
 	return warnings, nil
 }
 
 // Warning is what an operator should change although the relay works.
 type Warning struct {
-	Check string // session or producers
+	Check string // session, sequence or producers
 	Err   error  // names the remedy
 }
 
@@ -150,6 +154,9 @@ func (s *Store) Warnings(ctx context.Context) []Warning {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	warnings := producerWarnings(ctx, s.pool)
+	if err := s.sequenceWarning(ctx); err != nil {
+		warnings = append(warnings, Warning{"sequence", err})
+	}
 	found := s.session.Load()
 	if found == nil {
 		return warnings
@@ -162,7 +169,6 @@ func (s *Store) Warnings(ctx context.Context) []Warning {
 	}
 	if found.encoding == sqlASCII {
 		warnings = append(warnings, Warning{"session", errASCII})
-		warnings = append(warnings, s.unnameable(ctx)...)
 	}
 	return warnings
 }
@@ -179,29 +185,44 @@ func (s *Store) needs(timeout string) time.Duration {
 var errASCII = errors.New("the database's encoding is SQL_ASCII, so PostgreSQL stores texts without checking them: " +
 	"events that are not UTF-8 become dead letters; move to a database with the encoding UTF8 (pg_dump --encoding and createdb --encoding)")
 
-const topicNamesSQL = `SELECT DISTINCT topic FROM outbox.lane`
+// cacheSQL reads how many ids a session draws at once. It may be read by every role.
+const cacheSQL = `
+SELECT coalesce((SELECT s.seqcache FROM pg_sequence s
+                 WHERE s.seqrelid = pg_get_serial_sequence('outbox.event', 'id')::regclass), 1)`
 
-// unnameable warns of topics that are not claimed, because no configuration can name them.
-func (s *Store) unnameable(ctx context.Context) []Warning {
-	rows, err := s.pool.Query(ctx, topicNamesSQL)
-	if err != nil {
-		return []Warning{{"session", fmt.Errorf("look for names of topics: %w", err)}}
+// sequenceWarning warns of ids that are drawn before the transaction that uses them: the
+// low watermark believes that a transaction draws its ids after it has locked the table.
+func (s *Store) sequenceWarning(ctx context.Context) error {
+	var cache int64
+	if err := s.pool.QueryRow(ctx, cacheSQL).Scan(&cache); err != nil {
+		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
 	}
-	topics, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return []Warning{{"session", fmt.Errorf("look for names of topics: %w", err)}}
+	if cache > 1 {
+		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session draws ids long before it uses them, and the events of a key can be published "+
+			"in another order than they were committed: run \"ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 1\" as the owner", cache)
 	}
-	var bad []string
+	return nil
+}
+
+// holdSQL is converted to the database's encoding, or fails.
+const holdSQL = `SELECT length($1::text)`
+
+// CanHold makes sure that the database can store the names of topics, whose encoding may
+// lack some characters.
+func (s *Store) CanHold(ctx context.Context, topics []string) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	var all []error
 	for _, topic := range topics {
-		if !utf8.ValidString(topic) {
-			bad = append(bad, fmt.Sprintf("%q", topic))
+		var n int
+		err := s.pool.QueryRow(ctx, holdSQL, topic).Scan(&n)
+		var refused *pgconn.PgError
+		if errors.As(err, &refused) {
+			err = fmt.Errorf("topic %q cannot exist in this database, whose encoding lacks a character of its name: use another name, or a database with the encoding UTF8: %w", topic, err)
 		}
+		all = append(all, err)
 	}
-	if len(bad) == 0 {
-		return nil
-	}
-	return []Warning{{"session", fmt.Errorf("the names of these topics are not UTF-8, so nothing of them is published: %s: "+
-		"write their events again under another name, and delete these from outbox.pending", strings.Join(bad, ", "))}}
+	return errors.Join(all...)
 }
 
 func producerWarnings(ctx context.Context, db querier) (warnings []Warning) {
@@ -230,6 +251,21 @@ func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
 	return found
 }
 
+// explained is the tracer of a single connection, whose errors name the setting that
+// causes them.
+type explained struct{ session *session }
+
+func (e *explained) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+func (e *explained) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.TraceQueryEndData) {
+	var refused *pgconn.PgError
+	if errors.As(d.Err, &refused) {
+		e.session.explain(refused, conn.PgConn().ParameterStatus("session_authorization"))
+	}
+}
+
 // Connect makes a single connection to a database, for "starter migrate". notice gets the
 // server's notices that are for people. Its errors name the remedy.
 func Connect(ctx context.Context, url string, notice func(text string)) (*pgx.Conn, error) {
@@ -240,7 +276,9 @@ func Connect(ctx context.Context, url string, notice func(text string)) (*pgx.Co
 	if err != nil {
 		return nil, fmt.Errorf("read the database URL: %w", err)
 	}
-	prepare(config, func(session) {})
+	var found explained
+	prepare(config, func(s session) { found.session = &s })
+	config.Tracer = &found
 	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "INFO" || n.SeverityUnlocalized == "WARNING" {
 			notice(n.Message)

@@ -86,7 +86,7 @@ func TestRights_OfProducersThatCannotInsertAreNamed(t *testing.T) {
 	warnings := s.Warnings(t.Context())
 	require.Len(t, warnings, 1)
 	require.Equal(t, "producers", warnings[0].Check)
-	require.ErrorContains(t, warnings[0].Err, "outbox_producer")
+	require.ErrorContains(t, warnings[0].Err, "(1: outbox_producer)", "roles that may write everything are no producers")
 	require.ErrorContains(t, warnings[0].Err, "GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb)")
 
 	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
@@ -114,14 +114,29 @@ func TestRights_OfAProducersOwnRoleAreFoundByItsGrant(t *testing.T) {
 	require.Contains(t, all, role)
 }
 
-func TestWarnings_OfASQLASCIIDatabaseNameTopicsThatNobodyCanConfigure(t *testing.T) {
+func TestWarnings_NameASQLASCIIDatabase(t *testing.T) {
 	o := encoded(t, "SQL_ASCII")
-	o.exec(`INSERT INTO outbox.event (topic, type, payload) VALUES ('M' || $1::text || 'ller', 'T', 'x')`, "\xfc")
 	require.Empty(t, o.claim())
-	var all string
-	for _, w := range o.Warnings(t.Context()) {
-		all += w.Check + ": " + w.Err.Error() + "\n"
-	}
-	require.Contains(t, all, "session: the database's encoding is SQL_ASCII")
-	require.Contains(t, all, `"M\xfcller"`)
+	warnings := o.Warnings(t.Context())
+	require.Len(t, warnings, 1)
+	require.ErrorContains(t, warnings[0].Err, "the database's encoding is SQL_ASCII")
+}
+
+func TestSession_OfAnEncodingThatLacksATopicsCharactersNamesTheTopic(t *testing.T) {
+	o := encoded(t, "LATIN1")
+	require.NoError(t, o.CanHold(t.Context(), []string{"orders", "Müller"}))
+	err := o.CanHold(t.Context(), []string{"orders", "ключ"})
+	require.ErrorContains(t, err, `topic "ключ"`)
+	require.NotContains(t, err.Error(), "orders")
+	require.Error(t, o.EnsureLanes(t.Context(), []string{"ключ"}), "it could not start")
+}
+
+func TestSequence_ThatDrawsAheadIsNamed(t *testing.T) {
+	o := open(t)
+	require.Empty(t, o.Warnings(t.Context()))
+	o.exec(`ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 20`)
+	warnings := o.Warnings(t.Context())
+	require.Len(t, warnings, 1)
+	require.Equal(t, "sequence", warnings[0].Check)
+	require.ErrorContains(t, warnings[0].Err, "ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 1")
 }

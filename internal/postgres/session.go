@@ -259,6 +259,3 @@ func (s *Store) texts(all []string) []string {
 	}
 	return storable
 }
-
-// readable is a name for people, of bytes that need not be UTF-8.
-func readable(name string) string { return strings.ToValidUTF8(name, "\uFFFD") }

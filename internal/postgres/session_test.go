@@ -207,25 +207,6 @@ func TestDeadLetter_OfAnyTextIsKeptInADatabaseOfAnyEncoding(t *testing.T) {
 	}
 }
 
-// No configuration can name such a topic.
-func TestClaim_LeavesOutATopicWhoseNameIsNoUTF8AndNoOther(t *testing.T) {
-	o := encoded(t, "SQL_ASCII")
-	o.exec(`INSERT INTO outbox.event (topic, type, payload) SELECT 'M' || $1::text || 'ller', 'T', 'x' FROM generate_series(1, 40)`, "\xfc")
-	o.write("orders", 40)
-	claimed := 0
-	for _, b := range o.claim() {
-		require.Equal(t, "orders", b.Topic)
-		claimed += b.Events
-	}
-	require.Equal(t, 40, claimed)
-	topics, err := o.Topics(t.Context())
-	require.NoError(t, err)
-	require.Len(t, topics, 2)
-	for _, s := range topics {
-		require.Contains(t, []string{"M�ller", "orders"}, s.Topic)
-	}
-}
-
 func TestSession_TakesTheTimeZoneAndDateStyleItNeeds(t *testing.T) {
 	o := open(t)
 	o.inDatabase("DateStyle", "German, DMY")
@@ -264,6 +245,12 @@ func TestSession_ATimeoutOfTheRoleIsNamedInTheErrorItCauses(t *testing.T) {
 	_, err := s.pool.Exec(t.Context(), `SELECT pg_sleep(5)`)
 	require.ErrorContains(t, err, "statement_timeout is 200ms")
 	require.ErrorContains(t, err, "ALTER ROLE outbox SET statement_timeout")
+
+	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	_, err = conn.Exec(t.Context(), `SELECT pg_sleep(5)`)
+	require.ErrorContains(t, err, "statement_timeout is 200ms", "migrate")
 
 	tx, err := o.db.Begin(t.Context())
 	require.NoError(t, err)

@@ -24,9 +24,9 @@ func TestClaim_TellsOfLanesThatWereNotGivenBack(t *testing.T) {
 	o.expireLeases()
 	o.requireSettling(false, "claimed, but no attempt has begun")
 	o.expireLeases()
-	_, lease := o.claimOne()
+	o.claimOne()
 	o.expireLeases()
-	b := o.requireSettling(true, "the attempt's lease expired")
+	o.requireSettling(true, "the attempt's lease expired")
 
 	// The claim goes from hand to hand without an attempt.
 	again, err := o.Claimed(t.Context(), t.Name())
@@ -34,10 +34,10 @@ func TestClaim_TellsOfLanesThatWereNotGivenBack(t *testing.T) {
 	require.Len(t, again, 1)
 	require.True(t, again[0].Settling, "the answer to the claim was lost")
 	require.NoError(t, o.ReleaseUnbegun(t.Context()))
-	b = o.requireSettling(true, "a worker that stopped released it unbegun")
+	b := o.requireSettling(true, "a worker that stopped released it unbegun")
 
 	// The next attempt gives them back in order.
-	lease, err = o.TakeOver(t.Context(), b)
+	lease, err := o.TakeOver(t.Context(), b)
 	require.NoError(t, err)
 	require.NoError(t, o.Release(t.Context(), lease, relay.Read{Next: lease.LowID}))
 	o.requireSettling(false, "given back")

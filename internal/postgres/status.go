@@ -53,7 +53,7 @@ func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 	topics, err := collect(ctx, s, func(row pgx.CollectableRow) (t TopicStatus, err error) {
 		err = row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
 			&t.PausedBy, &t.PauseReason, &t.PausedAt, &t.Recovery)
-		t.Topic = readable(t.Topic)
+		t.Topic = readableTopic(t.Topic)
 		return t, err
 	}, statusSQL)
 	if err != nil {

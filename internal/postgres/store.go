@@ -66,7 +66,7 @@ func (c Config) withDefaults() Config {
 		c.LongTimeout = 2 * time.Minute
 	}
 	if c.MakePatience == 0 {
-		c.MakePatience = 10 * time.Second
+		c.MakePatience = timing.MakePatience
 	}
 	return c
 }

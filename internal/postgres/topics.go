@@ -84,7 +84,7 @@ func (s *Store) Topics(ctx context.Context) ([]relay.TopicState, error) {
 func scanTopic(row pgx.CollectableRow) (t relay.TopicState, err error) {
 	var age float64
 	err = row.Scan(&t.Topic, &t.Pending, &t.Capped, &age, &t.Dead, &t.DeadCode, &t.Retrying, &t.PausedBy, &t.PauseReason, &t.Recovery)
-	t.Topic = readable(t.Topic)
+	t.Topic = readableTopic(t.Topic)
 	t.Oldest = time.Duration(age * float64(time.Second)).Truncate(time.Millisecond)
 	return t, err
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // StateNotPending is the state of an event that was published, or that never became
@@ -29,6 +30,8 @@ type EventLife struct {
 	// State is that of the first delivery: pending, dead, discarded or StateNotPending.
 	State string `json:"state"`
 	LaneLife
+
+	at int64 // WrittenAt as relay.Ref has it
 }
 
 // Delivery is one delivery of an event that is pending, dead or discarded.
@@ -69,7 +72,10 @@ func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	found, err := collect(ctx, s, func(row pgx.CollectableRow) (e EventLife, err error) {
-		return e, row.Scan(&e.ID, &e.EventID, &e.Topic, &e.Key, &e.Lane, &e.Type, &e.WrittenAt)
+		var created pgtype.Timestamptz
+		err = row.Scan(&e.ID, &e.EventID, &e.Topic, &e.Key, &e.Lane, &e.Type, &e.WrittenAt, &created)
+		e.at = microseconds(created)
+		return e, err
 	}, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("look for events: %w", err)
@@ -88,15 +94,17 @@ SELECT 'pending', p.replay, coalesce(r.code, ''), coalesce(r.message, ''), coale
        (SELECT count(*)::int FROM (
             SELECT FROM outbox.pending b WHERE b.topic = $1 AND b.lane = $2 AND b.id < $3 LIMIT 10000) ahead),
        '', '', ''
-FROM outbox.pending p LEFT JOIN outbox.refusal r USING (topic, lane, id, replay)
-WHERE p.topic = $1 AND p.lane = $2 AND p.id = $3
+FROM outbox.pending p
+LEFT JOIN outbox.refusal r ON (r.topic, r.lane, r.id, r.replay) = (p.topic, p.lane, p.id, p.replay)
+                          AND coalesce(r.created_at, p.created_at) = p.created_at
+WHERE p.topic = $1 AND p.lane = $2 AND p.id = $3 AND p.created_at = $4
 UNION ALL
 SELECT 'dead', d.replay, d.code, d.message, d.attempts, d.dead_at, 0, d.workflow_id, '', ''
-FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = $2 AND d.id = $3
+FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = $2 AND d.id = $3 AND d.created_at = $4
 UNION ALL
 SELECT 'discarded', x.replay, x.code, x.message, 0, x.dead_at, 0, '', o.by, o.reason
 FROM outbox.discarded x JOIN outbox.operation o ON o.id = x.operation
-WHERE x.topic = $1 AND x.lane = $2 AND x.id = $3
+WHERE x.topic = $1 AND x.lane = $2 AND x.id = $3 AND x.created_at = $4
 ORDER BY 2`
 
 // laneLifeSQL reads who has a lane, and what keeps its topic.
@@ -112,7 +120,7 @@ FROM outbox.lane l LEFT JOIN outbox.topic t USING (topic)
 WHERE l.topic = $1 AND l.lane = $2`
 
 func (s *Store) fillLife(ctx context.Context, e *EventLife) error {
-	rows, err := s.pool.Query(ctx, deliveriesSQL, e.Topic, e.Lane, e.ID)
+	rows, err := s.pool.Query(ctx, deliveriesSQL, e.Topic, e.Lane, e.ID, timestamp(e.at))
 	if err != nil {
 		return err
 	}

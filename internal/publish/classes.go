@@ -118,6 +118,10 @@ var classes = []row{
 		why: "SQS refuses more than ten attributes, and SNS discards such a message on its way to a queue with raw delivery.",
 	},
 	{
+		codes: []string{relay.CodeInvalidCharacter}, from: fromRelay, class: relay.ClassPoison, source: docHere,
+		why: "The event has a character that SNS or SQS loses or replaces: its text says which, and where. It is not sent.",
+	},
+	{
 		codes: []string{relay.CodeBlocked}, from: fromRelay, class: relay.ClassPoison, source: docHere,
 		why: "An earlier event of its key is a dead letter, and the topic's onPoison is block.",
 	},

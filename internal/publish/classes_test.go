@@ -112,7 +112,7 @@ func TestACodeHasItsClassInEverySpelling(t *testing.T) {
 			KMSThrottling KMS.ThrottlingException KmsThrottled RequestLimitExceeded SlowDown HTTP429 OverLimit
 			com.amazonaws.sqs#RequestThrottled NobodyKnows Exception HTTP HTTP1 HTTP200 HTTPxyz`,
 		relay.ClassPoison: `InvalidMessageContents InvalidParameter InvalidParameterValue InvalidParameterValueException
-			ParameterValueInvalid ValidationException ValidationError InvalidAttributeValue EventTooLarge TooManyAttributes
+			ParameterValueInvalid ValidationException ValidationError InvalidAttributeValue EventTooLarge TooManyAttributes InvalidCharacter
 			EventMissing HTTP413 com.amazonaws.sqs#InvalidMessageContents:http://internal.amazon.com/coral/`,
 		relay.ClassDestination: `AuthorizationError AuthorizationErrorException AccessDenied AccessDeniedException NotFound
 			NotFoundException AWS.SimpleQueueService.NonExistentQueue QueueDoesNotExist com.amazonaws.sqs#QueueDoesNotExist

@@ -111,7 +111,7 @@ func TestALimitIsLearnedAndRefreshed(t *testing.T) {
 		// Requests keep to it.
 		events := simple(6)
 		for i := range events {
-			events[i].Payload = string(make([]byte, 900))
+			events[i].Payload = strings.Repeat("x", 900)
 		}
 		var bytes []int
 		w.publish = func(b wireBatch) wireReply { bytes = append(bytes, weigh(b)); return wireReply{} }

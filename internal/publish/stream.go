@@ -146,6 +146,9 @@ func (s *stream) read(page []relay.Event, ok bool) {
 		entries[i] = entry{ev: ev, bytes: bytes, refusal: s.unroutable}
 		if s.unroutable == nil {
 			entries[i].refusal = refuse(bytes, attributes, s.route.refusesAbove())
+			if entries[i].refusal == nil {
+				entries[i].refusal = unfit(ev)
+			}
 		}
 	}
 	s.result.Events += len(page)

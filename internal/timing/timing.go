@@ -57,6 +57,9 @@ const (
 	// attempt has not given back. The worker of that attempt may live: when the
 	// database answers one worker, it answers the other, which tries every SettleEvery.
 	SettleGrace = 3 * time.Second
+	// MakePatience is how long Maintenance tries to make one partition that producers keep
+	// it from.
+	MakePatience = 10 * time.Second
 	// DatabaseRetryFirst and DatabaseRetryMost bound the pause between attempts that
 	// fail because of the database.
 	DatabaseRetryFirst = 500 * time.Millisecond

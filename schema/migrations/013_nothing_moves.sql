@@ -24,17 +24,18 @@ REVOKE ALL ON FUNCTION outbox.require_read_committed(text) FROM PUBLIC;
 --   - it is of no use: the day is over and the default partition has caught much, or it
 --     is no day of the years 1970 to 2269.
 --
--- A statement keeps the list of partitions with which it began. If it sends a row to the
--- default partition, and a partition for that row was attached meanwhile, PostgreSQL
--- fails the statement. So a partition is attached while no transaction that has inserted
--- an event, or is about to, is open: SHARE ROW EXCLUSIVE on outbox.event makes sure of
--- it. The lock is waited for 50 ms at most, because producers wait behind it; then the
--- caller sees lock_not_available, and tries again.
+-- A statement keeps the list of partitions with which it began, and a transaction that
+-- has inserted an event may keep it for its later statements, too. If it sends a row to
+-- the default partition, and a partition for that row was attached meanwhile, PostgreSQL
+-- fails it. So a partition is attached while no transaction that has inserted an event,
+-- or is about to, is open: SHARE ROW EXCLUSIVE on outbox.event makes sure of it. The lock
+-- is waited for 50 ms at most, because producers wait behind it; then the caller sees
+-- lock_not_available, and tries again.
 --
 -- In a database where producers' transactions always overlap there is no such moment. A
 -- day that begins in more than twelve hours is then attached without that lock. Only a
--- statement that still inserts twelve hours later could tell, or one that sets created_at
--- to such a day in this very millisecond.
+-- transaction that is open now could fail: if it still inserts events on that day, or
+-- sets created_at to it.
 CREATE OR REPLACE FUNCTION outbox.make_partition(day date) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET timezone = 'UTC' SET row_security = off AS $$
@@ -44,7 +45,7 @@ DECLARE
     name    text;
     from_at timestamptz;
     to_at   timestamptz;
-    far     boolean; -- so far off that no statement of now will insert an event of the day
+    far     boolean; -- so far off that no transaction of now will insert an event of the day
     covered boolean; -- today has a partition
     big     boolean; -- the default partition has caught much
     alone   boolean := false; -- no producer's transaction is open
@@ -78,6 +79,9 @@ BEGIN
                     RAISE;
                 END IF;
             END;
+        END IF;
+        IF NOT alone THEN -- in the order in which drop_partition takes its locks
+            LOCK TABLE ONLY outbox.event IN SHARE UPDATE EXCLUSIVE MODE;
         END IF;
         LOCK TABLE outbox.event_default IN ACCESS EXCLUSIVE MODE;
         EXECUTE format('ALTER TABLE outbox.event ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)', name, from_at, to_at);

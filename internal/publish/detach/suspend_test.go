@@ -20,11 +20,11 @@ func TestClient_AsksBeforeEachAttemptWhetherItIsTooLate(t *testing.T) {
 	ctx := WithDeadline(t.Context(), func() time.Time { return end })
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost", nil)
 	require.NoError(t, err)
-	_, err = client.Do(req) //nolint:bodyclose // it has none
+	_, err = client.Do(req)
 	require.NoError(t, err)
 
 	end = time.Now().Add(-time.Second)
-	_, err = client.Do(req) //nolint:bodyclose // it has none
+	_, err = client.Do(req)
 	require.ErrorIs(t, err, ErrTooLate)
 	require.Equal(t, 1, sent)
 }

@@ -1,0 +1,93 @@
+package publish
+
+import (
+	"encoding/binary"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// SQS allows #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF in
+// a body, the characters of XML 1.0, and the same in String attributes, whose values are
+// to be printable (SQS API Reference, SendMessage and MessageAttributeValue). What happens
+// to another character is not certain, so an event with one is not sent:
+//
+//   - SNS accepts it and does not deliver the message to queues. Seen with a tab in an
+//     attribute: https://github.com/aws/aws-sdk-java-v2/issues/5828
+//   - SQS refuses it with InvalidMessageContents. AWS's pages also said that it stores
+//     U+FFFD instead: https://github.com/async-aws/aws/pull/1950
+//   - The AWS SDK replaces bytes that are no UTF-8 with U+FFFD in JSON.
+//
+// The outbox's Writer and table have the same rules for producers.
+
+// unfit says which character of ev no destination delivers unaltered, or returns nil.
+func unfit(ev *relay.Event) *relay.PublishError {
+	for _, part := range [...]struct {
+		name, text string
+		lines      bool
+	}{{"payload", ev.Payload, true}, {"type", ev.Type, false}, {"content_type", ev.ContentType, false}} {
+		if at, what := badCharacter(part.text, part.lines); at >= 0 {
+			return unfitAt(part.name, at, what)
+		}
+	}
+	// It becomes a group id, hashed if need be.
+	for at, r := range ev.Key {
+		if r == utf8.RuneError {
+			if _, width := utf8.DecodeRuneInString(ev.Key[at:]); width == 1 {
+				return unfitAt("key", at, notUTF8)
+			}
+		}
+	}
+	var first string // of the unfit attributes, by name
+	var refused *relay.PublishError
+	for name, value := range ev.Attributes {
+		part := "attribute"
+		at, what := badCharacter(value, false)
+		if at < 0 {
+			part = "the name of attribute"
+			at, what = badCharacter(name, false)
+		}
+		if at >= 0 && (refused == nil || name < first) {
+			first, refused = name, unfitAt(fmt.Sprintf("%s %.64q", part, name), at, what)
+		}
+	}
+	return refused
+}
+
+func unfitAt(part string, at int, what string) *relay.PublishError {
+	return refusal(relay.CodeInvalidCharacter, fmt.Sprintf("%s %s at byte %d", part, what, at))
+}
+
+const notUTF8 = "is not valid UTF-8"
+
+// badCharacter finds the first character of s that is not allowed, -1 if there is none.
+// Tabs, line feeds and carriage returns are allowed in lines of text only.
+func badCharacter(s string, lines bool) (at int, what string) {
+	for i := 0; i < len(s); {
+		// Eight bytes at once, as long as all are from ' ' to 0x7F. Subtracting ' ' from each
+		// sets the highest bit of one that is less.
+		if len(s)-i >= 8 {
+			word := binary.LittleEndian.Uint64([]byte(s[i : i+8]))
+			if (word|(word-0x2020202020202020))&0x8080808080808080 == 0 {
+				i += 8
+				continue
+			}
+		}
+		for end := min(i+8, len(s)); i < end; {
+			r, width := rune(s[i]), 1
+			if r >= utf8.RuneSelf {
+				r, width = utf8.DecodeRuneInString(s[i:])
+			}
+			switch {
+			case r == utf8.RuneError && width == 1:
+				return i, notUTF8
+			case lines && (r == '\t' || r == '\n' || r == '\r'):
+			case r < ' ', r == 0xFFFE, r == 0xFFFF: // a surrogate is no valid UTF-8
+				return i, fmt.Sprintf("has U+%04X", r)
+			}
+			i += width
+		}
+	}
+	return -1, ""
+}
