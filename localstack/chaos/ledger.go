@@ -52,12 +52,14 @@ type Operations struct {
 	// ReplayedOld are those of the replayed whose day retention was to drop.
 	ReplayedOld int `json:"replayedOld"`
 	Discarded   int `json:"discarded"`
+
+	gone int // events that retention has dropped or deleted
 }
 
 // Retention is what became of days that are to be dropped.
 type Retention struct {
 	Dropped int `json:"dropped"` // partitions
-	Events  int `json:"events"`  // that went with them
+	Events  int `json:"events"`  // that went with them, or out of the default partition
 	// Needed is how often the harness tried to drop one of which something was pending
 	// or dead. Maintenance did, too, and nobody counts that.
 	Needed int `json:"needed"`
@@ -74,10 +76,7 @@ func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) 
 	for kind, n := range b.proxy.Injected() {
 		injected[string(kind)] += n
 	}
-	retention := Retention{Dropped: len(facts.Drops), Needed: injected[partitionNeeded]}
-	for _, d := range facts.Drops {
-		retention.Events += d.Events
-	}
+	retention := Retention{Dropped: len(facts.Drops), Events: done.gone, Needed: injected[partitionNeeded]}
 	injected[string(plan.DropPartition)] = retention.Dropped
 	return &Ledger{
 		OK: len(verdict.Violations) == 0, Seed: b.cfg.Seed, Seconds: b.cfg.Length.Seconds(), Workers: b.cfg.Workers,
@@ -111,7 +110,7 @@ func (l *Ledger) Print(w io.Writer) {
 	fmt.Fprintf(w, "messages    %6d received, %d delivered again by their queue\n", l.Received, l.Redelivered)
 	fmt.Fprintf(w, "operators   %6d redriven, %d replayed (%d of expired days), %d discarded\n",
 		l.Operations.Redriven, l.Operations.Replayed, l.Operations.ReplayedOld, l.Operations.Discarded)
-	fmt.Fprintf(w, "retention   %6d partitions dropped with %d events, %d times one was needed\n", l.Retention.Dropped, l.Retention.Events, l.Retention.Needed)
+	fmt.Fprintf(w, "retention   %6d partitions dropped, %d events gone, %d times one was needed\n", l.Retention.Dropped, l.Retention.Events, l.Retention.Needed)
 	fmt.Fprintf(w, "slowest     %6.1f s from a commit to the reception\n", l.Slowest)
 	fmt.Fprintf(w, "recovery    %6.1f s at most, after: %s (%s)\n", l.Recovery.Seconds, l.Recovery.After, l.Recovery.Topic)
 	fmt.Fprintf(w, "drained     %6.1f s after the last event\n", l.Drain)

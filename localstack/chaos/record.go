@@ -240,10 +240,11 @@ SELECT (SELECT coalesce(json_object_agg(code, n), '{}') FROM (SELECT code, count
        (SELECT count(*) FROM chaos.replayed),
        (SELECT coalesce(sum(done), 0)::bigint FROM outbox.operation WHERE kind = 'redrive'),
        (SELECT count(*) FROM chaos.discarded),
-       (SELECT count(*) FROM chaos.replayed r JOIN chaos.event e USING (id) WHERE e.created_at < r.at - interval '` + keepDays + ` days')`
+       (SELECT count(*) FROM chaos.replayed r JOIN chaos.event e USING (id) WHERE e.created_at < r.at - interval '` + keepDays + ` days'),
+       (SELECT count(*) FROM chaos.event WHERE gone_at IS NOT NULL)`
 
 func (b *bed) operations(ctx context.Context) (o Operations, err error) {
-	err = b.db.QueryRow(ctx, operationsSQL).Scan(&o.Dead, &o.Replayed, &o.Redriven, &o.Discarded, &o.ReplayedOld)
+	err = b.db.QueryRow(ctx, operationsSQL).Scan(&o.Dead, &o.Replayed, &o.Redriven, &o.Discarded, &o.ReplayedOld, &o.gone)
 	if err != nil {
 		return o, fmt.Errorf("count operations: %w", err)
 	}

@@ -70,8 +70,17 @@ var mutations = map[string]mutation{
 	},
 }
 
-// unfenced neither renews leases nor notices that they are lost.
+// unfenced neither renews leases nor notices that they are lost, and does not wait for the
+// attempt that had them before.
 type unfenced struct{ *postgres.Store }
+
+func (u unfenced) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
+	batches, err := u.Store.Claim(ctx, r)
+	for i := range batches {
+		batches[i].Settling = false
+	}
+	return batches, err
+}
 
 func (unfenced) Renew(context.Context, relay.Lease, []int16) error { return nil }
 

@@ -13,8 +13,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// careless drops expired partitions and does not look whether anything of them is
-// pending or dead. Like the real one it does not wait for producers.
+// careless drops expired partitions, and what the default one has of those days, and does
+// not look whether anything of them is pending or dead. Like the real one it does not wait
+// for producers.
 type careless struct{ *postgres.Store }
 
 const dropSQL = `
@@ -29,6 +30,7 @@ BEGIN
     LOOP
         EXECUTE format('DROP TABLE outbox.%I', name);
     END LOOP;
+    DELETE FROM outbox.event_default WHERE created_at < (now() AT TIME ZONE 'UTC')::date - 1;
 END $$`
 
 func (careless) DropPartitions(ctx context.Context, _ int, _ func()) (done relay.Partitions, err error) {
