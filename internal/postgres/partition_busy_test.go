@@ -356,24 +356,3 @@ func TestPartitions_NothingRunsUnderAnotherIsolation(t *testing.T) {
 		})
 	}
 }
-
-// The role's or the database's default is not the relay's.
-func TestPartitions_UpkeepWorksUnderAnyDefaultIsolation(t *testing.T) {
-	for _, level := range []string{"repeatable read", "serializable"} {
-		t.Run(level, func(t *testing.T) {
-			o := open(t)
-			o.writeOn("orders", expired)
-			o.exec(`DELETE FROM outbox.pending`)
-			o.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = %L', current_database(), '` + level + `'); END $$`)
-			other, err := Open(t.Context(), Config{URL: o.db.Config().ConnString()})
-			require.NoError(t, err)
-			defer other.Close()
-			made, err := other.MakePartitions(t.Context(), 15, nil)
-			require.NoError(t, err)
-			require.Equal(t, []string{o.dayOf(`(` + today + ` + 15)`)}, made.Made)
-			gone, err := other.DropPartitions(t.Context(), 7, nil)
-			require.NoError(t, err)
-			require.Equal(t, []string{o.dayOf(expired)}, gone.Dropped)
-		})
-	}
-}
