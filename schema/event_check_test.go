@@ -61,7 +61,8 @@ func TestEventCheck_NamesTheRuleAndThePlace(t *testing.T) {
 		"infinity":              {set("created_at", "infinity"), "event_created_at_is_from_1970_to_2269", "created_at is infinity."},
 		"the year 1":            {set("created_at", "0001-01-01 00:00Z"), "event_created_at_is_from_1970_to_2269", ""},
 		"milliseconds":          {set("created_at", "57874-01-01 00:00Z"), "event_created_at_is_from_1970_to_2269", ""},
-		"the first moment":      {set("created_at", "1970-01-01 00:00Z"), "", ""},
+		"an unset time":         {set("created_at", "1970-01-01 00:00Z"), "event_created_at_is_from_1970_to_2269", ""},
+		"the first moment":      {set("created_at", "1970-01-01 00:00:00.000001Z"), "", ""},
 		"the last moment":       {set("created_at", "2269-12-31 23:59:59.999999Z"), "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -45,7 +45,7 @@ BEGIN
        AND octet_length(content_type) BETWEEN 1 AND 256
        AND (content_type = 'application/json' OR content_type COLLATE "C" !~ E'[\\u0001-\\u001f\\ufffe\\uffff]')
        AND payload <> ''
-       AND created_at >= '1970-01-01 00:00Z' AND created_at < '2270-01-01 00:00Z'
+       AND created_at > '1970-01-01 00:00Z' AND created_at < '2270-01-01 00:00Z'
        AND (attributes = '{}' OR outbox.attributes_are_valid(attributes)) THEN
         RETURN true;
     END IF;
@@ -83,7 +83,7 @@ BEGIN
         reason := substring(content_type COLLATE "C" FROM E'[\\u0001-\\u001f\\ufffe\\uffff]');
         reason := format('content_type has U+%s at byte %s.', lpad(upper(to_hex(ascii(reason))), 4, '0'),
                          octet_length(split_part(content_type, reason, 1)));
-    WHEN NOT (created_at >= '1970-01-01 00:00Z' AND created_at < '2270-01-01 00:00Z') THEN
+    WHEN NOT (created_at > '1970-01-01 00:00Z' AND created_at < '2270-01-01 00:00Z') THEN
         rule   := 'event_created_at_is_from_1970_to_2269';
         reason := format('created_at is %s.', created_at);
     WHEN octet_length(key) > 1024 THEN

@@ -21,6 +21,7 @@ DO $$ BEGIN
     END IF;
 END $$;
 CREATE UNIQUE INDEX CONCURRENTLY pending_in_c ON outbox.pending (topic COLLATE "C", lane, id, replay);
+SET lock_timeout = '50ms'; -- as before: see Migrate
 
 ---- create above / drop below ----
 

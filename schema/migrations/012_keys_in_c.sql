@@ -3,8 +3,7 @@
 -- system, or where a copy of the database is restored. An index that was built before then
 -- finds a part of its rows no more: lanes came twice, topics were not claimed.
 --
--- Producers touch none of these tables. Those of pending follow in a migration of their
--- own.
+-- Producers touch none of these tables. The key of pending is in "C" already.
 SET LOCAL lock_timeout = '50ms';
 SET LOCAL statement_timeout = 0;
 LOCK TABLE outbox.operation, outbox.lane, outbox.topic, outbox.refusal, outbox.dead_letter, outbox.discarded IN ACCESS EXCLUSIVE MODE;
