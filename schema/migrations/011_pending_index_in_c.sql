@@ -15,9 +15,16 @@ DELETE FROM outbox.pending
 WHERE ctid = ANY (ARRAY(
     SELECT place FROM (SELECT ctid AS place, row_number() OVER (
         PARTITION BY topic COLLATE "C", lane, id, replay, created_at) AS n FROM outbox.pending) p WHERE n > 1));
-DO $$ BEGIN
+DO $$
+DECLARE open CONSTANT text := (
+    SELECT string_agg(format('%s (%s, %s, since %s)', a.pid, coalesce(nullif(a.application_name, ''), a.backend_type), a.state, a.xact_start), ', ')
+    FROM (SELECT * FROM pg_stat_activity
+          WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+          ORDER BY xact_start LIMIT 5) a);
+BEGIN
     IF EXISTS (SELECT FROM outbox.pending) THEN
-        RAISE INFO 'A new index of outbox.pending is built while everything goes on. This waits for all transactions that are open in the database.';
+        RAISE INFO 'A new index of outbox.pending is built while everything goes on. This waits for all transactions that are open in the database, also of other programs. Sessions with an open transaction, the oldest first: %. List them again: SELECT pid, application_name, state, xact_start FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL ORDER BY xact_start; SELECT gid, prepared FROM pg_prepared_xacts;',
+            coalesce(open, 'none');
     END IF;
 END $$;
 CREATE UNIQUE INDEX CONCURRENTLY pending_in_c ON outbox.pending (topic COLLATE "C", lane, id, replay);
