@@ -152,13 +152,13 @@ func strangers(ctx context.Context, db querier) error {
 		"run \"GRANT EXECUTE ON FUNCTION %s TO %s\" (schema/roles.sql does this for outbox_producer only)", all, len(roles), names, all, names)
 }
 
-// Warning is what an operator should change although the relay works.
+// Warning is a fact that an operator should change although the relay works.
 type Warning struct {
 	Check string // session, sequence or producers
 	Err   error  // names the remedy
 }
 
-// Warnings looks for what works and should not stay so.
+// Warnings looks for facts that an operator should change although the relay works.
 func (s *Store) Warnings(ctx context.Context) []Warning {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -194,20 +194,20 @@ func (s *Store) needs(timeout string) time.Duration {
 var errASCII = errors.New("the database's encoding is SQL_ASCII, so PostgreSQL stores texts without checking them: " +
 	"events that are not UTF-8 become dead letters; move to a database with the encoding UTF8 (pg_dump --encoding and createdb --encoding)")
 
-// cacheSQL reads how many ids a session draws at once. It may be read by every role.
+// cacheSQL reads how many ids a session takes from the sequence at once. It may be read by every role.
 const cacheSQL = `
 SELECT coalesce((SELECT s.seqcache FROM pg_sequence s
                  WHERE s.seqrelid = pg_get_serial_sequence('outbox.event', 'id')::regclass), 1)`
 
-// sequenceWarning warns of ids that are drawn before the transaction that uses them: the
-// low watermark believes that a transaction draws its ids after it has locked the table.
+// sequenceWarning warns of ids that are taken before the transaction that uses them begins:
+// the low watermark believes that a transaction takes its ids after it has locked the table.
 func (s *Store) sequenceWarning(ctx context.Context) error {
 	var cache int64
 	if err := s.pool.QueryRow(ctx, cacheSQL).Scan(&cache); err != nil {
 		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
 	}
 	if cache > 1 {
-		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session draws ids long before it uses them, and the events of a key can be published "+
+		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session takes ids long before it uses them, and the events of a key can be published "+
 			"in another order than they were committed: run \"ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 1\" as the owner", cache)
 	}
 	return nil
@@ -241,7 +241,7 @@ func producerWarnings(ctx context.Context, db querier) []Warning {
 	return nil
 }
 
-// Examine looks, as the owner of a database that was just migrated, for what would keep
+// Examine looks, as the owner of a database that was just migrated, for faults that keep
 // producers or the relay from working. Each error names its remedy.
 func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
 	if err := security(ctx, conn, true); err != nil {
