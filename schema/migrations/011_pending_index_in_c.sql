@@ -15,15 +15,18 @@ DELETE FROM outbox.pending
 WHERE ctid = ANY (ARRAY(
     SELECT place FROM (SELECT ctid AS place, row_number() OVER (
         PARTITION BY topic COLLATE "C", lane, id, replay, created_at) AS n FROM outbox.pending) p WHERE n > 1));
+-- pg_locks shows every open transaction. pg_stat_activity hides since when from a role
+-- that is not a member of pg_read_all_stats.
 DO $$
 DECLARE open CONSTANT text := (
-    SELECT string_agg(format('%s (%s, %s, since %s)', a.pid, coalesce(nullif(a.application_name, ''), a.backend_type), a.state, a.xact_start), ', ')
-    FROM (SELECT * FROM pg_stat_activity
-          WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
-          ORDER BY xact_start LIMIT 5) a);
+    SELECT string_agg(format('%s (%s%s)', o.pid, coalesce(nullif(o.application_name, ''), o.usename), ', since ' || o.xact_start), ', ')
+    FROM (SELECT a.* FROM pg_stat_activity a
+          WHERE a.datname = current_database() AND a.usename IS NOT NULL AND a.pid <> pg_backend_pid()
+            AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'virtualxid' AND l.granted)
+          ORDER BY a.xact_start LIMIT 5) o);
 BEGIN
     IF EXISTS (SELECT FROM outbox.pending) THEN
-        RAISE INFO 'A new index of outbox.pending is built while everything goes on. This waits for all transactions that are open in the database, also of other programs. Sessions with an open transaction, the oldest first: %. List them again: SELECT pid, application_name, state, xact_start FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL ORDER BY xact_start; SELECT gid, prepared FROM pg_prepared_xacts;',
+        RAISE INFO 'A new index of outbox.pending is built while everything goes on. This waits for all transactions that are open in the database, also of other programs. Sessions with an open transaction, the oldest first: %. To list them again, as a member of pg_read_all_stats: SELECT pid, application_name, state, xact_start FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL ORDER BY xact_start; SELECT gid, prepared FROM pg_prepared_xacts;',
             coalesce(open, 'none');
     END IF;
 END $$;
