@@ -37,8 +37,8 @@ func TestGrants_SufficeWherePublicMayExecuteNothing(t *testing.T) {
 }
 
 // insertCallsSQL finds the functions that an insert into outbox.event calls with the
-// rights of whoever inserts: those of constraints, defaults and generated columns, and
-// those that these call.
+// rights of the producer: those of constraints, defaults and generated columns, and
+// those that these call, which for PL/pgSQL only their text shows.
 const insertCallsSQL = `
 WITH RECURSIVE called AS (
     SELECT d.refobjid AS oid
@@ -47,15 +47,15 @@ WITH RECURSIVE called AS (
     LEFT JOIN pg_attrdef    a ON d.classid = 'pg_attrdef'::regclass    AND a.oid = d.objid
     WHERE d.refclassid = 'pg_proc'::regclass AND 'outbox.event'::regclass IN (c.conrelid, a.adrelid)
     UNION
-    SELECT d.refobjid FROM called
-    JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = called.oid AND d.refclassid = 'pg_proc'::regclass)
+    SELECT f.oid FROM called JOIN pg_proc caller ON caller.oid = called.oid
+    JOIN pg_proc f ON f.pronamespace = 'outbox'::regnamespace AND strpos(caller.prosrc, 'outbox.' || f.proname || '(') > 0)
 SELECT oid::regprocedure::text FROM called ORDER BY 1`
 
 func TestGrants_CoverEveryFunctionThatAnInsertCalls(t *testing.T) {
 	pool := hardened(t)
 	exec(t, pool, schema.RolesSQL)
 	called := column(t, pool, insertCallsSQL)
-	require.NotEmpty(t, called)
+	require.Len(t, called, 2)
 	for _, f := range called {
 		require.True(t, query[bool](t, pool, `SELECT has_function_privilege('outbox_producer', $1::regprocedure, 'EXECUTE')`, f),
 			"schema/roles.sql and the migration that makes %s must grant it to outbox_producer", f)
@@ -79,7 +79,9 @@ func TestGrants_CoverEveryFunctionThatTheRelayCalls(t *testing.T) {
 		}
 	}
 	found := 0
-	for _, f := range column(t, pool, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace`) {
+	for _, f := range column(t, pool, `
+		SELECT oid::regprocedure::text FROM pg_proc
+		WHERE pronamespace = 'outbox'::regnamespace AND prorettype <> 'trigger'::regtype`) { // a trigger is fired, not called
 		name, _, _ := strings.Cut(strings.TrimPrefix(f, "outbox."), "(")
 		if !named[name] {
 			continue

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/schema"
 )
 
 // mixed are topics whose order is another in people's collations than in bytes.
@@ -237,6 +240,42 @@ func TestMigrate_GoesOnWhereTheBuildOfAnIndexWasInterrupted(t *testing.T) {
 		SELECT string_agg(c.relname || ' ' || x.indisvalid, ', ') FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
 		WHERE x.indrelid = 'outbox.pending'::regclass`))
 	require.Equal(t, 1, query[int](t, pool, `SELECT count(*) FROM outbox.pending`))
+}
+
+func TestMigrate_NamesTheSessionsThatAnIndexWaitsFor(t *testing.T) {
+	pool := empty(t)
+	migrateUntil(t, pool, "pending_index_in_c")
+	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
+	tx, err := asSuperuser(t, pool).Begin(t.Context()) // of another role
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	_, err = tx.Exec(t.Context(), `SET application_name = 'a batch job'`)
+	require.NoError(t, err)
+	var pid int
+	require.NoError(t, tx.QueryRow(t.Context(), `SELECT pg_backend_pid() FROM outbox.pending`).Scan(&pid))
+
+	said := make(chan string, 100)
+	config := pool.Config().ConnConfig.Copy()
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { said <- n.Severity + " " + n.Message }
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	done := make(chan error, 1)
+	go func() { _, err := schema.Migrate(t.Context(), conn); done <- err }()
+	testenv.Eventually(t, 10*time.Second, func() error {
+		select {
+		case text := <-said:
+			if !strings.HasPrefix(text, "INFO ") {
+				return errors.New("no message yet")
+			}
+			require.Contains(t, text, fmt.Sprintf("%d (a batch job", pid))
+			return nil
+		default:
+			return errors.New("no message yet")
+		}
+	})
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, <-done)
 }
 
 // Two events of one id are pending only in a database whose numbers have come again. The

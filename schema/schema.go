@@ -28,7 +28,7 @@ var RolesSQL string
 
 // PartitionsAhead is how many days beyond today Migrate makes partitions for.
 // Events of days without one are kept in the default partition until they expire:
-// retention deletes them there one by one, which costs more than to drop a partition.
+// retention deletes them there one by one, which costs more than dropping a partition.
 const PartitionsAhead = 14
 
 // Result says what a migration changed.

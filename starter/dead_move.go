@@ -17,8 +17,8 @@ func redriveCommand() *cobra.Command {
 		Use:   "redrive TOPIC",
 		Short: "Publish dead letters again",
 		Long: `Makes dead letters pending again, and the relay publishes them. An event comes before
-later events of its key that still wait, and what was blocked behind it follows in
-order. What dies again stays dead. Where onPoison is block, an event that has an earlier
+later events of its key that still wait, and the events that were blocked behind it
+follow in order. An event that is refused again is a dead letter again. Where onPoison is block, an event that has an earlier
 dead letter of its key dies again.
 
 Runs as a workflow that goes on if this command ends; the same command given again
@@ -60,8 +60,8 @@ func discardCommand() *cobra.Command {
 		Use:   "discard TOPIC",
 		Short: "Drop dead letters for good",
 		Long: `Drops dead letters: they will never be published. Their events stay in the outbox until
-retention takes them, and outbox.discarded says who dropped which, and why. What was
-blocked behind a discarded one stays a dead letter until it is redriven.
+retention takes them, and outbox.discarded says who dropped which, and why. Events
+that were blocked behind a discarded one stay dead letters until they are redriven.
 
 It cannot be undone. To publish such an event after all, write it again.`,
 		Example: `  starter dead discard orders --event-id 0198f2a1-7c3b-7def-8123-456789abcdef --reason "test data"`,

@@ -16,7 +16,7 @@ func deadShowCommand() *cobra.Command {
 	var payload, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show EVENT_ID",
-		Short: "Show a dead letter whole: what it says, and why it died",
+		Short: "Show a dead letter whole: its event, and why it died",
 		Long: `Shows a dead letter whole: its attributes, why it died, and the workflow that saw it.
 Its payload is shown with --payload only: it may hold what your terminal should not.`,
 		Example: `  starter dead show 0198f2a1-7c3b-7def-8123-456789abcdef --payload`,

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
 func main() {
@@ -39,6 +40,7 @@ TEMPORAL_UI_URL set, workflows are shown as links.
 Exit status: 0 done; 1 failed, because the database or Temporal did, or it was not
 confirmed; 2 what was asked for makes no sense, and nothing was done; 3 nothing
 matches, and nothing was done.`,
+		Version:       telemetry.ReadBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {

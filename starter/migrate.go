@@ -18,8 +18,13 @@ func migrateCommand() *cobra.Command {
 		Short: "Create or upgrade the outbox's tables",
 		Long: `Creates or upgrades the outbox's tables, and makes the event table's partitions
 for the days ahead. Run it as the owner of the database, over a direct
-connection. Running it again changes nothing. Producers and the relay go on
-meanwhile: it waits at most 50 ms for their transactions, and then tries again.`,
+connection. Running it again changes nothing.
+
+Producers and the relay go on meanwhile. A lock is waited for 50 ms at most, then
+tried again. Building an index of a table that has rows waits for every
+transaction that is open in the database, also of other programs: run it when no
+batch job holds one. It then says on standard error which sessions have an open
+transaction.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()

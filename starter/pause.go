@@ -19,9 +19,10 @@ func pauseCommand() *cobra.Command {
 		Use:   "pause TOPIC --reason WHY",
 		Short: "Keep a topic's events in the outbox until it is resumed",
 		Long: `Keeps a topic's events in the outbox until it is resumed. Services go on
-writing, other topics go on flowing, and what is under way ends within seconds.
-What waits for another attempt ends when that is due, within a minute, and sends
-nothing; so does the topic's recovery, if it has one. Who paused it and why shows in "starter status", and is kept in outbox.operation.
+writing, other topics go on, and batches that are under way end within seconds.
+Batches that wait for another attempt end when it is due, within a minute, and send
+nothing; so does the topic's recovery, if it has one. "starter status" shows the
+operator and the reason, and outbox.operation keeps them.
 Running it again changes nothing.`,
 		Example: `  starter pause billing --reason "their deploy, until 15:00"`,
 	}, "paused", true, (*postgres.Store).Pause)
@@ -31,7 +32,8 @@ func resumeCommand() *cobra.Command {
 	return operatorCommand(&cobra.Command{
 		Use:   "resume TOPIC",
 		Short: "Lift an operator's pause",
-		Long: `Lifts the pause of "starter pause". What has waited goes out in order. The pause of
+		Long: `Lifts the pause of "starter pause". Events that have waited are published in
+order. The pause of
 a recovery, whose destination is broken, is not lifted: it ends by itself when the
 destination is back. Running it again changes nothing.`,
 		Example: `  starter resume billing --reason "deployed"`,

@@ -28,15 +28,15 @@ func recoverCommand() *cobra.Command {
 	var o recovering
 	cmd := &cobra.Command{
 		Use:   "recover TOPIC --now|--park",
-		Short: "Have a broken topic tried at once, or give up what fails in it",
+		Short: "Have a broken topic tried at once, or give up the events that fail in it",
 		Long: `A topic whose destination is broken has a recovery: a workflow that tries it again, at
 most a minute apart. --now has it try at once, as after a repair.
 
---park gives up what is pending in the recovery's batch, some or all of the topic's
-lanes, at that moment: what the destination refuses of it becomes dead letters, to be
-redriven later. What is written meanwhile stays pending, and so does what waits in
-other lanes: it is tried next, and recovered by itself if it is refused. It counts
-first, and --dry-run stops there.`,
+--park gives up the events that are pending in the recovery's batch, some or all of
+the topic's lanes, at that moment: those that the destination refuses become dead
+letters, to be redriven later. Events that are written meanwhile stay pending, and so
+do those of other lanes: they are tried next, in a recovery of their own if they are
+refused. The command counts first, and --dry-run stops there.`,
 		Example: `  starter recover billing --now --reason "policy repaired"
   starter recover billing --park --dry-run
   starter recover billing --park --reason "their bug, redrive tomorrow"`,
@@ -46,7 +46,7 @@ first, and --dry-run stops there.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.now, "now", false, "try again at once")
-	f.BoolVar(&o.park, "park", false, "make dead letters of what is refused, and go on")
+	f.BoolVar(&o.park, "park", false, "make dead letters of the events that are refused, and go on")
 	f.BoolVar(&o.dryRun, "dry-run", false, "with --park: count, and change nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask before --park")
 	f.DurationVar(&o.wait, "wait", 30*time.Second, "how long to wait for the workflow's answer")

@@ -19,8 +19,9 @@ key in order. Consumers get the same event_id: one that deduplicates by it, as i
 should, takes no notice unless it has forgotten. On FIFO destinations the
 deduplication id is a new one, so that AWS delivers them.
 
-Events that are still pending, dead or discarded are left alone, and so is what
-retention has taken. What is published while it runs may be among them. The outbox keeps
+Events that are still pending, dead or discarded are left alone, and so are
+events that retention has taken. Events that are published while it runs may be among
+them. The outbox keeps
 no record of publication, so an event that never became pending, because the trigger of
 outbox.event did not fire, is published for the first time. Select by key, type, id or
 time, or say --all.

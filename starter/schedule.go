@@ -27,10 +27,11 @@ func scheduleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "schedule",
 		Short: "Create or update the schedules that keep the relay running and look after its tables",
-		Long: `Creates the Temporal schedule that keeps one Relay workflow running, and the one
-that runs Maintenance, which makes partitions ahead and drops expired ones; or
-brings them to what is asked. A schedule that an operator has paused stays paused.
-Running it again changes nothing.
+		Long: `Creates or updates two Temporal schedules. One keeps one Relay workflow running. The
+other runs Maintenance, which makes partitions ahead and drops expired ones. A
+schedule that an operator has paused stays paused. Running it again with the same
+flags changes nothing. A flag that you leave out gets its default: after an upgrade,
+give the flags that you gave before, --keep-days above all.
 
 It registers search attributes that recoveries set, so that everything in recovery
 is one query: OutboxState = "recovering". Where that is refused, as by Temporal

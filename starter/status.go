@@ -21,7 +21,7 @@ func statusCommand() *cobra.Command {
 	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show what is pending, dead and paused, by topic",
+		Short: "Show pending and dead events and pauses, by topic",
 		Example: `  starter status
   starter status --watch`,
 		Args: arguments(cobra.NoArgs),

@@ -54,7 +54,7 @@ func (r *report) add(check, topic string, err error, detail string) {
 	r.Checks = append(r.Checks, f)
 }
 
-// warn adds what is no failure and needs somebody all the same.
+// warn adds a line that is no failure, but that an operator should see.
 func (r *report) warn(check string, err error) {
 	r.Checks = append(r.Checks, finding{State: checkWarning, Check: check, Detail: err.Error()})
 }
@@ -143,7 +143,7 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 	found.add("session", "", session, "writes, speaks UTF-8, is read committed")
 	found.add("rights", "", rights, "the role may do what the relay does")
 	found.add("security", "", security, "no row is hidden from the role")
-	r.checkTrigger(ctx, found, errors.Join(database, session, rights))
+	r.checkTrigger(ctx, found, blocker(database, session, rights))
 	if database == nil && session == nil {
 		for _, warning := range r.store.Warnings(ctx) {
 			found.warn(warning.Check, warning.Err)
@@ -151,10 +151,23 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 	}
 }
 
-// checkTrigger needs the checks before it.
-func (r *relay) checkTrigger(ctx context.Context, found *report, before error) {
-	if before != nil {
-		found.add("trigger", "", fmt.Errorf("%w: the role cannot see the outbox", errNotAsked), "")
+// blocker says which failed check keeps the trigger from being looked at.
+func blocker(database, session, rights error) string {
+	switch {
+	case database != nil:
+		return "the database does not answer"
+	case session != nil:
+		return "see session"
+	case rights != nil:
+		return "see rights"
+	}
+	return ""
+}
+
+// checkTrigger looks at the trigger unless a check before it failed.
+func (r *relay) checkTrigger(ctx context.Context, found *report, blocked string) {
+	if blocked != "" {
+		found.add("trigger", "", fmt.Errorf("%w: %s", errNotAsked, blocked), "")
 		return
 	}
 	enqueue, err := r.store.Enqueue(ctx)

@@ -56,11 +56,13 @@ func root() *cobra.Command {
 Temporal's connection comes from temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE,
 _API_KEY, _TLS_..., AWS's from the SDK's default chain.
 
-With --check it looks at its configuration, the database, its session and its
-role's rights there, rows that are hidden from the role, Temporal, and each
-topic's destination, publishes nothing and ends: with status 0 if nothing failed.
-That publishing is allowed can often not be told: "unknown" is no failure, nor is
-a "warning".`,
+With --check it publishes nothing, prints a line for each check and ends, with
+status 0 if nothing failed. The checks: configuration, encryption (of the
+connection to the database), database, session, rights (of the role), security
+(rows that are hidden from the role), trigger (that makes events pending),
+sequence (of ids), producers (rights of roles that insert), temporal, and
+destination and publish of each topic. "unknown" and "warning" are no failures:
+AWS often does not say whether publishing is allowed.`,
 		Example: `  worker
   worker --check          # before a deployment
   worker --check --json`,

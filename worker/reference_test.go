@@ -34,20 +34,24 @@ error names the remedy. ` + "`starter migrate`" + ` checks the owner's session i
 | ` + "`default_transaction_isolation`" + ` | refuses the connection unless it is ` + "`read committed`" + `. PgBouncer in transaction mode cannot pass it on: use ` + "`ALTER ROLE … SET`" + ` |
 | ` + "`statement_timeout`, `transaction_timeout`" + ` | lifts them for commands that take long, such as ` + "`replay`" + `. Warns if they are below 8 s. Retention keeps them |
 | ` + "`lock_timeout`, `idle_in_transaction_session_timeout`" + ` | keeps them. Warns if they are below 1 s |
-| row level security | refuses to start if rows can be hidden from its role. A policy for the role with ` + "`USING (true)`" + ` hides nothing |
+| row level security | refuses to start if rows can be hidden from its role. A policy for the role with ` + "`USING (true)`" + ` hides nothing. It must not be forced on the owner (` + "`FORCE ROW LEVEL SECURITY`" + `) either: then every insert of an event fails, and retention too. ` + "`worker --check`" + ` says ` + "`failed security`" + ` and ` + "`starter migrate`" + ` warns. Remedy: the ` + "`ALTER TABLE`" + ` in the message |
 | ` + "`connect_timeout`" + ` | 5 s for each host, unless the URL has another value |
 
-An error that one of these timeouts causes names the timeout and its value.
+An error that ` + "`statement_timeout`, `transaction_timeout`, `lock_timeout` or `idle_in_transaction_session_timeout`" + ` causes names it and its value.
 
 **Encodings.** UTF8 is best. From any other encoding that PostgreSQL can convert, such as LATIN1, texts arrive as UTF-8. PostgreSQL does
 not check the texts of a SQL_ASCII database, so an event there may hold bytes that are not UTF-8. The worker warns of such a database. The
 events of a topic whose name is not UTF-8 become dead letters, because no configuration can name it. In a database that is not UTF8,
 characters outside ASCII in the reason of a dead letter are stored as ` + "`?`" + `.
 
-**Failover.** Use the address that follows the writer, never a reader's and never an instance's:
+**Failover.** Use the address that always leads to the writer:
+
+- Aurora: the cluster (writer) endpoint, not a reader or instance endpoint.
+- RDS Multi-AZ with one standby: the endpoint of the DB instance (it moves with the failover).
+- RDS Multi-AZ cluster: the cluster endpoint.
 
 ` + "```sh" + `
-# Aurora: the cluster endpoint. RDS Multi-AZ: the endpoint of the instance or cluster.
+# The cluster endpoint of Aurora.
 DATABASE_URL='postgres://relay:…@shop.cluster-c1x2y3.eu-central-1.rds.amazonaws.com:5432/shop?sslmode=verify-full&sslrootcert=/etc/rds/global-bundle.pem'
 # Several servers of your own: the relay tries them in turn and takes the one that can write.
 DATABASE_URL='postgres://relay:…@db1:5432,db2:5432/shop?sslmode=verify-full'
@@ -56,7 +60,30 @@ DATABASE_URL='postgres://relay:…@db1:5432,db2:5432/shop?sslmode=verify-full'
 You need not add ` + "`target_session_attrs=read-write`" + `: it is the relay's default, and ` + "`standby`" + ` or ` + "`read-only`" + ` is refused. After a failover the
 name leads to the new writer within seconds. Until then ` + "`/readyz`" + ` says that the server is a standby, and no connection to it is kept; flow
 resumes within seconds of the writer being back. RDS Proxy and PgBouncer keep connections of their own. If PgBouncer still leads to
-the old writer after a failover, have it connect anew (` + "`RECONNECT`" + ` on its console).
+the old writer after a failover, have it connect anew (` + "`RECONNECT`" + ` on its console). With asynchronous replication a failover
+[loses commits](reliability.md#commits-that-are-lost-with-a-primary).
+
+## What ` + "`worker --check`" + ` says
+
+Each line has a state, a check and a text. ` + "`failed`" + ` makes the exit status 1. ` + "`warning`" + ` and ` + "`unknown`" + ` do not. ` + "`unknown … not checked: see session`" + `
+means that another check must succeed first.
+
+| line | it means | remedy |
+|---|---|---|
+| ` + "`failed configuration`" + ` | the environment or the file has a mistake | the text names each one |
+| ` + "`warning encryption`" + ` | ` + "`DATABASE_URL`" + ` allows plain text to another machine | ` + "`sslmode=verify-full`, see [security](security.md#on-the-wire)" + ` |
+| ` + "`failed database`" + ` | the database does not answer, or has no outbox | ` + "`DATABASE_URL`; `starter migrate`" + ` |
+| ` + "`failed session`" + ` | the server is a standby or read-only, a setting is not what the relay needs, or the encoding lacks a character of a topic's name | the ` + "`ALTER ROLE`" + ` in the text, or an address that leads to the writer |
+| ` + "`warning session`" + ` | a timeout is shorter than the relay's statements may take, or the encoding is SQL_ASCII | the ` + "`ALTER ROLE`" + ` in the text, or a database with UTF8 |
+| ` + "`failed rights`" + ` | the role lacks a right, or the outbox is older than the worker | ` + "`psql -f schema/roles.sql` and `GRANT outbox_relay TO …`, or `starter migrate`" + ` |
+| ` + "`failed security`" + ` | row level security can hide rows from the role or from the owner | the ` + "`ALTER TABLE` or `ALTER ROLE`" + ` in the text |
+| ` + "`failed trigger`" + ` | the trigger of ` + "`outbox.event`" + ` is disabled or missing, so no inserted event becomes pending | the statement in the text, then ` + "`starter replay TOPIC --since … --until … --reason …`" + ` for each topic |
+| ` + "`warning trigger`" + ` | a setting or a right lets events be inserted past the trigger | reset ` + "`session_replication_role`" + `, or revoke INSERT on the partitions from the roles that the text names |
+| ` + "`warning sequence`" + ` | the sequence of ids has a cache, so events of a key can be published in another order than they were committed | the ` + "`ALTER TABLE … SET CACHE 1`" + ` in the text |
+| ` + "`warning producers`" + ` | roles may insert events, but not execute a function that the insert calls, so their inserts fail | the ` + "`GRANT`" + ` in the text |
+| ` + "`failed temporal`" + ` | Temporal does not answer, or does not know the namespace | ` + "`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`" + ` and credentials |
+| ` + "`failed TOPIC: destination`" + ` | the destination was not found, or must not be read | the file, or the worker's role in AWS: [security](security.md#in-aws) |
+| ` + "`failed TOPIC: publish`" + ` | publishing is denied | the worker's role or the destination's policy. ` + "`unknown`" + ` means that AWS does not say without a message |
 `
 
 // The reference is made from the code: go test ./worker -update.

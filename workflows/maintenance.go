@@ -89,7 +89,7 @@ func warnings(in MaintenanceInput, r MaintenanceResult) (list []string) {
 		list = append(list, fmt.Sprintf("there are partitions for %d days only, and there should be %d", r.Ahead, in.AheadDays))
 	}
 	if r.HeldXIDs > heldXIDs {
-		list = append(list, fmt.Sprintf("%s holds vacuum back by %d transactions: claims get slower until it ends", r.HeldBy, r.HeldXIDs))
+		list = append(list, fmt.Sprintf("%s holds vacuum back by %d transactions: outbox.pending and the sweeps over it grow until it ends", r.HeldBy, r.HeldXIDs))
 	}
 	return list
 }

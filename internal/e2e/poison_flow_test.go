@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,4 +54,10 @@ func TestAnEventThatIsDeletedWhilePendingIsADeadLetterThatSaysSo(t *testing.T) {
 	require.Equal(t, 3, o.count(`SELECT count(*) FROM outbox.dead_letter
 	    WHERE code = 'EventMissing' AND message LIKE '%two looks did not find it in outbox.event%'`))
 	require.Equal(t, 3, o.count(`SELECT count(*) FROM outbox.dead_letter`))
+
+	// docs/errors.md says so.
+	require.Equal(t, 3, strings.Count(o.starter("dead", "list", "orders"), "gone (id "))
+	done := commandJSON[operated](o, "dead", "discard", "orders", "--code", "EventMissing", "--by", "ada", "--reason", "restored", "--yes")
+	require.EqualValues(t, 3, done.Done)
+	require.Zero(t, o.count(`SELECT count(*) FROM outbox.dead_letter`))
 }

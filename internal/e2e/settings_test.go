@@ -91,6 +91,7 @@ func TestSession_OfAnotherIsolationIsNamedAtMigrateStartAndCheck(t *testing.T) {
 	require.Contains(t, line(t, out, "session"), remedy)
 	require.Regexp(t, `^ok `, line(t, out, "database"))
 	require.Regexp(t, `^unknown `, line(t, out, "rights"))
+	require.Regexp(t, `^unknown .*not checked: see session`, line(t, out, "trigger"))
 }
 
 // A producer that cannot insert is not the worker's fault, and not to be kept from it.

@@ -42,7 +42,8 @@ func (s *Store) Enqueue(ctx context.Context) (e Enqueue, err error) {
 
 // Failure says that no inserted event becomes pending, and names the remedy.
 func (e Enqueue) Failure() error {
-	const after = "; publish the events that were written meanwhile with starter replay"
+	const after = "; then publish the events that were written meanwhile: starter replay TOPIC --since … --until … --reason …, for each topic " +
+		"(consumers get a second copy of events in that time that were published)"
 	switch e.trigger {
 	case "O", "A": // in sessions that do not replicate, and in all
 		return nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/outbox"
+	"github.com/temporal-outbox/relay/schema"
 )
 
 // insertPast inserts an event that never becomes pending, and returns its event id.
@@ -87,6 +88,7 @@ func TestEnqueue_SaysWhatKeepsEventsFromBecomingPending(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := open(t)
+			o.exec(schema.RolesSQL)
 			_, err := o.superuser().Exec(t.Context(), c.sql)
 			require.NoError(t, err)
 			found, err := o.Enqueue(t.Context())

@@ -48,10 +48,10 @@ func (h hidden) err() error {
 	what := "row level security can hide rows of outbox." + strings.Join(h.tables, ", outbox.") + " from the role " + h.role
 	if h.isOwner {
 		return errors.New(what + ", their owner, as whom the outbox's functions run: run \"ALTER TABLE outbox." +
-			h.tables[0] + " NO FORCE ROW LEVEL SECURITY\", and so for each")
+			h.tables[0] + " NO FORCE ROW LEVEL SECURITY\", and the same for each table that is named")
 	}
 	return errors.New(what + ", so that events would wait without any error: run \"ALTER TABLE outbox." + h.tables[0] +
-		" DISABLE ROW LEVEL SECURITY\" as the owner, and so for each, or \"ALTER ROLE " + h.role + " BYPASSRLS\"")
+		" DISABLE ROW LEVEL SECURITY\" as the owner, and the same for each table that is named, or \"ALTER ROLE " + h.role + " BYPASSRLS\"")
 }
 
 // Security makes sure that no row is hidden from the relay. Its errors name the remedy.
@@ -89,7 +89,8 @@ func security(ctx context.Context, db querier, everyRelay bool) error {
 
 // strangersSQL lists roles that were granted to insert events and may not execute a function
 // that an insert calls with their rights: one of a constraint, a default or a generated
-// column, or one that such a function calls.
+// column, or one that such a function calls. PostgreSQL records no dependency for a call
+// in the body of a PL/pgSQL function, so such a call is found in its text.
 const strangersSQL = `
 WITH RECURSIVE called AS (
     SELECT d.refobjid AS oid
@@ -98,8 +99,14 @@ WITH RECURSIVE called AS (
     LEFT JOIN pg_attrdef    a ON d.classid = 'pg_attrdef'::regclass    AND a.oid = d.objid
     WHERE d.refclassid = 'pg_proc'::regclass AND to_regclass('outbox.event') IN (c.conrelid, a.adrelid)
     UNION
-    SELECT d.refobjid FROM called
-    JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = called.oid AND d.refclassid = 'pg_proc'::regclass)
+    SELECT callee.oid
+    FROM called JOIN pg_proc caller ON caller.oid = called.oid AND NOT caller.prosecdef
+    CROSS JOIN LATERAL (
+        SELECT d.refobjid AS oid FROM pg_depend d
+        WHERE d.classid = 'pg_proc'::regclass AND d.objid = caller.oid AND d.refclassid = 'pg_proc'::regclass
+        UNION ALL
+        SELECT f.oid FROM pg_proc f
+        WHERE f.pronamespace = to_regnamespace('outbox') AND strpos(caller.prosrc, 'outbox.' || f.proname || '(') > 0) callee)
 SELECT r.rolname::text, n.nspname || '.' || f.proname || '(' || oidvectortypes(f.proargtypes) || ')'
 FROM called JOIN pg_proc f ON f.oid = called.oid JOIN pg_namespace n ON n.oid = f.pronamespace
 CROSS JOIN (
@@ -115,41 +122,43 @@ ORDER BY 2, 1`
 // strangersNamed is how many roles a warning names at most.
 const strangersNamed = 5
 
-// strangers returns one warning for each function that a producer may not execute.
-func strangers(ctx context.Context, db querier) ([]error, error) {
+// strangers returns a warning if a producer may not execute a function that an insert calls.
+func strangers(ctx context.Context, db querier) error {
 	rows, err := db.Query(ctx, strangersSQL)
 	if err != nil {
-		return nil, fmt.Errorf("check the rights of producers: %w", err)
+		return fmt.Errorf("check the rights of producers: %w", err)
 	}
-	var functions []string
-	roles := map[string][]string{}
+	var roles, functions []string
 	var role, function string
 	_, err = pgx.ForEachRow(rows, []any{&role, &function}, func() error {
-		if len(roles[function]) == 0 {
+		if !slices.Contains(functions, function) {
 			functions = append(functions, function)
 		}
-		roles[function] = append(roles[function], role)
+		if !slices.Contains(roles, role) {
+			roles = append(roles, role)
+		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("check the rights of producers: %w", err)
+		return fmt.Errorf("check the rights of producers: %w", err)
 	}
-	var warnings []error
-	for _, f := range functions {
-		names := strings.Join(roles[f][:min(len(roles[f]), strangersNamed)], ", ")
-		warnings = append(warnings, fmt.Errorf("some roles may insert events but not execute %s, so that their inserts fail (%d: %s): "+
-			"run schema/roles.sql again, or \"GRANT EXECUTE ON FUNCTION %s TO %s\"", f, len(roles[f]), names, f, names))
+	if len(roles) == 0 {
+		return nil
 	}
-	return warnings, nil
+	slices.Sort(roles)
+	names := strings.Join(roles[:min(len(roles), strangersNamed)], ", ")
+	all := strings.Join(functions, ", ")
+	return fmt.Errorf("some roles may insert events but not execute %s, so that their inserts fail (%d: %s): "+
+		"run \"GRANT EXECUTE ON FUNCTION %s TO %s\" (schema/roles.sql does this for outbox_producer only)", all, len(roles), names, all, names)
 }
 
-// Warning is what an operator should change although the relay works.
+// Warning is a fact that an operator should change although the relay works.
 type Warning struct {
 	Check string // session, sequence or producers
 	Err   error  // names the remedy
 }
 
-// Warnings looks for what works and should not stay so.
+// Warnings looks for facts that an operator should change although the relay works.
 func (s *Store) Warnings(ctx context.Context) []Warning {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -185,20 +194,20 @@ func (s *Store) needs(timeout string) time.Duration {
 var errASCII = errors.New("the database's encoding is SQL_ASCII, so PostgreSQL stores texts without checking them: " +
 	"events that are not UTF-8 become dead letters; move to a database with the encoding UTF8 (pg_dump --encoding and createdb --encoding)")
 
-// cacheSQL reads how many ids a session draws at once. It may be read by every role.
+// cacheSQL reads how many ids a session takes from the sequence at once. It may be read by every role.
 const cacheSQL = `
 SELECT coalesce((SELECT s.seqcache FROM pg_sequence s
                  WHERE s.seqrelid = pg_get_serial_sequence('outbox.event', 'id')::regclass), 1)`
 
-// sequenceWarning warns of ids that are drawn before the transaction that uses them: the
-// low watermark believes that a transaction draws its ids after it has locked the table.
+// sequenceWarning warns of ids that are taken before the transaction that uses them begins:
+// the low watermark believes that a transaction takes its ids after it has locked the table.
 func (s *Store) sequenceWarning(ctx context.Context) error {
 	var cache int64
 	if err := s.pool.QueryRow(ctx, cacheSQL).Scan(&cache); err != nil {
 		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
 	}
 	if cache > 1 {
-		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session draws ids long before it uses them, and the events of a key can be published "+
+		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session takes ids long before it uses them, and the events of a key can be published "+
 			"in another order than they were committed: run \"ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 1\" as the owner", cache)
 	}
 	return nil
@@ -225,18 +234,14 @@ func (s *Store) CanHold(ctx context.Context, topics []string) error {
 	return errors.Join(all...)
 }
 
-func producerWarnings(ctx context.Context, db querier) (warnings []Warning) {
-	found, err := strangers(ctx, db)
-	if err != nil {
-		found = append(found, err)
+func producerWarnings(ctx context.Context, db querier) []Warning {
+	if err := strangers(ctx, db); err != nil {
+		return []Warning{{"producers", err}}
 	}
-	for _, err := range found {
-		warnings = append(warnings, Warning{"producers", err})
-	}
-	return warnings
+	return nil
 }
 
-// Examine looks, as the owner of a database that was just migrated, for what would keep
+// Examine looks, as the owner of a database that was just migrated, for faults that keep
 // producers or the relay from working. Each error names its remedy.
 func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
 	if err := security(ctx, conn, true); err != nil {

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -112,6 +113,28 @@ func TestRights_OfAProducersOwnRoleAreFoundByItsGrant(t *testing.T) {
 		all += w.Err.Error()
 	}
 	require.Contains(t, all, role)
+}
+
+// A PL/pgSQL function calls another one, which pg_depend does not show.
+func TestRights_OneGrantNamesAllThatAnInsertNeeds(t *testing.T) {
+	o := open(t)
+	role := strings.ToLower(strings.ReplaceAll(testenv.Name(t)[40:], "-", "_"))
+	o.exec(fmt.Sprintf(`CREATE ROLE %s; GRANT %[1]s TO CURRENT_USER`, role))
+	defer o.exec(fmt.Sprintf(`DROP OWNED BY %s; DROP ROLE %[1]s`, role))
+	o.exec(fmt.Sprintf(`GRANT USAGE ON SCHEMA outbox TO %s; GRANT INSERT (topic, type, payload) ON outbox.event TO %[1]s`, role))
+	o.exec(`REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox FROM PUBLIC`)
+	insert := fmt.Sprintf(`DO $$ BEGIN SET LOCAL ROLE %s; INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x'); END $$`, role)
+	_, err := o.db.Exec(t.Context(), insert)
+	require.ErrorContains(t, err, "permission denied for function")
+
+	warnings := o.Warnings(t.Context())
+	require.Len(t, warnings, 1)
+	grant := regexp.MustCompile(`"(GRANT EXECUTE [^"]+)"`).FindStringSubmatch(warnings[0].Err.Error())
+	require.NotNil(t, grant, "%v", warnings[0].Err)
+	o.exec(grant[1])
+	require.Empty(t, o.Warnings(t.Context()))
+	_, err = o.db.Exec(t.Context(), insert)
+	require.NoError(t, err, "after %s", grant[1])
 }
 
 func TestWarnings_NameASQLASCIIDatabase(t *testing.T) {

@@ -20,6 +20,12 @@ import (
 // names the remedy.
 var ErrSession = errors.New("the relay cannot work in this session")
 
+// settingError is an ErrSession whose text begins with the setting.
+type settingError string
+
+func (e settingError) Error() string        { return string(e) }
+func (e settingError) Is(target error) bool { return target == ErrSession }
+
 // session is what a new connection finds.
 type session struct {
 	inRecovery, readOnly bool
@@ -131,8 +137,9 @@ func (s session) check(role string) error {
 	case s.readOnly:
 		return fmt.Errorf("%w: it is read-only: %s", ErrSession, settingRemedy(role, "default_transaction_read_only", "off"))
 	case s.isolation != readCommitted:
-		return fmt.Errorf("%w: default_transaction_isolation is %q, under which claims fail and retention does not see what is pending: %s",
-			ErrSession, s.isolation, settingRemedy(role, "default_transaction_isolation", "'"+readCommitted+"'"))
+		return settingError(fmt.Sprintf("default_transaction_isolation is %q, under which claims fail and retention does not see what is pending: %s; "+
+			"starter migrate and the worker use different roles, and each role needs it",
+			s.isolation, settingRemedy(role, "default_transaction_isolation", "'"+readCommitted+"'")))
 	}
 	return nil
 }

@@ -83,11 +83,11 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeListing}, from: fromRelay, class: relay.ClassRetry, cause: causeListing, source: docHere,
-		why: "An SNS topic is configured by name, and the account's topics are not all listed yet. The next attempt reads on.",
+		why: "An SNS topic is configured by name, and the account's topics are not all listed yet. The next attempt reads on. If it lasts, give the ARN, or allow sns:GetTopicAttributes.",
 	},
 	{
 		codes: []string{relay.CodeNotSent}, from: fromRelay, class: relay.ClassRetry, cause: causeCredentials, source: docHere,
-		why: "The request could not be made: nobody gave the worker credentials, for one.",
+		why: "The request could not be made: the worker has no credentials, for one.",
 	},
 
 	// What this destination never accepts.
@@ -119,7 +119,7 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeInvalidCharacter}, from: fromRelay, class: relay.ClassPoison, source: docHere,
-		why: "The event has a character that SNS or SQS loses or replaces: its text says which, and where. It is not sent.",
+		why: "The event has a character that SNS or SQS loses or replaces: its text says which, and where (in bytes, from 0). It is not sent. Correct the producer, then discard the dead letter; a redrive is refused again.",
 	},
 	{
 		codes: []string{relay.CodeBlocked}, from: fromRelay, class: relay.ClassPoison, source: docHere,
@@ -127,7 +127,7 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeEventMissing}, from: fromRelay, class: relay.ClassPoison, source: docHere,
-		why: "The event is pending, and two looks did not find it, the second one in all partitions: it was deleted, or a restore left it out. Look again before you discard it: if `starter dead list` shows its event id, the event is there, and a redrive publishes it.",
+		why: "The event is pending, but two looks did not find it; the second one was in all partitions. It was deleted, or a restore does not have it. `starter dead list TOPIC` shows `gone (id …)`: nothing is left to publish, so discard it with `--code EventMissing`. If it shows an event id instead, the event is there: redrive it.",
 	},
 
 	// What nobody but its owner can mend.

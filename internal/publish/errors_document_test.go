@@ -20,7 +20,7 @@ const errorsIntroduction = `<!-- Made from internal/publish/classes.go: go test 
 
 # Error codes
 
-What a destination refuses with, and what the relay does about it. The code decides, not the text, and not the HTTP status
+The codes with which a destination refuses an event, and how the relay reacts. The code decides, not the text, and not the HTTP status
 beside it: the services' own marks (` + "`SenderFault`, 4xx or 5xx" + `) are also set on throttling and on faults of a key, and a response
 with status 200 may contain failed entries.
 
@@ -36,13 +36,13 @@ these tables belongs here, because a retry loses nothing.
 
 **Throttling** means that the destination asks for less: less is then sent at once, and what was refused waits.`},
 	{relay.ClassPoison, "Poison", `The event can never get through, so it becomes a dead letter at once, and the others of its batch go on. On an
-ordered destination the later events of its key wait until it has.
+ordered destination the later events of its key wait until it is one.
 
-**Doubtful** codes are only believed while other events get through. If every event is refused so, the destination is
+**Doubtful** codes are only believed while other events get through. If every event is refused in this way, the destination is
 taken for broken instead, after two of a topic and worker at most have become dead letters. Its recovery then also tries
 events behind those that are refused. If one is accepted, the refused events are sent once more, and each that is refused
 again becomes a dead letter.`},
-	{relay.ClassDestination, "Destination", `Nothing gets through until somebody changes something, so the topic is paused and one recovery tries, at
+	{relay.ClassDestination, "Destination", `Nothing gets through until a person changes something, so the topic is paused and one recovery tries, at
 growing intervals, until it works. Other topics go on. No event becomes a dead letter for it.`},
 	{relay.ClassOurs, "Ours", `The relay built the request wrongly. It says nothing about the events, so none of them becomes a dead letter for
 it. If nothing gets through, the topic is paused like for a broken destination; if others do, what was refused is sent again by
@@ -56,6 +56,19 @@ tables, and codes in none of them that blame the sender), the request is sent ag
 published. Parking asks for this whatever the destination answers, but for throttling.
 
 If it was for **size**, requests stay smaller until the destination's limit is looked up again.
+
+## Types of failure that are not codes of a destination
+
+A failure of an activity in the Temporal UI can also have one of these types. None of them is about a destination, and none makes an
+event a dead letter.
+
+| type | it means | to do |
+|---|---|---|
+| ` + "`Database`" + ` | PostgreSQL refused a statement, or did not answer. The text has its error. The activity is tried again | if it lasts: ` + "`worker --check`" + ` |
+| ` + "`ClaimLost`" + ` | another claim or attempt holds the batch, because the lease of this one ended: a worker stood still, or the database was away. The attempt is not repeated, and the other one publishes the events | nothing, if it is seldom |
+| ` + "`Stopped`" + ` | an attempt of a recovery was ended before it could tell whether the destination is back: its worker shut down, for one. The activity is tried again | nothing |
+| ` + "`OperationOver`" + ` | a redrive, discard or replay was ended meanwhile, or has no record in ` + "`outbox.operation`" + `. It is not repeated | look at ` + "`outbox.operation`" + `; give the command again if it shall go on |
+| ` + "`OperationElsewhere`" + ` | the record of an operation has another place than this attempt believed, after a failover or a second attempt. The next attempt goes on from the place on record | nothing |
 
 ## Spellings
 

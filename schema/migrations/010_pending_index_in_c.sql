@@ -15,9 +15,19 @@ DELETE FROM outbox.pending
 WHERE ctid = ANY (ARRAY(
     SELECT place FROM (SELECT ctid AS place, row_number() OVER (
         PARTITION BY topic COLLATE "C", lane, id, replay, created_at) AS n FROM outbox.pending) p WHERE n > 1));
-DO $$ BEGIN
+-- pg_locks shows every open transaction. pg_stat_activity hides since when from a role
+-- that is not a member of pg_read_all_stats.
+DO $$
+DECLARE open CONSTANT text := (
+    SELECT string_agg(format('%s (%s%s)', o.pid, coalesce(nullif(o.application_name, ''), o.usename), ', since ' || o.xact_start), ', ')
+    FROM (SELECT a.* FROM pg_stat_activity a
+          WHERE a.datname = current_database() AND a.usename IS NOT NULL AND a.pid <> pg_backend_pid()
+            AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'virtualxid' AND l.granted)
+          ORDER BY a.xact_start LIMIT 5) o);
+BEGIN
     IF EXISTS (SELECT FROM outbox.pending) THEN
-        RAISE INFO 'A new index of outbox.pending is built while everything goes on. This waits for all transactions that are open in the database.';
+        RAISE INFO 'A new index of outbox.pending is built while everything goes on. This waits for all transactions that are open in the database, also of other programs. Sessions with an open transaction, the oldest first: %. To list them again, as a member of pg_read_all_stats: SELECT pid, application_name, state, xact_start FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL ORDER BY xact_start; SELECT gid, prepared FROM pg_prepared_xacts;',
+            coalesce(open, 'none');
     END IF;
 END $$;
 CREATE UNIQUE INDEX CONCURRENTLY pending_in_c ON outbox.pending (topic COLLATE "C", lane, id, replay);
