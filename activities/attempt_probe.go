@@ -72,7 +72,32 @@ func (t *attempt) noteDoubted() {
 	defer t.mu.Unlock()
 	for _, o := range t.refused.doubtful {
 		t.last.DoubtedTo = max(t.last.DoubtedTo, o.ID)
+		t.last.noteEvidence(o.Ref)
 	}
+}
+
+// noteEvidence keeps the event with the highest id that probing has come to.
+func (c *checkpoint) noteEvidence(r relay.Ref) {
+	if c.Evidence == nil || r.ID > c.Evidence.ID {
+		c.Evidence = &r
+	}
+}
+
+// forgetOtherHistory forgets how far an attempt before has probed if the database does not
+// have the event that it came to: after a failover it gives these ids to other events, which
+// nobody has refused.
+func (a *Activities) forgetOtherHistory(ctx context.Context, c *checkpoint) error {
+	if c.ProbedTo == 0 && c.DoubtedTo == 0 && c.GivenUp == 0 {
+		return nil
+	}
+	if c.Evidence != nil {
+		exists, err := a.cfg.Store.Exists(ctx, *c.Evidence)
+		if err != nil || exists {
+			return err
+		}
+	}
+	c.ProbedTo, c.DoubtedTo, c.ProvedAt, c.GivenUp, c.Evidence = 0, 0, time.Time{}, 0, nil
+	return nil
 }
 
 // probe sends events beyond a page that was refused, in small portions, until one is
@@ -97,6 +122,11 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 	t.probing.borrowed = borrowed
 	maps.Copy(t.read.Next, borrowed)
 	t.mu.Unlock()
+	// Nothing is sent that this worker knows to be published.
+	if err := t.ledger.settle(ctx, t.lease.Topic, slices.Collect(maps.Keys(borrowed))); err != nil {
+		t.couldNotProbe(ctx, err)
+		return 0
+	}
 	for page := 1; page <= probePages; page++ {
 		p := relay.Probe{After: t.last.ProbedTo, Ordered: t.cfg.Publisher.Ordered(t.lease.Topic), Events: probeEvents}
 		if page == probePages {
@@ -115,6 +145,9 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 		}
 		t.noteDoubted()
 		t.mu.Lock()
+		for _, e := range probed.Events {
+			t.last.noteEvidence(e.Ref)
+		}
 		t.last.ProbedTo = probed.Next
 		if t.accepted == 0 { // the events left out are behind refused ones
 			t.last.DoubtedTo = max(t.last.DoubtedTo, probed.Next)

@@ -84,6 +84,8 @@ type checkpoint struct {
 	ProvedAt  time.Time `json:"provedAt,omitzero"`
 	// GivenUp is how many events became dead letters because nothing else could be sent.
 	GivenUp int `json:"givenUp,omitempty"`
+	// Evidence is the event with the highest id that these are about.
+	Evidence *relay.Ref `json:"evidence,omitempty"`
 }
 
 // PublishBatch publishes what is pending in a batch's lanes and settles it as it
@@ -117,6 +119,9 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 			a.ledger.add(r.Batch.Topic, last.Unsettled) // the run may end, and its heartbeats with it
 			return PublishResult{}, failure(ctx, err, nil)
 		}
+	}
+	if err := a.forgetOtherHistory(prepareCtx, &last); err != nil {
+		return PublishResult{}, failure(ctx, err, nil)
 	}
 	// Nothing is loaded that this worker knows to be published.
 	if err := a.ledger.settle(prepareCtx, r.Batch.Topic, r.Batch.Lanes); err != nil {

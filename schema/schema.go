@@ -58,6 +58,11 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 		return Result{}, err
 	}
 	defer unlock()
+	reset, err := asOwner(ctx, conn)
+	if err != nil {
+		return Result{}, err
+	}
+	defer reset()
 	if _, err := conn.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS outbox`); err != nil {
 		return Result{}, fmt.Errorf("create schema outbox: %w", err)
 	}
@@ -88,6 +93,28 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	}
 	r.Partitions, err = MakePartitions(ctx, conn, PartitionsAhead)
 	return r, err
+}
+
+// ownerSQL finds the role that owns an outbox which is there, if it is another than the
+// session's.
+const ownerSQL = `
+SELECT coalesce((SELECT quote_ident(r.rolname) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+                 WHERE c.oid = to_regclass('outbox.event') AND r.rolname <> current_user), '')`
+
+// asOwner lets a superuser, or a member of the owner's role, migrate in the owner's name:
+// functions that run as the owner could not use the objects of another.
+func asOwner(ctx context.Context, conn *pgx.Conn) (reset func(), err error) {
+	var owner string
+	if err := conn.QueryRow(ctx, ownerSQL).Scan(&owner); err != nil {
+		return nil, fmt.Errorf("look for the owner of the outbox: %w", err)
+	}
+	if owner == "" {
+		return func() {}, nil
+	}
+	if _, err := conn.Exec(ctx, "SET ROLE "+owner); err != nil {
+		return nil, fmt.Errorf("the outbox belongs to the role %s: migrate as that role: %w", owner, err)
+	}
+	return func() { _, _ = conn.Exec(context.WithoutCancel(ctx), "RESET ROLE") }, nil
 }
 
 // lockNumber keeps migrations of this schema apart from each other. It differs
@@ -121,6 +148,12 @@ const Patience = 5 * time.Minute
 // migrateWhenFree runs the migrations that are missing. Each is done completely or not
 // at all, so one that found a table in use is simply tried again.
 func migrateWhenFree(ctx context.Context, conn *pgx.Conn, m *migrate.Migrator) error {
+	// For every migration, so that none can forget it: a lock that is waited for stops
+	// everything behind it, producers or the relay.
+	if _, err := conn.Exec(ctx, `SET lock_timeout = '50ms'`); err != nil {
+		return fmt.Errorf("bound the wait for locks: %w", err)
+	}
+	defer func() { _, _ = conn.Exec(context.WithoutCancel(ctx), `RESET lock_timeout`) }()
 	for deadline := time.Now().Add(Patience); ; {
 		before, err := m.GetCurrentVersion(ctx)
 		if err != nil {
@@ -213,12 +246,12 @@ SELECT outbox.make_partition(((now() AT TIME ZONE 'UTC')::date + $1::int))`
 // MakePartitions makes the partitions of today and of the given number of days
 // ahead, where missing, and says how many it made. Each waits at most 50 ms for
 // producers that are in the way and then lets them pass, so that it never stops
-// them; it gives up after ten seconds a partition. A day of which the default partition
+// them; after ten seconds it leaves the partition to Maintenance and goes on. A day of which the default partition
 // has events gets none. While that is today, and they are many, it makes tomorrow's only.
 func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made int, err error) {
 	for day := 0; day <= daysAhead; day++ {
 		isNew, err := makePartition(ctx, conn, day)
-		if err != nil {
+		if err != nil && !lockBusy(err) {
 			return made, fmt.Errorf("make partition of day %+d: %w", day, err)
 		}
 		if isNew {

@@ -93,7 +93,7 @@ func (p *traffic) end() (longest time.Duration, committed int64) {
 // A lock that waits for an open transaction makes all later producers wait behind it.
 func TestMigrate_KeepsNoProducerWaitingBehindAnOpenTransaction(t *testing.T) {
 	const open = 2 * time.Second
-	for _, name := range []string{"valid_events", "pending_index_in_c", "pending_in_c", "keys_in_c"} {
+	for _, name := range []string{"valid_events", "pending_index_in_c", "pending_in_c"} {
 		t.Run(name, func(t *testing.T) {
 			pool := empty(t)
 			migrateUntil(t, pool, name)
@@ -120,4 +120,41 @@ func TestMigrate_KeepsNoProducerWaitingBehindAnOpenTransaction(t *testing.T) {
 			require.Equal(t, committed+1, query[int64](t, pool, `SELECT count(*) FROM outbox.event`))
 		})
 	}
+}
+
+// A lock that waits for a reader makes the relay wait behind it, and its leases run out.
+func TestMigrate_KeepsNoRelayWaitingBehindAReader(t *testing.T) {
+	pool := empty(t)
+	migrateUntil(t, pool, "watermark")
+	exec(t, pool, `INSERT INTO outbox.lane (topic, lane) VALUES ('orders', 1)`)
+	reader, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer reader.Rollback(t.Context())
+	_, err = reader.Exec(t.Context(), `SELECT count(*) FROM outbox.lane, outbox.event`)
+	require.NoError(t, err)
+	migrated := make(chan error, 1)
+	go func() { _, err := migrateAll(t.Context(), pool); migrated <- err }()
+	var longest time.Duration
+	for until := time.Now().Add(2 * time.Second); time.Now().Before(until); {
+		began := time.Now()
+		exec(t, pool, `UPDATE outbox.lane SET leased_until = now()`)
+		longest = max(longest, time.Since(began))
+	}
+	t.Logf("the longest update of a lane took %s", longest)
+	require.Less(t, longest, time.Second)
+	require.NoError(t, reader.Commit(t.Context()))
+	require.NoError(t, <-migrated)
+}
+
+// Functions that run as the owner of the outbox cannot use what belongs to another.
+func TestMigrate_BySuperuserLeavesEverythingToTheOwner(t *testing.T) {
+	pool := empty(t)
+	migrateUntil(t, pool, "watermark")
+	super := asSuperuser(t, pool)
+	_, err := migrateAll(t.Context(), super)
+	require.NoError(t, err)
+	require.Zero(t, query[int](t, pool, `SELECT count(*) FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relowner <> (SELECT relowner FROM pg_class WHERE oid = 'outbox.event'::regclass)`))
+	require.Zero(t, query[int](t, pool, `SELECT count(*) FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
+	    AND proowner <> (SELECT relowner FROM pg_class WHERE oid = 'outbox.event'::regclass)`))
+	exec(t, pool, `SELECT outbox.make_partition(current_date + 40)`)
 }

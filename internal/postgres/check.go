@@ -65,21 +65,26 @@ SELECT has_schema_privilege(to_regnamespace('outbox')::oid, 'USAGE'),
                 OR kind = 'column' AND NOT has_column_privilege(oid, number, privilege)
                 OR kind = 'function' AND NOT has_function_privilege(oid, privilege)
              ORDER BY name, privilege),
-       current_user::text`
+       current_user::text,
+       has_table_privilege('pg_catalog.pg_locks', 'SELECT') AND has_function_privilege('pg_catalog.pg_lock_status()', 'EXECUTE')`
 
 // Rights makes sure that the role may do everything that the relay does. Its errors
 // name what is missing, and the remedy.
 func (s *Store) Rights(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	var usage bool
+	var usage, locks bool
 	var absent, lacking []string
 	var role string
-	if err := s.pool.QueryRow(ctx, rightsSQL).Scan(&usage, &absent, &lacking, &role); err != nil {
+	if err := s.pool.QueryRow(ctx, rightsSQL).Scan(&usage, &absent, &lacking, &role, &locks); err != nil {
 		return fmt.Errorf("check rights on the outbox: %w", err)
 	}
 	if len(absent) > 0 {
 		return fmt.Errorf("the outbox is older than this program and has no %s: run %q", strings.Join(absent, ", "), "starter migrate")
+	}
+	if !locks {
+		return fmt.Errorf("the database role %s may not read pg_locks, so low watermarks stay where they are and publishing gets slower: "+
+			"run \"GRANT SELECT ON pg_catalog.pg_locks TO %s\" and \"GRANT EXECUTE ON FUNCTION pg_catalog.pg_lock_status() TO %s\" as a superuser", role, role, role)
 	}
 	if !usage {
 		lacking = append([]string{"USAGE of the schema"}, lacking...)

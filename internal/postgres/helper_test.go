@@ -78,10 +78,18 @@ func (o testOutbox) expireLeases() {
 	o.exec(`UPDATE outbox.lane SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
 }
 
+// roundsAtOnce lets a round be closed right after the one before.
+func (o testOutbox) roundsAtOnce() {
+	o.rounds.mu.Lock()
+	defer o.rounds.mu.Unlock()
+	o.rounds.between = time.Nanosecond
+}
+
 // endRounds closes rounds and waits for their writers until all that was noted has been
 // used. It fails if a writer does not end.
 func (o testOutbox) endRounds() {
 	o.t.Helper()
+	o.roundsAtOnce()
 	noted := query[int64](o, `SELECT number FROM outbox.round`)
 	waitFor(o.t, "the writers of the rounds to end", func() bool {
 		_, _, err := o.AdvanceRounds(o.t.Context(), query[int64](o, `SELECT number FROM outbox.round`) <= noted)

@@ -13,13 +13,14 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// borrowSQL leases the free lanes of a topic that a batch does not have. It is the
-// predicate of a claim, but for the pause that the batch's own recovery has set.
+// borrowSQL leases the free lanes of a topic that a batch does not have, although the
+// batch's own recovery has paused the topic. Unlike a claim it takes no lane that was not
+// given back: another worker may have acknowledgements of it to settle.
 const borrowSQL = `
 WITH free AS (
     SELECT topic, lane FROM outbox.lane
     WHERE topic = $1 AND lane <> ALL ($2::smallint[])
-      AND (leased_until IS NULL OR leased_until < now())
+      AND (leased_until IS NULL OR leased_until < now()) AND holder IS NULL AND (quiet_at IS NULL OR quiet_at < now())
       AND (reserved_until IS NULL OR reserved_until < now())
     ORDER BY topic, lane
     FOR NO KEY UPDATE SKIP LOCKED)
@@ -49,11 +50,12 @@ func (s *Store) Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[i
 }
 
 // probeSQL reads pending events of some lanes beyond a page, in the order of ids
-// over all lanes. It leaves out the events that the caller has, and those that no
+// over all lanes that the attempt still holds. It leaves out the events that the caller has, and those that no
 // destination accepts: a page makes dead letters of these. %[1]s is the direction.
 const probeSQL = `
 SELECT p.lane, p.id, p.replay, p.created_at, p.bytes, (SELECT clock_timestamp())
 FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
+JOIN outbox.lane l ON l.topic = $1 AND l.lane = lease.lane AND l.holder = $9
 CROSS JOIN LATERAL (
     SELECT p.lane, p.id, p.replay, p.created_at, p.bytes
     FROM outbox.pending p
@@ -97,7 +99,7 @@ func (s *Store) probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p 
 		}
 	}
 	c := refColumns(inHand)
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(probeSQL, direction), l.Topic, lanes, lows, c.ids, c.replays, p.Events, relay.PageBytes, c.created)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(probeSQL, direction), l.Topic, lanes, lows, c.ids, c.replays, p.Events, relay.PageBytes, c.created, l.Holder)
 	if err != nil {
 		return probed, err
 	}

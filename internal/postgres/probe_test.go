@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/outbox"
 )
 
 // probed are the ids that a probe answers with, and where the next one begins.
@@ -191,4 +192,24 @@ func TestProbe_IsQuickBehindAsManyEventsAsItLooksThrough(t *testing.T) {
 	ids, _ := o.probed(lease, nil, relay.Probe{Ordered: true, Newest: true, Events: 100})
 	t.Logf("looked through 40,000 in %v", time.Since(began).Round(time.Millisecond))
 	require.Equal(t, upTo(40001, 40001), ids)
+}
+
+// Their worker may live, and have acknowledgements of them to settle.
+func TestBorrow_TakesNoLaneThatWasNotGivenBack(t *testing.T) {
+	o := open(t)
+	o.write("orders", 200)
+	batches := o.claim()
+	require.Len(t, batches, 1)
+	l, err := o.TakeOver(t.Context(), batches[0])
+	require.NoError(t, err)
+	o.expireLeases() // all lanes, with a holder
+	mine := relay.Batch{Topic: "orders", ClaimID: outbox.NewID().String(), Lanes: []int16{0}}
+	borrowed, err := o.Borrow(t.Context(), mine, relay.Lease{Topic: "orders", Holder: outbox.NewID().String()})
+	require.NoError(t, err)
+	require.Empty(t, borrowed)
+
+	// Nor does a probe send from lanes that the attempt does not hold.
+	probed, err := o.Probe(t.Context(), relay.Lease{Topic: "orders", Holder: outbox.NewID().String(), LowID: l.LowID}, nil, relay.Probe{Events: 100})
+	require.NoError(t, err)
+	require.Empty(t, probed.Events)
 }

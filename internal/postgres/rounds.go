@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -20,7 +21,7 @@ import (
 // Those that can are known: a transaction holds RowExclusiveLock on outbox.event from
 // before it draws an id until its end, however slow its statement is and whether or not it
 // has a transaction id yet. Readers hold weaker locks, and writers of other tables none.
-// A round collects the marks of about a second; when it is closed, the holders are listed
+// A round collects the marks of about a second, of all workers together; when it is closed, the holders are listed
 // after the ids of its marks were read, and when all of them have ended, so has the
 // round. Nothing here waits for an amount of time.
 //
@@ -31,8 +32,8 @@ import (
 // Rounds advance this often while there is something to mark, and less often while a
 // writer keeps one open.
 const (
-	roundEvery = 500 * time.Millisecond
-	roundMost  = 2 * time.Second
+	roundEvery = time.Second
+	roundMost  = 4 * time.Second
 	// raiseLanes is how many lanes are locked at once to raise their low watermark.
 	raiseLanes = 512
 )
@@ -80,7 +81,7 @@ func isRecovered(virtualTransaction string) bool { return strings.HasPrefix(virt
 // roundSQL reads the round and then, because pg_locks follows no snapshot, who holds the
 // lock.
 const roundSQL = `
-SELECT number, ended, writers,
+SELECT number, ended, writers, closed_at <= clock_timestamp() - $1::interval,
        ARRAY(SELECT DISTINCT l.virtualtransaction FROM pg_locks l
              WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                AND l.relation = 'outbox.event'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted)
@@ -88,7 +89,7 @@ FROM outbox.round`
 
 // moveRoundSQL changes nothing if another worker was faster.
 const moveRoundSQL = `
-UPDATE outbox.round SET number = $4, ended = $5, writers = $6
+UPDATE outbox.round SET number = $4, ended = $5, writers = $6, closed_at = CASE WHEN number = $4 THEN closed_at ELSE clock_timestamp() END
 WHERE number = $1 AND ended = $2 AND writers IS NOT DISTINCT FROM $3`
 
 // AdvanceRounds ends the round that waits, if all its writers have ended, raises low
@@ -100,13 +101,14 @@ func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, wai
 	for {
 		var r roundState
 		var holders []string
-		if err := s.pool.QueryRow(ctx, roundSQL).Scan(&r.number, &r.ended, &r.writers, &holders); err != nil {
+		var due bool // another worker may have closed one
+		if err := s.pool.QueryRow(ctx, roundSQL, s.rounds.every()).Scan(&r.number, &r.ended, &r.writers, &due, &holders); err != nil {
 			return closed, waits, fmt.Errorf("read the round: %w", err)
 		}
 		if err := s.raise(ctx, r.ended); err != nil {
 			return closed, waits, err
 		}
-		n, changed := r.next(holders, closeRound && !closed)
+		n, changed := r.next(holders, closeRound && !closed && due)
 		if !changed {
 			return closed, n.ended < n.number-1, nil
 		}
@@ -201,7 +203,14 @@ type rounds struct {
 	pause  time.Duration
 	due    time.Time
 	raised int64 // marks up to this round have been looked at
-	err    error
+
+	between time.Duration // rounds, instead of roundEvery
+}
+
+func (r *rounds) every() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cmp.Or(r.between, roundEvery*9/10)
 }
 
 func (r *rounds) wait() { r.running.Wait() }
@@ -224,9 +233,10 @@ func (r *rounds) hasRaised(ended int64) {
 	r.raised = ended
 }
 
-// advanceWhenDue begins an Advance if it is time for one, and returns the error of the
-// last. No caller waits for it.
-func (s *Store) advanceWhenDue(ctx context.Context) error {
+// advanceWhenDue begins an Advance if it is time for one. No caller waits for it, and none
+// fails with it: a low watermark that stays where it is costs time and no event. Config.Fault
+// is told of its errors, as of all statements'.
+func (s *Store) advanceWhenDue(ctx context.Context) {
 	r := &s.rounds
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -235,10 +245,10 @@ func (s *Store) advanceWhenDue(ctx context.Context) error {
 		closeRound := r.wanted
 		r.wanted = false
 		r.running.Go(func() {
-			closed, waits, err := s.AdvanceRounds(context.WithoutCancel(ctx), closeRound)
+			closed, waits, _ := s.AdvanceRounds(context.WithoutCancel(ctx), closeRound)
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.busy, r.err = false, err
+			r.busy = false
 			r.wanted = r.wanted || closeRound && !closed
 			if r.pause = min(roundMost, 2*r.pause); !waits || !r.waits {
 				r.pause = roundEvery
@@ -247,7 +257,4 @@ func (s *Store) advanceWhenDue(ctx context.Context) error {
 			r.due = time.Now().Add(r.pause)
 		})
 	}
-	err := r.err
-	r.err = nil
-	return err
 }

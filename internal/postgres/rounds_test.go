@@ -108,6 +108,7 @@ func TestWatermark_WaitsForWhoeverHasDrawnAnID(t *testing.T) {
 			require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 			o.claim()
 			o.sweepOnlyByHand()
+			o.roundsAtOnce()
 			commit := begin(o) // has id 1
 			for range 3 {
 				o.writeKey("orders", "k", 3) // as if of another key of the lane

@@ -44,7 +44,12 @@ func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	for rows.Next() {
 		var n int
 		var e relay.Event
-		if err := rows.Scan(&n, &e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &e.Attributes); err != nil {
+		var raw []byte
+		err := rows.Scan(&n, &e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw)
+		if err == nil {
+			e.Attributes, err = attributes(raw)
+		}
+		if err != nil {
 			return err
 		}
 		known := &events[missing[n-1]]

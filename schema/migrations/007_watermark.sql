@@ -10,7 +10,8 @@ CREATE TABLE outbox.round (
     one     boolean PRIMARY KEY DEFAULT true CHECK (one),
     number  bigint  NOT NULL DEFAULT 1, -- the current round
     ended   bigint  NOT NULL DEFAULT 0, -- this round and all before it have ended
-    writers text[]                      -- listed when round number - 1 was closed; null: not listed yet
+    writers text[],                     -- listed when round number - 1 was closed; null: not listed yet
+    closed_at timestamptz NOT NULL DEFAULT '-infinity' -- so that all workers together close one a second
 ) WITH (fillfactor = 50); -- updated up to three times a second, in place
 INSERT INTO outbox.round DEFAULT VALUES;
 
