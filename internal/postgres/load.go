@@ -140,6 +140,16 @@ func (s *Store) fill(ctx context.Context, events []relay.Event) error {
 	if err != nil {
 		return err
 	}
+	if err := readContents(rows, func(n int) *relay.Event { return &events[n] }); err != nil {
+		return err
+	}
+	return s.lookAgain(ctx, events)
+}
+
+// readContents reads the rows of eventsSQL or lookAgainSQL into the events that they are
+// about, and closes them. known finds an event by its place among the wanted ones, from 0.
+func readContents(rows pgx.Rows, known func(n int) *relay.Event) error {
+	defer rows.Close()
 	for rows.Next() {
 		var n int
 		var e relay.Event
@@ -149,16 +159,13 @@ func (s *Store) fill(ctx context.Context, events []relay.Event) error {
 			e.Attributes, err = attributes(raw)
 		}
 		if err != nil {
-			rows.Close()
 			return err
 		}
-		e.Ref, e.CreatedAt, e.Bytes = events[n-1].Ref, events[n-1].CreatedAt, events[n-1].Bytes
-		events[n-1] = e
+		k := known(n - 1)
+		e.Ref, e.CreatedAt, e.Bytes = k.Ref, k.CreatedAt, k.Bytes
+		*k = e
 	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	return s.lookAgain(ctx, events)
+	return rows.Err()
 }
 
 // attributes reads attributes as jsonb prints them, if there are any. encoding/json would

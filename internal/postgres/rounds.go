@@ -21,9 +21,9 @@ import (
 // Those that can are known: a transaction holds RowExclusiveLock on outbox.event from
 // before it draws an id until its end, however slow its statement is and whether or not it
 // has a transaction id yet. Readers hold weaker locks, and writers of other tables none.
-// A round collects the marks of about a second, of all workers together; when it is closed, the holders are listed
-// after the ids of its marks were read, and when all of them have ended, so has the
-// round. Nothing here waits for an amount of time.
+// A round collects the marks of about a second, of all workers together. When it is closed,
+// the holders are listed, which is after the ids of its marks were read. When all of them
+// have ended, so has the round. A mark waits for that fact and for no amount of time.
 //
 // Both steps are visible in the database, so all workers share the rounds: a statement
 // that sees a round ended in its own snapshot also sees all that its writers have

@@ -40,21 +40,5 @@ func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var n int
-		var e relay.Event
-		var raw []byte
-		err := rows.Scan(&n, &e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw)
-		if err == nil {
-			e.Attributes, err = attributes(raw)
-		}
-		if err != nil {
-			return err
-		}
-		known := &events[missing[n-1]]
-		e.Ref, e.CreatedAt, e.Bytes = known.Ref, known.CreatedAt, known.Bytes
-		*known = e
-	}
-	return rows.Err()
+	return readContents(rows, func(n int) *relay.Event { return &events[missing[n]] })
 }
