@@ -32,7 +32,7 @@ WITH busy AS (
     SELECT topic, count(DISTINCT claim_id)::int AS claims
     FROM outbox.lane WHERE leased_until >= now() AND NOT retrying GROUP BY topic),
 lowered AS (SELECT * FROM unnest($2::text[], $3::int[]) AS s(topic, share))
-SELECT topic, lane, claims
+SELECT topic, lane, claims, ` + filtered + `
 FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
       FROM outbox.lane l
@@ -109,9 +109,13 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}
+	var isFiltered bool
 	waiting, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l lane, err error) {
-		return l, row.Scan(&l.topic, &l.lane, &l.claims)
+		return l, row.Scan(&l.topic, &l.lane, &l.claims, &isFiltered)
 	})
+	if err == nil && isFiltered {
+		err = s.Security(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}

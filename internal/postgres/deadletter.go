@@ -133,10 +133,12 @@ func (s *Store) forgetRefusals(ctx context.Context) error {
 }
 
 // blockedSQL finds the keys of a topic that have a dead letter, and the first of each. A
-// replay that died blocks the rest of that replay: the event had arrived before.
+// replay that died blocks the rest of that replay: the event had arrived before. A row of
+// id 0 says that dead letters may be hidden.
 const blockedSQL = `
 SELECT key, replay, min(id) FROM outbox.dead_letter
-WHERE topic = $1 AND key = ANY ($2) AND key <> '' GROUP BY key, replay`
+WHERE topic = $1 AND key = ANY ($2) AND key <> '' GROUP BY key, replay
+UNION ALL SELECT '', 0, 0 WHERE row_security_active('outbox.dead_letter')`
 
 // Blocked returns what of the keys has a dead letter in the topic, with the id of the
 // first: what comes behind that is blocked, and what is redriven before it is not.
@@ -150,7 +152,18 @@ func (s *Store) Blocked(ctx context.Context, topic string, keys []string) (map[r
 	blocked := map[relay.Chain]int64{}
 	var c relay.Chain
 	var first int64
-	_, err = pgx.ForEachRow(rows, []any{&c.Key, &c.Replay, &first}, func() error { blocked[c] = first; return nil })
+	isFiltered := false
+	_, err = pgx.ForEachRow(rows, []any{&c.Key, &c.Replay, &first}, func() error {
+		if first == 0 {
+			isFiltered = true
+			return nil
+		}
+		blocked[c] = first
+		return nil
+	})
+	if err == nil && isFiltered {
+		err = s.Security(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("look for dead letters of keys: %w", err)
 	}

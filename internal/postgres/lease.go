@@ -29,7 +29,7 @@ SET holder = $4, retrying = false, leased_until = now() + $5::interval,
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane
 RETURNING l.lane, l.low_id,
-          coalesce((SELECT t.paused_by FROM outbox.topic t WHERE t.topic = l.topic AND t.paused_at IS NOT NULL), '')`
+          coalesce((SELECT t.paused_by FROM outbox.topic t WHERE t.topic = l.topic AND t.paused_at IS NOT NULL), ''), ` + filtered
 
 // TakeOver makes the caller the holder of a batch. Whatever an earlier attempt
 // still does with that batch is fenced off from here on. It returns
@@ -46,10 +46,14 @@ func (s *Store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error
 	l := relay.Lease{Topic: b.Topic, Holder: holder, LowID: make(map[int16]int64, len(b.Lanes))}
 	var number int16
 	var low int64
-	_, err = pgx.ForEachRow(rows, []any{&number, &low, &l.PausedBy}, func() error {
+	var isFiltered bool
+	_, err = pgx.ForEachRow(rows, []any{&number, &low, &l.PausedBy, &isFiltered}, func() error {
 		l.LowID[number] = low
 		return nil
 	})
+	if err == nil && isFiltered {
+		err = s.Security(ctx)
+	}
 	if err != nil {
 		return relay.Lease{}, fmt.Errorf("take batch over: %w", err)
 	}

@@ -136,13 +136,18 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 	defer cancel()
 	var free bool // looked at first, without a lock: an operation may wait for long
 	err = s.pool.QueryRow(ctx, anyIdleSQL, u.Topic, relay.LanesOf(moves)).Scan(&free)
+	if err == nil && !free {
+		err = s.Security(ctx)
+	}
 	if err == nil && free {
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			if err := s.patient(ctx, tx); err != nil {
 				return err
 			}
-			lanes, moved, err = move(ctx, tx, u, moves)
-			return err
+			if lanes, moved, err = move(ctx, tx, u, moves); err != nil {
+				return err
+			}
+			return security(ctx, tx, false) // what is hidden was not moved
 		})
 	}
 	if err != nil {

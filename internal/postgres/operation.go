@@ -39,6 +39,9 @@ func known(ctx context.Context, db querier, topic string) error {
 	case is:
 		return nil
 	case len(topics) == 0:
+		if err := security(ctx, db, false); err != nil {
+			return err
+		}
 		return fmt.Errorf("%w %q: there is none yet", ErrUnknownTopic, topic)
 	}
 	return fmt.Errorf("%w %q: there are %s", ErrUnknownTopic, topic, strings.Join(topics, ", "))

@@ -188,7 +188,10 @@ func (s *Store) Exists(ctx context.Context, r relay.Ref) (exists bool, err error
 	if err := s.pool.QueryRow(ctx, existsSQL, r.ID, timestamp(r.At)).Scan(&exists); err != nil {
 		return false, fmt.Errorf("look for an event: %w", err)
 	}
-	return exists, nil
+	if !exists {
+		return false, s.Security(ctx)
+	}
+	return true, nil
 }
 
 // rounds says when this process advances the rounds: in the background, one at a time, and

@@ -50,9 +50,15 @@ func (h hidden) err() error {
 		return errors.New(what + ", their owner, as whom the outbox's functions run: run \"ALTER TABLE outbox." +
 			h.tables[0] + " NO FORCE ROW LEVEL SECURITY\", and the same for each table that is named")
 	}
-	return errors.New(what + ", so that events would wait without any error: run \"ALTER TABLE outbox." + h.tables[0] +
+	return errors.New(what + ", so that the relay cannot go on: run \"ALTER TABLE outbox." + h.tables[0] +
 		" DISABLE ROW LEVEL SECURITY\" as the owner, and the same for each table that is named, or \"ALTER ROLE " + h.role + " BYPASSRLS\"")
 }
+
+// filtered is true, in a statement, if a policy may keep rows of a table from the role
+// that runs it. Security knows whether the policy does. PostgreSQL looks once for each
+// statement.
+const filtered = `(SELECT row_security_active('outbox.event') OR row_security_active('outbox.pending')
+    OR row_security_active('outbox.lane') OR row_security_active('outbox.topic') OR row_security_active('outbox.dead_letter'))`
 
 // Security makes sure that no row is hidden from the relay. Its errors name the remedy.
 func (s *Store) Security(ctx context.Context) error {
