@@ -77,9 +77,10 @@ means that another check must succeed first.
 | ` + "`warning session`" + ` | a timeout is shorter than the relay's statements may take, or the encoding is SQL_ASCII | the ` + "`ALTER ROLE`" + ` in the text, or a database with UTF8 |
 | ` + "`failed rights`" + ` | the role lacks a right, or the outbox is older than the worker | ` + "`psql -f schema/roles.sql` and `GRANT outbox_relay TO …`, or `starter migrate`" + ` |
 | ` + "`failed security`" + ` | row level security can hide rows from the role or from the owner | the ` + "`ALTER TABLE` or `ALTER ROLE`" + ` in the text |
+| ` + "`failed state`" + ` | the sequence of ids is behind the events, as after logical replication or a restore of data only, or ` + "`outbox.round` or `outbox.sample`" + ` has lost its row | the ` + "`SELECT setval(…)`" + ` in the text, as the owner; ` + "`starter migrate`" + ` puts the rows back |
 | ` + "`failed trigger`" + ` | the trigger of ` + "`outbox.event`" + ` is disabled or missing, so no inserted event becomes pending | the statement in the text, then ` + "`starter replay TOPIC --since … --until … --reason …`" + ` for each topic |
 | ` + "`warning trigger`" + ` | a setting or a right lets events be inserted past the trigger | reset ` + "`session_replication_role`" + `, or revoke INSERT on the partitions from the roles that the text names |
-| ` + "`warning sequence`" + ` | the sequence of ids has a cache, so events of a key can be published in another order than they were committed | the ` + "`ALTER TABLE … SET CACHE 1`" + ` in the text |
+| ` + "`warning sequence`" + ` | the sequence of ids has a cache, so events of a key can be published in another order than they were committed, or the role may not read the sequence | the ` + "`ALTER TABLE … SET CACHE 1` or the `GRANT`" + ` in the text |
 | ` + "`warning producers`" + ` | roles may insert events, but not execute a function that the insert calls, so their inserts fail | the ` + "`GRANT`" + ` in the text |
 | ` + "`failed temporal`" + ` | Temporal does not answer, or does not know the namespace | ` + "`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`" + ` and credentials |
 | ` + "`failed TOPIC: destination`" + ` | the destination was not found, or must not be read | the file, or the worker's role in AWS: [security](security.md#in-aws) |

@@ -2,10 +2,12 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -37,7 +39,8 @@ FOR NO KEY UPDATE`
 
 // redriveSQL makes dead letters pending again, and what was blocked behind them. It is
 // a statement of its own behind idleSQL, so that it sees what the lanes' last batch
-// has left. What has died again since it was chosen is left alone.
+// has left. What has died again since it was chosen is left alone. It fails if a pending
+// event has the id of a dead letter, which a sequence that was set back gives again.
 const redriveSQL = `
 WITH wanted AS (
     SELECT d.lane, d.id, d.replay, d.key
@@ -64,12 +67,12 @@ gone AS (
     RETURNING lane, id, created_at, bytes, replay),
 back AS (
     INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)
-    SELECT $2, lane, id, created_at, bytes, replay FROM gone
-    ON CONFLICT DO NOTHING),
+    SELECT $2, lane, id, created_at, bytes, replay FROM gone),
 counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
 SELECT lane, min(id), count(*) FROM gone GROUP BY lane`
 
-// discardSQL drops dead letters, and keeps on record which.
+// discardSQL drops dead letters, and keeps on record which. Of two that had the same id,
+// the record is of the last.
 const discardSQL = `
 WITH gone AS (
     DELETE FROM outbox.dead_letter
@@ -85,7 +88,9 @@ WITH gone AS (
 kept AS (
     INSERT INTO outbox.discarded (topic, lane, id, created_at, replay, code, message, dead_at, operation)
     SELECT topic, lane, id, created_at, replay, code, message, dead_at, $1 FROM gone
-    ON CONFLICT DO NOTHING),
+    ON CONFLICT (topic, lane, id, replay) DO UPDATE
+    SET created_at = excluded.created_at, code = excluded.code, message = excluded.message,
+        dead_at = excluded.dead_at, operation = excluded.operation),
 counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
 SELECT lane, 0::bigint, count(*) FROM gone GROUP BY lane`
 
@@ -127,6 +132,8 @@ SET low_id = least(l.low_id, nullif(low.id, 0)), seen_id = least(l.seen_id, null
 FROM unnest($2::smallint[], $3::bigint[]) AS low(lane, id)
 WHERE l.topic = $1 AND l.lane = low.lane`
 
+const uniqueViolation = "23505"
+
 // Move does a part of a step: that of the lanes in which nothing can be in flight. It
 // returns those lanes, and how many events were moved. Doing it again moves nothing.
 // relay.ErrOperationOver says that the operation has been ended, and
@@ -149,6 +156,10 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 			}
 			return security(ctx, tx, false) // what is hidden was not moved
 		})
+	}
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == uniqueViolation {
+		err = fmt.Errorf("an event that is pending has the id of a dead letter, which can be redriven when that event is published: %s: %w", refused.Detail, err)
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s events: %w", u.Kind, err)
