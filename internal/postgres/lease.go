@@ -109,10 +109,10 @@ WITH history AS (
     SELECT EXISTS (SELECT FROM outbox.event e WHERE e.id = $5 AND e.created_at = $6::timestamptz) AS ours),
 mine AS (
     SELECT l.topic, l.lane, done.next_id, round.number,
-           history.ours AND done.next_id > l.low_id AND (l.mark_id <= l.low_id OR l.mark_round = round.number) AS noted
+           history.ours AND round.number IS NOT NULL AND done.next_id > l.low_id AND (l.mark_id <= l.low_id OR l.mark_round = round.number) AS noted
     FROM unnest($2::smallint[], $3::bigint[]) AS done(lane, next_id)
     JOIN outbox.lane l ON l.topic = $1 AND l.lane = done.lane
-    CROSS JOIN history CROSS JOIN outbox.round
+    CROSS JOIN history LEFT JOIN outbox.round ON true
     WHERE l.holder = $4
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)

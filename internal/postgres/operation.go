@@ -97,6 +97,7 @@ func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen rel
 func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
+	o.By, o.Reason = s.text(o.By), s.text(o.Reason)
 	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows); { // what was under way has just ended
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			id, joined, err = beginOperation(ctx, tx, o)

@@ -103,7 +103,7 @@ func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, wai
 		var holders []string
 		var due bool // another worker may have closed one
 		if err := s.pool.QueryRow(ctx, roundSQL, s.rounds.every()).Scan(&r.number, &r.ended, &r.writers, &due, &holders); err != nil {
-			return closed, waits, fmt.Errorf("read the round: %w", err)
+			return closed, waits, fmt.Errorf("read the round: %w", orRow(err, "outbox.round"))
 		}
 		if err := s.raise(ctx, r.ended); err != nil {
 			return closed, waits, err

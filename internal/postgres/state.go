@@ -55,9 +55,21 @@ func rowsAreMissing(ctx context.Context, db querier) error {
 	}
 	var all []error
 	for _, table := range empty {
-		all = append(all, fmt.Errorf("%s has lost its row: run %q, which puts it back", table, "starter migrate"))
+		all = append(all, rowError(table))
 	}
 	return errors.Join(all...)
+}
+
+func rowError(table string) error {
+	return fmt.Errorf("%s has lost its row: run %q, which puts it back", table, "starter migrate")
+}
+
+// orRow names the remedy if the error is that a table has lost its one row.
+func orRow(err error, table string) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return rowError(table)
+	}
+	return err
 }
 
 // State makes sure that the database has what the relay needs beside the events: a sequence
