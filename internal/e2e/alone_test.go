@@ -1,7 +1,7 @@
 package e2e
 
 import (
-	"crypto/md5" //nolint:gosec // the SDK compares it
+	"crypto/md5"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -21,7 +21,9 @@ type aloneRefused struct {
 }
 
 func (a *aloneRefused) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var in struct{ Entries []struct{ Id, MessageBody string } } //nolint:revive // AWS's names
+	var in struct {
+		Entries []struct{ Id, MessageBody string }
+	}
 	if json.NewDecoder(r.Body).Decode(&in) != nil {
 		return
 	}
@@ -36,7 +38,7 @@ func (a *aloneRefused) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		a.accepted[e.MessageBody] = true
 		out["Successful"] = append(out["Successful"], entry{
-			"Id": e.Id, "MessageId": e.Id, "MD5OfMessageBody": fmt.Sprintf("%x", md5.Sum([]byte(e.MessageBody))), //nolint:gosec // as above
+			"Id": e.Id, "MessageId": e.Id, "MD5OfMessageBody": fmt.Sprintf("%x", md5.Sum([]byte(e.MessageBody))),
 		})
 	}
 	w.Header().Set("Content-Type", "application/x-amz-json-1.0")
