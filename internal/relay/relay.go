@@ -115,8 +115,10 @@ type Lease struct {
 // Bound ends at the highest event that was pending at some time. An event is within it
 // if neither its id nor its time is higher: after a failover, ids come again.
 type Bound struct {
-	ID int64     `json:"id"`
-	At time.Time `json:"at,omitzero"` // by the database's clock
+	ID int64 `json:"id"`
+	// At is the later of the database's time and the times of these events. The zero
+	// value: one of them has a time that is infinite or after the year 9999.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Read says how far an attempt has read its lanes.
