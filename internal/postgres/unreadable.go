@@ -188,9 +188,10 @@ func (s *Store) unreadableTopics(ctx context.Context) (topics [][]byte, err erro
 	return topics, nil
 }
 
-// setAsideSQL makes dead letters of what is pending of a topic that nobody can name, under
-// its escaped name, and removes its lanes. If more is pending than one step takes, the
-// lanes come back with the next look for new topics. No claim can have had the lanes.
+// setAsideSQL takes a topic that cannot be read as UTF-8 away. Its pending events become
+// dead letters under the topic's escaped name, and its lanes are replaced by lanes of that
+// name. If more is pending than one step takes, the lanes come back with the next look for
+// new topics. No claim can have had the lanes.
 const setAsideSQL = `
 WITH topic AS (SELECT convert_from($1::bytea, getdatabaseencoding()) COLLATE "C" AS name),
 lanes AS (DELETE FROM outbox.lane l USING topic WHERE l.topic = topic.name),
