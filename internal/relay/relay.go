@@ -50,6 +50,9 @@ type Event struct {
 	// Attributes are the producer's own, at most six, and "traceparent" when
 	// the producer had a trace.
 	Attributes map[string]string
+	// Unreadable says which text of the event the database cannot convert to UTF-8, and
+	// why. Then the event has no EventID and no texts but its key, if that can be read.
+	Unreadable string
 }
 
 // Batch is what one claim publishes. It travels through workflow histories, so
