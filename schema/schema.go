@@ -88,6 +88,9 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	if r.From > r.To {
 		return r, fmt.Errorf("the database is at schema version %d and this program knows only %d: use the newer release that migrated it", r.From, r.To)
 	}
+	if err := refuseDependents(ctx, conn); err != nil {
+		return r, fmt.Errorf("migrate from version %d: %w", r.From, err)
+	}
 	if err := migrateWhenFree(ctx, conn, m); err != nil {
 		return r, fmt.Errorf("migrate from version %d: %w", r.From, err)
 	}
@@ -197,15 +200,6 @@ func holders(ctx context.Context, conn *pgx.Conn) (list string) {
 		return "their sessions could not be listed: " + err.Error()
 	}
 	return "sessions " + list
-}
-
-// withRemedy explains an error of a migration that the database's owner can mend.
-func withRemedy(err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "23505" { // unique_violation
-		return fmt.Errorf("a table of the outbox has two rows under one key: %s See docs/runbook.md, \"migrate finds two rows under one key\": %w", pg.Detail, err)
-	}
-	return err
 }
 
 func lockBusy(err error) bool {
