@@ -35,6 +35,7 @@ func TestMigrate_KeepsTheStatusViewAndWhatDependsOnIt(t *testing.T) {
 		FROM pg_attribute WHERE attrelid = 'outbox.status'::regclass AND attname = 'state'`))
 	require.True(t, query[bool](t, pool, `SELECT has_column_privilege('public', 'outbox.status', 'topic', 'SELECT')`))
 	require.False(t, query[bool](t, pool, `SELECT has_column_privilege('public', 'outbox.status', 'state', 'SELECT')`))
+	require.Equal(t, "{security_barrier=true}", query[string](t, pool, `SELECT reloptions::text FROM pg_class WHERE oid = 'outbox.status'::regclass`))
 	require.Equal(t, 2, query[int](t, pool, `SELECT count(*) FROM pg_rewrite WHERE ev_class = 'outbox.status'::regclass`))
 }
 

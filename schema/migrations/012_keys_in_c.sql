@@ -66,7 +66,7 @@ BEGIN
            bool_or(indexrelid = 'outbox.discarded_pkey'::regclass)   AS discarded
     INTO replicates FROM pg_index WHERE indisreplident;
     IF prepared THEN
-        DROP INDEX outbox.dead_letter_key; -- a later migration makes it again, beside the relay
+        DROP INDEX outbox.dead_letter_key; -- if there are dead letters, a later migration makes it again, beside the relay
         ALTER TABLE outbox.dead_letter DROP CONSTRAINT dead_letter_pkey;
         ALTER TABLE outbox.discarded   DROP CONSTRAINT discarded_pkey;
     END IF;
@@ -75,6 +75,10 @@ BEGIN
     IF prepared THEN
         ALTER TABLE outbox.dead_letter ADD CONSTRAINT dead_letter_pkey PRIMARY KEY USING INDEX dead_letter_in_c;
         ALTER TABLE outbox.discarded   ADD CONSTRAINT discarded_pkey   PRIMARY KEY USING INDEX discarded_in_c;
+        IF NOT EXISTS (SELECT FROM outbox.dead_letter) THEN -- nothing to build
+            DROP INDEX outbox.dead_letter_key_in_c;
+            CREATE INDEX dead_letter_key ON outbox.dead_letter (topic, key) WHERE key <> '';
+        END IF;
         IF replicates.dead_letter THEN
             ALTER TABLE outbox.dead_letter REPLICA IDENTITY USING INDEX dead_letter_pkey;
         END IF;

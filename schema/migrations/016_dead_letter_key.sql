@@ -10,6 +10,9 @@ DO $$ BEGIN
     IF EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('outbox.dead_letter_key') AND NOT indisvalid) THEN
         DROP INDEX outbox.dead_letter_key;
     END IF;
+    IF to_regclass('outbox.dead_letter_key') IS NULL THEN
+        RAISE INFO 'A new index of outbox.dead_letter is built while everything goes on. This waits for all transactions that are open in the database, also of other programs.';
+    END IF;
 END $$;
 SET lock_timeout = 0;
 CREATE INDEX CONCURRENTLY IF NOT EXISTS dead_letter_key ON outbox.dead_letter (topic, key) WHERE key <> '';
