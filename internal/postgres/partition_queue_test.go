@@ -27,7 +27,7 @@ func TestMakePartition_OfAFarDayLetsNoProducerWait(t *testing.T) {
 	o := open(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	failed := make(chan error, 3)
+	failed := make(chan error, 1) // one producer: several wait for each other when a table grows
 	var producers sync.WaitGroup
 	for range cap(failed) {
 		conn := o.impatient()
