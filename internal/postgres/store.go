@@ -42,6 +42,9 @@ type Config struct {
 	// MakePatience is for how long a partition that producers keep from being made is tried
 	// before it is left to the next run. Default 10 s.
 	MakePatience time.Duration
+	// DropPolitely is for how long a partition is tried to be dropped with locks that are
+	// free, so that no producer waits. Default 1 min.
+	DropPolitely time.Duration
 	// Fault is told of everything that failed, whether or not it is tried again, as
 	// FaultConnect or FaultStatement. It must not block. Default: nobody is told.
 	Fault func(operation string)
@@ -65,6 +68,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MakePatience == 0 {
 		c.MakePatience = timing.MakePatience
+	}
+	if c.DropPolitely == 0 {
+		c.DropPolitely = time.Minute
 	}
 	return c
 }
