@@ -50,7 +50,7 @@ moved AS (
     INSERT INTO outbox.dead_letter
         (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id)
     SELECT $1, lane, id, gone.created_at, bytes, replay,
-           coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at), ''),
+           coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at AND e.id <> ALL ($10::bigint[])), ''),
            dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8
     FROM gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
     ON CONFLICT (topic, lane, id, replay) DO UPDATE SET code = excluded.code, message = excluded.message)
@@ -68,10 +68,14 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 	defer cancel()
 	c := outcomeColumns(dead)
 	held := slices.Compact(slices.Sorted(slices.Values(c.lanes)))
+	keyless, err := s.unreadableKeys(ctx, dead)
+	if err != nil {
+		return fmt.Errorf("read the keys of dead letters: %w", err)
+	}
 	var taken int64
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var mine int
-		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created).Scan(&mine, &taken)
+		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created, append([]int64{}, keyless...)).Scan(&mine, &taken)
 		if err == nil && mine < len(held) {
 			err = relay.ErrClaimLost
 		}
