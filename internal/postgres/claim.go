@@ -114,9 +114,7 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}
-	if waiting, err = s.buryUnreadable(ctx, r.By, waiting); err != nil {
-		return nil, err
-	}
+	waiting = s.buryUnreadable(ctx, r.By, waiting)
 	if len(waiting) == 0 {
 		return nil, nil
 	}

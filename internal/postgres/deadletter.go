@@ -53,7 +53,7 @@ moved AS (
            coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at AND e.id <> ALL ($10::bigint[])), ''),
            dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8
     FROM gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
-    ON CONFLICT (topic, lane, id, replay) DO UPDATE SET code = excluded.code, message = excluded.message)
+    WHERE NOT EXISTS (SELECT FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = gone.lane AND d.id = gone.id AND d.replay = gone.replay))
 SELECT (SELECT count(*) FROM mine), (SELECT coalesce(min(id), 0) FROM taken)`
 
 // DeadLetter parks events that l's attempt holds and that its destination will not

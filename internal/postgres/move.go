@@ -72,7 +72,7 @@ counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone
 SELECT lane, min(id), count(*) FROM gone GROUP BY lane`
 
 // discardSQL drops dead letters, and keeps on record which. Of two that had the same id,
-// the record is of the last.
+// the record is of the first.
 const discardSQL = `
 WITH gone AS (
     DELETE FROM outbox.dead_letter
@@ -88,9 +88,7 @@ WITH gone AS (
 kept AS (
     INSERT INTO outbox.discarded (topic, lane, id, created_at, replay, code, message, dead_at, operation)
     SELECT topic, lane, id, created_at, replay, code, message, dead_at, $1 FROM gone
-    ON CONFLICT (topic, lane, id, replay) DO UPDATE
-    SET created_at = excluded.created_at, code = excluded.code, message = excluded.message,
-        dead_at = excluded.dead_at, operation = excluded.operation),
+    ON CONFLICT DO NOTHING),
 counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
 SELECT lane, 0::bigint, count(*) FROM gone GROUP BY lane`
 
