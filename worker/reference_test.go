@@ -35,7 +35,7 @@ error names the remedy. ` + "`starter migrate`" + ` checks the owner's session i
 | ` + "`statement_timeout`, `transaction_timeout`" + ` | lifts them for commands that take long, such as ` + "`replay`" + `. Warns if they are below 8 s. Retention keeps them |
 | ` + "`lock_timeout`, `idle_in_transaction_session_timeout`" + ` | keeps them. Warns if they are below 1 s |
 | row level security | refuses to start if rows can be hidden from its role. A policy for the role with ` + "`USING (true)`" + ` hides nothing. It must not be forced on the owner (` + "`FORCE ROW LEVEL SECURITY`" + `) either: then every insert of an event fails, and retention too. ` + "`worker --check`" + ` says ` + "`failed security`" + ` and ` + "`starter migrate`" + ` warns. Remedy: the ` + "`ALTER TABLE`" + ` in the message |
-| ` + "`connect_timeout`" + ` | 5 s for each host, unless the URL has another value |
+| ` + "`connect_timeout`" + ` | 5 s for each host, unless the URL has another value. The connection that settles after an outage waits 2 s at most, for all hosts together |
 
 An error that ` + "`statement_timeout`, `transaction_timeout`, `lock_timeout` or `idle_in_transaction_session_timeout`" + ` causes names it and its value.
 
