@@ -38,6 +38,8 @@ GRANT SELECT ON outbox.event, outbox.status TO outbox_relay;
 GRANT SELECT, INSERT, DELETE ON outbox.pending, outbox.dead_letter, outbox.discarded TO outbox_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic, outbox.refusal TO outbox_relay;
 GRANT SELECT, UPDATE ON outbox.sample, outbox.round TO outbox_relay;
+-- It looks whether the sequence of ids is behind the events.
+GRANT SELECT ON SEQUENCE outbox.event_id_seq TO outbox_relay;
 -- Who did what and why is written once; how far it is, as it goes on.
 GRANT SELECT, INSERT, UPDATE (workflow_id, done, next_after, lanes_after, finished_at, outcome) ON outbox.operation TO outbox_relay;
 

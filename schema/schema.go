@@ -94,8 +94,31 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	if err := migrateWhenFree(ctx, conn, m); err != nil {
 		return r, fmt.Errorf("migrate from version %d: %w", r.From, err)
 	}
+	if err := putRowsBack(ctx, conn); err != nil {
+		return r, err
+	}
 	r.Partitions, err = MakePartitions(ctx, conn, PartitionsAhead)
 	return r, err
+}
+
+// rowsSQL puts back the rows of tables that always have one, which a TRUNCATE or a copy
+// without data has removed. The round is behind every one that a lane's mark belongs to:
+// those wait, once more, for the transactions that may insert below them.
+var rowsSQL = []string{
+	`INSERT INTO outbox.round (number, ended)
+	 SELECT coalesce(max(mark_round), 0) + 1, greatest(coalesce(max(mark_round), 0) - 1, 0) FROM outbox.lane
+	 HAVING NOT EXISTS (SELECT FROM outbox.round)
+	 ON CONFLICT DO NOTHING`,
+	`INSERT INTO outbox.sample DEFAULT VALUES ON CONFLICT DO NOTHING`,
+}
+
+func putRowsBack(ctx context.Context, conn *pgx.Conn) error {
+	for _, sql := range rowsSQL {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("put the relay's own rows back: %w", err)
+		}
+	}
+	return nil
 }
 
 // ownerSQL finds the role that owns an outbox which is there, if it is another than the

@@ -31,7 +31,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, trigger, sequence, producers, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, producers, temporal, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -126,23 +126,27 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 	if r.store, database = r.openStore(ctx); database == nil {
 		database = r.store.Reach(ctx)
 	}
-	var session, rights, security error
+	var session, rights, security, state error
 	switch {
 	case errors.Is(database, postgres.ErrSession):
 		database, session = nil, database
 		rights = fmt.Errorf("%w: see session", errNotAsked)
-		security = rights
+		security, state = rights, rights
 	case database != nil:
 		session = fmt.Errorf("%w: the database does not answer", errNotAsked)
-		rights, security = session, session
+		rights, security, state = session, session, session
 	default:
 		session = r.store.CanHold(ctx, r.publisher.Topics())
 		rights, security = r.store.Rights(ctx), r.store.Security(ctx)
+		if state = fmt.Errorf("%w: see rights", errNotAsked); rights == nil {
+			state = r.store.State(ctx)
+		}
 	}
 	found.add("database", "", database, "answers, and has an outbox")
 	found.add("session", "", session, "writes, speaks UTF-8, is read committed")
 	found.add("rights", "", rights, "the role may do what the relay does")
 	found.add("security", "", security, "no row is hidden from the role")
+	found.add("state", "", state, "the next event's id is new, and the relay has its own rows")
 	r.checkTrigger(ctx, found, blocker(database, session, rights))
 	if database == nil && session == nil {
 		for _, warning := range r.store.Warnings(ctx) {

@@ -35,7 +35,7 @@ error names the remedy. ` + "`starter migrate`" + ` checks the owner's session i
 | ` + "`statement_timeout`, `transaction_timeout`" + ` | lifts them for commands that take long, such as ` + "`replay`" + `. Warns if they are below 8 s. Retention keeps them |
 | ` + "`lock_timeout`, `idle_in_transaction_session_timeout`" + ` | keeps them. Warns if they are below 1 s |
 | row level security | refuses to start if rows can be hidden from its role. A policy for the role with ` + "`USING (true)`" + ` hides nothing. It must not be forced on the owner (` + "`FORCE ROW LEVEL SECURITY`" + `) either: then every insert of an event fails, and retention too. ` + "`worker --check`" + ` says ` + "`failed security`" + ` and ` + "`starter migrate`" + ` warns. Remedy: the ` + "`ALTER TABLE`" + ` in the message |
-| ` + "`connect_timeout`" + ` | 5 s for each host, unless the URL has another value |
+| ` + "`connect_timeout`" + ` | 5 s for each host, unless the URL has another value. The connection that settles after an outage waits 2 s at most, for all hosts together |
 
 An error that ` + "`statement_timeout`, `transaction_timeout`, `lock_timeout` or `idle_in_transaction_session_timeout`" + ` causes names it and its value.
 
@@ -81,9 +81,10 @@ means that another check must succeed first.
 | ` + "`warning session`" + ` | a timeout is shorter than the relay's statements may take, the encoding is SQL_ASCII, or a topic cannot be read as UTF-8 | the ` + "`ALTER ROLE`" + ` in the text, or a database with UTF8 |
 | ` + "`failed rights`" + ` | the role lacks a right, or the outbox is older than the worker | ` + "`psql -f schema/roles.sql` and `GRANT outbox_relay TO …`, or `starter migrate`" + ` |
 | ` + "`failed security`" + ` | row level security can hide rows from the role or from the owner | the ` + "`ALTER TABLE` or `ALTER ROLE`" + ` in the text |
+| ` + "`failed state`" + ` | the sequence of ids is behind the events, as after logical replication or a restore of data only, or ` + "`outbox.round` or `outbox.sample`" + ` has lost its row | the ` + "`SELECT setval(…)`" + ` in the text, as the owner; ` + "`starter migrate`" + ` puts the rows back |
 | ` + "`failed trigger`" + ` | the trigger of ` + "`outbox.event`" + ` is disabled or missing, so no inserted event becomes pending | the statement in the text, then ` + "`starter replay TOPIC --since … --until … --reason …`" + ` for each topic |
 | ` + "`warning trigger`" + ` | a setting or a right lets events be inserted past the trigger | reset ` + "`session_replication_role`" + `, or revoke INSERT on the partitions from the roles that the text names |
-| ` + "`warning sequence`" + ` | the sequence of ids has a cache, so events of a key can be published in another order than they were committed | the ` + "`ALTER TABLE … SET CACHE 1`" + ` in the text |
+| ` + "`warning sequence`" + ` | the sequence of ids has a cache, so events of a key can be published in another order than they were committed, or the role may not read the sequence | the ` + "`ALTER TABLE … SET CACHE 1` or the `GRANT`" + ` in the text |
 | ` + "`warning producers`" + ` | roles may insert events, but not execute a function that the insert calls, so their inserts fail | the ` + "`GRANT`" + ` in the text |
 | ` + "`failed temporal`" + ` | Temporal does not answer, or does not know the namespace | ` + "`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`" + ` and credentials |
 | ` + "`failed TOPIC: destination`" + ` | the destination was not found, or must not be read | the file, or the worker's role in AWS: [security](security.md#in-aws) |

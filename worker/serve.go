@@ -72,5 +72,5 @@ func (r *relay) database(ctx context.Context) error {
 	if err := r.store.Reach(ctx); err != nil {
 		return err
 	}
-	return r.store.Security(ctx)
+	return errors.Join(r.store.Security(ctx), r.store.State(ctx))
 }

@@ -50,7 +50,7 @@ func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) 
 	as := []string{"DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")}
 	out, status := o.check(as)
 	require.Zero(t, status, out)
-	for _, check := range []string{"configuration", "database", "session", "rights", "security", "trigger", "temporal", "audit: destination", "ledger: destination", "orders: destination"} {
+	for _, check := range []string{"configuration", "database", "session", "rights", "security", "state", "trigger", "temporal", "audit: destination", "ledger: destination", "orders: destination"} {
 		require.True(t, strings.HasPrefix(line(t, out, check), "ok "), out)
 	}
 	require.Regexp(t, `arn:aws:sns:.*; configure this ARN, and it need not be looked up`, line(t, out, "orders: destination"))
@@ -64,8 +64,8 @@ func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) 
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &found))
 	require.True(t, found.OK)
-	require.Len(t, found.Checks, 7+2*3)
-	require.Equal(t, "audit", found.Checks[7].Topic)
+	require.Len(t, found.Checks, 8+2*3)
+	require.Equal(t, "audit", found.Checks[8].Topic)
 
 	require.Equal(t, 3, o.pending())
 	require.Zero(t, o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until IS NOT NULL`))

@@ -27,7 +27,7 @@ VALUES ($1, $2, $3, $4, $5, nullif($6::bigint, 0), $7, now(), 'joined operation 
 func (s *Store) Ask(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	args := []any{o.Kind, o.Topic, o.By, o.Reason, o.Selection, o.Matched, o.WorkflowID}
+	args := []any{o.Kind, o.Topic, s.text(o.By), s.text(o.Reason), o.Selection, o.Matched, o.WorkflowID}
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, askSQL, args...).Scan(&id)
 		if joined = errors.Is(err, pgx.ErrNoRows); !joined {

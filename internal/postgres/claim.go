@@ -32,7 +32,7 @@ WITH busy AS (
     SELECT topic, count(DISTINCT claim_id)::int AS claims
     FROM outbox.lane WHERE leased_until >= now() AND NOT retrying GROUP BY topic),
 lowered AS (SELECT * FROM unnest($2::text[], $3::int[]) AS s(topic, share))
-SELECT topic, lane, claims
+SELECT topic, lane, claims, ` + filtered + `
 FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
       FROM outbox.lane l
@@ -114,9 +114,7 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}
-	if waiting, err = s.buryUnreadable(ctx, r.By, waiting); err != nil {
-		return nil, err
-	}
+	waiting = s.buryUnreadable(ctx, r.By, waiting)
 	if len(waiting) == 0 {
 		return nil, nil
 	}
@@ -132,9 +130,14 @@ func (s *Store) waiting(ctx context.Context, perTopic int, topics []string, shar
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (l lane, err error) {
-		return l, row.Scan(&l.topic, &l.lane, &l.claims)
+	var isFiltered bool
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l lane, err error) {
+		return l, row.Scan(&l.topic, &l.lane, &l.claims, &isFiltered)
 	})
+	if err == nil && isFiltered {
+		err = s.Security(ctx)
+	}
+	return found, err
 }
 
 // countLimit is how far a lane is counted: so far that all lanes of a topic

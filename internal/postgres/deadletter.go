@@ -16,17 +16,24 @@ import (
 // is only for the holder of their lanes: an event that a stale attempt could not
 // send may be on its way in a later one. So the lanes are locked first, which
 // makes the holder's check hold until the move is done; without the lock a stale
-// holder got through.
+// holder got through. An event stays pending if another event's dead letter has its id:
+// a sequence that was set back gives ids again.
 const deadLetterSQL = `
 WITH mine AS (
     SELECT lane FROM outbox.lane
     WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND holder = $3
     ORDER BY topic, lane
     FOR NO KEY UPDATE),
-dead AS (
+asked AS (
     SELECT d.* FROM mine
     JOIN unnest($2::smallint[], $4::bigint[], $5::bigint[], $9::timestamptz[], $6::text[], $7::text[])
          AS d(lane, id, replay, created_at, code, message) USING (lane)),
+taken AS (
+    SELECT asked.lane, asked.id, asked.replay FROM asked CROSS JOIN LATERAL (
+        SELECT FROM outbox.dead_letter d
+        WHERE d.topic = $1 AND d.lane = asked.lane AND d.id = asked.id AND d.replay = asked.replay AND d.created_at <> asked.created_at
+        LIMIT 1) other),
+dead AS (SELECT * FROM asked WHERE (lane, id, replay) NOT IN (SELECT * FROM taken)),
 gone AS (
     DELETE FROM outbox.pending
     WHERE ctid = ANY (ARRAY(
@@ -46,12 +53,13 @@ moved AS (
            coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at AND e.id <> ALL ($10::bigint[])), ''),
            dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8
     FROM gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
-    ON CONFLICT DO NOTHING)
-SELECT count(*) FROM mine`
+    WHERE NOT EXISTS (SELECT FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = gone.lane AND d.id = gone.id AND d.replay = gone.replay))
+SELECT (SELECT count(*) FROM mine), (SELECT coalesce(min(id), 0) FROM taken)`
 
 // DeadLetter parks events that l's attempt holds and that its destination will not
 // accept, with the reason. It does all or nothing: relay.ErrClaimLost if any of
-// their lanes is in other hands. An event that is no longer pending is left alone.
+// their lanes is in other hands. An event that is no longer pending is left alone. If an
+// event has to stay because its id is taken, the others are moved and an error names it.
 func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error {
 	if len(dead) == 0 {
 		return nil
@@ -64,14 +72,19 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 	if err != nil {
 		return fmt.Errorf("read the keys of dead letters: %w", err)
 	}
+	var taken int64
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var mine int
-		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created, append([]int64{}, keyless...)).Scan(&mine)
+		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created, append([]int64{}, keyless...)).Scan(&mine, &taken)
 		if err == nil && mine < len(held) {
 			err = relay.ErrClaimLost
 		}
 		return err
 	})
+	if err == nil && taken != 0 {
+		err = fmt.Errorf("event %d of the topic %s stays pending, because the dead letter of an older event has its id: "+
+			"redrive or discard that one with \"starter dead\"", taken, l.Topic)
+	}
 	if err != nil {
 		return fmt.Errorf("move to dead letters: %w", err)
 	}
@@ -137,10 +150,12 @@ func (s *Store) forgetRefusals(ctx context.Context) error {
 }
 
 // blockedSQL finds the keys of a topic that have a dead letter, and the first of each. A
-// replay that died blocks the rest of that replay: the event had arrived before.
+// replay that died blocks the rest of that replay: the event had arrived before. A row of
+// id 0 says that dead letters may be hidden.
 const blockedSQL = `
 SELECT key, replay, min(id) FROM outbox.dead_letter
-WHERE topic = $1 AND key = ANY ($2) AND key <> '' GROUP BY key, replay`
+WHERE topic = $1 AND key = ANY ($2) AND key <> '' GROUP BY key, replay
+UNION ALL SELECT '', 0, 0 WHERE row_security_active('outbox.dead_letter')`
 
 // Blocked returns what of the keys has a dead letter in the topic, with the id of the
 // first: what comes behind that is blocked, and what is redriven before it is not.
@@ -154,7 +169,18 @@ func (s *Store) Blocked(ctx context.Context, topic string, keys []string) (map[r
 	blocked := map[relay.Chain]int64{}
 	var c relay.Chain
 	var first int64
-	_, err = pgx.ForEachRow(rows, []any{&c.Key, &c.Replay, &first}, func() error { blocked[c] = first; return nil })
+	isFiltered := false
+	_, err = pgx.ForEachRow(rows, []any{&c.Key, &c.Replay, &first}, func() error {
+		if first == 0 {
+			isFiltered = true
+			return nil
+		}
+		blocked[c] = first
+		return nil
+	})
+	if err == nil && isFiltered {
+		err = s.Security(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("look for dead letters of keys: %w", err)
 	}

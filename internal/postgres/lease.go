@@ -29,7 +29,7 @@ SET holder = $4, retrying = false, leased_until = now() + $5::interval,
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane
 RETURNING l.lane, l.low_id,
-          coalesce((SELECT t.paused_by FROM outbox.topic t WHERE t.topic = l.topic AND t.paused_at IS NOT NULL), '')`
+          coalesce((SELECT t.paused_by FROM outbox.topic t WHERE t.topic = l.topic AND t.paused_at IS NOT NULL), ''), ` + filtered
 
 // TakeOver makes the caller the holder of a batch. Whatever an earlier attempt
 // still does with that batch is fenced off from here on. It returns
@@ -46,10 +46,14 @@ func (s *Store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error
 	l := relay.Lease{Topic: b.Topic, Holder: holder, LowID: make(map[int16]int64, len(b.Lanes))}
 	var number int16
 	var low int64
-	_, err = pgx.ForEachRow(rows, []any{&number, &low, &l.PausedBy}, func() error {
+	var isFiltered bool
+	_, err = pgx.ForEachRow(rows, []any{&number, &low, &l.PausedBy, &isFiltered}, func() error {
 		l.LowID[number] = low
 		return nil
 	})
+	if err == nil && isFiltered {
+		err = s.Security(ctx)
+	}
 	if err != nil {
 		return relay.Lease{}, fmt.Errorf("take batch over: %w", err)
 	}
@@ -105,10 +109,10 @@ WITH history AS (
     SELECT EXISTS (SELECT FROM outbox.event e WHERE e.id = $5 AND e.created_at = $6::timestamptz) AS ours),
 mine AS (
     SELECT l.topic, l.lane, done.next_id, round.number,
-           history.ours AND done.next_id > l.low_id AND (l.mark_id <= l.low_id OR l.mark_round = round.number) AS noted
+           history.ours AND round.number IS NOT NULL AND done.next_id > l.low_id AND (l.mark_id <= l.low_id OR l.mark_round = round.number) AS noted
     FROM unnest($2::smallint[], $3::bigint[]) AS done(lane, next_id)
     JOIN outbox.lane l ON l.topic = $1 AND l.lane = done.lane
-    CROSS JOIN history CROSS JOIN outbox.round
+    CROSS JOIN history LEFT JOIN outbox.round ON true
     WHERE l.holder = $4
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)

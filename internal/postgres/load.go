@@ -24,13 +24,14 @@ import (
 //
 // One row comes before the page, even before an empty one: how many lanes the attempt
 // holds, because after a failover its lease may never have been; and the rounds, in the
-// same snapshot as the page (see rounds). As a join it cost a fifth of the statement.
+// same snapshot as the page (see rounds). As a join it cost a fifth of the statement. It
+// comes without a round, too: then no round ends.
 const pageSQL = `
 SELECT (SELECT count(*)::int FROM outbox.lane WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND holder = $12) AS held,
-       clock_timestamp() AS read_at, round.number, round.ended,
+       clock_timestamp() AS read_at, coalesce(round.number, 9223372036854775807), coalesce(round.ended, -1),
        0::bigint AS turn, NULL::smallint AS lane, NULL::bigint AS id, NULL::bigint AS replay, NULL::timestamptz AS created_at,
        NULL::bigint AS bytes, NULL::bigint AS found
-FROM outbox.round
+FROM (VALUES (true)) AS one LEFT JOIN outbox.round ON true
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, turn, lane, id, replay, created_at, bytes, found
 FROM (

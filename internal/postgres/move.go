@@ -2,10 +2,12 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -37,7 +39,8 @@ FOR NO KEY UPDATE`
 
 // redriveSQL makes dead letters pending again, and what was blocked behind them. It is
 // a statement of its own behind idleSQL, so that it sees what the lanes' last batch
-// has left. What has died again since it was chosen is left alone.
+// has left. What has died again since it was chosen is left alone. It fails if a pending
+// event has the id of a dead letter, which a sequence that was set back gives again.
 const redriveSQL = `
 WITH wanted AS (
     SELECT d.lane, d.id, d.replay, d.key
@@ -64,12 +67,12 @@ gone AS (
     RETURNING lane, id, created_at, bytes, replay),
 back AS (
     INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)
-    SELECT $2, lane, id, created_at, bytes, replay FROM gone
-    ON CONFLICT DO NOTHING),
+    SELECT $2, lane, id, created_at, bytes, replay FROM gone),
 counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
 SELECT lane, min(id), count(*) FROM gone GROUP BY lane`
 
-// discardSQL drops dead letters, and keeps on record which.
+// discardSQL drops dead letters, and keeps on record which. Of two that had the same id,
+// the record is of the first.
 const discardSQL = `
 WITH gone AS (
     DELETE FROM outbox.dead_letter
@@ -127,6 +130,8 @@ SET low_id = least(l.low_id, nullif(low.id, 0)), seen_id = least(l.seen_id, null
 FROM unnest($2::smallint[], $3::bigint[]) AS low(lane, id)
 WHERE l.topic = $1 AND l.lane = low.lane`
 
+const uniqueViolation = "23505"
+
 // Move does a part of a step: that of the lanes in which nothing can be in flight. It
 // returns those lanes, and how many events were moved. Doing it again moves nothing.
 // relay.ErrOperationOver says that the operation has been ended, and
@@ -136,14 +141,23 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 	defer cancel()
 	var free bool // looked at first, without a lock: an operation may wait for long
 	err = s.pool.QueryRow(ctx, anyIdleSQL, u.Topic, relay.LanesOf(moves)).Scan(&free)
+	if err == nil && !free {
+		err = s.Security(ctx)
+	}
 	if err == nil && free {
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			if err := s.patient(ctx, tx); err != nil {
 				return err
 			}
-			lanes, moved, err = move(ctx, tx, u, moves)
-			return err
+			if lanes, moved, err = move(ctx, tx, u, moves); err != nil {
+				return err
+			}
+			return security(ctx, tx, false) // what is hidden was not moved
 		})
+	}
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == uniqueViolation {
+		err = fmt.Errorf("an event that is pending has the id of a dead letter, which can be redriven when that event is published: %s: %w", refused.Detail, err)
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s events: %w", u.Kind, err)

@@ -39,6 +39,9 @@ func known(ctx context.Context, db querier, topic string) error {
 	case is:
 		return nil
 	case len(topics) == 0:
+		if err := security(ctx, db, false); err != nil {
+			return err
+		}
 		return fmt.Errorf("%w %q: there is none yet", ErrUnknownTopic, topic)
 	}
 	return fmt.Errorf("%w %q: there are %s", ErrUnknownTopic, topic, strings.Join(topics, ", "))
@@ -94,6 +97,7 @@ func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen rel
 func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
+	o.By, o.Reason = s.text(o.By), s.text(o.Reason)
 	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows); { // what was under way has just ended
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			id, joined, err = beginOperation(ctx, tx, o)

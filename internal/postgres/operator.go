@@ -28,7 +28,7 @@ VALUES ($1, $2, $3, $4, $5, now(), 'done')`
 // way end within seconds, and those that wait for another attempt with that. It reports
 // whether anything was different before. A recovery's pause is another matter, and stays as it is.
 func (s *Store) Pause(ctx context.Context, o relay.Operation) (changed bool, err error) {
-	return s.operate(ctx, "pause", o, operatorPauseSQL, o.Topic, o.By, o.Reason)
+	return s.operate(ctx, "pause", o, operatorPauseSQL, o.Topic, s.text(o.By), s.text(o.Reason))
 }
 
 // Resume lifts an operator's pause. It reports whether there was one.
@@ -52,7 +52,7 @@ func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql
 		if changed = tag.RowsAffected() > 0; !changed {
 			return nil
 		}
-		_, err = tx.Exec(ctx, recordSQL, kind, o.Topic, o.By, o.Reason, "")
+		_, err = tx.Exec(ctx, recordSQL, kind, o.Topic, s.text(o.By), s.text(o.Reason), "")
 		return err
 	})
 	if err != nil {

@@ -103,7 +103,7 @@ func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, wai
 		var holders []string
 		var due bool // another worker may have closed one
 		if err := s.pool.QueryRow(ctx, roundSQL, s.rounds.every()).Scan(&r.number, &r.ended, &r.writers, &due, &holders); err != nil {
-			return closed, waits, fmt.Errorf("read the round: %w", err)
+			return closed, waits, fmt.Errorf("read the round: %w", orRow(err, "outbox.round"))
 		}
 		if err := s.raise(ctx, r.ended); err != nil {
 			return closed, waits, err
@@ -188,7 +188,10 @@ func (s *Store) Exists(ctx context.Context, r relay.Ref) (exists bool, err error
 	if err := s.pool.QueryRow(ctx, existsSQL, r.ID, timestamp(r.At)).Scan(&exists); err != nil {
 		return false, fmt.Errorf("look for an event: %w", err)
 	}
-	return exists, nil
+	if !exists {
+		return false, s.Security(ctx)
+	}
+	return true, nil
 }
 
 // rounds says when this process advances the rounds: in the background, one at a time, and

@@ -31,7 +31,7 @@ func (s *Store) TakeTurn(ctx context.Context, by string, every time.Duration) (t
 	defer cancel()
 	var seconds float64
 	if err := s.pool.QueryRow(ctx, turnSQL, by, every, every/graceShare).Scan(&taken, &seconds); err != nil {
-		return false, 0, fmt.Errorf("take the turn to sample topics: %w", err)
+		return false, 0, fmt.Errorf("take the turn to sample topics: %w", orRow(err, "outbox.sample"))
 	}
 	return taken, time.Duration(seconds * float64(time.Second)), nil
 }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -23,7 +24,8 @@ CROSS JOIN LATERAL (
 // lookAgain reads those of a page's events that a first look did not find. That look
 // may have been planned with a list of partitions that was out of date when it had waited
 // for a lock. This one is a statement of its own: it is planned anew and has a snapshot of
-// its own. If it does not find an event either, the event is not there.
+// its own. If it does not find an event either, the event is not there, unless it is
+// hidden: then this returns an error.
 func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	var missing []int
 	var ids []int64
@@ -40,5 +42,11 @@ func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	if err != nil {
 		return err
 	}
-	return readContents(rows, func(n int) *relay.Event { return &events[missing[n]] })
+	if err := readContents(rows, func(n int) *relay.Event { return &events[missing[n]] }); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(missing, func(i int) bool { return events[i].EventID == "" }) {
+		return s.Security(ctx)
+	}
+	return nil
 }

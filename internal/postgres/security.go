@@ -50,9 +50,15 @@ func (h hidden) err() error {
 		return errors.New(what + ", their owner, as whom the outbox's functions run: run \"ALTER TABLE outbox." +
 			h.tables[0] + " NO FORCE ROW LEVEL SECURITY\", and the same for each table that is named")
 	}
-	return errors.New(what + ", so that events would wait without any error: run \"ALTER TABLE outbox." + h.tables[0] +
+	return errors.New(what + ", so that the relay cannot go on: run \"ALTER TABLE outbox." + h.tables[0] +
 		" DISABLE ROW LEVEL SECURITY\" as the owner, and the same for each table that is named, or \"ALTER ROLE " + h.role + " BYPASSRLS\"")
 }
+
+// filtered is true, in a statement, if a policy may keep rows of a table from the role
+// that runs it. Security knows whether the policy does. PostgreSQL looks once for each
+// statement.
+const filtered = `(SELECT row_security_active('outbox.event') OR row_security_active('outbox.pending')
+    OR row_security_active('outbox.lane') OR row_security_active('outbox.topic') OR row_security_active('outbox.dead_letter'))`
 
 // Security makes sure that no row is hidden from the relay. Its errors name the remedy.
 func (s *Store) Security(ctx context.Context) error {
@@ -200,14 +206,22 @@ var errASCII = errors.New("the database's encoding is SQL_ASCII, so PostgreSQL s
 // cacheSQL reads how many ids a session takes from the sequence at once. It may be read by every role.
 const cacheSQL = `
 SELECT coalesce((SELECT s.seqcache FROM pg_sequence s
-                 WHERE s.seqrelid = pg_get_serial_sequence('outbox.event', 'id')::regclass), 1)`
+                 WHERE s.seqrelid = pg_get_serial_sequence('outbox.event', 'id')::regclass), 1),
+       coalesce(has_sequence_privilege(to_regclass('outbox.event_id_seq'), 'SELECT'), true), current_user::text`
 
 // sequenceWarning warns of ids that are taken before the transaction that uses them begins:
 // the low watermark believes that a transaction takes its ids after it has locked the table.
+// It also warns if the role may not see whether the sequence is behind.
 func (s *Store) sequenceWarning(ctx context.Context) error {
 	var cache int64
-	if err := s.pool.QueryRow(ctx, cacheSQL).Scan(&cache); err != nil {
+	var mayRead bool
+	var role string
+	if err := s.pool.QueryRow(ctx, cacheSQL).Scan(&cache, &mayRead, &role); err != nil {
 		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
+	}
+	if !mayRead {
+		return fmt.Errorf("the database role %s may not read the sequence of outbox.event.id, so a sequence that is behind the events is not noticed: "+
+			"run \"GRANT SELECT ON SEQUENCE outbox.event_id_seq TO outbox_relay\" as the owner", role)
 	}
 	if cache > 1 {
 		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session takes ids long before it uses them, and the events of a key can be published "+
@@ -248,6 +262,9 @@ func producerWarnings(ctx context.Context, db querier) []Warning {
 // producers or the relay from working. Each error names its remedy.
 func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
 	if err := security(ctx, conn, true); err != nil {
+		found = append(found, err)
+	}
+	if err := state(ctx, conn); err != nil {
 		found = append(found, err)
 	}
 	for _, w := range producerWarnings(ctx, conn) {

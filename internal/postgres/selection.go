@@ -134,6 +134,9 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	err = s.readRow(ctx, []any{&c.Events, &c.Keys, &c.Behind, &c.Overtaking}, countDeadSQL, deadArguments(topic, chosen, sp)...)
+	if err == nil {
+		err = s.Security(ctx)
+	}
 	if err != nil {
 		return c, fmt.Errorf("count dead letters: %w", err)
 	}
@@ -183,6 +186,9 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 		n += found
 		progress.read(after+window-first+1, last-first+1)
 	}
+	if err == nil {
+		err = s.Security(ctx)
+	}
 	if err != nil {
 		return 0, at, fmt.Errorf("count published events: %w", err)
 	}
@@ -210,7 +216,11 @@ func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64
 func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	if err := s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until, sp.open); err != nil {
+	err = s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until, sp.open)
+	if err == nil {
+		err = s.Security(ctx)
+	}
+	if err != nil {
 		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)
 	}
 	return first, last, nil

@@ -47,6 +47,9 @@ func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place
 	} else {
 		step, err = s.deadStep(ctx, u, sp, from, most)
 	}
+	if err == nil {
+		err = s.Security(ctx)
+	}
 	if err != nil {
 		return relay.Step{}, fmt.Errorf("read what to %s: %w", u.Kind, err)
 	}

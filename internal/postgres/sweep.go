@@ -119,7 +119,8 @@ func (s *Store) findTopics(ctx context.Context) error {
 
 // sweepSQL finds the first pending event of every lane by a loose index scan. It makes
 // the rows of lanes that are new, and lowers low_id where something is pending below it:
-// no event is inserted there (see rounds), but people and other programs can put one.
+// no event is inserted there (see rounds), but people and other programs can put one, and
+// a sequence can be set back. The mark is lowered as well, or low_id would follow it again.
 const sweepSQL = `
 WITH RECURSIVE first AS (
     (SELECT topic, lane, id FROM outbox.pending ORDER BY topic, lane, id LIMIT 1)
@@ -142,7 +143,7 @@ lowering AS (
     WHERE l.low_id > first.id
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l)
-UPDATE outbox.lane l SET low_id = lowering.id
+UPDATE outbox.lane l SET low_id = lowering.id, mark_id = least(l.mark_id, lowering.id)
 FROM lowering
 WHERE l.topic = lowering.topic AND l.lane = lowering.lane AND l.low_id > lowering.id`
 

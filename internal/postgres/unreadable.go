@@ -15,11 +15,12 @@ import (
 )
 
 // buryTopicSQL makes dead letters of what is pending of a topic, in lanes that nobody has.
+// It waits for no lock, because a claim of other topics waits for it.
 const buryTopicSQL = `
 WITH free AS (
     SELECT topic, lane FROM outbox.lane
     WHERE topic = $1 AND (leased_until IS NULL OR leased_until < now())
-    ORDER BY topic, lane FOR NO KEY UPDATE),
+    ORDER BY topic, lane FOR NO KEY UPDATE SKIP LOCKED),
 gone AS (
     DELETE FROM outbox.pending
     WHERE ctid = ANY (ARRAY(
@@ -30,13 +31,12 @@ INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, key,
 SELECT $1, lane, id, created_at, bytes, replay,
        coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at LIMIT 1), ''),
        '` + relay.CodeInvalidCharacter + `', $2, 1, $3
-FROM gone
-ON CONFLICT DO NOTHING`
+FROM gone`
 
 // buryUnreadable takes the lanes of topics that are not valid UTF-8 out of those that wait,
 // and makes dead letters of their events. Only a database of encoding SQL_ASCII hands out
 // such topics. No workflow can have one: in JSON it would be the name of another topic.
-func (s *Store) buryUnreadable(ctx context.Context, by string, waiting []lane) ([]lane, error) {
+func (s *Store) buryUnreadable(ctx context.Context, by string, waiting []lane) []lane {
 	readable := make([]lane, 0, len(waiting))
 	buried := make(map[string]bool)
 	for _, l := range waiting {
@@ -47,12 +47,12 @@ func (s *Store) buryUnreadable(ctx context.Context, by string, waiting []lane) (
 		case !buried[l.topic]:
 			buried[l.topic] = true
 			message := fmt.Sprintf("topic is not valid UTF-8 at byte %d", at)
-			if _, err := s.pool.Exec(ctx, buryTopicSQL, l.topic, message, by); err != nil {
-				return nil, fmt.Errorf("move topic %s to dead letters: %w", readableTopic(l.topic), err)
-			}
+			// The next claim tries again, and Config.Fault is told of an error. Other topics
+			// do not wait.
+			_, _ = s.pool.Exec(ctx, buryTopicSQL, l.topic, message, by)
 		}
 	}
-	return readable, nil
+	return readable
 }
 
 // badUTF8 finds the first byte of s that is not UTF-8.

@@ -177,3 +177,18 @@ func TestTopics_OfWhichOneCannotBeReadShowsAll(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, topics, 2)
 }
+
+func TestClaim_DoesNotWaitForTheLanesOfATopicThatIsNotUTF8(t *testing.T) {
+	o := encoded(t, "SQL_ASCII")
+	o.exec(`INSERT INTO outbox.event (topic, type, payload) VALUES (E'M\xfcller', 'T', 'x'), ('orders', 'T', 'x')`)
+	require.NoError(t, o.Sweep(t.Context()))
+	tx, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	_, err = tx.Exec(t.Context(), `SELECT FROM outbox.lane WHERE topic <> 'orders' FOR UPDATE`)
+	require.NoError(t, err)
+	require.Equal(t, 1, events(o.claim()))
+	require.NoError(t, tx.Rollback(t.Context()))
+	o.claim()
+	require.Equal(t, 1, query[int](o, `SELECT count(*) FROM outbox.dead_letter`))
+}

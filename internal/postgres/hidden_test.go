@@ -1,0 +1,145 @@
+package postgres
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// hide switches row level security on for a table, as somebody does while the relay runs.
+func (o testOutbox) hide(table string) {
+	o.t.Helper()
+	o.exec(`ALTER TABLE outbox.` + table + ` ENABLE ROW LEVEL SECURITY`)
+}
+
+func (o testOutbox) show(table string) {
+	o.t.Helper()
+	o.exec(`ALTER TABLE outbox.` + table + ` DISABLE ROW LEVEL SECURITY`)
+}
+
+func TestLoad_OfEventsThatAreHiddenIsAnError(t *testing.T) {
+	o := open(t)
+	o.write("orders", 5)
+	s := testOutbox{o.asRelay(), t, o.db}
+	_, lease := s.claimOne()
+	o.hide("event")
+	_, err := s.Load(t.Context(), lease, nil, relay.PageEvents)
+	require.ErrorContains(t, err, "row level security")
+	o.exec(`CREATE POLICY tenant ON outbox.event USING (topic <> 'orders')`)
+	_, err = s.Load(t.Context(), lease, nil, relay.PageEvents)
+	require.ErrorContains(t, err, "row level security")
+	o.exec(`ALTER POLICY tenant ON outbox.event USING (true)`)
+	require.Len(t, s.load(lease), 5, "a policy that shows all")
+	o.exec(`DELETE FROM outbox.event`)
+	page, err := s.Load(t.Context(), lease, nil, relay.PageEvents)
+	require.NoError(t, err, "nothing is hidden: the events are gone")
+	require.Len(t, page.Events, 5)
+	require.Empty(t, page.Events[0].EventID)
+}
+
+// An event that is not there tells the worker that the database is another one.
+func TestExists_OfAnEventThatIsHiddenIsAnError(t *testing.T) {
+	o := open(t)
+	o.write("orders", 1)
+	s := testOutbox{o.asRelay(), t, o.db}
+	_, lease := s.claimOne()
+	ref := s.load(lease)[0]
+	o.hide("event")
+	_, err := s.Exists(t.Context(), ref)
+	require.ErrorContains(t, err, "row level security")
+	o.show("event")
+	exists, err := s.Exists(t.Context(), relay.Ref{ID: ref.ID + 1, At: ref.At})
+	require.NoError(t, err)
+	require.False(t, exists)
+}
+
+func TestClaim_WhileRowsAreHiddenIsAnError(t *testing.T) {
+	for _, table := range []string{"event", "topic", "dead_letter"} {
+		t.Run(table, func(t *testing.T) {
+			o := open(t)
+			o.write("orders", 5)
+			s := testOutbox{o.asRelay(), t, o.db}
+			require.NoError(t, s.Sweep(t.Context()))
+			if table == "topic" {
+				_, err := o.Pause(t.Context(), relay.Operation{Topic: "orders", By: "ada", Reason: "a test"})
+				require.NoError(t, err)
+				require.Empty(t, s.claim())
+			}
+			o.hide(table)
+			_, err := s.Claim(t.Context(), request("x"))
+			require.ErrorContains(t, err, "row level security")
+			require.Zero(t, query[int](o, `SELECT count(*) FROM outbox.lane WHERE claim_id IS NOT NULL`))
+			o.exec(`CREATE POLICY relay ON outbox.` + table + ` USING (true)`)
+			_, err = s.Claim(t.Context(), request("x"))
+			require.NoError(t, err, "a policy that shows all")
+		})
+	}
+}
+
+// A batch that was claimed before must not go on past a pause or a dead letter.
+func TestTakeOver_WhileAPauseIsHiddenIsAnError(t *testing.T) {
+	o := open(t)
+	o.write("orders", 5)
+	s := testOutbox{o.asRelay(), t, o.db}
+	batches := s.claim()
+	_, err := o.Pause(t.Context(), relay.Operation{Topic: "orders", By: "ada", Reason: "a test"})
+	require.NoError(t, err)
+	o.hide("topic")
+	_, err = s.TakeOver(t.Context(), batches[0])
+	require.ErrorContains(t, err, "row level security")
+	o.show("topic")
+	lease, err := s.TakeOver(t.Context(), batches[0])
+	require.NoError(t, err)
+	require.Equal(t, "ada", lease.PausedBy)
+}
+
+func TestBlocked_WhileDeadLettersAreHiddenIsAnError(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 1)
+	dead := o.bury("Poison")
+	s := o.asRelay()
+	o.hide("dead_letter")
+	_, err := s.Blocked(t.Context(), "orders", []string{"k"})
+	require.ErrorContains(t, err, "row level security")
+	o.show("dead_letter")
+	blocked, err := s.Blocked(t.Context(), "orders", []string{"k"})
+	require.NoError(t, err)
+	require.Equal(t, dead[0], blocked[relay.Chain{Key: "k"}])
+}
+
+// An operation that sees nothing would end "done" with nothing moved.
+func TestOperation_WhileRowsAreHiddenIsAnError(t *testing.T) {
+	for _, table := range []string{"event", "dead_letter", "discarded", "pending", "lane"} {
+		t.Run(table, func(t *testing.T) {
+			o := open(t)
+			o.write("orders", 1)
+			o.drain(second(o.claimOne()))
+			o.write("orders", 1)
+			waitFor(t, "the lane to be free of the raise", func() bool { return len(o.bury("Poison")) > 0 })
+			s := testOutbox{o.asRelay(), t, o.db}
+			for _, kind := range []string{relay.Redrive, relay.Discard, relay.Replay} {
+				u := o.begin(kind, relay.Selection{})
+				step, err := s.NextStep(t.Context(), u, u.From, 10)
+				require.NoError(t, err)
+				require.Len(t, step.Moves, 1, kind)
+				o.hide(table)
+				_, err = s.NextStep(t.Context(), u, u.From, 10)
+				require.ErrorContains(t, err, "row level security", kind)
+				_, _, err = s.Bounds(t.Context(), u)
+				require.ErrorContains(t, err, "row level security", kind)
+				_, _, err = s.Move(t.Context(), u, step.Moves)
+				require.ErrorContains(t, err, "level security", kind)
+				o.show(table)
+			}
+			o.hide(table)
+			_, err := s.CountDead(t.Context(), "orders", relay.Selection{})
+			require.ErrorContains(t, err, "row level security")
+			_, _, err = s.CountPublished(t.Context(), "orders", relay.Selection{}, nil)
+			require.ErrorContains(t, err, "row level security")
+		})
+	}
+}
+
+func second[A, B any](_ A, b B) B { return b }

@@ -1,0 +1,85 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A copy of a database may lack what the relay needs beside the rows of events: logical
+// replication copies no sequence, and a restore of some tables leaves others empty.
+
+// lastIDSQL reads the last id that the sequence gave. Sequences follow no snapshot: it has
+// given every id that the same statement finds in a table.
+const lastIDSQL = `
+SELECT s.last_id, used.id
+FROM (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS last_id FROM outbox.event_id_seq) s
+CROSS JOIN (SELECT greatest((SELECT max(id) FROM outbox.event),
+                            (SELECT max(greatest(low_id, mark_id)) - 1 FROM outbox.lane), 0) AS id) used
+WHERE s.last_id < used.id`
+
+// sequenceIsBehind returns an error if the sequence is about to give ids that events have,
+// or ids below a low watermark.
+func sequenceIsBehind(ctx context.Context, db querier) error {
+	var last, used int64
+	switch err := db.QueryRow(ctx, lastIDSQL).Scan(&last, &used); {
+	case errors.Is(err, pgx.ErrNoRows), isDenied(err): // see sequenceWarning
+		return nil
+	case err != nil:
+		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
+	}
+	return fmt.Errorf("the sequence of outbox.event.id is at %d, and the outbox has the id %d already, so that new events get the ids of old ones: "+
+		"run \"SELECT setval('outbox.event_id_seq', %d)\" as the owner", last, used, used)
+}
+
+// insufficientPrivilege is the SQLSTATE of a right that a role lacks.
+const insufficientPrivilege = "42501"
+
+func isDenied(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == insufficientPrivilege
+}
+
+const oneRowsSQL = `
+SELECT array_remove(ARRAY[CASE WHEN NOT EXISTS (SELECT FROM outbox.round) THEN 'outbox.round' END,
+                          CASE WHEN NOT EXISTS (SELECT FROM outbox.sample) THEN 'outbox.sample' END], NULL)`
+
+// rowsAreMissing returns an error if a table that always has one row is empty.
+func rowsAreMissing(ctx context.Context, db querier) error {
+	var empty []string
+	if err := db.QueryRow(ctx, oneRowsSQL).Scan(&empty); err != nil {
+		return fmt.Errorf("look for the relay's own rows: %w", err)
+	}
+	var all []error
+	for _, table := range empty {
+		all = append(all, rowError(table))
+	}
+	return errors.Join(all...)
+}
+
+func rowError(table string) error {
+	return fmt.Errorf("%s has lost its row: run %q, which puts it back", table, "starter migrate")
+}
+
+// orRow names the remedy if the error is that a table has lost its one row.
+func orRow(err error, table string) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return rowError(table)
+	}
+	return err
+}
+
+// State makes sure that the database has what the relay needs beside the events: a sequence
+// that is not behind them, and the relay's own rows. Its errors name the remedy.
+func (s *Store) State(ctx context.Context) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	return state(ctx, s.pool)
+}
+
+func state(ctx context.Context, db querier) error {
+	return errors.Join(sequenceIsBehind(ctx, db), rowsAreMissing(ctx, db))
+}
