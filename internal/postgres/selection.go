@@ -16,10 +16,11 @@ const eventFits = `($2::uuid[] IS NULL OR e.event_id = ANY ($2::uuid[]))
       AND ($4::text IS NULL OR e.type = $4)`
 
 // deadFits is true of a dead letter d that a selection names. Its event is read only
-// for what the dead letter does not know itself.
+// for what the dead letter does not know itself. One of a time ahead of the clock is from
+// before the clock was set back.
 const deadFits = `d.topic = $1
       AND ($3::text IS NULL OR d.key = $3)
-      AND ($5::timestamptz IS NULL OR d.dead_at >= $5) AND ($6::timestamptz IS NULL OR d.dead_at < $6)
+      AND ($5::timestamptz IS NULL OR d.dead_at >= $5) AND ($6::timestamptz IS NULL OR d.dead_at < $6 OR d.dead_at > now())
       AND ($7::text IS NULL OR d.code = $7)
       AND ($2::uuid[] IS NULL AND $4::text IS NULL
            OR (SELECT ` + eventFits + ` FROM outbox.event e WHERE e.id = d.id AND e.created_at = d.created_at LIMIT 1))`

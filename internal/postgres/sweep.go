@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const (
@@ -45,7 +46,10 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.swept {
-		err := s.Sweep(ctx)
+		err := s.holdNoLonger(ctx)
+		if err == nil {
+			err = s.Sweep(ctx)
+		}
 		w.swept = err == nil
 		w.next = time.Now().Add(findEvery)
 		w.sweep = time.Now().Add(sweepEvery)
@@ -71,6 +75,9 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 // look looks for new topics, and now and then for more.
 func (s *Store) look(ctx context.Context) error {
 	w := &s.sweep
+	if err := s.holdNoLonger(ctx); err != nil {
+		return err
+	}
 	if err := s.findTopics(ctx); err != nil {
 		return err
 	}
@@ -83,6 +90,36 @@ func (s *Store) look(ctx context.Context) error {
 	if time.Now().After(w.forget) {
 		w.forget = time.Now().Add(forgetEvery)
 		return s.forgetRefusals(ctx)
+	}
+	return nil
+}
+
+// holdNoLongerSQL is about times that are further ahead than any worker writes them: the
+// clock has been set back since, or another server has the database. They become what a
+// worker would write now. Nothing is freed at once: the worker that has a lane may live, and
+// then renews its lease in time.
+const holdNoLongerSQL = `
+WITH topics AS (
+    UPDATE outbox.topic SET recovery_paused_until = now() + $2::interval
+    WHERE recovery_paused_until > now() + $2::interval + $3::interval),
+ahead AS (
+    SELECT topic, lane FROM outbox.lane
+    WHERE greatest(leased_until, quiet_at, reserved_until, claimed_at) > now() + $1::interval + $3::interval
+    ORDER BY topic, lane
+    FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE outbox.lane l
+SET leased_until   = CASE WHEN l.leased_until   > now() + $1::interval THEN now() + $1::interval ELSE l.leased_until END,
+    quiet_at       = CASE WHEN l.quiet_at       > now() + $1::interval THEN now() + $1::interval ELSE l.quiet_at END,
+    reserved_until = CASE WHEN l.reserved_until > now() + $1::interval THEN now() + $1::interval ELSE l.reserved_until END,
+    claimed_at     = CASE WHEN l.claimed_at     > now() THEN now() ELSE l.claimed_at END
+FROM ahead
+WHERE l.topic = ahead.topic AND l.lane = ahead.lane`
+
+// holdNoLonger makes sure that no lane and no topic is held for longer than a worker holds
+// one, whatever the database's clock was.
+func (s *Store) holdNoLonger(ctx context.Context) error {
+	if _, err := s.pool.Exec(ctx, holdNoLongerSQL, max(s.cfg.Lease, timing.Lease), timing.RecoveryPause, timing.ClockMargin); err != nil {
+		return fmt.Errorf("look for times ahead of the clock: %w", err)
 	}
 	return nil
 }
