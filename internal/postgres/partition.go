@@ -185,11 +185,16 @@ func (s *Store) committed(ctx context.Context, sql string, args, to []any) error
 	})
 }
 
-// healthSQL reads what holds vacuum back as far as any role may see it.
+// healthSQL reads what holds vacuum back as far as any role may see it. A transaction that
+// has written and is idle has no snapshot under READ COMMITTED, and holds vacuum back by
+// its id. If it has inserted an event, it may be the one that the current round waits for.
 const healthSQL = `
 WITH held AS (
-    SELECT age(backend_xmin)::bigint AS xids, 'the snapshot of backend ' || pid || ' (' || coalesce(application_name, '') || ')' AS what
-    FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+    SELECT greatest(age(a.backend_xmin), age(a.backend_xid))::bigint AS xids,
+           CASE WHEN a.backend_xid IS NULL THEN 'the snapshot' ELSE 'the transaction' END || ' of backend ' || a.pid || ' (' || coalesce(a.application_name, '')
+           || CASE WHEN EXISTS (SELECT FROM pg_locks l JOIN outbox.round r ON l.virtualtransaction = ANY (r.writers) WHERE l.pid = a.pid AND r.ended < r.number - 1)
+                   THEN '; it has inserted an event and keeps low watermarks from rising' ELSE '' END || ')' AS what
+    FROM pg_stat_activity a WHERE (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL) AND a.pid <> pg_backend_pid()
     UNION ALL SELECT age(xmin)::bigint, 'replication slot ' || slot_name FROM pg_replication_slots WHERE xmin IS NOT NULL
     UNION ALL SELECT age(transaction)::bigint, 'prepared transaction ' || gid FROM pg_prepared_xacts),
 today AS (SELECT (now() AT TIME ZONE 'UTC')::date AS day)

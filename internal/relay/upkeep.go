@@ -23,8 +23,8 @@ type Health struct {
 	Ahead int `json:"ahead"`
 	// Caught is how many events are in the default partition.
 	Caught int64 `json:"caught,omitempty"`
-	// HeldXIDs is by how many transactions the oldest snapshot, replication slot or
-	// prepared transaction lags: what was settled since cannot be vacuumed.
+	// HeldXIDs is by how many transactions the oldest transaction, snapshot, replication
+	// slot or prepared transaction lags: what was settled since cannot be vacuumed.
 	HeldXIDs int64 `json:"heldXids,omitempty"`
 	// HeldBy says what that is.
 	HeldBy string `json:"heldBy,omitempty"`
