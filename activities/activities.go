@@ -26,6 +26,8 @@ type Store interface {
 	Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (relay.Probed, error)
 	Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
 	Settle(ctx context.Context, topic string, done []relay.Ref) error
+	// Apart returns Settle on a connection of its own, and what ends that.
+	Apart(ctx context.Context) (settle func(ctx context.Context, topic string, done []relay.Ref) error, end func(), err error)
 	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
 	Keep(ctx context.Context, l relay.Lease, lanes []int16) error
 	Release(ctx context.Context, l relay.Lease, read relay.Read) error

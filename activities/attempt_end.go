@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -61,6 +62,8 @@ func (t *attempt) finish(ctx context.Context, again bool) error {
 func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.PublishError, fruitless, stopped, again bool) error {
 	untold := left == nil && fruitless && stopped
 	allAlone := refused.whole == nil && len(refused.alone) < fruitlessEvents
+	// Events behind the page got through lately, and no others are left.
+	othersDo := refused.whole == nil && time.Since(t.last.ProvedAt) < provedFor
 	switch {
 	case !again && (fruitless || left != nil):
 		if err := t.cfg.Store.Keep(ctx, t.lease, t.lanes()); err != nil {
@@ -69,7 +72,7 @@ func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.P
 		return context.Canceled // whoever cancels a recovery says what becomes of its batch
 	case untold:
 		return t.untold()
-	case left == nil, allAlone, !fruitless && !needsSomebody(left):
+	case left == nil, allAlone || othersDo, !fruitless && !needsSomebody(left):
 		return t.release(ctx, nil)
 	}
 	return t.fail(ctx, refused, left, fruitless)
@@ -83,11 +86,12 @@ func (t *attempt) untold() error {
 
 // giveUp remembers what was refused alone and returns what has been for too long,
 // while others got through. When many are, and nothing else is accepted, it is not
-// the events, and nothing is given up. Neither is what only a new version of this
-// program, or a repair, can help.
+// the events, and nothing is given up. In a recovery, only an accepted probe says that it
+// is the events. An event that needs a new version of this program, or a repair, is not
+// given up.
 func (t *attempt) giveUp(ctx context.Context, refused refusals) (dead []relay.Outcome, err error) {
 	together := refused.whole != nil || t.published() == 0 && len(refused.alone) >= fruitlessEvents
-	if t.Recovering || together {
+	if t.Recovering && t.probing.accepted == 0 || together {
 		return nil, nil
 	}
 	known, err := t.cfg.Store.Refuse(ctx, t.lease.Topic, refused.alone)

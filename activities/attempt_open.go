@@ -72,6 +72,8 @@ func unsendable(e relay.Event, blocked map[relay.Chain]int64) *relay.PublishErro
 			Code: relay.CodeTooLarge, Class: relay.ClassPoison,
 			Message: fmt.Sprintf("the event has %d bytes, no destination accepts more than %d", e.Bytes, maxMessage),
 		}
+	case e.Unreadable != "":
+		return &relay.PublishError{Code: relay.CodeInvalidCharacter, Class: relay.ClassPoison, Message: e.Unreadable}
 	case e.EventID == "":
 		return &relay.PublishError{
 			Code: relay.CodeEventMissing, Class: relay.ClassPoison,

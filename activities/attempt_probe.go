@@ -42,14 +42,22 @@ type probing struct {
 	exhausted bool
 }
 
-// isDoubtful reports whether everything that was sent was refused one by one, with a
-// code that may be the events' fault or the destination's: a page of such events
-// cannot tell, and neither can any number of attempts with the same page.
+// isDoubtful reports whether everything that was sent was refused one by one, with codes
+// that may be the events' fault or the destination's, or that ask for a retry: a page of
+// such events cannot tell, and neither can any number of attempts with the same page.
 func (t *attempt) isDoubtful() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.Recovering && !t.Park && t.accepted == 0 && t.refused.whole == nil && len(t.refused.broken) == 0 &&
-		len(t.refused.doubtful) > 0 && len(t.proved(t.refused.doubtful)) == 0
+		(len(t.refused.doubtful) > 0 || len(t.refused.alone) >= fruitlessEvents) && len(t.proved(t.refused.doubtful)) == 0
+}
+
+// decides reports whether an accepted event decides something about refused ones. It does
+// not about events that fail alone: the probes go on for the good ones among them.
+func (t *attempt) decides() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.refused.doubtful) > 0 || len(t.refused.alone) == 0 || t.refused.whole != nil || len(t.refused.broken) > 0
 }
 
 // proved returns the refusals that are believed because an attempt before was refused
@@ -153,7 +161,7 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 			t.last.DoubtedTo = max(t.last.DoubtedTo, probed.Next)
 		}
 		t.mu.Unlock()
-		if t.probing.exhausted = probed.Next == 0; t.probing.exhausted || !t.isDoubtful() {
+		if t.probing.exhausted = probed.Next == 0; t.probing.exhausted || !t.isDoubtful() && t.decides() {
 			return requests
 		}
 	}
@@ -206,19 +214,25 @@ func (t *attempt) doubt(refused *refusals, accepted int) (soon *relay.PublishErr
 	believed := t.doubts.believe(t.lease.Topic, len(refused.doubtful), accepted)
 	again, doubtful := t.proved(refused.doubtful), refused.doubtful
 	switch {
+	case len(doubtful) == 0 && t.probing.accepted > 0 && !t.probing.exhausted && len(refused.alone) > 0:
+		t.last.ProvedAt = time.Now()
+		return because(refused.alone[0].Err, "%d events fail alone, and %d behind them were accepted; the next attempt goes on behind these",
+			len(refused.alone), t.probing.accepted), false
+	case len(doubtful) == 0 && len(refused.alone) > 0: // ProvedAt stays
+		return nil, false
 	case t.probing.accepted > 0:
 		refused.doubtful = nil
 		t.last.ProvedAt = time.Now()
-		return because(doubtful[0], "%d events are tried once more, and then dead letters, because %d behind them were accepted",
+		return because(doubtful[0].Err, "%d events are tried once more, and then dead letters, because %d behind them were accepted",
 			len(doubtful), t.probing.accepted), false
 	case accepted == 0 && len(again) > 0:
 		refused.doubtful = again
-		return because(again[0], "%d events became dead letters, because others were accepted; the next attempt reads on", len(again)), true
+		return because(again[0].Err, "%d events became dead letters, because others were accepted; the next attempt reads on", len(again)), true
 	case !believed && t.mayGiveUpOne():
 		last := slices.MaxFunc(doubtful, func(a, b relay.Outcome) int { return cmp.Compare(a.ID, b.ID) })
 		refused.doubtful = []relay.Outcome{last}
 		t.last.GivenUp++
-		return because(last, "every event that may be sent is refused alike, and the others wait behind them; "+
+		return because(last.Err, "every event that may be sent is refused alike, and the others wait behind them; "+
 			"one became a dead letter, so that the next of its key can be tried"), true
 	case !believed:
 		refused.stop(t.allAlike(*doubtful[0].Err))
@@ -235,9 +249,9 @@ func (t *attempt) mayGiveUpOne() bool {
 	return t.probing.exhausted && t.cfg.Publisher.Ordered(t.lease.Topic) && t.last.GivenUp < doubtLimit
 }
 
-// because is a refusal that says what follows from it.
-func because(o relay.Outcome, format string, args ...any) *relay.PublishError {
-	err := *o.Err
+// because is an error that says what follows from it.
+func because(first *relay.PublishError, format string, args ...any) *relay.PublishError {
+	err := *first
 	err.Message = fmt.Sprintf(format, args...) + ": " + err.Message
 	return &err
 }

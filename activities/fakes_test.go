@@ -176,6 +176,10 @@ func (s *store) Highest(_ context.Context, l relay.Lease) (b relay.Bound, err er
 	return b, s.highestErr
 }
 
+func (s *store) Apart(context.Context) (settle func(context.Context, string, []relay.Ref) error, end func(), err error) {
+	return s.Settle, func() {}, nil
+}
+
 func (s *store) Settle(_ context.Context, _ string, done []relay.Ref) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

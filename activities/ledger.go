@@ -61,6 +61,8 @@ func (l *ledger) add(topic string, acked []relay.Ref) {
 // settleAll settles one topic after another until nothing is left or the worker ends.
 // One that fails comes again after the others: a lock on its rows is not theirs.
 func (l *ledger) settleAll() {
+	w := way{store: l.store}
+	defer w.leave()
 	for last := ""; ; {
 		topic, found := l.after(last)
 		if !found {
@@ -68,7 +70,7 @@ func (l *ledger) settleAll() {
 		}
 		last = topic
 		ctx, cancel := context.WithTimeout(l.ending, timing.SettleTry)
-		err := l.settle(ctx, topic, nil)
+		err := l.settleBy(ctx, w.settle, topic, nil)
 		cancel()
 		if err == nil {
 			continue
@@ -78,6 +80,46 @@ func (l *ledger) settleAll() {
 		case <-time.After(timing.SettleEvery):
 		}
 	}
+}
+
+type settle func(ctx context.Context, topic string, done []relay.Ref) error
+
+// way is how the ledger reaches the store: by its pool, and after an error by a connection
+// of its own, because timing.SettleGrace does not cover what may keep the places of a pool.
+// It goes back to the pool if the server refuses that connection. While a connection only
+// gets no answer, the next one is tried.
+type way struct {
+	store Store
+	apart bool
+	own   settle // while there is a connection
+	end   func()
+}
+
+func (w *way) settle(ctx context.Context, topic string, done []relay.Ref) (err error) {
+	if !w.apart {
+		err = w.store.Settle(ctx, topic, done)
+		w.apart = err != nil
+		return err
+	}
+	if w.own == nil {
+		w.own, w.end, err = w.store.Apart(ctx)
+	}
+	if err == nil {
+		err = w.own(ctx, topic, done)
+	}
+	if err != nil {
+		w.leave()
+		w.apart = ctx.Err() != nil
+	}
+	return err
+}
+
+// leave ends the connection.
+func (w *way) leave() {
+	if w.end != nil {
+		go w.end()
+	}
+	w.own, w.end = nil, nil
 }
 
 // after is the next topic to settle in the background. If there is none, or the worker
@@ -99,8 +141,12 @@ func (l *ledger) after(last string) (topic string, found bool) {
 
 // settle settles what there is of some lanes of a topic, or of all if lanes is nil.
 func (l *ledger) settle(ctx context.Context, topic string, lanes []int16) error {
+	return l.settleBy(ctx, l.store.Settle, topic, lanes)
+}
+
+func (l *ledger) settleBy(ctx context.Context, settle settle, topic string, lanes []int16) error {
 	for part := range slices.Chunk(l.of(topic, lanes), loadEvents) {
-		if err := l.store.Settle(ctx, topic, part); err != nil {
+		if err := settle(ctx, topic, part); err != nil {
 			return err
 		}
 		l.remove(topic, part)
@@ -159,11 +205,13 @@ func SettleRest(ctx context.Context, a *Activities) (left int, err error) {
 	l.mu.Unlock()
 	l.end()
 	l.idle.Wait()
+	w := way{store: l.store}
+	defer w.leave()
 	for {
 		err = nil
 		for _, topic := range l.waiting() {
 			trying, cancel := context.WithTimeout(ctx, timing.SettleTry)
-			err = cmp.Or(err, l.settle(trying, topic, nil))
+			err = cmp.Or(err, l.settleBy(trying, w.settle, topic, nil))
 			cancel()
 		}
 		if err == nil {

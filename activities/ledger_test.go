@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -156,6 +157,57 @@ func (s blockedTopic) Settle(ctx context.Context, topic string, done []relay.Ref
 		return ctx.Err()
 	}
 	return s.Store.Settle(ctx, topic, done)
+}
+
+func (s blockedTopic) Apart(context.Context) (settle func(context.Context, string, []relay.Ref) error, end func(), err error) {
+	return s.Settle, func() {}, nil
+}
+
+// When the database answers one worker, another may wait for connections that nobody
+// answers. Whenever that is, it settles before lanes are loaded that it has not given back.
+func TestAcknowledgements_AreSettledInTimeThoughThePoolIsStuck(t *testing.T) {
+	t.Parallel()
+	for back := time.Duration(0); back < 10*time.Second; back += 100 * time.Millisecond {
+		for name, refusing := range map[string]bool{"silent": false, "refusing": true} {
+			synctest.Test(t, func(t *testing.T) {
+				s := &stuckPool{Store: &store{}, refusing: refusing, back: time.Now().Add(back)}
+				l := newLedger(s)
+				defer l.end()
+				for _, topic := range []string{"a", "b", "c"} {
+					l.add(topic, []relay.Ref{{ID: 1, Lane: 1}})
+				}
+				time.Sleep(back + timing.SettleGrace)
+				require.Empty(t, l.waiting(), "%s for %v", name, back)
+				synctest.Wait()
+				require.Equal(t, s.opened, s.ended, "connections are ended")
+			})
+		}
+	}
+}
+
+// stuckPool is a store whose pool has connections only on which nobody answers. New ones
+// are as good as the database.
+type stuckPool struct {
+	Store
+	back          time.Time // when the database is
+	refusing      bool      // connections, until then
+	opened, ended int
+}
+
+func (s *stuckPool) Settle(ctx context.Context, _ string, _ []relay.Ref) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s *stuckPool) Apart(ctx context.Context) (settle func(context.Context, string, []relay.Ref) error, end func(), err error) {
+	if time.Now().Before(s.back) {
+		if !s.refusing {
+			<-ctx.Done()
+		}
+		return nil, nil, errAway
+	}
+	s.opened++
+	return s.Store.Settle, func() { s.ended++ }, nil
 }
 
 func TestAWorkerThatStops_SettlesWhatItsAttemptsCouldNot(t *testing.T) {

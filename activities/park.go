@@ -12,8 +12,10 @@ import (
 // up: services may go on writing, and what they write from now on nobody has given up.
 // It is a round of its own so that the bound is in the workflow's history before
 // anything is a dead letter, whatever becomes of a heartbeat: an attempt that dies
-// leaves nothing behind, and the next may look again.
+// leaves nothing behind, and the next may look again. It heartbeats, because it reads all
+// that is pending in the batch's lanes.
 func (a *Activities) bound(ctx context.Context, l relay.Lease) (PublishResult, error) {
+	defer beat(ctx)()
 	upTo, err := a.cfg.Store.Highest(ctx, l)
 	switch {
 	case err != nil:

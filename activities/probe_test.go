@@ -203,6 +203,38 @@ func TestRecovery_IsNotOverWhileOthersOfItsPageFailAlone(t *testing.T) {
 	require.Len(t, e.store.pending, 4, "these are the relay's, as ever: %v", e.store.pending)
 }
 
+// A destination that refuses an event alone, for ever, with a code that asks for a retry.
+func TestRecovery_MoreEventsThanAPageThatFailAloneBlockNoOther(t *testing.T) {
+	e := newEnv(t)
+	e.poisonThenGood(300, 0, 1)
+	for i := range 50 {
+		e.store.pending = append(e.store.pending, relay.Event{Ref: relay.Ref{ID: int64(301 + i), Lane: 7}, EventID: "e"})
+	}
+	e.store.free = map[int16]int64{7: 0}
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.Lane == 1 {
+			return &relay.PublishError{Code: "InternalError", Message: "again"}
+		}
+		return nil
+	}
+	e.store.refusedFor = map[int64]time.Duration{1: 2 * time.Hour, 2: time.Minute}
+	ended := e.recovering(t, 3, 1)
+	require.NoError(t, ended[len(ended)-1], "the destination works, and the rest is the relay's")
+	require.Len(t, e.publisher.sent, 50)
+	require.Equal(t, []int64{1}, e.store.deadIDs(), "refused for an hour while others got through")
+	require.Len(t, e.store.pending, 299)
+
+	e = newEnv(t)
+	e.store.fill(300, 1)
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError {
+		return &relay.PublishError{Code: "InternalError", Message: "again"}
+	}
+	e.store.refusedFor = map[int64]time.Duration{1: 2 * time.Hour}
+	ended = e.recovering(t, 3, 1)
+	require.Error(t, ended[2], "nothing gets through, so it is the destination")
+	require.Empty(t, e.store.deadIDs())
+}
+
 // Each key of an ordered destination begins with poison, so nothing else may be sent.
 func TestRecovery_GivesOneEventUpToSeeWhatIsBehindIt(t *testing.T) {
 	for name, good := range map[string]bool{"poison": true, "a broken destination": false} {

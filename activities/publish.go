@@ -157,7 +157,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		}
 	}
 	if r.Park && r.Bound {
-		result, err := a.bound(prepareCtx, lease)
+		result, err := a.bound(ctx, lease)
 		a.countLost(r.Batch.Topic, err)
 		return result, failure(ctx, err, nil)
 	}

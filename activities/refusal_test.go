@@ -80,6 +80,16 @@ func TestWhatCannotBeSentIsADeadLetterWithoutBeingSent(t *testing.T) {
 	require.Equal(t, relay.CodeBlocked, e.store.dead[2].Err.Code)
 }
 
+func TestPublish_OfAnEventThatCannotBeReadMakesItADeadLetterWithTheReason(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(3, 1)
+	e.store.pending[1].EventID, e.store.pending[1].Unreadable = "", "payload cannot be read as UTF-8: 0x81"
+	r, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Equal(t, []int{2, 1}, []int{r.Published, r.Dead})
+	require.Equal(t, "InvalidCharacter: payload cannot be read as UTF-8: 0x81", e.store.dead[0].Err.Error())
+}
+
 func TestOnPoisonBlock_HoldsBackTheRestOfThePageToo(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Topics = map[string]TopicPolicy{"orders": {OnPoison: BlockKey}}

@@ -38,16 +38,19 @@ func Write(ctx context.Context, tx pgx.Tx, events ...Event) error {
 	return Writer{}.Write(ctx, tx, events...)
 }
 
+// Names are qualified, because a service may have functions and operators of its own
+// before those of PostgreSQL in its search_path.
+//
 // Locks are taken while the rows of the subquery are read, so ORDER BY is the
 // order of the locks. It sorts the lock numbers, not the keys: two keys can
 // share a number, and only an order of the numbers themselves excludes
 // deadlocks. If two keys share one, they merely wait for each other.
 const lockKeys = `
-SELECT pg_advisory_xact_lock(keys.lock)
+SELECT pg_catalog.pg_advisory_xact_lock(keys.lock)
 FROM (
-	SELECT DISTINCT hashtextextended('outbox/' || e.topic || '/' || e.key, 0) AS lock
-	FROM unnest($1::text[], $2::text[]) AS e (topic, key)
-	WHERE e.key <> ''
+	SELECT DISTINCT pg_catalog.hashtextextended(pg_catalog.concat('outbox/', e.topic, '/', e.key), 0) AS lock
+	FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS e (topic, key)
+	WHERE e.key OPERATOR(pg_catalog.<>) ''
 	ORDER BY lock
 ) AS keys`
 
@@ -57,8 +60,15 @@ FROM (
 // There is no RETURNING, because producers have no right to read.
 const insertEvents = `
 INSERT INTO outbox.event (event_id, topic, key, type, payload, content_type, attributes)
-SELECT e.event_id::uuid, e.topic, e.key, e.type, e.payload, e.content_type, e.attributes::jsonb
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+SELECT e.event_id::pg_catalog.uuid, e.topic, e.key, e.type, e.payload, e.content_type, e.attributes::pg_catalog.jsonb
+FROM ROWS FROM (
+	pg_catalog.unnest($1::pg_catalog.text[]),
+	pg_catalog.unnest($2::pg_catalog.text[]),
+	pg_catalog.unnest($3::pg_catalog.text[]),
+	pg_catalog.unnest($4::pg_catalog.text[]),
+	pg_catalog.unnest($5::pg_catalog.text[]),
+	pg_catalog.unnest($6::pg_catalog.text[]),
+	pg_catalog.unnest($7::pg_catalog.text[]))
 	WITH ORDINALITY AS e (event_id, topic, key, type, payload, content_type, attributes, position)
 ORDER BY e.position`
 

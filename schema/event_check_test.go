@@ -192,3 +192,136 @@ func TestMigrate_LeavesEventsThatBreakANewRule(t *testing.T) {
 	require.Equal(t, 5, query[int](t, pool, `SELECT count(*) FROM outbox.event`))
 	require.Equal(t, 5, query[int](t, pool, `SELECT count(*) FROM outbox.status WHERE state = 'pending'`))
 }
+
+// A text that cannot become UTF-8 can never be published.
+func TestEventCheck_RefusesWhatCannotBecomeUTF8(t *testing.T) {
+	for encoding, strange := range map[string]string{"WIN1252": "a\x81", "WIN1257": "a\xa1", "EUC_JP": "a\xa9\xa1", "EUC_KR": "a\xc9\xa1"} {
+		t.Run(encoding, func(t *testing.T) {
+			pool := openURL(t, testenv.EncodedDatabaseURL(t, encoding)+"&client_encoding="+encoding)
+			const insert = `INSERT INTO outbox.event (topic, key, type, payload, content_type, attributes)
+			                VALUES ($1, $2, $3, $4, $5, jsonb_build_object('a', $6::text))`
+			values := func() map[string]string {
+				return map[string]string{"topic": "orders", "key": "k", "type": "T", "payload": "x", "content_type": "text/plain", "attributes": "b"}
+			}
+			for column := range values() {
+				v := values()
+				v[column] = strange
+				_, err := pool.Exec(t.Context(), insert, v["topic"], v["key"], v["type"], v["payload"], v["content_type"], v["attributes"])
+				var refused *pgconn.PgError
+				require.ErrorAs(t, err, &refused, column)
+				constraint := "event_" + column + "_has_valid_characters"
+				if column == "attributes" {
+					constraint = "event_attributes_are_valid"
+				}
+				require.Equal(t, []string{"23514", constraint}, []string{refused.Code, refused.ConstraintName})
+				require.Contains(t, refused.Detail, column+": ")
+				require.Contains(t, refused.Detail, encoding)
+				require.NotEmpty(t, refused.Hint)
+			}
+			v := values()
+			exec(t, pool, insert, v["topic"], v["key"], v["type"], v["payload"], v["content_type"], v["attributes"])
+		})
+	}
+}
+
+func TestEventCheck_LetsEveryCharacterOfAnotherEncodingIn(t *testing.T) {
+	pool := openURL(t, testenv.EncodedDatabaseURL(t, "LATIN1")+"&client_encoding=LATIN1")
+	exec(t, pool, `INSERT INTO outbox.event (topic, key, type, payload) VALUES ($1, $1, $1, $1)`, "M\xfcller")
+	require.Equal(t, 1, query[int](t, pool, `SELECT count(*) FROM outbox.pending`))
+}
+
+// hostile has what the rules use, as a service's own schema may have it: each call fails.
+const hostile = `
+CREATE SCHEMA hostile;
+CREATE COLLATION hostile."C" (LOCALE = 'C');
+CREATE DOMAIN hostile.text AS pg_catalog.int4;
+CREATE DOMAIN hostile.jsonb AS pg_catalog.int4;
+DO $$
+DECLARE f record; o record;
+BEGIN
+    FOR f IN SELECT DISTINCT p.proname, pg_get_function_identity_arguments(p.oid) AS args, p.proretset,
+                    format_type(p.prorettype, NULL) AS result
+             FROM pg_proc p
+             WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind IN ('f', 'a') AND p.provariadic = 0
+               AND p.proname IN ('octet_length', 'length', 'jsonb_typeof', 'jsonb_each', 'bool_and', 'count', 'getdatabaseencoding', 'convert_to',
+                                 'set_config', 'hashtextextended', 'pg_advisory_xact_lock', 'lpad', 'upper', 'to_hex', 'ascii', 'split_part',
+                                 'left', 'now', 'clock_timestamp', 'gen_random_uuid')
+               AND p.prorettype NOT IN ('record'::regtype) LOOP
+        EXECUTE format('CREATE FUNCTION hostile.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$ BEGIN RAISE EXCEPTION ''the hostile function %s was called''; END $f$',
+                       f.proname, CASE f.args WHEN '"any"' THEN 'anyelement' ELSE f.args END, f.result, f.proname);
+    END LOOP;
+    FOR o IN SELECT oprname, oprleft::regtype::pg_catalog.text AS l, oprright::regtype::pg_catalog.text AS r FROM pg_operator
+             WHERE oprnamespace = 'pg_catalog'::regnamespace AND oprkind = 'b'
+               AND oprname IN ('=', '<>', '<', '>', '<=', '>=', '~', '!~', '~*', '!~*', '#>>', '||', '&')
+               AND (oprleft::regtype::pg_catalog.text, oprright::regtype::pg_catalog.text) IN
+                   (('text', 'text'), ('integer', 'integer'), ('bigint', 'bigint'), ('bigint', 'integer'), ('jsonb', 'jsonb'), ('jsonb', 'text[]'), ('name', 'text'), ('name', 'name'),
+                    ('timestamp with time zone', 'timestamp with time zone'), ('boolean', 'boolean')) LOOP
+        EXECUTE format('CREATE FUNCTION hostile.%I(%s, %s) RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN RAISE EXCEPTION ''the hostile operator %s was called''; END $f$',
+                       'op ' || o.oprname, 'pg_catalog.' || CASE o.l WHEN 'integer' THEN 'int4' WHEN 'bigint' THEN 'int8' WHEN 'boolean' THEN 'bool' WHEN 'timestamp with time zone' THEN 'timestamptz' ELSE o.l END,
+                       'pg_catalog.' || CASE o.r WHEN 'integer' THEN 'int4' WHEN 'bigint' THEN 'int8' WHEN 'boolean' THEN 'bool' WHEN 'timestamp with time zone' THEN 'timestamptz' ELSE o.r END, o.oprname);
+        EXECUTE format('CREATE OPERATOR hostile.%s (FUNCTION = hostile.%I, LEFTARG = %s, RIGHTARG = %s)', o.oprname, 'op ' || o.oprname,
+                       'pg_catalog.' || CASE o.l WHEN 'integer' THEN 'int4' WHEN 'bigint' THEN 'int8' WHEN 'boolean' THEN 'bool' WHEN 'timestamp with time zone' THEN 'timestamptz' ELSE o.l END,
+                       'pg_catalog.' || CASE o.r WHEN 'integer' THEN 'int4' WHEN 'bigint' THEN 'int8' WHEN 'boolean' THEN 'bool' WHEN 'timestamp with time zone' THEN 'timestamptz' ELSE o.r END);
+    END LOOP;
+END $$;`
+
+// A service may have functions, operators, types and collations of its own before those
+// of PostgreSQL.
+func TestEventCheck_HoldsWhateverComesFirstInTheSearchPath(t *testing.T) {
+	pool := testenv.Database(t)
+	exec(t, pool, hostile)
+	require.NotZero(t, query[int](t, pool, `SELECT count(*) FROM pg_operator WHERE oprnamespace = 'hostile'::regnamespace`))
+	const insert = `INSERT INTO outbox.event (topic, key, type, payload, content_type, attributes) VALUES ($1, $2, $3, $4, $5, $6)`
+	valid := []any{"orders", "k", "T", "x", "text/plain", `{"a.b": "c"}`}
+	for name, c := range map[string]struct {
+		place      int
+		value      string
+		constraint string
+	}{
+		"valid":               {0, "orders", ""},
+		"no topic":            {0, "", "event_topic_is_1_to_256_bytes"},
+		"a long key":          {1, strings.Repeat("x", 2000), "event_key_is_at_most_1024_bytes"},
+		"a tab in the type":   {2, "a\t", "event_type_has_valid_characters"},
+		"no payload":          {3, "", "event_payload_is_not_empty"},
+		"a line feed":         {4, "a\n", "event_content_type_has_valid_characters"},
+		"a bad name":          {5, `{"a..b": "c"}`, "event_attributes_are_valid"},
+		"a tab in a value":    {5, `{"a": "\t"}`, "event_attributes_are_valid"},
+		"a number":            {5, `{"a": 1}`, "event_attributes_are_valid"},
+		"one of the relay's":  {5, `{"event_id": "1"}`, "event_attributes_are_valid"},
+		"seven of attributes": {5, `{"a":"1","b":"1","c":"1","d":"1","e":"1","f":"1","g":"1"}`, "event_attributes_are_valid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tx, err := pool.Begin(t.Context())
+			require.NoError(t, err)
+			defer tx.Rollback(t.Context())
+			_, err = tx.Exec(t.Context(), `SET LOCAL search_path = hostile, pg_catalog`)
+			require.NoError(t, err)
+			values := append([]any{}, valid...)
+			values[c.place] = c.value
+			_, err = tx.Exec(t.Context(), insert, values...)
+			if c.constraint == "" {
+				require.NoError(t, err)
+				require.NoError(t, outbox.Writer{SerializeKeys: true}.Write(t.Context(), tx, outbox.Event{Topic: "orders", Key: "k", Type: "T", Payload: "x"}))
+				return
+			}
+			var refused *pgconn.PgError
+			require.ErrorAs(t, err, &refused)
+			require.Equal(t, []string{"23514", c.constraint}, []string{refused.Code, refused.ConstraintName}, refused.Message)
+		})
+	}
+}
+
+// The error of a refused event takes back the search_path that its function sets.
+func TestEventCheck_LeavesTheSearchPathOfARefusedInsert(t *testing.T) {
+	pool := testenv.Database(t)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	_, err = tx.Exec(t.Context(), `SET LOCAL search_path = public, pg_catalog`)
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `DO $$ BEGIN INSERT INTO outbox.event (topic, type, payload) VALUES ('', 'T', 'x'); EXCEPTION WHEN check_violation THEN NULL; END $$`)
+	require.NoError(t, err)
+	var path string
+	require.NoError(t, tx.QueryRow(t.Context(), `SHOW search_path`).Scan(&path))
+	require.Equal(t, "public, pg_catalog", path)
+}

@@ -88,6 +88,9 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	if r.From > r.To {
 		return r, fmt.Errorf("the database is at schema version %d and this program knows only %d: use the newer release that migrated it", r.From, r.To)
 	}
+	if err := refuseDependents(ctx, conn); err != nil {
+		return r, fmt.Errorf("migrate from version %d: %w", r.From, err)
+	}
 	if err := migrateWhenFree(ctx, conn, m); err != nil {
 		return r, fmt.Errorf("migrate from version %d: %w", r.From, err)
 	}
@@ -199,15 +202,6 @@ func holders(ctx context.Context, conn *pgx.Conn) (list string) {
 	return "sessions " + list
 }
 
-// withRemedy explains an error of a migration that the database's owner can mend.
-func withRemedy(err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "23505" { // unique_violation
-		return fmt.Errorf("a table of the outbox has two rows under one key: %s See docs/runbook.md, \"migrate finds two rows under one key\": %w", pg.Detail, err)
-	}
-	return err
-}
-
 func lockBusy(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "55P03" // lock_not_available
@@ -244,10 +238,10 @@ const makePartitionSQL = `
 SELECT outbox.make_partition(((now() AT TIME ZONE 'UTC')::date + $1::int))`
 
 // MakePartitions makes the partitions of today and of the given number of days
-// ahead, where missing, and says how many it made. Each waits at most 50 ms for
-// producers that are in the way and then lets them pass, so that it never stops
-// them; after ten seconds it leaves the partition to Maintenance and goes on. A day of which the default partition
-// has events gets none. While that is today, and they are many, it makes tomorrow's only.
+// ahead, where missing, and says how many it made. For five seconds each is tried with
+// locks that are free, so that no producer waits, and for five more it waits 50 ms for
+// them; then it leaves the partition to Maintenance and goes on. A day of which the default
+// partition has events gets none. While that is today, and they are many, it makes tomorrow's only.
 func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made int, err error) {
 	for day := 0; day <= daysAhead; day++ {
 		isNew, err := makePartition(ctx, conn, day)
@@ -261,10 +255,21 @@ func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made in
 	return made, nil
 }
 
+// mayQueueSQL lets make_partition wait 50 ms for a lock, with producers behind it.
+const mayQueueSQL = `SELECT set_config('outbox.may_queue', $1, true)`
+
 func makePartition(ctx context.Context, conn *pgx.Conn, day int) (made bool, err error) {
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	const politely = 5 * time.Second
+	for deadline := time.Now().Add(2 * politely); ; {
 		var done *bool // null: later
+		mayQueue := "off"
+		if time.Until(deadline) < politely {
+			mayQueue = "on"
+		}
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, mayQueueSQL, mayQueue); err != nil {
+				return err
+			}
 			return tx.QueryRow(ctx, makePartitionSQL, day).Scan(&done)
 		})
 		made = done != nil && *done

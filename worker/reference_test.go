@@ -44,6 +44,10 @@ not check the texts of a SQL_ASCII database, so an event there may hold bytes th
 events of a topic whose name is not UTF-8 become dead letters, because no configuration can name it. In a database that is not UTF8,
 characters outside ASCII in the reason of a dead letter are stored as ` + "`?`" + `.
 
+Other encodings have bytes that PostgreSQL stores and cannot convert, such as 81 in WIN1252. The table refuses an event with such a byte. If
+one is there from before, it becomes a dead letter, ` + "`InvalidCharacter`" + `, whose text names the column and the byte. If the byte is in the topic,
+the dead letter has the topic's name with that byte in octal, such as ` + "`or\\201ders`" + `, and ` + "`worker --check`" + ` warns while such a topic has events.
+
 **Failover.** Use the address that always leads to the writer:
 
 - Aurora: the cluster (writer) endpoint, not a reader or instance endpoint.
@@ -74,7 +78,7 @@ means that another check must succeed first.
 | ` + "`warning encryption`" + ` | ` + "`DATABASE_URL`" + ` allows plain text to another machine | ` + "`sslmode=verify-full`, see [security](security.md#on-the-wire)" + ` |
 | ` + "`failed database`" + ` | the database does not answer, or has no outbox | ` + "`DATABASE_URL`; `starter migrate`" + ` |
 | ` + "`failed session`" + ` | the server is a standby or read-only, a setting is not what the relay needs, or the encoding lacks a character of a topic's name | the ` + "`ALTER ROLE`" + ` in the text, or an address that leads to the writer |
-| ` + "`warning session`" + ` | a timeout is shorter than the relay's statements may take, or the encoding is SQL_ASCII | the ` + "`ALTER ROLE`" + ` in the text, or a database with UTF8 |
+| ` + "`warning session`" + ` | a timeout is shorter than the relay's statements may take, the encoding is SQL_ASCII, or a topic cannot be read as UTF-8 | the ` + "`ALTER ROLE`" + ` in the text, or a database with UTF8 |
 | ` + "`failed rights`" + ` | the role lacks a right, or the outbox is older than the worker | ` + "`psql -f schema/roles.sql` and `GRANT outbox_relay TO …`, or `starter migrate`" + ` |
 | ` + "`failed security`" + ` | row level security can hide rows from the role or from the owner | the ` + "`ALTER TABLE` or `ALTER ROLE`" + ` in the text |
 | ` + "`failed trigger`" + ` | the trigger of ` + "`outbox.event`" + ` is disabled or missing, so no inserted event becomes pending | the statement in the text, then ` + "`starter replay TOPIC --since … --until … --reason …`" + ` for each topic |

@@ -105,13 +105,12 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	for i, topic := range topics {
 		shares[i] = r.Shares[topic]
 	}
-	rows, err := s.pool.Query(ctx, waitingSQL, r.PerTopic, topics, shares)
-	if err != nil {
-		return nil, fmt.Errorf("find waiting lanes: %w", err)
+	waiting, err := s.waiting(ctx, r.PerTopic, topics, shares)
+	if unconvertible(err) {
+		if err = s.setAside(ctx, r.By); err == nil {
+			waiting, err = s.waiting(ctx, r.PerTopic, topics, shares)
+		}
 	}
-	waiting, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l lane, err error) {
-		return l, row.Scan(&l.topic, &l.lane, &l.claims)
-	})
 	if err != nil {
 		return nil, fmt.Errorf("find waiting lanes: %w", err)
 	}
@@ -126,6 +125,16 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 		return nil, err
 	}
 	return s.lease(ctx, r.By, pack(waiting, r))
+}
+
+func (s *Store) waiting(ctx context.Context, perTopic int, topics []string, shares []int) ([]lane, error) {
+	rows, err := s.pool.Query(ctx, waitingSQL, perTopic, topics, shares)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (l lane, err error) {
+		return l, row.Scan(&l.topic, &l.lane, &l.claims)
+	})
 }
 
 // countLimit is how far a lane is counted: so far that all lanes of a topic

@@ -43,7 +43,7 @@ moved AS (
     INSERT INTO outbox.dead_letter
         (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id)
     SELECT $1, lane, id, gone.created_at, bytes, replay,
-           coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at), ''),
+           coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at AND e.id <> ALL ($10::bigint[])), ''),
            dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8
     FROM gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
     ON CONFLICT DO NOTHING)
@@ -60,9 +60,13 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 	defer cancel()
 	c := outcomeColumns(dead)
 	held := slices.Compact(slices.Sorted(slices.Values(c.lanes)))
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	keyless, err := s.unreadableKeys(ctx, dead)
+	if err != nil {
+		return fmt.Errorf("read the keys of dead letters: %w", err)
+	}
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var mine int
-		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created).Scan(&mine)
+		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created, append([]int64{}, keyless...)).Scan(&mine)
 		if err == nil && mine < len(held) {
 			err = relay.ErrClaimLost
 		}

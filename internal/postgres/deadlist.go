@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -49,6 +50,10 @@ func (s *Store) DeadLetters(ctx context.Context, topic string, chosen relay.Sele
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	letters, err := collect(ctx, s, pgx.RowToStructByPos[DeadLetter], deadLettersSQL, append(deadArguments(topic, chosen, sp), limit)...)
+	if unconvertible(err) { // the type of an event
+		escaped := strings.Replace(deadLettersSQL, "ev.type", asEscaped("ev.type"), 1)
+		letters, err = collect(ctx, s, pgx.RowToStructByPos[DeadLetter], escaped, append(deadArguments(topic, chosen, sp), limit)...)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters: %w", err)
 	}

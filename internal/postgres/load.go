@@ -69,10 +69,10 @@ const leastPerLane = 10
 // inHand names: at most events events, lanes taking turns, and relay.PageBytes, at least one event.
 // It returns relay.ErrClaimLost if any of the lanes is in other hands.
 //
-// Two kinds of events are in the page without an EventID, because left out they
-// would be claimed for ever: one that is pending but gone from outbox.event, and
-// one that exceeds relay.PageBytes by itself, which no destination accepts and no
-// worker should have to hold.
+// Three kinds of events are in the page without an EventID, because left out they
+// would be claimed for ever: one that is pending but gone from outbox.event, one that
+// exceeds relay.PageBytes by itself, which no destination accepts and no worker should
+// have to hold, and one that is Unreadable.
 func (s *Store) Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -129,8 +129,24 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	return page, nil
 }
 
-// fill reads what the events say, except those too large to be read.
+// fill reads what the events say, except those too large to be read. The server fails a
+// statement that reads a text which it cannot convert to UTF-8. Then fill reads the halves
+// of the events, down to the one that is Unreadable.
 func (s *Store) fill(ctx context.Context, events []relay.Event) error {
+	err := s.fillAll(ctx, events)
+	switch {
+	case !unconvertible(err):
+		return err
+	case len(events) == 1:
+		return s.unreadable(ctx, &events[0], err)
+	}
+	if err := s.fill(ctx, events[:len(events)/2]); err != nil {
+		return err
+	}
+	return s.fill(ctx, events[len(events)/2:])
+}
+
+func (s *Store) fillAll(ctx context.Context, events []relay.Event) error {
 	ids, created := make([]int64, len(events)), make([]pgtype.Timestamptz, len(events))
 	first, last := events[0].At, events[0].At
 	for i, e := range events {

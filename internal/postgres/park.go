@@ -6,36 +6,50 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// highestSQL finds the last pending event of some lanes, each from its end.
+// highestSQL finds the last pending event of some lanes, each from its end, and the latest
+// time up to there. An event may have a time to come: it is from before a failover to a
+// host whose clock is behind, or the owner has inserted it.
 const highestSQL = `
-SELECT coalesce(max(last.id), 0), clock_timestamp()
-FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
-CROSS JOIN LATERAL (
-    SELECT p.id FROM outbox.pending p
-    WHERE p.topic = $1 AND p.lane = lease.lane AND p.id >= lease.low_id
-    ORDER BY p.id DESC LIMIT 1) last`
+WITH lease AS (SELECT * FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)),
+bound AS MATERIALIZED (
+    SELECT coalesce(max(last.id), 0) AS id, clock_timestamp() AS at
+    FROM lease CROSS JOIN LATERAL (
+        SELECT p.id FROM outbox.pending p
+        WHERE p.topic = $1 AND p.lane = lease.lane AND p.id >= lease.low_id
+        ORDER BY p.id DESC LIMIT 1) last)
+SELECT bound.id, greatest(bound.at, (
+    SELECT max(p.created_at) FROM lease JOIN outbox.pending p
+    ON p.topic = $1 AND p.lane = lease.lane AND p.id BETWEEN lease.low_id AND bound.id))
+FROM bound`
 
 // Highest returns the bound of what is pending in a lease's lanes now, the zero value if
 // nothing is. What is inserted later is beyond it. What commits later, having drawn its
-// id before, may be within it.
-func (s *Store) Highest(ctx context.Context, l relay.Lease) (b relay.Bound, err error) {
-	ctx, cancel := s.limit(ctx)
+// id before, may be within it. It reads all that is pending in these lanes.
+func (s *Store) Highest(ctx context.Context, l relay.Lease) (relay.Bound, error) {
+	ctx, cancel := s.long(ctx)
 	defer cancel()
 	lanes := slices.Sorted(maps.Keys(l.LowID))
 	lows := make([]int64, len(lanes))
 	for i, n := range lanes {
 		lows[i] = l.LowID[n]
 	}
-	if err := s.pool.QueryRow(ctx, highestSQL, l.Topic, lanes, lows).Scan(&b.ID, &b.At); err != nil {
+	var id int64
+	var at pgtype.Timestamptz
+	if err := s.readRow(ctx, []any{&id, &at}, highestSQL, l.Topic, lanes, lows); err != nil {
 		return relay.Bound{}, fmt.Errorf("find the highest pending id: %w", err)
 	}
-	if b.ID == 0 {
+	switch {
+	case id == 0:
 		return relay.Bound{}, nil
+	case at.InfinityModifier != pgtype.Finite || at.Time.UTC().Year() > 9999: // JSON has no such time
+		return relay.Bound{ID: id}, nil
 	}
-	return b, nil
+	return relay.Bound{ID: id, At: at.Time}, nil
 }
 
 // waitsSQL counts what a claim's lanes have, and their topic.

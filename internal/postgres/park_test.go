@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,6 +43,31 @@ func TestABoundLeavesOutWhatIsWrittenLaterAndNotWhatCommitsLate(t *testing.T) {
 	highest, err := o.Highest(t.Context(), lease)
 	require.NoError(t, err)
 	require.Zero(t, highest)
+}
+
+// The clock of a new primary may be behind, and the owner may insert any time.
+func TestHighest_BoundsEventsOfATimeToCome(t *testing.T) {
+	for name, at := range map[string]string{
+		"a clock that was ahead": "now() + interval '1 minute'", "an imported date": "'2200-01-01 00:00Z'",
+		"a row of before": "'infinity'", "a year that JSON has not": "'12026-01-01 00:00Z'",
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t)
+			o.writeAt("orders", "k", query[string](o, "SELECT ("+at+")::timestamptz::text"))
+			o.writeKey("orders", "k", 10)
+			_, lease := o.claimOne()
+			bound, err := o.Highest(t.Context(), lease)
+			require.NoError(t, err)
+			noted, err := json.Marshal(bound)
+			require.NoError(t, err)
+			require.NoError(t, json.Unmarshal(noted, &lease.UpTo))
+			o.writeKey("orders", "k", 10)
+			page, err := o.Load(t.Context(), lease, nil, 1000)
+			require.NoError(t, err)
+			require.Len(t, page.Events, 11)
+			require.Equal(t, "far", page.Events[0].Payload)
+		})
+	}
 }
 
 func TestWhatABatchHasIsCountedInTheLanesThatItStillHolds(t *testing.T) {

@@ -13,8 +13,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// lockRetry is the pause after a lock on a table was not to be had. The lock is waited
-// for 50 ms at most, because all producers may wait behind it.
+// lockRetry is the pause after a lock on a table was not to be had.
 const lockRetry = 250 * time.Millisecond
 
 // lockNotAvailable is PostgreSQL's code for a lock that is not worth waiting for.
@@ -61,7 +60,7 @@ func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) 
 func (s *Store) makePartition(ctx context.Context, day string, progress func()) (made *bool, err error) {
 	patience, cancel := context.WithTimeout(ctx, s.cfg.MakePatience)
 	defer cancel()
-	err = s.unlocked(ctx, patience, progress, makePartitionSQL, []any{day}, &made)
+	err = s.unlocked(ctx, patience, s.cfg.MakePatience/2, progress, makePartitionSQL, []any{day}, &made)
 	if errors.Is(err, errInTheWay) && ctx.Err() == nil {
 		return nil, nil
 	}
@@ -96,7 +95,7 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 	}
 	for _, day := range days {
 		var became string
-		if err := s.unlocked(ctx, ctx, progress, dropPartitionSQL, []any{day}, &became); err != nil {
+		if err := s.unlocked(ctx, ctx, s.cfg.DropPolitely, progress, dropPartitionSQL, []any{day}, &became); err != nil {
 			return done, fmt.Errorf("drop the partition of %s: %w", day, err)
 		}
 		switch became {
@@ -131,7 +130,7 @@ func (s *Store) deleteCaught(ctx context.Context, keep int, progress func(), don
 	for page := new(int64); page != nil; {
 		var next *int64
 		var deleted int64
-		if err := s.unlocked(ctx, ctx, progress, deleteCaughtSQL, []any{keep, *page}, &next, &deleted); err != nil {
+		if err := s.unlocked(ctx, ctx, s.cfg.DropPolitely, progress, deleteCaughtSQL, []any{keep, *page}, &next, &deleted); err != nil {
 			return err
 		}
 		done.Deleted += deleted
@@ -156,13 +155,19 @@ func list(ctx context.Context, s *Store, sql string, days int) ([]string, error)
 // errInTheWay says that a lock was never to be had.
 var errInTheWay = errors.New("producers were always in the way")
 
-// unlocked runs a statement until it gets its locks, or patience or ctx ends.
-func (s *Store) unlocked(ctx, patience context.Context, progress func(), sql string, args []any, to ...any) error {
-	for {
+// mayQueueSQL lets the functions of the schema wait 50 ms for a lock on outbox.event, with
+// all producers behind them.
+const mayQueueSQL = `SELECT set_config('outbox.may_queue', 'on', true)`
+
+// unlocked runs a statement until it gets its locks, or patience or ctx ends. For the time
+// of politely it takes only locks that are free. Where producers' transactions always
+// overlap, that never succeeds, so it waits 50 ms for its lock from then on.
+func (s *Store) unlocked(ctx, patience context.Context, politely time.Duration, progress func(), sql string, args []any, to ...any) error {
+	for began := time.Now(); ; {
 		if progress != nil {
 			progress()
 		}
-		err := s.committed(ctx, sql, args, to)
+		err := s.committed(ctx, time.Since(began) > politely, sql, args, to)
 		var refused *pgconn.PgError
 		if !errors.As(err, &refused) || refused.Code != lockNotAvailable {
 			return err
@@ -177,10 +182,15 @@ func (s *Store) unlocked(ctx, patience context.Context, progress func(), sql str
 
 // committed runs a statement that needs a snapshot taken after its locks: READ COMMITTED,
 // also where the role or the database sets another default.
-func (s *Store) committed(ctx context.Context, sql string, args, to []any) error {
+func (s *Store) committed(ctx context.Context, mayQueue bool, sql string, args, to []any) error {
 	ctx, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()
 	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if mayQueue {
+			if _, err := tx.Exec(ctx, mayQueueSQL); err != nil {
+				return err
+			}
+		}
 		return tx.QueryRow(ctx, sql, args...).Scan(to...)
 	})
 }

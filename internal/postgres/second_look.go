@@ -29,7 +29,7 @@ func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	var ids []int64
 	var created []pgtype.Timestamptz
 	for i, e := range events {
-		if e.EventID == "" && e.Bytes <= relay.PageBytes {
+		if e.EventID == "" && e.Unreadable == "" && e.Bytes <= relay.PageBytes {
 			missing, ids, created = append(missing, i), append(ids, e.ID), append(created, timestamp(e.At))
 		}
 	}

@@ -166,6 +166,9 @@ func (s *Store) Warnings(ctx context.Context) []Warning {
 	if err := s.sequenceWarning(ctx); err != nil {
 		warnings = append(warnings, Warning{"sequence", err})
 	}
+	if err := s.topicsWarning(ctx); err != nil {
+		warnings = append(warnings, Warning{"session", err})
+	}
 	found := s.session.Load()
 	if found == nil {
 		return warnings

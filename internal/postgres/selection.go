@@ -29,16 +29,19 @@ const deadFits = `d.topic = $1
 type span struct {
 	since, until *time.Time
 	at           time.Time // when it was asked for
+	// open is true if the selection itself has no end.
+	open bool
 }
 
 // spanOf resolves a selection's time range. A selection is asked for at a time, and has
 // nothing from then on: what an operation moves must not be met by it again.
 func spanOf(s relay.Selection, at time.Time) (span, error) {
 	since, until, err := s.Range(at)
-	if until == nil || until.After(at) {
+	open := until == nil
+	if open || until.After(at) {
 		until = &at
 	}
-	return span{since, until, at}, err
+	return span{since, until, at, open}, err
 }
 
 // spanNow is spanOf for one that is asked for now, by the database's clock.
@@ -59,6 +62,24 @@ func arguments(topic string, s relay.Selection, sp span) []any {
 		ids = s.EventIDs
 	}
 	return []any{topic, ids, orNull(s.Key), orNull(s.Type), sp.since, sp.until}
+}
+
+// eventArguments are $1 to $6 of a selection of events by their own time, which may be a
+// time to come. A selection without an end ends at an id, see Bounds.
+func eventArguments(topic string, s relay.Selection, sp span) []any {
+	if sp.open {
+		sp.until = nil
+	}
+	return arguments(topic, s, sp)
+}
+
+// idSpan is the time range that bounds the ids of a selection of events. Events that are
+// named need no end: no other event gets their names.
+func idSpan(s relay.Selection, sp span) span {
+	if sp.open && len(s.EventIDs) > 0 {
+		sp.until = nil
+	}
+	return sp
 }
 
 // deadArguments are $1 to $7.
@@ -134,9 +155,12 @@ const publishedFits = `e.topic = $1 AND ` + eventFits + `
 const window = 200_000
 
 // boundsSQL finds the ids that a time range can have.
+// The first may be of a time to come if the selection has no end.
 const boundsSQL = `
-SELECT coalesce(min(e.id), 0), coalesce(max(e.id), 0) FROM outbox.event e
-WHERE ($1::timestamptz IS NULL OR e.created_at >= $1) AND ($2::timestamptz IS NULL OR e.created_at < $2)`
+SELECT coalesce((SELECT min(e.id) FROM outbox.event e
+                 WHERE ($1::timestamptz IS NULL OR e.created_at >= $1) AND ($3 OR $2::timestamptz IS NULL OR e.created_at < $2)), 0),
+       coalesce((SELECT max(e.id) FROM outbox.event e
+                 WHERE ($1::timestamptz IS NULL OR e.created_at >= $1) AND ($2::timestamptz IS NULL OR e.created_at < $2)), 0)`
 
 const countPublishedSQL = `
 SELECT count(*) FROM outbox.event e
@@ -153,10 +177,10 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 	if err != nil {
 		return 0, at, err
 	}
-	first, last, err := s.bounds(ctx, sp)
+	first, last, err := s.bounds(ctx, idSpan(chosen, sp))
 	for after := first - 1; err == nil && after < last; after += window {
 		var found int64
-		found, err = s.countWindow(ctx, append(arguments(topic, chosen, sp), after, min(after+window, last)))
+		found, err = s.countWindow(ctx, append(eventArguments(topic, chosen, sp), after, min(after+window, last)))
 		n += found
 		progress.read(after+window-first+1, last-first+1)
 	}
@@ -174,19 +198,20 @@ func (s *Store) countWindow(ctx context.Context, args []any) (n int64, err error
 }
 
 // Bounds are the first and last id that an operation's time range can have; 0 if there
-// is no event in it.
+// is no event in it. The last is that of an event whose time is not to come, unless the
+// selection names its events.
 func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error) {
 	sp, err := spanOf(u.Selection, u.At)
 	if err != nil {
 		return 0, 0, err
 	}
-	return s.bounds(ctx, sp)
+	return s.bounds(ctx, idSpan(u.Selection, sp))
 }
 
 func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	if err := s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until); err != nil {
+	if err := s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until, sp.open); err != nil {
 		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)
 	}
 	return first, last, nil

@@ -3,8 +3,13 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // settleSQL removes exactly the events named, never a range: between two ids
@@ -27,6 +32,47 @@ WHERE ctid = ANY (ARRAY(
 // holder or not, because the destination has them; doing it again changes
 // nothing.
 func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) error {
+	return s.settle(ctx, s.pool, topic, done)
+}
+
+// Apart returns Settle on a connection that is not one of the pool's. After a failover the
+// places of the pool may be taken for many seconds: by attempts to connect to a machine that
+// is gone, by statements that it does not answer, and by connections that are being closed.
+// The caller ends the connection, and does not go on with one that had an error.
+func (s *Store) Apart(ctx context.Context) (settle func(ctx context.Context, topic string, done []relay.Ref) error, end func(), err error) {
+	config := s.pool.Config().ConnConfig
+	type address struct {
+		host string
+		port uint16
+	}
+	hosts := map[address]bool{{config.Host, config.Port}: true}
+	for _, f := range config.Fallbacks {
+		hosts[address{f.Host, f.Port}] = true
+	}
+	// A host that does not answer leaves time for the others.
+	config.ConnectTimeout = min(config.ConnectTimeout, timing.SettleTry/time.Duration(len(hosts)))
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to settle: %w", err)
+	}
+	settle = func(ctx context.Context, topic string, done []relay.Ref) error {
+		return s.settle(ctx, conn, topic, done)
+	}
+	end = func() {
+		ctx, cancel := context.WithTimeout(context.Background(), timing.SettleTry)
+		defer cancel()
+		_ = conn.Close(ctx)
+	}
+	return settle, end, nil
+}
+
+// settler is a pool or a connection.
+type settler interface {
+	querier
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+func (s *Store) settle(ctx context.Context, db settler, topic string, done []relay.Ref) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	if len(done) == 0 {
@@ -34,10 +80,10 @@ func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) erro
 	}
 	// Two attempts that settle the same events meet them in the same order.
 	c := refColumns(sortedRefs(done))
-	tag, err := s.pool.Exec(ctx, settleSQL, topic, c.lanes, c.ids, c.replays, c.created)
+	tag, err := db.Exec(ctx, settleSQL, topic, c.lanes, c.ids, c.replays, c.created)
 	if err == nil && tag.RowsAffected() < int64(len(done)) {
 		// They are settled already, or hidden. Hidden ones would be published again.
-		err = s.Security(ctx)
+		err = security(ctx, db, false)
 	}
 	if err != nil {
 		return fmt.Errorf("settle events: %w", err)

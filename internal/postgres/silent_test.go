@@ -13,6 +13,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/internal/timing"
 	"github.com/temporal-outbox/relay/outbox"
 )
 
@@ -131,4 +132,53 @@ func TestSession_ThatNobodyAnswersGivesItsPlaceUpWithinSeconds(t *testing.T) {
 	line.silent.Store(false)
 	testenv.Eventually(t, 10*time.Second, func() error { return s.Reach(t.Context()) })
 	s.Close()
+}
+
+// The places of the pool are taken by attempts to connect that nobody answers.
+func TestApart_SettlesWhileThePoolIsStuck(t *testing.T) {
+	database := testenv.DatabaseURL(t)
+	var line gag
+	way := line.inFrontOf(t, database)
+	s, err := Open(t.Context(), Config{URL: way, MaxConns: 2})
+	require.NoError(t, err)
+	o := openBy(t, database, database)
+	_, event := o.loaded("orders", 1)
+	line.silent.Store(true)
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		require.Error(t, s.Settle(ctx, "orders", event))
+		cancel()
+	}
+	line.silent.Store(false)
+	ctx, cancel := context.WithTimeout(t.Context(), timing.SettleTry)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Settle(ctx, "orders", event) }()
+	settle, end, err := s.Apart(ctx)
+	require.NoError(t, err)
+	require.NoError(t, settle(ctx, "orders", event))
+	require.NoError(t, settle(ctx, "orders", event), "as often as asked")
+	end()
+	require.Zero(t, o.pending())
+	require.ErrorIs(t, <-ended, context.DeadlineExceeded, "the pool has no place")
+	go s.Close()
+}
+
+func TestApart_LeavesTimeForTheHostThatAnswers(t *testing.T) {
+	database := testenv.DatabaseURL(t)
+	var line gag
+	line.silent.Store(true)
+	u, err := url.Parse(database)
+	require.NoError(t, err)
+	gone, err := url.Parse(line.inFrontOf(t, database))
+	require.NoError(t, err)
+	u.Host = gone.Host + "," + u.Host
+	s, err := Open(t.Context(), Config{URL: u.String()})
+	require.NoError(t, err)
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), timing.SettleTry)
+	defer cancel()
+	_, end, err := s.Apart(ctx)
+	require.NoError(t, err)
+	end()
 }

@@ -56,6 +56,9 @@ func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 		t.Topic = readableTopic(t.Topic)
 		return t, err
 	}, statusSQL)
+	if unconvertible(err) {
+		return nil, fmt.Errorf("read status: the name of a topic cannot be read as UTF-8: start a worker, which makes dead letters of its events: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read status: %w", err)
 	}

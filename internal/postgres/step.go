@@ -80,7 +80,7 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from re
 
 func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
 	last := min(from.ID+window, u.Last)
-	args := append(arguments(u.Topic, u.Selection, sp), u.ID, from.ID, last, u.Lanes, most)
+	args := append(eventArguments(u.Topic, u.Selection, sp), u.ID, from.ID, last, u.Lanes, most)
 	step.Moves, err = collect(ctx, s, func(row pgx.CollectableRow) (m relay.Move, err error) {
 		var created pgtype.Timestamptz
 		err = row.Scan(&m.Lane, &m.ID, &m.Replay, &created, &m.Key)

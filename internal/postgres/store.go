@@ -37,11 +37,14 @@ type Config struct {
 	// time. Default timing.StatementTimeout.
 	Timeout time.Duration
 	// LongTimeout bounds each statement, instead, that reads or moves what may be much:
-	// an operation's step, or what an operator looks at. Default 2 min.
+	// an operation's step, or what an operator looks at. Default timing.LongTimeout.
 	LongTimeout time.Duration
 	// MakePatience is for how long a partition that producers keep from being made is tried
 	// before it is left to the next run. Default 10 s.
 	MakePatience time.Duration
+	// DropPolitely is for how long a partition is tried to be dropped with locks that are
+	// free, so that no producer waits. Default 1 min.
+	DropPolitely time.Duration
 	// Fault is told of everything that failed, whether or not it is tried again, as
 	// FaultConnect or FaultStatement. It must not block. Default: nobody is told.
 	Fault func(operation string)
@@ -61,12 +64,13 @@ func (c Config) withDefaults() Config {
 		c.Timeout = timing.StatementTimeout
 	}
 	if c.LongTimeout == 0 {
-		// A key of a hundred thousand dead letters moves whole, and a selection may leave
-		// out a million before it finds one.
-		c.LongTimeout = 2 * time.Minute
+		c.LongTimeout = timing.LongTimeout
 	}
 	if c.MakePatience == 0 {
 		c.MakePatience = timing.MakePatience
+	}
+	if c.DropPolitely == 0 {
+		c.DropPolitely = time.Minute
 	}
 	return c
 }
@@ -85,11 +89,6 @@ type Store struct {
 	untook map[string]time.Time // claims made here that may not have begun yet
 }
 
-// connectTimeout is how long an attempt to connect keeps a place of the pool, unless the
-// URL says it. The pool's own default is two minutes, and after a failover every place
-// may be taken by an attempt to reach a machine that is gone.
-const connectTimeout = 5 * time.Second
-
 // Open makes a store. It does not connect; Ping does.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = cfg.withDefaults()
@@ -102,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	pc.MaxConns = cfg.MaxConns
 	if pc.ConnConfig.ConnectTimeout == 0 {
-		pc.ConnConfig.ConnectTimeout = connectTimeout
+		pc.ConnConfig.ConnectTimeout = timing.ConnectTimeout
 	}
 	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
 		pc.ConnConfig.RuntimeParams["application_name"] = "outbox-relay"

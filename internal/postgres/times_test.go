@@ -128,6 +128,39 @@ func TestFarTimes_StopNoOperationOnOtherEvents(t *testing.T) {
 	require.EqualValues(t, 23, n, "all that is not in the future")
 }
 
+// After a failover to a host whose clock is behind, events of before have a time to come.
+func TestReplay_SelectsEventsOfATimeToCome(t *testing.T) {
+	o := open(t)
+	_, early := o.writeAt("orders", "k", query[string](o, "SELECT (now() + interval '1 minute')::text"))
+	o.write("orders", 5)
+	_, newest := o.writeAt("orders", "k", query[string](o, "SELECT (now() + interval '1 minute')::text"))
+	o.claim()
+	o.exec(`DELETE FROM outbox.pending`) // as if they had been published
+	for name, c := range map[string]struct {
+		chosen relay.Selection
+		want   int64
+	}{
+		"all up to the last event of this clock": {relay.Selection{}, 6},
+		"named":                                  {relay.Selection{EventIDs: []string{early, newest}}, 2},
+		"up to a time":                           {relay.Selection{Until: "0s"}, 5},
+	} {
+		n, at, err := o.CountPublished(t.Context(), "orders", c.chosen, nil)
+		require.NoError(t, err, name)
+		require.Equal(t, c.want, n, name)
+		u := relay.UnderWay{Operation: relay.Operation{Kind: relay.Replay, Topic: "orders", Selection: c.chosen, At: at}, Lanes: make([]int64, relay.Lanes)}
+		o.write("orders", 3)
+		o.exec(`DELETE FROM outbox.pending`)
+		first, last, err := o.Bounds(t.Context(), u)
+		require.NoError(t, err, name)
+		u.From.ID, u.Last = first-1, last
+		step, err := o.NextStep(t.Context(), u, u.From, 100)
+		require.NoError(t, err, name)
+		require.Len(t, step.Moves, int(c.want), name)
+		require.True(t, step.Over, name)
+		o.exec(`DELETE FROM outbox.event WHERE id > 7`)
+	}
+}
+
 func TestFarTimes_AreLoadedAndSettledBesideOthers(t *testing.T) {
 	for _, far := range farTimes {
 		t.Run(far, func(t *testing.T) {

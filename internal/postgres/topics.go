@@ -63,8 +63,20 @@ const sampleSettingsSQL = `SELECT set_config('jit', 'off', true), set_config('en
 func (s *Store) Topics(ctx context.Context) ([]relay.TopicState, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	var topics []relay.TopicState
-	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	topics, err := s.sampleTopics(ctx)
+	if unconvertible(err) {
+		if err = s.setAside(ctx, ""); err == nil {
+			topics, err = s.sampleTopics(ctx)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sample topics: %w", err)
+	}
+	return topics, nil
+}
+
+func (s *Store) sampleTopics(ctx context.Context) (topics []relay.TopicState, err error) {
+	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, sampleSettingsSQL); err != nil {
 			return err
 		}
@@ -75,10 +87,7 @@ func (s *Store) Topics(ctx context.Context) ([]relay.TopicState, error) {
 		topics, err = pgx.CollectRows(rows, scanTopic)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("sample topics: %w", err)
-	}
-	return topics, nil
+	return topics, err
 }
 
 func scanTopic(row pgx.CollectableRow) (t relay.TopicState, err error) {

@@ -2,9 +2,14 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -29,8 +34,8 @@ FROM gone
 ON CONFLICT DO NOTHING`
 
 // buryUnreadable takes the lanes of topics that are not valid UTF-8 out of those that wait,
-// and makes dead letters of their events. Only a database of encoding SQL_ASCII has such
-// topics. No workflow can have one: in JSON it would be the name of another topic.
+// and makes dead letters of their events. Only a database of encoding SQL_ASCII hands out
+// such topics. No workflow can have one: in JSON it would be the name of another topic.
 func (s *Store) buryUnreadable(ctx context.Context, by string, waiting []lane) ([]lane, error) {
 	readable := make([]lane, 0, len(waiting))
 	buried := make(map[string]bool)
@@ -72,4 +77,173 @@ func readableTopic(topic string) string {
 		return topic
 	}
 	return strconv.Quote(topic)
+}
+
+// SQLSTATEs of a text that the server cannot convert to UTF-8. An encoding other than UTF8
+// has bytes that are no characters, such as 81 in WIN1252. The CHECK of outbox.event refuses
+// them, but not in events that are older than this rule.
+const (
+	untranslatableCharacter  = "22P05"
+	characterNotInRepertoire = "22021"
+)
+
+func unconvertible(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && (refused.Code == untranslatableCharacter || refused.Code == characterNotInRepertoire)
+}
+
+// convertSQL fails if one column of an event cannot be converted.
+const convertSQL = `
+SELECT coalesce(octet_length(convert_to(%s::text, 'UTF8')), 0)
+FROM outbox.event WHERE id = $1 AND created_at = $2`
+
+// convert returns the server's error if it cannot convert a column of an event.
+func (s *Store) convert(ctx context.Context, column string, r relay.Ref) error {
+	_, err := s.pool.Exec(ctx, fmt.Sprintf(convertSQL, column), r.ID, timestamp(r.At))
+	return err
+}
+
+const keySQL = `SELECT key FROM outbox.event WHERE id = $1 AND created_at = $2 LIMIT 1`
+
+// unreadable notes why an event cannot be read, and its key if that can be read: events
+// behind it may be blocked.
+func (s *Store) unreadable(ctx context.Context, e *relay.Event, cause error) error {
+	known := *e
+	*e = relay.Event{Ref: known.Ref, CreatedAt: known.CreatedAt, Bytes: known.Bytes}
+	for _, column := range [...]string{"key", "type", "payload", "content_type", "attributes"} {
+		err := s.convert(ctx, column, e.Ref)
+		var refused *pgconn.PgError
+		switch {
+		case unconvertible(err) && errors.As(err, &refused):
+			e.Unreadable = column + " cannot be read as UTF-8: " + refused.Message
+			return nil
+		case err != nil:
+			return err
+		case column == "key":
+			if err := s.pool.QueryRow(ctx, keySQL, e.ID, timestamp(e.At)).Scan(&e.Key); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+				return err
+			}
+		}
+	}
+	return cause
+}
+
+// unreadableKeys are the ids of dead letters to be whose keys cannot be read. They get no
+// key: all events of such a key become dead letters.
+func (s *Store) unreadableKeys(ctx context.Context, dead []relay.Outcome) (ids []int64, err error) {
+	if !s.converts() {
+		return nil, nil
+	}
+	for _, o := range dead {
+		if o.Err.Code != relay.CodeInvalidCharacter {
+			continue
+		}
+		switch err := s.convert(ctx, "key", o.Ref); {
+		case unconvertible(err):
+			ids = append(ids, o.ID)
+		case err != nil:
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// converts says that the server converts texts to UTF-8 from another encoding.
+func (s *Store) converts() bool {
+	seen := s.session.Load()
+	return seen != nil && seen.encoding != "UTF8" && seen.encoding != sqlASCII
+}
+
+// asEscaped turns an expression into one that every session can read: bytes above 7F
+// become \nnn, in octal.
+func asEscaped(expression string) string {
+	return "encode(convert_to(" + expression + ", getdatabaseencoding()), 'escape')"
+}
+
+// strangeTopicsSQL lists topics as bytes of the database's encoding, but for those of ASCII.
+const strangeTopicsSQL = `
+SELECT DISTINCT convert_to(topic, getdatabaseencoding()) FROM outbox.lane
+WHERE octet_length(convert_to(topic, getdatabaseencoding())) <> octet_length(encode(convert_to(topic, getdatabaseencoding()), 'escape'))`
+
+const readTopicSQL = `SELECT convert_from($1::bytea, getdatabaseencoding())`
+
+// unreadableTopics lists topics that have lanes and that the server cannot convert to UTF-8.
+func (s *Store) unreadableTopics(ctx context.Context) (topics [][]byte, err error) {
+	rows, err := s.pool.Query(ctx, strangeTopicsSQL)
+	if err != nil {
+		return nil, err
+	}
+	strange, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return nil, err
+	}
+	for _, topic := range strange {
+		_, err := s.pool.Exec(ctx, readTopicSQL, topic)
+		if unconvertible(err) {
+			topics = append(topics, topic)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return topics, nil
+}
+
+// setAsideSQL takes a topic that cannot be read as UTF-8 away. Its pending events become
+// dead letters under the topic's escaped name, and its lanes are replaced by lanes of that
+// name. If more is pending than one step takes, the lanes come back with the next look for
+// new topics. No claim can have had the lanes.
+const setAsideSQL = `
+WITH topic AS (SELECT convert_from($1::bytea, getdatabaseencoding()) COLLATE "C" AS name),
+lanes AS (DELETE FROM outbox.lane l USING topic WHERE l.topic = topic.name),
+gone AS (
+    DELETE FROM outbox.pending
+    WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM outbox.pending p WHERE p.topic = (SELECT name FROM topic) LIMIT 10000))
+    RETURNING lane, id, created_at, bytes, replay),
+known AS (
+    INSERT INTO outbox.lane (topic, lane)
+    SELECT encode($1::bytea, 'escape'), n FROM generate_series(0, $4 - 1) n
+    ORDER BY n
+    ON CONFLICT DO NOTHING)
+INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, code, message, attempts, workflow_id)
+SELECT encode($1::bytea, 'escape'), lane, id, created_at, bytes, replay, '` + relay.CodeInvalidCharacter + `', $2, 1, $3
+FROM gone
+ON CONFLICT DO NOTHING`
+
+// setAside takes topics that the server cannot convert to UTF-8 out of the way of all
+// others.
+func (s *Store) setAside(ctx context.Context, by string) error {
+	topics, err := s.unreadableTopics(ctx)
+	if err != nil {
+		return fmt.Errorf("find topics that cannot be read: %w", err)
+	}
+	for _, topic := range topics {
+		if _, err := s.pool.Exec(ctx, setAsideSQL, topic, unreadableTopic(topic), by, relay.Lanes); err != nil {
+			return fmt.Errorf("move topic %q to dead letters: %w", topic, err)
+		}
+	}
+	return nil
+}
+
+func unreadableTopic(topic []byte) string {
+	return fmt.Sprintf("topic, in bytes %x, cannot be read as UTF-8", topic)
+}
+
+// topicsWarning names the topics that the relay sets aside.
+func (s *Store) topicsWarning(ctx context.Context) error {
+	if !s.converts() {
+		return nil
+	}
+	topics, err := s.unreadableTopics(ctx)
+	if err != nil {
+		return fmt.Errorf("look for topics that cannot be read: %w", err)
+	}
+	if len(topics) == 0 {
+		return nil
+	}
+	names := make([]string, len(topics))
+	for i, topic := range topics {
+		names[i] = fmt.Sprintf("%q", topic)
+	}
+	return fmt.Errorf("the names of some topics cannot be read as UTF-8 (%s), so a worker makes dead letters of their events: "+
+		"to see them, run \"SELECT DISTINCT convert_to(topic, getdatabaseencoding()) FROM outbox.lane\"", strings.Join(names, ", "))
 }

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -71,12 +72,23 @@ type LaneLife struct {
 func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	found, err := collect(ctx, s, func(row pgx.CollectableRow) (e EventLife, err error) {
+	scan := func(row pgx.CollectableRow) (e EventLife, err error) {
 		var created pgtype.Timestamptz
 		err = row.Scan(&e.ID, &e.EventID, &e.Topic, &e.Key, &e.Lane, &e.Type, &e.WrittenAt, &created)
 		e.at = microseconds(created)
 		return e, err
-	}, sql, args...)
+	}
+	found, err := collect(ctx, s, scan, sql, args...)
+	// A topic that cannot be read has its dead letters under its escaped name.
+	for _, columns := range [...][]string{{"e.key", "e.type"}, {"e.topic"}} {
+		if !unconvertible(err) {
+			break
+		}
+		for _, column := range columns {
+			sql = strings.Replace(sql, column+",", asEscaped(column)+",", 1)
+		}
+		found, err = collect(ctx, s, scan, sql, args...)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("look for events: %w", err)
 	}

@@ -119,7 +119,7 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeInvalidCharacter}, from: fromRelay, class: relay.ClassPoison, source: docHere,
-		why: "The event has a character that SNS or SQS loses or replaces: its text says which, and where (in bytes, from 0). It is not sent. Correct the producer, then discard the dead letter; a redrive is refused again.",
+		why: "The event has a character that SNS or SQS loses or replaces: its text says which, and where (in bytes, from 0). Or the database cannot convert a text of it to UTF-8: the text of the dead letter names the column and the byte. It is not sent. Correct the producer, then discard the dead letter; a redrive is refused again.",
 	},
 	{
 		codes: []string{relay.CodeBlocked}, from: fromRelay, class: relay.ClassPoison, source: docHere,

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const (
@@ -22,9 +23,6 @@ const (
 	// https://docs.aws.amazon.com/sns/latest/api/API_ListTopics.html
 	pageEvery = 200 * time.Millisecond
 	pageBurst = 5
-	// listingAge is the age at which a complete listing no longer says that a topic
-	// does not exist.
-	listingAge = time.Minute
 	// slowPage is how long one page may take before the network is suspected.
 	slowPage = 3 * time.Second
 )
@@ -81,7 +79,7 @@ func (l *listing) find(ctx context.Context, name, region string) (string, error)
 func (l *listing) look(name, region string) (arn string, page *listingPage, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.now().Sub(l.at) > listingAge && l.page == nil {
+	if l.now().Sub(l.at) > timing.ListingAge && l.page == nil {
 		l.arns, l.pages, l.token, l.complete = make(map[string]string), 0, nil, false
 	}
 	if arn := l.arns[name]; arn != "" {

@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,9 +13,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sns/types"
 	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func TestListing_IsReadAgainOnceItIsAMinuteOld(t *testing.T) {
+func TestListing_IsReadAgainOnceItIsOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		topics, calls := []string{"a", "b"}, 0
 		l := &listing{timeout: time.Second, now: time.Now, read: func(_ context.Context, token *string) (*sns.ListTopicsOutput, error) {
@@ -31,7 +34,7 @@ func TestListing_IsReadAgainOnceItIsAMinuteOld(t *testing.T) {
 		_, err := l.find(t.Context(), "c", "r")
 		require.ErrorContains(t, err, "none of the 2 topics")
 		topics = []string{"b", "c"}
-		time.Sleep(listingAge - time.Second)
+		time.Sleep(timing.ListingAge - time.Second)
 		_, err = l.find(t.Context(), "c", "r")
 		require.ErrorContains(t, err, "none of the 2 topics")
 		require.Equal(t, 2, calls)
@@ -42,6 +45,52 @@ func TestListing_IsReadAgainOnceItIsAMinuteOld(t *testing.T) {
 		_, err = l.find(t.Context(), "a", "r")
 		require.ErrorContains(t, err, "none of the 2 topics", "and so is one that was deleted")
 		require.Equal(t, 4, calls)
+	})
+}
+
+// A recovery tries once a minute. 5,000 topics are 50 pages, and one attempt reads 20 of
+// them at most.
+func TestListing_IsReadOnOverTheLongestPauseBetweenAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls, firsts := 0, 0
+		l := &listing{timeout: time.Second, now: time.Now, read: func(_ context.Context, token *string) (*sns.ListTopicsOutput, error) {
+			time.Sleep(100 * time.Millisecond)
+			page := 0
+			if token == nil {
+				firsts++
+			} else {
+				page, _ = strconv.Atoi(*token)
+			}
+			calls++
+			out := &sns.ListTopicsOutput{}
+			for i := range 100 {
+				out.Topics = append(out.Topics, types.Topic{TopicArn: aws.String(fmt.Sprintf("arn:aws:sns:r:1:topic-%d", 100*page+i))})
+			}
+			if page < 49 {
+				out.NextToken = aws.String(strconv.Itoa(page + 1))
+			}
+			return out, nil
+		}}
+		attempt := func(name string) error {
+			ctx, cancel := context.WithTimeout(t.Context(), firstTimeout)
+			defer cancel()
+			_, err := l.find(ctx, name, "r")
+			return err
+		}
+		attempts := 0
+		for err := error(nil); err == nil || IsListing(err); attempts++ {
+			err = attempt("misspelt")
+			time.Sleep(timing.RecoveryMost)
+		}
+		require.LessOrEqual(t, attempts, 3)
+		require.Equal(t, 50, calls, "each attempt goes on where the one before stopped")
+		require.ErrorContains(t, attempt("misspelt"), "none of the 5,000 topics")
+		require.Equal(t, 1, firsts, "the attempt after the listing is complete is answered from it")
+		for range 30 {
+			_ = attempt("misspelt")
+			time.Sleep(timing.RecoveryMost)
+		}
+		require.LessOrEqual(t, calls, 50*30/2, "and so are most of those that follow")
 	})
 }
 

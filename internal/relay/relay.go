@@ -50,6 +50,9 @@ type Event struct {
 	// Attributes are the producer's own, at most six, and "traceparent" when
 	// the producer had a trace.
 	Attributes map[string]string
+	// Unreadable says which text of the event the database cannot convert to UTF-8, and
+	// why. Then the event has no EventID and no texts but its key, if that can be read.
+	Unreadable string
 }
 
 // Batch is what one claim publishes. It travels through workflow histories, so
@@ -115,8 +118,10 @@ type Lease struct {
 // Bound ends at the highest event that was pending at some time. An event is within it
 // if neither its id nor its time is higher: after a failover, ids come again.
 type Bound struct {
-	ID int64     `json:"id"`
-	At time.Time `json:"at,omitzero"` // by the database's clock
+	ID int64 `json:"id"`
+	// At is the later of the database's time and the times of these events. The zero
+	// value: one of them has a time that is infinite or after the year 9999.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Read says how far an attempt has read its lanes.

@@ -46,16 +46,27 @@ const (
 const (
 	// StatementTimeout bounds every call of the store on the hot path.
 	StatementTimeout = 8 * time.Second
+	// LongTimeout bounds each statement that may read or move much. A key of a hundred
+	// thousand dead letters moves whole, and a selection may leave out a million before it
+	// finds one.
+	LongTimeout = 2 * time.Minute
+	// ConnectTimeout is how long an attempt to connect to one host keeps a place of the
+	// pool, unless the URL says it. The pool's own default is two minutes, and after a
+	// failover every place may be taken by an attempt to reach a machine that is gone.
+	ConnectTimeout = 5 * time.Second
 	// SettlePatience is how long an attempt tries to settle before it fails. Its
 	// acknowledgements are kept, see SettleEvery.
 	SettlePatience = 5 * time.Second
 	// SettleEvery is how often a worker tries to settle the acknowledgements of
-	// attempts that have ended, and SettleTry how long one such try may take.
+	// attempts that have ended, and SettleTry how long one such try may take, with the
+	// connection that it makes. These tries depend on no place of the pool, which
+	// ConnectTimeout and StatementTimeout may take for longer.
 	SettleEvery = 200 * time.Millisecond
 	SettleTry   = 2 * time.Second
 	// SettleGrace is how long an attempt waits before it loads lanes that their last
 	// attempt has not given back. The worker of that attempt may live: when the
-	// database answers one worker, it answers the other, which tries every SettleEvery.
+	// database answers one worker, it answers the other, which tries every SettleEvery. The
+	// other may then be at most one try that hangs from one that does not.
 	SettleGrace = 3 * time.Second
 	// MakePatience is how long Maintenance tries to make one partition that producers keep
 	// it from.
@@ -96,6 +107,11 @@ const (
 	RecoveryFirst  = time.Second
 	RecoveryMost   = time.Minute
 )
+
+// ListingAge is the age at which the listing of an account's SNS topics is read again
+// from the beginning. Each attempt that looks for a topic goes on with the listing of the
+// attempt before, so the listing must outlive the longest pause between two attempts.
+const ListingAge = 3 * time.Minute
 
 // How long a topic stays paused.
 const (

@@ -17,7 +17,8 @@ import (
 const oldPrimarySQL = `
 CREATE TABLE chaos.lost_event (event_id uuid);
 CREATE TABLE chaos.lost_replay (event_id uuid, replay bigint, at timestamptz);
-CREATE TABLE chaos.undone (event_id uuid, at timestamptz);` // settlements
+CREATE TABLE chaos.undone (event_id uuid, at timestamptz); -- settlements
+CREATE TABLE chaos.set_back (id bigint); -- operations that had ended`
 
 // slack is how long before an instant a transaction may have begun that had not ended.
 const slack = time.Minute
@@ -56,6 +57,14 @@ var memories = []struct {
 		"dropped", "partition text, at timestamptz, events bigint, needed bigint",
 		`SELECT partition, at, 0::bigint, needed FROM chaos.dropped WHERE at >= $1 AND needed > 0`, // the events are there again
 		`INSERT INTO chaos.dropped SELECT * FROM old_dropped o WHERE (o.partition, o.at) NOT IN (SELECT partition, at FROM chaos.dropped)`,
+	},
+	{ // The record says that they are under way, and nothing does them any more.
+		"operation", "id bigint", `SELECT id FROM outbox.operation WHERE finished_at IS NOT NULL AND $1::timestamptz IS NOT NULL`,
+		`INSERT INTO chaos.set_back SELECT id FROM old_operation JOIN outbox.operation USING (id) WHERE finished_at IS NULL`,
+	},
+	{
+		"set_back", "id bigint", `SELECT id FROM chaos.set_back WHERE $1::timestamptz IS NOT NULL`,
+		`INSERT INTO chaos.set_back SELECT id FROM old_set_back EXCEPT SELECT id FROM chaos.set_back`,
 	},
 	{ // losses of earlier failovers, for a backup that was taken before them
 		"lost_event", "event_id uuid", `SELECT event_id FROM chaos.lost_event WHERE $1::timestamptz IS NOT NULL`,

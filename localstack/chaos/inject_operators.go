@@ -100,7 +100,8 @@ const (
 	pausedSQL = `SELECT topic FROM outbox.topic WHERE paused_at IS NOT NULL`
 	deadSQL   = `SELECT DISTINCT topic FROM outbox.dead_letter`
 	// What is being discarded is left to that.
-	redrivableSQL = deadSQL + ` WHERE topic NOT IN (SELECT topic FROM outbox.operation WHERE kind = 'discard' AND finished_at IS NULL)`
+	redrivableSQL = deadSQL + ` WHERE topic NOT IN (SELECT topic FROM outbox.operation WHERE kind = 'discard' AND finished_at IS NULL
+	    AND id NOT IN (SELECT id FROM chaos.set_back))`
 )
 
 // tidyUp resumes what operators have left paused, and redrives what is dead.

@@ -12,8 +12,10 @@ import (
 // leftoversSQL leaves out what was asked of recoveries: they answer when they can, and
 // one that was terminated never does. It takes a replay that ended with less than was
 // counted before it for incomplete: what was published once stays so, however much is
-// written meanwhile, until its partition is dropped. And it takes for kept what retention
-// should have dropped when nothing else was left.
+// written meanwhile, until its partition is dropped. It leaves out operations that had
+// ended on an old primary and are under way on the new one: their workflows have ended, and
+// docs/runbook.md tells operators how to end the record. And it takes for kept what
+// retention should have dropped when nothing else was left.
 const leftoversSQL = `
 SELECT 'pending', format('%s: %s events, the oldest of %s', topic, count(*), min(created_at)::time(0)) FROM outbox.pending GROUP BY topic
 UNION ALL
@@ -26,14 +28,14 @@ UNION ALL
 SELECT 'dead', format('%s: %s events, such as %s: %s', topic, count(*), min(code), min(message)) FROM outbox.dead_letter GROUP BY topic
 UNION ALL
 SELECT 'under way', format('%s %s: %s of %s events, since %s', kind, topic, done, matched, at::time(0)) FROM outbox.operation
-WHERE finished_at IS NULL AND kind NOT LIKE 'recover-%'
+WHERE finished_at IS NULL AND kind NOT LIKE 'recover-%' AND id NOT IN (SELECT id FROM chaos.set_back)
 UNION ALL
 SELECT 'incomplete', format('%s %s, operation %s: %s of %s events: %s', kind, topic, id, done, matched, outcome) FROM outbox.operation
-WHERE outcome NOT IN ('', 'done') AND kind NOT LIKE 'recover-%' OR kind = 'replay' AND finished_at IS NOT NULL AND done + (
+WHERE id NOT IN (SELECT id FROM chaos.set_back) AND (outcome NOT IN ('', 'done') AND kind NOT LIKE 'recover-%' OR kind = 'replay' AND finished_at IS NOT NULL AND done + (
     SELECT count(*) FROM chaos.event e
     WHERE e.gone_at >= operation.at AND e.topic = operation.topic AND e.key = coalesce(selection ->> 'key', e.key)
       AND e.created_at >= coalesce((selection ->> 'since')::timestamptz, e.created_at)
-      AND NOT EXISTS (SELECT FROM chaos.replayed r WHERE r.id = e.id AND r.replay = operation.id)) < matched
+      AND NOT EXISTS (SELECT FROM chaos.replayed r WHERE r.id = e.id AND r.replay = operation.id)) < matched)
 UNION ALL
 SELECT 'kept', 'the partition of ' || day FROM ` + expiredDays + `
 UNION ALL

@@ -32,4 +32,11 @@ func TestAnOperationThatIsUnderWayOrHasFailedIsLeftAndWhatWasAskedOfARecoveryIsN
 	require.NoError(t, err)
 	require.Len(t, left, 2)
 	require.Equal(t, []string{"under way", "incomplete"}, []string{left[0].What, left[1].What})
+
+	// A failover set both back after they had ended.
+	_, err = db.Exec(t.Context(), `INSERT INTO chaos.set_back SELECT id FROM outbox.operation WHERE topic = 'orders' AND outcome IN ('', 'cancelled')`)
+	require.NoError(t, err)
+	left, err = b.leftovers(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, left)
 }

@@ -4,28 +4,26 @@
 -- already, so that nothing is built or read while producers wait.
 SET LOCAL lock_timeout = '50ms';
 LOCK TABLE outbox.pending IN ACCESS EXCLUSIVE MODE;
+-- A column that a view uses cannot change. The view is replaced by one of the same columns
+-- that uses none, and then by itself: it keeps its owner, rights, comments and dependents.
 DO $$
 DECLARE
-    definition CONSTANT text      := pg_get_viewdef('outbox.status'::regclass);
-    options    CONSTANT text[]    := (SELECT reloptions FROM pg_class WHERE oid = 'outbox.status'::regclass);
-    rights     CONSTANT aclitem[] := (SELECT coalesce(relacl, acldefault('r', relowner)) FROM pg_class WHERE oid = 'outbox.status'::regclass);
+    status     CONSTANT regclass  := 'outbox.status'::regclass;
+    definition CONSTANT text      := pg_get_viewdef(status);
+    options    CONSTANT text      := (SELECT coalesce('WITH (' || array_to_string(reloptions, ', ') || ') ', '') FROM pg_class WHERE oid = status);
+    nothing    CONSTANT text      := (
+        SELECT string_agg(format('NULL::%s AS %I', format_type(atttypid, atttypmod), attname), ', ' ORDER BY attnum)
+        FROM pg_attribute WHERE attrelid = status AND attnum > 0);
     identity   CONSTANT "char"    := (SELECT relreplident FROM pg_class WHERE oid = 'outbox.pending'::regclass);
-    granted    record;
 BEGIN
-    DROP VIEW outbox.status;
+    EXECUTE format('CREATE OR REPLACE VIEW outbox.status %sAS SELECT %s', options, nothing);
     ALTER TABLE outbox.pending DROP CONSTRAINT pending_pkey;
     ALTER TABLE outbox.pending ALTER COLUMN topic TYPE text COLLATE "C";
     ALTER TABLE outbox.pending ADD CONSTRAINT pending_pkey PRIMARY KEY USING INDEX pending_in_c;
     IF identity = 'i' THEN -- it was that of an index, which is gone; a publication refuses deletes without one
         ALTER TABLE outbox.pending REPLICA IDENTITY USING INDEX pending_pkey;
     END IF;
-    EXECUTE 'CREATE VIEW outbox.status '
-        || coalesce('WITH (' || array_to_string(options, ', ') || ') ', '') || 'AS ' || definition;
-    FOR granted IN SELECT * FROM aclexplode(rights) LOOP
-        EXECUTE format('GRANT %s ON outbox.status TO %s%s', granted.privilege_type,
-                       CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE granted.grantee::regrole::text END,
-                       CASE WHEN granted.is_grantable AND granted.grantee <> 0 THEN ' WITH GRANT OPTION' ELSE '' END);
-    END LOOP;
+    EXECUTE format('CREATE OR REPLACE VIEW outbox.status %sAS %s', options, definition);
 END $$;
 
 ---- create above / drop below ----

@@ -298,6 +298,26 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 	}
 }
 
+// Three deliveries of one event, the first and two replays, are settled, and a failover
+// undoes that: all three come again, one right after the other.
+func TestDuplicates_OfSeveralDeliveriesHaveACauseEach(t *testing.T) {
+	f := sound()
+	f.Replays = map[string][]Replay{"audit/a/4": {{Number: 7, At: at(5)}, {Number: 8, At: at(5)}}}
+	for _, again := range []float64{6, 6.1, 20, 20.1, 20.2} {
+		for _, queue := range []string{"standard", "fan-out"} {
+			repeated(&f, queue, "audit/a/4", "w1", again)
+		}
+		f.Sends = f.Sends[:len(f.Sends)-1] // one request for both queues
+	}
+	f.Evidence = recorded("audit/a/4", Evidence{Undone: []time.Time{at(6.3)}, Settled: []time.Time{at(20.3)}})
+	v := Check(f)
+	require.Empty(t, v.Violations)
+	require.Equal(t, map[string]int{CauseUndone: 6}, v.Counts.Duplicates)
+
+	repeated(&f, "standard", "audit/a/4", "w1", 20.4)
+	require.Len(t, Check(f).Violations, 1, "one more has none")
+}
+
 func TestLostCommits_AreCountedApartWithTheirMessages(t *testing.T) {
 	f := sound()
 	lostWithPrimary(&f, "ledger/a/10")

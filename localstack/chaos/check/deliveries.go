@@ -12,16 +12,21 @@ import (
 // tick is how exactly a queue tells when it accepted a message.
 const tick = time.Millisecond
 
-// suspect is a message that its event did not need, and the one of the same event that
-// was sent before it. If the delivery was discarded and no message of it was needed, both
-// are the same.
+// suspect is a message that its event did not need. It repeats one of those that were sent
+// before it. A standard queue does not say which, if its event had several deliveries.
 type suspect struct {
 	at       place
-	sent     time.Time // of the message
-	before   time.Time // of the one before it
-	discard  bool      // its delivery was discarded
-	first    *Send     // by which the one before was accepted, nil if no request is on record
-	repeated *Send     // by which this one was
+	sent     time.Time
+	earlier  []accepted // that it may repeat, the last one first
+	discard  bool       // no message of its delivery was needed: that was discarded
+	repeated *Send      // by which it was accepted, nil if no request is on record
+}
+
+// accepted is a message that a suspect may repeat.
+type accepted struct {
+	n    int // place among the messages of its event in its queue
+	sent time.Time
+	by   *Send // nil if no request is on record
 }
 
 // deliveries gives every message to a delivery of its event: the first one, or a
@@ -72,13 +77,19 @@ func (j *judge) missed() {
 	}
 }
 
-// suspect has message n of an event in a queue explained later, by the one before it.
-func (j *judge) suspect(p *partial, at place, all []*Received, n, before int) {
+// suspect has message n of an event in a queue explained later: by those before it, or by
+// itself if its delivery was discarded.
+func (j *judge) suspect(p *partial, at place, all []*Received, n int, discard bool) {
 	sends := p.sends[at.event]
-	j.suspects = append(j.suspects, suspect{
-		at: at, sent: all[n].Sent, before: all[before].Sent, discard: n == before,
-		first: sendOf(sends, all, before), repeated: sendOf(sends, all, n),
-	})
+	s := suspect{at: at, sent: all[n].Sent, discard: discard, repeated: sendOf(sends, all, n)}
+	if discard {
+		s.earlier = []accepted{{n, all[n].Sent, s.repeated}}
+	} else {
+		for i := n - 1; i >= 0; i-- {
+			s.earlier = append(s.earlier, accepted{i, all[i].Sent, sendOf(sends, all, i)})
+		}
+	}
+	j.suspects = append(j.suspects, s)
 }
 
 // sendOf is the request by which message n of all was accepted. Each request makes one
@@ -112,7 +123,7 @@ func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []in
 			j.counts.Orphans++
 		default:
 			// Unless it was discarded, the first message is the first delivery.
-			j.suspect(p, at, all, i, max(0, i-1))
+			j.suspect(p, at, all, i, i == 0)
 		}
 	}
 	for _, d := range due {
@@ -149,7 +160,7 @@ func (j *judge) matchByID(p *partial, at place, all []*Received) (missing []int6
 			j.counts.Duplicates[causeWindow]++
 			p.apart[r] = true
 		case p.discarded(at.event, n):
-			j.suspect(p, at, all, i, i)
+			j.suspect(p, at, all, i, true)
 		}
 		last[n], p.delivery[r] = r, n
 	}

@@ -49,9 +49,22 @@ func (j *judge) duplicates() error {
 		return err
 	}
 	used := map[place]int{} // by queue, and by the fault and process that explain them
+	type message struct {
+		at place
+		n  int
+	}
+	explained := map[message]bool{} // each is repeated once, so that each repetition has a cause of its own
 	var unexplained, discarded []string
 	for _, s := range j.suspects {
-		cause, of := j.cause(s, evidence[s.at.event])
+		var cause, of string
+		for _, first := range s.earlier {
+			if m := (message{s.at, first.n}); !explained[m] {
+				if cause, of = j.cause(s, first.by, evidence[s.at.event]); cause != "" {
+					explained[m] = true
+					break
+				}
+			}
+		}
 		switch {
 		case cause != "":
 			j.counts.Duplicates[cause]++
@@ -62,7 +75,7 @@ func (j *judge) duplicates() error {
 			discarded = append(discarded, fmt.Sprintf("%s: %s sent at %.1fs", s.at.queue, s.at.event, j.since(s.sent)))
 		default:
 			unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s (%s)",
-				s.at.queue, s.at.event, j.since(s.before), s.sent.Sub(s.before).Round(time.Millisecond), s.known(evidence[s.at.event])))
+				s.at.queue, s.at.event, j.since(s.earlier[0].sent), s.sent.Sub(s.earlier[0].sent).Round(time.Millisecond), s.known(evidence[s.at.event])))
 			j.counts.Duplicates[causeUnexplained]++
 		}
 	}
@@ -92,22 +105,24 @@ func (j *judge) duplicates() error {
 func (j *judge) evidence() (map[string]Evidence, error) {
 	times := map[string]Lookup{}
 	for _, s := range j.suspects {
-		if s.first == nil || !s.first.Told {
-			continue
-		}
-		l := Lookup{s.at.event, s.first.Began, s.first.Ended.Add(untilDiscarded)}
-		if s.repeated != nil && !s.discard {
-			l.Before = s.repeated.Ended
-		}
-		if other, known := times[l.Event]; known {
-			if other.After.Before(l.After) {
-				l.After = other.After
+		for _, first := range s.earlier {
+			if first.by == nil || !first.by.Told {
+				continue
 			}
-			if other.Before.After(l.Before) {
-				l.Before = other.Before
+			l := Lookup{s.at.event, first.by.Began, first.by.Ended.Add(untilDiscarded)}
+			if s.repeated != nil && !s.discard {
+				l.Before = s.repeated.Ended
 			}
+			if other, known := times[l.Event]; known {
+				if other.After.Before(l.After) {
+					l.After = other.After
+				}
+				if other.Before.After(l.Before) {
+					l.Before = other.Before
+				}
+			}
+			times[l.Event] = l
 		}
-		times[l.Event] = l
 	}
 	if len(times) == 0 || j.facts.Evidence == nil {
 		return nil, nil
@@ -119,28 +134,28 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 	return found, nil
 }
 
-// cause explains a duplicate by its own request or its own batch: the answer was lost,
-// the settlement was lost with the old primary, or another attempt took the batch over
-// while the event was accepted and not settled. A takeover needs a reason of its own. The
-// cause is empty if there is none; of names the process or the fault.
-func (j *judge) cause(s suspect, e Evidence) (cause, of string) {
+// cause explains a duplicate by the request or the batch of the message that it repeats: the
+// answer was lost, the settlement was lost with the old primary, or another attempt took the
+// batch over while the event was accepted and not settled. A takeover needs a reason of its
+// own. The cause is empty if there is none; of names the process or the fault.
+func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	switch {
-	case s.first == nil:
+	case first == nil:
 		return "", ""
-	case !s.first.Told:
+	case !first.Told:
 		return CauseUnanswered, ""
-	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(s.first.Began) }):
+	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(first.Began) }):
 		return CauseUndone, ""
 	}
 	for _, taken := range e.Held {
 		switch {
-		case taken.Before(s.first.Began), s.repeated != nil && !s.discard && taken.After(s.repeated.Ended):
+		case taken.Before(first.Began), s.repeated != nil && !s.discard && taken.After(s.repeated.Ended):
 			continue // it has nothing to do with this batch
-		case slices.ContainsFunc(e.Settled, func(t time.Time) bool { return !t.Before(s.first.Began) && t.Before(taken) }):
+		case slices.ContainsFunc(e.Settled, func(t time.Time) bool { return !t.Before(first.Began) && t.Before(taken) }):
 			continue // the event was settled: the next holder cannot have found it
 		}
 		for _, f := range j.facts.Faults {
-			if f.explains(s.first, taken) {
+			if f.explains(first, taken) {
 				if f.Role == NewPrimary {
 					return CauseUndone, ""
 				}
@@ -181,23 +196,26 @@ func (f Fault) met(sent *Send, after time.Duration) bool {
 
 // known describes a duplicate that nothing explains.
 func (s suspect) known(e Evidence) string {
-	if s.first == nil {
+	first := s.earlier[0].by
+	if first == nil {
 		return "no request of the first is on record"
 	}
-	text := "by " + s.first.Process
+	text := "by " + first.Process
 	if s.repeated != nil {
 		text += " and " + s.repeated.Process
 	}
-	for _, t := range e.Settled {
-		if !t.Before(s.first.Began) {
-			text += fmt.Sprintf(", settled after %s", t.Sub(s.first.Ended).Round(time.Millisecond))
-			break
-		}
+	if len(s.earlier) > 1 {
+		text += fmt.Sprintf(", after %d messages", len(s.earlier))
 	}
-	for _, t := range e.Held {
-		if !t.Before(s.first.Began) {
-			text += fmt.Sprintf(", lane taken over after %s", t.Sub(s.first.Ended).Round(time.Millisecond))
-			break
+	for _, known := range []struct {
+		what string
+		at   []time.Time
+	}{{"settled", e.Settled}, {"lane taken over", e.Held}} {
+		for _, t := range known.at {
+			if !t.Before(first.Began) {
+				text += fmt.Sprintf(", %s after %s", known.what, t.Sub(first.Ended).Round(time.Millisecond))
+				break
+			}
 		}
 	}
 	return text
