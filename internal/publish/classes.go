@@ -127,7 +127,7 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeEventMissing}, from: fromRelay, class: relay.ClassPoison, source: docHere,
-		why: "The event is pending, but two looks did not find it; the second one was in all partitions. It was deleted, or a restore does not have it. `starter dead list TOPIC` shows `gone (id …)`: nothing is left to publish, so discard it with `--code EventMissing`. If it shows an event id instead, the event is there: redrive it.",
+		why: "The event is pending, but two looks did not find it; the second one was in all partitions. It was deleted, or a restore does not have it, or its partition was detached: attach it again, then redrive. `starter dead list TOPIC` shows `gone (id …)` while the event is not there. If its partition was not detached, nothing is left to publish, so discard it with `--code EventMissing`. If it shows an event id instead, the event is there: redrive it.",
 	},
 
 	// What nobody but its owner can mend.

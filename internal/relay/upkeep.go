@@ -15,6 +15,8 @@ type Partitions struct {
 	Deleted int64 `json:"deleted,omitempty"`
 	// Needed are expired days that have events that are pending or dead.
 	Needed []string `json:"needed,omitempty"`
+	// Left says of days that were left as they are what was in the way, and the remedy.
+	Left []string `json:"left,omitempty"`
 }
 
 // Health is what an operator should know of the database before it hurts.
