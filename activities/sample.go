@@ -56,7 +56,8 @@ func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
 	began := time.Now()
 	taken, wait, err := a.cfg.Store.TakeTurn(ctx, a.sampler.by, every)
 	if err == nil && !taken {
-		return sample{next: wait}
+		// The turn may be due sooner than it seems now: the database's clock may be set back.
+		return sample{next: min(wait, every)}
 	}
 	if err == nil {
 		s.topics, err = a.cfg.Store.Topics(ctx)

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 func TestAWorkerWhoseTurnItIsNotSamplesNothingAndAsksAgainWhenItMayBe(t *testing.T) {
@@ -16,12 +17,13 @@ func TestAWorkerWhoseTurnItIsNotSamplesNothingAndAsksAgainWhenItMayBe(t *testing
 	})
 	m := &told{}
 	e.cfg.Metrics = m
+	e.sampler.every = 100 * time.Millisecond
 	var asked atomic.Int64 // samples may go on after the claim
 	e.store.turn = func(by string, every time.Duration) (bool, time.Duration, error) {
 		require.Equal(t, e.sampler.by, by)
-		require.Equal(t, time.Millisecond, every)
+		require.Equal(t, 100*time.Millisecond, every)
 		asked.Add(1)
-		return false, 100 * time.Millisecond, nil
+		return false, 240 * time.Hour, nil // the database's clock is about to be set back
 	}
 	began := time.Now()
 	r, err := e.claim(t, 2*time.Second)
@@ -57,4 +59,8 @@ func TestASampleThatTookLongIsDeferredForAll(t *testing.T) {
 	e.store.mu.Lock()
 	defer e.store.mu.Unlock()
 	require.GreaterOrEqual(t, e.store.waits[0], (sampleShare-1)*looking)
+}
+
+func TestASampleIsDeferredForNoLongerThanWorkersBelieve(t *testing.T) {
+	require.Less(t, (sampleShare-1)*timing.StatementTimeout, timing.SampleDeferMost)
 }

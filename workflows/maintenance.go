@@ -48,6 +48,7 @@ func Maintenance(ctx workflow.Context, in MaintenanceInput) (r MaintenanceResult
 		return r, fmt.Errorf("drop expired partitions: %w", err)
 	}
 	r.Dropped, r.Deleted, r.Needed = dropped.Dropped, dropped.Deleted, dropped.Needed
+	r.Left = append(r.Left, dropped.Left...)
 	if err := workflow.ExecuteActivity(upkeepOptions(ctx, "look for what will hurt"), act.OutboxStats).Get(ctx, &r.Health); err != nil {
 		return r, fmt.Errorf("read statistics: %w", err)
 	}
@@ -78,6 +79,7 @@ func warnings(in MaintenanceInput, r MaintenanceResult) (list []string) {
 		list = append(list, fmt.Sprintf("%d expired days are kept, the oldest is %s, because events of them are pending or dead: "+
 			"publish, redrive or discard those", len(r.Needed), r.Needed[0]))
 	}
+	list = append(list, r.Left...)
 	if len(r.Later) > 0 {
 		list = append(list, fmt.Sprintf("%d days have no partition, the first is %s: their events go to the default partition, which has %d events; "+
 			"publishing is not affected, and retention deletes those events when they expire", len(r.Later), r.Later[0], r.Caught))

@@ -47,10 +47,10 @@ func TestMaintenanceSaysWhatItDidAndWarnsOfNothingWhenAllIsWell(t *testing.T) {
 
 func TestMaintenanceWarnsOfEachThingThatWillHurtAndNamesIt(t *testing.T) {
 	r := newEnv(t).maintain(workflows.MaintenanceInput{KeepDays: 3, AheadDays: 10},
-		relay.Partitions{}, relay.Partitions{Needed: []string{"2026-11-10", "2026-11-11"}},
+		relay.Partitions{}, relay.Partitions{Needed: []string{"2026-11-10", "2026-11-11"}, Left: []string{"2026-11-12 is not dropped: session 4711"}},
 		relay.Health{Ahead: 2, Caught: 5, HeldXIDs: 2_000_000, HeldBy: "replication slot cdc", NotEnqueued: "the trigger is disabled"})
-	require.Len(t, r.Warnings, 5)
-	for i, text := range []string{"the trigger is disabled", "2 expired days are kept, the oldest is 2026-11-10", "5 events are in the default partition", "for 2 days only", "replication slot cdc"} {
+	require.Len(t, r.Warnings, 6)
+	for i, text := range []string{"the trigger is disabled", "2 expired days are kept, the oldest is 2026-11-10", "session 4711", "5 events are in the default partition", "for 2 days only", "replication slot cdc"} {
 		require.Contains(t, r.Warnings[i], text)
 	}
 }

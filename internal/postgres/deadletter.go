@@ -95,7 +95,8 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 // refused. Retries come half a minute apart at most, so after five minutes without
 // one something else was in the way, a pause or an outage, and the time begins
 // anew. It does, too, where the row is of another event, which had the same id before
-// a failover. (A worker of the version before writes no time.)
+// a failover; and where the clock was ahead and was set back. (A worker of the version
+// before writes no time.)
 const refuseSQL = `
 INSERT INTO outbox.refusal AS r (topic, lane, id, replay, created_at, code, message, attempts)
 SELECT $1, lane, id, replay, created_at, code, message, 1
@@ -104,7 +105,7 @@ ORDER BY lane, id, replay
 ON CONFLICT (topic, lane, id, replay) DO UPDATE
 SET attempts = CASE WHEN coalesce(r.created_at, excluded.created_at) = excluded.created_at THEN r.attempts ELSE 0 END + 1,
     first_at = CASE WHEN r.last_at >= now() - interval '5 minutes' AND coalesce(r.created_at, excluded.created_at) = excluded.created_at
-                    THEN r.first_at ELSE now() END,
+                    THEN least(r.first_at, now()) ELSE now() END,
     last_at = now(), created_at = excluded.created_at, code = excluded.code, message = excluded.message
 RETURNING lane, id, replay, created_at, extract(epoch FROM now() - first_at)::float8`
 

@@ -48,7 +48,7 @@ WITH wanted AS (
     CROSS JOIN LATERAL (
         SELECT * FROM outbox.dead_letter d
         WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.created_at = w.created_at
-          AND d.dead_at < $6 LIMIT 1) d),
+          AND (d.dead_at < $6 OR d.dead_at > now()) LIMIT 1) d),
 chosen AS (
     SELECT lane, id, replay FROM wanted
     UNION
@@ -82,7 +82,7 @@ WITH gone AS (
         CROSS JOIN LATERAL (
             SELECT d.ctid FROM outbox.dead_letter d
             WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.created_at = w.created_at
-              AND d.dead_at < $6
+              AND (d.dead_at < $6 OR d.dead_at > now())
             LIMIT 1) found))
     RETURNING *),
 kept AS (

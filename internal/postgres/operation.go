@@ -122,8 +122,10 @@ func beginOperation(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64
 	return id, false, err
 }
 
+// operationSQL reads an operation. One that began ahead of the clock has begun now at the
+// latest: it leaves alone what dies from then on.
 const operationSQL = `
-SELECT id, at, clock_timestamp() - at, kind, topic, by, reason, selection, coalesce(matched, 0), workflow_id,
+SELECT id, least(at, now()), clock_timestamp() - at, kind, topic, by, reason, selection, coalesce(matched, 0), workflow_id,
        done, finished_at, outcome, next_after, lanes_after
 FROM outbox.operation WHERE id = $1`
 

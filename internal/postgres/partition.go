@@ -19,11 +19,30 @@ const lockRetry = 250 * time.Millisecond
 // lockNotAvailable is PostgreSQL's code for a lock that is not worth waiting for.
 const lockNotAvailable = "55P03"
 
+// hasPartition is true of a day whose partition belongs to outbox.event. There may be a table
+// of its name all the same: one that was detached.
+const hasPartition = `EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'outbox.event'::regclass AND c.relname = 'event_' || to_char(d.day, 'YYYYMMDD'))`
+
 // missingSQL lists the days from today on that need a partition.
 const missingSQL = `
 SELECT d.day::text
 FROM (SELECT (now() AT TIME ZONE 'UTC')::date + n AS day FROM generate_series(0, $1::int) n) d
-WHERE to_regclass('outbox.event_' || to_char(d.day, 'YYYYMMDD')) IS NULL
+WHERE NOT ` + hasPartition + `
+ORDER BY d.day`
+
+// detachedSQL says of the same days which have a table that was detached, and how to attach
+// it beside the events that the default partition has caught since.
+const detachedSQL = `
+SELECT format('%s has no partition: outbox.event_%s was detached, so events of the day go to the default partition, and those in the table become '
+           || 'dead letters (EventMissing); attach it again: ALTER TABLE outbox.event ATTACH PARTITION outbox.event_%s FOR VALUES FROM (%L) TO (%L); '
+           || 'then redrive those dead letters',
+           d.day, to_char(d.day, 'YYYYMMDD'), to_char(d.day, 'YYYYMMDD'), d.day || ' 00:00Z',
+           coalesce((SELECT min(e.created_at) FROM outbox.event e
+                     WHERE e.created_at >= d.day::timestamp AT TIME ZONE 'UTC' AND e.created_at < (d.day + 1)::timestamp AT TIME ZONE 'UTC')::text,
+                    d.day + 1 || ' 00:00Z'))
+FROM (SELECT (now() AT TIME ZONE 'UTC')::date + n AS day FROM generate_series(0, $1::int) n) d
+WHERE NOT ` + hasPartition + ` AND to_regclass('outbox.event_' || to_char(d.day, 'YYYYMMDD')) IS NOT NULL
 ORDER BY d.day`
 
 // partitionTimeout bounds each statement about partitions: one may look through all that
@@ -35,7 +54,8 @@ const makePartitionSQL = `SELECT outbox.make_partition($1::text::date)`
 
 // MakePartitions makes the partitions of today and so many days after it. A day of which
 // the default partition has events gets none, and neither does one that producers keep
-// from being made for too long: those are Later. Running it again changes nothing.
+// from being made for too long: those are Later. Left says which partitions were detached,
+// and the remedy. Running it again changes nothing.
 // progress, which may be nil, is called before each step.
 func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) (done relay.Partitions, err error) {
 	days, err := list(ctx, s, missingSQL, ahead)
@@ -52,6 +72,13 @@ func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) 
 		case *made:
 			done.Made = append(done.Made, day)
 		}
+	}
+	if len(done.Later) > 0 {
+		detached, err := list(ctx, s, detachedSQL, ahead)
+		if err != nil {
+			return done, fmt.Errorf("list detached partitions: %w", err)
+		}
+		done.Left = append(done.Left, detached...)
 	}
 	return done, nil
 }
@@ -85,7 +112,8 @@ WHERE x.created_at < (now() AT TIME ZONE 'UTC')::date - $1::int
 const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 
 // DropPartitions drops the partitions of days that ended at least keep days ago,
-// with their events, unless one of those is pending or dead. It deletes events of such days
+// with their events, unless one of those is pending or dead. A partition that a session uses
+// for too long is Left to a later run, with the session's id. It deletes events of such days
 // from the default partition, except those that are pending or dead. progress, which may be
 // nil, is called before each step.
 func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (done relay.Partitions, err error) {
@@ -94,8 +122,11 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 		return done, fmt.Errorf("list expired partitions: %w", err)
 	}
 	for _, day := range days {
-		var became string
-		if err := s.unlocked(ctx, ctx, s.cfg.DropPolitely, progress, dropPartitionSQL, []any{day}, &became); err != nil {
+		became, err := s.dropPartition(ctx, day, progress)
+		switch {
+		case errors.Is(err, errInTheWay) && ctx.Err() == nil:
+			done.Left = append(done.Left, fmt.Sprintf("%s is not dropped: %v", day, err))
+		case err != nil:
 			return done, fmt.Errorf("drop the partition of %s: %w", day, err)
 		}
 		switch became {
@@ -114,6 +145,14 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 	return done, nil
 }
 
+// dropPartition returns errInTheWay if the partition is left to a later run.
+func (s *Store) dropPartition(ctx context.Context, day string, progress func()) (became string, err error) {
+	patience, cancel := context.WithTimeout(ctx, s.cfg.DropPolitely+s.cfg.MakePatience)
+	defer cancel()
+	err = s.unlocked(ctx, patience, s.cfg.DropPolitely, progress, dropPartitionSQL, []any{day}, &became)
+	return became, err
+}
+
 // expiredCaughtSQL lists the days that ended at least so many days ago of which the
 // default partition has events.
 const expiredCaughtSQL = `
@@ -130,7 +169,14 @@ func (s *Store) deleteCaught(ctx context.Context, keep int, progress func(), don
 	for page := new(int64); page != nil; {
 		var next *int64
 		var deleted int64
-		if err := s.unlocked(ctx, ctx, s.cfg.DropPolitely, progress, deleteCaughtSQL, []any{keep, *page}, &next, &deleted); err != nil {
+		patience, cancel := context.WithTimeout(ctx, s.cfg.DropPolitely+s.cfg.MakePatience)
+		err := s.unlocked(ctx, patience, s.cfg.DropPolitely, progress, deleteCaughtSQL, []any{keep, *page}, &next, &deleted)
+		cancel()
+		if errors.Is(err, errInTheWay) && ctx.Err() == nil {
+			done.Left = append(done.Left, fmt.Sprintf("the default partition keeps expired events: %v", err))
+			break
+		}
+		if err != nil {
 			return err
 		}
 		done.Deleted += deleted
@@ -153,7 +199,7 @@ func list(ctx context.Context, s *Store, sql string, days int) ([]string, error)
 }
 
 // errInTheWay says that a lock was never to be had.
-var errInTheWay = errors.New("producers were always in the way")
+var errInTheWay = errors.New("a lock was never to be had")
 
 // mayQueueSQL lets the functions of the schema wait 50 ms for a lock on outbox.event, with
 // all producers behind them.
@@ -195,16 +241,21 @@ func (s *Store) committed(ctx context.Context, mayQueue bool, sql string, args, 
 	})
 }
 
-// healthSQL reads what holds vacuum back as far as any role may see it.
+// healthSQL reads what holds vacuum back as far as any role may see it. A transaction that
+// has written and is idle has no snapshot under READ COMMITTED, and holds vacuum back by
+// its id. If it has inserted an event, it may be the one that the current round waits for.
 const healthSQL = `
 WITH held AS (
-    SELECT age(backend_xmin)::bigint AS xids, 'the snapshot of backend ' || pid || ' (' || coalesce(application_name, '') || ')' AS what
-    FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+    SELECT greatest(age(a.backend_xmin), age(a.backend_xid))::bigint AS xids,
+           CASE WHEN a.backend_xid IS NULL THEN 'the snapshot' ELSE 'the transaction' END || ' of backend ' || a.pid || ' (' || coalesce(a.application_name, '')
+           || CASE WHEN EXISTS (SELECT FROM pg_locks l JOIN outbox.round r ON l.virtualtransaction = ANY (r.writers) WHERE l.pid = a.pid AND r.ended < r.number - 1)
+                   THEN '; it has inserted an event and keeps low watermarks from rising' ELSE '' END || ')' AS what
+    FROM pg_stat_activity a WHERE (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL) AND a.pid <> pg_backend_pid()
     UNION ALL SELECT age(xmin)::bigint, 'replication slot ' || slot_name FROM pg_replication_slots WHERE xmin IS NOT NULL
     UNION ALL SELECT age(transaction)::bigint, 'prepared transaction ' || gid FROM pg_prepared_xacts),
 today AS (SELECT (now() AT TIME ZONE 'UTC')::date AS day)
-SELECT (SELECT coalesce(min(n), 366) FROM today, generate_series(0, 366) n
-        WHERE to_regclass('outbox.event_' || to_char(day + n + 1, 'YYYYMMDD')) IS NULL),
+SELECT (SELECT coalesce(min(n), 366) FROM today t, generate_series(0, 366) n, LATERAL (SELECT t.day + n + 1 AS day) d
+        WHERE NOT ` + hasPartition + `),
        (SELECT coalesce(sum(events), 0)::bigint FROM outbox.caught()),
        coalesce((SELECT xids FROM held ORDER BY xids DESC LIMIT 1), 0),
        coalesce((SELECT what FROM held ORDER BY xids DESC LIMIT 1), '')`

@@ -79,9 +79,9 @@ func (s roundState) next(holders []string, close bool) (roundState, bool) {
 func isRecovered(virtualTransaction string) bool { return strings.HasPrefix(virtualTransaction, "-1/") }
 
 // roundSQL reads the round and then, because pg_locks follows no snapshot, who holds the
-// lock.
+// lock. A round that was closed ahead of the clock was closed before the clock was set back.
 const roundSQL = `
-SELECT number, ended, writers, closed_at <= clock_timestamp() - $1::interval,
+SELECT number, ended, writers, closed_at NOT BETWEEN clock_timestamp() - $1::interval AND clock_timestamp() + $1::interval,
        ARRAY(SELECT DISTINCT l.virtualtransaction FROM pg_locks l
              WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                AND l.relation = 'outbox.event'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted)
@@ -98,34 +98,42 @@ WHERE number = $1 AND ended = $2 AND writers IS NOT DISTINCT FROM $3`
 func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, waits bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	for {
-		var r roundState
-		var holders []string
-		var due bool // another worker may have closed one
-		if err := s.pool.QueryRow(ctx, roundSQL, s.rounds.every()).Scan(&r.number, &r.ended, &r.writers, &due, &holders); err != nil {
-			return closed, waits, fmt.Errorf("read the round: %w", orRow(err, "outbox.round"))
-		}
-		if err := s.raise(ctx, r.ended); err != nil {
-			return closed, waits, err
-		}
-		n, changed := r.next(holders, closeRound && !closed && due)
-		if !changed {
-			return closed, n.ended < n.number-1, nil
-		}
-		tag, err := s.pool.Exec(ctx, moveRoundSQL, r.number, r.ended, r.writers, n.number, n.ended, n.writers)
+	for changed := true; changed; {
+		var r, n roundState
+		// In one transaction, because between two statements the pool may begin to lead to
+		// another server: its writers would not be those that were listed.
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			var holders []string
+			var due bool // another worker may have closed one
+			if err := tx.QueryRow(ctx, roundSQL, s.rounds.every()).Scan(&r.number, &r.ended, &r.writers, &due, &holders); err != nil {
+				return orRow(err, "outbox.round")
+			}
+			if n, changed = r.next(holders, closeRound && !closed && due); !changed {
+				return nil
+			}
+			tag, err := tx.Exec(ctx, moveRoundSQL, r.number, r.ended, r.writers, n.number, n.ended, n.writers)
+			closed = closed || n.number > r.number && tag.RowsAffected() > 0
+			return err
+		})
 		if err != nil {
 			return closed, waits, fmt.Errorf("advance the round: %w", err)
 		}
-		closed = closed || n.number > r.number && tag.RowsAffected() > 0
+		waits = n.ended < n.number-1
+		if err := s.raise(ctx, r.ended); err != nil {
+			return closed, waits, err
+		}
 	}
+	return closed, waits, nil
 }
 
-// raisableSQL locks lanes whose mark has waited for its round. Others that have a lock on
-// a lane, as the move of a redrive has, may be about to put events there: such lanes wait.
+// raisableSQL locks lanes whose mark has waited for its round. It reads by itself which
+// rounds have ended: the caller may know that from another server, before a failover.
+// Others that have a lock on a lane, as the move of a redrive has, may be about to put
+// events there: such lanes wait.
 const raisableSQL = `
 SELECT l.topic, l.lane, l.low_id, l.mark_id FROM outbox.lane l
-WHERE l.mark_id > l.low_id AND l.mark_round <= $1 AND (l.topic, l.lane) > ($3, $4::smallint)
-ORDER BY l.topic, l.lane LIMIT $2
+WHERE l.mark_id > l.low_id AND l.mark_round <= (SELECT ended FROM outbox.round) AND (l.topic, l.lane) > ($2, $3::smallint)
+ORDER BY l.topic, l.lane LIMIT $1
 FOR NO KEY UPDATE SKIP LOCKED`
 
 // raiseSQL looks once more from the old low watermark. It is a statement of its own, with
@@ -143,7 +151,7 @@ UPDATE outbox.lane l SET low_id = raised.low_id FROM raised
 WHERE l.topic = raised.topic AND l.lane = raised.lane AND l.low_id < raised.low_id`
 
 // raise lets scans of lanes begin at their marks of ended rounds, or at the first event
-// that is pending before.
+// that is pending before. It does so once for each value of ended.
 func (s *Store) raise(ctx context.Context, ended int64) error {
 	if !s.rounds.mayRaise(ended) {
 		return nil
@@ -154,7 +162,7 @@ func (s *Store) raise(ctx context.Context, ended int64) error {
 			var lows, marks []int64
 			var l lane
 			var low, mark int64
-			rows, err := tx.Query(ctx, raisableSQL, ended, raiseLanes, after.topic, after.lane)
+			rows, err := tx.Query(ctx, raisableSQL, raiseLanes, after.topic, after.lane)
 			if err != nil {
 				return err
 			}

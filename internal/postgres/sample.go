@@ -4,17 +4,20 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // turnSQL takes the turn to look at all topics, if it is due. Who looked last comes
 // first: for everybody else it is due a little later, so that it stays with a worker
-// that goes on claiming. Otherwise it says how long to wait.
+// that goes on claiming. Otherwise it says how long to wait. A turn further ahead than any
+// worker makes it was noted before the clock was set back, and is due.
 const turnSQL = `
 WITH due AS (
     SELECT due_at + CASE WHEN by = $1 THEN interval '0' ELSE $3::interval END AS at FROM outbox.sample),
 taken AS (
     UPDATE outbox.sample SET by = $1, due_at = now() + $2::interval
-    WHERE due_at + CASE WHEN by = $1 THEN interval '0' ELSE $3::interval END <= now()
+    WHERE due_at + CASE WHEN by = $1 THEN interval '0' ELSE $3::interval END <= now() OR due_at > now() + $4::interval
     RETURNING true)
 SELECT EXISTS (SELECT FROM taken),
        CASE WHEN due.at > now() THEN extract(epoch FROM due.at - now()) ELSE 0 END::float8
@@ -30,7 +33,7 @@ func (s *Store) TakeTurn(ctx context.Context, by string, every time.Duration) (t
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	var seconds float64
-	if err := s.pool.QueryRow(ctx, turnSQL, by, every, every/graceShare).Scan(&taken, &seconds); err != nil {
+	if err := s.pool.QueryRow(ctx, turnSQL, by, every, every/graceShare, every+timing.SampleDeferMost).Scan(&taken, &seconds); err != nil {
 		return false, 0, fmt.Errorf("take the turn to sample topics: %w", orRow(err, "outbox.sample"))
 	}
 	return taken, time.Duration(seconds * float64(time.Second)), nil
@@ -38,11 +41,12 @@ func (s *Store) TakeTurn(ctx context.Context, by string, every time.Duration) (t
 
 const deferTurnSQL = `UPDATE outbox.sample SET due_at = now() + $2::interval WHERE by = $1`
 
-// DeferTurn makes everybody wait for the next turn, after one that took long.
+// DeferTurn makes everybody wait for the next turn, after one that took long: for
+// timing.SampleDeferMost at most.
 func (s *Store) DeferTurn(ctx context.Context, by string, wait time.Duration) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, deferTurnSQL, by, wait); err != nil {
+	if _, err := s.pool.Exec(ctx, deferTurnSQL, by, min(wait, timing.SampleDeferMost)); err != nil {
 		return fmt.Errorf("defer the next sample of topics: %w", err)
 	}
 	return nil

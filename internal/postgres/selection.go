@@ -16,10 +16,11 @@ const eventFits = `($2::uuid[] IS NULL OR e.event_id = ANY ($2::uuid[]))
       AND ($4::text IS NULL OR e.type = $4)`
 
 // deadFits is true of a dead letter d that a selection names. Its event is read only
-// for what the dead letter does not know itself.
+// for what the dead letter does not know itself. One of a time ahead of the clock is from
+// before the clock was set back.
 const deadFits = `d.topic = $1
       AND ($3::text IS NULL OR d.key = $3)
-      AND ($5::timestamptz IS NULL OR d.dead_at >= $5) AND ($6::timestamptz IS NULL OR d.dead_at < $6)
+      AND ($5::timestamptz IS NULL OR d.dead_at >= $5) AND ($6::timestamptz IS NULL OR d.dead_at < $6 OR d.dead_at > now())
       AND ($7::text IS NULL OR d.code = $7)
       AND ($2::uuid[] IS NULL AND $4::text IS NULL
            OR (SELECT ` + eventFits + ` FROM outbox.event e WHERE e.id = d.id AND e.created_at = d.created_at LIMIT 1))`
@@ -63,18 +64,15 @@ func arguments(topic string, s relay.Selection, sp span) []any {
 	return []any{topic, ids, orNull(s.Key), orNull(s.Type), sp.since, sp.until}
 }
 
-// eventArguments are $1 to $6 of a selection of events by their own time, which may be a
-// time to come. A selection without an end ends at an id, see Bounds.
+// eventArguments are $1 to $6 of a selection of events.
 func eventArguments(topic string, s relay.Selection, sp span) []any {
-	if sp.open {
-		sp.until = nil
-	}
-	return arguments(topic, s, sp)
+	return arguments(topic, s, eventSpan(s, sp))
 }
 
-// idSpan is the time range that bounds the ids of a selection of events. Events that are
-// named need no end: no other event gets their names.
-func idSpan(s relay.Selection, sp span) span {
+// eventSpan is the time range of a selection of events by their own time. One without an
+// end has nothing from the time on at which it was asked for: an id would not bound it,
+// because a failover may give lower ids to later events. Events that are named need no end.
+func eventSpan(s relay.Selection, sp span) span {
 	if sp.open && len(s.EventIDs) > 0 {
 		sp.until = nil
 	}
@@ -157,12 +155,9 @@ const publishedFits = `e.topic = $1 AND ` + eventFits + `
 const window = 200_000
 
 // boundsSQL finds the ids that a time range can have.
-// The first may be of a time to come if the selection has no end.
 const boundsSQL = `
-SELECT coalesce((SELECT min(e.id) FROM outbox.event e
-                 WHERE ($1::timestamptz IS NULL OR e.created_at >= $1) AND ($3 OR $2::timestamptz IS NULL OR e.created_at < $2)), 0),
-       coalesce((SELECT max(e.id) FROM outbox.event e
-                 WHERE ($1::timestamptz IS NULL OR e.created_at >= $1) AND ($2::timestamptz IS NULL OR e.created_at < $2)), 0)`
+SELECT coalesce(min(e.id), 0), coalesce(max(e.id), 0) FROM outbox.event e
+WHERE ($1::timestamptz IS NULL OR e.created_at >= $1) AND ($2::timestamptz IS NULL OR e.created_at < $2)`
 
 const countPublishedSQL = `
 SELECT count(*) FROM outbox.event e
@@ -179,7 +174,7 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 	if err != nil {
 		return 0, at, err
 	}
-	first, last, err := s.bounds(ctx, idSpan(chosen, sp))
+	first, last, err := s.bounds(ctx, eventSpan(chosen, sp))
 	for after := first - 1; err == nil && after < last; after += window {
 		var found int64
 		found, err = s.countWindow(ctx, append(eventArguments(topic, chosen, sp), after, min(after+window, last)))
@@ -203,20 +198,19 @@ func (s *Store) countWindow(ctx context.Context, args []any) (n int64, err error
 }
 
 // Bounds are the first and last id that an operation's time range can have; 0 if there
-// is no event in it. The last is that of an event whose time is not to come, unless the
-// selection names its events.
+// is no event in it.
 func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error) {
 	sp, err := spanOf(u.Selection, u.At)
 	if err != nil {
 		return 0, 0, err
 	}
-	return s.bounds(ctx, idSpan(u.Selection, sp))
+	return s.bounds(ctx, eventSpan(u.Selection, sp))
 }
 
 func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	err = s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until, sp.open)
+	err = s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until)
 	if err == nil {
 		err = s.Security(ctx)
 	}

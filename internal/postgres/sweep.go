@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const (
@@ -87,6 +88,36 @@ func (s *Store) look(ctx context.Context) error {
 	return nil
 }
 
+// holdNoLongerSQL is about times that are further ahead than any worker writes them: the
+// clock has been set back since, or another server has the database. They become what a
+// worker would write now. Nothing is freed at once: the worker that has a lane may live, and
+// then renews its lease in time.
+const holdNoLongerSQL = `
+WITH topics AS (
+    UPDATE outbox.topic SET recovery_paused_until = now() + $2::interval
+    WHERE recovery_paused_until > now() + $2::interval + $3::interval),
+ahead AS (
+    SELECT topic, lane FROM outbox.lane
+    WHERE greatest(leased_until, quiet_at, reserved_until, claimed_at) > now() + $1::interval + $3::interval
+    ORDER BY topic, lane
+    FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE outbox.lane l
+SET leased_until   = CASE WHEN l.leased_until   > now() + $1::interval THEN now() + $1::interval ELSE l.leased_until END,
+    quiet_at       = CASE WHEN l.quiet_at       > now() + $1::interval THEN now() + $1::interval ELSE l.quiet_at END,
+    reserved_until = CASE WHEN l.reserved_until > now() + $1::interval THEN now() + $1::interval ELSE l.reserved_until END,
+    claimed_at     = CASE WHEN l.claimed_at     > now() THEN now() ELSE l.claimed_at END
+FROM ahead
+WHERE l.topic = ahead.topic AND l.lane = ahead.lane`
+
+// holdNoLonger makes sure that no lane and no topic is held for longer than a worker holds
+// one, whatever the database's clock was.
+func (s *Store) holdNoLonger(ctx context.Context) error {
+	if _, err := s.pool.Exec(ctx, holdNoLongerSQL, max(s.cfg.Lease, timing.Lease), timing.RecoveryPause, timing.ClockMargin); err != nil {
+		return fmt.Errorf("look for times ahead of the clock: %w", err)
+	}
+	return nil
+}
+
 // findTopicsSQL makes the lanes of topics that have none. It looks between the topics that
 // are known, where the index has no entries of settled events.
 const findTopicsSQL = `
@@ -147,9 +178,12 @@ UPDATE outbox.lane l SET low_id = lowering.id, mark_id = least(l.mark_id, loweri
 FROM lowering
 WHERE l.topic = lowering.topic AND l.lane = lowering.lane AND l.low_id > lowering.id`
 
-// Sweep makes sure that everything pending can be found by a claim. Claim starts one now
-// and then.
+// Sweep makes sure that everything pending can be found by a claim, and that nothing is
+// held for longer than a worker holds it. Claim starts one now and then.
 func (s *Store) Sweep(ctx context.Context) error {
+	if err := s.holdNoLonger(ctx); err != nil {
+		return err
+	}
 	if _, err := s.pool.Exec(ctx, sweepSQL, relay.Lanes); err != nil {
 		return fmt.Errorf("sweep for pending events: %w", err)
 	}

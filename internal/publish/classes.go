@@ -127,7 +127,7 @@ var classes = []row{
 	},
 	{
 		codes: []string{relay.CodeEventMissing}, from: fromRelay, class: relay.ClassPoison, source: docHere,
-		why: "The event is pending, but two looks did not find it; the second one was in all partitions. It was deleted, or a restore does not have it. Discard it with `--code EventMissing` only if `starter dead list TOPIC` shows `gone (id …)` and `worker --check` says `ok security`: then nothing is left to publish. If it shows an event id instead, the event is there: redrive it.",
+		why: "The event is pending, but two looks did not find it; the second one was in all partitions. It was deleted, or a restore does not have it, or its partition was detached: attach it again, then redrive. Discard it with `--code EventMissing` only if `starter dead list TOPIC` shows `gone (id …)`, `worker --check` says `ok security`, and no partition is detached: then nothing is left to publish. If it shows an event id instead, the event is there: redrive it.",
 	},
 
 	// What nobody but its owner can mend.

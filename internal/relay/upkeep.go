@@ -15,6 +15,8 @@ type Partitions struct {
 	Deleted int64 `json:"deleted,omitempty"`
 	// Needed are expired days that have events that are pending or dead.
 	Needed []string `json:"needed,omitempty"`
+	// Left says of days that were left as they are what was in the way, and the remedy.
+	Left []string `json:"left,omitempty"`
 }
 
 // Health is what an operator should know of the database before it hurts.
@@ -23,8 +25,8 @@ type Health struct {
 	Ahead int `json:"ahead"`
 	// Caught is how many events are in the default partition.
 	Caught int64 `json:"caught,omitempty"`
-	// HeldXIDs is by how many transactions the oldest snapshot, replication slot or
-	// prepared transaction lags: what was settled since cannot be vacuumed.
+	// HeldXIDs is by how many transactions the oldest transaction, snapshot, replication
+	// slot or prepared transaction lags: what was settled since cannot be vacuumed.
 	HeldXIDs int64 `json:"heldXids,omitempty"`
 	// HeldBy says what that is.
 	HeldBy string `json:"heldBy,omitempty"`

@@ -124,6 +124,15 @@ const (
 	HandoverPause = 15 * time.Second
 )
 
+// How far ahead of the database's clock a stored time may be. One that is further ahead
+// was written before the clock was set back, or by another server.
+const (
+	// ClockMargin is added to the longest time that lanes and topics are held for.
+	ClockMargin = time.Minute
+	// SampleDeferMost is how long the next sample of all topics is deferred at most.
+	SampleDeferMost = 3 * time.Minute
+)
+
 // DeduplicationWindow is how long SQS and SNS FIFO recognise a message that is
 // sent again.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-exactly-once-processing.html
