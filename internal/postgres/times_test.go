@@ -140,9 +140,9 @@ func TestReplay_SelectsAnEventOfATimeToComeOnlyByItsName(t *testing.T) {
 		chosen relay.Selection
 		want   int64
 	}{
-		"all": {relay.Selection{}, 5}, // more are written while it goes on, and ids may come again
-		"named":                                  {relay.Selection{EventIDs: []string{early, newest}}, 2},
-		"up to a time":                           {relay.Selection{Until: "0s"}, 5},
+		"all":          {relay.Selection{}, 5}, // more are written while it goes on, and ids may come again
+		"named":        {relay.Selection{EventIDs: []string{early, newest}}, 2},
+		"up to a time": {relay.Selection{Until: "0s"}, 5},
 	} {
 		n, at, err := o.CountPublished(t.Context(), "orders", c.chosen, nil)
 		require.NoError(t, err, name)

@@ -13,8 +13,9 @@ import (
 
 // keepRecordSQL has the database record changes of tables whose rows do not stay: events
 // that are committed, replays and their numbers, the time at which a row leaves
-// outbox.pending, dead letters, discards, and the time at which a lane gets another holder.
-// A row that is redriven comes a second time and is the same replay.
+// outbox.pending, or is put there by another statement than the INSERT of its event, dead
+// letters, discards, and the time at which a lane gets another holder. A row that is
+// redriven comes a second time and is the same replay.
 const keepRecordSQL = `
 CREATE SCHEMA IF NOT EXISTS chaos;
 CREATE TABLE chaos.event (
@@ -40,6 +41,14 @@ CREATE FUNCTION chaos.replayed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER chaos_replayed AFTER INSERT ON outbox.pending
     FOR EACH ROW WHEN (NEW.replay > 0) EXECUTE FUNCTION chaos.replayed();
+CREATE TABLE chaos.pended (id bigint, created_at timestamptz, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE INDEX ON chaos.pended (id);
+CREATE FUNCTION chaos.pended() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO chaos.pended (id, created_at) VALUES (NEW.id, NEW.created_at);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_pended AFTER INSERT ON outbox.pending
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION chaos.pended();
 CREATE TABLE chaos.settled (id bigint, created_at timestamptz, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE INDEX ON chaos.settled (at);
 CREATE INDEX ON chaos.settled (id);
@@ -193,7 +202,9 @@ func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
 const (
 	lookedUp   = `unnest($1::text[]::uuid[], $2::timestamptz[], $3::timestamptz[]) AS l(event_id, after, before)`
 	settledSQL = `SELECT event_id::text, s.at FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.settled s USING (id, created_at)
-		WHERE s.at BETWEEN l.after AND l.before ORDER BY s.at`
+		WHERE s.at <= l.before ORDER BY s.at`
+	pendedSQL = `SELECT event_id::text, p.at FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.pended p USING (id, created_at)
+		WHERE p.at <= l.before ORDER BY p.at`
 	undoneSQL = `SELECT event_id::text, u.at FROM ` + lookedUp + ` JOIN chaos.undone u USING (event_id)
 		WHERE u.at BETWEEN l.after AND l.before ORDER BY u.at`
 	heldSQL = `SELECT event_id::text, h.at FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.held h USING (topic, lane)
@@ -215,6 +226,7 @@ func (b *bed) evidence(ctx context.Context) func([]check.Lookup) (map[string]che
 			add func(*check.Evidence)
 		}{
 			{settledSQL, func(e *check.Evidence) { e.Settled = append(e.Settled, at) }},
+			{pendedSQL, func(e *check.Evidence) { e.Pended = append(e.Pended, at) }},
 			{undoneSQL, func(e *check.Evidence) { e.Undone = append(e.Undone, at) }},
 			{heldSQL, func(e *check.Evidence) { e.Held = append(e.Held, at) }},
 		} {

@@ -271,6 +271,11 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"},
 			"stall",
 		},
+		"stalled with one delivery settled, and another one not": {
+			Evidence{Pended: []time.Time{at(3)}, Settled: []time.Time{at(3.6)}, Held: []time.Time{at(15)}},
+			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"},
+			"stall",
+		},
 		"Temporal gave the batch to another": {
 			Evidence{Held: []time.Time{at(15)}}, Fault{Kind: "temporal", Start: at(2), End: at(5), Role: NoTemporal}, "temporal",
 		},

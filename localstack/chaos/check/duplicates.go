@@ -75,7 +75,7 @@ func (j *judge) duplicates() error {
 			discarded = append(discarded, fmt.Sprintf("%s: %s sent at %.1fs", s.at.queue, s.at.event, j.since(s.sent)))
 		default:
 			unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s (%s)",
-				s.at.queue, s.at.event, j.since(s.earlier[0].sent), s.sent.Sub(s.earlier[0].sent).Round(time.Millisecond), s.known(evidence[s.at.event])))
+				s.at.queue, s.at.event, j.since(s.earlier[0].sent), s.sent.Sub(s.earlier[0].sent).Round(time.Millisecond), j.known(s, evidence[s.at.event])))
 			j.counts.Duplicates[causeUnexplained]++
 		}
 	}
@@ -151,8 +151,8 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 		switch {
 		case taken.Before(first.Began), s.repeated != nil && !s.discard && taken.After(s.repeated.Ended):
 			continue // it has nothing to do with this batch
-		case slices.ContainsFunc(e.Settled, func(t time.Time) bool { return !t.Before(first.Began) && t.Before(taken) }):
-			continue // the event was settled: the next holder cannot have found it
+		case !e.isPending(taken):
+			continue // the next holder cannot have found the event
 		}
 		for _, f := range j.facts.Faults {
 			if f.explains(first, taken) {
@@ -194,8 +194,21 @@ func (f Fault) met(sent *Send, after time.Duration) bool {
 	return !f.Start.Add(-settling).After(sent.Ended) && !f.End.Add(after).Before(sent.Began)
 }
 
+// isPending reports whether a delivery of the event was pending at a time.
+func (e Evidence) isPending(at time.Time) bool {
+	before := func(list []time.Time) (n int) {
+		for _, t := range list {
+			if t.Before(at) {
+				n++
+			}
+		}
+		return n
+	}
+	return 1+before(e.Pended) > before(e.Settled)
+}
+
 // known describes a duplicate that nothing explains.
-func (s suspect) known(e Evidence) string {
+func (j *judge) known(s suspect, e Evidence) string {
 	first := s.earlier[0].by
 	if first == nil {
 		return "no request of the first is on record"
@@ -204,19 +217,23 @@ func (s suspect) known(e Evidence) string {
 	if s.repeated != nil {
 		text += " and " + s.repeated.Process
 	}
-	if len(s.earlier) > 1 {
-		text += fmt.Sprintf(", after %d messages", len(s.earlier))
-	}
-	for _, known := range []struct {
-		what string
-		at   []time.Time
-	}{{"settled", e.Settled}, {"lane taken over", e.Held}} {
-		for _, t := range known.at {
-			if !t.Before(first.Began) {
-				text += fmt.Sprintf(", %s after %s", known.what, t.Sub(first.Ended).Round(time.Millisecond))
-				break
+	seconds := func(what string, list []time.Time) {
+		for i, t := range list {
+			if i == 0 {
+				text += ", " + what + " at"
 			}
+			text += fmt.Sprintf(" %.2fs", j.since(t))
 		}
 	}
+	var sent []time.Time
+	for _, m := range s.earlier {
+		sent = append(sent, m.sent)
+	}
+	slices.Reverse(sent)
+	seconds("sent", sent)
+	seconds("settled", e.Settled)
+	seconds("pending again", e.Pended)
+	seconds("settled on an old primary", e.Undone)
+	seconds("lane taken over", e.Held)
 	return text
 }

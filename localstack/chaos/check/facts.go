@@ -130,7 +130,9 @@ type Lookup struct {
 
 // Evidence has the records that the database has about an event that came twice.
 type Evidence struct {
-	Settled []time.Time // when a delivery of it left outbox.pending
+	// Settled is when a delivery of it left outbox.pending, from the beginning on, and
+	// Pended when one was put there for a replay or a redrive.
+	Settled, Pended []time.Time
 	// Undone are those of such instants that the old primary alone knew of.
 	Undone []time.Time
 	Held   []time.Time // when its lane got another holder
