@@ -55,12 +55,10 @@ func TestLanes_AreHeldNoLongerThanALeaseThoughTheClockWasAhead(t *testing.T) {
 	o.exec(`UPDATE outbox.lane SET quiet_at = leased_until, reserved_until = leased_until`)
 	require.NoError(t, o.PauseTopic(t.Context(), "orders", "w", timing.RecoveryPause))
 	o.ahead()
-	waitFor(t, "times that this clock can reach soon", func() bool {
-		o.claim()
-		return query[bool](o, `SELECT max(greatest(leased_until, quiet_at, reserved_until)) <= clock_timestamp() + $1::interval
+	require.NoError(t, o.Sweep(t.Context()))
+	require.True(t, query[bool](o, `SELECT max(greatest(leased_until, quiet_at, reserved_until)) <= clock_timestamp() + $1::interval
 		        AND max(claimed_at) <= clock_timestamp() AND (SELECT max(recovery_paused_until) FROM outbox.topic) <= clock_timestamp() + $2::interval
-		    FROM outbox.lane`, timing.Lease, timing.RecoveryPause)
-	})
+		    FROM outbox.lane`, timing.Lease, timing.RecoveryPause))
 	require.Equal(t, len(dead.LowID), query[int](o, `SELECT count(leased_until)::int FROM outbox.lane`), "a free lane stays free")
 	// What time would do.
 	o.exec(`UPDATE outbox.lane SET leased_until = leased_until - $1::interval, quiet_at = quiet_at - $1::interval, reserved_until = reserved_until - $1::interval`, timing.Lease)
@@ -73,10 +71,8 @@ func TestLanes_StayWithTheirWorkerThoughTheClockWasAhead(t *testing.T) {
 	o.write("orders", 20)
 	_, lease := o.claimOne()
 	o.ahead()
-	waitFor(t, "a lease that this clock can reach soon", func() bool {
-		require.Empty(t, o.claim())
-		return query[bool](o, `SELECT max(leased_until) <= clock_timestamp() + $1::interval FROM outbox.lane`, timing.Lease)
-	})
+	require.NoError(t, o.Sweep(t.Context()))
+	require.True(t, query[bool](o, `SELECT max(leased_until) <= clock_timestamp() + $1::interval FROM outbox.lane`, timing.Lease))
 	require.Empty(t, o.claim())
 	page, err := o.Load(t.Context(), lease, nil, relay.PageEvents)
 	require.NoError(t, err)
