@@ -113,6 +113,7 @@ func TestEvidence_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 		INSERT INTO outbox.lane (topic, lane) SELECT topic, lane FROM outbox.event;
 		UPDATE outbox.lane SET claimed_at = now();
 		DELETE FROM outbox.pending;
+		SET application_name = 'worker-7';
 		UPDATE outbox.lane SET holder = gen_random_uuid();
 		UPDATE outbox.lane SET holder = NULL;
 		INSERT INTO chaos.undone SELECT event_id, now() FROM outbox.event`)
@@ -121,8 +122,9 @@ func TestEvidence_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, found[id].Settled, 1)
 	require.Len(t, found[id].Held, 1)
+	require.Equal(t, "worker-7", found[id].Held[0].Process)
 	require.Len(t, found[id].Undone, 1)
-	require.True(t, found[id].Settled[0].Before(found[id].Held[0]))
+	require.True(t, found[id].Settled[0].Before(found[id].Held[0].At))
 }
 
 // Events stay where they are, and later ones are caught by the default partition.

@@ -147,7 +147,7 @@ func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
 		}, Repeated},
 		"a duplicate without a cause, near faults of others": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w2", 20)
-			f.Evidence = recorded("audit/a/4", Evidence{Held: []time.Time{at(10)}})
+			f.Evidence = recorded("audit/a/4", Evidence{Held: []Hold{{At: at(10)}}})
 			f.Faults = []Fault{
 				{Kind: "promotion", Start: at(0), End: at(20)},
 				{Kind: "kill", Start: at(4), End: at(4), Role: Death, Process: "w3"},
@@ -156,23 +156,28 @@ func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
 		}, Repeated},
 		"a worker sends a batch twice, and is killed later": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w1", 3.6)
-			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.7)}, Held: []time.Time{at(9)}})
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.7)}, Held: []Hold{{At: at(9)}}})
 			f.Faults = []Fault{{Kind: "kill", Start: at(4), End: at(4), Role: Death, Process: "w1"}}
 		}, Repeated},
 		"a batch is taken over, though its event was settled": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w2", 20)
-			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.7)}, Held: []time.Time{at(9)}})
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.7)}, Held: []Hold{{At: at(9)}}})
 			f.Faults = []Fault{{Kind: "kill", Start: at(4), End: at(4), Role: Death, Process: "w1"}}
 		}, Repeated},
 		"a batch is taken over for a short outage": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w2", 20)
-			f.Evidence = recorded("audit/a/4", Evidence{Held: []time.Time{at(15)}})
+			f.Evidence = recorded("audit/a/4", Evidence{Held: []Hold{{At: at(15)}}})
 			f.Faults = []Fault{{Kind: "database cut off", Start: at(3), End: at(14), Role: NoDatabase}}
 		}, Repeated},
 		"a batch is taken over long after the event was accepted": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w2", 90)
-			f.Evidence = recorded("audit/a/4", Evidence{Held: []time.Time{at(80)}})
+			f.Evidence = recorded("audit/a/4", Evidence{Held: []Hold{{At: at(80)}}})
 			f.Faults = []Fault{{Kind: "failover", Start: at(60), End: at(70), Role: NewPrimary}, {Kind: "temporal", Start: at(60), End: at(70), Role: NoTemporal}}
+		}, Repeated},
+		"a batch is sent by a worker that had not claimed it before a failover": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{at(1), "w1"}, {at(2.5), "w1"}, {at(9), "w2"}}})
+			f.Faults = []Fault{{Kind: "failover", Start: at(2.6), End: at(7), Role: NewPrimary}}
 		}, Repeated},
 		"one duplicate more than answers that were lost": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w1", 20, unheard)
@@ -262,28 +267,33 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 		cause    string
 	}{
 		"killed with the event accepted and not settled": {
-			Evidence{Settled: []time.Time{at(21)}, Held: []time.Time{at(15)}},
+			Evidence{Settled: []time.Time{at(21)}, Held: []Hold{{At: at(15)}}},
 			Fault{Kind: "kill", Start: at(3.6), End: at(3.6), Role: Death, Process: "w1"},
 			"kill",
 		},
 		"stalled with the event accepted, settled when it is back": {
-			Evidence{Settled: []time.Time{at(19.9), at(21)}, Held: []time.Time{at(15)}},
+			Evidence{Settled: []time.Time{at(19.9), at(21)}, Held: []Hold{{At: at(15)}}},
 			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"},
 			"stall",
 		},
 		"stalled with one delivery settled, and another one not": {
-			Evidence{Pended: []time.Time{at(3)}, Settled: []time.Time{at(3.6)}, Held: []time.Time{at(15)}},
+			Evidence{Pended: []time.Time{at(3)}, Settled: []time.Time{at(3.6)}, Held: []Hold{{At: at(15)}}},
 			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"},
 			"stall",
 		},
 		"Temporal gave the batch to another": {
-			Evidence{Held: []time.Time{at(15)}}, Fault{Kind: "temporal", Start: at(2), End: at(5), Role: NoTemporal}, "temporal",
+			Evidence{Held: []Hold{{At: at(15)}}}, Fault{Kind: "temporal", Start: at(2), End: at(5), Role: NoTemporal}, "temporal",
 		},
 		"the database was away for longer than the lease": {
-			Evidence{Held: []time.Time{at(63)}}, Fault{Kind: "cut", Start: at(3), End: at(62), Role: NoDatabase}, "cut",
+			Evidence{Held: []Hold{{At: at(63)}}}, Fault{Kind: "cut", Start: at(3), End: at(62), Role: NoDatabase}, "cut",
 		},
 		"the claim was lost with the old primary": {
-			Evidence{Held: []time.Time{at(8)}}, Fault{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}, CauseUndone,
+			Evidence{Held: []Hold{{At: at(8)}}}, Fault{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}, CauseUndone,
+		},
+		"two attempts had the batch, and the claim of one was lost with the old primary": {
+			Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{at(1), "w1"}, {at(2.5), "w2"}}},
+			Fault{Kind: "failover", Start: at(2), End: at(30), Role: NewPrimary},
+			CauseUndone,
 		},
 		"the settlement was lost with the old primary": {
 			Evidence{Undone: []time.Time{at(3.6)}}, Fault{}, CauseUndone,
@@ -353,7 +363,7 @@ func TestAFaultExplainsAPageForEachBatchAndNoMore(t *testing.T) {
 		Evidence: func(list []Lookup) (map[string]Evidence, error) {
 			all := map[string]Evidence{}
 			for _, l := range list {
-				all[l.Event] = Evidence{Held: []time.Time{at(8)}}
+				all[l.Event] = Evidence{Held: []Hold{{At: at(8)}}}
 			}
 			return all, nil
 		},

@@ -135,9 +135,10 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 }
 
 // cause explains a duplicate by the request or the batch of the message that it repeats: the
-// answer was lost, the settlement was lost with the old primary, or another attempt took the
-// batch over while the event was accepted and not settled. A takeover needs a reason of its
-// own. The cause is empty if there is none; of names the process or the fault.
+// answer was lost, the settlement was lost with the old primary, another attempt took the
+// batch over while the event was accepted and not settled, or two attempts had the batch,
+// because the claim of one of them was lost with the old primary. A takeover needs a reason
+// of its own. The cause is empty if there is none; of names the process or the fault.
 func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	switch {
 	case first == nil:
@@ -147,7 +148,8 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(first.Began) }):
 		return CauseUndone, ""
 	}
-	for _, taken := range e.Held {
+	for _, hold := range e.Held {
+		taken := hold.At
 		switch {
 		case taken.Before(first.Began), s.repeated != nil && !s.discard && taken.After(s.repeated.Ended):
 			continue // it has nothing to do with this batch
@@ -163,7 +165,29 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 			}
 		}
 	}
+	for _, f := range j.facts.Faults {
+		if s.repeated != nil && !s.discard && f.splits(first, s.repeated, e.Held) {
+			return CauseUndone, fmt.Sprintf("%s (two holders, at %.1fs)", f.Kind, j.since(f.Start))
+		}
+	}
 	return "", ""
+}
+
+// splits reports whether a lane had two holders because a claim went with the old primary:
+// the new one gave the lane to another attempt, and both sent what they had in hand.
+func (f Fault) splits(first, repeated *Send, held []Hold) bool {
+	if f.Role != NewPrimary || first.Ended.Before(f.Start) || repeated.Began.After(f.End.Add(lease)) {
+		return false
+	}
+	for i, a := range held {
+		for k, b := range held {
+			if i != k && a.Process == first.Process && b.Process == repeated.Process && !a.At.After(first.Ended) && !b.At.After(repeated.Ended) &&
+				(a.At.Before(f.End) && a.At.After(f.Start) || b.At.Before(f.End) && b.At.After(f.Start)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // explains reports whether a fault is the reason for which a batch was taken over from
@@ -234,6 +258,11 @@ func (j *judge) known(s suspect, e Evidence) string {
 	seconds("settled", e.Settled)
 	seconds("pending again", e.Pended)
 	seconds("settled on an old primary", e.Undone)
-	seconds("lane taken over", e.Held)
+	for i, h := range e.Held {
+		if i == 0 {
+			text += ", lane taken over"
+		}
+		text += fmt.Sprintf(" by %s at %.2fs", h.Process, j.since(h.At))
+	}
 	return text
 }

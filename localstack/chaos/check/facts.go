@@ -135,7 +135,13 @@ type Evidence struct {
 	Settled, Pended []time.Time
 	// Undone are those of such instants that the old primary alone knew of.
 	Undone []time.Time
-	Held   []time.Time // when its lane got another holder
+	Held   []Hold
+}
+
+// Hold is one time that a lane got another holder.
+type Hold struct {
+	At      time.Time
+	Process string // of the holder
 }
 
 // Leftover is something in the outbox's tables that should be gone.

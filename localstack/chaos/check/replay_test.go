@@ -142,7 +142,7 @@ func TestDuplicatesOfAReplayHaveCausesLikeOthers(t *testing.T) {
 			unheard(&f.Sends[i])
 		}
 	}
-	f.Evidence = recorded("audit/a/7", Evidence{Settled: []time.Time{at(7), at(27.2), at(41)}, Pended: []time.Time{at(20), at(20)}, Held: []time.Time{at(38)}})
+	f.Evidence = recorded("audit/a/7", Evidence{Settled: []time.Time{at(7), at(27.2), at(41)}, Pended: []time.Time{at(20), at(20)}, Held: []Hold{{At: at(38)}}})
 	f.Faults = []Fault{{Kind: "kill", Start: at(27.6), End: at(27.6), Role: Death, Process: "w1"}}
 	late := f.Received[message(f, "fifo", "ledger/a/7", 27)]
 	late.MessageID, late.Sent = "late", late.Sent.Add(Window)

@@ -3,7 +3,6 @@ package check
 import (
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -96,7 +95,7 @@ func TestWhatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
 			unheard(&f.Sends[i])
 		}
 	}
-	f.Evidence = recorded("audit/a/2", Evidence{Held: []time.Time{at(12)}})
+	f.Evidence = recorded("audit/a/2", Evidence{Held: []Hold{{At: at(12)}}})
 	f.Faults = []Fault{{Kind: "kill", Start: at(1.6), End: at(1.6), Role: Death, Process: "w1"}}
 	require.Empty(t, Check(f).Violations)
 }

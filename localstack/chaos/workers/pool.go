@@ -140,7 +140,7 @@ func (p *Pool) launch(version int) (*process, error) {
 	name := fmt.Sprintf("worker-%02d", p.started)
 	p.mu.Unlock()
 	// Requests are signed with it, so that the proxy before AWS knows who sends them.
-	env := slices.Concat(p.cfg.Environ, []string{"AWS_ACCESS_KEY_ID=" + name})
+	env := slices.Concat(p.cfg.Environ, []string{"AWS_ACCESS_KEY_ID=" + name, "PGAPPNAME=" + name})
 	if p.cfg.Deployment != "" {
 		env = append(env, "TEMPORAL_DEPLOYMENT_NAME="+p.cfg.Deployment, "TEMPORAL_WORKER_BUILD_ID="+buildID(version))
 	}
