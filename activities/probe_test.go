@@ -337,3 +337,20 @@ func TestRecovery_BelievesNoEventThatOnlyThisAttemptRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestRecovery_IsNotOverWhereEverythingFailsAlone(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(6000, 1)
+	failsAlone := &relay.PublishError{Code: "InternalError", Message: "again"}
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.ID <= 400 {
+			return failsAlone
+		}
+		return nil
+	}
+	ended := e.recovering(t, 1, 1)
+	require.ErrorContains(t, ended[0], "behind them were accepted")
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return failsAlone }
+	ended = e.recovering(t, 1, 1)
+	require.Error(t, ended[0], "the destination broke, and its lanes are kept")
+}
