@@ -37,8 +37,10 @@ type attempt struct {
 	lease  relay.Lease
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
-	// last is what the attempt before left.
-	last checkpoint
+	// last is what the attempt before left, and doubtedBefore its DoubtedTo, which this
+	// attempt may raise.
+	last          checkpoint
+	doubtedBefore int64
 
 	// stop ends the sending of anything new; what is under way is waited for.
 	stop context.CancelCauseFunc
@@ -68,7 +70,8 @@ func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timin
 	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
 	return &attempt{
 		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger,
-		clock: a.clock, lease: l, leaseFrom: leaseFrom, seenAlive: leaseFrom, last: last, through: last.Published,
+		clock: a.clock, lease: l, leaseFrom: leaseFrom, seenAlive: leaseFrom, last: last,
+		doubtedBefore: last.DoubtedTo, through: last.Published,
 		read: relay.Read{Next: maps.Clone(l.LowID)}, open: make(map[relay.Ref]unsettled),
 		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
 	}

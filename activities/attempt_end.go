@@ -62,8 +62,8 @@ func (t *attempt) finish(ctx context.Context, again bool) error {
 func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.PublishError, fruitless, stopped, again bool) error {
 	untold := left == nil && fruitless && stopped
 	allAlone := refused.whole == nil && len(refused.alone) < fruitlessEvents
-	// Events behind the page got through lately, and no others are left.
-	othersDo := refused.whole == nil && time.Since(t.last.ProvedAt) < provedFor
+	// Events behind the page got through lately, and this attempt has tried all others.
+	othersDo := refused.whole == nil && t.probing.exhausted && time.Since(t.last.ProvedAt) < provedFor
 	switch {
 	case !again && (fruitless || left != nil):
 		if err := t.cfg.Store.Keep(ctx, t.lease, t.lanes()); err != nil {

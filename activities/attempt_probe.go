@@ -67,7 +67,7 @@ func (t *attempt) proved(doubtful []relay.Outcome) (believed []relay.Outcome) {
 		return nil
 	}
 	for _, o := range doubtful {
-		if o.ID <= t.last.DoubtedTo {
+		if o.ID <= t.doubtedBefore {
 			believed = append(believed, o)
 		}
 	}
@@ -157,7 +157,7 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 			t.last.noteEvidence(e.Ref)
 		}
 		t.last.ProbedTo = probed.Next
-		if t.accepted == 0 { // the events left out are behind refused ones
+		if t.accepted == 0 && len(t.refused.doubtful) > 0 { // the events left out are behind refused ones
 			t.last.DoubtedTo = max(t.last.DoubtedTo, probed.Next)
 		}
 		t.mu.Unlock()

@@ -86,8 +86,8 @@ type settle func(ctx context.Context, topic string, done []relay.Ref) error
 
 // way is how the ledger reaches the store: by its pool, and after an error by a connection
 // of its own, because timing.SettleGrace does not cover what may keep the places of a pool.
-// It goes back to the pool if the server refuses that connection. While a connection only
-// gets no answer, the next one is tried.
+// If that connection cannot be made or has an error, the pool has the rest of the try. When
+// the pool works, the ledger stays with it.
 type way struct {
 	store Store
 	apart bool
@@ -95,22 +95,26 @@ type way struct {
 	end   func()
 }
 
-func (w *way) settle(ctx context.Context, topic string, done []relay.Ref) (err error) {
-	if !w.apart {
-		err = w.store.Settle(ctx, topic, done)
-		w.apart = err != nil
-		return err
+func (w *way) settle(ctx context.Context, topic string, done []relay.Ref) error {
+	if w.apart && w.own == nil {
+		connecting, cancel := context.WithTimeout(ctx, timing.SettleConnect)
+		if own, end, err := w.store.Apart(connecting); err == nil {
+			w.own, w.end = own, end
+		}
+		cancel()
 	}
-	if w.own == nil {
-		w.own, w.end, err = w.store.Apart(ctx)
-	}
-	if err == nil {
-		err = w.own(ctx, topic, done)
-	}
-	if err != nil {
+	if w.own != nil {
+		err := w.own(ctx, topic, done)
+		if err == nil {
+			return nil
+		}
 		w.leave()
-		w.apart = ctx.Err() != nil
+		if ctx.Err() != nil {
+			return err
+		}
 	}
+	err := w.store.Settle(ctx, topic, done)
+	w.apart = err != nil
 	return err
 }
 

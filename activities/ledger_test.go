@@ -210,6 +210,39 @@ func (s *stuckPool) Apart(ctx context.Context) (settle func(context.Context, str
 	return s.Store.Settle, func() { s.ended++ }, nil
 }
 
+// A name may have an address that does not answer, and the pool a connection that does.
+func TestAcknowledgements_AreSettledByThePoolWhileNoConnectionCanBeMade(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &onlyPool{Store: &store{}, back: time.Now().Add(time.Second)}
+		l := newLedger(s)
+		defer l.end()
+		for _, topic := range []string{"a", "b", "c"} {
+			l.add(topic, []relay.Ref{{ID: 1, Lane: 1}})
+		}
+		time.Sleep(time.Second + timing.SettleGrace)
+		require.Empty(t, l.waiting())
+	})
+}
+
+// onlyPool is a store to which nobody answers when a connection is made.
+type onlyPool struct {
+	Store
+	back time.Time // when its pool is
+}
+
+func (s *onlyPool) Settle(ctx context.Context, topic string, done []relay.Ref) error {
+	if time.Now().Before(s.back) {
+		return errAway
+	}
+	return s.Store.Settle(ctx, topic, done)
+}
+
+func (*onlyPool) Apart(ctx context.Context) (settle func(context.Context, string, []relay.Ref) error, end func(), err error) {
+	<-ctx.Done()
+	return nil, nil, ctx.Err()
+}
+
 func TestAWorkerThatStops_SettlesWhatItsAttemptsCouldNot(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -301,3 +301,56 @@ func TestACheckpointOfAnEarlierVersionIsRead(t *testing.T) {
 	require.NoError(t, ended[len(ended)-1])
 	require.Len(t, e.store.deadIDs(), 300, fmt.Sprint(slices.Compact(e.store.deadIDs())))
 }
+
+// ProvedAt and DoubtedTo speak of the attempts before this one.
+func TestRecovery_BelievesNoEventThatOnlyThisAttemptRefused(t *testing.T) {
+	failsAlone := &relay.PublishError{Code: "InternalError", Message: "again"}
+	for name, c := range map[string]struct {
+		bad    int64
+		answer *relay.PublishError
+		proved int // attempts before the destination breaks
+	}{
+		"behind doubtful ones":            {bad: 300, answer: doubtful(), proved: 2},
+		"behind ones that fail alone":     {bad: 400, answer: failsAlone, proved: 1},
+		"far behind ones that fail alone": {bad: 600, answer: failsAlone, proved: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.store.fill(6000, 1)
+			e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+				if ev.ID <= c.bad {
+					return c.answer
+				}
+				return nil
+			}
+			ended := e.recovering(t, c.proved, 1)
+			require.ErrorContains(t, ended[0], "were accepted")
+			require.NotEmpty(t, e.publisher.sent)
+			e.publisher.answer = func(int, relay.Event) *relay.PublishError { return doubtful() }
+			e.recovering(t, 6, 1)
+			for _, id := range e.store.deadIDs() {
+				require.LessOrEqual(t, id, c.bad, "a good event")
+			}
+			if c.answer == failsAlone {
+				require.Empty(t, e.store.deadIDs())
+			}
+		})
+	}
+}
+
+func TestRecovery_IsNotOverWhereEverythingFailsAlone(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(6000, 1)
+	failsAlone := &relay.PublishError{Code: "InternalError", Message: "again"}
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.ID <= 400 {
+			return failsAlone
+		}
+		return nil
+	}
+	ended := e.recovering(t, 1, 1)
+	require.ErrorContains(t, ended[0], "behind them were accepted")
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return failsAlone }
+	ended = e.recovering(t, 1, 1)
+	require.Error(t, ended[0], "the destination broke, and its lanes are kept")
+}

@@ -102,11 +102,11 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 }
 
 // rowsSQL puts back the rows of tables that always have one, which a TRUNCATE or a copy
-// without data has removed. The round is behind every one that a lane's mark belongs to:
-// those wait, once more, for the transactions that may insert below them.
+// without data has removed. The round is behind every one that a lane's mark belongs to, and
+// none has ended: all marks wait, once more, for the transactions that may insert below them.
 var rowsSQL = []string{
 	`INSERT INTO outbox.round (number, ended)
-	 SELECT coalesce(max(mark_round), 0) + 1, greatest(coalesce(max(mark_round), 0) - 1, 0) FROM outbox.lane
+	 SELECT coalesce(max(mark_round), 0) + 1, 0 FROM outbox.lane
 	 HAVING NOT EXISTS (SELECT FROM outbox.round)
 	 ON CONFLICT DO NOTHING`,
 	`INSERT INTO outbox.sample DEFAULT VALUES ON CONFLICT DO NOTHING`,

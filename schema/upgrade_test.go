@@ -158,3 +158,39 @@ func TestMigrate_BySuperuserLeavesEverythingToTheOwner(t *testing.T) {
 	    AND proowner <> (SELECT relowner FROM pg_class WHERE oid = 'outbox.event'::regclass)`))
 	exec(t, pool, `SELECT outbox.make_partition(current_date + 40)`)
 }
+
+func TestMigrate_DownAndUpAgainKeepsPendingAndDeadEvents(t *testing.T) {
+	pool := empty(t)
+	_, err := migrateAll(t.Context(), pool)
+	require.NoError(t, err)
+	exec(t, pool, `INSERT INTO outbox.event (topic, key, type, payload) SELECT 'orders', 'k' || i, 'T', 'x' FROM generate_series(1, 50) i`)
+	exec(t, pool, `INSERT INTO outbox.lane (topic, lane) SELECT DISTINCT topic, lane FROM outbox.pending`)
+	exec(t, pool, `WITH gone AS (DELETE FROM outbox.pending WHERE id % 2 = 0 RETURNING topic, lane, id, created_at, bytes, replay)
+	               INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id)
+	               SELECT topic, lane, id, created_at, bytes, replay, 'k' || id, 'Poison', 'never', 1, 'relay' FROM gone`)
+	require.NoError(t, pool.AcquireFunc(t.Context(), func(c *pgxpool.Conn) error {
+		m, err := migrate.NewMigrator(t.Context(), c.Conn(), "outbox.schema_version")
+		if err != nil {
+			return err
+		}
+		if err := m.LoadMigrations(os.DirFS("migrations")); err != nil {
+			return err
+		}
+		for _, step := range m.Migrations {
+			if strings.HasSuffix(step.Name, "_sample.sql") {
+				return m.MigrateTo(t.Context(), step.Sequence)
+			}
+		}
+		t.Error("no migration is called sample")
+		return nil
+	}))
+	require.Zero(t, query[int](t, pool, `SELECT count(*) FROM pg_class WHERE oid = to_regclass('outbox.round')`), "it went down")
+	_, err = migrateAll(t.Context(), pool)
+	require.NoError(t, err)
+	for _, table := range []string{"pending", "dead_letter"} {
+		require.Equal(t, 25, query[int](t, pool, `SELECT count(*) FROM outbox.`+table+` p JOIN outbox.event e USING (id, created_at)`), table)
+	}
+	require.True(t, query[bool](t, pool, `SELECT indisvalid FROM pg_index WHERE indexrelid = 'outbox.dead_letter_key'::regclass`))
+	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
+	require.Equal(t, 26, query[int](t, pool, `SELECT count(*) FROM outbox.pending`))
+}

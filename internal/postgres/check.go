@@ -37,7 +37,7 @@ func (s *Store) Reach(ctx context.Context) error {
 const rightsSQL = `
 WITH needed(kind, name, privilege) AS (VALUES
     ('table', 'event', 'SELECT'), ('table', 'pending', 'SELECT'), ('table', 'pending', 'INSERT'), ('table', 'pending', 'DELETE'),
-    ('table', 'lane', 'SELECT'), ('table', 'lane', 'INSERT'), ('table', 'lane', 'UPDATE'),
+    ('table', 'lane', 'SELECT'), ('table', 'lane', 'INSERT'), ('table', 'lane', 'UPDATE'), ('table', 'lane', 'DELETE'),
     ('table', 'topic', 'SELECT'), ('table', 'topic', 'INSERT'), ('table', 'topic', 'UPDATE'),
     ('table', 'dead_letter', 'SELECT'), ('table', 'dead_letter', 'INSERT'), ('table', 'dead_letter', 'DELETE'),
     ('table', 'discarded', 'SELECT'), ('table', 'discarded', 'INSERT'), ('table', 'discarded', 'DELETE'),

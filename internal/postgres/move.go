@@ -71,8 +71,8 @@ back AS (
 counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
 SELECT lane, min(id), count(*) FROM gone GROUP BY lane`
 
-// discardSQL drops dead letters, and keeps on record which. Of two that had the same id,
-// the record is of the first.
+// discardSQL drops dead letters, and keeps on record which. A dead letter stays if the record
+// of an older event has its id: without a record, a replay would publish the event.
 const discardSQL = `
 WITH gone AS (
     DELETE FROM outbox.dead_letter
@@ -83,6 +83,8 @@ WITH gone AS (
             SELECT d.ctid FROM outbox.dead_letter d
             WHERE d.topic = $2 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.created_at = w.created_at
               AND (d.dead_at < $6 OR d.dead_at > now())
+              AND NOT EXISTS (SELECT FROM outbox.discarded x
+                              WHERE x.topic = $2 AND x.lane = d.lane AND x.id = d.id AND x.replay = d.replay AND x.created_at <> d.created_at)
             LIMIT 1) found))
     RETURNING *),
 kept AS (
@@ -91,6 +93,15 @@ kept AS (
     ON CONFLICT DO NOTHING),
 counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
 SELECT lane, 0::bigint, count(*) FROM gone GROUP BY lane`
+
+// takenSQL finds the first dead letter that discardSQL has left because of its id.
+const takenSQL = `
+SELECT coalesce(min(d.id), 0)
+FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::timestamptz[]) AS w(lane, id, replay, created_at)
+CROSS JOIN LATERAL (
+    SELECT d.id FROM outbox.dead_letter d
+    JOIN outbox.discarded x ON x.topic = d.topic AND x.lane = d.lane AND x.id = d.id AND x.replay = d.replay AND x.created_at <> d.created_at
+    WHERE d.topic = $1 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.created_at = w.created_at LIMIT 1) d`
 
 // replaySQL makes published events pending under the operation's own number, and
 // notes for each lane how far it is. What was noted before is left out.
@@ -135,7 +146,8 @@ const uniqueViolation = "23505"
 // Move does a part of a step: that of the lanes in which nothing can be in flight. It
 // returns those lanes, and how many events were moved. Doing it again moves nothing.
 // relay.ErrOperationOver says that the operation has been ended, and
-// relay.ErrOperationElsewhere that it is not where u says.
+// relay.ErrOperationElsewhere that it is not where u says. If a dead letter cannot be
+// discarded because its id is on record, the others are, and an error names it.
 func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
@@ -144,6 +156,7 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 	if err == nil && !free {
 		err = s.Security(ctx)
 	}
+	var taken int64
 	if err == nil && free {
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			if err := s.patient(ctx, tx); err != nil {
@@ -152,8 +165,17 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 			if lanes, moved, err = move(ctx, tx, u, moves); err != nil {
 				return err
 			}
+			if u.Kind == relay.Discard {
+				if taken, err = left(ctx, tx, u.Topic, moves); err != nil {
+					return err
+				}
+			}
 			return security(ctx, tx, false) // what is hidden was not moved
 		})
+	}
+	if err == nil && taken != 0 {
+		return nil, moved, fmt.Errorf("event %d of the topic %s stays a dead letter, because the record of an older event that was discarded has its id: "+
+			"redrive it with \"starter dead\"", taken, u.Topic)
 	}
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == uniqueViolation {
@@ -163,6 +185,17 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 		return nil, 0, fmt.Errorf("%s events: %w", u.Kind, err)
 	}
 	return lanes, moved, nil
+}
+
+// left returns the first of the events that could not be discarded, or 0.
+func left(ctx context.Context, tx pgx.Tx, topic string, moves []relay.Move) (id int64, err error) {
+	refs := make([]relay.Ref, len(moves))
+	for i, m := range moves {
+		refs[i] = m.Ref
+	}
+	c := refColumns(refs)
+	err = tx.QueryRow(ctx, takenSQL, topic, c.lanes, c.ids, c.replays, c.created).Scan(&id)
+	return id, err
 }
 
 func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {

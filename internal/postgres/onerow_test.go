@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -68,6 +69,47 @@ func TestState_MigratePutsTheRelaysOwnRowsBack(t *testing.T) {
 	}
 	o.endRounds()
 	require.Greater(t, query[int64](o, `SELECT max(low_id) FROM outbox.lane`), low, "low watermarks advance again")
+}
+
+// The round that waited when the row was lost may not have been the last that has marks.
+func TestState_MigrateEndsNoRoundThatWaits(t *testing.T) {
+	o := open(t)
+	o.roundsAtOnce()
+	drained := func(topic string) {
+		o.write(topic, 5)
+		require.NoError(t, o.Sweep(t.Context()))
+		for _, b := range o.claim() {
+			l, err := o.TakeOver(t.Context(), b)
+			require.NoError(t, err)
+			o.drain(l)
+		}
+	}
+	drained("orders")
+	tx, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	_, err = tx.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
+	require.NoError(t, err)
+	drained("audit")
+	// Round 7 waits, and round 8 collects marks.
+	o.exec(`UPDATE outbox.lane SET low_id = 0, mark_id = 12, mark_round = CASE topic WHEN 'orders' THEN 7 ELSE 8 END`)
+
+	o.exec(`TRUNCATE outbox.round`)
+	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	_, err = schema.Migrate(t.Context(), conn)
+	require.NoError(t, err)
+	for range 3 {
+		_, waits, err := o.AdvanceRounds(t.Context(), true)
+		require.NoError(t, err)
+		require.True(t, waits)
+		require.Zero(t, query[int](o, `SELECT count(*) FROM outbox.lane WHERE low_id > 0`), "a transaction may insert below")
+	}
+	require.NoError(t, tx.Commit(t.Context()))
+	o.endRounds()
+	require.Zero(t, query[int](o, `SELECT count(*) FROM outbox.lane WHERE mark_id > low_id AND topic = 'audit'`))
+	require.Positive(t, query[int](o, `SELECT count(*) FROM outbox.lane WHERE low_id > 0 AND topic = 'orders'`))
 }
 
 func TestOperate_OfTextsThatTheEncodingLacksIsOnRecord(t *testing.T) {

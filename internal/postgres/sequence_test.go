@@ -152,6 +152,33 @@ func TestRedrive_OfAnIDThatAPendingEventHasLosesNothing(t *testing.T) {
 	require.Equal(t, 2, o.pending())
 }
 
+// A replay publishes a discarded event of which there is no record.
+func TestDiscard_OfAnIDThatIsOnRecordLeavesTheDeadLetter(t *testing.T) {
+	owner := open(t)
+	o := testOutbox{owner.asRelay(), t, owner.db}
+	o.writeKey("orders", "k", 1)
+	o.bury("Poison")
+	require.Equal(t, 1, o.operate(relay.Discard, relay.Selection{}, 10))
+	o.restart()
+	o.writeKey("orders", "k", 2)
+	o.bury("Poison")
+	u := o.begin(relay.Discard, relay.Selection{})
+	step, err := o.NextStep(t.Context(), u, u.From, 10)
+	require.NoError(t, err)
+	require.Len(t, step.Moves, 2)
+	for range 2 {
+		_, _, err = o.Move(t.Context(), u, step.Moves)
+		require.ErrorContains(t, err, "event 1 of the topic orders stays a dead letter")
+		require.Equal(t, 1, query[int](o, `SELECT count(*) FROM outbox.dead_letter`), "the other is discarded")
+		require.Equal(t, 2, query[int](o, `SELECT count(*) FROM outbox.discarded`))
+		require.EqualValues(t, 1, o.underWay(u.ID).Done)
+	}
+
+	require.Equal(t, 1, o.operate(relay.Redrive, relay.Selection{}, 10), "the remedy that the text names")
+	_, left := o.move(u, step.Moves)
+	require.Empty(t, left)
+}
+
 // A later look must not go back to a mark that was noted far above.
 func TestSweep_LowersTheMarkWithTheLowWatermark(t *testing.T) {
 	o := open(t)

@@ -41,16 +41,8 @@ func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) erro
 // The caller ends the connection, and does not go on with one that had an error.
 func (s *Store) Apart(ctx context.Context) (settle func(ctx context.Context, topic string, done []relay.Ref) error, end func(), err error) {
 	config := s.pool.Config().ConnConfig
-	type address struct {
-		host string
-		port uint16
-	}
-	hosts := map[address]bool{{config.Host, config.Port}: true}
-	for _, f := range config.Fallbacks {
-		hosts[address{f.Host, f.Port}] = true
-	}
-	// A host that does not answer leaves time for the others.
-	config.ConnectTimeout = min(config.ConnectTimeout, timing.SettleTry/time.Duration(len(hosts)))
+	// An address that does not answer leaves time for the others.
+	config.ConnectTimeout = min(config.ConnectTimeout, timing.SettleConnect/time.Duration(addresses(ctx, config)))
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to settle: %w", err)
@@ -64,6 +56,23 @@ func (s *Store) Apart(ctx context.Context) (settle func(ctx context.Context, top
 		_ = conn.Close(ctx)
 	}
 	return settle, end, nil
+}
+
+// addresses counts those that an attempt to connect may try. A host whose name cannot be
+// looked up counts as one.
+func addresses(ctx context.Context, config *pgx.ConnConfig) (n int) {
+	hosts := map[string]bool{config.Host: true}
+	for _, f := range config.Fallbacks {
+		hosts[f.Host] = true
+	}
+	for host := range hosts {
+		found, err := config.LookupFunc(ctx, host)
+		if err != nil {
+			found = nil
+		}
+		n += max(1, len(found))
+	}
+	return n
 }
 
 // settler is a pool or a connection.

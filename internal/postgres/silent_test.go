@@ -5,10 +5,12 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -162,6 +164,32 @@ func TestApart_SettlesWhileThePoolIsStuck(t *testing.T) {
 	require.Zero(t, o.pending())
 	require.ErrorIs(t, <-ended, context.DeadlineExceeded, "the pool has no place")
 	go s.Close()
+}
+
+func TestApart_LeavesTimeForTheAddressOfANameThatAnswers(t *testing.T) {
+	s, err := Open(t.Context(), Config{URL: testenv.DatabaseURL(t)})
+	require.NoError(t, err)
+	defer s.Close()
+	config := s.pool.Config()
+	const silent, answers = "192.0.2.1", "192.0.2.2"
+	host := config.ConnConfig.Host
+	config.ConnConfig.Host, config.ConnConfig.Fallbacks = "a-name", nil
+	config.ConnConfig.LookupFunc = func(context.Context, string) ([]string, error) { return []string{silent, answers}, nil }
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if strings.HasPrefix(address, silent) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, strings.Replace(address, answers, host, 1))
+	}
+	s.pool.Close()
+	s.pool, err = pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), timing.SettleTry)
+	defer cancel()
+	_, end, err := s.Apart(ctx)
+	require.NoError(t, err)
+	end()
 }
 
 func TestApart_LeavesTimeForTheHostThatAnswers(t *testing.T) {

@@ -15,7 +15,8 @@ import (
 )
 
 // buryTopicSQL makes dead letters of what is pending of a topic, in lanes that nobody has.
-// It waits for no lock, because a claim of other topics waits for it.
+// It waits for no lock, because a claim of other topics waits for it. An event stays pending
+// if another event's dead letter has its id: a sequence that was set back gives ids again.
 const buryTopicSQL = `
 WITH free AS (
     SELECT topic, lane FROM outbox.lane
@@ -25,7 +26,10 @@ gone AS (
     DELETE FROM outbox.pending
     WHERE ctid = ANY (ARRAY(
         SELECT p.ctid FROM free CROSS JOIN LATERAL (
-            SELECT p.ctid FROM outbox.pending p WHERE p.topic = $1 AND p.lane = free.lane LIMIT 100) p))
+            SELECT p.ctid FROM outbox.pending p
+            WHERE p.topic = $1 AND p.lane = free.lane
+              AND NOT EXISTS (SELECT FROM outbox.dead_letter d
+                              WHERE d.topic = $1 AND d.lane = p.lane AND d.id = p.id AND d.replay = p.replay) LIMIT 100) p))
     RETURNING lane, id, created_at, bytes, replay)
 INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id)
 SELECT $1, lane, id, created_at, bytes, replay,
@@ -191,13 +195,18 @@ func (s *Store) unreadableTopics(ctx context.Context) (topics [][]byte, err erro
 // setAsideSQL takes a topic that cannot be read as UTF-8 away. Its pending events become
 // dead letters under the topic's escaped name, and its lanes are replaced by lanes of that
 // name. If more is pending than one step takes, the lanes come back with the next look for
-// new topics. No claim can have had the lanes.
+// new topics. No claim can have had the lanes. An event stays pending, as in buryTopicSQL, if
+// a dead letter has its id.
 const setAsideSQL = `
 WITH topic AS (SELECT convert_from($1::bytea, getdatabaseencoding()) COLLATE "C" AS name),
 lanes AS (DELETE FROM outbox.lane l USING topic WHERE l.topic = topic.name),
 gone AS (
     DELETE FROM outbox.pending
-    WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM outbox.pending p WHERE p.topic = (SELECT name FROM topic) LIMIT 10000))
+    WHERE ctid = ANY (ARRAY(
+        SELECT p.ctid FROM outbox.pending p
+        WHERE p.topic = (SELECT name FROM topic)
+          AND NOT EXISTS (SELECT FROM outbox.dead_letter d
+                          WHERE d.topic = encode($1::bytea, 'escape') AND d.lane = p.lane AND d.id = p.id AND d.replay = p.replay) LIMIT 10000))
     RETURNING lane, id, created_at, bytes, replay),
 known AS (
     INSERT INTO outbox.lane (topic, lane)
@@ -206,8 +215,7 @@ known AS (
     ON CONFLICT DO NOTHING)
 INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, code, message, attempts, workflow_id)
 SELECT encode($1::bytea, 'escape'), lane, id, created_at, bytes, replay, '` + relay.CodeInvalidCharacter + `', $2, 1, $3
-FROM gone
-ON CONFLICT DO NOTHING`
+FROM gone`
 
 // setAside takes topics that the server cannot convert to UTF-8 out of the way of all
 // others.

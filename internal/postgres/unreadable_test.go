@@ -192,3 +192,28 @@ func TestClaim_DoesNotWaitForTheLanesOfATopicThatIsNotUTF8(t *testing.T) {
 	o.claim()
 	require.Equal(t, 1, query[int](o, `SELECT count(*) FROM outbox.dead_letter`))
 }
+
+// A sequence that was set back gives ids again.
+func TestClaim_OfATopicThatCannotBeReadLosesNoEventWhoseIDADeadLetterHas(t *testing.T) {
+	for encoding, strange := range map[string]string{"WIN1252": "or\x81ders", "SQL_ASCII": "or\xfcders"} {
+		t.Run(encoding, func(t *testing.T) {
+			o := encoded(t, encoding)
+			if encoding != "SQL_ASCII" {
+				o.unchecked()
+			}
+			insert := `INSERT INTO outbox.event (topic, key, type, payload) SELECT $1, 'k', 'T', 'x' FROM generate_series(1, $2::int) i`
+			o.exec(insert, strange, 1)
+			require.NoError(t, o.Sweep(t.Context()))
+			o.claim()
+			require.Equal(t, 1, query[int](o, `SELECT count(*) FROM outbox.dead_letter`))
+			o.restart()
+			o.exec(insert, strange, 3)
+			for range 2 {
+				require.NoError(t, o.Sweep(t.Context()))
+				o.claim()
+				require.Equal(t, 1, o.pending(), "the one whose id is taken")
+				require.Equal(t, 3, query[int](o, `SELECT count(*) FROM outbox.dead_letter`))
+			}
+		})
+	}
+}

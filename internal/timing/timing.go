@@ -59,10 +59,13 @@ const (
 	SettlePatience = 5 * time.Second
 	// SettleEvery is how often a worker tries to settle the acknowledgements of
 	// attempts that have ended, and SettleTry how long one such try may take, with the
-	// connection that it makes. These tries depend on no place of the pool, which
+	// connection that it makes. These tries need no place of the pool, which
 	// ConnectTimeout and StatementTimeout may take for longer.
 	SettleEvery = 200 * time.Millisecond
 	SettleTry   = 2 * time.Second
+	// SettleConnect is how much of a try may go into that connection, with the look-up of
+	// the name. The rest is for a connection that the pool may have.
+	SettleConnect = SettleTry * 3 / 4
 	// SettleGrace is how long an attempt waits before it loads lanes that their last
 	// attempt has not given back. The worker of that attempt may live: when the
 	// database answers one worker, it answers the other, which tries every SettleEvery. The

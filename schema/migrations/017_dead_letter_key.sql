@@ -20,3 +20,7 @@ DROP INDEX CONCURRENTLY IF EXISTS outbox.dead_letter_key_in_c;
 SET lock_timeout = '50ms'; -- as before: see Migrate
 
 ---- create above / drop below ----
+
+-- An earlier migration may have made the index, so it stays. A part that is empty could not
+-- be reversed.
+SELECT 1;
