@@ -68,7 +68,12 @@ func (r *relay) connectDatabase(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	for _, warning := range r.store.Warnings(ctx) {
+	warnings := r.store.Warnings(ctx)
+	// What is pending is published meanwhile, and /readyz goes on saying this.
+	if err := r.store.State(ctx); err != nil {
+		warnings = append(warnings, postgres.Warning{Check: "state", Err: err})
+	}
+	for _, warning := range warnings {
 		r.log.Warn("the database should be changed", "check", warning.Check, "warning", warning.Err)
 	}
 	return nil

@@ -19,7 +19,7 @@ import (
 func (r *relay) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	problems := []error{r.store.Check(ctx), r.isCurrent(ctx), r.temporalAnswers(ctx)}
+	problems := []error{r.store.Check(ctx), r.store.State(ctx), r.isCurrent(ctx), r.temporalAnswers(ctx)}
 	for topic, err := range r.unreachable(ctx) {
 		problems = append(problems, fmt.Errorf("topic %s: %w", topic, err))
 	}

@@ -27,7 +27,7 @@ func TestState_WithoutTheRelaysOwnRowsEventsArePublishedAndTheRowsAreNamed(t *te
 	require.Len(t, s.drain(second(s.claimOne())), 5, "the lanes were released")
 	require.Zero(t, query[int64](o, `SELECT max(low_id) FROM outbox.lane`), "no round has ended")
 
-	err = s.Check(t.Context())
+	err = s.State(t.Context())
 	require.ErrorContains(t, err, `outbox.round has lost its row: run "starter migrate"`)
 	require.ErrorContains(t, err, `outbox.sample has lost its row: run "starter migrate"`)
 }

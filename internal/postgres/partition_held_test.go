@@ -63,6 +63,22 @@ func TestDropPartition_StopsNoProducerForAReaderOfTheExpiredDay(t *testing.T) {
 	}
 }
 
+// One session may read all days, and a run of Maintenance has an end.
+func TestDropPartitions_WaitForOneHeldDayOnly(t *testing.T) {
+	o := open(t)
+	o.cfg.DropPolitely, o.cfg.MakePatience = 500*time.Millisecond, 500*time.Millisecond
+	for ago := 9; ago < 14; ago++ {
+		day := fmt.Sprintf(`((now() AT TIME ZONE 'UTC')::date - %d)`, ago)
+		o.exec(`SELECT outbox.make_partition(` + day + `)`)
+		o.reads(day)
+	}
+	tries := 0
+	done, err := o.DropPartitions(t.Context(), 7, func() { tries++ })
+	require.NoError(t, err)
+	require.Len(t, done.Left, 5)
+	require.Less(t, tries, 2*int(time.Second/lockRetry)+5, "one day was tried for a second, and the others once")
+}
+
 func TestDropPartitions_DropTheOtherDaysThoughOneIsHeld(t *testing.T) {
 	o := open(t)
 	o.cfg.DropPolitely, o.cfg.MakePatience = 100*time.Millisecond, 100*time.Millisecond

@@ -21,6 +21,10 @@ CROSS JOIN (SELECT greatest((SELECT max(id) FROM outbox.event),
                             (SELECT max(greatest(low_id, mark_id)) - 1 FROM outbox.lane), 0) AS id) used
 WHERE s.last_id < used.id`
 
+// farAway is an id that no sequence reaches: a sequence that is set behind it may have no
+// ids left, and then every INSERT fails.
+const farAway = 1 << 62
+
 // sequenceIsBehind returns an error if the sequence is about to give ids that events have,
 // or ids below a low watermark.
 func sequenceIsBehind(ctx context.Context, db querier) error {
@@ -30,6 +34,10 @@ func sequenceIsBehind(ctx context.Context, db querier) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
+	}
+	if used > farAway {
+		return fmt.Errorf("outbox.event or outbox.lane has the id %d, which the sequence of outbox.event.id (at %d) cannot have given: "+
+			"delete that event if nothing needs it, or set the sequence with setval if ids of this size are meant", used, last)
 	}
 	return fmt.Errorf("the sequence of outbox.event.id is at %d, and the outbox has the id %d already, so that new events get the ids of old ones: "+
 		"run \"SELECT setval('outbox.event_id_seq', %d)\" as the owner", last, used, used)
