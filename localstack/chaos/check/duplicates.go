@@ -58,11 +58,13 @@ func (j *judge) duplicates() error {
 	for _, s := range j.suspects {
 		var cause, of string
 		for _, first := range s.earlier {
-			if m := (message{s.at, first.n}); !explained[m] {
-				if cause, of = j.cause(s, first.by, evidence[s.at.event]); cause != "" {
-					explained[m] = true
-					break
-				}
+			m := message{s.at, first.n}
+			if explained[m] {
+				continue
+			}
+			if cause, of = j.cause(s, first.by, evidence[s.at.event]); cause != "" {
+				explained[m] = !s.discard // it repeats nothing
+				break
 			}
 		}
 		switch {

@@ -3,6 +3,7 @@ package check
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -97,5 +98,19 @@ func TestWhatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
 	}
 	f.Evidence = recorded("audit/a/2", Evidence{Held: []Hold{{At: at(12)}}})
 	f.Faults = []Fault{{Kind: "kill", Start: at(1.6), End: at(1.6), Role: Death, Process: "w1"}}
+	require.Empty(t, Check(f).Violations)
+}
+
+// A failover undid the settlement of an event twice; then the event died and was discarded.
+func TestWhatWasDiscardedMayHaveComeTwiceBeforeItDied(t *testing.T) {
+	f := discarded()
+	w := writtenAs(f, "audit/a/2")
+	f.Sends = append(f.Sends, send(w.ID, "w1", 1.5), send(w.ID, "w1", 20))
+	for _, q := range f.Queues {
+		if q.Topic == w.Topic {
+			f.Received = append(f.Received, arrive(q.Name, *w, 1.5), arrive(q.Name, *w, 20))
+		}
+	}
+	f.Evidence = recorded(w.ID, Evidence{Undone: []time.Time{at(1.6), at(20.1)}})
 	require.Empty(t, Check(f).Violations)
 }
