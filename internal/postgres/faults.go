@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -57,9 +58,11 @@ func (f faults) TraceConnectEnd(_ context.Context, d pgx.TraceConnectEndData) {
 // isFault leaves out what belongs to the way things go: who stops no longer waits
 // for an answer, and a partition's lock is tried again when producers are in the way.
 func isFault(err error) bool {
+	return err != nil && !hasState(err, lockNotAvailable) && !errors.Is(err, context.Canceled) && !errors.Is(err, pgx.ErrNoRows)
+}
+
+// hasState reports whether the server refused a statement with one of some SQLSTATEs.
+func hasState(err error, states ...string) bool {
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code == lockNotAvailable {
-		return false
-	}
-	return err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, pgx.ErrNoRows)
+	return errors.As(err, &refused) && slices.Contains(states, refused.Code)
 }

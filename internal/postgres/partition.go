@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -217,8 +216,7 @@ func (s *Store) unlocked(ctx, patience context.Context, politely time.Duration, 
 			progress()
 		}
 		err := s.committed(ctx, time.Since(began) > politely, sql, args, to)
-		var refused *pgconn.PgError
-		if !errors.As(err, &refused) || refused.Code != lockNotAvailable {
+		if !hasState(err, lockNotAvailable) {
 			return err
 		}
 		select {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A copy of a database may lack what the relay needs beside the rows of events: logical
@@ -30,7 +29,7 @@ const farAway = 1 << 62
 func sequenceIsBehind(ctx context.Context, db querier) error {
 	var last, used int64
 	switch err := db.QueryRow(ctx, lastIDSQL).Scan(&last, &used); {
-	case errors.Is(err, pgx.ErrNoRows), isDenied(err): // see sequenceWarning
+	case errors.Is(err, pgx.ErrNoRows), hasState(err, insufficientPrivilege): // see sequenceWarning
 		return nil
 	case err != nil:
 		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
@@ -45,11 +44,6 @@ func sequenceIsBehind(ctx context.Context, db querier) error {
 
 // insufficientPrivilege is the SQLSTATE of a right that a role lacks.
 const insufficientPrivilege = "42501"
-
-func isDenied(err error) bool {
-	var refused *pgconn.PgError
-	return errors.As(err, &refused) && refused.Code == insufficientPrivilege
-}
 
 const oneRowsSQL = `
 SELECT array_remove(ARRAY[CASE WHEN NOT EXISTS (SELECT FROM outbox.round) THEN 'outbox.round' END,

@@ -92,8 +92,7 @@ const (
 )
 
 func unconvertible(err error) bool {
-	var refused *pgconn.PgError
-	return errors.As(err, &refused) && (refused.Code == untranslatableCharacter || refused.Code == characterNotInRepertoire)
+	return hasState(err, untranslatableCharacter, characterNotInRepertoire)
 }
 
 // convertSQL fails if one column of an event cannot be converted.
