@@ -21,7 +21,7 @@ func TestCharacters_ThatADestinationLosesAreDeadLettersThatSayWhere(t *testing.T
 			o := newOutbox(t, "topics:\n  orders: {"+kind+": "+name+"}\n")
 			o.write("orders", "e", 50, 10)
 			// Written before the table had rules for types and attributes.
-			o.exec(`ALTER TABLE outbox.event DROP CONSTRAINT event_is_valid`)
+			testenv.Unchecked(t, o.db)
 			o.exec(`INSERT INTO outbox.event (topic, key, type, payload, content_type, attributes) VALUES
 				('orders', 'a', 'Tested', E'a\x0bb', 'text/plain', '{}'),
 				('orders', 'b', E'Tes\tted', 'b', 'text/plain', '{}'),

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -121,30 +120,4 @@ func TestSession_OfAnotherIsolationIsNamedAtMigrateStartAndCheck(t *testing.T) {
 	require.Regexp(t, `^ok `, line(t, out, "database"))
 	require.Regexp(t, `^unknown `, line(t, out, "rights"))
 	require.Regexp(t, `^unknown .*not checked: see session`, line(t, out, "trigger"))
-}
-
-// A producer that cannot insert is not the worker's fault, and not to be kept from it.
-func TestRights_ThatProducersLackAreNamedAtMigrateStartAndCheck(t *testing.T) {
-	q := newQueue(t, testenv.Name(t))
-	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
-	testenv.RoleURL(t, o.db, "outbox_producer")
-	o.exec(`REVOKE EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb) FROM PUBLIC, outbox_producer`)
-	const remedy = "GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid"
-	require.Contains(t, o.starter("migrate"), remedy)
-	w := o.work()
-	require.Contains(t, w.text(), remedy)
-	require.NoError(t, w.ready("ready\n"))
-	out, status := o.check(nil, "--json")
-	require.Zero(t, status, "a warning is no failure")
-	var found struct {
-		OK     bool
-		Checks []struct{ State, Check, Detail string }
-	}
-	require.NoError(t, json.Unmarshal([]byte(out), &found))
-	require.True(t, found.OK)
-	warned := false
-	for _, f := range found.Checks {
-		warned = warned || f.State == "warning" && f.Check == "producers" && strings.Contains(f.Detail, remedy)
-	}
-	require.True(t, warned, out)
 }

@@ -93,74 +93,9 @@ func security(ctx context.Context, db querier, everyRelay bool) error {
 	return errors.Join(all...)
 }
 
-// strangersSQL lists roles that were granted to insert events and may not execute a function
-// that an insert calls with their rights: one of a constraint, a default or a generated
-// column, or one that such a function calls. PostgreSQL records no dependency for a call
-// in the body of a PL/pgSQL function, so such a call is found in its text.
-const strangersSQL = `
-WITH RECURSIVE called AS (
-    SELECT d.refobjid AS oid
-    FROM pg_depend d
-    LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
-    LEFT JOIN pg_attrdef    a ON d.classid = 'pg_attrdef'::regclass    AND a.oid = d.objid
-    WHERE d.refclassid = 'pg_proc'::regclass AND to_regclass('outbox.event') IN (c.conrelid, a.adrelid)
-    UNION
-    SELECT callee.oid
-    FROM called JOIN pg_proc caller ON caller.oid = called.oid AND NOT caller.prosecdef
-    CROSS JOIN LATERAL (
-        SELECT d.refobjid AS oid FROM pg_depend d
-        WHERE d.classid = 'pg_proc'::regclass AND d.objid = caller.oid AND d.refclassid = 'pg_proc'::regclass
-        UNION ALL
-        SELECT f.oid FROM pg_proc f
-        WHERE f.pronamespace = to_regnamespace('outbox') AND strpos(caller.prosrc, 'outbox.' || f.proname || '(') > 0) callee)
-SELECT r.rolname::text, n.nspname || '.' || f.proname || '(' || oidvectortypes(f.proargtypes) || ')'
-FROM called JOIN pg_proc f ON f.oid = called.oid JOIN pg_namespace n ON n.oid = f.pronamespace
-CROSS JOIN (
-    SELECT a.grantee FROM pg_class c CROSS JOIN aclexplode(c.relacl) a
-    WHERE c.oid = to_regclass('outbox.event') AND a.privilege_type = 'INSERT'
-    UNION
-    SELECT a.grantee FROM pg_attribute t CROSS JOIN aclexplode(t.attacl) a
-    WHERE t.attrelid = to_regclass('outbox.event') AND a.privilege_type = 'INSERT') granted
-JOIN pg_roles r ON r.oid = granted.grantee
-WHERE NOT has_function_privilege(r.oid, f.oid, 'EXECUTE')
-ORDER BY 2, 1`
-
-// strangersNamed is how many roles a warning names at most.
-const strangersNamed = 5
-
-// strangers returns a warning if a producer may not execute a function that an insert calls.
-func strangers(ctx context.Context, db querier) error {
-	rows, err := db.Query(ctx, strangersSQL)
-	if err != nil {
-		return fmt.Errorf("check the rights of producers: %w", err)
-	}
-	var roles, functions []string
-	var role, function string
-	_, err = pgx.ForEachRow(rows, []any{&role, &function}, func() error {
-		if !slices.Contains(functions, function) {
-			functions = append(functions, function)
-		}
-		if !slices.Contains(roles, role) {
-			roles = append(roles, role)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("check the rights of producers: %w", err)
-	}
-	if len(roles) == 0 {
-		return nil
-	}
-	slices.Sort(roles)
-	names := strings.Join(roles[:min(len(roles), strangersNamed)], ", ")
-	all := strings.Join(functions, ", ")
-	return fmt.Errorf("some roles may insert events but not execute %s, so that their inserts fail (%d: %s): "+
-		"run \"GRANT EXECUTE ON FUNCTION %s TO %s\" (schema/roles.sql does this for outbox_producer only)", all, len(roles), names, all, names)
-}
-
 // Warning is a fact that an operator should change although the relay works.
 type Warning struct {
-	Check string // session, sequence or producers
+	Check string // session or sequence
 	Err   error  // names the remedy
 }
 
@@ -168,7 +103,7 @@ type Warning struct {
 func (s *Store) Warnings(ctx context.Context) []Warning {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	warnings := producerWarnings(ctx, s.pool)
+	var warnings []Warning
 	if err := s.sequenceWarning(ctx); err != nil {
 		warnings = append(warnings, Warning{"sequence", err})
 	}
@@ -251,13 +186,6 @@ func (s *Store) CanHold(ctx context.Context, topics []string) error {
 	return errors.Join(all...)
 }
 
-func producerWarnings(ctx context.Context, db querier) []Warning {
-	if err := strangers(ctx, db); err != nil {
-		return []Warning{{"producers", err}}
-	}
-	return nil
-}
-
 // Examine looks, as the owner of a database that was just migrated, for faults that keep
 // producers or the relay from working. Each error names its remedy.
 func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
@@ -266,9 +194,6 @@ func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
 	}
 	if err := state(ctx, conn); err != nil {
 		found = append(found, err)
-	}
-	for _, w := range producerWarnings(ctx, conn) {
-		found = append(found, w.Err)
 	}
 	if conn.PgConn().ParameterStatus("server_encoding") == sqlASCII {
 		found = append(found, errASCII)

@@ -1,9 +1,6 @@
 package postgres
 
 import (
-	"fmt"
-	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -77,64 +74,6 @@ func TestSecurity_ThatIsForcedOnTheOwnerIsNamedToo(t *testing.T) {
 	require.NoError(t, s.Security(t.Context()), "the relay reads no partition by its name")
 	o.exec(`ALTER TABLE outbox.event_default FORCE ROW LEVEL SECURITY`)
 	require.ErrorContains(t, s.Security(t.Context()), "ALTER TABLE outbox.event_default NO FORCE ROW LEVEL SECURITY")
-}
-
-func TestRights_OfProducersThatCannotInsertAreNamed(t *testing.T) {
-	o := open(t)
-	s := o.asRelay()
-	require.Empty(t, s.Warnings(t.Context()))
-	o.exec(`REVOKE EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb) FROM PUBLIC, outbox_producer`)
-	warnings := s.Warnings(t.Context())
-	require.Len(t, warnings, 1)
-	require.Equal(t, "producers", warnings[0].Check)
-	require.ErrorContains(t, warnings[0].Err, "(1: outbox_producer)", "roles that may write everything are no producers")
-	require.ErrorContains(t, warnings[0].Err, "GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb)")
-
-	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
-	require.NoError(t, err)
-	defer conn.Close(t.Context())
-	require.Len(t, Examine(t.Context(), conn), 1, "migrate")
-	require.NoError(t, s.Check(t.Context()), "the relay itself can work")
-
-	o.exec(`REVOKE EXECUTE ON FUNCTION outbox.caught() FROM PUBLIC, outbox_relay`)
-	require.ErrorContains(t, s.Check(t.Context()), "EXECUTE caught()")
-}
-
-// Roles belong to the server, so the names must be the test's own.
-func TestRights_OfAProducersOwnRoleAreFoundByItsGrant(t *testing.T) {
-	o := open(t)
-	role := strings.ToLower(strings.ReplaceAll(testenv.Name(t)[40:], "-", "_"))
-	o.exec(fmt.Sprintf(`CREATE ROLE %s`, role))
-	defer o.exec(fmt.Sprintf(`REVOKE INSERT (topic, type, payload) ON outbox.event FROM %s; DROP ROLE %[1]s`, role))
-	o.exec(fmt.Sprintf(`GRANT INSERT (topic, type, payload) ON outbox.event TO %s`, role))
-	o.exec(`REVOKE EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb) FROM PUBLIC`)
-	var all string
-	for _, w := range o.Warnings(t.Context()) {
-		all += w.Err.Error()
-	}
-	require.Contains(t, all, role)
-}
-
-// A PL/pgSQL function calls another one, which pg_depend does not show.
-func TestRights_OneGrantNamesAllThatAnInsertNeeds(t *testing.T) {
-	o := open(t)
-	role := strings.ToLower(strings.ReplaceAll(testenv.Name(t)[40:], "-", "_"))
-	o.exec(fmt.Sprintf(`CREATE ROLE %s; GRANT %[1]s TO CURRENT_USER`, role))
-	defer o.exec(fmt.Sprintf(`DROP OWNED BY %s; DROP ROLE %[1]s`, role))
-	o.exec(fmt.Sprintf(`GRANT USAGE ON SCHEMA outbox TO %s; GRANT INSERT (topic, type, payload) ON outbox.event TO %[1]s`, role))
-	o.exec(`REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox FROM PUBLIC`)
-	insert := fmt.Sprintf(`DO $$ BEGIN SET LOCAL ROLE %s; INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x'); END $$`, role)
-	_, err := o.db.Exec(t.Context(), insert)
-	require.ErrorContains(t, err, "permission denied for function")
-
-	warnings := o.Warnings(t.Context())
-	require.Len(t, warnings, 1)
-	grant := regexp.MustCompile(`"(GRANT EXECUTE [^"]+)"`).FindStringSubmatch(warnings[0].Err.Error())
-	require.NotNil(t, grant, "%v", warnings[0].Err)
-	o.exec(grant[1])
-	require.Empty(t, o.Warnings(t.Context()))
-	_, err = o.db.Exec(t.Context(), insert)
-	require.NoError(t, err, "after %s", grant[1])
 }
 
 func TestWarnings_NameASQLASCIIDatabase(t *testing.T) {

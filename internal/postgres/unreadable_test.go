@@ -66,17 +66,11 @@ func TestClaim_OfATopicThatIsNotUTF8MakesDeadLettersAndStopsNoOther(t *testing.T
 // oddTexts are texts that a database stores and cannot convert to UTF-8.
 var oddTexts = map[string]string{"WIN1252": "a\x81", "WIN1253": "a\xaa", "EUC_JP": "a\xa9\xa1", "EUC_KR": "a\xc9\xa1"}
 
-// unchecked lets events in as they were before the table had the rule.
-func (o testOutbox) unchecked() {
-	o.t.Helper()
-	o.exec(`ALTER TABLE outbox.event DROP CONSTRAINT event_is_valid`)
-}
-
 func TestLoad_OfAnEventThatCannotBeReadReadsAllOthers(t *testing.T) {
 	for encoding, strange := range oddTexts {
 		t.Run(encoding, func(t *testing.T) {
 			o := encoded(t, encoding)
-			o.unchecked()
+			testenv.Unchecked(t, o.db)
 			o.writeKey("orders", "k", 3)
 			o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', 'T', $1)`, strange)
 			o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', $1, 'x')`, strange)
@@ -130,7 +124,7 @@ func TestClaim_OfATopicThatCannotBeReadStopsNoOther(t *testing.T) {
 	for encoding, strange := range map[string]string{"WIN1252": "or\x81ders", "EUC_JP": "or\xa9\xa1ders"} {
 		t.Run(encoding, func(t *testing.T) {
 			o := encoded(t, encoding)
-			o.unchecked()
+			testenv.Unchecked(t, o.db)
 			o.write("orders", 5)
 			o.exec(`INSERT INTO outbox.event (topic, key, type, payload) SELECT $1, 'k' || i, 'T', 'x' FROM generate_series(1, 20) i`, strange)
 			require.NoError(t, o.Sweep(t.Context()))
@@ -169,7 +163,7 @@ func TestClaim_OfATopicThatCannotBeReadStopsNoOther(t *testing.T) {
 // A sample of the topics does not wait for a claim.
 func TestTopics_OfWhichOneCannotBeReadShowsAll(t *testing.T) {
 	o := encoded(t, "WIN1252")
-	o.unchecked()
+	testenv.Unchecked(t, o.db)
 	o.write("orders", 5)
 	o.exec(`INSERT INTO outbox.event (topic, type, payload) VALUES ($1, 'T', 'x')`, "or\x81ders")
 	require.NoError(t, o.Sweep(t.Context()))
@@ -199,7 +193,7 @@ func TestClaim_OfATopicThatCannotBeReadLosesNoEventWhoseIDADeadLetterHas(t *test
 		t.Run(encoding, func(t *testing.T) {
 			o := encoded(t, encoding)
 			if encoding != "SQL_ASCII" {
-				o.unchecked()
+				testenv.Unchecked(t, o.db)
 			}
 			insert := `INSERT INTO outbox.event (topic, key, type, payload) SELECT $1, 'k', 'T', 'x' FROM generate_series(1, $2::int) i`
 			o.exec(insert, strange, 1)
