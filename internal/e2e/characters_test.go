@@ -9,7 +9,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-// SNS accepts such messages and does not deliver them to queues. They are not sent.
+// SNS accepts such messages and does not deliver them to queues, or they cannot be
+// messages at all. They are not sent, and no other event waits for them.
 func TestCharacters_ThatADestinationLosesAreDeadLettersThatSayWhere(t *testing.T) {
 	for _, kind := range []string{"sns", "sqs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -28,6 +29,14 @@ func TestCharacters_ThatADestinationLosesAreDeadLettersThatSayWhere(t *testing.T
 				('orders', 'c', 'Tested', 'c', E'text/plain\n', '{}'),
 				('orders', 'd', 'Tested', 'd', 'text/plain', '{"tenant": "x\ty"}'),
 				('orders', 'e', 'Tested', E'\uffff', 'text/plain', '{}'),
+				('orders', 'e', 'Tested', 'i', 'text/plain', '{"attempt": 1}'),
+				('orders', 'e', 'Tested', 'j', 'text/plain', '[]'),
+				('orders', 'e', 'Tested', 'k', 'text/plain', 'null'),
+				('orders', 'e', 'Tested', 'l', 'text/plain', '{"a": null}'),
+				('orders', 'e', 'Tested', 'm', 'text/plain', '{"a b": "x"}'),
+				('orders', 'e', 'Tested', 'n', 'text/plain', '{"event_id": "x"}'),
+				('orders', 'e', 'Tested', '', 'text/plain', '{}'),
+				('orders', 'e', '', 'o', 'text/plain', '{}'),
 				('orders', E'f\x01 g', 'Tested', E'lines\r\n\tof text', 'text/plain', '{}')`)
 			o.work()
 			o.schedule()
@@ -37,7 +46,11 @@ func TestCharacters_ThatADestinationLosesAreDeadLettersThatSayWhere(t *testing.T
 			require.Equal(t, 5, o.count(`SELECT count(*) FROM outbox.dead_letter WHERE (key, message) IN (VALUES
 				('a', 'payload has U+000B at byte 1'), ('b', 'type has U+0009 at byte 3'), ('c', 'content_type has U+000A at byte 10'),
 				('d', 'attribute "tenant" has U+0009 at byte 1'), ('e', 'payload has U+FFFF at byte 0'))`))
-			require.Equal(t, 5, o.count(`SELECT count(*) FROM outbox.dead_letter`))
+			require.Equal(t, 8, o.count(`SELECT count(*) FROM outbox.dead_letter WHERE (code, message) IN (VALUES
+				('InvalidEvent', 'attributes is not an object of strings'), ('InvalidEvent', 'attribute "a": the value is empty'),
+				('InvalidEvent', 'attribute "a b": AWS does not allow this name'),
+				('InvalidEvent', 'attribute "event_id": the name is used by the relay'), ('InvalidEvent', 'payload is empty'), ('InvalidEvent', 'type is empty'))`))
+			require.Equal(t, 13, o.count(`SELECT count(*) FROM outbox.dead_letter`))
 		})
 	}
 }

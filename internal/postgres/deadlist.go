@@ -105,11 +105,9 @@ func (s *Store) Content(ctx context.Context, eventID outbox.ID, id int64, payloa
 	defer cancel()
 	var raw []byte
 	err = s.readRow(ctx, []any{&c.ContentType, &raw, &c.Payload}, contentSQL, eventID, id, payload)
-	if err == nil {
-		c.Attributes, err = attributes(raw)
-	}
 	if err != nil {
 		return c, fmt.Errorf("read event %s: %w", eventID, err)
 	}
+	c.Attributes, _ = attributes(raw) // none, if they cannot be those of a message
 	return c, nil
 }

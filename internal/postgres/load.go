@@ -182,12 +182,10 @@ func readContents(rows pgx.Rows, known func(n int) *relay.Event) error {
 		var e relay.Event
 		var raw []byte
 		err := rows.Scan(&n, &e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw)
-		if err == nil {
-			e.Attributes, err = attributes(raw)
-		}
 		if err != nil {
 			return err
 		}
+		e.Attributes, e.Invalid = attributes(raw)
 		k := known(n - 1)
 		e.Ref, e.CreatedAt, e.Bytes = k.Ref, k.CreatedAt, k.Bytes
 		*k = e
@@ -195,16 +193,24 @@ func readContents(rows pgx.Rows, known func(n int) *relay.Event) error {
 	return rows.Err()
 }
 
-// attributes reads attributes as jsonb prints them, if there are any. encoding/json would
-// replace what is not UTF-8, and such a text comes from a SQL_ASCII database only. Its
-// bytes are kept, so that the event can be refused instead of being altered.
-func attributes(raw []byte) (all map[string]string, err error) {
+// attributes reads attributes as jsonb prints them, if there are any, and says why they
+// cannot be those of a message. encoding/json would replace what is not UTF-8, and such a
+// text comes from a SQL_ASCII database only. Its bytes are kept, so that the event can be
+// refused instead of being altered.
+func attributes(raw []byte) (all map[string]string, invalid string) {
 	if raw == nil {
-		return nil, nil
+		return nil, ""
 	}
+	const invalidAttributes = "attributes is not an object of strings"
 	if utf8.Valid(raw) {
-		err = json.Unmarshal(raw, &all)
-		return all, err
+		if err := json.Unmarshal(raw, &all); err != nil {
+			return nil, invalidAttributes
+		}
+		// null became no attributes, and a null in them an empty text, which no attribute has.
+		if all == nil {
+			return nil, invalidAttributes
+		}
+		return all, ""
 	}
 	// Each byte becomes the character of that number, and back. jsonb escapes nothing
 	// but control characters, so no other characters come from escapes.
@@ -214,13 +220,13 @@ func attributes(raw []byte) (all map[string]string, err error) {
 	}
 	var read map[string]string
 	if err := json.Unmarshal([]byte(string(wide)), &read); err != nil {
-		return nil, err
+		return nil, invalidAttributes
 	}
 	all = make(map[string]string, len(read))
 	for name, value := range read {
 		all[narrow(name)] = narrow(value)
 	}
-	return all, nil
+	return all, ""
 }
 
 func narrow(wide string) string {

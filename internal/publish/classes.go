@@ -122,6 +122,10 @@ var classes = []row{
 		why: "The event has a character that SNS or SQS loses or replaces: its text says which, and where (in bytes, from 0). Or the database cannot convert a text of it to UTF-8: the text of the dead letter names the column and the byte. It is not sent. Correct the producer, then discard the dead letter; a redrive is refused again.",
 	},
 	{
+		codes: []string{relay.CodeInvalidEvent}, from: fromRelay, class: relay.ClassPoison, source: docHere,
+		why: "The event breaks a rule of the outbox that no INSERT through the trigger breaks: its text says which. It was written past the trigger (straight to a partition, by a replica, while the trigger was disabled), or changed since, and then replayed. It is not sent. Correct the row as the owner and redrive, or discard the dead letter.",
+	},
+	{
 		codes: []string{relay.CodeBlocked}, from: fromRelay, class: relay.ClassPoison, source: docHere,
 		why: "An earlier event of its key is a dead letter, and the topic's onPoison is block.",
 	},

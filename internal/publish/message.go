@@ -9,8 +9,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// The message attributes that every event carries, where it has a value for
-// them. The producer's own, traceparent among them, come on top.
+// The message attributes that every event carries. The producer's own, traceparent among
+// them, come on top.
 const (
 	attributeEventID     = "event_id"
 	attributeEventType   = "event_type"
@@ -31,8 +31,8 @@ const maxAttributes = 10
 const maxGroupID = 128
 
 // eachAttribute calls yield with every attribute that ev is published with. The
-// value's address stays valid as long as the event. Built-in names win over a
-// producer's attribute of the same name, so that none is sent twice.
+// value's address stays valid as long as the event. What broken refuses is left out, so
+// that no name comes twice.
 func eachAttribute(ev *relay.Event, yield func(name string, value *string)) {
 	if ev.EventID != "" {
 		yield(attributeEventID, &ev.EventID)

@@ -84,7 +84,7 @@ func called(t *testing.T, d publish.Destination) []string {
 	p := w.publisher(d, func(c *publish.Config) { c.RefreshAfter = 1 })
 	for range 2 {
 		events := make(chan []relay.Event, 1)
-		events <- []relay.Event{{Ref: relay.Ref{ID: 1}, EventID: "a", Payload: "x"}, {Ref: relay.Ref{ID: 2}, EventID: "b", Payload: "y"}}
+		events <- []relay.Event{{Ref: relay.Ref{ID: 1}, EventID: "a", Type: "T", ContentType: "c", Payload: "x"}, {Ref: relay.Ref{ID: 2}, EventID: "b", Type: "T", ContentType: "c", Payload: "y"}}
 		close(events)
 		_, err := p.Publish(t.Context(), publish.Request{Topic: "orders", Events: events, Report: func([]relay.Outcome) {}})
 		require.NoError(t, err)

@@ -147,6 +147,9 @@ func (s *stream) read(page []relay.Event, ok bool) {
 		if s.unroutable == nil {
 			entries[i].refusal = refuse(bytes, attributes, s.route.refusesAbove())
 			if entries[i].refusal == nil {
+				entries[i].refusal = broken(ev)
+			}
+			if entries[i].refusal == nil {
 				entries[i].refusal = unfit(ev)
 			}
 		}

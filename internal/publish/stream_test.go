@@ -77,7 +77,7 @@ func numbered(first, n int, key func(id int64) string) []relay.Event {
 	events := make([]relay.Event, n)
 	for i := range events {
 		id := int64(first + i)
-		events[i] = relay.Event{Ref: relay.Ref{ID: id}, EventID: fmt.Sprint("event-", id), Payload: "p"}
+		events[i] = relay.Event{Ref: relay.Ref{ID: id}, EventID: fmt.Sprint("event-", id), Type: "T", ContentType: "c", Payload: "p"}
 		if key != nil {
 			events[i].Key = key(id)
 		}

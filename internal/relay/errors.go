@@ -55,6 +55,7 @@ const (
 	CodeBlocked           = "BlockedBehind"     // behind an earlier event of its key that is a dead letter
 	CodeTooManyAttributes = "TooManyAttributes" // the event has more attributes than AWS delivers
 	CodeInvalidCharacter  = "InvalidCharacter"  // the event has a character that AWS does not deliver unaltered
+	CodeInvalidEvent      = "InvalidEvent"      // the event breaks a rule of the outbox
 	CodeNoTopic           = "TopicNotFound"     // no SNS topic has the configured name
 	CodeListing           = "ListingTopics"     // the account's SNS topics are not all listed yet
 	CodeNotSent           = "NotSent"           // the request could not be made: no credentials, say

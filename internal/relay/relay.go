@@ -53,6 +53,8 @@ type Event struct {
 	// Unreadable says which text of the event the database cannot convert to UTF-8, and
 	// why. Then the event has no EventID and no texts but its key, if that can be read.
 	Unreadable string
+	// Invalid says why the event's row cannot become a message, though it can be read.
+	Invalid string
 }
 
 // Batch is what one claim publishes. It travels through workflow histories, so
