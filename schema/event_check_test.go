@@ -356,3 +356,54 @@ func TestEventCheck_LeavesTheSearchPathOfARefusedInsert(t *testing.T) {
 	require.NoError(t, tx.QueryRow(t.Context(), `SHOW search_path`).Scan(&path))
 	require.Equal(t, "public, pg_catalog", path)
 }
+
+// An event that is neither valid nor refused would be committed and never published.
+func TestEventCheck_WithoutAnAnswerFailsTheInsert(t *testing.T) {
+	for _, answer := range []string{"false", "NULL"} {
+		t.Run(answer, func(t *testing.T) {
+			pool := testenv.Database(t)
+			exec(t, pool, `
+				CREATE OR REPLACE FUNCTION outbox.event_is_valid(topic text, key text, type text, content_type text,
+				                                                 payload text, created_at timestamptz, attributes jsonb) RETURNS boolean
+				LANGUAGE sql RETURN `+answer+`::boolean`)
+			_, err := pool.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload, content_type) VALUES ('orders', 'T', 'x', 'text/plain')`)
+			require.ErrorContains(t, err, "bytes")
+			require.Zero(t, query[int](t, pool, `SELECT count(*) FROM outbox.status`))
+		})
+	}
+}
+
+// A partition that is attached again brings its constraints back.
+func TestMigrate_FreesDetachedPartitionsOfTheCheck(t *testing.T) {
+	pool := empty(t)
+	exec(t, pool, `ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC`)
+	migrateUntil(t, pool, "checked_when_enqueued")
+	today := query[string](t, pool, `SELECT 'outbox.event_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')`)
+	exec(t, pool, `SELECT outbox.make_partition((now() AT TIME ZONE 'UTC')::date)`)
+	exec(t, pool, `ALTER TABLE outbox.event DETACH PARTITION `+today)
+	_, err := migrateAll(t.Context(), pool)
+	require.NoError(t, err)
+	exec(t, pool, `DO $$ BEGIN EXECUTE format('ALTER TABLE outbox.event ATTACH PARTITION `+today+` FOR VALUES FROM (%L) TO (%L)',
+		date_trunc('day', now(), 'UTC'), date_trunc('day', now(), 'UTC') + interval '1 day'); END $$`)
+	own := makeRole(t, pool)
+	exec(t, pool, fmt.Sprintf(`GRANT USAGE ON SCHEMA outbox TO %[1]s; GRANT INSERT (topic, type, payload) ON outbox.event TO %[1]s`, own))
+	exec(t, pool, fmt.Sprintf(`DO $$ BEGIN SET LOCAL ROLE %s; INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x'); END $$`, own))
+}
+
+func TestMigrate_GoesOnWhereTheCheckWasDropped(t *testing.T) {
+	pool := empty(t)
+	migrateUntil(t, pool, "checked_when_enqueued")
+	exec(t, pool, `ALTER TABLE outbox.event DROP CONSTRAINT event_is_valid`)
+	_, err := migrateAll(t.Context(), pool)
+	require.NoError(t, err)
+}
+
+// The CHECK of the version before runs with the producer's rights.
+func TestMigrate_DownLetsProducersInsert(t *testing.T) {
+	pool := hardened(t)
+	own := makeRole(t, pool)
+	exec(t, pool, fmt.Sprintf(`GRANT USAGE ON SCHEMA outbox TO %[1]s; GRANT INSERT (topic, type, payload) ON outbox.event TO %[1]s`, own))
+	migrateDownTo(t, pool, "checked_when_enqueued")
+	require.Equal(t, "event_is_valid", query[string](t, pool, `SELECT conname FROM pg_constraint WHERE conrelid = 'outbox.event'::regclass AND contype = 'c'`))
+	exec(t, pool, fmt.Sprintf(`DO $$ BEGIN SET LOCAL ROLE %s; INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x'); END $$`, own))
+}

@@ -24,26 +24,36 @@ func migrateUntil(t testing.TB, pool *pgxpool.Pool, name string) {
 		if _, err := c.Exec(t.Context(), `DROP SCHEMA IF EXISTS outbox CASCADE; CREATE SCHEMA outbox`); err != nil {
 			return err
 		}
-		m, err := migrate.NewMigrator(t.Context(), c.Conn(), "outbox.schema_version")
-		if err != nil {
+		if err := migrateTo(t, c, name); err != nil {
 			return err
 		}
-		if err := m.LoadMigrations(os.DirFS("migrations")); err != nil {
-			return err
-		}
-		until := int32(-1)
-		for _, step := range m.Migrations {
-			if strings.HasSuffix(step.Name, "_"+name+".sql") {
-				until = step.Sequence - 1
-			}
-		}
-		require.GreaterOrEqual(t, until, int32(0), "no migration is called %s", name)
-		if err := m.MigrateTo(t.Context(), until); err != nil {
-			return err
-		}
-		_, err = schema.MakePartitions(t.Context(), c.Conn(), schema.PartitionsAhead)
+		_, err := schema.MakePartitions(t.Context(), c.Conn(), schema.PartitionsAhead)
 		return err
 	}))
+}
+
+// migrateDownTo takes the outbox back to before the migration of that name.
+func migrateDownTo(t testing.TB, pool *pgxpool.Pool, name string) {
+	t.Helper()
+	require.NoError(t, pool.AcquireFunc(t.Context(), func(c *pgxpool.Conn) error { return migrateTo(t, c, name) }))
+}
+
+func migrateTo(t testing.TB, c *pgxpool.Conn, name string) error {
+	m, err := migrate.NewMigrator(t.Context(), c.Conn(), "outbox.schema_version")
+	if err != nil {
+		return err
+	}
+	if err := m.LoadMigrations(os.DirFS("migrations")); err != nil {
+		return err
+	}
+	until := int32(-1)
+	for _, step := range m.Migrations {
+		if strings.HasSuffix(step.Name, "_"+name+".sql") {
+			until = step.Sequence - 1
+		}
+	}
+	require.GreaterOrEqual(t, until, int32(0), "no migration is called %s", name)
+	return m.MigrateTo(t.Context(), until)
 }
 
 // traffic is some producers that insert one event after the other.

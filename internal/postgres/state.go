@@ -38,7 +38,7 @@ func sequenceIsBehind(ctx context.Context, db querier) error {
 		return fmt.Errorf("outbox.event or outbox.lane has the id %d, which the sequence of outbox.event.id (at %d) cannot have given: "+
 			"delete that event if nothing needs it, or set the sequence with setval if ids of this size are meant", used, last)
 	}
-	return fmt.Errorf("the sequence of outbox.event.id is at %d, and the outbox has the id %d already, so that new events get the ids of old ones: "+
+	return fmt.Errorf("the sequence of outbox.event.id is at %d, and the outbox has the id %d already, so that new events get the ids of old ones, or lower ones, and are published before pending events of their keys: "+
 		"run \"SELECT setval('outbox.event_id_seq', %d)\" as the owner", last, used, used)
 }
 

@@ -84,7 +84,7 @@ func readableTopic(topic string) string {
 }
 
 // SQLSTATEs of a text that the server cannot convert to UTF-8. An encoding other than UTF8
-// has bytes that are no characters, such as 81 in WIN1252. The CHECK of outbox.event refuses
+// has bytes that are no characters, such as 81 in WIN1252. The trigger of outbox.event refuses
 // them, but not in events that are older than this rule.
 const (
 	untranslatableCharacter  = "22P05"
