@@ -112,8 +112,9 @@ const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 
 // DropPartitions drops the partitions of days that ended at least keep days ago,
 // with their events, unless one of those is pending or dead. A partition that a session uses
-// for too long is Left to a later run, with the session's id. The others are then tried once:
-// one session may use all of them, and a run has an end. It deletes events of such days
+// for too long is Left to a later run, with the session's id. The others are then tried once,
+// with producers behind a lock that is not granted for 50 ms: one session may use all of them,
+// and a run has an end. It deletes events of such days
 // from the default partition, except those that are pending or dead. progress, which may be
 // nil, is called before each step.
 func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (done relay.Partitions, err error) {
@@ -121,12 +122,12 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 	if err != nil {
 		return done, fmt.Errorf("list expired partitions: %w", err)
 	}
-	patience := s.cfg.DropPolitely + s.cfg.MakePatience
+	patience, politely := s.cfg.DropPolitely+s.cfg.MakePatience, s.cfg.DropPolitely
 	for _, day := range days {
-		became, err := s.dropPartition(ctx, day, patience, progress)
+		became, err := s.dropPartition(ctx, day, patience, politely, progress)
 		switch {
 		case errors.Is(err, errInTheWay) && ctx.Err() == nil:
-			patience = 0
+			patience, politely = 0, 0
 			done.Left = append(done.Left, fmt.Sprintf("%s is not dropped: %v", day, err))
 		case err != nil:
 			return done, fmt.Errorf("drop the partition of %s: %w", day, err)
@@ -148,10 +149,10 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 }
 
 // dropPartition returns errInTheWay if the partition is left to a later run.
-func (s *Store) dropPartition(ctx context.Context, day string, patience time.Duration, progress func()) (became string, err error) {
+func (s *Store) dropPartition(ctx context.Context, day string, patience, politely time.Duration, progress func()) (became string, err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err = s.unlocked(ctx, patient, s.cfg.DropPolitely, progress, dropPartitionSQL, []any{day}, &became)
+	err = s.unlocked(ctx, patient, politely, progress, dropPartitionSQL, []any{day}, &became)
 	return became, err
 }
 

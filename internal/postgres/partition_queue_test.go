@@ -98,7 +98,10 @@ func TestPartitions_NoProducerQueuesBehindALockInTheWay(t *testing.T) {
 func TestPartitions_AreMadeAndDroppedAmongProducersThatAlwaysOverlap(t *testing.T) {
 	o := open(t)
 	o.cfg.MakePatience, o.cfg.DropPolitely = 4*time.Second, 2*time.Second
-	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
+	// A reader of one day keeps it, and no other day waits for that reader.
+	const older = `((now() AT TIME ZONE 'UTC')::date - 9)`
+	o.exec(`SELECT outbox.make_partition(` + older + `), outbox.make_partition(` + expired + `)`)
+	o.reads(older)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	next := make(chan pgx.Tx)
@@ -147,6 +150,7 @@ func TestPartitions_AreMadeAndDroppedAmongProducersThatAlwaysOverlap(t *testing.
 	done, err := o.DropPartitions(t.Context(), 7, nil)
 	require.NoError(t, err)
 	require.Contains(t, done.Dropped, o.dayOf(expired))
+	require.Len(t, done.Left, 1)
 	stop()
 	producers.Wait()
 	require.Empty(t, failed)
