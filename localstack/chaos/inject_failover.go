@@ -49,9 +49,10 @@ var memories = []struct {
 		     SELECT e.event_id, s.at FROM chaos.settled s JOIN chaos.event e USING (id, created_at) WHERE s.at >= $1`,
 	},
 	{
-		"held", "topic text, lane smallint, at timestamptz, process text",
-		`SELECT topic, lane, at, process FROM chaos.held WHERE at >= $1`,
-		`INSERT INTO chaos.held SELECT * FROM old_held EXCEPT SELECT topic, lane, at, process FROM chaos.held WHERE at >= $1`,
+		"held", "topic text, lane smallint, at timestamptz, holder uuid, process text",
+		`SELECT topic, lane, at, holder, process FROM chaos.held WHERE at >= $1`,
+		`INSERT INTO chaos.held SELECT *, true FROM (
+		     SELECT * FROM old_held EXCEPT SELECT topic, lane, at, holder, process FROM chaos.held WHERE at >= $1) lost`,
 	},
 	{
 		"dropped", "partition text, at timestamptz, events bigint, needed bigint",

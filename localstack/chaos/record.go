@@ -58,12 +58,13 @@ CREATE FUNCTION chaos.settled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER chaos_settled AFTER DELETE ON outbox.pending
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.settled();
-CREATE TABLE chaos.held (topic text, lane smallint, at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    process text NOT NULL DEFAULT current_setting('application_name')); -- each worker has a name of its own
+CREATE TABLE chaos.held (topic text, lane smallint, at timestamptz NOT NULL DEFAULT clock_timestamp(), holder uuid,
+    process text NOT NULL DEFAULT current_setting('application_name'), -- each worker has a name of its own
+    lost boolean NOT NULL DEFAULT false); -- with an old primary
 CREATE INDEX ON chaos.held (at);
 CREATE INDEX ON chaos.held (topic, lane, at);
 CREATE FUNCTION chaos.held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO chaos.held (topic, lane) VALUES (NEW.topic, NEW.lane);
+    INSERT INTO chaos.held (topic, lane, holder) VALUES (NEW.topic, NEW.lane, NEW.holder);
     RETURN NULL;
 END $$;
 CREATE TRIGGER chaos_held AFTER UPDATE ON outbox.lane
@@ -202,14 +203,14 @@ func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
 
 const (
 	lookedUp   = `unnest($1::text[]::uuid[], $2::timestamptz[], $3::timestamptz[]) AS l(event_id, after, before)`
-	settledSQL = `SELECT event_id::text, s.at, '' FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.settled s USING (id, created_at)
+	settledSQL = `SELECT event_id::text, s.at, '', '', false FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.settled s USING (id, created_at)
 		WHERE s.at <= l.before ORDER BY s.at`
-	pendedSQL = `SELECT event_id::text, p.at, '' FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.pended p USING (id, created_at)
+	pendedSQL = `SELECT event_id::text, p.at, '', '', false FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.pended p USING (id, created_at)
 		WHERE p.at <= l.before ORDER BY p.at`
-	undoneSQL = `SELECT event_id::text, u.at, '' FROM ` + lookedUp + ` JOIN chaos.undone u USING (event_id)
+	undoneSQL = `SELECT event_id::text, u.at, '', '', false FROM ` + lookedUp + ` JOIN chaos.undone u USING (event_id)
 		WHERE u.at BETWEEN l.after AND l.before ORDER BY u.at`
 	// From before the event was accepted: whose batch it was.
-	heldSQL = `SELECT event_id::text, h.at, h.process FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.held h USING (topic, lane)
+	heldSQL = `SELECT event_id::text, h.at, h.holder::text, h.process, h.lost FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.held h USING (topic, lane)
 		WHERE h.at BETWEEN l.after - interval '3 minutes' AND l.before ORDER BY h.at`
 )
 
@@ -221,20 +222,20 @@ func (b *bed) evidence(ctx context.Context) func([]check.Lookup) (map[string]che
 		for i, l := range all {
 			ids[i], after[i], before[i] = l.Event, l.After, l.Before
 		}
-		var id, process string
-		var at time.Time
+		var id string
+		var hold check.Hold
 		for _, r := range []struct {
 			sql string
 			add func(*check.Evidence)
 		}{
-			{settledSQL, func(e *check.Evidence) { e.Settled = append(e.Settled, at) }},
-			{pendedSQL, func(e *check.Evidence) { e.Pended = append(e.Pended, at) }},
-			{undoneSQL, func(e *check.Evidence) { e.Undone = append(e.Undone, at) }},
-			{heldSQL, func(e *check.Evidence) { e.Held = append(e.Held, check.Hold{At: at, Process: process}) }},
+			{settledSQL, func(e *check.Evidence) { e.Settled = append(e.Settled, hold.At) }},
+			{pendedSQL, func(e *check.Evidence) { e.Pended = append(e.Pended, hold.At) }},
+			{undoneSQL, func(e *check.Evidence) { e.Undone = append(e.Undone, hold.At) }},
+			{heldSQL, func(e *check.Evidence) { e.Held = append(e.Held, hold) }},
 		} {
 			rows, err := b.db.Query(ctx, r.sql, ids, after, before)
 			if err == nil {
-				_, err = pgx.ForEachRow(rows, []any{&id, &at, &process}, func() error {
+				_, err = pgx.ForEachRow(rows, []any{&id, &hold.At, &hold.Holder, &hold.Process, &hold.Lost}, func() error {
 					e := found[id]
 					r.add(&e)
 					found[id] = e

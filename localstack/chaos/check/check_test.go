@@ -176,8 +176,22 @@ func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
 		}, Repeated},
 		"a batch is sent by a worker that had not claimed it before a failover": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w2", 20)
-			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{at(1), "w1"}, {at(2.5), "w1"}, {at(9), "w2"}}})
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{At: at(1), Process: "w1", Holder: "a"}, {At: at(2.5), Process: "w1", Holder: "b"}, {At: at(9), Process: "w2", Holder: "c"}}})
 			f.Faults = []Fault{{Kind: "failover", Start: at(2.6), End: at(7), Role: NewPrimary}}
+		}, Repeated},
+		"a worker sends again what it has settled, and no claim was lost": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w1", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{
+				{At: at(1), Process: "w1", Holder: "a"}, {At: at(2.5), Process: "w1", Holder: "b"},
+			}})
+			f.Faults = []Fault{{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}}
+		}, Repeated},
+		"a lane is taken after its event was settled, and a claim was lost": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 40)
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{
+				{At: at(3.2), Process: "w1", Holder: "a", Lost: true}, {At: at(5), Process: "w2", Holder: "b"},
+			}})
+			f.Faults = []Fault{{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}}
 		}, Repeated},
 		"one duplicate more than answers that were lost": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w1", 20, unheard)
@@ -291,7 +305,7 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 			Evidence{Held: []Hold{{At: at(8)}}}, Fault{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}, CauseUndone,
 		},
 		"two attempts had the batch, and the claim of one was lost with the old primary": {
-			Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{at(1), "w1"}, {at(2.5), "w2"}}},
+			Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{At: at(1), Process: "w1", Holder: "a", Lost: true}, {At: at(2.5), Process: "w2", Holder: "b"}}},
 			Fault{Kind: "failover", Start: at(2), End: at(30), Role: NewPrimary},
 			CauseUndone,
 		},

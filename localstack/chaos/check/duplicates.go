@@ -168,7 +168,7 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 		}
 	}
 	for _, f := range j.facts.Faults {
-		if s.repeated != nil && !s.discard && f.splits(first, s.repeated, e.Held) {
+		if s.repeated != nil && !s.discard && f.splits(first, s.repeated, e) {
 			return CauseUndone, fmt.Sprintf("%s (two holders, at %.1fs)", f.Kind, j.since(f.Start))
 		}
 	}
@@ -176,15 +176,21 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 }
 
 // splits reports whether a lane had two holders because a claim went with the old primary:
-// the new one gave the lane to another attempt, and both sent what they had in hand.
-func (f Fault) splits(first, repeated *Send, held []Hold) bool {
+// the new one gave the lane to another attempt, or to the one before, and both sent what they
+// had in hand. The event was pending when the later one took the lane.
+func (f Fault) splits(first, repeated *Send, e Evidence) bool {
 	if f.Role != NewPrimary || first.Ended.Before(f.Start) || repeated.Began.After(f.End.Add(lease)) {
 		return false
 	}
-	for i, a := range held {
-		for k, b := range held {
-			if i != k && a.Process == first.Process && b.Process == repeated.Process && !a.At.After(first.Ended) && !b.At.After(repeated.Ended) &&
-				(a.At.Before(f.End) && a.At.After(f.Start) || b.At.Before(f.End) && b.At.After(f.Start)) {
+	during := func(h Hold) bool { return h.At.After(f.Start) && h.At.Before(f.End) }
+	for _, a := range e.Held {
+		for _, b := range e.Held {
+			later := a.At
+			if b.At.After(later) {
+				later = b.At
+			}
+			if a.Holder != b.Holder && (a.Lost || b.Lost) && (during(a) || during(b)) && e.isPending(later) &&
+				a.Process == first.Process && b.Process == repeated.Process && !a.At.After(first.Ended) && !b.At.After(repeated.Ended) {
 				return true
 			}
 		}

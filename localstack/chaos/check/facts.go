@@ -142,6 +142,8 @@ type Evidence struct {
 type Hold struct {
 	At      time.Time
 	Process string // of the holder
+	Holder  string // an attempt
+	Lost    bool   // with an old primary: the new one did not know of it
 }
 
 // Leftover is something in the outbox's tables that should be gone.
