@@ -124,6 +124,11 @@ func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []in
 		default:
 			// Unless it was discarded, the first message is the first delivery.
 			j.suspect(p, at, all, i, i == 0)
+			// The last message of what was discarded must have died for a cause of its own,
+			// too. Behind a replay, nobody knows which one that is.
+			if i > 0 && i == len(all)-1 && len(p.Replays[at.event])+len(p.LostReplays[at.event]) == 0 && p.discarded(at.event, 0) {
+				j.suspect(p, at, all, i, true)
+			}
 		}
 	}
 	for _, d := range due {

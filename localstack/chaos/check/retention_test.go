@@ -114,3 +114,22 @@ func TestWhatWasDiscardedMayHaveComeTwiceBeforeItDied(t *testing.T) {
 	f.Evidence = recorded(w.ID, Evidence{Undone: []time.Time{at(1.6), at(20.1)}})
 	require.Empty(t, Check(f).Violations)
 }
+
+// The first message's answer was lost. The second one was told of, and its event must not die.
+func TestWhatWasToldOfAndDiedNeedsACauseThoughAnEarlierAnswerWasLost(t *testing.T) {
+	f := discarded()
+	w := writtenAs(f, "audit/a/2")
+	first := send(w.ID, "w1", 1.5)
+	unheard(&first)
+	f.Sends = append(f.Sends, first, send(w.ID, "w1", 20))
+	for _, q := range f.Queues {
+		if q.Topic == w.Topic {
+			f.Received = append(f.Received, arrive(q.Name, *w, 1.5), arrive(q.Name, *w, 20))
+		}
+	}
+	v := Check(f).Violations
+	require.Len(t, v, 1)
+	require.Equal(t, Phantom, v[0].Rule)
+	f.Evidence = recorded(w.ID, Evidence{Undone: []time.Time{at(20.1)}})
+	require.Empty(t, Check(f).Violations)
+}
