@@ -193,6 +193,18 @@ func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
 			}})
 			f.Faults = []Fault{{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}}
 		}, Repeated},
+		"an attempt whose claim was lost sends twice": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w1", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{At: at(2.5), Process: "w1", Holder: "a", Lost: true}}})
+			f.Faults = []Fault{{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}}
+		}, Repeated},
+		"a claim was lost, but with another primary": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{
+				{At: at(1), Process: "w1", Holder: "a", Lost: true}, {At: at(2.5), Process: "w2", Holder: "b"},
+			}})
+			f.Faults = []Fault{{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}}
+		}, Repeated},
 		"one duplicate more than answers that were lost": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w1", 20, unheard)
 			repeated(f, "standard", "audit/a/4", "w1", 21)
@@ -305,7 +317,12 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 			Evidence{Held: []Hold{{At: at(8)}}}, Fault{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}, CauseUndone,
 		},
 		"two attempts had the batch, and the claim of one was lost with the old primary": {
-			Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{At: at(1), Process: "w1", Holder: "a", Lost: true}, {At: at(2.5), Process: "w2", Holder: "b"}}},
+			Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{At: at(2.2), Process: "w1", Holder: "a", Lost: true}, {At: at(2.5), Process: "w2", Holder: "b"}}},
+			Fault{Kind: "failover", Start: at(2), End: at(30), Role: NewPrimary},
+			CauseUndone,
+		},
+		"a lane was taken over, and the new primary knew the attempt before": {
+			Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{{At: at(2.5), Process: "w2", Holder: "b", Lost: true}, {At: at(1), Process: "w1", Holder: "a"}}},
 			Fault{Kind: "failover", Start: at(2), End: at(30), Role: NewPrimary},
 			CauseUndone,
 		},

@@ -182,14 +182,14 @@ func (f Fault) splits(first, repeated *Send, e Evidence) bool {
 	if f.Role != NewPrimary || first.Ended.Before(f.Start) || repeated.Began.After(f.End.Add(lease)) {
 		return false
 	}
-	during := func(h Hold) bool { return h.At.After(f.Start) && h.At.Before(f.End) }
+	lost := func(h Hold) bool { return h.Lost && h.At.After(f.Start) && h.At.Before(f.End) }
 	for _, a := range e.Held {
 		for _, b := range e.Held {
 			later := a.At
 			if b.At.After(later) {
 				later = b.At
 			}
-			if a.Holder != b.Holder && (a.Lost || b.Lost) && (during(a) || during(b)) && e.isPending(later) &&
+			if a.Holder != b.Holder && (lost(a) || lost(b)) && e.isPending(later) &&
 				a.Process == first.Process && b.Process == repeated.Process && !a.At.After(first.Ended) && !b.At.After(repeated.Ended) {
 				return true
 			}
