@@ -142,7 +142,7 @@ func (s *scene) publishBy(p *publish.Publisher, n int) (refused map[string]strin
 	page := make([]relay.Event, n)
 	for i := range page {
 		page[i] = relay.Event{
-			Ref: relay.Ref{ID: int64(i)}, EventID: fmt.Sprint("id-", i), Type: "T", Payload: fmt.Sprintf("<payload & %d>", i),
+			Ref: relay.Ref{ID: int64(i)}, EventID: fmt.Sprint("id-", i), Type: "T", ContentType: "text/plain", Payload: fmt.Sprintf("<payload & %d>", i),
 			Attributes: map[string]string{"a": "ü & <x>"},
 		}
 	}
