@@ -59,8 +59,9 @@ type Load struct {
 	running   sync.WaitGroup
 	committed atomic.Int64
 	began     time.Time
-	slow      turns
-	large     turns
+	// At a high rate, all writers would wait for the keys of some that take their time.
+	slow, late, undone turns
+	large              turns
 
 	mu  sync.Mutex // around Keep, and of what follows
 	due time.Time  // when the next transaction is to begin
@@ -108,7 +109,7 @@ func Start(ctx context.Context, cfg Config) (*Load, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	l := &Load{cfg: cfg, cancel: cancel, began: time.Now(), due: time.Now()}
-	l.slow.every, l.large.every = 4*time.Second, 5*time.Second
+	l.slow.every, l.late.every, l.undone.every, l.large.every = 4*time.Second, time.Second, time.Second, 5*time.Second
 	dice := rand.New(rand.NewPCG(cfg.Seed, 2))
 	for range cfg.Writers {
 		own := rand.New(rand.NewPCG(dice.Uint64(), dice.Uint64()))

@@ -66,10 +66,10 @@ func (l *Load) next(dice *rand.Rand) *transaction {
 	switch roll := dice.Float64(); {
 	case roll < .10:
 		t.undo = true
-	case roll < .13: // commits late, after others that began later
+	case roll < .13 && l.late.take(since): // commits late, after others that began later
 		t.linger = time.Duration((.5 + 2*dice.Float64()) * float64(time.Second))
 	}
-	if t.undo && dice.IntN(4) == 0 {
+	if t.undo && dice.IntN(4) == 0 && l.undone.take(since) {
 		t.linger = 500 * time.Millisecond
 	}
 	return t
