@@ -31,8 +31,8 @@ const maxAttributes = 10
 const maxGroupID = 128
 
 // eachAttribute calls yield with every attribute that ev is published with. The
-// value's address stays valid as long as the event. What broken refuses is left out, so
-// that no name comes twice.
+// value's address stays valid as long as the event. No name comes twice: an attribute with
+// the name of one of the relay's is left out, see broken.
 func eachAttribute(ev *relay.Event, yield func(name string, value *string)) {
 	if ev.EventID != "" {
 		yield(attributeEventID, &ev.EventID)

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -145,13 +146,7 @@ func (s *stream) read(page []relay.Event, ok bool) {
 		bytes, attributes := measure(ev)
 		entries[i] = entry{ev: ev, bytes: bytes, refusal: s.unroutable}
 		if s.unroutable == nil {
-			entries[i].refusal = refuse(bytes, attributes, s.route.refusesAbove())
-			if entries[i].refusal == nil {
-				entries[i].refusal = broken(ev)
-			}
-			if entries[i].refusal == nil {
-				entries[i].refusal = unfit(ev)
-			}
+			entries[i].refusal = cmp.Or(refuse(bytes, attributes, s.route.refusesAbove()), broken(ev), unfit(ev))
 		}
 	}
 	s.result.Events += len(page)

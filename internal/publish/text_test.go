@@ -18,6 +18,20 @@ func fit() relay.Event {
 	}
 }
 
+// requirePoison wants a refusal with this message, or none if the message is empty.
+func requirePoison(t *testing.T, refused *relay.PublishError, code, message string) {
+	t.Helper()
+	if message == "" {
+		require.Nil(t, refused)
+		return
+	}
+	require.NotNil(t, refused)
+	assert.Equal(t, code, refused.Code)
+	assert.Equal(t, relay.ClassPoison, refused.Class)
+	assert.False(t, refused.Doubtful)
+	assert.Equal(t, message, refused.Message)
+}
+
 func TestUnfit_NamesTheCharacterItsPlaceAndThePart(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*relay.Event)
@@ -44,16 +58,7 @@ func TestUnfit_NamesTheCharacterItsPlaceAndThePart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ev := fit()
 			c.change(&ev)
-			refused := unfit(&ev)
-			if c.want == "" {
-				require.Nil(t, refused)
-				return
-			}
-			require.NotNil(t, refused)
-			assert.Equal(t, relay.CodeInvalidCharacter, refused.Code)
-			assert.Equal(t, relay.ClassPoison, refused.Class)
-			assert.False(t, refused.Doubtful)
-			assert.Equal(t, c.want, refused.Message)
+			requirePoison(t, unfit(&ev), relay.CodeInvalidCharacter, c.want)
 		})
 	}
 }
@@ -102,52 +107,5 @@ func BenchmarkUnfit(b *testing.B) {
 				}
 			}
 		})
-	}
-}
-
-func TestBroken_NamesTheRule(t *testing.T) {
-	for name, c := range map[string]struct {
-		change func(*relay.Event)
-		want   string // empty: it is sent
-	}{
-		"nothing":                 {func(*relay.Event) {}, ""},
-		"no key":                  {func(e *relay.Event) { e.Key = "" }, ""},
-		"no attributes":           {func(e *relay.Event) { e.Attributes = nil }, ""},
-		"a trace":                 {func(e *relay.Event) { e.Attributes["traceparent"] = "00" }, ""},
-		"unlike a message":        {func(e *relay.Event) { e.Invalid = "attributes is not an object of strings" }, "attributes is not an object of strings"},
-		"an empty payload":        {func(e *relay.Event) { e.Payload = "" }, "payload is empty"},
-		"an empty type":           {func(e *relay.Event) { e.Type = "" }, "type is empty"},
-		"an empty content type":   {func(e *relay.Event) { e.ContentType = "" }, "content_type is empty"},
-		"an empty value":          {func(e *relay.Event) { e.Attributes["a"] = "" }, `attribute "a": the value is empty`},
-		"an empty name":           {func(e *relay.Event) { e.Attributes[""] = "x" }, `attribute "": AWS does not allow this name`},
-		"one of the relay's":      {func(e *relay.Event) { e.Attributes["event_id"] = "x" }, `attribute "event_id": the name is used by the relay`},
-		"AWS's prefix":            {func(e *relay.Event) { e.Attributes["AWS.x"] = "x" }, `attribute "AWS.x": AWS does not allow this name`},
-		"a space":                 {func(e *relay.Event) { e.Attributes["a b"] = "x" }, `attribute "a b": AWS does not allow this name`},
-		"the first of two, by it": {func(e *relay.Event) { e.Attributes["b b"], e.Attributes["a"] = "x", "" }, `attribute "a": the value is empty`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			ev := fit()
-			c.change(&ev)
-			refused := broken(&ev)
-			if c.want == "" {
-				require.Nil(t, refused)
-				return
-			}
-			require.NotNil(t, refused)
-			assert.Equal(t, relay.CodeInvalidEvent, refused.Code)
-			assert.Equal(t, relay.ClassPoison, refused.Class)
-			assert.False(t, refused.Doubtful)
-			assert.Equal(t, c.want, refused.Message)
-		})
-	}
-}
-
-func TestLegalName_AgreesWithTheWriter(t *testing.T) {
-	for _, name := range []string{
-		"", "a", "a.b", "a-b_C9", ".", ".a", "a.", "a..b", "a b", "ä", "a\x00", "aws", "aws.", "aws.a", "AWS.a", "Amazon.b", "AMAZON.b", "amazonb", "awsa", "amazon",
-		strings.Repeat("x", 256), strings.Repeat("x", 257),
-	} {
-		err := outbox.Event{Topic: "t", Type: "T", Payload: "x", Attributes: map[string]string{name: "v"}}.Validate()
-		assert.Equal(t, err == nil, legalName(name), "%q: the writer says %v", name, err)
 	}
 }
