@@ -122,12 +122,12 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 	if err != nil {
 		return done, fmt.Errorf("list expired partitions: %w", err)
 	}
-	patience, politely := s.cfg.DropPolitely+s.cfg.MakePatience, s.cfg.DropPolitely
+	patience := s.cfg.DropPolitely + s.cfg.MakePatience
 	for _, day := range days {
-		became, err := s.dropPartition(ctx, day, patience, politely, progress)
+		became, err := s.dropPartition(ctx, day, patience, progress)
 		switch {
 		case errors.Is(err, errInTheWay) && ctx.Err() == nil:
-			patience, politely = 0, 0
+			patience = 0
 			done.Left = append(done.Left, fmt.Sprintf("%s is not dropped: %v", day, err))
 		case err != nil:
 			return done, fmt.Errorf("drop the partition of %s: %w", day, err)
@@ -148,11 +148,12 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 	return done, nil
 }
 
-// dropPartition returns errInTheWay if the partition is left to a later run.
-func (s *Store) dropPartition(ctx context.Context, day string, patience, politely time.Duration, progress func()) (became string, err error) {
+// dropPartition returns errInTheWay if the partition is left to a later run. Without patience,
+// its one try waits for its lock.
+func (s *Store) dropPartition(ctx context.Context, day string, patience time.Duration, progress func()) (became string, err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err = s.unlocked(ctx, patient, politely, progress, dropPartitionSQL, []any{day}, &became)
+	err = s.unlocked(ctx, patient, min(patience, s.cfg.DropPolitely), progress, dropPartitionSQL, []any{day}, &became)
 	return became, err
 }
 
