@@ -114,6 +114,13 @@ func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []in
 	due := slices.SortedFunc(slices.Values(p.Replays[at.event]), byTime)
 	due = slices.DeleteFunc(append([]Replay{{}}, due...), func(d Replay) bool { return p.discarded(at.event, d.Number) })
 	lost := slices.SortedFunc(slices.Values(p.LostReplays[at.event]), byTime)
+	// The first delivery was discarded, if its messages are not due. The last of them needs
+	// a cause of its own. If others may be those of a replay, only the first message is known
+	// to be one of them.
+	died := 0
+	if p.discarded(at.event, 0) && len(p.Replays[at.event])+len(p.LostReplays[at.event]) == 0 {
+		died = len(all) - 1
+	}
 	for i, r := range all {
 		switch {
 		case len(due) > 0 && !r.Sent.Add(tick).Before(due[0].At):
@@ -122,11 +129,10 @@ func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []in
 			lost = lost[1:]
 			j.counts.Orphans++
 		default:
-			// Unless it was discarded, the first message is the first delivery.
-			j.suspect(p, at, all, i, i == 0)
-			// The last message of what was discarded must have died for a cause of its own,
-			// too. Behind a replay, nobody knows which one that is.
-			if i > 0 && i == len(all)-1 && len(p.Replays[at.event])+len(p.LostReplays[at.event]) == 0 && p.discarded(at.event, 0) {
+			if i > 0 {
+				j.suspect(p, at, all, i, false)
+			}
+			if i == died {
 				j.suspect(p, at, all, i, true)
 			}
 		}
