@@ -52,16 +52,17 @@ END $$;
 
 -- A CHECK runs with the rights of the producer.
 DO $$
-DECLARE producer name;
+DECLARE granted record;
 BEGIN
-    FOR producer IN
-        SELECT DISTINCT r.rolname
+    FOR granted IN
+        SELECT DISTINCT a.grantee
         FROM (SELECT relacl AS acl FROM pg_class WHERE oid = 'outbox.event'::regclass
               UNION ALL SELECT attacl FROM pg_attribute WHERE attrelid = 'outbox.event'::regclass) acls
-        CROSS JOIN aclexplode(acls.acl) AS a JOIN pg_roles r ON r.oid = a.grantee
+        CROSS JOIN aclexplode(acls.acl) AS a
         WHERE a.privilege_type = 'INSERT' LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION outbox.attributes_are_valid(jsonb),
-                            outbox.event_is_valid(text, text, text, text, text, timestamptz, jsonb) TO %I', producer);
+                            outbox.event_is_valid(text, text, text, text, text, timestamptz, jsonb) TO %s',
+                       CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE granted.grantee::regrole::text END);
     END LOOP;
 END $$;
 SET LOCAL lock_timeout = '50ms';
