@@ -297,6 +297,11 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 			Fault{Kind: "kill", Start: at(3.6), End: at(3.6), Role: Death, Process: "w1"},
 			"kill",
 		},
+		"killed after it sent the request, and before a busy proxy read it": {
+			Evidence{Held: []Hold{{At: at(15)}}},
+			Fault{Kind: "kill", Start: at(3.45), End: at(3.45), Role: Death, Process: "w1"},
+			"kill",
+		},
 		"stalled with the event accepted, settled when it is back": {
 			Evidence{Settled: []time.Time{at(19.9), at(21)}, Held: []Hold{{At: at(15)}}},
 			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"},

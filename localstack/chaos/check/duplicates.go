@@ -206,7 +206,7 @@ func (f Fault) explains(sent *Send, taken time.Time) bool {
 	}
 	switch f.Role {
 	case Death:
-		return f.Process == sent.Process && !f.Start.Before(sent.Began)
+		return f.Process == sent.Process // which sent before it died, even if its request was read later
 	case Standstill:
 		return f.Process == sent.Process && !f.End.Before(sent.Began)
 	case NoTemporal:
