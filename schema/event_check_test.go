@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -388,6 +389,50 @@ func TestMigrate_FreesDetachedPartitionsOfTheCheck(t *testing.T) {
 	own := makeRole(t, pool)
 	exec(t, pool, fmt.Sprintf(`GRANT USAGE ON SCHEMA outbox TO %[1]s; GRANT INSERT (topic, type, payload) ON outbox.event TO %[1]s`, own))
 	exec(t, pool, fmt.Sprintf(`DO $$ BEGIN SET LOCAL ROLE %s; INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x'); END $$`, own))
+}
+
+// An archive of a detached partition may take hours.
+func TestMigrate_KeepsNoProducerWaitingForAReaderOfADetachedPartition(t *testing.T) {
+	pool := empty(t)
+	migrateUntil(t, pool, "checked_when_enqueued")
+	today := query[string](t, pool, `SELECT 'outbox.event_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')`)
+	exec(t, pool, `SELECT outbox.make_partition((now() AT TIME ZONE 'UTC')::date)`)
+	exec(t, pool, `ALTER TABLE outbox.event DETACH PARTITION `+today)
+	archive, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer archive.Rollback(t.Context())
+	_, err = archive.Exec(t.Context(), `SELECT count(*) FROM `+today)
+	require.NoError(t, err)
+	migrated := make(chan error, 1)
+	go func() { _, err := migrateAll(t.Context(), pool); migrated <- err }()
+	producer, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer producer.Release()
+	_, err = producer.Exec(t.Context(), `SET lock_timeout = '1ms'`)
+	require.NoError(t, err)
+	for until := time.Now().Add(time.Second); time.Now().Before(until); {
+		_, err := producer.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
+		require.NoError(t, err)
+	}
+	require.Empty(t, migrated)
+	require.NoError(t, archive.Commit(t.Context()))
+	require.NoError(t, <-migrated)
+}
+
+// An archive has the constraints of the table that it was made like.
+func TestMigrate_LeavesTheCheckOfTablesThatOthersMade(t *testing.T) {
+	pool := empty(t)
+	migrateUntil(t, pool, "checked_when_enqueued")
+	exec(t, asSuperuser(t, pool), `CREATE TABLE outbox.event_20200101 (LIKE outbox.event INCLUDING ALL)`)
+	exec(t, pool, `
+		CREATE TABLE outbox.archive (LIKE outbox.event INCLUDING CONSTRAINTS INCLUDING GENERATED) PARTITION BY RANGE (created_at);
+		CREATE TABLE outbox.archive_default PARTITION OF outbox.archive DEFAULT`)
+	exec(t, pool, `SELECT outbox.make_partition('2020-01-02')`)
+	exec(t, pool, `ALTER TABLE outbox.event DETACH PARTITION outbox.event_20200102`)
+	exec(t, pool, `ALTER TABLE outbox.archive ATTACH PARTITION outbox.event_20200102 FOR VALUES FROM ('2020-01-02 00:00Z') TO ('2020-01-03 00:00Z')`)
+	_, err := migrateAll(t.Context(), pool)
+	require.NoError(t, err)
+	require.Equal(t, 4, query[int](t, pool, `SELECT count(*) FROM pg_constraint WHERE conname = 'event_is_valid'`))
 }
 
 func TestMigrate_GoesOnWhereTheCheckWasDropped(t *testing.T) {
