@@ -16,12 +16,11 @@ func (s *Store) Reach(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	var there bool
-	var role string
 	now := session{isolation: readCommitted} // no connection begins with another
-	if err := s.pool.QueryRow(ctx, reachSQL).Scan(&there, &now.inRecovery, &now.readOnly, &role); err != nil {
+	if err := s.pool.QueryRow(ctx, reachSQL).Scan(&there, &now.inRecovery, &now.readOnly, &now.role); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
-	if err := now.check(role); err != nil {
+	if err := now.check(); err != nil {
 		s.pool.Reset()
 		return err
 	}

@@ -116,8 +116,8 @@ func (s *Store) Warnings(ctx context.Context) []Warning {
 	}
 	for _, name := range timeoutNames {
 		if need := s.needs(name); found.timeouts[name] > 0 && found.timeouts[name] < need {
-			warnings = append(warnings, Warning{"session", fmt.Errorf("%s is %s for this role, and the relay's statements may take %s: run \"ALTER ROLE … SET %s = 0\"; the relay has time limits of its own",
-				name, found.timeouts[name], need, name)})
+			warnings = append(warnings, Warning{"session", fmt.Errorf("%s is %s for this role, and the relay's statements may take %s: %s; the relay has time limits of its own",
+				name, found.timeouts[name], need, settingRemedy(found.role, name, "0"))})
 		}
 	}
 	if found.encoding == sqlASCII {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type session struct {
 	inRecovery, readOnly bool
 	isolation            string // default_transaction_isolation
 	encoding             string // of the database
+	role                 string // that logged in, or "…" where a pooler does not pass it on
 	// timeouts are those that the role, the database or the server sets, by name.
 	timeouts map[string]time.Duration
 }
@@ -69,7 +71,7 @@ func prepare(c *pgx.ConnConfig, seen func(session)) {
 			return err
 		}
 		seen(s)
-		return s.check(conn.ParameterStatus("session_authorization"))
+		return s.check()
 	}
 	c.AfterConnect = readBytesOfASCII
 }
@@ -115,6 +117,7 @@ func lookAt(ctx context.Context, conn *pgconn.PgConn) (s session, err error) {
 	}
 	row := results[0].Rows[0]
 	s = session{
+		role:       cmp.Or(conn.ParameterStatus("session_authorization"), "…"),
 		inRecovery: string(row[0]) == "t", readOnly: string(row[1]) == "on",
 		isolation: string(row[2]), encoding: string(row[3]), timeouts: map[string]time.Duration{},
 	}
@@ -127,19 +130,16 @@ func lookAt(ctx context.Context, conn *pgconn.PgConn) (s session, err error) {
 }
 
 // check returns an error that names the remedy if the relay cannot work in the session.
-func (s session) check(role string) error {
-	if role == "" {
-		role = "…"
-	}
+func (s session) check() error {
 	switch {
 	case s.inRecovery:
 		return fmt.Errorf("%w: %s", ErrSession, standbyRemedy)
 	case s.readOnly:
-		return fmt.Errorf("%w: it is read-only: %s", ErrSession, settingRemedy(role, "default_transaction_read_only", "off"))
+		return fmt.Errorf("%w: it is read-only: %s", ErrSession, settingRemedy(s.role, "default_transaction_read_only", "off"))
 	case s.isolation != readCommitted:
 		return settingError(fmt.Sprintf("default_transaction_isolation is %q, under which claims fail and retention does not see what is pending: %s; "+
 			"starter migrate and the worker use different roles, and each role needs it",
-			s.isolation, settingRemedy(role, "default_transaction_isolation", "'"+readCommitted+"'")))
+			s.isolation, settingRemedy(s.role, "default_transaction_isolation", "'"+readCommitted+"'")))
 	}
 	return nil
 }
