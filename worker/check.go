@@ -31,7 +31,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, producers, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, temporal, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -133,7 +133,7 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 		rights = fmt.Errorf("%w: see session", errNotAsked)
 		security, state = rights, rights
 	case database != nil:
-		session = fmt.Errorf("%w: the database does not answer", errNotAsked)
+		session = fmt.Errorf("%w: see database", errNotAsked)
 		rights, security, state = session, session, session
 	default:
 		session = r.store.CanHold(ctx, r.publisher.Topics())

@@ -56,13 +56,13 @@ func root() *cobra.Command {
 Temporal's connection comes from temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE,
 _API_KEY, _TLS_..., AWS's from the SDK's default chain.
 
-With --check it publishes nothing, prints a line for each check and ends, with
-status 0 if nothing failed. The checks: configuration, encryption (of the
-connection to the database), database, session, rights (of the role), security
-(rows that are hidden from the role), trigger (that makes events pending),
-sequence (of ids), producers (rights of roles that insert), temporal, and
-destination and publish of each topic. "unknown" and "warning" are no failures:
-AWS often does not say whether publishing is allowed.`,
+With --check it publishes nothing, prints its findings and ends, with status 0
+if nothing failed. The checks: configuration, database, session, rights (of the
+role), security (rows that are hidden from the role), state (of the outbox's
+counters), trigger (that makes events pending), temporal, and destination and
+publish of each topic; encryption (of the connection to the database) and
+sequence (of ids) only have a line if they find something. "unknown" and
+"warning" are no failures: AWS often does not say whether publishing is allowed.`,
 		Example: `  worker
   worker --check          # before a deployment
   worker --check --json`,
