@@ -27,6 +27,7 @@ type OperationStore interface {
 	Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error
 	Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error)
 	Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error)
+	CompleteOperation(ctx context.Context, id, moved int64) error
 	EndOperation(ctx context.Context, id int64, outcome string, done int64) error
 	EnsureLanes(ctx context.Context, topics []string) error
 }
@@ -46,6 +47,9 @@ type OperateResult struct {
 	Over bool  `json:"over,omitempty"`
 	// Wait is how long to wait before going on, so that the rate is kept.
 	Wait time.Duration `json:"wait,omitempty"`
+	// Again says that the operation could not end: the database was replaced, and its record
+	// lacks events that were moved.
+	Again bool `json:"again,omitempty"`
 }
 
 // EndRequest says how an operation ended.
@@ -54,6 +58,8 @@ type EndRequest struct {
 	Outcome   string `json:"outcome"`
 	// Done is how many events were moved, where that is not on record yet.
 	Done int64 `json:"done,omitempty"`
+	// Moved is how many events must be on record before the operation is done.
+	Moved int64 `json:"moved,omitempty"`
 }
 
 // Redrive makes dead letters pending again.
@@ -73,11 +79,17 @@ func (a *Activities) Replay(ctx context.Context, r OperateRequest) (OperateResul
 
 // EndOperation notes how an operation ended, and returns what it came to.
 func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateResult, error) {
-	if err := a.cfg.Store.EndOperation(ctx, r.Operation, r.Outcome, r.Done); err != nil {
+	var err error
+	if r.Moved > 0 {
+		err = a.cfg.Store.CompleteOperation(ctx, r.Operation, r.Moved)
+	} else {
+		err = a.cfg.Store.EndOperation(ctx, r.Operation, r.Outcome, r.Done)
+	}
+	if err != nil {
 		return OperateResult{}, failure(ctx, err, nil)
 	}
 	u, err := a.cfg.Store.Operation(ctx, r.Operation)
-	return OperateResult{Done: u.Done, Over: true}, failure(ctx, err, nil)
+	return OperateResult{Done: u.Done, Over: true, Again: u.Finished == nil}, failure(ctx, err, nil)
 }
 
 // operate does a part of an operation. It may be interrupted anywhere and begun again:

@@ -67,6 +67,14 @@ func (o *operations) Advance(_ context.Context, u relay.UnderWay, to relay.Place
 	return u, nil
 }
 
+func (o *operations) CompleteOperation(_ context.Context, _, moved int64) error {
+	o.u.Finished = nil
+	if now := time.Now(); o.u.Done >= moved {
+		o.u.Finished = &now
+	}
+	return nil
+}
+
 func onLanes(lanes ...int16) (moves []relay.Move) {
 	for _, l := range lanes {
 		moves = append(moves, relay.Move{Ref: relay.Ref{Lane: l}})
@@ -118,6 +126,22 @@ func TestAnOperationKeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {
 	require.EqualValues(t, 4, result.Done, "it began the second step within its time, and no third")
 	require.GreaterOrEqual(t, time.Since(began)+result.Wait, 200*time.Millisecond, "four events at twenty a second")
 	require.Positive(t, result.Wait, "it does not wait beyond its time: the workflow does")
+}
+
+func TestEndOperation_SaysThatTheRecordLacksWhatWasMoved(t *testing.T) {
+	o := &operations{u: relay.UnderWay{Done: 3}}
+	for moved, want := range map[int64]OperateResult{
+		4: {Done: 3, Over: true, Again: true},
+		3: {Done: 3, Over: true},
+	} {
+		e := newEnv(t)
+		e.store.OperationStore = o
+		v, err := e.ExecuteActivity(e.EndOperation, EndRequest{Operation: 7, Outcome: "done", Moved: moved})
+		require.NoError(t, err)
+		var got OperateResult
+		require.NoError(t, v.Get(&got))
+		require.Equal(t, want, got)
+	}
 }
 
 func TestAnOperationThatWasEndedOrFailsSaysSoAndKeepsWhatItMoved(t *testing.T) {

@@ -48,14 +48,23 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 	if in.Began.IsZero() {
 		in.Began = workflow.GetInfo(ctx).WorkflowStartTime
 	}
-	done, err := operate(ctx, in)
-	if workflow.IsContinueAsNewError(err) {
-		return r, err
-	}
 	free, _ := workflow.NewDisconnectedContext(ctx)
-	end := activities.EndRequest{Operation: in.Operation, Outcome: outcome(err)}
-	if endErr := workflow.ExecuteActivity(endOptions(free, in), act.EndOperation, end).Get(free, &done); endErr != nil && err == nil {
-		err = fmt.Errorf("end operation %d: %w", in.Operation, endErr)
+	var end activities.EndRequest
+	var done activities.OperateResult
+	for {
+		if done, err = operate(ctx, in); workflow.IsContinueAsNewError(err) {
+			return r, err
+		}
+		end = activities.EndRequest{Operation: in.Operation, Outcome: outcome(err)}
+		if err == nil {
+			end.Moved = done.Done
+		}
+		if endErr := workflow.ExecuteActivity(endOptions(free, in), act.EndOperation, end).Get(free, &done); endErr != nil && err == nil {
+			err = fmt.Errorf("end operation %d: %w", in.Operation, endErr)
+		}
+		if err != nil || !done.Again {
+			break
+		}
 	}
 	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
 	workflow.SetCurrentDetails(free, fmt.Sprintf("%s: %d events, %s.", in.Kind, r.Done, end.Outcome))

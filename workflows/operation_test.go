@@ -59,8 +59,20 @@ func TestAnOperationGoesOnUntilAllIsMovedAndItsEndIsOnRecord(t *testing.T) {
 		require.EqualValues(t, 30, r.Done)
 		require.Len(t, asked, 4)
 		require.Equal(t, activities.OperateRequest{Operation: 7, PerSecond: 50, For: workflows.OperateFor}, asked[0])
-		require.Equal(t, activities.EndRequest{Operation: 7, Outcome: "done"}, ended)
+		require.Equal(t, activities.EndRequest{Operation: 7, Outcome: "done", Moved: 30}, ended)
 	}
+}
+
+// The database was replaced by an earlier state of itself before the end was on record.
+func TestOperation_GoesOnIfTheRecordLacksWhatWasMoved(t *testing.T) {
+	e := newEnv(t)
+	e.OnActivity(act.EndOperation, mock.Anything, activities.EndRequest{Operation: 7, Outcome: "done", Moved: 30}).
+		Return(activities.OperateResult{Done: 10, Again: true}, nil).Once()
+	r, asked, ended, err := e.operate(relay.Replay, activities.OperateResult{Done: 30, Over: true}, activities.OperateResult{Done: 29, Over: true})
+	require.NoError(t, err)
+	require.Len(t, asked, 2)
+	require.EqualValues(t, 29, ended.Moved)
+	require.EqualValues(t, 29, r.Done)
 }
 
 // A long operation has several runs, each with a history that is not too long.

@@ -146,6 +146,22 @@ func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err 
 	return u, nil
 }
 
+// completeOperationSQL leaves an operation under way of which fewer events are on record.
+const completeOperationSQL = `
+UPDATE outbox.operation SET finished_at = now(), outcome = 'done'
+WHERE id = $1 AND finished_at IS NULL AND done >= $2`
+
+// CompleteOperation notes that an operation is done, unless fewer events are on record than
+// were moved: a failover or a restore has lost the others, and the operation stays under way.
+func (s *Store) CompleteOperation(ctx context.Context, id, moved int64) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, completeOperationSQL, id, moved); err != nil {
+		return fmt.Errorf("complete operation %d: %w", id, err)
+	}
+	return nil
+}
+
 const endOperationSQL = `
 UPDATE outbox.operation SET finished_at = now(), outcome = $2, done = greatest(done, $3)
 WHERE id = $1 AND finished_at IS NULL`

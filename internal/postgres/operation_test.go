@@ -66,7 +66,8 @@ func (o testOutbox) operate(kind string, chosen relay.Selection, most int) (move
 		require.Empty(o.t, left)
 		moved, over = moved+n, last
 	}
-	require.NoError(o.t, o.EndOperation(o.t.Context(), u.ID, "done", 0))
+	require.NoError(o.t, o.CompleteOperation(o.t.Context(), u.ID, int64(moved)))
+	require.NotNil(o.t, o.underWay(u.ID).Finished)
 	require.EqualValues(o.t, moved, o.underWay(u.ID).Done)
 	return moved
 }
@@ -412,6 +413,30 @@ func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) 
 	require.Greater(t, third, id)
 	_, err = o.Operation(t.Context(), 4711)
 	require.ErrorIs(t, err, relay.ErrUnknownOperation)
+}
+
+// A failover or a restore loses what was moved last, and the record with it.
+func TestCompleteOperation_OfWhatTheRecordLacksLeavesItUnderWay(t *testing.T) {
+	o := open(t)
+	o.write("orders", 5)
+	_, lease := o.claimOne()
+	o.drain(lease)
+	u := o.begin(relay.Replay, relay.Selection{})
+	moved, left, over := o.step(&u, 10)
+	require.Equal(t, 5, moved)
+	require.Empty(t, left)
+	require.True(t, over)
+	o.exec(`DELETE FROM outbox.pending`)
+	o.exec(`UPDATE outbox.operation SET done = 0, next_after = 0, lanes_after = array_fill(0::bigint, ARRAY[16])`)
+	require.NoError(t, o.CompleteOperation(t.Context(), u.ID, 5))
+	require.Nil(t, o.underWay(u.ID).Finished)
+
+	u = o.underWay(u.ID)
+	moved, _, _ = o.step(&u, 10)
+	require.Equal(t, 5, moved, "they are replayed once more")
+	require.NoError(t, o.CompleteOperation(t.Context(), u.ID, 5))
+	require.NotNil(t, o.underWay(u.ID).Finished)
+	require.Equal(t, "done", o.underWay(u.ID).Outcome)
 }
 
 func TestOperationsNeedNoMoreThanTheRightsOfTheRelayRole(t *testing.T) {
