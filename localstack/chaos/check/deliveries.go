@@ -19,7 +19,13 @@ type suspect struct {
 	sent     time.Time
 	earlier  []accepted // that it may repeat, the last one first
 	discard  bool       // no message of its delivery was needed: that was discarded
+	gone     bool       // it may be of a replay that was discarded, and repeat nothing
 	repeated *Send      // by which it was accepted, nil if no request is on record
+}
+
+// after reports whether it was too late at a time to be a reason for the message.
+func (s suspect) after(t time.Time) bool {
+	return s.repeated != nil && !s.discard && t.After(s.repeated.Ended)
 }
 
 // accepted is a message that a suspect may repeat.
@@ -78,8 +84,8 @@ func (j *judge) missed() {
 }
 
 // suspect has message n of an event in a queue explained later: by those before it, or by
-// itself if its delivery was discarded.
-func (j *judge) suspect(p *partial, at place, all []*Received, n int, discard bool) {
+// itself if its delivery was discarded. The result is valid until the next call.
+func (j *judge) suspect(p *partial, at place, all []*Received, n int, discard bool) *suspect {
 	sends := p.sends[at.event]
 	s := suspect{at: at, sent: all[n].Sent, discard: discard, repeated: sendOf(sends, all, n)}
 	if discard {
@@ -90,6 +96,7 @@ func (j *judge) suspect(p *partial, at place, all []*Received, n int, discard bo
 		}
 	}
 	j.suspects = append(j.suspects, s)
+	return &j.suspects[len(j.suspects)-1]
 }
 
 // sendOf is the request by which message n of all was accepted. Each request makes one
@@ -112,7 +119,14 @@ func sendOf(sends []*Send, all []*Received, n int) (found *Send) {
 func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []int64, _ []string) {
 	byTime := func(a, b Replay) int { return a.At.Compare(b.At) }
 	due := slices.SortedFunc(slices.Values(p.Replays[at.event]), byTime)
-	due = slices.DeleteFunc(append([]Replay{{}}, due...), func(d Replay) bool { return p.discarded(at.event, d.Number) })
+	ended := func(d Replay) bool { return p.discarded(at.event, d.Number) }
+	var gone []Replay
+	for _, d := range due {
+		if ended(d) {
+			gone = append(gone, d)
+		}
+	}
+	due = slices.DeleteFunc(append([]Replay{{}}, due...), ended)
 	lost := slices.SortedFunc(slices.Values(p.LostReplays[at.event]), byTime)
 	// The first delivery was discarded, if its messages are not due. The last of them needs
 	// a cause of its own. If others may be those of a replay, only the first message is known
@@ -130,7 +144,8 @@ func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []in
 			j.counts.Orphans++
 		default:
 			if i > 0 {
-				j.suspect(p, at, all, i, false)
+				s := j.suspect(p, at, all, i, false)
+				s.gone = len(gone) > 0 && !r.Sent.Add(tick).Before(gone[0].At)
 			}
 			if i == died {
 				j.suspect(p, at, all, i, true)

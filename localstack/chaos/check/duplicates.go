@@ -42,7 +42,7 @@ const (
 // duplicates looks for the cause of every message that its event did not need. On a
 // FIFO queue there must be none within the deduplication window. The message of a
 // discarded delivery needs a cause, too: an attempt before the last was accepted and
-// its answer was lost.
+// its answer or its settlement was lost.
 func (j *judge) duplicates() error {
 	evidence, err := j.evidence()
 	if err != nil {
@@ -66,6 +66,11 @@ func (j *judge) duplicates() error {
 				explained[m] = !s.discard // it repeats nothing
 				break
 			}
+		}
+		if cause == "" && s.gone {
+			itself := s
+			itself.discard = true
+			cause, of = j.cause(itself, s.repeated, evidence[s.at.event])
 		}
 		switch {
 		case cause != "":
@@ -115,6 +120,9 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 			if s.repeated != nil && !s.discard {
 				l.Before = s.repeated.Ended
 			}
+			if s.repeated != nil && s.gone {
+				l.Before = s.repeated.Ended.Add(untilDiscarded)
+			}
 			if other, known := times[l.Event]; known {
 				if other.After.Before(l.After) {
 					l.After = other.After
@@ -147,13 +155,13 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 		return "", ""
 	case !first.Told:
 		return CauseUnanswered, ""
-	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(first.Began) }):
+	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(first.Began) && !s.after(t) }):
 		return CauseUndone, ""
 	}
 	for _, hold := range e.Held {
 		taken := hold.At
 		switch {
-		case taken.Before(first.Began), s.repeated != nil && !s.discard && taken.After(s.repeated.Ended):
+		case taken.Before(first.Began), s.after(taken):
 			continue // it has nothing to do with this batch
 		case !e.isPending(taken):
 			continue // the next holder cannot have found the event

@@ -115,6 +115,27 @@ func TestWhatWasDiscardedMayHaveComeTwiceBeforeItDied(t *testing.T) {
 	require.Empty(t, Check(f).Violations)
 }
 
+// A failover undid the settlement of a replay. Then it died and was discarded.
+func TestAReplayThatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
+	f := discarded()
+	w := writtenAs(f, "audit/a/4")
+	for _, q := range f.Queues {
+		if q.Topic == w.Topic {
+			f.Received = append(f.Received, arrive(q.Name, *w, 24.5))
+		}
+	}
+	settled := Evidence{Settled: []time.Time{at(24.8)}}
+	f.Evidence = recorded(w.ID, settled)
+	v := Check(f).Violations
+	require.Len(t, v, 1)
+	require.Equal(t, Repeated, v[0].Rule)
+
+	settled.Undone, settled.Settled = settled.Settled, nil
+	f.Evidence = recorded(w.ID, settled)
+	require.Empty(t, Check(f).Violations)
+	require.Equal(t, map[string]int{CauseUndone: 2}, Check(f).Counts.Duplicates)
+}
+
 // The first message's answer was lost. The second one was told of, and its event must not die.
 func TestWhatWasToldOfAndDiedNeedsACauseThoughAnEarlierAnswerWasLost(t *testing.T) {
 	f := discarded()
