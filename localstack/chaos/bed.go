@@ -172,9 +172,9 @@ func (b *bed) starter(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// retried repeats what fails because a neighbour is away, for a while.
+// retried repeats what fails because a neighbour is away, for longer than any is.
 func (b *bed) retried(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, plan.LongestOutage+time.Minute)
 	defer cancel()
 	for {
 		err := do(ctx)

@@ -50,6 +50,9 @@ const (
 	// every kind has it twice, and what takes minutes once.
 	round     = 2 * time.Minute
 	longRound = 5 * time.Minute
+	// LongestOutage is how long the database is away at most: longer than a run of two
+	// minutes, and than a lease.
+	LongestOutage = 140 * time.Second
 	// calm is how long nothing is done at the beginning, and at least at the end.
 	calm = 4 * time.Second
 	// Long is the least length of a plan with what takes minutes: stalls past the lease,
@@ -211,7 +214,7 @@ func holders(dice *rand.Rand) []Step {
 // lasting takes minutes, in the middle of a round: an outage of the database that is longer
 // than a run of two minutes and than a lease, or by turns a stall that is longer than a lease.
 func lasting(dice *rand.Rand, round, workers int, from, to time.Duration) []Step {
-	step := Step{Kind: LongCut, For: seconds(140)}
+	step := Step{Kind: LongCut, For: LongestOutage}
 	if round%2 == 1 {
 		step = Step{Kind: LongStall, For: seconds(64 + 4*dice.Float64()), Worker: dice.IntN(workers)}
 	}
