@@ -1,6 +1,10 @@
 package load
 
-import "strings"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // style is how a writer takes its key's lock. All writers of a key take the same.
 type style int
@@ -12,8 +16,8 @@ const (
 	unordered                  // no key, no lock
 )
 
-// Keys are the names of the keys that every topic has events of, but for the empty
-// one.
+// Keys are the names of the keys that every topic has events of at any rate, but for the
+// empty one.
 func Keys() (names []string) {
 	for _, k := range keys {
 		if k.name != "" {
@@ -53,7 +57,30 @@ var keys = []key{
 	{"hot", serializeKeys},
 }
 
-// hot is the key that a good part of all transactions writes to, and hotShare that part.
+// hot is the key that a good part of all transactions writes to.
 var hot = keys[len(keys)-1]
 
-const hotShare = .15
+// A key's events are delivered one after another, so a rate needs keys: those above serve
+// keysFor events a second. Others have a number after their names.
+const keysFor = 60
+
+// keysAt are the keys for a rate.
+func keysAt(rate int) []key {
+	all := slices.Clone(keys)
+	for n := 2; n <= rate/keysFor; n++ {
+		for _, k := range keys {
+			switch {
+			case k == hot: // there is one
+			case k.style == unordered:
+				all = append(all, k)
+			default:
+				all = append(all, key{fmt.Sprintf("%s #%d", k.name, n), k.style})
+			}
+		}
+	}
+	return all
+}
+
+// hotShare is the part of the transactions that write to the hot key, of all topics
+// together: at most 40 events a second.
+func hotShare(rate int) float64 { return min(.15, 40/float64(rate)) }

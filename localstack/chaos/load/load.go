@@ -55,6 +55,8 @@ type Failure struct {
 // Load is a load that runs.
 type Load struct {
 	cfg       Config
+	keys      []key
+	hotShare  float64
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
 	committed atomic.Int64
@@ -98,8 +100,9 @@ func Start(ctx context.Context, cfg Config) (*Load, error) {
 	if _, err := cfg.Pool.Exec(ctx, setupSQL); err != nil {
 		return nil, fmt.Errorf("prepare the producers' table: %w", err)
 	}
+	l := &Load{cfg: cfg, keys: keysAt(cfg.Rate), hotShare: hotShare(cfg.Rate)}
 	var names []string
-	for _, k := range keys {
+	for _, k := range l.keys {
 		names = append(names, k.name)
 	}
 	_, err := cfg.Pool.Exec(ctx, `INSERT INTO chaos.aggregate (topic, key) SELECT t, k FROM unnest($1::text[]) t, unnest($2::text[]) k ON CONFLICT DO NOTHING`,
@@ -108,7 +111,7 @@ func Start(ctx context.Context, cfg Config) (*Load, error) {
 		return nil, fmt.Errorf("prepare the aggregates: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	l := &Load{cfg: cfg, cancel: cancel, began: time.Now(), due: time.Now()}
+	l.cancel, l.began, l.due = cancel, time.Now(), time.Now()
 	l.slow.every, l.late.every, l.undone.every, l.large.every = 4*time.Second, time.Second, time.Second, 5*time.Second
 	dice := rand.New(rand.NewPCG(cfg.Seed, 2))
 	for range cfg.Writers {

@@ -19,7 +19,7 @@ func TestEveryStyleOfLockNumbersAKeysEventsInTheOrderOfTheirIDs(t *testing.T) {
 	defer pool.Close()
 	var written []check.Written
 	keep := func(w check.Written) { written = append(written, w) }
-	l, err := Start(t.Context(), Config{Pool: pool, Topics: []string{"a", "b"}, Seed: 1, Rate: 400, Writers: 16, Keep: keep})
+	l, err := Start(t.Context(), Config{Pool: pool, Topics: []string{"a", "b"}, Seed: 1, Rate: 2*keysFor - 1, Writers: 16, Keep: keep})
 	require.NoError(t, err)
 	const enough = 400 // for every key to have some, and some that roll back
 	require.Eventually(t, func() bool { return l.Committed() >= enough }, time.Minute, 10*time.Millisecond)
@@ -95,4 +95,18 @@ func TestARefusedStatementIsReported(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Stop()
 	require.ErrorContains(t, (<-failed).Err, "23514")
+}
+
+// A key's events are delivered one after another.
+func TestKeysAt_AHigherRateHasMoreKeysAndNoneThatGetsMoreOfIt(t *testing.T) {
+	require.Equal(t, keys, keysAt(60))
+	many := keysAt(600)
+	require.Len(t, many, 1+10*(len(keys)-1))
+	names := map[string]bool{}
+	for _, k := range many {
+		require.False(t, k.name != "" && names[k.name], k.name)
+		names[k.name] = true
+	}
+	require.InDelta(t, .15, hotShare(60), 0)
+	require.InDelta(t, 40, hotShare(1000)*1000, .001)
 }

@@ -35,8 +35,8 @@ var types = []string{"ChaosBegan", "ChaosWentOn", "ChaosEnded"}
 
 // next makes up a transaction.
 func (l *Load) next(dice *rand.Rand) *transaction {
-	t := &transaction{key: keys[dice.IntN(len(keys))]}
-	if dice.Float64() < hotShare {
+	t := &transaction{key: l.keys[dice.IntN(len(l.keys))]}
+	if dice.Float64() < l.hotShare {
 		t.key = hot
 	}
 	topic := l.cfg.Topics[dice.IntN(len(l.cfg.Topics))]
