@@ -43,7 +43,7 @@ taken for broken instead, after two of a topic and worker at most have become de
 events behind those that are refused. If one is accepted, the refused events are sent once more, and each that is refused
 again becomes a dead letter.`},
 	{relay.ClassDestination, "Destination", `Nothing gets through until a person changes something, so the topic is paused and one recovery tries, at
-growing intervals, until it works. Other topics go on. No event becomes a dead letter for it, unless you give them up (`+"`starter recover TOPIC --park`"+`).`},
+growing intervals, until it works. Other topics go on. No event becomes a dead letter for it, unless you give them up (` + "`starter recover TOPIC --park`" + `).`},
 	{relay.ClassOurs, "Ours", `The relay built the request wrongly. It says nothing about the events, so none of them becomes a dead letter for
 it. If nothing gets through, the topic is paused like for a broken destination; if others do, what was refused is sent again by
 itself. The code shows where the relay needs mending.`},
