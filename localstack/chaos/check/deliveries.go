@@ -83,9 +83,9 @@ func (j *judge) missed() {
 	}
 }
 
-// suspect has message n of an event in a queue explained later: by those before it, or by
-// itself if its delivery was discarded. The result is valid until the next call.
-func (j *judge) suspect(p *partial, at place, all []*Received, n int, discard bool) *suspect {
+// suspect is message n of an event in a queue. It is explained by those before it, or by
+// itself if its delivery was discarded.
+func (p *partial) suspect(at place, all []*Received, n int, discard bool) suspect {
 	sends := p.sends[at.event]
 	s := suspect{at: at, sent: all[n].Sent, discard: discard, repeated: sendOf(sends, all, n)}
 	if discard {
@@ -95,8 +95,7 @@ func (j *judge) suspect(p *partial, at place, all []*Received, n int, discard bo
 			s.earlier = append(s.earlier, accepted{i, all[i].Sent, sendOf(sends, all, i)})
 		}
 	}
-	j.suspects = append(j.suspects, s)
-	return &j.suspects[len(j.suspects)-1]
+	return s
 }
 
 // sendOf is the request by which message n of all was accepted. Each request makes one
@@ -120,11 +119,9 @@ func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []in
 	byTime := func(a, b Replay) int { return a.At.Compare(b.At) }
 	due := slices.SortedFunc(slices.Values(p.Replays[at.event]), byTime)
 	ended := func(d Replay) bool { return p.discarded(at.event, d.Number) }
-	var gone []Replay
-	for _, d := range due {
-		if ended(d) {
-			gone = append(gone, d)
-		}
+	var gone []Replay // from the first that was discarded on
+	if i := slices.IndexFunc(due, ended); i >= 0 {
+		gone = slices.Clone(due[i:])
 	}
 	due = slices.DeleteFunc(append([]Replay{{}}, due...), ended)
 	lost := slices.SortedFunc(slices.Values(p.LostReplays[at.event]), byTime)
@@ -144,11 +141,12 @@ func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []in
 			j.counts.Orphans++
 		default:
 			if i > 0 {
-				s := j.suspect(p, at, all, i, false)
+				s := p.suspect(at, all, i, false)
 				s.gone = len(gone) > 0 && !r.Sent.Add(tick).Before(gone[0].At)
+				j.suspects = append(j.suspects, s)
 			}
 			if i == died {
-				j.suspect(p, at, all, i, true)
+				j.suspects = append(j.suspects, p.suspect(at, all, i, true))
 			}
 		}
 	}
@@ -186,7 +184,7 @@ func (j *judge) matchByID(p *partial, at place, all []*Received) (missing []int6
 			j.counts.Duplicates[causeWindow]++
 			p.apart[r] = true
 		case p.discarded(at.event, n):
-			j.suspect(p, at, all, i, true)
+			j.suspects = append(j.suspects, p.suspect(at, all, i, true))
 		}
 		last[n], p.delivery[r] = r, n
 	}
