@@ -58,7 +58,8 @@ type EndRequest struct {
 	Outcome   string `json:"outcome"`
 	// Done is how many events were moved, where that is not on record yet.
 	Done int64 `json:"done,omitempty"`
-	// Moved is how many events must be on record before the operation is done.
+	// Moved is how many events must be on record. With fewer, an operation whose outcome is
+	// "done" stays under way. 0: it ends in any case.
 	Moved int64 `json:"moved,omitempty"`
 }
 

@@ -146,33 +146,28 @@ func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err 
 	return u, nil
 }
 
-// completeOperationSQL leaves an operation under way of which fewer events are on record.
-const completeOperationSQL = `
-UPDATE outbox.operation SET finished_at = now(), outcome = 'done'
-WHERE id = $1 AND finished_at IS NULL AND done >= $2`
+// endOperationSQL leaves an operation under way of which fewer than $4 events are on record.
+const endOperationSQL = `
+UPDATE outbox.operation SET finished_at = now(), outcome = $2, done = greatest(done, $3)
+WHERE id = $1 AND finished_at IS NULL AND done >= $4`
 
-// CompleteOperation notes that an operation is done, unless fewer events are on record than
-// were moved: a failover or a restore has lost the others, and the operation stays under way.
-func (s *Store) CompleteOperation(ctx context.Context, id, moved int64) error {
+func (s *Store) endOperation(ctx context.Context, id int64, outcome string, done, least int64) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, completeOperationSQL, id, moved); err != nil {
-		return fmt.Errorf("complete operation %d: %w", id, err)
+	if _, err := s.pool.Exec(ctx, endOperationSQL, id, s.text(outcome), done, least); err != nil {
+		return fmt.Errorf("end operation %d: %w", id, err)
 	}
 	return nil
 }
 
-const endOperationSQL = `
-UPDATE outbox.operation SET finished_at = now(), outcome = $2, done = greatest(done, $3)
-WHERE id = $1 AND finished_at IS NULL`
-
 // EndOperation notes how an operation ended, and how many events were moved, unless more
 // are on record already. The first outcome stays.
 func (s *Store) EndOperation(ctx context.Context, id int64, outcome string, done int64) error {
-	ctx, cancel := s.limit(ctx)
-	defer cancel()
-	if _, err := s.pool.Exec(ctx, endOperationSQL, id, s.text(outcome), done); err != nil {
-		return fmt.Errorf("end operation %d: %w", id, err)
-	}
-	return nil
+	return s.endOperation(ctx, id, outcome, done, 0)
+}
+
+// CompleteOperation notes that an operation is done, unless fewer events are on record than
+// were moved: a failover or a restore has lost the others, and the operation stays under way.
+func (s *Store) CompleteOperation(ctx context.Context, id, moved int64) error {
+	return s.endOperation(ctx, id, "done", moved, moved)
 }
