@@ -31,7 +31,7 @@ END $$;
 SET LOCAL lock_timeout = '50ms';
 -- A partition that is detached may be attached again, and would bring its CHECK back. This
 -- comes before the lock that producers wait for: an archive of a detached day may take hours.
--- A table that somebody made is not touched.
+-- Tables of another name, owner or parent stay as they are.
 DO $$
 DECLARE detached regclass;
 BEGIN
