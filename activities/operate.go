@@ -22,12 +22,13 @@ const (
 // OperationStore is the part of Store that operations need.
 type OperationStore interface {
 	Operation(ctx context.Context, id int64) (relay.UnderWay, error)
+	TakeOperation(ctx context.Context, id int64) (relay.UnderWay, error)
 	Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error)
 	NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (relay.Step, error)
 	Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error
 	Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error)
 	Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error)
-	CompleteOperation(ctx context.Context, id, moved int64) error
+	CompleteOperation(ctx context.Context, id int64, holder string, moved int64) error
 	EndOperation(ctx context.Context, id int64, outcome string, done int64) error
 	EnsureLanes(ctx context.Context, topics []string) error
 }
@@ -47,8 +48,10 @@ type OperateResult struct {
 	Over bool  `json:"over,omitempty"`
 	// Wait is how long to wait before going on, so that the rate is kept.
 	Wait time.Duration `json:"wait,omitempty"`
-	// Again says that the operation could not end: the database was replaced, and its record
-	// lacks events that were moved.
+	// Holder is the attempt that says so. It is "" from workers of earlier versions.
+	Holder string `json:"holder"`
+	// Again says that the operation could not end: its record is not as its last attempt
+	// left it, because the database was replaced or another attempt went on.
 	Again bool `json:"again,omitempty"`
 }
 
@@ -58,9 +61,11 @@ type EndRequest struct {
 	Outcome   string `json:"outcome"`
 	// Done is how many events were moved, where that is not on record yet.
 	Done int64 `json:"done,omitempty"`
-	// Moved is how many events must be on record. With fewer, an operation whose outcome is
-	// "done" stays under way. 0: it ends in any case.
-	Moved int64 `json:"moved,omitempty"`
+	// Holder is the attempt that was the last to move events, and Moved how many were moved
+	// then. If the record says otherwise, an operation whose outcome is "done" stays under
+	// way. If both are missing, it ends in any case.
+	Holder string `json:"holder,omitempty"`
+	Moved  int64  `json:"moved,omitempty"`
 }
 
 // Redrive makes dead letters pending again.
@@ -81,8 +86,8 @@ func (a *Activities) Replay(ctx context.Context, r OperateRequest) (OperateResul
 // EndOperation notes how an operation ended, and returns what it came to.
 func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateResult, error) {
 	var err error
-	if r.Moved > 0 {
-		err = a.cfg.Store.CompleteOperation(ctx, r.Operation, r.Moved)
+	if r.Holder != "" || r.Moved > 0 {
+		err = a.cfg.Store.CompleteOperation(ctx, r.Operation, r.Holder, r.Moved)
 	} else {
 		err = a.cfg.Store.EndOperation(ctx, r.Operation, r.Outcome, r.Done)
 	}
@@ -96,18 +101,14 @@ func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateRes
 // operate does a part of an operation. It may be interrupted anywhere and begun again:
 // how far it is stands in the database, noted together with what was done.
 func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResult, error) {
-	u, err := a.cfg.Store.Operation(ctx, r.Operation)
-	if err == nil && u.Finished != nil {
-		err = relay.ErrOperationOver
-	}
+	u, err := a.cfg.Store.TakeOperation(ctx, r.Operation)
 	if err == nil {
 		u, err = a.bounded(ctx, u)
 	}
-	result := OperateResult{Done: u.Done}
+	result := OperateResult{Done: u.Done, Holder: u.Holder}
 	defer beat(ctx)()
-	var p pass
 	for until := time.Now().Add(r.For); err == nil && !result.Over && !stopping(ctx); {
-		result, err = a.step(ctx, &u, &p, r.PerSecond)
+		result, err = a.step(ctx, &u, r.PerSecond)
 		if left := time.Until(until); err != nil || left < result.Wait {
 			break // the workflow waits
 		}
@@ -160,38 +161,26 @@ func (a *Activities) bounded(ctx context.Context, u relay.UnderWay) (relay.Under
 	return u, a.cfg.Store.EnsureLanes(ctx, []string{u.Topic})
 }
 
-// pass is one way through the dead letters of an operation.
-type pass struct {
-	moved bool // something, since it began
-}
-
 // step does the next step of an operation, and says how long its rate asks to wait.
-func (a *Activities) step(ctx context.Context, u *relay.UnderWay, p *pass, perSecond float64) (OperateResult, error) {
+func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond float64) (OperateResult, error) {
 	began := time.Now()
 	most := stepEvents
 	if perSecond > 0 {
 		most = max(1, min(most, int(perSecond)))
 	}
 	step, err := a.cfg.Store.NextStep(ctx, *u, u.From, most)
-	if err != nil {
-		return OperateResult{Done: u.Done}, err
+	moved := 0
+	if err == nil {
+		moved, err = a.move(ctx, u, step.Moves)
 	}
-	moved, err := a.move(ctx, *u, step.Moves)
-	u.Done += int64(moved)
 	if err == nil {
 		*u, err = a.cfg.Store.Advance(ctx, *u, step.Next)
 	}
+	result := OperateResult{Done: u.Done, Holder: u.Holder}
 	if err != nil {
-		return OperateResult{Done: u.Done}, err
+		return result, err
 	}
-	u.From = step.Next
-	p.moved = p.moved || moved > 0
-	if u.Kind != relay.Replay && step.Over && p.moved {
-		// Once more from the beginning: the database may have been replaced by an earlier
-		// state of itself, in which some of it is still dead.
-		u.From, p.moved, step.Over = relay.Place{}, false, false
-	}
-	result := OperateResult{Done: u.Done, Over: step.Over}
+	u.From, result.Over = step.Next, step.Over
 	if perSecond > 0 && !step.Over {
 		result.Wait = max(0, time.Duration(float64(moved)/perSecond*float64(time.Second))-time.Since(began))
 	}
@@ -199,11 +188,12 @@ func (a *Activities) step(ctx context.Context, u *relay.UnderWay, p *pass, perSe
 }
 
 // move moves the events of a step, lane after lane as their batches end.
-func (a *Activities) move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (moved int, err error) {
+func (a *Activities) move(ctx context.Context, u *relay.UnderWay, moves []relay.Move) (moved int, err error) {
 	renew := every(reserveFor / 2)
 	for reserved := false; len(moves) > 0; {
-		lanes, n, err := a.cfg.Store.Move(ctx, u, moves)
+		lanes, n, err := a.cfg.Store.Move(ctx, *u, moves)
 		moved += n
+		u.Done += int64(n)
 		if err != nil {
 			return moved, err
 		}

@@ -49,15 +49,14 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 		in.Began = workflow.GetInfo(ctx).WorkflowStartTime
 	}
 	free, _ := workflow.NewDisconnectedContext(ctx)
-	var end activities.EndRequest
 	var done activities.OperateResult
 	for {
 		if done, err = operate(ctx, in); workflow.IsContinueAsNewError(err) {
 			return r, err
 		}
-		end = activities.EndRequest{Operation: in.Operation, Outcome: outcome(err)}
+		end := activities.EndRequest{Operation: in.Operation, Outcome: outcome(err)}
 		if err == nil {
-			end.Moved = done.Done
+			end.Holder, end.Moved = done.Holder, done.Done
 		}
 		if endErr := workflow.ExecuteActivity(endOptions(free, in), act.EndOperation, end).Get(free, &done); endErr != nil && err == nil {
 			err = fmt.Errorf("end operation %d: %w", in.Operation, endErr)
@@ -65,9 +64,15 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 		if err != nil || !done.Again {
 			break
 		}
+		if workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory {
+			return r, workflow.NewContinueAsNewError(ctx, Operation, in)
+		}
+		// It may see two databases by turns, until all connections lead to the new primary.
+		// If it is cancelled meanwhile, so is what it does next.
+		_ = workflow.Sleep(ctx, againAfter)
 	}
 	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
-	workflow.SetCurrentDetails(free, fmt.Sprintf("%s: %d events, %s.", in.Kind, r.Done, end.Outcome))
+	workflow.SetCurrentDetails(free, fmt.Sprintf("%s: %d events, %s.", in.Kind, r.Done, outcome(err)))
 	return r, err
 }
 

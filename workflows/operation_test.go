@@ -64,15 +64,27 @@ func TestAnOperationGoesOnUntilAllIsMovedAndItsEndIsOnRecord(t *testing.T) {
 }
 
 // The database was replaced by an earlier state of itself before the end was on record.
-func TestOperation_GoesOnIfTheRecordLacksWhatWasMoved(t *testing.T) {
+func TestOperation_GoesOnIfTheRecordIsNotAsItsLastAttemptLeftIt(t *testing.T) {
 	e := newEnv(t)
-	e.OnActivity(act.EndOperation, mock.Anything, activities.EndRequest{Operation: 7, Outcome: "done", Moved: 30}).
+	began := e.Now()
+	e.OnActivity(act.EndOperation, mock.Anything, activities.EndRequest{Operation: 7, Outcome: "done", Holder: "first", Moved: 30}).
 		Return(activities.OperateResult{Done: 10, Again: true}, nil).Once()
-	r, asked, ended, err := e.operate(relay.Replay, activities.OperateResult{Done: 30, Over: true}, activities.OperateResult{Done: 29, Over: true})
+	r, asked, ended, err := e.operate(relay.Replay, activities.OperateResult{Done: 30, Over: true, Holder: "first"}, activities.OperateResult{Done: 29, Over: true})
 	require.NoError(t, err)
 	require.Len(t, asked, 2)
-	require.EqualValues(t, 29, ended.Moved)
+	require.Equal(t, activities.EndRequest{Operation: 7, Outcome: "done", Moved: 29}, ended, "of a worker of the version before")
 	require.EqualValues(t, 29, r.Done)
+	require.GreaterOrEqual(t, e.Now().Sub(began), time.Second, "it does not try again at once")
+}
+
+// The worker sees two databases by turns.
+func TestOperation_WhoseEndDoesNotComeOnRecordContinuesAsNew(t *testing.T) {
+	e := newEnv(t)
+	e.SetCurrentHistoryLength(20_000)
+	e.OnActivity(act.EndOperation, mock.Anything, mock.Anything).Return(activities.OperateResult{Again: true}, nil)
+	_, _, _, err := e.operate(relay.Replay, activities.OperateResult{Done: 30, Over: true})
+	var next *workflow.ContinueAsNewError
+	require.ErrorAs(t, err, &next)
 }
 
 // A long operation has several runs, each with a history that is not too long.

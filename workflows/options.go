@@ -87,6 +87,8 @@ const (
 	// maxSummary is how long a summary may be, in bytes: Temporal refuses one of more
 	// than 400 (limit.userMetadataSummarySize).
 	maxSummary = 380
+	// againAfter is the pause before an operation goes on whose end found another record.
+	againAfter = 5 * time.Second
 	// maxHistory is the length at which a run continues as new, with the deadline
 	// it had. Temporal ends a workflow at 51,200 events.
 	maxHistory = 20_000

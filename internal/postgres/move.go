@@ -12,13 +12,11 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// goesOnSQL locks an operation, so that of two attempts at the same step one moves
-// and the other sees that it is done. A worker that freezes from here on loses its
-// transaction, or the lanes would be locked for as long as it is frozen. The operation
-// has to be where the step begins: after a failover it may be further back.
+// goesOnSQL locks an operation, so that no other attempt takes it before the move is
+// counted. A worker that freezes from here on loses its transaction, or the lanes would be
+// locked for as long as it is frozen.
 const goesOnSQL = `
-SELECT finished_at IS NULL, next_after = $2 AND NOT EXISTS (
-           SELECT FROM unnest(lanes_after, $3::bigint[]) AS place(noted, believed) WHERE noted < believed),
+SELECT finished_at IS NULL, ` + sameSQL + `,
        set_config('idle_in_transaction_session_timeout', '5s', true) || set_config('lock_timeout', '5s', true)
 FROM outbox.operation WHERE id = $1 FOR UPDATE`
 
@@ -144,9 +142,9 @@ WHERE l.topic = $1 AND l.lane = low.lane`
 const uniqueViolation = "23505"
 
 // Move does a part of a step: that of the lanes in which nothing can be in flight. It
-// returns those lanes, and how many events were moved. Doing it again moves nothing.
+// returns those lanes, and how many events were moved, by which u.Done is to be raised.
 // relay.ErrOperationOver says that the operation has been ended, and
-// relay.ErrOperationElsewhere that it is not where u says. If a dead letter cannot be
+// relay.ErrOperationElsewhere that its record is not as u says. If a dead letter cannot be
 // discarded because its id is on record, the others are, and an error names it.
 func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
 	ctx, cancel := s.long(ctx)
@@ -202,7 +200,7 @@ func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) 
 	var goesOn bool
 	var settings string
 	var isThere bool
-	if err := tx.QueryRow(ctx, goesOnSQL, u.ID, u.Noted, u.Lanes).Scan(&goesOn, &isThere, &settings); err != nil {
+	if err := tx.QueryRow(ctx, goesOnSQL, u.ID, u.Holder, u.Done, u.Noted).Scan(&goesOn, &isThere, &settings); err != nil {
 		return nil, 0, err
 	}
 	switch {

@@ -122,21 +122,17 @@ func beginOperation(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64
 	return id, false, err
 }
 
-// operationSQL reads an operation. One that began ahead of the clock has begun now at the
-// latest: it leaves alone what dies from then on.
-const operationSQL = `
-SELECT id, least(at, now()), clock_timestamp() - at, kind, topic, by, reason, selection, coalesce(matched, 0), workflow_id,
-       done, finished_at, outcome, next_after, lanes_after
-FROM outbox.operation WHERE id = $1`
+// operationColumns are what is known of an operation. One that began ahead of the clock has
+// begun now at the latest: it leaves alone what dies from then on.
+const operationColumns = `id, least(at, now()), clock_timestamp() - at, kind, topic, by, reason, selection, coalesce(matched, 0), workflow_id,
+    done, finished_at, outcome, next_after, lanes_after, coalesce(holder::text, '')`
+
+const operationSQL = `SELECT ` + operationColumns + ` FROM outbox.operation WHERE id = $1`
 
 // Operation reads an operation and how far it is; relay.ErrUnknownOperation if there
 // is none of that number.
-func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err error) {
-	ctx, cancel := s.limit(ctx)
-	defer cancel()
-	err = s.pool.QueryRow(ctx, operationSQL, id).Scan(&u.ID, &u.At, &u.Age, &u.Kind, &u.Topic, &u.By, &u.Reason, &u.Selection,
-		&u.Matched, &u.WorkflowID, &u.Done, &u.Finished, &u.Outcome, &u.Noted, &u.Lanes)
-	u.From.ID = u.Noted
+func (s *Store) Operation(ctx context.Context, id int64) (relay.UnderWay, error) {
+	u, err := s.readOperation(ctx, operationSQL, id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = relay.ErrUnknownOperation
 	}
@@ -146,15 +142,54 @@ func (s *Store) Operation(ctx context.Context, id int64) (u relay.UnderWay, err 
 	return u, nil
 }
 
-// endOperationSQL leaves an operation under way of which fewer than $4 events are on record.
-const endOperationSQL = `
-UPDATE outbox.operation SET finished_at = now(), outcome = $2, done = greatest(done, $3)
-WHERE id = $1 AND finished_at IS NULL AND done >= $4`
-
-func (s *Store) endOperation(ctx context.Context, id int64, outcome string, done, least int64) error {
+func (s *Store) readOperation(ctx context.Context, sql string, id int64) (u relay.UnderWay, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, endOperationSQL, id, s.text(outcome), done, least); err != nil {
+	err = s.pool.QueryRow(ctx, sql, id).Scan(&u.ID, &u.At, &u.Age, &u.Kind, &u.Topic, &u.By, &u.Reason, &u.Selection,
+		&u.Matched, &u.WorkflowID, &u.Done, &u.Finished, &u.Outcome, &u.Noted, &u.Lanes, &u.Holder)
+	u.From.ID = u.Noted
+	return u, err
+}
+
+// takeOperationSQL makes an attempt the holder of an operation. No other history of the
+// database has its number. As nobody else writes under it, and each move counts, the holder
+// and the count together say which state of the record this is (see sameSQL).
+const takeOperationSQL = `
+UPDATE outbox.operation SET holder = gen_random_uuid() WHERE id = $1 AND finished_at IS NULL RETURNING ` + operationColumns
+
+// TakeOperation makes the caller the holder of an operation, and returns how far it is. An
+// earlier holder moves nothing any more. relay.ErrOperationOver says that it has been ended,
+// and relay.ErrUnknownOperation that there is none of that number.
+func (s *Store) TakeOperation(ctx context.Context, id int64) (relay.UnderWay, error) {
+	u, err := s.readOperation(ctx, takeOperationSQL, id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		if u, err = s.Operation(ctx, id); err == nil {
+			err = relay.ErrOperationOver
+		}
+	}
+	if err != nil {
+		return u, fmt.Errorf("take operation %d: %w", id, err)
+	}
+	return u, nil
+}
+
+// sameSQL is true if the record is as an attempt has left it: another attempt has not taken
+// the operation, and the database was not replaced by an earlier state of itself.
+const sameSQL = `coalesce(holder::text, '') = $2 AND done = $3 AND next_after = $4`
+
+const endOperationSQL = `
+UPDATE outbox.operation SET finished_at = now(), outcome = $2, done = greatest(done, $3)
+WHERE id = $1 AND finished_at IS NULL`
+
+// completeOperationSQL leaves an operation under way whose record is not as its holder left
+// it or, where a worker of an earlier version names no holder, lacks events.
+const completeOperationSQL = endOperationSQL + `
+  AND CASE WHEN $4 = '' THEN done >= $3 ELSE done = $3 AND coalesce(holder::text, '') = $4 END`
+
+func (s *Store) endOperation(ctx context.Context, sql string, id int64, args ...any) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, sql, append([]any{id}, args...)...); err != nil {
 		return fmt.Errorf("end operation %d: %w", id, err)
 	}
 	return nil
@@ -163,11 +198,12 @@ func (s *Store) endOperation(ctx context.Context, id int64, outcome string, done
 // EndOperation notes how an operation ended, and how many events were moved, unless more
 // are on record already. The first outcome stays.
 func (s *Store) EndOperation(ctx context.Context, id int64, outcome string, done int64) error {
-	return s.endOperation(ctx, id, outcome, done, 0)
+	return s.endOperation(ctx, endOperationSQL, id, s.text(outcome), done)
 }
 
-// CompleteOperation notes that an operation is done, unless fewer events are on record than
-// were moved: a failover or a restore has lost the others, and the operation stays under way.
-func (s *Store) CompleteOperation(ctx context.Context, id, moved int64) error {
-	return s.endOperation(ctx, id, "done", moved, moved)
+// CompleteOperation notes that an operation is done, unless its record is not as the holder
+// left it when so many events were moved: a failover or a restore may have lost some of them,
+// and the operation stays under way. With holder "" the record needs that many events.
+func (s *Store) CompleteOperation(ctx context.Context, id int64, holder string, moved int64) error {
+	return s.endOperation(ctx, completeOperationSQL, id, "done", moved, holder)
 }

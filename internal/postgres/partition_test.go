@@ -122,7 +122,7 @@ func TestAPartitionIsNotDroppedUnderAStepOfAnOperation(t *testing.T) {
 	step, err := o.db.Begin(t.Context())
 	require.NoError(t, err)
 	defer step.Rollback(context.Background())
-	_, err = step.Exec(t.Context(), goesOnSQL, id, 0, nil)
+	_, err = step.Exec(t.Context(), goesOnSQL, id, "", 0, 0)
 	require.NoError(t, err)
 
 	o.dropsNothing()
@@ -301,7 +301,7 @@ func TestRetention_DeletesNothingUnderAStepOfAnOperation(t *testing.T) {
 	step, err := o.db.Begin(t.Context())
 	require.NoError(t, err)
 	defer step.Rollback(context.Background())
-	_, err = step.Exec(t.Context(), goesOnSQL, id, 0, nil)
+	_, err = step.Exec(t.Context(), goesOnSQL, id, "", 0, 0)
 	require.NoError(t, err)
 	o.dropsNothing()
 	_, err = step.Exec(t.Context(), `INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)

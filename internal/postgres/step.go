@@ -118,17 +118,17 @@ func (s *Store) Reserve(ctx context.Context, topic string, lanes []int16, d time
 	return nil
 }
 
-const advanceSQL = `UPDATE outbox.operation SET next_after = $2 WHERE id = $1 AND next_after = $3`
+const advanceSQL = `UPDATE outbox.operation SET next_after = $5 WHERE id = $1 AND ` + sameSQL
 
 // Advance notes that a replay is done up to a place, and returns the operation as it is
-// on record then. relay.ErrOperationElsewhere says that it was not where u says.
+// on record then. relay.ErrOperationElsewhere says that its record was not as u says.
 func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error) {
 	if u.Kind != relay.Replay {
 		return u, nil // what is done is no dead letter any more
 	}
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	tag, err := s.pool.Exec(ctx, advanceSQL, u.ID, to.ID, u.Noted)
+	tag, err := s.pool.Exec(ctx, advanceSQL, u.ID, u.Holder, u.Done, u.Noted, to.ID)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = relay.ErrOperationElsewhere
 	}

@@ -141,6 +141,8 @@ type UnderWay struct {
 	Lanes []int64
 	// Noted is the place on record of a replay.
 	Noted int64
+	// Holder is the attempt that has it in hand: a UUID, or "" before the first one.
+	Holder string
 	// Last is the last id that a replay can have.
 	Last int64
 }
