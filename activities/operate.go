@@ -46,8 +46,9 @@ type OperateRequest struct {
 type OperateResult struct {
 	Done int64 `json:"done"` // events moved, in all
 	Over bool  `json:"over,omitempty"`
-	// Wait is how long to wait before going on, so that the rate is kept.
-	Wait time.Duration `json:"wait,omitempty"`
+	// Wait is how long to wait before going on, so that the rate is kept. It is there when
+	// it is 0, because an answer is read over the one before.
+	Wait time.Duration `json:"wait"`
 	// Holder is the attempt that says so. It is "" from workers of earlier versions.
 	Holder string `json:"holder"`
 	// Again says that the operation could not end: its record is not as its last attempt

@@ -87,6 +87,15 @@ func TestOperation_WhoseEndDoesNotComeOnRecordContinuesAsNew(t *testing.T) {
 	require.ErrorAs(t, err, &next)
 }
 
+// An answer that asks for no pause is read over one that did.
+func TestOperation_PausesOnlyWhenItsLastAnswerAsksForIt(t *testing.T) {
+	e := newEnv(t)
+	began := e.Now()
+	_, _, _, err := e.operate(relay.Replay, activities.OperateResult{Done: 1, Wait: time.Hour}, activities.OperateResult{Done: 2}, activities.OperateResult{Done: 3, Over: true})
+	require.NoError(t, err)
+	require.Less(t, e.Now().Sub(began), 2*time.Hour)
+}
+
 // A long operation has several runs, each with a history that is not too long.
 func TestHowLongAnOperationLastedIsCountedFromItsFirstRun(t *testing.T) {
 	begin := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
