@@ -64,7 +64,7 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 		if err != nil || !done.Again {
 			break
 		}
-		if workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory {
+		if isLong(ctx) {
 			return r, workflow.NewContinueAsNewError(ctx, Operation, in)
 		}
 		// It may see two databases by turns, until all connections lead to the new primary.
@@ -88,7 +88,7 @@ func operate(ctx workflow.Context, in OperationInput) (done activities.OperateRe
 		if err := workflow.ExecuteActivity(operateOptions(ctx, in), do, request).Get(ctx, &done); err != nil {
 			return done, err
 		}
-		if !done.Over && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory {
+		if !done.Over && isLong(ctx) {
 			return done, workflow.NewContinueAsNewError(ctx, Operation, in)
 		}
 		if done.Wait > 0 {
@@ -98,6 +98,12 @@ func operate(ctx workflow.Context, in OperationInput) (done activities.OperateRe
 		}
 	}
 	return done, nil
+}
+
+// isLong is true if an operation is to continue as new. One that is cancelled ends instead: a
+// run that follows knows nothing of it.
+func isLong(ctx workflow.Context) bool {
+	return ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
 }
 
 // outcome is what is put on record.

@@ -96,6 +96,18 @@ func TestOperation_PausesOnlyWhenItsLastAnswerAsksForIt(t *testing.T) {
 	require.Less(t, e.Now().Sub(began), 2*time.Hour)
 }
 
+func TestOperation_CancelledWhileItsHistoryIsLongEnds(t *testing.T) {
+	e := newEnv(t)
+	e.SetCurrentHistoryLength(20_000)
+	e.OnActivity(act.EndOperation, mock.Anything, mock.Anything).Return(func(context.Context, activities.EndRequest) (activities.OperateResult, error) {
+		e.CancelWorkflow()
+		return activities.OperateResult{Again: true}, nil
+	}).Once()
+	_, _, ended, err := e.operate(relay.Replay, activities.OperateResult{Done: 30, Over: true})
+	require.True(t, temporal.IsCanceledError(err), err)
+	require.Equal(t, "cancelled", ended.Outcome)
+}
+
 // A long operation has several runs, each with a history that is not too long.
 func TestHowLongAnOperationLastedIsCountedFromItsFirstRun(t *testing.T) {
 	begin := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
