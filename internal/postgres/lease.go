@@ -101,7 +101,8 @@ func (s *Store) renew(ctx context.Context, l relay.Lease, lanes []int16, retryin
 }
 
 // releaseSQL frees lanes that an attempt still holds, and notes their next low watermark,
-// unless the one before still waits for its round. It notes nothing if the last event that
+// unless the one before still waits for its round. A round that is ahead of outbox.round is
+// of another history, and nothing would end it. It notes nothing if the last event that
 // was read is not in this database: then the ids are from before a failover, and the
 // database will give them to other events.
 const releaseSQL = `
@@ -109,7 +110,7 @@ WITH history AS (
     SELECT EXISTS (SELECT FROM outbox.event e WHERE e.id = $5 AND e.created_at = $6::timestamptz) AS ours),
 mine AS (
     SELECT l.topic, l.lane, done.next_id, round.number,
-           history.ours AND round.number IS NOT NULL AND done.next_id > l.low_id AND (l.mark_id <= l.low_id OR l.mark_round = round.number) AS noted
+           history.ours AND round.number IS NOT NULL AND done.next_id > l.low_id AND (l.mark_id <= l.low_id OR l.mark_round >= round.number) AS noted
     FROM unnest($2::smallint[], $3::bigint[]) AS done(lane, next_id)
     JOIN outbox.lane l ON l.topic = $1 AND l.lane = done.lane
     CROSS JOIN history LEFT JOIN outbox.round ON true

@@ -186,6 +186,19 @@ func TestRelease_NotesNoMarkOfAnotherHistory(t *testing.T) {
 	require.False(t, exists)
 }
 
+// Rounds count anew where outbox.round was not restored with the lanes.
+func TestRelease_ReplacesAMarkOfARoundThatNeverWas(t *testing.T) {
+	o := open(t)
+	o.sweepOnlyByHand()
+	o.writeKey("orders", "k", 3)
+	require.Len(t, o.publishAll(), 3)
+	o.exec(`UPDATE outbox.lane SET mark_id = low_id + 1, mark_round = 5000`)
+	o.writeKey("orders", "k", 3)
+	require.Len(t, o.publishAll(), 3)
+	o.endRounds()
+	require.Equal(t, int64(7), o.lowID("orders"))
+}
+
 // The rounds advance by themselves while events flow, and rest when none do.
 func TestRounds_AdvanceByThemselves(t *testing.T) {
 	o := open(t)
