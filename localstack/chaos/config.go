@@ -19,8 +19,8 @@ type Config struct {
 	Seed  uint64
 	// Length is how long events are written and things go wrong. Default 2 minutes.
 	Length time.Duration
-	// Drain is how long it may take after that until nothing is left. Default 3
-	// minutes, and 8 if Length is 5 or more.
+	// Drain is how long it may take after that until nothing is left, apart from the time
+	// that a backlog takes. Default 3 minutes, and 8 if Length is 5 or more.
 	Drain    time.Duration
 	Progress io.Writer
 	Workers  int  // Default 2

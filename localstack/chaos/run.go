@@ -167,11 +167,22 @@ func (b *bed) storm(ctx context.Context, l *load.Load, consumers *consume.Consum
 	return faults
 }
 
-// drain waits until nothing is left to publish nor to receive. Operators take part:
-// what is paused is resumed, and what is dead redriven.
+// calmRate is how many events a second the relay must publish at the least when nothing
+// fails any more, on a machine of two cores that the harness uses as well.
+const calmRate = 250
+
+// drain waits until nothing is left to publish nor to receive, for Config.Drain and the time
+// that calmRate allows for a backlog. Operators take part: what is paused is resumed, and
+// what is dead redriven.
 func (b *bed) drain(ctx context.Context, consumers *consume.Consumers) time.Duration {
 	began := time.Now()
 	deadline := began.Add(b.cfg.Drain)
+	var backlog int
+	if err := b.db.QueryRow(ctx, `SELECT count(*) FROM outbox.pending`).Scan(&backlog); err != nil {
+		b.say("count what is pending: %v", err)
+	}
+	deadline = deadline.Add(time.Duration(backlog) * time.Second / calmRate)
+	b.say("%d events are pending; until %s after the load nothing may be left", backlog, deadline.Sub(began).Round(time.Second))
 	for n := 0; ; n++ {
 		left, err := b.leftovers(ctx)
 		switch {
