@@ -89,8 +89,8 @@ CREATE FUNCTION chaos.deleted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     UPDATE chaos.event e SET gone_at = clock_timestamp() FROM gone WHERE e.id = gone.id AND e.created_at = gone.created_at;
     INSERT INTO chaos.dropped (partition, at, events, needed)
     SELECT 'the default partition', clock_timestamp(), (SELECT count(*) FROM gone), count(*) FROM gone
-    WHERE EXISTS (SELECT FROM outbox.pending p WHERE p.id = gone.id)
-       OR EXISTS (SELECT FROM outbox.dead_letter d WHERE d.id = gone.id)
+    WHERE EXISTS (SELECT FROM outbox.pending p WHERE p.topic = gone.topic AND p.lane = gone.lane AND p.id = gone.id)
+       OR EXISTS (SELECT FROM outbox.dead_letter d WHERE d.topic = gone.topic AND d.lane = gone.lane AND d.id = gone.id)
     HAVING count(*) > 0;
     RETURN NULL;
 END $$;
@@ -118,11 +118,11 @@ BEGIN
             UPDATE chaos.event e SET gone_at = clock_timestamp()
             WHERE e.created_at >= day AND e.created_at < day + interval '1 day' AND e.gone_at IS NULL
               AND NOT EXISTS (SELECT FROM outbox.event o WHERE o.id = e.id AND o.created_at = e.created_at)
-            RETURNING id)
+            RETURNING topic COLLATE "C" AS topic, lane, id)
         INSERT INTO chaos.dropped (partition, at, events, needed)
         SELECT name, clock_timestamp(), (SELECT count(*) FROM gone),
-               (SELECT count(*) FROM gone WHERE EXISTS (SELECT FROM outbox.pending p WHERE p.id = gone.id)
-                                             OR EXISTS (SELECT FROM outbox.dead_letter d WHERE d.id = gone.id));
+               (SELECT count(*) FROM gone WHERE EXISTS (SELECT FROM outbox.pending p WHERE p.topic = gone.topic AND p.lane = gone.lane AND p.id = gone.id)
+                                             OR EXISTS (SELECT FROM outbox.dead_letter d WHERE d.topic = gone.topic AND d.lane = gone.lane AND d.id = gone.id));
     END LOOP;
 END $$;
 CREATE EVENT TRIGGER chaos_dropped ON sql_drop EXECUTE FUNCTION chaos.dropped()`
@@ -202,15 +202,18 @@ func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
 }
 
 const (
-	lookedUp   = `unnest($1::text[]::uuid[], $2::timestamptz[], $3::timestamptz[]) AS l(event_id, after, before)`
-	settledSQL = `SELECT event_id::text, s.at, '', '', false FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.settled s USING (id, created_at)
+	askedFor = `unnest($1::text[]::uuid[], $2::timestamptz[], $3::timestamptz[]) AS l(event_id, after, before)`
+	// Materialized: the planner expects one row of a join of events with their settlements,
+	// and would compare each of a million with each event that is looked up.
+	lookedUp   = `WITH l AS MATERIALIZED (SELECT * FROM ` + askedFor + ` JOIN chaos.event e USING (event_id)) `
+	settledSQL = lookedUp + `SELECT event_id::text, s.at, '', '', false FROM l JOIN chaos.settled s USING (id, created_at)
 		WHERE s.at <= l.before ORDER BY s.at`
-	pendedSQL = `SELECT event_id::text, p.at, '', '', false FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.pended p USING (id, created_at)
+	pendedSQL = lookedUp + `SELECT event_id::text, p.at, '', '', false FROM l JOIN chaos.pended p USING (id, created_at)
 		WHERE p.at <= l.before ORDER BY p.at`
-	undoneSQL = `SELECT event_id::text, u.at, '', '', false FROM ` + lookedUp + ` JOIN chaos.undone u USING (event_id)
+	undoneSQL = `SELECT event_id::text, u.at, '', '', false FROM ` + askedFor + ` JOIN chaos.undone u USING (event_id)
 		WHERE u.at BETWEEN l.after AND l.before ORDER BY u.at`
 	// From before the event was accepted: whose batch it was.
-	heldSQL = `SELECT event_id::text, h.at, h.holder::text, h.process, h.lost FROM ` + lookedUp + ` JOIN chaos.event e USING (event_id) JOIN chaos.held h USING (topic, lane)
+	heldSQL = lookedUp + `SELECT event_id::text, h.at, h.holder::text, h.process, h.lost FROM l JOIN chaos.held h USING (topic, lane)
 		WHERE h.at BETWEEN l.after - interval '3 minutes' AND l.before ORDER BY h.at`
 )
 

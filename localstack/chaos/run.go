@@ -184,7 +184,9 @@ func (b *bed) drain(ctx context.Context, consumers *consume.Consumers) time.Dura
 	deadline = deadline.Add(time.Duration(backlog) * time.Second / calmRate)
 	b.say("%d events are pending; until %s after the load nothing may be left", backlog, deadline.Sub(began).Round(time.Second))
 	for n := 0; ; n++ {
+		looked := time.Now()
 		left, err := b.leftovers(ctx)
+		rest := max(250*time.Millisecond, time.Since(looked)) // it reads much while there is a backlog
 		switch {
 		case err != nil:
 			b.say("%v", err)
@@ -205,7 +207,7 @@ func (b *bed) drain(ctx context.Context, consumers *consume.Consumers) time.Dura
 		if len(left) > 0 && n%8 == 0 {
 			b.tidyUp(ctx)
 		}
-		if time.Now().After(deadline) || !wait(ctx, 250*time.Millisecond) {
+		if time.Now().After(deadline) || !wait(ctx, rest) {
 			return time.Since(began)
 		}
 	}
