@@ -47,6 +47,7 @@ func ready(ctx context.Context, proc *process, limit time.Duration, probe func(c
 	if proc != nil {
 		exited = proc.exited
 	}
+	deadline, _ := ctx.Deadline()
 	var last error
 	for {
 		err := try(ctx, exited, probe)
@@ -61,7 +62,7 @@ func ready(ctx context.Context, proc *process, limit time.Duration, probe func(c
 		switch {
 		case err == nil:
 			return nil
-		case ctx.Err() == nil:
+		case ctx.Err() == nil && time.Now().Before(deadline):
 			last = err // the last one before the limit says more than the limit does
 		}
 		select {
