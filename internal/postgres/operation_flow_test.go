@@ -103,17 +103,24 @@ func (o testOutbox) do(kind string) (relay.UnderWay, error) {
 	if err != nil {
 		return relay.UnderWay{}, err
 	}
-	u := o.underWay(id)
+	u, err := o.TakeOperation(ctx, id)
+	if err == nil && kind == relay.Replay {
+		_, u.Last, err = o.Bounds(ctx, u)
+	}
+	if err != nil {
+		return u, err
+	}
 	for over := false; !over; {
 		step, err := o.NextStep(ctx, u, u.From, 1+rand.IntN(20))
 		if err != nil {
 			return u, err
 		}
 		for moves := step.Moves; len(moves) > 0; {
-			lanes, _, err := o.Move(ctx, u, moves)
+			lanes, n, err := o.Move(ctx, u, moves)
 			if err != nil {
 				return u, err
 			}
+			u.Done += int64(n)
 			moves = slices.DeleteFunc(moves, func(m relay.Move) bool { return slices.Contains(lanes, m.Lane) })
 			if len(moves) > 0 {
 				err = o.Reserve(ctx, u.Topic, relay.LanesOf(moves), time.Second)
@@ -127,7 +134,10 @@ func (o testOutbox) do(kind string) (relay.UnderWay, error) {
 		}
 		u.From, over = step.Next, step.Over
 	}
-	return o.underWay(id), o.EndOperation(ctx, id, "done", 0)
+	if err := o.CompleteOperation(ctx, id, u.Holder, u.Done); err != nil {
+		return u, err
+	}
+	return o.Operation(ctx, id)
 }
 
 func TestKeysStayInOrderWhileOperatorsRedriveAndReplayInFullFlow(t *testing.T) {
