@@ -102,12 +102,12 @@ func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateRes
 // operate does a part of an operation. It may be interrupted anywhere and begun again:
 // how far it is stands in the database, noted together with what was done.
 func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResult, error) {
+	defer beat(ctx)()
 	u, err := a.cfg.Store.TakeOperation(ctx, r.Operation)
 	if err == nil {
 		u, err = a.bounded(ctx, u)
 	}
 	result := OperateResult{Done: u.Done, Holder: u.Holder}
-	defer beat(ctx)()
 	for until := time.Now().Add(r.For); err == nil && !result.Over && !stopping(ctx); {
 		result, err = a.step(ctx, &u, r.PerSecond)
 		if left := time.Until(until); err != nil || left < result.Wait {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -26,6 +28,7 @@ type operations struct {
 	reserved [][]int16
 	places   []relay.Place
 	moveErr  error
+	take     func()
 }
 
 func (o *operations) Operation(context.Context, int64) (relay.UnderWay, error) { return o.u, nil }
@@ -33,6 +36,9 @@ func (o *operations) Operation(context.Context, int64) (relay.UnderWay, error) {
 func (o *operations) TakeOperation(context.Context, int64) (relay.UnderWay, error) {
 	if o.u.Finished != nil {
 		return o.u, relay.ErrOperationOver
+	}
+	if o.take != nil {
+		o.take()
 	}
 	o.u.Holder = "this attempt"
 	return o.u, nil
@@ -106,6 +112,29 @@ func TestAnOperationMovesIdleLanesAtOnceAndReservesTheOthersUntilTheirBatchesEnd
 	require.Equal(t, onLanes(1, 3, 2, 4), o.moved)
 	require.Equal(t, [][]int16{{2}}, o.reserved, "only what is busy, and not at every look")
 	require.Equal(t, []relay.Place{{ID: 1}, {ID: 2}}, o.places, "a step is done when all its lanes are")
+}
+
+// It waits for locks, for nearly as long as Temporal waits for a sign of life.
+func TestOperation_HeartbeatsWhileItIsTaken(t *testing.T) {
+	e := newEnv(t)
+	beats := make(chan struct{}, 1)
+	e.SetOnActivityHeartbeatListener(func(*activity.Info, converter.EncodedValues) {
+		select {
+		case beats <- struct{}{}:
+		default:
+		}
+	})
+	o := &operations{u: relay.UnderWay{Operation: relay.Operation{Kind: relay.Redrive}}, steps: [][]relay.Move{onLanes(1)}}
+	o.take = func() {
+		select {
+		case <-beats:
+		case <-time.After(10 * time.Second):
+			t.Error("no heartbeat")
+		}
+	}
+	e.store.OperationStore = o
+	_, err := e.ExecuteActivity(e.Redrive, OperateRequest{For: time.Minute})
+	require.NoError(t, err)
 }
 
 func TestAnOperationKeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {
