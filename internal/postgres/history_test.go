@@ -116,6 +116,31 @@ func TestMove_LeavesAnotherDeadLetterOfTheSameIDAlone(t *testing.T) {
 	}
 }
 
+// A replay that knows more than the record, because the record is from before, must not
+// go on where it was: what lies between would never be replayed.
+func TestReplay_GoesOnOnlyFromThePlaceOnRecord(t *testing.T) {
+	o := open(t)
+	o.write("orders", 40)
+	o.publishAll()
+	u := o.begin(relay.Replay, relay.Selection{})
+	moved, left, _ := o.step(&u, 10)
+	require.Equal(t, 10, moved)
+	require.Empty(t, left)
+	step, err := o.NextStep(t.Context(), u, u.From, 10)
+	require.NoError(t, err)
+	o.exec(`UPDATE outbox.operation SET next_after = 0, lanes_after = array_fill(0::bigint, ARRAY[16])`)
+	_, _, err = o.Move(t.Context(), u, step.Moves)
+	require.ErrorIs(t, err, relay.ErrOperationElsewhere)
+	_, err = o.Advance(t.Context(), u, step.Next)
+	require.ErrorIs(t, err, relay.ErrOperationElsewhere)
+
+	// Nor if only moves of an interrupted step are lost.
+	u = o.underWay(u.ID)
+	o.exec(`UPDATE outbox.operation SET done = done - 7`)
+	_, _, err = o.Move(t.Context(), u, step.Moves)
+	require.ErrorIs(t, err, relay.ErrOperationElsewhere)
+}
+
 func TestOperation_NumbersDoNotComeAgain(t *testing.T) {
 	o := open(t)
 	o.write("orders", 1)

@@ -103,13 +103,10 @@ func (o testOutbox) do(kind string) (relay.UnderWay, error) {
 	if err != nil {
 		return relay.UnderWay{}, err
 	}
-	u, err := o.TakeOperation(ctx, id)
-	if err == nil && kind == relay.Replay {
-		_, u.Last, err = o.Bounds(ctx, u)
+	if _, err := o.TakeOperation(ctx, id); err != nil {
+		return relay.UnderWay{}, err
 	}
-	if err != nil {
-		return u, err
-	}
+	u := o.underWay(id)
 	for over := false; !over; {
 		step, err := o.NextStep(ctx, u, u.From, 1+rand.IntN(20))
 		if err != nil {

@@ -204,7 +204,7 @@ func TestOperation_CountsNoMovesOfAnAttemptThatWasFollowed(t *testing.T) {
 }
 
 // Its worker is of the version before: it knows of no holder.
-func TestCompleteOperation_OfWhatTheRecordLacksLeavesItUnderWay(t *testing.T) {
+func TestCompleteOperation_WithoutAHolderNeedsWhatWasMovedOnRecord(t *testing.T) {
 	o := open(t)
 	o.selected(relay.Replay, 5)
 	u := o.begin(relay.Replay, relay.Selection{})

@@ -418,6 +418,30 @@ func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) 
 	require.ErrorIs(t, err, relay.ErrUnknownOperation)
 }
 
+// A failover or a restore loses what was moved last, and the record with it.
+func TestCompleteOperation_OfWhatTheRecordLacksLeavesItUnderWay(t *testing.T) {
+	o := open(t)
+	o.write("orders", 5)
+	_, lease := o.claimOne()
+	o.drain(lease)
+	u := o.begin(relay.Replay, relay.Selection{})
+	moved, left, over := o.step(&u, 10)
+	require.Equal(t, 5, moved)
+	require.Empty(t, left)
+	require.True(t, over)
+	o.exec(`DELETE FROM outbox.pending`)
+	o.exec(`UPDATE outbox.operation SET done = 0, next_after = 0, lanes_after = array_fill(0::bigint, ARRAY[16])`)
+	require.NoError(t, o.CompleteOperation(t.Context(), u.ID, u.Holder, 5))
+	require.Nil(t, o.underWay(u.ID).Finished)
+
+	u = o.underWay(u.ID)
+	moved, _, _ = o.step(&u, 10)
+	require.Equal(t, 5, moved, "they are replayed once more")
+	require.NoError(t, o.CompleteOperation(t.Context(), u.ID, u.Holder, 5))
+	require.NotNil(t, o.underWay(u.ID).Finished)
+	require.Equal(t, "done", o.underWay(u.ID).Outcome)
+}
+
 func TestOperationsNeedNoMoreThanTheRightsOfTheRelayRole(t *testing.T) {
 	owner := open(t)
 	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, owner.db, "outbox_relay")})
