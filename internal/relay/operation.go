@@ -12,10 +12,10 @@ var (
 	ErrUnknownOperation = errors.New("unknown operation")
 	// ErrOperationOver says that an operation has been ended: nothing more is moved.
 	ErrOperationOver = errors.New("the operation is over")
-	// ErrOperationElsewhere says that an operation on record is not where its attempt
-	// believes it is: another attempt goes on with it, or the database was replaced by an
-	// earlier state of itself. The next attempt begins at the place on record.
-	ErrOperationElsewhere = errors.New("the operation is at another place")
+	// ErrOperationElsewhere says that an operation's record is not as its attempt left it:
+	// another attempt has taken it, or the database was replaced by an earlier state of
+	// itself. The next attempt begins at the place on record.
+	ErrOperationElsewhere = errors.New("another attempt has taken the operation, or the database is an earlier state of itself")
 )
 
 // What an operator can have done to many events.
