@@ -126,7 +126,7 @@ BEGIN
             RETURNING topic COLLATE "C" AS topic, lane, id)
         INSERT INTO chaos.dropped (partition, at, events, needed)
         SELECT name, clock_timestamp(), (SELECT count(*) FROM gone),
-               (SELECT count(*) FROM gone WHERE ` + goneButNeeded + `));
+               (SELECT count(*) FROM gone WHERE ` + goneButNeeded + `);
     END LOOP;
 END $$;
 CREATE EVENT TRIGGER chaos_dropped ON sql_drop EXECUTE FUNCTION chaos.dropped()`
