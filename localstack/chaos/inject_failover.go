@@ -18,6 +18,7 @@ const oldPrimarySQL = `
 CREATE TABLE chaos.lost_event (event_id uuid);
 CREATE TABLE chaos.lost_replay (event_id uuid, replay bigint, at timestamptz);
 CREATE TABLE chaos.undone (event_id uuid, at timestamptz); -- settlements
+CREATE TABLE chaos.unpended (event_id uuid, at timestamptz); -- redrives and replays
 CREATE TABLE chaos.set_back (id bigint); -- operations that had ended`
 
 // slack is how long before an instant a transaction may have begun that had not ended.
@@ -49,6 +50,12 @@ var memories = []struct {
 		     SELECT e.event_id, s.at FROM chaos.settled s JOIN chaos.event e USING (id, created_at) WHERE s.at >= $1`,
 	},
 	{
+		"pended", "event_id uuid, at timestamptz",
+		`SELECT e.event_id, p.at FROM chaos.pended p JOIN chaos.event e USING (id, created_at) WHERE p.at >= $1`,
+		`INSERT INTO chaos.unpended SELECT * FROM old_pended EXCEPT
+		     SELECT e.event_id, p.at FROM chaos.pended p JOIN chaos.event e USING (id, created_at) WHERE p.at >= $1`,
+	},
+	{
 		"held", "topic text, lane smallint, at timestamptz, holder uuid, process text",
 		`SELECT topic, lane, at, holder, process FROM chaos.held WHERE at >= $1`,
 		`INSERT INTO chaos.held SELECT *, true FROM (
@@ -78,6 +85,10 @@ var memories = []struct {
 	{
 		"undone", "event_id uuid, at timestamptz", `SELECT * FROM chaos.undone WHERE $1::timestamptz IS NOT NULL`,
 		`INSERT INTO chaos.undone SELECT * FROM old_undone EXCEPT SELECT * FROM chaos.undone`,
+	},
+	{
+		"unpended", "event_id uuid, at timestamptz", `SELECT * FROM chaos.unpended WHERE $1::timestamptz IS NOT NULL`,
+		`INSERT INTO chaos.unpended SELECT * FROM old_unpended EXCEPT SELECT * FROM chaos.unpended`,
 	},
 }
 

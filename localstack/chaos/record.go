@@ -216,6 +216,9 @@ const (
 		WHERE p.at <= l.before ORDER BY p.at`
 	undoneSQL = `SELECT event_id::text, u.at, '', '', false FROM ` + askedFor + ` JOIN chaos.undone u USING (event_id)
 		WHERE u.at BETWEEN l.after AND l.before ORDER BY u.at`
+	// From before the event was accepted: it was pending by then.
+	unpendedSQL = `SELECT event_id::text, u.at, '', '', false FROM ` + askedFor + ` JOIN chaos.unpended u USING (event_id)
+		WHERE u.at <= l.before ORDER BY u.at`
 	// From before the event was accepted: whose batch it was.
 	heldSQL = lookedUp + `SELECT event_id::text, h.at, h.holder::text, h.process, h.lost FROM l JOIN chaos.held h USING (topic, lane)
 		WHERE h.at BETWEEN l.after - interval '3 minutes' AND l.before ORDER BY h.at`
@@ -238,6 +241,7 @@ func (b *bed) evidence(ctx context.Context) func([]check.Lookup) (map[string]che
 			{settledSQL, func(e *check.Evidence) { e.Settled = append(e.Settled, hold.At) }},
 			{pendedSQL, func(e *check.Evidence) { e.Pended = append(e.Pended, hold.At) }},
 			{undoneSQL, func(e *check.Evidence) { e.Undone = append(e.Undone, hold.At) }},
+			{unpendedSQL, func(e *check.Evidence) { e.Unpended = append(e.Unpended, hold.At) }},
 			{heldSQL, func(e *check.Evidence) { e.Held = append(e.Held, hold) }},
 		} {
 			rows, err := b.db.Query(ctx, r.sql, ids, after, before)

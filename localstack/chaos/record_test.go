@@ -116,7 +116,8 @@ func TestEvidence_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 		SET application_name = 'worker-7';
 		UPDATE outbox.lane SET holder = gen_random_uuid();
 		UPDATE outbox.lane SET holder = NULL;
-		INSERT INTO chaos.undone SELECT event_id, now() FROM outbox.event`)
+		INSERT INTO chaos.undone SELECT event_id, now() FROM outbox.event;
+		INSERT INTO chaos.unpended SELECT event_id, now() - interval '2 minutes' FROM outbox.event`)
 	require.NoError(t, err)
 	found, err := (&bed{db: db}).evidence(t.Context())([]check.Lookup{{Event: id, After: time.Now().Add(-time.Minute), Before: time.Now().Add(time.Minute)}})
 	require.NoError(t, err)
@@ -124,6 +125,7 @@ func TestEvidence_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 	require.Len(t, found[id].Held, 1)
 	require.Equal(t, "worker-7", found[id].Held[0].Process)
 	require.Len(t, found[id].Undone, 1)
+	require.Len(t, found[id].Unpended, 1, "from before it was accepted, too")
 	require.True(t, found[id].Settled[0].Before(found[id].Held[0].At))
 }
 

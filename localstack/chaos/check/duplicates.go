@@ -146,8 +146,9 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 
 // cause explains a duplicate by the request or the batch of the message that it repeats: the
 // answer was lost, the settlement was lost with the old primary, another attempt took the
-// batch over while the event was accepted and not settled, or two attempts had the batch,
-// because the claim of one of them was lost with the old primary. A takeover needs a reason
+// batch over while the event was accepted and not settled, two attempts had the batch,
+// because the claim of one of them was lost with the old primary, or the redrive by which
+// the event was pending was lost with it. A takeover needs a reason
 // of its own. The cause is empty if there is none; of names the process or the fault.
 func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	switch {
@@ -156,6 +157,8 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	case !first.Told:
 		return CauseUnanswered, ""
 	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(first.Began) && !s.after(t) }):
+		return CauseUndone, ""
+	case slices.ContainsFunc(j.facts.Faults, func(f Fault) bool { return f.unpends(first, e) }):
 		return CauseUndone, ""
 	}
 	for _, hold := range e.Held {
@@ -181,6 +184,17 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 		}
 	}
 	return "", ""
+}
+
+// unpends reports whether an event was sent because of a redrive or a replay that went with
+// the old primary. For the new one it is a dead letter, or published, as before.
+func (f Fault) unpends(sent *Send, e Evidence) bool {
+	if f.Role != NewPrimary || !f.met(sent, lease) {
+		return false
+	}
+	return slices.ContainsFunc(e.Unpended, func(t time.Time) bool {
+		return !t.Before(f.Start) && !t.After(f.End) && t.Before(sent.Ended)
+	})
 }
 
 // splits reports whether a lane had two holders because a claim went with the old primary:

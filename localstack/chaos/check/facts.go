@@ -133,9 +133,10 @@ type Evidence struct {
 	// Settled is when a delivery of it left outbox.pending, from the beginning on, and
 	// Pended when one was put there for a replay or a redrive.
 	Settled, Pended []time.Time
-	// Undone are those of such instants that the old primary alone knew of.
-	Undone []time.Time
-	Held   []Hold
+	// Undone are those of Settled, and Unpended those of Pended, that the old primary alone
+	// knew of.
+	Undone, Unpended []time.Time
+	Held             []Hold
 }
 
 // Hold is one time that a lane got another holder.

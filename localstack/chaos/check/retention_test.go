@@ -115,6 +115,29 @@ func TestWhatWasDiscardedMayHaveComeTwiceBeforeItDied(t *testing.T) {
 	require.Empty(t, Check(f).Violations)
 }
 
+// A dead letter was redriven and sent, and the primary that knew of both was lost. For the new
+// one it was dead all the time, and then it was discarded.
+func TestDiscarded_EventsMayHaveComeByARedriveThatWasLost(t *testing.T) {
+	f := discarded()
+	w := writtenAs(f, "audit/a/2")
+	f.Sends = append(f.Sends, send(w.ID, "w1", 12))
+	for _, q := range f.Queues {
+		if q.Topic == w.Topic {
+			f.Received = append(f.Received, arrive(q.Name, *w, 12))
+		}
+	}
+	f.Faults = []Fault{{Kind: "failover", Start: at(11), End: at(14), Role: NewPrimary}}
+	v := Check(f).Violations
+	require.Len(t, v, 1)
+	require.Equal(t, Phantom, v[0].Rule)
+	for _, redriven := range []float64{10.9, 12.1} { // kept, and after it was sent
+		f.Evidence = recorded(w.ID, Evidence{Unpended: []time.Time{at(redriven)}})
+		require.Len(t, Check(f).Violations, 1)
+	}
+	f.Evidence = recorded(w.ID, Evidence{Unpended: []time.Time{at(11.5)}})
+	require.Empty(t, Check(f).Violations)
+}
+
 // A failover undid the settlement of a replay. Then it died and was discarded.
 func TestAReplayThatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
 	f := discarded()
