@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -98,7 +99,7 @@ func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	o.By, o.Reason = s.text(o.By), s.text(o.Reason)
-	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows); { // what was under way has just ended
+	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows) || isNumberTaken(err); { // the same has just ended
 		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			id, joined, err = beginOperation(ctx, tx, o)
 			return err
@@ -108,6 +109,13 @@ func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64
 		return 0, false, fmt.Errorf("put the operation on record: %w", err)
 	}
 	return id, joined, nil
+}
+
+// isNumberTaken reports that another operation began in the same microsecond, which is the
+// number of both. The next try has another one.
+func isNumberTaken(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == uniqueViolation && refused.ConstraintName == "operation_pkey"
 }
 
 func beginOperation(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, joined bool, err error) {

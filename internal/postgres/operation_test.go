@@ -542,6 +542,23 @@ func TestAnOperationHasWhatWasThereWhenItWasCounted(t *testing.T) {
 }
 
 // The same may end in the moment in which it is about to be joined.
+// The number of an operation is the microsecond in which it begins.
+func TestOperation_ThatBeginsInTheMicrosecondOfAnotherHasANumberOfItsOwn(t *testing.T) {
+	o := open(t)
+	o.write("orders", 1)
+	o.exec(`CREATE SEQUENCE microsecond START 2; ALTER TABLE outbox.operation ALTER COLUMN id SET DEFAULT nextval('microsecond') / 2`)
+	for want, topic := range []string{"orders", "audit"} {
+		id, joined, err := o.BeginOperation(t.Context(), relay.Operation{Kind: relay.Redrive, Topic: topic, By: "ada", Reason: "a test"})
+		require.NoError(t, err)
+		require.False(t, joined)
+		require.EqualValues(t, want+1, id)
+	}
+	changed, err := o.Pause(t.Context(), relay.Operation{Topic: "orders", By: "ada", Reason: "a test"})
+	require.NoError(t, err)
+	require.True(t, changed)
+	require.Equal(t, 3, query[int](o, `SELECT count(*)::int FROM outbox.operation`))
+}
+
 func TestAnOperationIsBegunOrJoinedHoweverOftenTheSameEndsMeanwhile(t *testing.T) {
 	o := open(t)
 	var all sync.WaitGroup
