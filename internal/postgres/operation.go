@@ -99,8 +99,8 @@ func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	o.By, o.Reason = s.text(o.By), s.text(o.Reason)
-	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows) || isNumberTaken(err); { // the same has just ended
-		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows); { // what was under way has just ended
+		err = s.record(ctx, func(tx pgx.Tx) error {
 			id, joined, err = beginOperation(ctx, tx, o)
 			return err
 		})
@@ -111,11 +111,17 @@ func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64
 	return id, joined, nil
 }
 
-// isNumberTaken reports that another operation began in the same microsecond, which is the
-// number of both. The next try has another one.
-func isNumberTaken(err error) bool {
-	var refused *pgconn.PgError
-	return errors.As(err, &refused) && refused.Code == uniqueViolation && refused.ConstraintName == "operation_pkey"
+// record runs a transaction that puts an operation on record. The number of an operation is
+// the microsecond in which it begins. If another has it, the transaction runs again, and
+// draws another number.
+func (s *Store) record(ctx context.Context, do func(tx pgx.Tx) error) error {
+	for {
+		err := pgx.BeginFunc(ctx, s.pool, do)
+		var refused *pgconn.PgError
+		if !errors.As(err, &refused) || refused.Code != uniqueViolation || refused.ConstraintName != "operation_pkey" {
+			return err
+		}
+	}
 }
 
 func beginOperation(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, joined bool, err error) {

@@ -352,16 +352,14 @@ func TestAReplayMakesEachPublishedEventPendingOnceUnderItsOwnNumberInOrder(t *te
 func TestAReplayDoesNotTakeBackWhatIsPublishedMeanwhile(t *testing.T) {
 	o := open(t)
 	o.write("orders", 20)
-	_, lease := o.claimOne()
-	o.drain(lease)
+	require.Len(t, o.publishAll(), 20)
 	u := o.begin(relay.Replay, relay.Selection{})
 	step, err := o.NextStep(t.Context(), u, u.From, 100)
 	require.NoError(t, err)
 	moved, left := o.move(&u, slices.Clone(step.Moves))
 	require.Equal(t, 20, moved)
 	require.Empty(t, left)
-	_, lease = o.claimOne()
-	require.Len(t, o.drain(lease), 20)
+	require.Len(t, o.publishAll(), 20)
 	moved, left = o.move(&u, step.Moves)
 	require.Zero(t, moved)
 	require.Empty(t, left)
@@ -422,8 +420,7 @@ func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) 
 func TestCompleteOperation_OfWhatTheRecordLacksLeavesItUnderWay(t *testing.T) {
 	o := open(t)
 	o.write("orders", 5)
-	_, lease := o.claimOne()
-	o.drain(lease)
+	require.Len(t, o.publishAll(), 5)
 	u := o.begin(relay.Replay, relay.Selection{})
 	moved, left, over := o.step(&u, 10)
 	require.Equal(t, 5, moved)
@@ -541,7 +538,6 @@ func TestAnOperationHasWhatWasThereWhenItWasCounted(t *testing.T) {
 	require.Equal(t, 2, moved)
 }
 
-// The same may end in the moment in which it is about to be joined.
 // The number of an operation is the microsecond in which it begins.
 func TestOperation_ThatBeginsInTheMicrosecondOfAnotherHasANumberOfItsOwn(t *testing.T) {
 	o := open(t)
@@ -559,6 +555,7 @@ func TestOperation_ThatBeginsInTheMicrosecondOfAnotherHasANumberOfItsOwn(t *test
 	require.Equal(t, 3, query[int](o, `SELECT count(*)::int FROM outbox.operation`))
 }
 
+// The same may end in the moment in which it is about to be joined.
 func TestAnOperationIsBegunOrJoinedHoweverOftenTheSameEndsMeanwhile(t *testing.T) {
 	o := open(t)
 	var all sync.WaitGroup

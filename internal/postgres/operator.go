@@ -41,7 +41,7 @@ func (s *Store) Resume(ctx context.Context, o relay.Operation) (changed bool, er
 func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql string, args ...any) (changed bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	do := func(tx pgx.Tx) error {
+	err = s.record(ctx, func(tx pgx.Tx) error {
 		if err := known(ctx, tx, o.Topic); err != nil {
 			return err
 		}
@@ -54,10 +54,7 @@ func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql
 		}
 		_, err = tx.Exec(ctx, recordSQL, kind, o.Topic, s.text(o.By), s.text(o.Reason), "")
 		return err
-	}
-	for err = pgx.BeginFunc(ctx, s.pool, do); isNumberTaken(err); {
-		err = pgx.BeginFunc(ctx, s.pool, do)
-	}
+	})
 	if err != nil {
 		return false, fmt.Errorf("%s topic: %w", kind, err)
 	}
