@@ -1,6 +1,7 @@
 package stack_test
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"testing"
@@ -21,6 +22,9 @@ func TestEmulator_DropsARepetitionAfterTenThousandOtherMessages(t *testing.T) {
 		QueueName: aws.String(testenv.Name(t) + ".fifo"), Attributes: map[string]string{"FifoQueue": "true"},
 	})
 	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, _ = client.DeleteQueue(context.Background(), &sqs.DeleteQueueInput{QueueUrl: queue.QueueUrl})
+	})
 	send := func(id string) *sqs.SendMessageOutput {
 		t.Helper()
 		out, err := client.SendMessage(t.Context(), &sqs.SendMessageInput{

@@ -148,8 +148,8 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 // answer was lost, the settlement was lost with the old primary, another attempt took the
 // batch over while the event was accepted and not settled, two attempts had the batch,
 // because the claim of one of them was lost with the old primary, or the redrive by which
-// the event was pending was lost with it. A takeover needs a reason
-// of its own. The cause is empty if there is none; of names the process or the fault.
+// the event was pending was lost with it. A takeover needs a reason of its own. The cause is
+// empty if there is none; of names the process or the fault.
 func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	switch {
 	case first == nil:
