@@ -91,6 +91,7 @@ type Activities struct {
 	doubts  doubts
 	sampler sampler
 	paces   map[string]*rate.Limiter
+	late    lateness
 }
 
 // New returns activities that use the given parts.

@@ -53,6 +53,7 @@ const pollShare = 5
 // It polls inside the worker, because a look at the database costs a fraction of
 // a millisecond there, and an activity for each look a hundred times that.
 func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimResult, error) {
+	a.late.arrives(ctx) // a worker that is new knows by it which batches are late
 	info := activity.GetInfo(ctx)
 	run := info.WorkflowExecution.RunID
 	by := run + "/" + info.ActivityID

@@ -111,6 +111,11 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		if err := activity.GetHeartbeatDetails(ctx, &last); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
+	}
+	if err := a.wanted(ctx, last); err != nil {
+		return PublishResult{}, failure(ctx, err, nil)
+	}
+	if activity.HasHeartbeatDetails(ctx) {
 		// An earlier version noted no times, and the database may have been replaced since:
 		// such an id may be another event's.
 		last.Unsettled = slices.DeleteFunc(last.Unsettled, func(r relay.Ref) bool { return r.At == 0 })

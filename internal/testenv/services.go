@@ -30,7 +30,7 @@ func AWS(t testing.TB) aws.Config {
 
 // Temporal is a client of the server that TEMPORAL_ADDRESS names, closed when
 // the test ends. It logs nothing.
-func Temporal(t testing.TB) client.Client {
+func Temporal(t testing.TB, set ...func(*client.Options)) client.Client {
 	t.Helper()
 	need(t, "TEMPORAL_ADDRESS")
 	options, err := envconfig.LoadDefaultClientOptions()
@@ -38,6 +38,9 @@ func Temporal(t testing.TB) client.Client {
 		t.Fatalf("read Temporal's configuration: %v", err)
 	}
 	options.Logger = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
+	for _, change := range set {
+		change(&options)
+	}
 	c, err := client.DialContext(t.Context(), options)
 	if err != nil {
 		t.Fatalf("connect to Temporal: %v", err)

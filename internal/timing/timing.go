@@ -40,6 +40,13 @@ const (
 	// process that stood still for longer renews its lease before it sends another
 	// request, because Temporal may have given its batch to another worker.
 	StallLimit = HeartbeatTimeout / 2
+	// LateAfter is how much longer than others a task was on its way to this process if the
+	// process asks Temporal whether the attempt is still wanted. With StallLimit it is less
+	// than HeartbeatTimeout, after which Temporal begins another attempt.
+	LateAfter = 2 * time.Second
+	// LateWindow is for how long at least a task counts as the quickest. Clocks are set now
+	// and then.
+	LateWindow = 5 * time.Minute
 )
 
 // How long the parts wait for the database.

@@ -1,0 +1,80 @@
+package activities
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
+)
+
+// lateness tells tasks that were on their way for long. Temporal counts an attempt's time
+// from the moment at which it hands the task to a connection. A process that stands still
+// reads the task when it goes on, and by then Temporal may have given up the attempt and
+// begun another one.
+//
+// Nobody knows by how much Temporal's clock and this machine's differ. So a task is compared
+// with the quickest one of the last minutes.
+type lateness struct {
+	mu    sync.Mutex
+	since time.Time // when this window began
+	// quickest is the shortest way of a task in this window, and before in the one before it.
+	// Either may be negative: it is the way and the difference of the clocks.
+	quickest, before time.Duration
+}
+
+// of returns how much longer than the quickest one a task was on its way. The first ones are
+// compared with a clock like Temporal's, too: all of them may be late.
+func (l *lateness) of(started, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	took := now.Sub(started)
+	if l.since.IsZero() {
+		l.since, l.quickest = now, min(0, took)
+		l.before = l.quickest
+	}
+	if now.Sub(l.since) > timing.LateWindow {
+		l.since, l.quickest, l.before = now, took, l.quickest
+	}
+	l.quickest = min(l.quickest, took)
+	return took - min(l.quickest, l.before)
+}
+
+// arrives notes how long this attempt's task was on its way, and returns how much longer
+// than others.
+func (l *lateness) arrives(ctx context.Context) time.Duration {
+	return l.of(activity.GetInfo(ctx).StartedTime, time.Now())
+}
+
+// wanted returns an error unless Temporal still waits for this attempt. It asks only if the
+// task was late: a heartbeat is an Action. It records the details of the attempt before.
+// Without an answer nobody knows, and another attempt may have begun.
+func (a *Activities) wanted(ctx context.Context, last checkpoint) error {
+	if a.late.arrives(ctx) < timing.LateAfter {
+		return nil
+	}
+	var details []any
+	if activity.HasHeartbeatDetails(ctx) {
+		details = []any{last}
+	}
+	answer, answered := context.WithTimeout(ctx, timing.StallLimit)
+	defer answered()
+	// activity.RecordHeartbeat does not say whether there was an answer.
+	err := activity.GetClient(ctx).RecordActivityHeartbeat(answer, activity.GetInfo(ctx).TaskToken, details...)
+	var canceled *temporal.CanceledError
+	switch {
+	case errors.As(err, &canceled):
+		activity.RecordHeartbeat(ctx, details...) // it cancels ctx, and the attempt may end as canceled
+		return cmp.Or(ctx.Err(), err)
+	case err != nil:
+		return fmt.Errorf("%w before anything was sent: the task came late, and Temporal did not confirm it: %w", relay.ErrStopped, err)
+	}
+	return nil
+}
