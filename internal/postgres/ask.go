@@ -28,7 +28,7 @@ func (s *Store) Ask(ctx context.Context, o relay.Operation) (id int64, joined bo
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	args := []any{o.Kind, o.Topic, s.text(o.By), s.text(o.Reason), o.Selection, o.Matched, o.WorkflowID}
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = s.record(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, askSQL, args...).Scan(&id)
 		if joined = errors.Is(err, pgx.ErrNoRows); !joined {
 			return err

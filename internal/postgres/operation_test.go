@@ -552,7 +552,10 @@ func TestOperation_ThatBeginsInTheMicrosecondOfAnotherHasANumberOfItsOwn(t *test
 	changed, err := o.Pause(t.Context(), relay.Operation{Topic: "orders", By: "ada", Reason: "a test"})
 	require.NoError(t, err)
 	require.True(t, changed)
-	require.Equal(t, 3, query[int](o, `SELECT count(*)::int FROM outbox.operation`))
+	_, joined, err := o.Ask(t.Context(), relay.Operation{Kind: relay.RecoverNow, Topic: "orders", By: "ada", Reason: "a test"})
+	require.NoError(t, err)
+	require.False(t, joined)
+	require.Equal(t, 4, query[int](o, `SELECT count(*)::int FROM outbox.operation`))
 }
 
 // The same may end in the moment in which it is about to be joined.
