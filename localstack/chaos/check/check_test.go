@@ -331,8 +331,8 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 			Fault{Kind: "failover", Start: at(2), End: at(30), Role: NewPrimary},
 			CauseUndone,
 		},
-		"the redrive was lost with the old primary, and the event not settled there": {
-			Evidence{Unpended: []time.Time{at(3)}}, Fault{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}, CauseUndone,
+		"the redrive was lost with the old primary, and another one followed": {
+			Evidence{Unpended: []time.Time{at(3)}, Pended: []time.Time{at(50)}}, Fault{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}, CauseUndone,
 		},
 		"the settlement was lost with the old primary": {
 			Evidence{Undone: []time.Time{at(3.6)}}, Fault{}, CauseUndone,

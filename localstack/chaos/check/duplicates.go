@@ -54,6 +54,7 @@ func (j *judge) duplicates() error {
 		n  int
 	}
 	explained := map[message]bool{} // each is repeated once, so that each repetition has a cause of its own
+	brought := map[place]int{}      // messages of redrives that went with an old primary
 	var unexplained, discarded []string
 	for _, s := range j.suspects {
 		var cause, of string
@@ -71,6 +72,10 @@ func (j *judge) duplicates() error {
 			itself := s
 			itself.discard = true
 			cause, of = j.cause(itself, s.repeated, evidence[s.at.event])
+		}
+		if e := evidence[s.at.event]; cause == "" && brought[s.at] < len(e.Unpended) && j.unpended(s, e) {
+			brought[s.at]++
+			cause = CauseUndone
 		}
 		switch {
 		case cause != "":
@@ -146,9 +151,8 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 
 // cause explains a duplicate by the request or the batch of the message that it repeats: the
 // answer was lost, the settlement was lost with the old primary, another attempt took the
-// batch over while the event was accepted and not settled, two attempts had the batch,
-// because the claim of one of them was lost with the old primary, or the redrive by which
-// the event was pending was lost with it. A takeover needs a reason of its own. The cause is
+// batch over while the event was accepted and not settled, or two attempts had the batch,
+// because the claim of one of them was lost with the old primary. A takeover needs a reason of its own. The cause is
 // empty if there is none; of names the process or the fault.
 func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	switch {
@@ -157,8 +161,6 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	case !first.Told:
 		return CauseUnanswered, ""
 	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(first.Began) && !s.after(t) }):
-		return CauseUndone, ""
-	case slices.ContainsFunc(j.facts.Faults, func(f Fault) bool { return f.unpends(first, e) }):
 		return CauseUndone, ""
 	}
 	for _, hold := range e.Held {
@@ -186,14 +188,26 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	return "", ""
 }
 
+// unpended explains a message that no delivery needs by a redrive or a replay that went with
+// the old primary: for the new one the event is a dead letter, or published, as before. Either
+// it brought the message, or one before it, and the event was made pending once more on the
+// new primary.
+func (j *judge) unpended(s suspect, e Evidence) bool {
+	return slices.ContainsFunc(j.facts.Faults, func(f Fault) bool {
+		again := func(t time.Time) bool { return !t.Before(f.Start) && t.Before(s.sent) }
+		return f.unpends(s.repeated, e) || slices.ContainsFunc(e.Pended, again) &&
+			slices.ContainsFunc(s.earlier, func(a accepted) bool { return f.unpends(a.by, e) })
+	})
+}
+
 // unpends reports whether an event was sent because of a redrive or a replay that went with
-// the old primary. For the new one it is a dead letter, or published, as before.
+// the old primary. A transaction that the fault met may have begun before it.
 func (f Fault) unpends(sent *Send, e Evidence) bool {
-	if f.Role != NewPrimary || !f.met(sent, lease) {
+	if sent == nil || f.Role != NewPrimary || !f.met(sent, lease) {
 		return false
 	}
 	return slices.ContainsFunc(e.Unpended, func(t time.Time) bool {
-		return !t.Before(f.Start) && !t.After(f.End) && t.Before(sent.Ended)
+		return !t.Before(f.Start.Add(-settling)) && !t.After(f.End) && t.Before(sent.Ended)
 	})
 }
 
@@ -288,6 +302,7 @@ func (j *judge) known(s suspect, e Evidence) string {
 	seconds("settled", e.Settled)
 	seconds("pending again", e.Pended)
 	seconds("settled on an old primary", e.Undone)
+	seconds("pending again on an old primary", e.Unpended)
 	for i, h := range e.Held {
 		if i == 0 {
 			text += ", lane taken over"
