@@ -84,7 +84,7 @@ func (j *judge) duplicates() error {
 				used[place{s.at.queue, of}]++
 			}
 		case s.discard:
-			discarded = append(discarded, fmt.Sprintf("%s: %s sent at %.1fs", s.at.queue, s.at.event, j.since(s.sent)))
+			discarded = append(discarded, fmt.Sprintf("%s: %s sent at %.1fs (%s)", s.at.queue, s.at.event, j.since(s.sent), j.known(s, evidence[s.at.event])))
 		default:
 			unexplained = append(unexplained, fmt.Sprintf("%s: %s sent at %.1fs and again after %s (%s)",
 				s.at.queue, s.at.event, j.since(s.earlier[0].sent), s.sent.Sub(s.earlier[0].sent).Round(time.Millisecond), j.known(s, evidence[s.at.event])))
@@ -181,7 +181,7 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 		}
 	}
 	for _, f := range j.facts.Faults {
-		if s.repeated != nil && !s.discard && f.splits(first, s.repeated, e) {
+		if s.repeated != nil && f.splits(first, s.repeated, s.discard, e) {
 			return CauseUndone, fmt.Sprintf("%s (two holders, at %.1fs)", f.Kind, j.since(f.Start))
 		}
 	}
@@ -213,10 +213,15 @@ func (f Fault) unpends(sent *Send, e Evidence) bool {
 
 // splits reports whether a lane had two holders because a claim went with the old primary:
 // the new one gave the lane to another attempt, or to the one before, and both sent what they
-// had in hand. The event was pending when the later one took the lane.
-func (f Fault) splits(first, repeated *Send, e Evidence) bool {
+// had in hand. The event was pending when the later one took the lane. The other holder of an
+// event that was discarded may have made it a dead letter, and sent nothing.
+func (f Fault) splits(first, repeated *Send, discard bool, e Evidence) bool {
 	if f.Role != NewPrimary || first.Ended.Before(f.Start) || repeated.Began.After(f.End.Add(lease)) {
 		return false
+	}
+	other := func(h Hold) bool { return h.Process == repeated.Process && !h.At.After(repeated.Ended) }
+	if discard {
+		other = func(h Hold) bool { return !h.At.After(first.Ended.Add(lease)) }
 	}
 	lost := func(h Hold) bool { return h.Lost && h.At.After(f.Start) && h.At.Before(f.End) }
 	for _, a := range e.Held {
@@ -226,7 +231,7 @@ func (f Fault) splits(first, repeated *Send, e Evidence) bool {
 				later = b.At
 			}
 			if a.Holder != b.Holder && (lost(a) || lost(b)) && e.isPending(later) &&
-				a.Process == first.Process && b.Process == repeated.Process && !a.At.After(first.Ended) && !b.At.After(repeated.Ended) {
+				a.Process == first.Process && !a.At.After(first.Ended) && other(b) {
 				return true
 			}
 		}

@@ -149,6 +149,31 @@ func TestDiscarded_EventsMayHaveComeByARedriveThatWasLost(t *testing.T) {
 	require.Empty(t, Check(f).Violations)
 }
 
+// The claim by which it was sent went with the old primary. Another attempt has the lane, and
+// makes the event a dead letter: on the new primary, one before it in its key is dead.
+func TestDiscarded_EventsMayHaveComeFromALaneOfTwoHolders(t *testing.T) {
+	f := discarded()
+	w := writtenAs(f, "audit/a/2")
+	f.Sends = append(f.Sends, send(w.ID, "w1", 12))
+	for _, q := range f.Queues {
+		if q.Topic == w.Topic {
+			f.Received = append(f.Received, arrive(q.Name, *w, 12))
+		}
+	}
+	f.Faults = []Fault{{Kind: "restore", Start: at(10), End: at(11), Role: NewPrimary}}
+	lost, other := Hold{At: at(10.5), Process: "w1", Holder: "a", Lost: true}, Hold{At: at(11.2), Process: "w2", Holder: "b"}
+	known := lost
+	known.Lost = false
+	for name, held := range map[string][]Hold{"one holder": {lost}, "no claim was lost": {known, other}} {
+		f.Evidence = recorded(w.ID, Evidence{Held: held})
+		require.Len(t, Check(f).Violations, 1, name)
+	}
+	f.Evidence = recorded(w.ID, Evidence{Held: []Hold{lost, other}})
+	require.Empty(t, Check(f).Violations)
+	f.Evidence = recorded(w.ID, Evidence{Held: []Hold{lost, other}, Settled: []time.Time{at(11.1)}})
+	require.Len(t, Check(f).Violations, 1, "it was settled before the other one had the lane")
+}
+
 // A failover undid the settlement of a replay. Then it died and was discarded.
 func TestAReplayThatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
 	f := discarded()
