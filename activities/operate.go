@@ -122,8 +122,9 @@ func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResu
 // beat heartbeats until it is told to stop: a step may take longer than Temporal waits
 // for a sign of life.
 func beat(ctx context.Context) (stop func()) {
-	done := make(chan struct{})
+	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(ended)
 		for {
 			activity.RecordHeartbeat(ctx)
 			select {
@@ -135,7 +136,10 @@ func beat(ctx context.Context) (stop func()) {
 			}
 		}
 	}()
-	return func() { close(done) }
+	return func() {
+		close(done)
+		<-ended // no heartbeat after the activity has ended
+	}
 }
 
 // stopping reports whether the worker shuts down: the next attempt goes on elsewhere.
