@@ -152,8 +152,8 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 // cause explains a duplicate by the request or the batch of the message that it repeats: the
 // answer was lost, the settlement was lost with the old primary, another attempt took the
 // batch over while the event was accepted and not settled, or two attempts had the batch,
-// because the claim of one of them was lost with the old primary. A takeover needs a reason of its own. The cause is
-// empty if there is none; of names the process or the fault.
+// because the claim of one of them was lost with the old primary. A takeover needs a reason
+// of its own. The cause is empty if there is none; of names the process or the fault.
 func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	switch {
 	case first == nil:

@@ -101,16 +101,24 @@ func TestWhatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
 	require.Empty(t, Check(f).Violations)
 }
 
+// everywhere is an event's message in each queue of its topic, at each of some times.
+func everywhere(f Facts, w *Written, seconds ...float64) (all []Received) {
+	for _, q := range f.Queues {
+		for _, s := range seconds {
+			if q.Topic == w.Topic {
+				all = append(all, arrive(q.Name, *w, s))
+			}
+		}
+	}
+	return all
+}
+
 // A failover undid the settlement of an event twice; then the event died and was discarded.
 func TestWhatWasDiscardedMayHaveComeTwiceBeforeItDied(t *testing.T) {
 	f := discarded()
 	w := writtenAs(f, "audit/a/2")
 	f.Sends = append(f.Sends, send(w.ID, "w1", 1.5), send(w.ID, "w1", 20))
-	for _, q := range f.Queues {
-		if q.Topic == w.Topic {
-			f.Received = append(f.Received, arrive(q.Name, *w, 1.5), arrive(q.Name, *w, 20))
-		}
-	}
+	f.Received = append(f.Received, everywhere(f, w, 1.5, 20)...)
 	f.Evidence = recorded(w.ID, Evidence{Undone: []time.Time{at(1.6), at(20.1)}})
 	require.Empty(t, Check(f).Violations)
 }
@@ -121,11 +129,7 @@ func TestDiscarded_EventsMayHaveComeByARedriveThatWasLost(t *testing.T) {
 	f := discarded()
 	w := writtenAs(f, "audit/a/2")
 	f.Sends = append(f.Sends, send(w.ID, "w1", 12))
-	for _, q := range f.Queues {
-		if q.Topic == w.Topic {
-			f.Received = append(f.Received, arrive(q.Name, *w, 12))
-		}
-	}
+	f.Received = append(f.Received, everywhere(f, w, 12)...)
 	f.Faults = []Fault{{Kind: "failover", Start: at(11), End: at(14), Role: NewPrimary}}
 	v := Check(f).Violations
 	require.Len(t, v, 1)
@@ -139,11 +143,7 @@ func TestDiscarded_EventsMayHaveComeByARedriveThatWasLost(t *testing.T) {
 
 	// One redrive brings one message to each queue.
 	f.Sends = append(f.Sends, send(w.ID, "w1", 13))
-	for _, q := range f.Queues {
-		if q.Topic == w.Topic {
-			f.Received = append(f.Received, arrive(q.Name, *w, 13))
-		}
-	}
+	f.Received = append(f.Received, everywhere(f, w, 13)...)
 	require.NotEmpty(t, Check(f).Violations)
 	f.Evidence = recorded(w.ID, Evidence{Unpended: []time.Time{at(11.5), at(12.5)}})
 	require.Empty(t, Check(f).Violations)
@@ -155,11 +155,7 @@ func TestDiscarded_EventsMayHaveComeFromALaneOfTwoHolders(t *testing.T) {
 	f := discarded()
 	w := writtenAs(f, "audit/a/2")
 	f.Sends = append(f.Sends, send(w.ID, "w1", 12))
-	for _, q := range f.Queues {
-		if q.Topic == w.Topic {
-			f.Received = append(f.Received, arrive(q.Name, *w, 12))
-		}
-	}
+	f.Received = append(f.Received, everywhere(f, w, 12)...)
 	f.Faults = []Fault{{Kind: "restore", Start: at(10), End: at(11), Role: NewPrimary}}
 	lost, other := Hold{At: at(10.5), Process: "w1", Holder: "a", Lost: true}, Hold{At: at(11.2), Process: "w2", Holder: "b"}
 	known := lost
@@ -178,11 +174,7 @@ func TestDiscarded_EventsMayHaveComeFromALaneOfTwoHolders(t *testing.T) {
 func TestAReplayThatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
 	f := discarded()
 	w := writtenAs(f, "audit/a/4")
-	for _, q := range f.Queues {
-		if q.Topic == w.Topic {
-			f.Received = append(f.Received, arrive(q.Name, *w, 24.5))
-		}
-	}
+	f.Received = append(f.Received, everywhere(f, w, 24.5)...)
 	settled := Evidence{Settled: []time.Time{at(24.8)}}
 	f.Evidence = recorded(w.ID, settled)
 	v := Check(f).Violations
@@ -202,11 +194,7 @@ func TestWhatWasToldOfAndDiedNeedsACauseThoughAnEarlierAnswerWasLost(t *testing.
 	first := send(w.ID, "w1", 1.5)
 	unheard(&first)
 	f.Sends = append(f.Sends, first, send(w.ID, "w1", 20))
-	for _, q := range f.Queues {
-		if q.Topic == w.Topic {
-			f.Received = append(f.Received, arrive(q.Name, *w, 1.5), arrive(q.Name, *w, 20))
-		}
-	}
+	f.Received = append(f.Received, everywhere(f, w, 1.5, 20)...)
 	v := Check(f).Violations
 	require.Len(t, v, 1)
 	require.Equal(t, Phantom, v[0].Rule)
