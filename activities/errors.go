@@ -22,7 +22,8 @@ const (
 	// TypeDatabase: PostgreSQL refused or did not answer.
 	TypeDatabase = "Database"
 	// TypeStopped: a recovery's attempt was ended, as by a worker that shuts down,
-	// before it could tell whether the destination is back.
+	// before it could tell whether the destination is back. Or the task of an attempt came
+	// late, and Temporal did not confirm it.
 	TypeStopped = "Stopped"
 	// TypeOperationOver: an operation was ended, or is not on record. Not retried.
 	TypeOperationOver = "OperationOver"

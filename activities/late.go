@@ -20,8 +20,8 @@ import (
 // reads the task when it goes on, and by then Temporal may have given up the attempt and
 // begun another one.
 //
-// Nobody knows by how much Temporal's clock and this machine's differ. So a task is compared
-// with the quickest one of the last minutes.
+// Temporal's clock and this machine's may differ by any time. So a task is compared with the
+// quickest one of the last minutes.
 type lateness struct {
 	mu    sync.Mutex
 	since time.Time // when this window began
@@ -55,7 +55,7 @@ func (l *lateness) arrives(ctx context.Context) time.Duration {
 
 // wanted returns an error unless Temporal still waits for this attempt. It asks only if the
 // task was late: a heartbeat is an Action. It records the details of the attempt before.
-// Without an answer nobody knows, and another attempt may have begun.
+// Without an answer, another attempt may have begun.
 func (a *Activities) wanted(ctx context.Context, last checkpoint) error {
 	if a.late.arrives(ctx) < timing.LateAfter {
 		return nil

@@ -66,7 +66,7 @@ event a dead letter.
 |---|---|---|
 | ` + "`Database`" + ` | PostgreSQL refused a statement, or did not answer. The text has its error. The activity is tried again | if it lasts: ` + "`worker --check`" + ` |
 | ` + "`ClaimLost`" + ` | another claim or attempt holds the batch, because the lease of this one ended: a worker stood still, or the database was away. The attempt is not repeated, and the other one publishes the events | nothing, if it is seldom |
-| ` + "`Stopped`" + ` | an attempt of a recovery was ended before it could tell whether the destination is back: its worker shut down, for one. The activity is tried again | nothing |
+| ` + "`Stopped`" + ` | an attempt of a recovery was ended before it could tell whether the destination is back: its worker shut down, for one. Or the worker stood still, read the task late, and Temporal did not confirm that it still waits for the attempt. The activity is tried again | nothing |
 | ` + "`OperationOver`" + ` | a redrive, discard or replay was ended meanwhile, or has no record in ` + "`outbox.operation`" + `. It is not repeated | look at ` + "`outbox.operation`" + `; give the command again if it shall go on |
 | ` + "`OperationElsewhere`" + ` | the record of an operation is not as this attempt left it: another attempt has taken the operation, or the database was replaced. The next attempt goes on from the place on record | nothing |
 

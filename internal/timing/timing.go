@@ -44,8 +44,8 @@ const (
 	// process asks Temporal whether the attempt is still wanted. With StallLimit it is less
 	// than HeartbeatTimeout, after which Temporal begins another attempt.
 	LateAfter = 2 * time.Second
-	// LateWindow is for how long at least a task counts as the quickest. Clocks are set now
-	// and then.
+	// LateWindow is the shortest time for which a task counts as the quickest. It has an end
+	// because clocks are set.
 	LateWindow = 5 * time.Minute
 )
 
