@@ -21,7 +21,7 @@ var related = regexp.MustCompile(`(?i)(^|[^e])lease|stall|margin|patience|grace|
 func TestDurations_ThatMustRelateAreWrittenOnce(t *testing.T) {
 	root := filepath.Join("..", "..")
 	assigned := 0
-	for _, dir := range []string{"activities", "workflows", "worker", "internal/postgres", "internal/publish"} {
+	for _, dir := range []string{"activities", "workflows", "worker/service", "internal/postgres", "internal/publish"} {
 		entries, err := os.ReadDir(filepath.Join(root, dir))
 		require.NoError(t, err)
 		for _, e := range entries {

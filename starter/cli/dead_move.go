@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+func redriveCommand() *cobra.Command {
+	o := &operation{kind: relay.Redrive, nouns: "dead letters"}
+	var outOfOrder bool
+	cmd := &cobra.Command{
+		Use:   "redrive TOPIC",
+		Short: "Publish dead letters again",
+		Long: `Makes dead letters pending again, and the relay publishes them. An event comes before
+later events of its key that still wait, and the events that were blocked behind it
+follow in order. An event that is refused again is a dead letter again. Where onPoison is block, an event that has an earlier
+dead letter of its key dies again.
+
+Runs as a workflow that goes on if this command ends; the same command given again
+follows it.`,
+		Example: `  starter dead redrive orders --all --dry-run
+  starter dead redrive orders --code AccessDenied --reason "policy repaired" --yes
+  starter dead redrive orders --key customer-4711 --reason "fixed by hand"`,
+		Args:              arguments(cobra.ExactArgs(1)),
+		ValidArgsFunction: topicArgument,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error) {
+				c, err := s.CountDead(ctx, args[0], chosen)
+				if err != nil {
+					return counted{}, err
+				}
+				if c.Overtaking > 0 && !outOfOrder {
+					return counted{}, misuse("%d of these %d dead letters have an earlier one of their key that is not selected: they would arrive before it. "+
+						"Select it, too, as by --key, or say that order does not matter with --out-of-order", c.Overtaking, c.Events)
+				}
+				remarks := ""
+				if c.Keys > 0 {
+					remarks = fmt.Sprintf(", of %d keys", c.Keys)
+				}
+				if c.Behind > 0 {
+					remarks += fmt.Sprintf("; %d that are blocked behind them come along", c.Behind)
+				}
+				return counted{c.Events, remarks, c.At}, nil
+			})
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().BoolVar(&outOfOrder, "out-of-order", false, "redrive events though earlier ones of their key stay dead")
+	return cmd
+}
+
+func discardCommand() *cobra.Command {
+	o := &operation{kind: relay.Discard, nouns: "dead letters"}
+	cmd := &cobra.Command{
+		Use:   "discard TOPIC",
+		Short: "Drop dead letters for good",
+		Long: `Drops dead letters: they will never be published. Their events stay in the outbox until
+retention takes them, and outbox.discarded says who dropped which, and why. Events
+that were blocked behind a discarded one stay dead letters until they are redriven.
+
+It cannot be undone. To publish such an event after all, write it again.`,
+		Example: `  starter dead discard orders --event-id 0198f2a1-7c3b-7def-8123-456789abcdef --reason "test data"`,
+		Args:    arguments(cobra.ExactArgs(1)), ValidArgsFunction: topicArgument,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error) {
+				c, err := s.CountDead(ctx, args[0], chosen)
+				return counted{events: c.Events, at: c.At}, err
+			})
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}

@@ -1,0 +1,129 @@
+// Package cli is the starter's commands: they migrate the schema, schedule the relay, make
+// worker versions current, show what is pending, dead and paused, and redrive, discard and
+// replay events. The folders above and beside it only call Main, each for the name of one
+// binary.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/telemetry"
+)
+
+// Main runs the command that os.Args ask for, under the name of its binary, until it ends
+// or SIGTERM or SIGINT comes. It returns the exit status, as in the help.
+func Main(name string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := root(name).ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, name+":", err)
+		return exitStatus(err)
+	}
+	return 0
+}
+
+func root(name string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: "Prepare the outbox, see what is in it, and steer it",
+		Long: `Prepares the outbox, shows what is in it, and steers it.
+
+PostgreSQL is named by DATABASE_URL. Temporal's connection comes from
+temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE, _API_KEY, _TLS_... With
+TEMPORAL_UI_URL set, workflows are shown as links.
+
+Exit status: 0 done; 1 failed, because the database or Temporal did, or it was not
+confirmed; 2 what was asked for makes no sense, and nothing was done; 3 nothing
+matches, and nothing was done.`,
+		Version:       telemetry.ReadBuild().String(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return misuse("unknown command %q: see %s --help", args[0], name)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return misuse("%w: see %s --help", err, cmd.CommandPath())
+	})
+	cmd.AddCommand(migrateCommand(), scheduleCommand(), promoteCommand(),
+		statusCommand(), whereCommand(), deadCommand(), replayCommand(), pauseCommand(), resumeCommand(), recoverCommand())
+	for _, sub := range cmd.Commands() {
+		renameExamples(sub, name)
+	}
+	return cmd
+}
+
+// renameExamples writes examples for the binary that prints them.
+func renameExamples(cmd *cobra.Command, name string) {
+	cmd.Example = strings.ReplaceAll(cmd.Example, "starter ", name+" ")
+	for _, sub := range cmd.Commands() {
+		renameExamples(sub, name)
+	}
+}
+
+// databaseURL is the database that DATABASE_URL names.
+func databaseURL() (string, error) {
+	if url := os.Getenv("DATABASE_URL"); url != "" {
+		return url, nil
+	}
+	return "", misuse("DATABASE_URL is not set: give it the PostgreSQL database that has the outbox, as postgres://user:password@host/name")
+}
+
+// openStore opens the outbox and makes sure that it is there.
+func openStore(ctx context.Context) (*postgres.Store, error) {
+	url, err := databaseURL()
+	if err != nil {
+		return nil, err
+	}
+	store, err := postgres.Open(ctx, postgres.Config{URL: url, MaxConns: 2})
+	if err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
+	}
+	if err := store.Check(ctx); err != nil {
+		store.Close()
+		return nil, err
+	}
+	return store, nil
+}
+
+// badTopic makes an unknown topic the user's mistake.
+func badTopic(err error) error {
+	if errors.Is(err, postgres.ErrUnknownTopic) {
+		return &exitError{exitUsage, err}
+	}
+	return err
+}
+
+// topicArgument completes topics in the shell.
+func topicArgument(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	store, err := openStore(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	defer store.Close()
+	topics, err := store.Status(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = t.Topic
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/schema"
+)
+
+func migrateCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Create or upgrade the outbox's tables",
+		Long: `Creates or upgrades the outbox's tables, and makes the event table's partitions
+for the days ahead. Run it as the owner of the database, over a direct
+connection. Running it again changes nothing.
+
+Producers and the relay go on meanwhile. A lock is waited for 50 ms at most, then
+tried again. Building an index of a table that has rows waits for every
+transaction that is open in the database, also of other programs: run it when no
+batch job holds one. It then says on standard error which sessions have an open
+transaction.`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			url, err := databaseURL()
+			if err != nil {
+				return err
+			}
+			if err := postgres.CheckURL(url); err != nil {
+				return &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
+			}
+			conn, err := postgres.Connect(ctx, url, func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) })
+			if err != nil {
+				return err
+			}
+			defer conn.Close(ctx)
+			r, err := schema.Migrate(ctx, conn)
+			if err != nil {
+				return err
+			}
+			for _, warning := range postgres.Examine(ctx, conn) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "starter: warning:", strings.ReplaceAll(warning.Error(), "\n", "\nstarter: warning: "))
+			}
+			out := cmd.OutOrStdout()
+			switch {
+			case asJSON:
+				return json.NewEncoder(out).Encode(r)
+			case !r.Changed():
+				_, err = fmt.Fprintf(out, "schema version %d: nothing to do\n", r.To)
+			default:
+				_, err = fmt.Fprintf(out, "schema version %d (was %d), %d partitions made\n", r.To, r.From, r.Partitions)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}

@@ -1,0 +1,170 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/workflows"
+)
+
+// operation is a command that does something to many events.
+type operation struct {
+	selector
+	who
+	kind      string
+	nouns     string // what it is done to
+	all       bool
+	yes       bool
+	dryRun    bool
+	detach    bool
+	asJSON    bool
+	perSecond float64
+	taskQueue string
+}
+
+// who says who does something and why.
+type who struct{ by, reason string }
+
+func (w *who) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&w.by, "by", whoAmI(), "who does it")
+	cmd.Flags().StringVar(&w.reason, "reason", "", "why")
+}
+
+// check insists on both, for whoever reads the record.
+func (w *who) check() error {
+	switch {
+	case w.reason == "":
+		return misuse("say why, for whoever finds it: --reason is empty")
+	case w.by == "":
+		return misuse("say who you are: --by is empty")
+	}
+	return nil
+}
+
+func (o *operation) flags(cmd *cobra.Command) {
+	o.selector.flags(cmd, o.kind != relay.Replay)
+	o.who.flags(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&o.all, "all", false, "all "+o.nouns+" of the topic")
+	f.BoolVar(&o.dryRun, "dry-run", false, "count, and change nothing")
+	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	f.BoolVar(&o.detach, "detach", false, "do not wait for the end")
+	f.Float64Var(&o.perSecond, "rate", 1000, "events a second at most; 0: no limit")
+	f.BoolVar(&o.asJSON, "json", false, "print one JSON object")
+	f.StringVar(&o.taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
+}
+
+// report is what an operation prints as JSON.
+type report struct {
+	Kind       string `json:"kind"`
+	Topic      string `json:"topic"`
+	Matched    int64  `json:"matched"`
+	DryRun     bool   `json:"dryRun,omitempty"`
+	Operation  int64  `json:"operation,omitempty"`
+	WorkflowID string `json:"workflowId,omitempty"`
+	Joined     bool   `json:"joined,omitempty"` // the same was under way already
+	Done       int64  `json:"done"`
+	Outcome    string `json:"outcome,omitempty"`
+}
+
+// counter counts what is selected of a topic.
+type counter func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error)
+
+// counted is what is selected.
+type counted struct {
+	events  int64
+	remarks string    // what is to be known before they are moved
+	at      time.Time // by the database's clock
+}
+
+// run counts, asks, starts the workflow and follows it; or follows it, if the same is
+// under way.
+func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
+	chosen, err := o.selection(cmd)
+	switch {
+	case err != nil:
+		return err
+	case o.empty() != o.all:
+		return misuse("select what to %s, as by --key or --event-id, or say --all", o.kind)
+	case !(o.perSecond >= 0) || math.IsInf(o.perSecond, 0): // what is no number is not less than 0
+		return misuse("--rate is %g: give a number that is not negative", o.perSecond)
+	}
+	ctx := cmd.Context()
+	if !o.dryRun {
+		if err := o.check(); err != nil {
+			return err
+		}
+	}
+	store, err := openStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if o.dryRun {
+		n, err := o.count(cmd, store, topic, chosen, count)
+		if err != nil {
+			return err
+		}
+		return o.print(cmd.OutOrStdout(), report{Kind: o.kind, Topic: topic, DryRun: true, Matched: n.events})
+	}
+	c, err := dial(ctx) // before anything is put on record
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	u, run, joined, err := o.underWay(cmd, store, c, topic, chosen)
+	if err == nil && !joined {
+		u, run, joined, err = o.begin(cmd, store, c, topic, chosen, count)
+	}
+	if err != nil {
+		return err
+	}
+	if joined {
+		fmt.Fprintf(cmd.ErrOrStderr(), "under way since %s, by %s: %s; its rate stays as it is\n", instantText(u.At), u.By, u.Reason)
+	}
+	r := report{Kind: o.kind, Topic: topic, Matched: u.Matched, Operation: u.ID, WorkflowID: u.WorkflowID, Joined: joined, Done: u.Done}
+	fmt.Fprintf(cmd.ErrOrStderr(), "workflow %s does it\n", link(u.WorkflowID))
+	if !o.detach {
+		if err := follow(ctx, cmd.ErrOrStderr(), store, c, run, &r); err != nil {
+			return err
+		}
+	}
+	return o.print(cmd.OutOrStdout(), r)
+}
+
+func (o *operation) count(cmd *cobra.Command, store *postgres.Store, topic string, chosen relay.Selection, count counter) (counted, error) {
+	n, err := count(cmd.Context(), store, chosen)
+	switch {
+	case err != nil:
+		return n, badTopic(err)
+	case n.events == 0:
+		return n, nothing("no %s of %s match", o.nouns, topic)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%d %s of %s match%s\n", n.events, o.nouns, topic, n.remarks)
+	return n, nil
+}
+
+func (o *operation) print(out io.Writer, r report) error {
+	switch {
+	case o.asJSON:
+		return json.NewEncoder(out).Encode(r)
+	case r.DryRun:
+		_, err := fmt.Fprintln(out, "dry run: nothing was changed")
+		return err
+	case o.detach:
+		_, err := fmt.Fprintf(out, "operation %d is under way\n", r.Operation)
+		return err
+	}
+	_, err := fmt.Fprintf(out, "%s: %d %s of %s\n", r.Outcome, r.Done, o.nouns, r.Topic)
+	return err
+}

@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/workflows"
+)
+
+const (
+	// startWithin is how long after it was put on record an operation may take to have a
+	// workflow: whoever asked for it is about to start that.
+	startWithin = time.Minute
+	// waitForStart is how long to wait for that of an older one, in case that whoever asked
+	// for it took long to confirm it, and does so in this moment.
+	waitForStart = 10 * time.Second
+	// abandoned is how the outcome begins of an operation that nothing does any more.
+	abandoned = "abandoned: "
+)
+
+// begin counts, asks, puts the operation on record and starts its workflow. If another
+// command has put the same on record meanwhile, it joins that.
+func (o *operation) begin(cmd *cobra.Command, store *postgres.Store, c client.Client, topic string, chosen relay.Selection, count counter,
+) (u relay.UnderWay, run client.WorkflowRun, joined bool, err error) {
+	ctx := cmd.Context()
+	n, err := o.count(cmd, store, topic, chosen, count)
+	if err != nil {
+		return u, nil, false, err
+	}
+	if !o.yes {
+		if err := confirm(cmd, fmt.Sprintf("%s %d %s of %s?", o.kind, n.events, o.nouns, topic)); err != nil {
+			return u, nil, false, err
+		}
+	}
+	id, joined, err := store.BeginOperation(ctx, relay.Operation{
+		Kind: o.kind, Topic: topic, By: o.by, Reason: o.reason, Selection: chosen, Matched: n.events, At: n.at,
+		WorkflowID: workflows.OperationIDPrefix(o.taskQueue, o.kind, topic),
+	})
+	if err == nil {
+		u, err = store.Operation(ctx, id)
+	}
+	if err != nil {
+		return u, nil, joined, err
+	}
+	run, err = o.start(ctx, c, u)
+	return u, run, joined, err
+}
+
+// underWay joins the same operation, if it is under way. One that was put on record a
+// moment ago and has no workflow is started: the command that it is of is about to do the
+// same, and one workflow comes of it. An older one without (that command died before, or
+// somebody terminated the workflow) is ended: what it had selected then is not what is
+// asked for now.
+func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client.Client, topic string, chosen relay.Selection,
+) (u relay.UnderWay, run client.WorkflowRun, joined bool, err error) {
+	ctx := cmd.Context()
+	u, found, err := store.SameUnderWay(ctx, o.kind, topic, chosen)
+	if err != nil || !found {
+		return u, nil, false, err
+	}
+	runs, err := running(ctx, c, u.WorkflowID)
+	var absent *serviceerror.NotFound
+	if errors.As(err, &absent) && u.Age >= startWithin && u.Done == 0 && u.From.ID == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, has no workflow: waiting a moment for one\n", u.ID, u.By)
+		for until := time.Now().Add(waitForStart); errors.As(err, &absent) && time.Now().Before(until); runs, err = running(ctx, c, u.WorkflowID) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(250 * time.Millisecond):
+			}
+		}
+	}
+	switch {
+	case runs:
+		return u, c.GetWorkflow(ctx, u.WorkflowID, ""), true, nil
+	case err != nil && !errors.As(err, &absent):
+		return u, nil, false, fmt.Errorf("look for workflow %s: %w", u.WorkflowID, err)
+	case err != nil && (u.Done > 0 || u.From.ID > 0):
+		// It has had a workflow, so this may be the wrong place to look for it.
+		return u, nil, false, fmt.Errorf("operation %d has moved %d events, and %s knows no workflow %s: look where it was started, or if it is no more, "+
+			"say so: UPDATE outbox.operation SET finished_at = now(), outcome = 'abandoned' WHERE id = %d", u.ID, u.Done, place(), u.WorkflowID, u.ID)
+	case err != nil && u.Age < startWithin:
+		run, err = o.start(ctx, c, u)
+		return u, run, err == nil, err
+	}
+	if err == nil { // it has ended: perhaps in this moment, because all is done
+		if u, err = store.Operation(ctx, u.ID); err != nil || u.Finished != nil {
+			return u, c.GetWorkflow(ctx, u.WorkflowID, ""), err == nil, err
+		}
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s: no workflow %s runs in %s: it is put on record as abandoned\n", u.ID, u.By, u.WorkflowID, place())
+	return u, nil, false, store.EndOperation(ctx, u.ID, abandoned+"its workflow does not run", 0)
+}
+
+// running reports whether a workflow runs.
+func running(ctx context.Context, c client.Client, workflowID string) (bool, error) {
+	d, err := c.DescribeWorkflowExecution(ctx, workflowID, "")
+	return err == nil && d.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, err
+}
+
+// place is which Temporal was asked.
+func place() string {
+	o, err := clientOptions()
+	if err != nil {
+		return "Temporal"
+	}
+	return fmt.Sprintf("namespace %s at %s", o.Namespace, cmp.Or(o.HostPort, client.DefaultHostPort))
+}
+
+// start starts an operation's workflow, unless it runs.
+func (o *operation) start(ctx context.Context, c client.Client, u relay.UnderWay) (client.WorkflowRun, error) {
+	if prefix := workflows.OperationIDPrefix(o.taskQueue, u.Kind, u.Topic); u.WorkflowID != prefix+strconv.FormatInt(u.ID, 10) {
+		return nil, misuse("workflow %s is under way, and is not of task queue %s: give --task-queue as it was given then", u.WorkflowID, o.taskQueue)
+	}
+	attributes, err := topicAttribute(ctx, c, u.Topic)
+	if err != nil {
+		return nil, fmt.Errorf("start workflow %s: %w: give the command again", u.WorkflowID, err)
+	}
+	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID: u.WorkflowID, TaskQueue: o.taskQueue,
+		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		StaticSummary:            short(fmt.Sprintf("%s %s, by %s: %s", o.kind, u.Topic, u.By, u.Reason)),
+		TypedSearchAttributes:    attributes,
+		Memo: map[string]any{
+			"operation": u.ID, "kind": u.Kind, "topic": u.Topic, "by": u.By, "reason": short(u.Reason), "at": u.At,
+			"matched": u.Matched, "selectedBy": u.Selection.By(), // what it says is in outbox.operation
+		},
+	}, workflows.Operation, workflows.OperationInput{
+		Operation: u.ID, Kind: o.kind, Topic: u.Topic, Matched: u.Matched, PerSecond: o.perSecond,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start workflow %s: %w: give the command again", u.WorkflowID, err)
+	}
+	return run, nil
+}
+
+// short cuts what Temporal limits to 400 bytes.
+func short(text string) string {
+	const most = 200
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}

@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/outbox"
+)
+
+// selector reads which events of a topic a command is about.
+type selector struct {
+	eventIDs     []string
+	key, typ     string
+	code         string
+	since, until string
+}
+
+func (s *selector) flags(cmd *cobra.Command, dead bool) {
+	f := cmd.Flags()
+	f.StringSliceVar(&s.eventIDs, "event-id", nil, "these events only; may be repeated")
+	f.StringVar(&s.key, "key", "", "events of this key only")
+	f.StringVar(&s.typ, "type", "", "events of this type only")
+	when := "events written"
+	if dead {
+		when = "dead letters that died"
+		f.StringVar(&s.code, "code", "", "dead letters with this code only, such as EventTooLarge")
+	}
+	f.StringVar(&s.since, "since", "", when+" since then: a time such as 2026-01-31T15:04:05Z, or how long ago, such as 2h")
+	f.StringVar(&s.until, "until", "", when+" before then, given likewise")
+}
+
+// empty reports whether everything is selected.
+func (s *selector) empty() bool {
+	return len(s.eventIDs) == 0 && s.key == "" && s.typ == "" && s.code == "" && s.since == "" && s.until == ""
+}
+
+// selection checks what was given. A filter that is given and empty is a mistake, as
+// of a script whose variable is not set: without it, everything would be selected.
+func (s *selector) selection(cmd *cobra.Command) (chosen relay.Selection, err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "event-id", "key", "type", "code", "since", "until":
+			if v := f.Value.String(); v == "" || v == "[]" {
+				err = misuse("--%s is empty: leave it out to select all", f.Name)
+			}
+		}
+	})
+	if err != nil {
+		return chosen, err
+	}
+	for _, text := range s.eventIDs {
+		id, err := outbox.ParseID(text)
+		if err != nil {
+			return chosen, misuse("--event-id: %w", err)
+		}
+		chosen.EventIDs = append(chosen.EventIDs, id.String())
+	}
+	chosen.Key, chosen.Type, chosen.Code = s.key, s.typ, s.code
+	chosen.Since, chosen.Until = s.since, s.until
+	if _, _, err := chosen.Range(time.Now()); err != nil {
+		return chosen, misuse("--%w", err)
+	}
+	return chosen, nil
+}

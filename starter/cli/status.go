@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+)
+
+func statusCommand() *cobra.Command {
+	var asJSON, watch bool
+	var every time.Duration
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show pending and dead events and pauses, by topic",
+		Example: `  starter status
+  starter status --watch`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if every < 100*time.Millisecond {
+				return misuse("--every is %s: it must be at least 100ms", every)
+			}
+			store, err := openStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			for {
+				err := showStatus(cmd, store, asJSON, watch)
+				switch {
+				case watch && cmd.Context().Err() != nil: // interrupted
+					return nil
+				case !watch:
+					return err
+				case err != nil: // who watches wants to see when it is back
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s starter: %v\n", instantText(time.Now()), err)
+				}
+				select {
+				case <-cmd.Context().Done():
+					return nil
+				case <-time.After(every):
+				}
+			}
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, with --watch one a line")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again, until interrupted")
+	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "how often, with --watch")
+	return cmd
+}
+
+func showStatus(cmd *cobra.Command, store *postgres.Store, asJSON, watch bool) error {
+	topics, err := store.Status(cmd.Context())
+	if err != nil {
+		return err
+	}
+	enqueue, err := store.Enqueue(cmd.Context())
+	if err != nil {
+		return err
+	}
+	missed := ""
+	if err := errors.Join(enqueue.Failure(), enqueue.Warning()); err != nil {
+		missed = err.Error()
+	}
+	switch {
+	case asJSON:
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
+			Topics []postgres.TopicStatus `json:"topics"`
+			// NotEnqueued says what keeps events from becoming pending.
+			NotEnqueued string `json:"notEnqueued,omitempty"`
+		}{topics, missed})
+	case watch:
+		clearScreen(cmd.OutOrStdout())
+		fmt.Fprintln(cmd.OutOrStdout(), instantText(time.Now()))
+	}
+	if missed != "" {
+		fmt.Fprintln(cmd.OutOrStdout(), "warning: "+missed)
+	}
+	if len(topics) == 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), "no topic has had an event yet")
+		return nil
+	}
+	t := newTable(cmd, "Topic", "Pending", "Oldest", "Leased", "Dead", "Paused")
+	for _, s := range topics {
+		t.AppendRow(table.Row{s.Topic, s.Pending, age(s), s.Leased, s.Dead, paused(s)})
+	}
+	t.Render()
+	return nil
+}
+
+// clearScreen clears a terminal, and nothing else.
+func clearScreen(out io.Writer) {
+	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		fmt.Fprint(out, "\x1b[H\x1b[2J")
+	}
+}
+
+func age(s postgres.TopicStatus) string {
+	if s.Pending == 0 {
+		return ""
+	}
+	return time.Duration(s.OldestAge * float64(time.Second)).Round(100 * time.Millisecond).String()
+}
+
+func paused(s postgres.TopicStatus) string {
+	var why []string
+	if s.PausedBy != "" {
+		why = append(why, "by "+s.PausedBy+": "+s.PauseReason)
+	}
+	if s.Recovery != "" {
+		why = append(why, "by workflow "+s.Recovery)
+	}
+	return strings.Join(why, "\n")
+}

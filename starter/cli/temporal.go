@@ -1,0 +1,33 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+	"go.temporal.io/sdk/log"
+)
+
+func dial(ctx context.Context) (client.Client, error) {
+	o, err := clientOptions()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.DialContext(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Temporal at %q: %w: check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or temporal.toml", o.HostPort, err)
+	}
+	return c, nil
+}
+
+func clientOptions() (client.Options, error) {
+	o, err := envconfig.LoadDefaultClientOptions()
+	if err != nil {
+		return o, fmt.Errorf("read Temporal's configuration: %w", err)
+	}
+	o.Logger = log.NewStructuredLogger(quiet)
+	o.Namespace = cmp.Or(o.Namespace, client.DefaultNamespace)
+	return o, nil
+}

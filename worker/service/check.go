@@ -1,0 +1,250 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/publish"
+)
+
+// checkTimeout bounds all checks together.
+const checkTimeout = 30 * time.Second
+
+// What a check found.
+const (
+	checkOK      = "ok"
+	checkFailed  = "failed"
+	checkUnknown = "unknown" // it could not be found out
+	checkWarning = "warning" // works, and should not stay so
+)
+
+// finding is one line of --check.
+type finding struct {
+	State  string `json:"state"`
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, temporal, destination or publish
+	Topic  string `json:"topic,omitempty"`
+	Detail string `json:"detail"`
+}
+
+// report is what --check --json prints.
+type report struct {
+	OK     bool      `json:"ok"` // nothing failed
+	Checks []finding `json:"checks"`
+}
+
+func (r *report) add(check, topic string, err error, detail string) {
+	f := finding{State: checkOK, Check: check, Topic: topic, Detail: detail}
+	if err != nil {
+		f.State, f.Detail = checkFailed, err.Error()
+	}
+	if errors.Is(err, publish.ErrUntold) || errors.Is(err, errNotAsked) {
+		f.State = checkUnknown
+	}
+	r.OK = r.OK && f.State != checkFailed
+	r.Checks = append(r.Checks, f)
+}
+
+// warn adds a line that is no failure, but that an operator should see.
+func (r *report) warn(check string, err error) {
+	r.Checks = append(r.Checks, finding{State: checkWarning, Check: check, Detail: err.Error()})
+}
+
+// errNotAsked says that a check depends on one that failed.
+var errNotAsked = errors.New("not checked")
+
+// check looks at everything that a worker needs, starts nothing and changes
+// nothing, and prints what it found. Its error says only that something failed.
+func check(ctx context.Context, out io.Writer, asJSON bool) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	found := findings(ctx)
+	if asJSON {
+		if err := json.NewEncoder(out).Encode(found); err != nil {
+			return fmt.Errorf("print what was found: %w", err)
+		}
+	} else {
+		found.print(out)
+	}
+	if !found.OK {
+		return errors.New("something failed: this worker would not publish everything")
+	}
+	return nil
+}
+
+func findings(ctx context.Context) *report {
+	found := &report{OK: true}
+	s, err := readSettings()
+	if err != nil {
+		for _, problem := range each(err) {
+			found.add("configuration", "", problem, "")
+		}
+		return found
+	}
+	r, err := newRelay(s, slog.New(slog.DiscardHandler))
+	if err == nil {
+		err = r.newPublisher(ctx)
+	}
+	if err != nil {
+		found.add("configuration", "", err, "")
+		return found
+	}
+	defer r.close()
+	found.add("configuration", "", nil, fmt.Sprintf("%d topics, task queue %s", len(s.topics), s.TaskQueue))
+	if err := postgres.Encrypted(s.DatabaseURL); err != nil {
+		found.warn("encryption", err)
+	}
+	r.checkDatabase(ctx, found)
+	r.checkTemporal(ctx, found)
+	r.checkTopics(ctx, found)
+	return found
+}
+
+// each takes joined errors apart.
+func each(err error) (all []error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	for _, e := range joined.Unwrap() {
+		all = append(all, each(e)...)
+	}
+	return all
+}
+
+func (r *relay) checkDatabase(ctx context.Context, found *report) {
+	var database error
+	if r.store, database = r.openStore(ctx); database == nil {
+		database = r.store.Reach(ctx)
+	}
+	var session, rights, security, state error
+	switch {
+	case errors.Is(database, postgres.ErrSession):
+		database, session = nil, database
+		rights = fmt.Errorf("%w: see session", errNotAsked)
+		security, state = rights, rights
+	case database != nil:
+		session = fmt.Errorf("%w: see database", errNotAsked)
+		rights, security, state = session, session, session
+	default:
+		session = r.store.CanHold(ctx, r.publisher.Topics())
+		rights, security = r.store.Rights(ctx), r.store.Security(ctx)
+		if state = fmt.Errorf("%w: see rights", errNotAsked); rights == nil {
+			state = r.store.State(ctx)
+		}
+	}
+	found.add("database", "", database, "answers, and has an outbox")
+	found.add("session", "", session, "writes, speaks UTF-8, is read committed")
+	found.add("rights", "", rights, "the role may do what the relay does")
+	found.add("security", "", security, "no row is hidden from the role")
+	found.add("state", "", state, "the next event's id is new, and the relay has its own rows")
+	r.checkTrigger(ctx, found, blocker(database, session, rights))
+	if database == nil && session == nil {
+		for _, warning := range r.store.Warnings(ctx) {
+			found.warn(warning.Check, warning.Err)
+		}
+	}
+}
+
+// blocker says which failed check keeps the trigger from being looked at.
+func blocker(database, session, rights error) string {
+	switch {
+	case database != nil:
+		return "the database does not answer"
+	case session != nil:
+		return "see session"
+	case rights != nil:
+		return "see rights"
+	}
+	return ""
+}
+
+// checkTrigger looks at the trigger unless a check before it failed.
+func (r *relay) checkTrigger(ctx context.Context, found *report, blocked string) {
+	if blocked != "" {
+		found.add("trigger", "", fmt.Errorf("%w: %s", errNotAsked, blocked), "")
+		return
+	}
+	enqueue, err := r.store.Enqueue(ctx)
+	if err == nil {
+		err = enqueue.Failure()
+	}
+	found.add("trigger", "", err, "inserted events become pending")
+	if err := enqueue.Warning(); err != nil {
+		found.warn("trigger", err)
+	}
+}
+
+func (r *relay) checkTemporal(ctx context.Context, found *report) {
+	err := r.connectTemporal(ctx)
+	if err == nil {
+		// Unlike a health check, this needs a namespace, and rights in it.
+		_, err = r.temporal.DescribeTaskQueue(ctx, r.TaskQueue, enumspb.TASK_QUEUE_TYPE_ACTIVITY)
+	}
+	found.add("temporal", "", err, "answers, and knows the namespace")
+}
+
+// checkTopics asks all destinations at once, because each may take its time.
+func (r *relay) checkTopics(ctx context.Context, found *report) {
+	topics := r.publisher.Topics()
+	there, allowed := make([]error, len(topics)), make([]error, len(topics))
+	routes := make([]publish.Route, len(topics))
+	var wg sync.WaitGroup
+	for i, topic := range topics {
+		wg.Go(func() {
+			if routes[i], there[i] = r.resolve(ctx, topic); there[i] == nil {
+				allowed[i] = r.publisher.MayPublish(ctx, topic)
+			} else {
+				allowed[i] = fmt.Errorf("%w: the destination was not found", errNotAsked)
+			}
+		})
+	}
+	wg.Wait()
+	for i, topic := range topics {
+		found.add("destination", topic, there[i], address(routes[i]))
+		found.add("publish", topic, allowed[i], "allowed")
+	}
+}
+
+// resolve looks a destination up. Where an account has many SNS topics it asks until
+// they are listed, or the time for all checks is over; then it is not known whether
+// the topic exists.
+func (r *relay) resolve(ctx context.Context, topic string) (publish.Route, error) {
+	for {
+		route, err := r.publisher.Resolve(ctx, topic)
+		if !publish.IsListing(err) {
+			return route, err
+		}
+		if ctx.Err() != nil {
+			return route, fmt.Errorf("%w: %w", publish.ErrUntold, err)
+		}
+	}
+}
+
+// address says what a destination was found to be.
+func address(r publish.Route) string {
+	text := fmt.Sprintf("%s is %s", r, r.Address)
+	if r.Service == publish.SNS && r.Name != r.Address {
+		text += "; configure this ARN, and it need not be looked up"
+	}
+	return text
+}
+
+func (r *report) print(out io.Writer) {
+	for _, f := range r.Checks {
+		what := f.Check
+		if f.Topic != "" {
+			what = f.Topic + ": " + f.Check
+		}
+		fmt.Fprintf(out, "%-8s %-24s %s\n", f.State, what, strings.ReplaceAll(f.Detail, "\n", "\n"+strings.Repeat(" ", 34)))
+	}
+}

@@ -1,0 +1,113 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/internal/telemetry"
+	"github.com/temporal-outbox/relay/internal/timing"
+	"github.com/temporal-outbox/relay/workflows"
+)
+
+// startTimeout bounds the checks at start.
+const startTimeout = 20 * time.Second
+
+// relay is a worker's connections.
+type relay struct {
+	settings
+	log       *slog.Logger
+	store     *postgres.Store
+	publisher *publish.Publisher
+	temporal  client.Client
+	traces    *telemetry.Traces
+	metrics   *telemetry.Metrics
+}
+
+// run serves until ctx ends. It does not begin before everything answers.
+func run(ctx context.Context, s settings, logger *slog.Logger) error {
+	r, err := connect(ctx, s, logger)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+
+	acts, err := activities.New(activities.Config{
+		Store: r.store, Publisher: r.publisher, Topics: s.policies, Metrics: r.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	w := worker.New(r.temporal, s.TaskQueue, r.workerOptions())
+	workflows.Register(w, acts)
+	stopServing, err := r.serve(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopServing()
+	if err := w.Start(); err != nil {
+		return fmt.Errorf("start worker: %w", err)
+	}
+	version := telemetry.ReadBuild()
+	logger.Info("publishing", "topics", len(s.topics), "taskQueue", s.TaskQueue,
+		"deployment", s.Deployment, "build", s.BuildID, "version", version.Version, "revision", version.Revision, "go", version.Go)
+	go r.warnWhileNotCurrent(ctx)
+	go r.look(ctx)
+
+	<-ctx.Done()
+	logger.Info("stopping: batches under way end between two requests")
+	w.Stop()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timing.ShutdownTimeout)
+	defer cancel()
+	r.settleRest(ctx, acts)
+	// A claim may have been answered to a workflow that finds no worker any more.
+	if err := r.store.ReleaseUnbegun(ctx); err != nil {
+		logger.Warn("some lanes stay leased for a few seconds", "error", err)
+	}
+	logger.Info("stopped")
+	return nil
+}
+
+// settleRest settles what batches could not, because the database was away when they
+// ended. It leaves time to release claims.
+func (r *relay) settleRest(ctx context.Context, acts *activities.Activities) {
+	ctx, cancel := context.WithTimeout(ctx, timing.ShutdownTimeout-timing.SettleTry)
+	defer cancel()
+	if left, err := activities.SettleRest(ctx, acts); left > 0 {
+		r.log.Error("accepted events stay pending, because the database does not answer: unless a retry of their batch settles them, they are published again",
+			"events", left, "error", err)
+	}
+}
+
+func (r *relay) workerOptions() worker.Options {
+	o := worker.Options{
+		WorkerStopTimeout: timing.StopTimeout,
+		// How long a workflow task waits for the worker that has the run in its cache,
+		// before any other may take it: the pause of the relay when a worker is
+		// stopped. The SDK's default is 5 s.
+		StickyScheduleToStartTimeout: time.Second,
+		// The SDK sends heartbeats at 0.8 of their timeout, 8 s, if not told otherwise,
+		// and only a heartbeat learns that an activity was cancelled or paused.
+		MaxHeartbeatThrottleInterval: timing.HeartbeatThrottle,
+		// Each batch holds few goroutines and at most a page in memory.
+		MaxConcurrentActivityExecutionSize: 100,
+		// A relay with nothing to do claims, and would show nothing else.
+		Interceptors: r.traces.Interceptors("ClaimBatches"),
+	}
+	if r.Deployment != "" {
+		o.DeploymentOptions = worker.DeploymentOptions{
+			UseVersioning:             true,
+			Version:                   worker.WorkerDeploymentVersion{DeploymentName: r.Deployment, BuildID: r.BuildID},
+			DefaultVersioningBehavior: workflow.VersioningBehaviorPinned,
+		}
+	}
+	return o
+}
