@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"schema":            {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
 	"internal/relay":    {module + "outbox"},
 	"internal/timing":   {"golang.org/x/sys/unix"},
+	"internal/liveness": {module + "internal/timing", "go.temporal.io/api/", "go.temporal.io/sdk/client"},
 	"internal/postgres": {module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
 		module + "internal/relay", module + "internal/timing", module + "outbox", module + "internal/publish/detach", "github.com/aws/",

@@ -118,6 +118,24 @@ const (
 	RecoveryMost   = time.Minute
 )
 
+// How it is known that nothing runs the relay.
+const (
+	// LookFor bounds all questions to Temporal about what runs together: a person waits for
+	// the answer.
+	LookFor = 4 * time.Second
+	// LookEvery is how often Temporal is asked by one who watches.
+	LookEvery = 10 * time.Second
+	// PolledWithin is how long ago a worker that lives has polled at most: a poll takes a
+	// minute. Temporal lists pollers for longer.
+	PolledWithin = 75 * time.Second
+	// TaskStuck is how long a workflow task waits before no worker takes it: a sticky one
+	// waits for its worker for a second first.
+	TaskStuck = 10 * time.Second
+	// RunOverdue is how much later than its interval a schedule may start a run before it is
+	// late. Temporal's clock and that of who asks may differ.
+	RunOverdue = 15 * time.Second
+)
+
 // ListingAge is the age at which the listing of an account's SNS topics is read again
 // from the beginning. Each attempt that looks for a topic goes on with the listing of the
 // attempt before, so the listing must outlive the longest pause between two attempts.

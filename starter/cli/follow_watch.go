@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"google.golang.org/grpc/codes"
 
+	"github.com/temporal-outbox/relay/internal/timing"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -22,9 +23,6 @@ const (
 	askWithin = 5 * time.Second
 	// idleFor is how long an operation may move nothing before it is looked into.
 	idleFor = 5 * time.Second
-	// polledWithin is when a worker that lives has polled last: a poll takes a minute.
-	// Temporal lists pollers for longer.
-	polledWithin = 75 * time.Second
 )
 
 // ended waits for the workflow's end, through whatever becomes of Temporal meanwhile.
@@ -83,7 +81,7 @@ func unattended(ctx context.Context, c client.Client, workflowID string) string 
 		return ""
 	}
 	for _, p := range q.GetPollers() {
-		if time.Since(p.GetLastAccessTime().AsTime()) < polledWithin {
+		if time.Since(p.GetLastAccessTime().AsTime()) < timing.PolledWithin {
 			return ""
 		}
 	}

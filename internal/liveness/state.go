@@ -1,0 +1,306 @@
+// Package liveness asks Temporal whether anything runs the relay: a schedule that starts
+// runs, a run of Relay, workers that poll, a current version. Temporal reports none of these
+// as an error while they are missing: events wait, and everything else looks well. The
+// worker and the starter show the same state with the same remedies, because they take both
+// from here.
+package liveness
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/timing"
+)
+
+// State is what Temporal knows of one relay. Every part has a State of its own; Unknown says
+// why Temporal did not tell.
+type State struct {
+	TaskQueue string `json:"taskQueue"`
+	// At is when Temporal was asked, by this machine's clock.
+	At       time.Time `json:"askedAt"`
+	Schedule Schedule  `json:"schedule"`
+	// Maintenance is the schedule that looks after partitions. An operator may do without.
+	Maintenance Schedule `json:"maintenance"`
+	Run         Run      `json:"run"`
+	Workers     Workers  `json:"workers"`
+	// Version is nil if neither the caller, nor the task queue, nor its workers name a
+	// worker deployment.
+	Version *Version `json:"version,omitempty"`
+}
+
+// Status is how a part of a State is.
+type Status string
+
+// The values of Status. A part uses some of them.
+const (
+	Unknown Status = "unknown" // Temporal did not tell
+	Absent  Status = "absent"
+	Active  Status = "active"  // a schedule that starts runs
+	Paused  Status = "paused"  // a schedule
+	Running Status = "running" // a run that makes progress
+	Stuck   Status = "stuck"   // a run of which no worker takes the next task
+	Polling Status = "polling" // workers
+	Current Status = "current" // a deployment has a current version
+)
+
+// Schedule is a schedule of the relay.
+type Schedule struct {
+	ID     string `json:"id"`
+	Status Status `json:"state"` // active, paused, absent or unknown
+	Why    string `json:"unknown,omitempty"`
+	// Note is what the operator who paused it wrote.
+	Note string     `json:"note,omitempty"`
+	Next *time.Time `json:"nextAction,omitempty"`
+	// last is when it started a run, was made or was changed, whatever came last.
+	last  time.Time
+	every time.Duration // 0: it has no interval
+}
+
+// Run is the run of Relay that is under way.
+type Run struct {
+	Status     Status     `json:"state"` // running, stuck, absent or unknown
+	Why        string     `json:"unknown,omitempty"`
+	WorkflowID string     `json:"workflowId,omitempty"`
+	RunID      string     `json:"runId,omitempty"`
+	Since      *time.Time `json:"since,omitempty"`
+	// StuckSince is since when no worker has taken its next task.
+	StuckSince *time.Time `json:"stuckSince,omitempty"`
+	// Version is the build id that it is pinned to.
+	Version string `json:"version,omitempty"`
+}
+
+// Workers are those that have polled the task queue in the last timing.PolledWithin. One
+// that was killed counts for that long.
+type Workers struct {
+	Status Status `json:"state"` // polling, absent or unknown
+	Why    string `json:"unknown,omitempty"`
+	// Workflow and Activity are how many poll for tasks of that kind.
+	Workflow int `json:"workflow"`
+	Activity int `json:"activity"`
+
+	unversioned int            // of those for workflows
+	builds      map[string]int // and by deployment and build, see version
+	newest      string         // the build that polled last, of the deployment in State.Version
+}
+
+// Version is the worker deployment.
+type Version struct {
+	Deployment string `json:"deployment"`
+	Status     Status `json:"state"` // current, absent (nothing is current) or unknown
+	Why        string `json:"unknown,omitempty"`
+	// Current is the build id that gets new runs.
+	Current string `json:"current,omitempty"`
+	// Unmade says that the deployment does not exist: no worker of it has polled.
+	Unmade bool `json:"-"`
+}
+
+// The parts of a State, as findings name them.
+const (
+	OfSchedule    = "schedule"
+	OfMaintenance = "maintenance"
+	OfRun         = "relay"
+	OfWorkers     = "workers"
+	OfVersion     = "version"
+)
+
+// Finding says how one part of a State is. A part may have none.
+type Finding struct {
+	Of string
+	// Bad says that events wait, or soon will; Unknown that Temporal did not tell.
+	// Neither: all is well.
+	Bad, Unknown bool
+	Text         string // with the remedy if it is bad
+}
+
+// Problems returns the texts of everything that keeps events waiting, or soon will, with
+// the remedies. It is empty if all is well, and also if nothing is known: see Unknowns.
+func (s State) Problems() []string {
+	return s.texts(func(f Finding) bool { return f.Bad })
+}
+
+// Unknowns returns why Temporal did not tell what it was asked.
+func (s State) Unknowns() []string {
+	return s.texts(func(f Finding) bool { return f.Unknown })
+}
+
+func (s State) texts(wanted func(Finding) bool) []string {
+	texts := []string{}
+	for _, f := range s.Findings() {
+		if wanted(f) && !slices.Contains(texts, f.Text) {
+			texts = append(texts, f.Text)
+		}
+	}
+	return texts
+}
+
+// Findings judges every part of a State, in the order in which the parts depend on each
+// other.
+func (s State) Findings() []Finding {
+	all := []Finding{s.schedule()}
+	if f, found := s.maintenance(); found {
+		all = append(all, f)
+	}
+	all = append(all, s.run(), s.workers())
+	if s.Version != nil {
+		all = append(all, s.version())
+	}
+	return all
+}
+
+func good(of, format string, args ...any) Finding {
+	return Finding{Of: of, Text: fmt.Sprintf(format, args...)}
+}
+
+func bad(of, format string, args ...any) Finding {
+	return Finding{Of: of, Bad: true, Text: fmt.Sprintf(format, args...)}
+}
+
+func unknown(of, why string) Finding { return Finding{Of: of, Unknown: true, Text: why} }
+
+func (s State) schedule() Finding {
+	switch s.Schedule.Status {
+	case Active:
+		return good(OfSchedule, "schedule %s is active%s", s.Schedule.ID, s.Schedule.next())
+	case Paused:
+		return bad(OfSchedule, "schedule %s is paused%s, so no run of Relay follows and nothing is published: run %q",
+			s.Schedule.ID, s.Schedule.note(), unpause(s.Schedule.ID))
+	case Absent:
+		return bad(OfSchedule, "there is no schedule %s, so no run of Relay is started and nothing is published: run %q",
+			s.Schedule.ID, "starter schedule"+s.queueFlag())
+	default:
+		return unknown(OfSchedule, s.Schedule.Why)
+	}
+}
+
+// maintenance has a finding only if an operator paused that schedule.
+func (s State) maintenance() (f Finding, found bool) {
+	if s.Maintenance.Status != Paused {
+		return f, false
+	}
+	return bad(OfMaintenance, "schedule %s is paused%s, so that no partition is made or dropped: run %q",
+		s.Maintenance.ID, s.Maintenance.note(), unpause(s.Maintenance.ID)), true
+}
+
+func (s State) run() Finding {
+	r := s.Run
+	switch r.Status {
+	case Running:
+		return good(OfRun, "run %s is under way since %s", r.WorkflowID, clock(*r.Since))
+	case Stuck:
+		return bad(OfRun, "run %s waits for a worker%s since %s%s", r.WorkflowID, ofVersion(r.Version), clock(*r.StuckSince), s.unstick())
+	case Unknown:
+		return unknown(OfRun, r.Why)
+	}
+	switch {
+	case s.Schedule.Status == Unknown:
+		return unknown(OfRun, "no run of Relay is under way; whether the schedule starts one is not known: "+s.Schedule.Why)
+	case s.Schedule.Status != Active:
+		return bad(OfRun, "no run of Relay is under way, and the schedule starts none")
+	case s.overdue():
+		return bad(OfRun, "no run of Relay is under way, and schedule %s has started none since %s: look at it with %q",
+			s.Schedule.ID, clock(s.Schedule.last), "temporal schedule describe --schedule-id "+s.Schedule.ID)
+	default:
+		return good(OfRun, "no run of Relay is under way at this moment%s", s.Schedule.next())
+	}
+}
+
+// unstick is the remedy for a run that waits though workers get work. Without any, or
+// without a current version, it goes on by itself when that is repaired.
+func (s State) unstick() string {
+	if s.Workers.Status != Polling || s.Version != nil && s.Version.Status != Current {
+		return ""
+	}
+	return fmt.Sprintf(": start one, or end the run, which loses nothing, and the schedule starts the next: %q",
+		"temporal workflow terminate --workflow-id "+s.Run.WorkflowID)
+}
+
+// overdue reports whether the schedule should have started a run by now.
+func (s State) overdue() bool {
+	if s.Schedule.every == 0 {
+		return s.Schedule.Next == nil
+	}
+	return s.At.Sub(s.Schedule.last) > s.Schedule.every+timing.RunOverdue
+}
+
+func (s State) workers() Finding {
+	w := s.Workers
+	switch {
+	case w.Status == Unknown:
+		return unknown(OfWorkers, w.Why)
+	case w.Workflow == 0 && w.Activity == 0:
+		return bad(OfWorkers, "no worker polls task queue %s: start one with OUTBOX_TASK_QUEUE=%[1]s", s.TaskQueue)
+	case w.Workflow == 0 || w.Activity == 0:
+		return bad(OfWorkers, "of the workers that poll task queue %s, %d take workflows and %d take activities, and both are needed: start a worker, or restart those",
+			s.TaskQueue, w.Workflow, w.Activity)
+	default:
+		return good(OfWorkers, "%d poll task queue %s", max(w.Workflow, w.Activity), s.TaskQueue)
+	}
+}
+
+func (s State) version() Finding {
+	v, w := s.Version, s.Workers
+	polls := w.builds[version(v.Deployment, v.Current)]
+	switch {
+	case v.Status == Unknown:
+		return unknown(OfVersion, v.Why)
+	case v.Status == Absent && w.Status == Polling && w.unversioned > 0:
+		return good(OfVersion, "no version of deployment %s is current, and workers without a version get the work", v.Deployment)
+	case v.Unmade:
+		return bad(OfVersion, "there is no worker deployment %s: start a worker of it, and then run %q", v.Deployment, promote(v.Deployment, w.newest))
+	case v.Status == Absent:
+		return bad(OfVersion, "worker deployment %s has no current version, so no workflow runs: run %q", v.Deployment, promote(v.Deployment, w.newest))
+	case w.Status != Unknown && polls == 0 && w.Workflow > 0:
+		return bad(OfVersion, "version %s of deployment %s is current, and only other workers poll: start a worker of that version, or run %q",
+			v.Current, v.Deployment, promote(v.Deployment, w.newest))
+	default:
+		return good(OfVersion, "version %s of deployment %s is current", v.Current, v.Deployment)
+	}
+}
+
+// version names a build of a deployment, as a key.
+func version(deployment, build string) string { return deployment + "\x00" + build }
+
+func promote(deployment, build string) string {
+	return "starter promote --deployment " + deployment + " --build-id " + cmp.Or(build, "BUILD_ID")
+}
+
+func unpause(schedule string) string {
+	return "temporal schedule toggle --unpause --schedule-id " + schedule
+}
+
+// queueFlag is for a command that would act on the default task queue.
+func (s State) queueFlag() string {
+	if s.TaskQueue == "" || s.TaskQueue == defaultTaskQueue {
+		return ""
+	}
+	return " --task-queue " + s.TaskQueue
+}
+
+// defaultTaskQueue is workflows.DefaultTaskQueue.
+const defaultTaskQueue = "outbox-relay"
+
+func (s Schedule) next() string {
+	if s.Next == nil {
+		return ""
+	}
+	return ", its next action is at " + clock(*s.Next)
+}
+
+func (s Schedule) note() string {
+	if note := strings.TrimSpace(s.Note); note != "" {
+		return " (" + note + ")"
+	}
+	return ""
+}
+
+func ofVersion(build string) string {
+	if build == "" {
+		return ""
+	}
+	return " of version " + build
+}
+
+func clock(t time.Time) string { return t.UTC().Format(time.DateTime + " MST") }
