@@ -33,7 +33,7 @@ func (o *outbox) check(env []string, args ...string) (out string, status int) {
 func line(t *testing.T, out, check string) string {
 	t.Helper()
 	for l := range strings.Lines(out) {
-		if strings.Contains(l, " "+check+" ") {
+		if _, rest, _ := strings.Cut(l, " "); strings.HasPrefix(strings.TrimLeft(rest, " "), check+" ") {
 			return l
 		}
 	}
@@ -64,8 +64,8 @@ func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) 
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &found))
 	require.True(t, found.OK)
-	require.Len(t, found.Checks, 8+2*3)
-	require.Equal(t, "audit", found.Checks[8].Topic)
+	require.Len(t, found.Checks, 11+2*3)
+	require.Equal(t, "audit", found.Checks[11].Topic)
 
 	require.Equal(t, 3, o.pending())
 	require.Zero(t, o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until IS NOT NULL`))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,14 +15,24 @@ import (
 	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/timing"
+	"github.com/temporal-outbox/relay/workflows"
 )
 
 func statusCommand() *cobra.Command {
 	var asJSON, watch bool
 	var every time.Duration
+	var taskQueue string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show pending and dead events and pauses, by topic",
+		Short: "Show pending and dead events and pauses by topic, and whether the relay runs",
+		Long: `Shows pending and dead events and pauses, by topic, and asks Temporal whether
+anything publishes them: the schedule, the run of Relay, workers that poll, and the
+current version where workers have versions. Each problem is a warning with its remedy,
+above the table. If Temporal does not answer within seconds, that is not known, and
+the rest is shown all the same.
+
+A worker that was killed still counts as polling for a minute.`,
 		Example: `  starter status
   starter status --watch`,
 		Args: arguments(cobra.NoArgs),
@@ -34,8 +45,10 @@ func statusCommand() *cobra.Command {
 				return err
 			}
 			defer store.Close()
+			relay, stop := watchRelay(cmd.Context(), taskQueue, watch)
+			defer stop()
 			for {
-				err := showStatus(cmd, store, asJSON, watch)
+				err := showStatus(cmd, store, relay, asJSON, watch)
 				switch {
 				case watch && cmd.Context().Err() != nil: // interrupted
 					return nil
@@ -54,11 +67,12 @@ func statusCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, with --watch one a line")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again, until interrupted")
-	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "how often, with --watch")
+	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "how often, with --watch; Temporal is asked every "+timing.LookEvery.String())
+	cmd.Flags().StringVar(&taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
 	return cmd
 }
 
-func showStatus(cmd *cobra.Command, store *postgres.Store, asJSON, watch bool) error {
+func showStatus(cmd *cobra.Command, store *postgres.Store, relay *relayWatch, asJSON, watch bool) error {
 	topics, err := store.Status(cmd.Context())
 	if err != nil {
 		return err
@@ -71,13 +85,16 @@ func showStatus(cmd *cobra.Command, store *postgres.Store, asJSON, watch bool) e
 	if err := errors.Join(enqueue.Failure(), enqueue.Warning()); err != nil {
 		missed = err.Error()
 	}
+	report := relay.report()
 	switch {
 	case asJSON:
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
 			Topics []postgres.TopicStatus `json:"topics"`
 			// NotEnqueued says what keeps events from becoming pending.
 			NotEnqueued string `json:"notEnqueued,omitempty"`
-		}{topics, missed})
+			// Relay is what Temporal says.
+			Relay relayReport `json:"relay"`
+		}{topics, missed, report})
 	case watch:
 		clearScreen(cmd.OutOrStdout())
 		fmt.Fprintln(cmd.OutOrStdout(), instantText(time.Now()))
@@ -85,6 +102,8 @@ func showStatus(cmd *cobra.Command, store *postgres.Store, asJSON, watch bool) e
 	if missed != "" {
 		fmt.Fprintln(cmd.OutOrStdout(), "warning: "+missed)
 	}
+	report.warnOf(cmd.OutOrStdout())
+	defer report.tellOf(cmd.OutOrStdout())
 	if len(topics) == 0 {
 		fmt.Fprintln(cmd.OutOrStdout(), "no topic has had an event yet")
 		return nil

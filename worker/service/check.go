@@ -13,6 +13,7 @@ import (
 
 	enumspb "go.temporal.io/api/enums/v1"
 
+	"github.com/temporal-outbox/relay/internal/liveness"
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
 )
@@ -31,7 +32,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, temporal, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, temporal, schedule, maintenance, relay, workers, version, destination or publish
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -191,6 +192,27 @@ func (r *relay) checkTemporal(ctx context.Context, found *report) {
 		_, err = r.temporal.DescribeTaskQueue(ctx, r.TaskQueue, enumspb.TASK_QUEUE_TYPE_ACTIVITY)
 	}
 	found.add("temporal", "", err, "answers, and knows the namespace")
+	if err != nil {
+		found.addRelay(liveness.Untold(r.TaskQueue, fmt.Errorf("%w: see temporal", errNotAsked)))
+		return
+	}
+	s, _ := liveness.Look(ctx, r.temporal, r.TaskQueue, r.Deployment) // the state says as much
+	found.addRelay(s)
+}
+
+// addRelay says whether anything runs the relay. A check comes before a deployment, also
+// before the first, so that none of this is a failure.
+func (r *report) addRelay(s liveness.State) {
+	for _, f := range s.Findings() {
+		state := checkOK
+		switch {
+		case f.Bad:
+			state = checkWarning
+		case f.Unknown:
+			state = checkUnknown
+		}
+		r.Checks = append(r.Checks, finding{State: state, Check: f.Of, Detail: f.Text})
+	}
 }
 
 // checkTopics asks all destinations at once, because each may take its time.

@@ -61,10 +61,13 @@ _API_KEY, _TLS_..., AWS's from the SDK's default chain.
 With --check it publishes nothing, prints its findings and ends, with status 0
 if nothing failed. The checks: configuration, database, session, rights (of the
 role), security (rows that are hidden from the role), state (of the outbox's
-counters), trigger (that makes events pending), temporal, and destination and
-publish of each topic; encryption (of the connection to the database) and
-sequence (of ids) only have a line if they find something. "unknown" and
-"warning" are no failures: AWS often does not say whether publishing is allowed.`,
+counters), trigger (that makes events pending), temporal, schedule, relay (the run
+that is under way), workers (that poll), version (the current one, for workers that
+have versions), and destination and publish of each topic; encryption (of the
+connection to the database), sequence (of ids) and maintenance (its schedule) only
+have a line if they find something. "unknown" and "warning" are no failures: AWS
+often does not say whether publishing is allowed, and before the first deployment
+nothing runs yet.`,
 		Example: strings.ReplaceAll(`  worker
   worker --check          # before a deployment
   worker --check --json`, "worker", name),

@@ -86,6 +86,11 @@ means that another check must succeed first.
 | ` + "`warning trigger`" + ` | a setting or a right lets events be inserted past the trigger | reset ` + "`session_replication_role`" + `, or revoke INSERT on the partitions from the roles that the text names |
 | ` + "`warning sequence`" + ` | the sequence of ids has a cache, so events of a key can be published in another order than they were committed, or the role may not read the sequence | the ` + "`ALTER TABLE … SET CACHE 1` or the `GRANT`" + ` in the text |
 | ` + "`failed temporal`" + ` | Temporal does not answer, or does not know the namespace | ` + "`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`" + ` and credentials |
+| ` + "`warning schedule`, `warning relay`" + ` | the schedule of the relay is absent or paused (the text has the operator's note), or no run of ` + "`Relay`" + ` is under way, or no worker takes its tasks: events wait. Before the first deployment this is as it should be | the command in the text |
+| ` + "`warning maintenance`" + ` | the schedule of ` + "`Maintenance`" + ` is paused | the command in the text |
+| ` + "`warning workers`" + ` | no worker polls the task queue. A worker that was killed counts for a minute longer | start one |
+| ` + "`warning version`" + ` | the worker deployment has no current version, or no worker of the current version polls | ` + "`starter promote`" + ` |
+| ` + "`unknown schedule`" + ` and the like | Temporal did not tell, for want of rights, say | read rights in the namespace |
 | ` + "`failed TOPIC: destination`" + ` | the destination was not found, or must not be read | the file, or the worker's role in AWS: [security](security.md#in-aws) |
 | ` + "`failed TOPIC: publish`" + ` | publishing is denied | the worker's role or the destination's policy. ` + "`unknown`" + ` means that AWS does not say without a message |
 `
