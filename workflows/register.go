@@ -14,13 +14,14 @@ const DefaultTaskQueue = "outbox-relay"
 
 // Register makes a worker run everything that this package schedules.
 func Register(r worker.Registry, a *activities.Activities) {
-	r.RegisterWorkflow(Relay)
-	// A recovery or an operation may outlive many versions of the worker, and a run of
-	// Maintenance that producers keep waiting can outlive its version: it would wait for a
-	// worker of that version for half an hour, and the next runs with it. A run of Relay ends
-	// on the version on which it began.
-	r.RegisterWorkflowWithOptions(Recovery, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
-	r.RegisterWorkflowWithOptions(Maintenance, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
-	r.RegisterWorkflowWithOptions(Operation, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
+	// Every run goes over to the version that becomes current, with its next decision. A
+	// pinned run is finished by its own version or by nobody: with the old workers gone,
+	// the schedule would wait for it until its timeout. Replay tests over recorded histories
+	// are the guard (decision 019).
+	moves := workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade}
+	r.RegisterWorkflowWithOptions(Relay, moves)
+	r.RegisterWorkflowWithOptions(Recovery, moves)
+	r.RegisterWorkflowWithOptions(Maintenance, moves)
+	r.RegisterWorkflowWithOptions(Operation, moves)
 	r.RegisterActivity(a)
 }

@@ -24,9 +24,9 @@ func promoteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote",
 		Short: "Make a worker version the current one of its deployment",
-		Long: `Makes a worker version the current one of its Worker Deployment: new runs of the
-relay go to it, runs under way end where they began. Until a version is current
-a versioned worker gets no work at all.
+		Long: `Makes a worker version the current one of its Worker Deployment. The relay goes on
+with it, runs under way too, and the workers of other versions may stop at once.
+Until a version is current a versioned worker gets no work at all.
 
 Waits for the version's first worker to appear. Running it again changes
 nothing.`,

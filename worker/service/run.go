@@ -61,6 +61,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 		"deployment", s.Deployment, "build", s.BuildID, "version", version.Version, "revision", version.Revision, "go", version.Go)
 	go r.warnWhileNotCurrent(ctx)
 	go r.look(ctx)
+	go r.successor().run(ctx)
 
 	<-ctx.Done()
 	logger.Info("stopping: batches under way end between two requests")
@@ -74,6 +75,15 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	}
 	logger.Info("stopped")
 	return nil
+}
+
+// successor is about runs that this worker did not begin.
+func (r *relay) successor() successor {
+	s := successor{client: r.temporal, taskQueue: r.TaskQueue, began: time.Now(), log: r.log}
+	if r.Deployment != "" {
+		s.self = &worker.WorkerDeploymentVersion{DeploymentName: r.Deployment, BuildID: r.BuildID}
+	}
+	return s
 }
 
 // settleRest settles what batches could not, because the database was away when they
@@ -106,7 +116,7 @@ func (r *relay) workerOptions() worker.Options {
 		o.DeploymentOptions = worker.DeploymentOptions{
 			UseVersioning:             true,
 			Version:                   worker.WorkerDeploymentVersion{DeploymentName: r.Deployment, BuildID: r.BuildID},
-			DefaultVersioningBehavior: workflow.VersioningBehaviorPinned,
+			DefaultVersioningBehavior: workflow.VersioningBehaviorAutoUpgrade,
 		}
 	}
 	return o

@@ -1,0 +1,415 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+const (
+	// rollRate is how many events a second are written while versions replace each other.
+	rollRate = 200
+	rollKeys = 20
+	// gapMost is how long an event may wait from its commit to its reception while
+	// versions replace each other in order.
+	gapMost = 3 * time.Second
+	// gapKilledMost is the same after SIGKILL: nothing ends the activities of a worker that
+	// is gone but their heartbeat timeout.
+	gapKilledMost = 12 * time.Second
+)
+
+// traffic writes events at a steady rate, one commit each, and receives them, so that a
+// test sees how long the relay did nothing.
+type traffic struct {
+	t      *testing.T
+	stop   context.CancelFunc
+	ends   sync.WaitGroup
+	queue  queue
+	client *sqs.Client
+
+	mu       sync.Mutex
+	written  int
+	err      error
+	waited   []waited       // of each first reception, in their order
+	received map[string]int // by body
+	order    map[string]int // the last number of each key
+	inverted []string
+}
+
+// waited says when an event was committed, and when it was first received.
+type waited struct{ committed, received time.Time }
+
+func (o *outbox) traffic(q queue) *traffic {
+	ctx, stop := context.WithCancel(o.t.Context())
+	tr := &traffic{
+		t: o.t, stop: stop, queue: q, received: map[string]int{}, order: map[string]int{},
+		client: sqs.NewFromConfig(testenv.AWS(o.t)),
+	}
+	commits := make(map[string]time.Time)
+	var mu sync.Mutex
+	tr.ends.Go(func() {
+		tick := time.NewTicker(time.Second / rollRate)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			<-tick.C
+			n := tr.written
+			_, err := o.db.Exec(context.WithoutCancel(ctx),
+				`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'key-' || $1::int % $2, 'Tested', $1::text)`, n, rollKeys)
+			if err != nil {
+				tr.fail(fmt.Errorf("event %d: %w", n, err))
+				return
+			}
+			mu.Lock()
+			commits[strconv.Itoa(n)] = time.Now()
+			mu.Unlock()
+			tr.mu.Lock()
+			tr.written++
+			tr.mu.Unlock()
+		}
+	})
+	receiving, stopReceiving := context.WithCancel(context.WithoutCancel(o.t.Context()))
+	o.t.Cleanup(stopReceiving)
+	for range 2 {
+		go func() {
+			for receiving.Err() == nil {
+				out, err := tr.client.ReceiveMessage(receiving, &sqs.ReceiveMessageInput{
+					QueueUrl: &q.url, MaxNumberOfMessages: 10, WaitTimeSeconds: 1,
+					MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameMessageGroupId},
+				})
+				if err != nil {
+					if receiving.Err() == nil {
+						tr.fail(err)
+					}
+					return
+				}
+				now := time.Now()
+				var gone []types.DeleteMessageBatchRequestEntry
+				tr.mu.Lock()
+				for i, m := range out.Messages {
+					body := aws.ToString(m.Body)
+					gone = append(gone, types.DeleteMessageBatchRequestEntry{Id: aws.String(strconv.Itoa(i)), ReceiptHandle: m.ReceiptHandle})
+					if tr.received[body]++; tr.received[body] > 1 {
+						continue
+					}
+					mu.Lock()
+					committed, ok := commits[body]
+					mu.Unlock()
+					if !ok {
+						committed = now // it overtook the note of its commit
+					}
+					tr.waited = append(tr.waited, waited{committed, now})
+					key, n := m.Attributes["MessageGroupId"], number(body)
+					if last, ok := tr.order[key]; ok && last > n {
+						tr.inverted = append(tr.inverted, fmt.Sprintf("%s of %s after %d", body, key, last))
+					}
+					tr.order[key] = n
+				}
+				tr.mu.Unlock()
+				if len(gone) > 0 {
+					if _, err := tr.client.DeleteMessageBatch(receiving, &sqs.DeleteMessageBatchInput{QueueUrl: &q.url, Entries: gone}); err != nil && receiving.Err() == nil {
+						tr.fail(err)
+						return
+					}
+				}
+			}
+		}()
+	}
+	o.t.Cleanup(stop)
+	return tr
+}
+
+func number(body string) int {
+	n, err := strconv.Atoi(body)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+func (tr *traffic) fail(err error) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.err == nil {
+		tr.err = err
+	}
+}
+
+// passes waits until the traffic goes on: n more events have arrived.
+func (tr *traffic) passes(n int) {
+	tr.t.Helper()
+	begin := tr.arrived()
+	testenv.Eventually(tr.t, 60*time.Second, func() error {
+		if got := tr.arrived() - begin; got < n {
+			return fmt.Errorf("%d of %d events have arrived", got, n)
+		}
+		return nil
+	})
+}
+
+func (tr *traffic) arrived() int {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return len(tr.received)
+}
+
+// longest is the longest that an event waited that was committed since then.
+func (tr *traffic) longest(since time.Time) (most time.Duration) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, w := range tr.waited {
+		if w.committed.After(since) {
+			most = max(most, w.received.Sub(w.committed))
+		}
+	}
+	return most
+}
+
+// next is how long it took from then until an event arrived, whenever it was committed.
+func (tr *traffic) next(since time.Time) time.Duration {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, w := range tr.waited {
+		if w.received.After(since) {
+			return w.received.Sub(since)
+		}
+	}
+	return time.Since(since)
+}
+
+// end stops writing, waits for the rest, and requires that every event arrived in the
+// order of its key. It returns how many came more than once.
+func (tr *traffic) end() (again int) {
+	tr.t.Helper()
+	tr.stop()
+	tr.ends.Wait()
+	testenv.Eventually(tr.t, 60*time.Second, func() error {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		if tr.err != nil {
+			return nil
+		}
+		if len(tr.received) < tr.written {
+			return fmt.Errorf("%d of %d events have arrived", len(tr.received), tr.written)
+		}
+		return nil
+	})
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	require.NoError(tr.t, tr.err)
+	require.Empty(tr.t, tr.inverted, "the order of keys")
+	for _, times := range tr.received {
+		again += times - 1
+	}
+	return again
+}
+
+// version is the environment of a worker of a version.
+func (o *outbox) version(build string) []string {
+	return []string{"TEMPORAL_DEPLOYMENT_NAME=" + o.queue, "TEMPORAL_WORKER_BUILD_ID=" + build}
+}
+
+// promoteByAPI makes a version current as Temporal's own tools and the worker controller
+// do: without the starter.
+func (o *outbox) promoteByAPI(build string) {
+	o.t.Helper()
+	c := testenv.Temporal(o.t)
+	testenv.Eventually(o.t, 30*time.Second, func() error {
+		_, err := c.WorkerDeploymentClient().GetHandle(o.queue).
+			SetCurrentVersion(o.t.Context(), client.WorkerDeploymentSetCurrentVersionOptions{BuildID: build})
+		return err
+	})
+}
+
+func (o *outbox) promote(build string) {
+	o.t.Helper()
+	o.starter("promote", "--deployment", o.queue, "--build-id", build)
+}
+
+// stopAll sends SIGTERM to workers at once and waits for their end.
+func stopAll(workers ...*worker) {
+	var all sync.WaitGroup
+	for _, w := range workers {
+		all.Go(w.stop)
+	}
+	all.Wait()
+}
+
+func TestRollover_TenTimesInARowLeavesNoGapLosesAndRepeatsNothing(t *testing.T) {
+	q := newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	old := []*worker{o.startWorker(o.version("v0")...), o.startWorker(o.version("v0")...)}
+	o.promote("v0")
+	o.schedule()
+	tr := o.traffic(q)
+	tr.passes(100)
+	for i := 1; i <= 10; i++ {
+		build := fmt.Sprintf("v%d", i)
+		next := []*worker{o.work(o.version(build)...), o.work(o.version(build)...)}
+		began := time.Now()
+		switch i % 3 {
+		case 0: // by the starter
+			o.promote(build)
+			stopAll(old...)
+		case 1: // as other tools do
+			o.promoteByAPI(build)
+			stopAll(old...)
+		case 2: // the old workers leave while the new version becomes current
+			var both sync.WaitGroup
+			both.Go(func() { stopAll(old...) })
+			o.promoteByAPI(build)
+			both.Wait()
+		}
+		old = next
+		tr.passes(rollRate)
+		t.Logf("%s: %v at most", build, tr.longest(began).Round(time.Millisecond))
+		require.Less(t, tr.longest(began), gapMost, "%s", build)
+	}
+	require.Zero(t, tr.end(), "repetitions")
+	// No run ended by a limit or by a hand.
+	for _, r := range o.runs(t.Context(), testenv.Temporal(t)) {
+		require.Contains(t, []string{"Completed", "Running", "ContinuedAsNew"}, r.status.String())
+	}
+}
+
+func TestRollover_OfWorkersWithoutVersionsLeavesNoGap(t *testing.T) {
+	q := newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	old := o.work()
+	o.schedule()
+	tr := o.traffic(q)
+	tr.passes(100)
+	for range 5 {
+		next := o.work()
+		began := time.Now()
+		old.stop()
+		old = next
+		tr.passes(rollRate)
+		require.Less(t, tr.longest(began), gapMost)
+	}
+	require.Zero(t, tr.end(), "repetitions")
+}
+
+// The old workers are gone before the new version is current: nobody may work in between,
+// and the gap counts from the promotion.
+func TestRollover_AfterTheOldWorkersHaveGoneBeginsAtOnce(t *testing.T) {
+	q := newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	old := o.startWorker(o.version("one")...)
+	o.promote("one")
+	o.schedule()
+	tr := o.traffic(q)
+	tr.passes(100)
+	o.work(o.version("two")...)
+	old.stop()
+	began := time.Now()
+	o.promoteByAPI("two")
+	tr.passes(rollRate)
+	t.Logf("%v until the next event arrived", tr.next(began))
+	require.Less(t, tr.next(began), gapMost)
+	require.Less(t, tr.longest(began), gapMost)
+	require.Zero(t, tr.end(), "repetitions")
+}
+
+func TestRollover_AfterSIGKILLResumesWithinAHeartbeatTimeout(t *testing.T) {
+	q := newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	old := o.startWorker(o.version("one")...)
+	o.promote("one")
+	o.schedule()
+	tr := o.traffic(q)
+	tr.passes(100)
+	o.work(o.version("two")...)
+	began := time.Now()
+	o.promoteByAPI("two")
+	old.kill()
+	tr.passes(int(gapKilledMost/time.Second+1) * rollRate)
+	t.Logf("%v at most", tr.longest(began))
+	require.Less(t, tr.longest(began), gapKilledMost)
+	tr.end()
+}
+
+// A run that the version before has pinned to itself is taken over when its workers are gone.
+func TestRollover_FromAVersionThatPinsItsRunsLeavesNoRunBehind(t *testing.T) {
+	q := newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	o.programs = build(t, pinning)
+	old := o.startWorker(o.version("one")...)
+	o.promote("one")
+	o.schedule()
+	tr := o.traffic(q)
+	tr.passes(100)
+	o.programs = programs
+	o.starter("migrate")
+	o.work(o.version("two")...)
+	began := time.Now()
+	o.promoteByAPI("two")
+	old.stop()
+	tr.passes(10 * rollRate)
+	t.Logf("%v at most", tr.longest(began))
+	require.Less(t, tr.longest(began), 2*gapMost)
+	require.Zero(t, tr.end(), "repetitions")
+}
+
+// reset begins a workflow anew from its first decision.
+func (o *outbox) reset(id string) {
+	o.t.Helper()
+	c := testenv.Temporal(o.t)
+	history := c.GetWorkflowHistory(o.t.Context(), id, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for history.HasNext() {
+		e, err := history.Next()
+		require.NoError(o.t, err)
+		if e.EventType != enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED {
+			continue
+		}
+		_, err = c.ResetWorkflowExecution(o.t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+			Namespace: client.DefaultNamespace, WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: id},
+			Reason: "a test", WorkflowTaskFinishEventId: e.EventId, RequestId: uuid.NewString(),
+		})
+		require.NoError(o.t, err)
+		return
+	}
+	o.t.Fatalf("%s has decided nothing", id)
+}
+
+// pinning is the last version whose runs of Relay were pinned.
+const pinning = "12a5c5b45b070999fd27197b3b36307c3e66d2b5"
+
+// A recovery that is reset to its beginning after the workers of the version that began it
+// have gone.
+func TestRollover_ARecoveryResetToItsBeginningGoesOnOnTheCurrentVersion(t *testing.T) {
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	c := testenv.Temporal(t)
+	old := o.startWorker(o.version("one")...)
+	o.promote("one")
+	o.schedule()
+	q.remove()
+	o.write("orders", "e", 100, 10)
+	o.recovering(c, "orders")
+	o.work(o.version("two")...)
+	o.promoteByAPI("two")
+	old.stop()
+	o.reset(o.recoveryID("orders"))
+	back := newQueue(t, q.name)
+	o.ended(c, "orders")
+	o.drained(90 * time.Second)
+	requireOnce(t, back.receive(100, 30*time.Second), "e", 100)
+	d, err := c.DescribeWorkflowExecution(t.Context(), o.recoveryID("orders"), "")
+	require.NoError(t, err)
+	require.Equal(t, enumspb.VERSIONING_BEHAVIOR_AUTO_UPGRADE, d.GetWorkflowExecutionInfo().GetVersioningInfo().GetBehavior())
+}
