@@ -23,5 +23,7 @@ func Register(r worker.Registry, a *activities.Activities) {
 	r.RegisterWorkflowWithOptions(Recovery, moves)
 	r.RegisterWorkflowWithOptions(Maintenance, moves)
 	r.RegisterWorkflowWithOptions(Operation, moves)
+	// It is about the version that it is started on.
+	r.RegisterWorkflowWithOptions(Gate, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorPinned})
 	r.RegisterActivity(a)
 }

@@ -156,6 +156,15 @@ func TestAlertsFireWhenTheyShouldAndNotOtherwise(t *testing.T) {
 		}, time.Hour, never, never},
 		{"OutboxRelayDown", "none claims any more", []shown{until(10*time.Minute, `outbox_topics_sampled`, 1)}, time.Hour, 13 * time.Minute, 15 * time.Minute},
 
+		{"OutboxNotRunning", "all parts run", []shown{always(`outbox_relay_up{part="schedule"}`, 1), always(`outbox_relay_up{part="relay"}`, 1)}, time.Hour, never, never},
+		{"OutboxNotRunning", "the schedule is paused", []shown{always(`outbox_relay_up{part="schedule"}`, 0)}, time.Hour, 5 * time.Minute, 6 * time.Minute},
+		{"OutboxNotRunning", "a roll-out takes three minutes", []shown{until(3*time.Minute, `outbox_relay_up{part="version"}`, 0)}, time.Hour, never, never},
+
+		{"OutboxDestinationMissing", "all are found", []shown{always(`outbox_destination_up{topic="orders"}`, 1)}, time.Hour, never, never},
+		{"OutboxDestinationMissing", "one worker does not find it", []shown{
+			always(`outbox_destination_up{topic="orders",instance="a"}`, 1), always(`outbox_destination_up{topic="orders",instance="b"}`, 0),
+		}, time.Hour, 5 * time.Minute, 6 * time.Minute},
+
 		{"OutboxEventsLate", "events flow", []shown{age(2), paused("operator", 0)}, time.Hour, never, never},
 		{"OutboxEventsLate", "one waits", []shown{age(400), paused("operator", 0), paused("recovery", 0)}, time.Hour, 2 * time.Minute, 3 * time.Minute},
 		{"OutboxEventsLate", "samples take long", []shown{sometimes(150*time.Second, `outbox_oldest_pending_age_seconds{topic="orders"}`, 400)}, time.Hour, 2 * time.Minute, 3 * time.Minute},

@@ -130,11 +130,11 @@ func TestAVersionedWorkerWaitsUntilItsVersionIsCurrentAndSaysSo(t *testing.T) {
 
 	require.Contains(t, o.starter("promote", "--deployment", deployment, "--build-id", "v1"), "is current")
 	o.starter("promote", "--deployment", deployment, "--build-id", "v1") // again changes nothing
-	testenv.Eventually(t, 20*time.Second, func() error { return w.ready("ready") })
+	testenv.Eventually(t, 20*time.Second, func() error { return w.ready("ready\n") })
 	o.write("orders", "one", 10, 3)
 	requireOnce(t, q.receive(10, 30*time.Second), "one", 10)
 
-	// A new version takes over at the next run, in full flow.
+	// A new version takes over in full flow.
 	o.work(version("v2")...)
 	o.write("orders", "two", 1000, 50)
 	o.starter("promote", "--deployment", deployment, "--build-id", "v2")

@@ -15,7 +15,7 @@ import (
 // gauges are read from the samples when Prometheus asks. A sample that is too old
 // is not shown at all.
 type gauges struct {
-	up, topics, pending, capped, dead, retrying, paused, ahead, caught, held metric.Int64ObservableGauge
+	up, found, runs, topics, pending, capped, dead, retrying, paused, ahead, caught, held metric.Int64ObservableGauge
 
 	oldest metric.Float64ObservableGauge
 }
@@ -31,6 +31,8 @@ func (m *Metrics) observe(meter metric.Meter) error {
 		return made
 	}
 	g.up = gauge("outbox_dependency_up", "1 if the database or Temporal answered when it was last asked, 0 if not.")
+	g.found = gauge("outbox_destination_up", "1 if the topic's destination was found when it was last looked up, 0 if not.")
+	g.runs = gauge("outbox_relay_up", "1 if this part of what runs the relay was as it has to be when Temporal was last asked, 0 if not.")
 	g.topics = gauge("outbox_topics_sampled", "Topics in the last sample.")
 	g.pending = gauge("outbox_pending_events", "Events that are still to be published, counted up to 100,000.")
 	g.capped = gauge("outbox_pending_events_capped", "1 if outbox_pending_events stopped counting.")
@@ -63,6 +65,12 @@ func (m *Metrics) observe(meter metric.Meter) error {
 func (m *Metrics) show(o metric.Observer, g *gauges) {
 	for name, up := range m.up {
 		o.ObserveInt64(g.up, oneIf(up), metric.WithAttributes(attribute.String("dependency", name)))
+	}
+	for topic, found := range m.found {
+		o.ObserveInt64(g.found, oneIf(found), metric.WithAttributes(attribute.String("topic", topic)))
+	}
+	for part, runs := range m.runs {
+		o.ObserveInt64(g.runs, oneIf(runs), metric.WithAttributes(attribute.String("part", part)))
 	}
 	if m.isFresh(m.topicsAt, topicsLife) {
 		o.ObserveInt64(g.topics, int64(len(m.sampled)))

@@ -65,6 +65,19 @@ func TestWhatTheUpkeepFoundIsShownUntilItIsTooOld(t *testing.T) {
 	require.NotContains(t, scrape(t, m), "outbox_partitions_ahead_days")
 }
 
+func TestDestinationsAndPartsOfTheRelayAreUpOrDown(t *testing.T) {
+	m := newMetrics(t)
+	m.Destination("orders", true)
+	m.Destination("audit", false)
+	m.Relay(map[string]bool{"schedule": false, "relay": true})
+	text := scrape(t, m)
+	require.Contains(t, text, `outbox_destination_up{topic="orders"} 1`)
+	require.Contains(t, text, `outbox_destination_up{topic="audit"} 0`)
+	require.Contains(t, text, `outbox_relay_up{part="schedule"} 0`)
+	m.Relay(map[string]bool{"relay": true})
+	require.NotContains(t, scrape(t, m), `part="schedule"`, "a part of which nothing is known is not shown")
+}
+
 func TestADependencyIsUpOrDown(t *testing.T) {
 	m := newMetrics(t)
 	m.Dependency("database", true)

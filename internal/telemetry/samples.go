@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -26,6 +27,8 @@ const (
 type samples struct {
 	mu       sync.Mutex
 	up       map[string]bool
+	found    map[string]bool // destinations, by topic
+	runs     map[string]bool // parts of the relay
 	topicsAt time.Time
 	sampled  []relay.TopicState
 	healthAt time.Time
@@ -55,6 +58,25 @@ func (m *Metrics) Dependency(name string, up bool) {
 		m.up = make(map[string]bool)
 	}
 	m.up[name] = up
+}
+
+// Destination shows whether the destination of a topic was found when this worker last
+// looked.
+func (m *Metrics) Destination(topic string, found bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.found == nil {
+		m.found = make(map[string]bool)
+	}
+	m.found[topic] = found
+}
+
+// Relay shows for each part that runs the relay (schedule, relay, workers, version and so
+// on) whether it is as it has to be. A part that is left out is not shown.
+func (m *Metrics) Relay(parts map[string]bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.runs = maps.Clone(parts)
 }
 
 // DatabaseError counts a statement or a connection that failed.

@@ -37,6 +37,14 @@ type finding struct {
 	Detail string `json:"detail"`
 }
 
+// name says what was checked.
+func (f finding) name() string {
+	if f.Topic == "" {
+		return f.Check
+	}
+	return f.Topic + ": " + f.Check
+}
+
 // report is what --check --json prints.
 type report struct {
 	OK     bool      `json:"ok"` // nothing failed
@@ -263,10 +271,6 @@ func address(r publish.Route) string {
 
 func (r *report) print(out io.Writer) {
 	for _, f := range r.Checks {
-		what := f.Check
-		if f.Topic != "" {
-			what = f.Topic + ": " + f.Check
-		}
-		fmt.Fprintf(out, "%-8s %-24s %s\n", f.State, what, strings.ReplaceAll(f.Detail, "\n", "\n"+strings.Repeat(" ", 34)))
+		fmt.Fprintf(out, "%-8s %-24s %s\n", f.State, f.name(), strings.ReplaceAll(f.Detail, "\n", "\n"+strings.Repeat(" ", 34)))
 	}
 }

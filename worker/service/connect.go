@@ -103,7 +103,7 @@ func (r *relay) connectAWS(ctx context.Context) error {
 	if err := r.newPublisher(ctx); err != nil {
 		return err
 	}
-	for topic, err := range r.unreachable(ctx) {
+	for topic, err := range unreachable(ctx, r.publisher) {
 		r.log.Warn("topic cannot be published now; its events wait", "topic", topic, "error", err)
 	}
 	return nil

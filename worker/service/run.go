@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -30,6 +31,8 @@ type relay struct {
 	temporal  client.Client
 	traces    *telemetry.Traces
 	metrics   *telemetry.Metrics
+	polls     polling
+	around    surroundings
 }
 
 // run serves until ctx ends. It does not begin before everything answers.
@@ -46,8 +49,12 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	w := worker.New(r.temporal, s.TaskQueue, r.workerOptions())
+	fatal := make(chan error, 1)
+	options := r.workerOptions()
+	options.OnFatalError = r.stopOnFatal(fatal, logger)
+	w := worker.New(r.temporal, s.TaskQueue, options)
 	workflows.Register(w, acts)
+	w.RegisterActivityWithOptions(r.gate, activity.RegisterOptions{Name: workflows.GateActivity})
 	stopServing, err := r.serve(ctx)
 	if err != nil {
 		return err
@@ -56,14 +63,21 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
+	r.polls.begins()
 	version := telemetry.ReadBuild()
 	logger.Info("publishing", "topics", len(s.topics), "taskQueue", s.TaskQueue,
 		"deployment", s.Deployment, "build", s.BuildID, "version", version.Version, "revision", version.Revision, "go", version.Go)
-	go r.warnWhileNotCurrent(ctx)
 	go r.look(ctx)
+	go r.lookAround(ctx)
 	go r.successor().run(ctx)
 
-	<-ctx.Done()
+	var refused error
+	select {
+	case <-ctx.Done():
+	case err := <-fatal:
+		refused = fmt.Errorf("Temporal refuses this worker: %w", err) //nolint:staticcheck // a name
+	}
+	r.polls.ends("it is stopping")
 	logger.Info("stopping: batches under way end between two requests")
 	w.Stop()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timing.ShutdownTimeout)
@@ -74,7 +88,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 		logger.Warn("some lanes stay leased for a few seconds", "error", err)
 	}
 	logger.Info("stopped")
-	return nil
+	return refused
 }
 
 // successor is about runs that this worker did not begin.

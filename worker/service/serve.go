@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// serve answers /healthz (the process lives), /readyz (it can publish) and
+// serve answers /healthz (the process lives), /readyz (it can do its work) and
 // /metrics.
 func (r *relay) serve(ctx context.Context) (stop func(), err error) {
 	if r.HTTPAddress == "" {
@@ -17,13 +17,7 @@ func (r *relay) serve(ctx context.Context) (stop func(), err error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, req *http.Request) {
-		if err := r.ready(req.Context()); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = fmt.Fprintln(w, "ready")
-	})
+	mux.HandleFunc("GET /readyz", r.answerReady)
 	mux.Handle("GET /metrics", r.metrics.Handler())
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", r.HTTPAddress)
 	if err != nil {
@@ -39,8 +33,34 @@ func (r *relay) serve(ctx context.Context) (stop func(), err error) {
 	return func() { _ = server.Close() }, nil
 }
 
-// lookEvery is how often the metrics are told whether database and Temporal answer.
-const lookEvery = 15 * time.Second
+const (
+	// lookEvery is how often the metrics are told whether database and Temporal answer, and
+	// how often destinations are looked up that were not found.
+	lookEvery = 15 * time.Second
+	// lookAtRelayEvery is how often Temporal is asked whether anything runs the relay, unless
+	// it does not: then every lookEvery. That takes some requests, and every worker asks.
+	lookAtRelayEvery = time.Minute
+)
+
+// lookAround looks at destinations, schedule and current version until ctx ends.
+func (r *relay) lookAround(ctx context.Context) {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for asked := (time.Time{}); ; {
+		looking, cancel := context.WithTimeout(ctx, lookEvery)
+		r.around.lookAtDestinations(looking, r.publisher, r.metrics)
+		if time.Since(asked) >= lookAtRelayEvery || r.around.relayHasProblems() {
+			asked = time.Now()
+			r.around.lookAtRelay(looking, r)
+		}
+		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
 
 // look tells the metrics whether what this worker needs answers and lets it work, until
 // ctx ends. Prometheus asking for metrics is no reason to ask the database.
