@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
 
 	"github.com/temporal-outbox/relay/localstack/chaos/faults"
 	"github.com/temporal-outbox/relay/localstack/chaos/plan"
@@ -34,27 +35,34 @@ func (b *bed) stall(ctx context.Context, step plan.Step) error {
 }
 
 // promote starts workers of a new version beside the old ones, makes the version
-// current, and stops the old ones once every run that is bound to them has ended.
+// current, and stops the old ones at once, as an orchestrator does. The starter and
+// Temporal's API, which other tools use, promote by turns.
 // Temporal's server (1.29.1), restarted in the middle of a promotion, may take none
 // for two minutes after that; then the old version goes on.
 func (b *bed) promote(ctx context.Context, step plan.Step) error {
 	version, retire := b.workers.Renew()
 	restarts := b.counted(plan.RestartTemporal)
-	err := b.retried(ctx, func(ctx context.Context) error {
+	by, promote := "the starter", func(ctx context.Context) error {
 		return b.starter(ctx, "promote", "--deployment", b.token, "--build-id", version, "--wait", "10s")
-	})
+	}
+	if b.counted(step.Kind)%2 == 1 {
+		by, promote = "Temporal's API", func(ctx context.Context) error {
+			_, err := b.temporal.WorkerDeploymentClient().GetHandle(b.token).
+				SetCurrentVersion(ctx, client.WorkerDeploymentSetCurrentVersionOptions{BuildID: version})
+			return err
+		}
+	}
+	err := b.retried(ctx, promote)
 	switch {
 	case err != nil && b.counted(plan.RestartTemporal) > restarts:
 		b.note("version %s was not promoted, because Temporal was restarted meanwhile: %v", version, err)
 		return errNothingThere
 	case err != nil:
-		return err
+		return fmt.Errorf("promote by %s: %w", by, err)
 	}
 	b.count(string(step.Kind))
-	b.background.Go(func() {
-		wait(b.life, b.cfg.runFor()+10*time.Second)
-		retire()
-	})
+	b.say("version %s is current by %s; the old workers leave", version, by)
+	retire()
 	return nil
 }
 
