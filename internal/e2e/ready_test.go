@@ -54,13 +54,16 @@ func (o *outbox) askReady(w *worker, args ...string) (string, error) {
 func (o *outbox) passGate(build string) (r workflows.GateResult, err error) {
 	o.t.Helper()
 	c := testenv.Temporal(o.t)
-	run, err := c.ExecuteWorkflow(o.t.Context(), client.StartWorkflowOptions{
-		ID: o.queue + "-gate-" + build, TaskQueue: o.queue, WorkflowExecutionTimeout: time.Minute,
-		VersioningOverride: &client.PinnedVersioningOverride{
-			Version: sdkworker.WorkerDeploymentVersion{DeploymentName: o.queue, BuildID: build},
-		},
-	}, "Gate")
-	require.NoError(o.t, err)
+	var run client.WorkflowRun
+	testenv.Eventually(o.t, 30*time.Second, func() (err error) { // until Temporal knows the version
+		run, err = c.ExecuteWorkflow(o.t.Context(), client.StartWorkflowOptions{
+			ID: o.queue + "-gate-" + build, TaskQueue: o.queue, WorkflowExecutionTimeout: time.Minute,
+			VersioningOverride: &client.PinnedVersioningOverride{
+				Version: sdkworker.WorkerDeploymentVersion{DeploymentName: o.queue, BuildID: build},
+			},
+		}, "Gate")
+		return err
+	})
 	err = run.Get(o.t.Context(), &r)
 	return r, err
 }

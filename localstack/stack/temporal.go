@@ -2,7 +2,6 @@ package stack
 
 import (
 	"context"
-	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -21,11 +19,7 @@ import (
 )
 
 const (
-	temporalModule = "github.com/temporalio/cli/cmd/temporal"
-	// temporalVersion is the newest release that `go install` can build: later
-	// ones have replace directives.
-	temporalVersion = "v1.5.1"
-	namespace       = "default"
+	namespace = "default"
 	// namedLimit is how long a part that the environment names may take to answer.
 	namedLimit = 10 * time.Second
 )
@@ -106,33 +100,6 @@ var temporalVariables = []string{
 	"TEMPORAL_TLS_CLIENT_CERT_PATH", "TEMPORAL_TLS_CLIENT_CERT_DATA", "TEMPORAL_TLS_CLIENT_KEY_PATH",
 	"TEMPORAL_TLS_CLIENT_KEY_DATA", "TEMPORAL_TLS_SERVER_CA_CERT_PATH", "TEMPORAL_TLS_SERVER_CA_CERT_DATA",
 	"TEMPORAL_TLS_SERVER_NAME", "TEMPORAL_TLS_DISABLE_HOST_VERIFICATION",
-}
-
-// temporalProgram is the `temporal` on PATH, else the one built here.
-func (s *Stack) temporalProgram(ctx context.Context, step *step) (string, error) {
-	if program, err := exec.LookPath("temporal"); err == nil {
-		return program, nil
-	}
-	program := filepath.Join(s.opt.ToolsDir, "bin", "temporal")
-	if info, err := buildinfo.ReadFile(program); err == nil && info.Main.Version != temporalVersion {
-		// Left from before the pin moved.
-		if err := os.Remove(program); err != nil {
-			return "", err
-		}
-	}
-	err := install(ctx, step, program, "building "+temporalVersion+" with go install, about 5 minutes, once",
-		func(dir string) error {
-			cmd := exec.Command("go", "install", temporalModule+"@"+temporalVersion)
-			cmd.Dir = dir
-			cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOWORK=off", "GOOS=", "GOARCH=")
-			return run(ctx, cmd, s.dir.file("go-install.log"))
-		})
-	if err != nil {
-		return "", remedy(fmt.Errorf("build the dev server: %w", err),
-			"install Temporal's CLI so that `temporal` is on PATH, or set TEMPORAL_ADDRESS to a server that runs")
-	}
-	step.fast()
-	return program, nil
 }
 
 // temporalAnswers is true to the name only if the namespace can be used, which on
