@@ -28,8 +28,12 @@ up: ## PostgreSQL, Temporal with its UI and SNS/SQS on this machine, until Ctrl-
 	go run ./localstack up
 
 .PHONY: test
-test: lint vuln build cc ## everything that CI checks: lint, vuln, build, and all tests with the race detector on a local stack
+test: lint vuln build deploy cc ## everything that CI checks: lint, vuln, build, deploy, and all tests with the race detector on a local stack
 	CGO_ENABLED=1 go run ./localstack exec -- go test -race $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: deploy
+deploy: ## render and validate everything in deploy/, in a Go module of its own
+	go -C deploy/check test ./...
 
 .PHONY: full
 full: cc ## the longest test at its full size: 10,000 dead letters redriven and 100,000 events replayed, everything killed on the way
@@ -43,11 +47,13 @@ build: ## compile everything
 .PHONY: lint
 lint: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) $(BIN)/.workflowcheck-$(WORKFLOWCHECK) ## golangci-lint, and workflowcheck for what may not be in a workflow
 	$(BIN)/golangci-lint run ./...
+	cd deploy/check && $(BIN)/golangci-lint run ./...
 	$(BIN)/workflowcheck ./workflows/...
 
 .PHONY: fmt
 fmt: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) ## format the code as lint wants it
 	$(BIN)/golangci-lint fmt ./...
+	cd deploy/check && $(BIN)/golangci-lint fmt ./...
 
 .PHONY: vuln
 vuln: $(BIN)/.govulncheck-$(GOVULNCHECK) ## known vulnerabilities that the code calls (GOVULNDB=URL names the database, and insists on it)

@@ -131,7 +131,7 @@ func TestTheTopLevelIsWhatTheUserFixed(t *testing.T) {
 	require.NoError(t, err)
 	known := map[string]bool{}
 	for _, name := range strings.Fields(`go.mod go.sum workflows activities worker starter schema localstack docker-compose.yml README.md
-		outbox internal examples docs
+		outbox internal examples docs deploy
 		Dockerfile Makefile LICENSE CHANGELOG.md bin`) {
 		known[name] = true
 	}
