@@ -60,7 +60,7 @@ vuln: $(BIN)/.govulncheck-$(GOVULNCHECK) ## known vulnerabilities that the code 
 	go run ./internal/tools/vuln -govulncheck $(BIN)/govulncheck ./...
 
 .PHONY: interop
-interop: cc ## the emulator and end-to-end tests once more, against LocalStack itself (needs Python 3.13)
+interop: cc ## the emulator and end-to-end tests once more, against LocalStack itself, and the CloudFormation templates (needs Python 3.13)
 	go run ./localstack/interop -- go run ./localstack exec -- \
 		go test -race -count=1 $(TESTFLAGS) ./internal/publish/ ./localstack/topology/ ./localstack/interop/... ./internal/e2e/
 

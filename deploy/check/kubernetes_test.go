@@ -356,14 +356,21 @@ func TestManifests_TheControllerGatesEachVersionByTheWorkflowGate(t *testing.T) 
 	}
 }
 
-func TestManifests_TheImageIsThatOfTheNewestVersion(t *testing.T) {
+// newestVersion is the last one that the changelog has.
+func newestVersion(t *testing.T) string {
+	t.Helper()
 	changes, err := os.ReadFile(filepath.Join("..", "..", "CHANGELOG.md"))
 	require.NoError(t, err)
 	version := regexp.MustCompile(`(?m)^## \[(\d+\.\d+\.\d+)\]`).FindStringSubmatch(string(changes))
 	require.NotNil(t, version)
+	return version[1]
+}
+
+func TestManifests_TheImageIsThatOfTheNewestVersion(t *testing.T) {
+	version := newestVersion(t)
 	for overlay, all := range renderAll(t) {
 		for kind, pod := range pods(t, all) {
-			assert.Equal(t, "ghcr.io/temporal-outbox/relay:"+version[1], pod.Spec.Containers[0].Image, "%s: %s", overlay, kind)
+			assert.Equal(t, "ghcr.io/temporal-outbox/relay:"+version, pod.Spec.Containers[0].Image, "%s: %s", overlay, kind)
 		}
 	}
 }

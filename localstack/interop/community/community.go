@@ -8,6 +8,7 @@
 package community
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -35,6 +36,9 @@ type Options struct {
 	// VenvDir is the virtual environment to use or make. The default is
 	// .tools/localstack-venv in the module that holds the working directory.
 	VenvDir string
+	// Services are those that it runs, separated by commas. The default is sns,sqs, which
+	// always are among them.
+	Services string
 	// InitDir is put where LocalStack looks for its init hooks, as the Docker
 	// image's /etc/localstack/init. The default is no hooks.
 	InitDir string
@@ -44,7 +48,7 @@ type Options struct {
 	Progress io.Writer
 }
 
-// Instance is a running LocalStack with SNS and SQS only.
+// Instance is a running LocalStack with the services of its Options only.
 type Instance struct {
 	// Endpoint is its URL, on the loopback interface.
 	Endpoint string
@@ -81,6 +85,16 @@ func Start(ctx context.Context, opt Options) (*Instance, error) {
 	}
 }
 
+// Python returns the interpreter of the virtual environment that Start runs LocalStack in,
+// and makes the environment in the same way if it is missing. The linter cfn-lint is among
+// its packages.
+func Python(ctx context.Context, opt Options) (string, error) {
+	if opt.Progress == nil {
+		opt.Progress = os.Stderr
+	}
+	return ensureVenv(ctx, opt.VenvDir, opt.Progress)
+}
+
 func start(ctx context.Context, python string, opt Options) (_ *Instance, err error) {
 	dir, err := os.MkdirTemp("", "localstack-")
 	if err != nil {
@@ -107,7 +121,7 @@ func start(ctx context.Context, python string, opt Options) (_ *Instance, err er
 			return nil, fmt.Errorf("copy init hooks: %w", err)
 		}
 	}
-	if err := in.run(python, root, opt.Env); err != nil {
+	if err := in.run(python, root, append([]string{"SERVICES=" + cmp.Or(opt.Services, "sns,sqs")}, opt.Env...)); err != nil {
 		return nil, err
 	}
 	return in, in.ready(ctx)
@@ -126,7 +140,6 @@ func (in *Instance) run(python, root string, env []string) error {
 	in.cmd.Env = append(append(hostMode(in.dir, root),
 		"GATEWAY_LISTEN="+strings.TrimPrefix(in.Endpoint, "http://"),
 		"AWS_ENDPOINT_URL="+in.Endpoint, // for init hooks
-		"SERVICES=sns,sqs",
 		"STRICT_SERVICE_LOADING=1",
 		"EAGER_SERVICE_LOADING=1",
 		"SKIP_SSL_CERT_DOWNLOAD=1",

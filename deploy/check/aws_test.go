@@ -1,0 +1,153 @@
+package check
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/temporal-outbox/relay/internal/timing"
+)
+
+// template reads a CloudFormation template. Functions such as !Ref become their arguments.
+func template(t *testing.T, name string) map[string]any {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "aws", name))
+	require.NoError(t, err)
+	var fields map[string]any
+	require.NoError(t, yaml.Unmarshal(text, &fields))
+	return fields
+}
+
+// each calls f with every object in a value.
+func each(v any, f func(map[string]any)) {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			each(v[i], f)
+		}
+	case map[string]any:
+		f(v)
+		for key := range v {
+			each(v[key], f)
+		}
+	}
+}
+
+// statements are the actions of each statement of the publisher's policy, by its Sid.
+func statements(v any) map[string][]string {
+	all := map[string][]string{}
+	each(v, func(m map[string]any) {
+		actions, _ := m["Action"].([]any)
+		for _, action := range actions {
+			if sid := text(m["Sid"]); sid != "" {
+				all[sid] = append(all[sid], text(action))
+			}
+		}
+	})
+	return all
+}
+
+// documented is the policy of docs/security.md, without the statements that only names need.
+func documented(t *testing.T) map[string][]string {
+	t.Helper()
+	document, err := os.ReadFile(filepath.Join(docs, "security.md"))
+	require.NoError(t, err)
+	block := regexp.MustCompile("(?s)```json\n(.*?)```").FindSubmatch(document)
+	require.NotNil(t, block)
+	var policy any
+	require.NoError(t, json.Unmarshal(block[1], &policy))
+	all := statements(policy)
+	for _, byName := range []string{"FindTopicsByName", "FindQueuesByName"} {
+		require.Contains(t, all, byName)
+		delete(all, byName)
+	}
+	require.Len(t, all, 3)
+	return all
+}
+
+func TestRoles_MayDoWhatTheDocumentSaysAndNoMore(t *testing.T) {
+	want := documented(t)
+	require.Equal(t, want, statements(template(t, "eks.yaml")["Resources"]))
+	require.Equal(t, want, statements(template(t, "worker.yaml")["Resources"]))
+
+	role := terraform(t)["role.tf"]
+	have := map[string][]string{}
+	for _, m := range regexp.MustCompile(`Sid\s+= "(\w+)"\s+Effect\s+= "Allow"\s+Action\s+= \[([^\]]*)\]`).FindAllStringSubmatch(role, -1) {
+		for _, action := range strings.Split(m[2], ",") {
+			have[m[1]] = append(have[m[1]], strings.Trim(action, ` "`))
+		}
+	}
+	require.Equal(t, want, have, "of the Terraform module")
+}
+
+func TestECS_AWorkerIsGivenTheTimeThatItTakesToStop(t *testing.T) {
+	var stop []int
+	each(template(t, "worker.yaml"), func(m map[string]any) {
+		if seconds, ok := m["StopTimeout"].(int); ok && m["Name"] == "worker" {
+			stop = append(stop, seconds)
+		}
+	})
+	require.Len(t, stop, 1)
+	assert.Greater(t, time.Duration(stop[0])*time.Second, timing.TerminationGrace)
+	assert.LessOrEqual(t, stop[0], 120, "Fargate allows no more")
+	require.Contains(t, terraform(t)["service.tf"], "stopTimeout = 40\n")
+	assert.Greater(t, 40*time.Second, timing.TerminationGrace)
+}
+
+func TestECS_TasksAreUnprivileged(t *testing.T) {
+	containers := 0
+	each(template(t, "worker.yaml"), func(m map[string]any) {
+		name := text(m["Name"])
+		if m["Essential"] == nil {
+			return
+		}
+		assert.Equal(t, true, m["ReadonlyRootFilesystem"], name)
+		if name == "files" {
+			return
+		}
+		containers++
+		assert.Equal(t, "65532:65532", m["User"], name)
+		assert.Equal(t, []any{"ALL"}, at(m, "LinuxParameters", "Capabilities", "Drop"), name)
+	})
+	require.Equal(t, 3, containers)
+}
+
+func TestMessaging_EveryQueueIsEncryptedAndHasADeadLetterQueue(t *testing.T) {
+	resources, _ := template(t, "messaging.yaml")["Resources"].(map[string]any)
+	queues, subscriptions := 0, 0
+	for name, r := range resources {
+		properties := at(r, "Properties")
+		switch text(at(r, "Type")) {
+		case "AWS::SQS::Queue":
+			queues++
+			assert.Equal(t, "Key.Arn", at(properties, "KmsMasterKeyId"), name)
+			isDead := strings.HasSuffix(name, "Dead")
+			assert.Equal(t, !isDead, at(properties, "RedrivePolicy") != nil, name)
+		case "AWS::SNS::Topic":
+			assert.Equal(t, "Key.Arn", at(properties, "KmsMasterKeyId"), name)
+		case "AWS::SNS::Subscription":
+			subscriptions++
+			assert.Equal(t, true, at(properties, "RawMessageDelivery"), name)
+			assert.NotNil(t, at(properties, "RedrivePolicy"), name)
+		}
+	}
+	require.Equal(t, 8, queues)
+	require.Equal(t, 3, subscriptions)
+}
+
+func TestTemplates_StartTheImageOfTheNewestVersion(t *testing.T) {
+	images := []string{text(at(template(t, "worker.yaml"), "Parameters", "Image", "Default"))}
+	for _, m := range regexp.MustCompile(`"(ghcr\.io/[^"]*)"`).FindAllStringSubmatch(terraform(t)["variables.tf"], -1) {
+		images = append(images, m[1])
+	}
+	require.Equal(t, slices.Repeat([]string{"ghcr.io/temporal-outbox/relay:" + newestVersion(t)}, 2), images)
+}

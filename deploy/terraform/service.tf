@@ -1,0 +1,180 @@
+locals {
+  on_ecs = var.service == null ? 0 : 1
+
+  # The image has no shell, so another writes the files and ends.
+  files = [for s in var.service[*] : {
+    name                   = "files"
+    image                  = "public.ecr.aws/docker/library/busybox:1.37.0"
+    essential              = false
+    readonlyRootFilesystem = true
+    command                = ["sh", "-ec", "printf %s \"$ROUTES\" > /files/outbox.yaml; printf %s \"$RDS_CA\" > /files/rds.pem"]
+    environment            = [{ name = "ROUTES", value = local.routes }]
+    secrets                = [{ name = "RDS_CA", valueFrom = s.ca_parameter }]
+    mountPoints            = [{ sourceVolume = "files", containerPath = "/files", readOnly = false }]
+  }]
+
+  # What the three tasks have in common.
+  relay = [for s in var.service[*] : {
+    image                  = s.image
+    essential              = true
+    user                   = "65532:65532"
+    readonlyRootFilesystem = true
+    linuxParameters        = { capabilities = { drop = ["ALL"] } }
+    dependsOn              = [{ containerName = "files", condition = "SUCCESS" }]
+    mountPoints            = [{ sourceVolume = "files", containerPath = "/files", readOnly = true }]
+    logConfiguration = {
+      logDriver = "awslogs"
+      options = {
+        awslogs-group         = aws_cloudwatch_log_group.this[0].name
+        awslogs-region        = data.aws_region.this.region
+        awslogs-stream-prefix = "relay"
+      }
+    }
+  }]
+  temporal = [for s in var.service[*] : [
+    { name = "OUTBOX_TASK_QUEUE", value = s.task_queue },
+    { name = "TEMPORAL_ADDRESS", value = s.temporal_address },
+    { name = "TEMPORAL_NAMESPACE", value = s.temporal_namespace },
+  ]]
+  secrets = [for s in var.service[*] : [
+    { name = "DATABASE_URL", valueFrom = s.database_url },
+    { name = "TEMPORAL_API_KEY", valueFrom = s.temporal_api_key },
+  ]]
+
+  tasks = merge([for s in var.service[*] : {
+    worker = {
+      name    = "worker"
+      command = ["/usr/local/bin/worker"]
+      # After SIGTERM a worker takes up to 30 s.
+      stopTimeout = 40
+      environment = concat(local.temporal[0], [
+        { name = "AWS_REGION", value = data.aws_region.this.region },
+        { name = "OUTBOX_CONFIG", value = "/files/outbox.yaml" },
+        { name = "OUTBOX_HTTP_ADDRESS", value = ":8080" },
+        { name = "OUTBOX_LOG_FORMAT", value = "json" },
+      ])
+      secrets      = local.secrets[0]
+      portMappings = [{ containerPort = 8080, hostPort = 8080, protocol = "tcp" }]
+      # ECS replaces a task that is unhealthy, which helps nobody while the database is
+      # away: so it takes five minutes.
+      healthCheck = {
+        command     = ["CMD", "/usr/local/bin/worker", "ready"]
+        interval    = 30
+        timeout     = 15
+        retries     = 10
+        startPeriod = 60
+      }
+    }
+    migrate = {
+      name         = "migrate"
+      command      = ["/usr/local/bin/starter", "migrate"]
+      stopTimeout  = 30
+      environment  = []
+      secrets      = [{ name = "DATABASE_URL", valueFrom = s.owner_url }]
+      portMappings = []
+      healthCheck  = null
+    }
+    starter = {
+      name         = "starter"
+      command      = ["/usr/local/bin/starter", "schedule"]
+      stopTimeout  = 30
+      environment  = local.temporal[0]
+      secrets      = local.secrets[0]
+      portMappings = []
+      healthCheck  = null
+    }
+  }]...)
+}
+
+resource "aws_cloudwatch_log_group" "this" {
+  count = local.on_ecs
+
+  name_prefix       = "${var.prefix}-relay-"
+  retention_in_days = var.service.log_days
+}
+
+# What ECS itself needs to start a task: image, log, secrets.
+resource "aws_iam_role" "execution" {
+  count = local.on_ecs
+
+  name = "${var.prefix}-relay-execution"
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "ecs-tasks.amazonaws.com" }
+      Action    = ["sts:AssumeRole"]
+      Condition = local.same_account
+    }]
+  })
+}
+
+resource "aws_iam_role_policy_attachment" "execution" {
+  count = local.on_ecs
+
+  role       = aws_iam_role.execution[0].name
+  policy_arn = "arn:${data.aws_partition.this.partition}:iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy"
+}
+
+resource "aws_iam_role_policy" "secrets" {
+  count = local.on_ecs
+
+  name = "secrets"
+  role = aws_iam_role.execution[0].id
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Effect   = "Allow"
+        Action   = ["secretsmanager:GetSecretValue"]
+        Resource = [var.service.database_url, var.service.owner_url, var.service.temporal_api_key]
+      },
+      {
+        Effect   = "Allow"
+        Action   = ["ssm:GetParameters"]
+        Resource = ["arn:${data.aws_partition.this.partition}:ssm:${data.aws_region.this.region}:${data.aws_caller_identity.this.account_id}:parameter${var.service.ca_parameter}"]
+      },
+    ]
+  })
+}
+
+resource "aws_ecs_task_definition" "this" {
+  for_each = local.tasks
+
+  family                   = "${var.prefix}-relay-${each.key}"
+  requires_compatibilities = ["FARGATE"]
+  network_mode             = "awsvpc"
+  cpu                      = each.key == "worker" ? 512 : 256
+  memory                   = each.key == "worker" ? 1024 : 512
+  task_role_arn            = each.key == "worker" ? aws_iam_role.worker[0].arn : null
+  execution_role_arn       = aws_iam_role.execution[0].arn
+  container_definitions    = jsonencode([local.files[0], merge(local.relay[0], { for k, v in each.value : k => v if v != null })])
+
+  volume {
+    name = "files"
+  }
+}
+
+resource "aws_ecs_service" "worker" {
+  count = local.on_ecs
+
+  name                               = "${var.prefix}-relay"
+  cluster                            = var.service.cluster
+  task_definition                    = aws_ecs_task_definition.this["worker"].arn
+  desired_count                      = var.service.desired_count
+  launch_type                        = "FARGATE"
+  availability_zone_rebalancing      = "ENABLED"
+  deployment_minimum_healthy_percent = 100
+  deployment_maximum_percent         = 200
+
+  deployment_circuit_breaker {
+    enable   = true
+    rollback = true
+  }
+
+  network_configuration {
+    assign_public_ip = false
+    subnets          = var.service.subnets
+    security_groups  = var.service.security_groups
+  }
+}
