@@ -4,6 +4,7 @@
 GOLANGCI_LINT := v2.15.0
 WORKFLOWCHECK := v0.6.0
 GOVULNCHECK   := v1.9.0
+ACTIONLINT    := v1.7.12
 
 OUTBOX_TOOLS ?= $(CURDIR)/.tools
 export OUTBOX_TOOLS
@@ -45,10 +46,11 @@ build: ## compile everything
 	go build ./...
 
 .PHONY: lint
-lint: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) $(BIN)/.workflowcheck-$(WORKFLOWCHECK) ## golangci-lint, and workflowcheck for what may not be in a workflow
+lint: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) $(BIN)/.workflowcheck-$(WORKFLOWCHECK) $(BIN)/.actionlint-$(ACTIONLINT) ## golangci-lint, workflowcheck for what may not be in a workflow, actionlint for GitHub's workflows
 	$(BIN)/golangci-lint run ./...
 	cd deploy/check && $(BIN)/golangci-lint run ./...
 	$(BIN)/workflowcheck ./workflows/...
+	$(BIN)/actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
 
 .PHONY: fmt
 fmt: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) ## format the code as lint wants it
@@ -95,8 +97,29 @@ chaos: ## everything around the relay fails for two minutes, and a checker prove
 bench: ## throughput and latency on this machine, beside its ceiling (JSON=1 prints one object)
 	go run ./localstack bench $(if $(JSON),--json)
 
+# What a release has for download. A build from a tag knows its version by itself only
+# where git is, so it is told, as in the Dockerfile.
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)
+TELEMETRY := github.com/temporal-outbox/relay/internal/telemetry
+
+.PHONY: release
+release: ## outbox-worker and outbox for Linux and macOS in bin/release, with checksums (VERSION=v0.1.0)
+	@test -n "$(VERSION)" || { echo "make: give it a version: make release VERSION=v0.1.0" >&2; exit 2; }
+	@rm -rf bin/release && mkdir -p bin/release
+	@for p in $(PLATFORMS); do \
+		name=outbox-relay_$(VERSION:v%=%)_$$(echo $$p | tr / _); \
+		echo "building $$name" && mkdir bin/release/$$name && \
+		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build -trimpath -buildvcs=false \
+			-ldflags="-s -X $(TELEMETRY).version=$(VERSION) -X $(TELEMETRY).revision=$(REVISION)" \
+			-o bin/release/$$name/ ./worker/outbox-worker ./starter/outbox && \
+		cp LICENSE CHANGELOG.md schema/roles.sql bin/release/$$name/ && \
+		tar -C bin/release -czf bin/release/$$name.tar.gz $$name && rm -r bin/release/$$name || exit 1; \
+	done
+	@cd bin/release && sha256sum *.tar.gz > checksums.txt && cat checksums.txt
+
 .PHONY: tools
-tools: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) $(BIN)/.workflowcheck-$(WORKFLOWCHECK) $(BIN)/.govulncheck-$(GOVULNCHECK) ## build the linters now, about three minutes, once
+tools: $(BIN)/.golangci-lint-$(GOLANGCI_LINT) $(BIN)/.workflowcheck-$(WORKFLOWCHECK) $(BIN)/.govulncheck-$(GOVULNCHECK) $(BIN)/.actionlint-$(ACTIONLINT) ## build the linters now, about three minutes, once
 
 .PHONY: clean
 clean: ## remove built tools and binaries; the next run makes them again, which takes minutes
@@ -118,6 +141,9 @@ $(BIN)/.workflowcheck-$(WORKFLOWCHECK):
 
 $(BIN)/.govulncheck-$(GOVULNCHECK):
 	$(call go-install,golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK),govulncheck)
+
+$(BIN)/.actionlint-$(ACTIONLINT):
+	$(call go-install,github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT),actionlint)
 
 # The race detector needs cgo, and cgo a C compiler with headers.
 .PHONY: cc

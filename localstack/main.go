@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
 func main() {
@@ -38,6 +40,7 @@ dev server with its UI (TEMPORAL_ADDRESS) and an SNS/SQS emulator
                        if not the temporal on PATH, or else 1.9.1
   OUTBOX_TOOLS         where tools are kept, if not in .tools
   TMPDIR               where the data is while it runs; on a disk, if you measure`,
+		Version:       telemetry.ReadBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

@@ -100,3 +100,12 @@ func directories(t *testing.T, tmp string) []string {
 	require.NoError(t, err)
 	return found
 }
+
+func TestTheCommandSaysWhatItWasBuiltFrom(t *testing.T) {
+	var out bytes.Buffer
+	cmd := root()
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"--version"})
+	require.NoError(t, cmd.Execute())
+	require.Regexp(t, `^localstack version \S+ \(.*go1\.`, out.String())
+}

@@ -68,6 +68,7 @@ that publishes the topics orders and ledger as localstack/outbox.yaml says.
 With --break, a third of the time goes by without the ledger's SNS topic. It is
 deleted and created again, so this needs an emulator, and the worker's Temporal:
 temporal.toml or TEMPORAL_ADDRESS, and OUTBOX_TASK_QUEUE.`,
+		Version:       telemetry.ReadBuild().String(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -19,4 +20,13 @@ func TestOnlyAnEmulatorLosesATopicAndOnlyIfThereIsTimeForIt(t *testing.T) {
 	require.NoError(t, o.validate(aws.Config{}))
 	o.rate = 0
 	require.ErrorContains(t, o.validate(aws.Config{}), "must be positive")
+}
+
+func TestTheCommandSaysWhatItWasBuiltFrom(t *testing.T) {
+	var out bytes.Buffer
+	cmd := root()
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"--version"})
+	require.NoError(t, cmd.Execute())
+	require.Regexp(t, `^shop version \S+ \(.*go1\.`, out.String())
 }

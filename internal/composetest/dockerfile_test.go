@@ -3,6 +3,7 @@ package composetest
 import (
 	"go/version"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -14,7 +15,7 @@ import (
 )
 
 func TestTheBuilderIsNewEnoughForTheModule(t *testing.T) {
-	builder := regexp.MustCompile(`(?m)^FROM golang:(\d+\.\d+\.\d+)-`).FindStringSubmatch(dockerfile(t))
+	builder := regexp.MustCompile(`(?m)^FROM \S+ golang:(\d+\.\d+\.\d+)-`).FindStringSubmatch(dockerfile(t))
 	require.NotNil(t, builder, "the builder is pinned to a patch release")
 	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	require.NoError(t, err)
@@ -35,6 +36,34 @@ func TestEveryImageThatRunsIsDistrolessAndUnprivileged(t *testing.T) {
 	}
 	all := stages(t)
 	assert.Equal(t, "relay", all[len(all)-1], "what docker build makes without a target")
+}
+
+// The build of an image has no repository to learn a version from.
+func TestTheProgramsOfAnImageKnowTheVersionThatItsBuildWasTold(t *testing.T) {
+	flags := regexp.MustCompile(`go build -ldflags="([^"]*)"`).FindAllStringSubmatch(dockerfile(t), -1)
+	require.Len(t, flags, 2)
+	require.Equal(t, flags[0][1], flags[1][1], "demo and relay")
+	linked := strings.NewReplacer("${VERSION}", "v9.8.7", "${REVISION}", "0123abc").Replace(flags[0][1])
+	require.NotContains(t, linked, "$")
+	program := filepath.Join(t.TempDir(), "worker")
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-ldflags="+linked, "-o", program, "./worker")
+	build.Dir = root
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+	said, err := exec.CommandContext(t.Context(), program, "--version").Output()
+	require.NoError(t, err)
+	assert.Regexp(t, `^worker version v9\.8\.7 \(revision 0123abc, go1\.`, string(said))
+}
+
+func TestAnImageSaysWhatItIsAndWhatItWasBuiltFrom(t *testing.T) {
+	for _, stage := range []string{"demo", "relay"} {
+		_, rest, _ := strings.Cut(dockerfile(t), " AS "+stage+"\n")
+		body, _, _ := strings.Cut(rest, "\nFROM ")
+		assert.Contains(t, body, "ARG VERSION REVISION\n", stage)
+		for _, label := range []string{"title", "description", "source", "licenses", "version", "revision"} {
+			assert.Contains(t, body, "org.opencontainers.image."+label+`="`, stage)
+		}
+	}
 }
 
 // The commands in docker-compose.yml are the binaries that the Dockerfile copies.

@@ -1,14 +1,20 @@
 package telemetry
 
 import (
+	"cmp"
 	"fmt"
 	"runtime/debug"
 
 	"go.opentelemetry.io/otel/attribute"
 )
 
+// An image and a release are built without a repository beside the sources, so their build
+// tells the linker, by -X and the names of these two. Empty is not told.
+var version, revision string
+
 // Build says what a program was built from, as far as it was told: a version only
-// where it was built as a module of a version or from a repository.
+// where the build said one, or where it was built as a module of a version or from a
+// repository.
 type Build struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"` // of the repository
@@ -31,6 +37,7 @@ func ReadBuild() Build {
 			b.Revision = s.Value
 		}
 	}
+	b.Version, b.Revision = cmp.Or(version, b.Version), cmp.Or(revision, b.Revision)
 	return b
 }
 
