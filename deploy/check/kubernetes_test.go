@@ -154,6 +154,7 @@ func TestManifests_AMissingOrForbiddenFieldIsFound(t *testing.T) {
 	for what, wrong := range map[string]any{
 		"no selector":               with(deployment.fields, "/spec", without(deployment.fields["spec"], "selector")),
 		"a container without name":  with(deployment.fields, "/spec/template/spec/containers/0", without(follow(deployment.fields, "/spec/template/spec/containers/0"), "name")),
+		"a port without number":     with(deployment.fields, "/spec/template/spec/containers/0/ports/0", without(follow(deployment.fields, "/spec/template/spec/containers/0/ports/0"), "containerPort")),
 		"a port as text":            with(deployment.fields, "/spec/template/spec/containers/0/ports/0/containerPort", "8080"),
 		"no rollout":                with(versioned.fields, "/spec", without(versioned.fields["spec"], "rollout")),
 		"an unknown strategy":       with(versioned.fields, "/spec/rollout/strategy", "Sudden"),

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -38,18 +37,38 @@ var typed = map[string]any{
 }
 
 // validator knows every kind that may be in a manifest.
-type validator struct{ custom map[string]*definition }
+type validator struct {
+	builtin map[string]*jsonschema.Schema
+	custom  map[string]*definition
+}
 
 func newValidator(t *testing.T) validator {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join("testdata", "crds", "*.yaml"))
 	require.NoError(t, err)
 	require.Len(t, files, 3)
-	v := validator{custom: map[string]*definition{}}
+	v := validator{builtin: map[string]*jsonschema.Schema{}, custom: map[string]*definition{}}
 	for _, file := range files {
 		v.add(t, file)
 	}
+	compiler := jsonschema.NewCompiler()
+	for kind, example := range typed {
+		if !strings.HasPrefix(kind, "monitoring.") { // a custom resource, whose definition is large
+			v.builtin[kind] = compileBuiltin(t, compiler, example)
+		}
+	}
 	return v
+}
+
+// compileBuiltin compiles Kubernetes' own schema of a kind: it knows which fields must be
+// there, which a type does not say.
+func compileBuiltin(t *testing.T, compiler *jsonschema.Compiler, example any) *jsonschema.Schema {
+	t.Helper()
+	of := reflect.TypeOf(example)
+	name := strings.ReplaceAll(strings.Replace(of.PkgPath(), "k8s.io/", "io.k8s.", 1), "/", ".") + "." + of.Name()
+	schema, err := compiler.Compile(filepath.Join("testdata", "kubernetes", "v1.37.json") + "#/$defs/" + name)
+	require.NoError(t, err, name)
+	return schema
 }
 
 // validate returns every reason why the API server would refuse an object, as far as its
@@ -62,61 +81,13 @@ func (v validator) validate(o object) error {
 	if !known {
 		return fmt.Errorf("%q is of no kind that is checked here", o.kind())
 	}
-	into := reflect.New(reflect.TypeOf(example))
-	if err := yaml.UnmarshalStrict(o.text, into.Interface()); err != nil {
+	if err := yaml.UnmarshalStrict(o.text, reflect.New(reflect.TypeOf(example)).Interface()); err != nil {
 		return err
 	}
-	// The types say which fields must be there by not leaving them out when they are empty.
-	// An API server adds what has a default; the manifests then state it.
-	return missing(into.Elem(), o.fields, o.kind())
-}
-
-// unneeded are fields that the types write even if they are empty, and nobody has to give.
-var unneeded = []string{"status"}
-
-// zeroIsAValue are the kinds of which nobody can tell whether they were given.
-var zeroIsAValue = []reflect.Kind{reflect.Bool, reflect.Int, reflect.Int32, reflect.Int64}
-
-// missing looks for fields that are always written and are absent in the manifest.
-func missing(v reflect.Value, given any, where string) error {
-	switch v.Kind() {
-	case reflect.Pointer:
-		if v.IsNil() {
-			return nil
-		}
-		return missing(v.Elem(), given, where)
-	case reflect.Slice:
-		list, _ := given.([]any)
-		var problems []error
-		for i := range min(v.Len(), len(list)) {
-			problems = append(problems, missing(v.Index(i), list[i], fmt.Sprintf("%s[%d]", where, i)))
-		}
-		return errors.Join(problems...)
-	case reflect.Struct:
-	default:
-		return nil
+	if schema, known := v.builtin[o.kind()]; known {
+		return schema.Validate(o.fields)
 	}
-	fields, isObject := given.(map[string]any)
-	if !isObject {
-		return nil // IntOrString, Quantity, Duration
-	}
-	var problems []error
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
-		name, option, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name == "" { // inlined
-			problems = append(problems, missing(v.Field(i), given, where))
-			continue
-		}
-		value, isGiven := fields[name]
-		switch {
-		case isGiven:
-			problems = append(problems, missing(v.Field(i), value, where+"."+name))
-		case option == "" && !slices.Contains(zeroIsAValue, f.Type.Kind()) && !slices.Contains(unneeded, name):
-			problems = append(problems, fmt.Errorf("%s.%s is missing", where, name))
-		}
-	}
-	return errors.Join(problems...)
+	return nil
 }
 
 // definition is a custom resource's schema.
