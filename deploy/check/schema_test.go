@@ -25,13 +25,15 @@ import (
 // typed are the kinds that have Go types: a field that the type does not have is an error,
 // as kubectl apply --validate=strict finds it.
 var typed = map[string]any{
-	"v1 ConfigMap":                            corev1.ConfigMap{},
-	"v1 Namespace":                            corev1.Namespace{},
-	"v1 Service":                              corev1.Service{},
-	"v1 ServiceAccount":                       corev1.ServiceAccount{},
-	"apps/v1 Deployment":                      appsv1.Deployment{},
-	"batch/v1 Job":                            batchv1.Job{},
-	"policy/v1 PodDisruptionBudget":           policyv1.PodDisruptionBudget{},
+	"v1 ConfigMap":                  corev1.ConfigMap{},
+	"v1 Namespace":                  corev1.Namespace{},
+	"v1 Service":                    corev1.Service{},
+	"v1 ServiceAccount":             corev1.ServiceAccount{},
+	"apps/v1 Deployment":            appsv1.Deployment{},
+	"batch/v1 Job":                  batchv1.Job{},
+	"policy/v1 PodDisruptionBudget": policyv1.PodDisruptionBudget{},
+
+	// Custom resources of the Prometheus operator.
 	"monitoring.coreos.com/v1 ServiceMonitor": monitoringv1.ServiceMonitor{},
 	"monitoring.coreos.com/v1 PrometheusRule": monitoringv1.PrometheusRule{},
 }

@@ -158,3 +158,122 @@ func referred(r hcl.Traversal) string {
 	}
 	return strings.Join(steps[:min(length, len(steps))], ".")
 }
+
+const (
+	topicsJSON = `{"orders": {"subscriptions": {"billing": {}, "shipping": {"filter": {"event_type": ["OrderPaid"]}}}},
+		"ledger": {"fifo": true, "subscriptions": {"bookkeeping": {}}}}`
+	queuesJSON  = `{"inventory": {"fifo": true}}`
+	serviceJSON = `{"cluster": "c", "subnets": ["s"], "security_groups": ["g"], "temporal_address": "t:7233", "temporal_namespace": "n",
+		"temporal_api_key": "arn:key", "database_url": "arn:worker", "owner_url": "arn:owner"}`
+)
+
+func planned(t *testing.T, variables map[string]string) plan {
+	t.Helper()
+	p, err := planTerraform(terraform(t), variables)
+	require.NoError(t, err)
+	return p
+}
+
+func TestTerraform_MakesQueuesWithDeadLettersAndRoutesThem(t *testing.T) {
+	p := planned(t, map[string]string{"topics": topicsJSON, "queues": queuesJSON})
+	for _, name := range []string{"orders-billing", "orders-shipping", "ledger-bookkeeping", "inventory"} {
+		q := p.instances["aws_sqs_queue.this["+name+"]"]
+		require.NotNil(t, q, name)
+		assert.Equal(t, "aws_kms_key.this.arn", q["kms_master_key_id"].AsString(), name)
+		assert.Equal(t, "aws_sqs_queue.dead["+name+"].arn", at(p.decoded(t, "aws_sqs_queue.this["+name+"]", "redrive_policy"), "deadLetterTargetArn"))
+	}
+	assert.Equal(t, "outbox-ledger.fifo", p.instances["aws_sns_topic.this[ledger]"]["name"].AsString())
+	assert.Equal(t, "outbox-ledger-bookkeeping-dead.fifo", p.instances["aws_sqs_queue.dead[ledger-bookkeeping]"]["name"].AsString())
+	assert.Equal(t, map[string]any{"event_type": []any{"OrderPaid"}}, p.decoded(t, "aws_sns_topic_subscription.this[orders-shipping]", "filter_policy"))
+	assert.True(t, p.instances["aws_sns_topic_subscription.this[orders-billing]"]["filter_policy"].IsNull())
+	assert.True(t, p.instances["aws_sns_topic_subscription.this[orders-billing]"]["raw_message_delivery"].True())
+	assert.JSONEq(t, `{"topics": {
+		"orders": {"sns": "aws_sns_topic.this[orders].arn"},
+		"ledger": {"sns": "aws_sns_topic.this[ledger].arn"},
+		"inventory": {"sqs": "aws_sqs_queue.this[inventory].url"}}}`, p.outputs["routes"].AsString())
+	assert.NotContains(t, p.instances, "aws_iam_role.worker[0]", "nobody was named who may take it")
+}
+
+func TestTerraform_TheRoleIsForThoseThatAreNamed(t *testing.T) {
+	for name, c := range map[string]struct{ variable, value, principal, action string }{
+		"Pod Identity": {"pod_identity", `{"cluster": "c"}`, "pods.eks.amazonaws.com", "sts:TagSession"},
+		"IRSA":         {"irsa", `{"provider_arn": "arn:p", "issuer": "oidc.example/id/1"}`, "arn:p", "sts:AssumeRoleWithWebIdentity"},
+		"ECS":          {"service", serviceJSON, "ecs-tasks.amazonaws.com", "sts:AssumeRole"},
+	} {
+		p := planned(t, map[string]string{"topics": topicsJSON, "queues": queuesJSON, c.variable: c.value})
+		trusted, _ := at(p.decoded(t, "aws_iam_role.worker[0]", "assume_role_policy"), "Statement").([]any)
+		require.Len(t, trusted, 1, name)
+		assert.Contains(t, fmt.Sprint(at(trusted[0], "Principal")), c.principal, name)
+		assert.Contains(t, at(trusted[0], "Action"), c.action, name)
+		assert.NotEmpty(t, at(trusted[0], "Condition"), name)
+	}
+	irsa := planned(t, map[string]string{"irsa": `{"provider_arn": "arn:p", "issuer": "oidc.example/id/1"}`})
+	assert.Contains(t, irsa.instances["aws_iam_role.worker[0]"]["assume_role_policy"].AsString(),
+		`"oidc.example/id/1:sub":"system:serviceaccount:outbox-relay:outbox-relay"`)
+}
+
+// container is the one of the relay in a task, in the words of CloudFormation.
+func (p plan) container(t *testing.T, task string) map[string]any {
+	t.Helper()
+	containers, _ := p.decoded(t, "aws_ecs_task_definition.this["+task+"]", "container_definitions").([]any)
+	require.Len(t, containers, 2)
+	assert.Equal(t, "files", at(containers[0], "name"), task)
+	own, _ := capital(containers[1]).(map[string]any)
+	return own
+}
+
+// capital writes the names of fields as CloudFormation does.
+func capital(v any) any {
+	switch v := v.(type) {
+	case []any:
+		all := make([]any, len(v))
+		for i := range v {
+			all[i] = capital(v[i])
+		}
+		return all
+	case map[string]any:
+		all := map[string]any{}
+		for key := range v {
+			all[strings.ToUpper(key[:1])+key[1:]] = capital(v[key])
+		}
+		return all
+	}
+	return v
+}
+
+func TestTerraform_TheTasksAreThoseOfTheTemplate(t *testing.T) {
+	p := planned(t, map[string]string{"topics": topicsJSON, "service": serviceJSON})
+	containers := 0
+	each(template(t, "worker.yaml"), func(m map[string]any) {
+		name := text(m["Name"])
+		if m["Essential"] != true {
+			return
+		}
+		containers++
+		own := p.container(t, name)
+		for _, field := range []string{"Command", "User", "ReadonlyRootFilesystem", "DependsOn", "MountPoints"} {
+			assert.Equal(t, m[field], own[field], "%s: %s", name, field)
+		}
+		assert.Equal(t, at(m, "LinuxParameters", "Capabilities"), at(own, "LinuxParameters", "Capabilities"), name)
+		assert.ElementsMatch(t, named(m["Environment"]), named(own["Environment"]), name)
+		assert.ElementsMatch(t, named(m["Secrets"]), named(own["Secrets"]), name)
+		if name == "worker" {
+			assert.EqualValues(t, m["StopTimeout"], own["StopTimeout"])
+			assert.Equal(t, at(m, "HealthCheck", "Command"), at(own, "HealthCheck", "Command"))
+			assert.EqualValues(t, at(m, "HealthCheck", "Retries"), at(own, "HealthCheck", "Retries"))
+		}
+	})
+	require.Equal(t, 3, containers)
+	assert.Equal(t, "aws_iam_role.worker[0].arn", p.instances["aws_ecs_task_definition.this[worker]"]["task_role_arn"].AsString())
+	assert.True(t, p.instances["aws_ecs_task_definition.this[migrate]"]["task_role_arn"].IsNull())
+	assert.Equal(t, "aws_ecs_task_definition.this[migrate].arn", p.outputs["migrate_task"].AsString())
+}
+
+// named are the names in a list of objects.
+func named(v any) (names []any) {
+	list, _ := v.([]any)
+	for i := range list {
+		names = append(names, at(list[i], "Name"))
+	}
+	return names
+}
