@@ -357,6 +357,17 @@ func TestManifests_TheControllerGatesEachVersionByTheWorkflowGate(t *testing.T) 
 	}
 }
 
+func TestManifests_EveryCommandIsInTheImage(t *testing.T) {
+	dockerfile, err := os.ReadFile(filepath.Join("..", "..", "Dockerfile"))
+	require.NoError(t, err)
+	for overlay, all := range renderAll(t) {
+		for kind, pod := range pods(t, all) {
+			folder, program := filepath.Split(pod.Spec.Containers[0].Command[0])
+			assert.Regexp(t, `COPY --from=build-relay .*/out/`+program+` .*`+folder+`\n`, string(dockerfile), "%s: %s", overlay, kind)
+		}
+	}
+}
+
 // newestVersion is the last one that the changelog has.
 func newestVersion(t *testing.T) string {
 	t.Helper()
