@@ -114,3 +114,17 @@ func TestMessagingTemplate_CarriesEventsToEachQueueThatItMakes(t *testing.T) {
 	require.Equal(t, []string{"one", "two", "three"}, receive("BookkeepingUrl", 3), "in order")
 	require.Equal(t, []string{"seven"}, receive("InventoryUrl", 1))
 }
+
+func TestTheRoutesOfTheManifestsAreAConfiguration(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "..", "deploy", "kubernetes", "*", "outbox.yaml"))
+	require.NoError(t, err)
+	overlays, err := filepath.Glob(filepath.Join("..", "..", "deploy", "kubernetes", "overlays", "*", "outbox.yaml"))
+	require.NoError(t, err)
+	files = append(files, overlays...)
+	require.Len(t, files, 2)
+	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
+	for _, file := range files {
+		out, _ := o.check([]string{"OUTBOX_CONFIG=" + file})
+		require.True(t, strings.HasPrefix(line(t, out, "configuration"), "ok "), "%s:\n%s", file, out)
+	}
+}
