@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 }
 
 // wiring may import anything.
-var wiring = []string{"starter", "worker", "localstack", "examples", "internal/testenv", "internal/tools"}
+var wiring = []string{"starter", "worker", "internal/rdsauth", "localstack", "examples", "internal/testenv", "internal/tools"}
 
 func TestPackagesImportOnlyWhatTheDesignAllows(t *testing.T) {
 	checked := map[string]int{}

@@ -49,7 +49,7 @@ func TestState_MigratePutsTheRelaysOwnRowsBack(t *testing.T) {
 	noted := query[int64](o, `SELECT max(mark_round) FROM outbox.lane`)
 	require.Positive(t, noted)
 	o.exec(`TRUNCATE outbox.round, outbox.sample`)
-	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
+	conn, err := Connect(t.Context(), o.db.Config().ConnString(), nil, func(string) {})
 	require.NoError(t, err)
 	defer conn.Close(t.Context())
 	for range 2 {
@@ -95,7 +95,7 @@ func TestState_MigrateEndsNoRoundThatWaits(t *testing.T) {
 	o.exec(`UPDATE outbox.lane SET low_id = 0, mark_id = 12, mark_round = CASE topic WHEN 'orders' THEN 7 ELSE 8 END`)
 
 	o.exec(`TRUNCATE outbox.round`)
-	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
+	conn, err := Connect(t.Context(), o.db.Config().ConnString(), nil, func(string) {})
 	require.NoError(t, err)
 	defer conn.Close(t.Context())
 	_, err = schema.Migrate(t.Context(), conn)

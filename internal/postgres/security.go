@@ -216,9 +216,10 @@ func (e *explained) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.Trace
 	}
 }
 
-// Connect makes a single connection to a database, for "starter migrate". notice gets the
-// server's notices that are for people. Its errors name the remedy.
-func Connect(ctx context.Context, url string, notice func(text string)) (*pgx.Conn, error) {
+// Connect makes a single connection to a database, for "starter migrate". password makes its
+// password, nil: it is in the URL. notice gets the server's notices that are for people. Its
+// errors name the remedy.
+func Connect(ctx context.Context, url string, password func(context.Context) (string, error), notice func(text string)) (*pgx.Conn, error) {
 	if err := CheckURL(url); err != nil {
 		return nil, err
 	}
@@ -233,6 +234,9 @@ func Connect(ctx context.Context, url string, notice func(text string)) (*pgx.Co
 		if n.SeverityUnlocalized == "INFO" || n.SeverityUnlocalized == "WARNING" {
 			notice(n.Message)
 		}
+	}
+	if err := logIn(ctx, config, password); err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {

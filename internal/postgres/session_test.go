@@ -231,7 +231,7 @@ func TestSession_OfAnotherIsolationIsRefusedWithItsRemedy(t *testing.T) {
 		require.NotContains(t, err.Error(), "cannot work in this session: default")
 		require.ErrorContains(t, err, "starter migrate and the worker use different roles")
 		require.ErrorContains(t, err, "ALTER ROLE outbox SET default_transaction_isolation = 'read committed'")
-		_, err = Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
+		_, err = Connect(t.Context(), o.db.Config().ConnString(), nil, func(string) {})
 		require.ErrorContains(t, err, "default_transaction_isolation", "migrate")
 		o.inDatabase("default_transaction_isolation", "read committed")
 		require.NoError(t, s.Check(t.Context()))
@@ -249,7 +249,7 @@ func TestSession_ATimeoutOfTheRoleIsNamedInTheErrorItCauses(t *testing.T) {
 	require.ErrorContains(t, err, "statement_timeout is 200ms")
 	require.ErrorContains(t, err, "ALTER ROLE outbox SET statement_timeout")
 
-	conn, err := Connect(t.Context(), o.db.Config().ConnString(), func(string) {})
+	conn, err := Connect(t.Context(), o.db.Config().ConnString(), nil, func(string) {})
 	require.NoError(t, err)
 	defer conn.Close(t.Context())
 	_, err = conn.Exec(t.Context(), `SELECT pg_sleep(5)`)

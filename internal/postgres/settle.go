@@ -43,6 +43,9 @@ func (s *Store) Apart(ctx context.Context) (settle func(ctx context.Context, top
 	config := s.pool.Config().ConnConfig
 	// An address that does not answer leaves time for the others.
 	config.ConnectTimeout = min(config.ConnectTimeout, timing.SettleConnect/time.Duration(addresses(ctx, config)))
+	if err := logIn(ctx, config, s.cfg.Password); err != nil {
+		return nil, nil, fmt.Errorf("connect to settle: %w", err)
+	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to settle: %w", err)

@@ -25,6 +25,9 @@ import (
 type Config struct {
 	// URL is a PostgreSQL connection string. Required.
 	URL string
+	// Password makes the password of each new connection, such as a token that is valid for
+	// minutes. Default: the URL's.
+	Password func(context.Context) (string, error)
 	// MaxConns is the size of the pool. Default 16.
 	MaxConns int32
 	// ClaimLease is how long a claim holds before PublishBatch has taken it
@@ -111,6 +114,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	// unnamed statement is what PgBouncer in transaction mode always understands.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	s := &Store{cfg: cfg, untook: map[string]time.Time{}}
+	pc.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error { return logIn(ctx, c, cfg.Password) }
 	prepare(pc.ConnConfig, func(found session) { s.session.Store(&found) })
 	pc.ConnConfig.Tracer = faults{s}
 	s.pool, err = pgxpool.NewWithConfig(ctx, pc)
@@ -119,6 +123,19 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.rounds.want() // for marks that another process has noted
 	return s, nil
+}
+
+// logIn gives a connection that is about to be made its password.
+func logIn(ctx context.Context, c *pgx.ConnConfig, password func(context.Context) (string, error)) error {
+	if password == nil {
+		return nil
+	}
+	text, err := password(ctx)
+	if err != nil {
+		return fmt.Errorf("get a password: %w", err)
+	}
+	c.Password = text
+	return nil
 }
 
 // Close ends all connections.

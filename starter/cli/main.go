@@ -13,9 +13,12 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/rdsauth"
 	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
@@ -37,7 +40,8 @@ func root(name string) *cobra.Command {
 		Short: "Prepare the outbox, see what is in it, and steer it",
 		Long: `Prepares the outbox, shows what is in it, and steers it.
 
-PostgreSQL is named by DATABASE_URL. Temporal's connection comes from
+PostgreSQL is named by DATABASE_URL; OUTBOX_DATABASE_AUTH=iam logs in by IAM
+database authentication of RDS and Aurora. Temporal's connection comes from
 temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE, _API_KEY, _TLS_... With
 TEMPORAL_UI_URL set, workflows are shown as links.
 
@@ -82,13 +86,27 @@ func databaseURL() (string, error) {
 	return "", misuse("DATABASE_URL is not set: give it the PostgreSQL database that has the outbox, as postgres://user:password@host/name")
 }
 
+// databasePassword is how connections log in, nil: by the URL's password.
+func databasePassword(ctx context.Context, url string) (func(context.Context) (string, error), error) {
+	load := func(ctx context.Context) (aws.Config, error) { return awsconfig.LoadDefaultConfig(ctx) }
+	password, err := rdsauth.Password(ctx, os.Getenv(rdsauth.Variable), url, load)
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
+	return password, nil
+}
+
 // openStore opens the outbox and makes sure that it is there.
 func openStore(ctx context.Context) (*postgres.Store, error) {
 	url, err := databaseURL()
 	if err != nil {
 		return nil, err
 	}
-	store, err := postgres.Open(ctx, postgres.Config{URL: url, MaxConns: 2})
+	password, err := databasePassword(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	store, err := postgres.Open(ctx, postgres.Config{URL: url, Password: password, MaxConns: 2})
 	if err != nil {
 		return nil, &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
 	}

@@ -35,7 +35,11 @@ transaction.`,
 			if err := postgres.CheckURL(url); err != nil {
 				return &exitError{exitUsage, fmt.Errorf("DATABASE_URL: %w", err)}
 			}
-			conn, err := postgres.Connect(ctx, url, func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) })
+			password, err := databasePassword(ctx, url)
+			if err != nil {
+				return err
+			}
+			conn, err := postgres.Connect(ctx, url, password, func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) })
 			if err != nil {
 				return err
 			}

@@ -21,6 +21,7 @@ import (
 // read by their libraries.
 type settings struct {
 	DatabaseURL string     `env:"DATABASE_URL" doc:"PostgreSQL database that has the outbox" required:"yes"`
+	Auth        string     `env:"OUTBOX_DATABASE_AUTH" envDefault:"password" doc:"password: that of DATABASE_URL; iam: IAM database authentication of RDS and Aurora, a token for each connection"`
 	Config      string     `env:"OUTBOX_CONFIG" doc:"path of the file that routes topics" required:"yes"`
 	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay" doc:"Temporal task queue, and the name of the schedule: one for each outbox in a namespace"`
 	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16" doc:"size of the connection pool, at least 2"`

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/internal/rdsauth"
 	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
@@ -80,8 +82,13 @@ func (r *relay) connectDatabase(ctx context.Context) (err error) {
 }
 
 func (r *relay) openStore(ctx context.Context) (*postgres.Store, error) {
+	load := func(ctx context.Context) (aws.Config, error) { return awsconfig.LoadDefaultConfig(ctx) }
+	password, err := rdsauth.Password(ctx, r.Auth, r.DatabaseURL, load)
+	if err != nil {
+		return nil, err
+	}
 	return postgres.Open(ctx, postgres.Config{
-		URL: r.DatabaseURL, MaxConns: r.Connections, Fault: r.metrics.DatabaseError,
+		URL: r.DatabaseURL, Password: password, MaxConns: r.Connections, Fault: r.metrics.DatabaseError,
 	})
 }
 

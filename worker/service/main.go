@@ -44,6 +44,7 @@ func root(name string) *cobra.Command {
 		Long: `Runs the relay's workflows and activities until SIGTERM or SIGINT.
 
   DATABASE_URL                 PostgreSQL database that has the outbox (required)
+  OUTBOX_DATABASE_AUTH         password or iam: a token of RDS for each connection (default password)
   OUTBOX_CONFIG                path of the file that routes topics (required)
   OUTBOX_TASK_QUEUE            Temporal task queue (default outbox-relay)
   OUTBOX_DATABASE_CONNECTIONS  size of the connection pool (default 16)
