@@ -36,6 +36,7 @@ type Store interface {
 	Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error)
 	Blocked(ctx context.Context, topic string, keys []string) (map[relay.Chain]int64, error)
 	PauseTopic(ctx context.Context, topic, workflowID string, pause time.Duration) error
+	NoteFailure(ctx context.Context, topic, workflowID string, f relay.Failure, next time.Duration) error
 	ResumeTopic(ctx context.Context, topic, workflowID string) error
 	MakePartitions(ctx context.Context, ahead int, progress func()) (relay.Partitions, error)
 	DropPartitions(ctx context.Context, keep int, progress func()) (relay.Partitions, error)

@@ -37,6 +37,8 @@ type attempt struct {
 	lease  relay.Lease
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
+	// number is that of the attempt, from 1, as Temporal counts for its backoff.
+	number int32
 	// last is what the attempt before left, and doubtedBefore its DoubtedTo, which this
 	// attempt may raise.
 	last          checkpoint

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -8,7 +9,10 @@ import (
 	"slices"
 	"time"
 
+	"go.temporal.io/sdk/activity"
+
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const (
@@ -81,7 +85,24 @@ func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.Publis
 	if err := t.cfg.Store.Keep(ctx, t.lease, keep); err != nil {
 		return err
 	}
+	t.note(ctx, r)
 	return r
+}
+
+// note keeps with the topic why it waits for its destination, so that people need not look
+// for the recovery. Nothing depends on it, so that an attempt ends alike if it cannot.
+func (t *attempt) note(ctx context.Context, r *refusal) {
+	if !t.Recovering && !r.final {
+		return
+	}
+	next := time.Duration(0) // the recovery begins now
+	if t.Recovering {
+		next = cmp.Or(r.pause, backoff(t.number, timing.RecoveryFirst, timing.RecoveryMost))
+	}
+	f := relay.Failure{Code: r.Code, Message: cut(r.Message, relay.FailureText), Destination: t.cfg.Publisher.Destination(t.lease.Topic)}
+	if err := t.cfg.Store.NoteFailure(ctx, t.lease.Topic, t.RecoveryID, f, next); err != nil {
+		activity.GetLogger(ctx).Warn("the reason is not kept with the topic", "topic", t.lease.Topic, "error", err)
+	}
 }
 
 // goesTo names the topic and its destination: "orders → SNS topic orders-events".

@@ -275,7 +275,9 @@ func (t *attempt) goOn(ctx context.Context, why *relay.PublishError) error {
 	if err := t.cfg.Store.Keep(ctx, t.lease, t.lanes()); err != nil {
 		return err
 	}
-	return &refusal{PublishError: why, text: t.goesTo() + ": " + why.Error(), pause: provedPause}
+	r := &refusal{PublishError: why, text: t.goesTo() + ": " + why.Error(), pause: provedPause}
+	t.note(ctx, r)
+	return r
 }
 
 // giveBack frees the lanes that were borrowed for probing.

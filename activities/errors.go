@@ -82,14 +82,22 @@ func failure(ctx context.Context, err error, details any) error {
 // the database was away. A destination is given more time: it is somebody else's, while
 // everything here waits for the database.
 func databaseDelay(attempt int32) time.Duration {
-	return min(timing.DatabaseRetryMost, timing.DatabaseRetryFirst<<min(attempt-1, 10))
+	return backoff(attempt, timing.DatabaseRetryFirst, timing.DatabaseRetryMost)
 }
 
-func text(err error) string {
-	t := err.Error()
-	if len(t) > maxFailureText {
-		// A character that is cut in two would be refused by Temporal.
-		t = strings.ToValidUTF8(t[:maxFailureText], "") + "…"
+// backoff is the pause before the attempt that follows one of that number, from 1, by a
+// retry policy whose coefficient is 2.
+func backoff(attempt int32, first, most time.Duration) time.Duration {
+	return min(most, first<<min(max(attempt-1, 0), 10))
+}
+
+func text(err error) string { return cut(err.Error(), maxFailureText) }
+
+// cut ends a text after so many bytes. A character that is cut in two would be refused by
+// Temporal, and by PostgreSQL.
+func cut(t string, most int) string {
+	if len(t) > most {
+		return strings.ToValidUTF8(t[:most], "") + "…"
 	}
 	return t
 }

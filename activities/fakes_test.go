@@ -19,6 +19,13 @@ import (
 
 var errAway = errors.New("database is away")
 
+// noted is a failure that was kept with a topic.
+type noted struct {
+	paused string
+	relay.Failure
+	next time.Duration
+}
+
 // store is pending events in memory, with faults that a real database produces
 // only by accident. What it does right is tested on PostgreSQL, in
 // internal/postgres.
@@ -61,6 +68,9 @@ type store struct {
 	probeErr error
 	free     map[int16]int64 // lanes that nobody holds
 	heads    bool            // pages and probes have the first event of each key only
+
+	noted   []noted // failures
+	noteErr error
 
 	topics  func(n int) ([]relay.TopicState, error)
 	samples int
@@ -249,6 +259,13 @@ func (s *store) PauseTopic(_ context.Context, topic, workflowID string, _ time.D
 	defer s.mu.Unlock()
 	s.pauses = append(s.pauses, topic+" by "+workflowID)
 	return nil
+}
+
+func (s *store) NoteFailure(_ context.Context, topic, workflowID string, f relay.Failure, next time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noted = append(s.noted, noted{topic + " by " + workflowID, f, next})
+	return s.noteErr
 }
 
 func (s *store) ResumeTopic(context.Context, string, string) error { return nil }

@@ -168,7 +168,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	}
 	t := a.newAttempt(r, lease, leaseFrom, last)
 	t.seenAlive = arrived
-	t.workflowID = activity.GetInfo(ctx).WorkflowExecution.ID
+	t.workflowID, t.number = activity.GetInfo(ctx).WorkflowExecution.ID, activity.GetInfo(ctx).Attempt
 	until := began.Add(min(r.For, a.cfg.BatchFor))
 	if t.mustWait() {
 		until = until.Add(timing.SettleGrace)

@@ -124,6 +124,58 @@ func TestADestinationFaultPausesTheTopicAndFailsForGood(t *testing.T) {
 	}
 }
 
+func TestFail_KeepsWithTheTopicWhyItIsLeftToItsRecovery(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(100, 1)
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError {
+		return &relay.PublishError{Code: "AuthorizationError", Message: strings.Repeat("ü", 2000), Class: relay.ClassDestination, Whole: true}
+	}
+	_, err := e.publish(t, 1)
+	require.Error(t, err)
+	require.Equal(t, []noted{{"orders by outbox-recovery/orders", relay.Failure{
+		Code: "AuthorizationError", Message: strings.Repeat("ü", 500) + "…", Destination: e.publisher.Destination("orders"),
+	}, 0}}, e.store.noted, "its recovery tries at once")
+}
+
+func TestFail_OfARecoverySaysWhenTheNextAttemptIsDue(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  relay.PublishError
+		next func(time.Duration) bool
+	}{
+		"by the retry policy": {relay.PublishError{Code: "NotFound", Class: relay.ClassDestination, Whole: true}, func(d time.Duration) bool { return d == timing.RecoveryFirst }},
+		"after throttling": {
+			relay.PublishError{Code: "Throttled", Class: relay.ClassRetry, Throttled: true, Whole: true},
+			func(d time.Duration) bool { return d >= throttlePause/2 && d <= throttlePause },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.store.fill(20, 1)
+			e.store.noteErr = fmt.Errorf("nothing depends on it")
+			e.publisher.answer = func(int, relay.Event) *relay.PublishError { return &c.err }
+			ended := e.recovering(t, 1, 1)
+			require.Equal(t, c.err.Code, asApplicationError(t, ended[0]).Type())
+			require.Len(t, e.store.noted, 1)
+			require.True(t, c.next(e.store.noted[0].next), e.store.noted[0].next)
+			require.Equal(t, c.err.Code, e.store.noted[0].Code)
+		})
+	}
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError {
+		return &relay.PublishError{Code: "InternalError", Class: relay.ClassRetry, Whole: true}
+	}
+	_, err := e.publish(t, 1)
+	require.Error(t, err)
+	require.Empty(t, e.store.noted, "a batch that is tried again pauses no topic")
+}
+
+func TestBackoff_IsThatOfARetryPolicy(t *testing.T) {
+	for attempt, want := range map[int32]time.Duration{0: 1, 1: 1, 2: 2, 3: 4, 6: 32, 7: 60, 70: 60} {
+		require.Equal(t, want*time.Second, backoff(attempt, timing.RecoveryFirst, timing.RecoveryMost), "after attempt %d", attempt)
+	}
+}
+
 func TestWhenNothingGetsThroughInThreeAttemptsTheTopicIsLeftToItsRecovery(t *testing.T) {
 	for before, final := range map[int]bool{0: false, 1: false, 2: true} {
 		e := newEnv(t)

@@ -134,7 +134,7 @@ func (s *sampler) isUrgent(run string) bool {
 }
 
 // concerns is what of a sample an operator wants to see at once when it changes:
-// pauses, recoveries, dead letters, and that what is pending does not move. How
+// pauses, recoveries and their reason, dead letters, and that what is pending does not move. How
 // much is pending, and how old it is, changes with every sample.
 func concerns(topics []relay.TopicState) (some []relay.TopicState) {
 	for _, t := range topics {
@@ -144,6 +144,7 @@ func concerns(topics []relay.TopicState) (some []relay.TopicState) {
 			t.Oldest = relay.Late
 		}
 		t.Pending, t.Capped, t.Retrying = 0, false, 0
+		t.Failure = relay.Failure{Code: t.Failure.Code} // each attempt has other times
 		if t.Concern() != relay.Nothing {
 			some = append(some, t)
 		}

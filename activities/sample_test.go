@@ -71,12 +71,22 @@ func TestAnIdleClaimWaitsItsTimeUnlessATopicNeedsSomebody(t *testing.T) {
 		before, after relay.TopicState
 		early         bool
 	}{
-		"rests":              {relay.TopicState{}, relay.TopicState{}, false},
-		"more is pending":    {relay.TopicState{Pending: 1}, relay.TopicState{Pending: 9, Oldest: time.Second, Retrying: 1}, false},
-		"paused":             {relay.TopicState{}, relay.TopicState{PausedBy: "ada"}, true},
-		"paused all along":   {relay.TopicState{PausedBy: "ada"}, relay.TopicState{PausedBy: "ada", Pending: 9}, false},
-		"resumed":            {relay.TopicState{PausedBy: "ada"}, relay.TopicState{}, true},
-		"in recovery":        {relay.TopicState{}, relay.TopicState{Recovery: "r"}, true},
+		"rests":            {relay.TopicState{}, relay.TopicState{}, false},
+		"more is pending":  {relay.TopicState{Pending: 1}, relay.TopicState{Pending: 9, Oldest: time.Second, Retrying: 1}, false},
+		"paused":           {relay.TopicState{}, relay.TopicState{PausedBy: "ada"}, true},
+		"paused all along": {relay.TopicState{PausedBy: "ada"}, relay.TopicState{PausedBy: "ada", Pending: 9}, false},
+		"resumed":          {relay.TopicState{PausedBy: "ada"}, relay.TopicState{}, true},
+		"in recovery":      {relay.TopicState{}, relay.TopicState{Recovery: "r"}, true},
+		"tried again": {
+			relay.TopicState{Recovery: "r", Failure: relay.Failure{Code: "NotFound", Message: "no", Next: time.Unix(1, 0)}},
+			relay.TopicState{Recovery: "r", Failure: relay.Failure{Code: "NotFound", Message: "not", Next: time.Unix(9, 0)}},
+			false,
+		},
+		"broken in another way": {
+			relay.TopicState{Recovery: "r", Failure: relay.Failure{Code: "NotFound"}},
+			relay.TopicState{Recovery: "r", Failure: relay.Failure{Code: "AccessDenied"}},
+			true,
+		},
 		"another dead":       {relay.TopicState{Dead: 1}, relay.TopicState{Dead: 2}, true},
 		"does not move":      {relay.TopicState{Pending: 1}, relay.TopicState{Pending: 1, Oldest: relay.Late}, true},
 		"still does not":     {relay.TopicState{Pending: 1, Oldest: relay.Late}, relay.TopicState{Pending: 1, Oldest: 2 * relay.Late}, false},

@@ -132,6 +132,27 @@ func TestMigrate_KeepsNoProducerWaitingBehindAnOpenTransaction(t *testing.T) {
 	}
 }
 
+// The columns for the reason of a pause are in a table that producers do not use.
+func TestMigrate_KeepsTheReasonOfAPauseWithoutWaitingForProducers(t *testing.T) {
+	pool := empty(t)
+	migrateUntil(t, pool, "why_broken")
+	exec(t, pool, `INSERT INTO outbox.topic (topic, recovery_paused_until, recovery_workflow_id) VALUES ('orders', now() + interval '1 hour', 'r')`)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	_, err = tx.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
+	require.NoError(t, err)
+	p := producers(t, pool, []string{"orders", "audit"})
+	_, err = migrateAll(t.Context(), pool)
+	require.NoError(t, err, "it does not wait for the transaction")
+	longest, committed := p.end()
+	t.Logf("%d inserts, the longest took %s", committed, longest)
+	require.Less(t, longest, time.Second)
+	require.Equal(t, "r", query[string](t, pool, `SELECT DISTINCT recovery_workflow_id FROM outbox.status WHERE topic = 'orders'`))
+	require.Zero(t, query[int](t, pool, `SELECT count(failure_code) FROM outbox.status`))
+	require.NoError(t, tx.Commit(t.Context()))
+}
+
 // A lock that waits for a reader makes the relay wait behind it, and its leases run out.
 func TestMigrate_KeepsNoRelayWaitingBehindAReader(t *testing.T) {
 	pool := empty(t)

@@ -114,7 +114,7 @@ func (b *board) verdict() string {
 		n    int
 		text string
 	}{
-		{broken, "with a broken destination: its recovery workflow says why"},
+		{broken, "with a broken destination"},
 		{paused, "paused by an operator"},
 		{waiting, "with events that wait for more than " + relay.Late.String()},
 		{dead, "with dead letters, `starter dead list` has their reasons"},
@@ -144,12 +144,25 @@ func state(t relay.TopicState, published int) string {
 // trouble is what keeps a topic from being published.
 func trouble(t relay.TopicState) (parts []string) {
 	if t.Recovery != "" {
-		parts = append(parts, "**destination broken**, see workflow "+escape(t.Recovery, maxID))
+		parts = append(parts, "**destination broken**"+cause(t.Failure)+", see workflow "+escape(t.Recovery, maxID))
 	}
 	if t.PausedBy != "" {
 		parts = append(parts, "**paused** by "+escape(t.PausedBy, maxName)+": "+escape(t.PauseReason, maxReason))
 	}
 	return parts
+}
+
+// cause says why a destination is taken for broken, if an attempt has said so.
+func cause(f relay.Failure) string {
+	if f.Code == "" {
+		return ""
+	}
+	text := ": " + escape(f.Code, maxName)
+	if f.Message != "" {
+		text += ": " + escape(f.Message, maxReason)
+	}
+	return text + fmt.Sprintf(" (since %s UTC, next attempt at %s)",
+		f.Since.UTC().Format(time.DateTime), f.Next.UTC().Format(time.TimeOnly))
 }
 
 func flow(t relay.TopicState, published int) string {

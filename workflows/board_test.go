@@ -30,7 +30,7 @@ func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
 		relay.TopicState{Topic: "ledger"},
 		relay.TopicState{Topic: "mail"},
 	)
-	want := strings.NewReplacer("_", "\u00a0", "'", "`").Replace(`Topics: **1** with a broken destination: its recovery workflow says why; **1** paused by an operator; ` +
+	want := strings.NewReplacer("_", "\u00a0", "'", "`").Replace(`Topics: **1** with a broken destination; **1** paused by an operator; ` +
 		`**1** with events that wait for more than 30s; **2** with dead letters, 'starter dead list' has their reasons. Seen at 04:05:06 UTC.
 
 | topic | state | pending | oldest | batches in retry | dead letters | published since 04:04:00 |
@@ -60,6 +60,15 @@ func TestATopicThatIsBrokenAndPausedShowsBoth(t *testing.T) {
 	require.Contains(t, b.markdown(RelayResult{}), "| **destination broken**, see workflow r; **paused** by ada: why |")
 }
 
+func TestATopicThatIsBrokenSaysWhyAndSinceWhen(t *testing.T) {
+	at := time.Date(2026, 11, 24, 4, 0, 0, 0, time.UTC)
+	b := boardOf(relay.TopicState{Topic: "orders", Recovery: "r", Failure: relay.Failure{
+		Code: "AccessDenied", Message: "no identity-based policy allows | it", Destination: "SQS queue orders", Since: at, Next: at.Add(6 * time.Minute),
+	}})
+	require.Contains(t, b.markdown(RelayResult{}),
+		`| **destination broken**: AccessDenied: no identity-based policy allows \| it (since 2026-11-24 04:00:00 UTC, next attempt at 04:06:00), see workflow r |`)
+}
+
 // Whoever names a topic or gives a reason must not be able to change the table, or
 // to have the browser load or run something.
 func TestNamesAndReasonsAreShownAsTheyAre(t *testing.T) {
@@ -78,6 +87,7 @@ func TestDetailsFitIntoAnAddressWhateverTheTopicsAreCalled(t *testing.T) {
 		"long": {
 			Topic: strings.Repeat("語", 85), PausedBy: strings.Repeat("|", 100), PauseReason: strings.Repeat("💥", 50),
 			Recovery: strings.Repeat("語", 85),
+			Failure:  relay.Failure{Code: "NotFound", Message: strings.Repeat("💥", 200)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -190,7 +190,8 @@ func (r *recovery) details() string {
 		"Repair the destination, and everything goes on by itself, in order. Nothing is lost meanwhile, however long it takes. "+
 		"If every event is refused one by one, each attempt also tries events behind the first page. Once one of those is accepted, the refused ones "+
 		"are tried again, and those that are refused again become dead letters. "+
-		"*Pending Activities* has the last failure, and when the next attempt is due; the run of `Relay` has how much waits.\n\n"+
+		"The last failure, and when the next attempt is due, is in *Pending Activities*, in the table of `Relay` and in `starter status`. "+
+		"That table also has how much waits.\n\n"+
 		"To try at once: `starter recover TOPIC --now`, or *Reset* of the pending activity (not of this workflow). "+
 		"To give up what is pending of its batch now: `starter recover TOPIC --park`, or the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}` "+
 		"(*More Actions*). It becomes dead letters.",

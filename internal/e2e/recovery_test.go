@@ -2,13 +2,16 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
+	sdkpb "go.temporal.io/api/sdk/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
@@ -130,6 +133,64 @@ func brokenOrders(t *testing.T) (*outbox, queue, client.Client, *worker, *workfl
 	q.remove()
 	o.write("orders", "e", 100, 10)
 	return o, q, c, w, o.recovering(c, "orders")
+}
+
+// brokenShown is how "status --json" and "where --json" show why a topic waits.
+type brokenShown struct {
+	Code, Message, Destination string
+	Since, NextAttemptAt       time.Time
+}
+
+func TestABrokenTopicSaysWhySinceWhenAndWhatIsNextInEveryPlace(t *testing.T) {
+	o, q, c, _, _ := brokenOrders(t)
+	status := func() *brokenShown {
+		topics := commandJSON[struct {
+			Topics []struct{ Failure *brokenShown }
+		}](o, "status").Topics
+		require.Len(t, topics, 1)
+		return topics[0].Failure
+	}
+	var f *brokenShown
+	testenv.Eventually(t, 20*time.Second, func() error { // it was written by an attempt of the recovery
+		if f = status(); f == nil || !f.NextAttemptAt.After(f.Since) {
+			return fmt.Errorf("status says %v", f)
+		}
+		return nil
+	})
+	require.Equal(t, "NonExistentQueue", f.Code)
+	require.Contains(t, f.Message, "does not exist")
+	require.Equal(t, "SQS queue "+q.name, f.Destination)
+	require.WithinDuration(t, time.Now(), f.Since, time.Minute)
+
+	out := o.starter("status")
+	for _, want := range []string{"by workflow " + o.recoveryID("orders"), "NonExistentQueue: ", "refused by SQS queue " + q.name, "next attempt at"} {
+		require.Contains(t, out, want)
+	}
+	out = o.starter("where", "--topic", "orders", "--key", "key-1")
+	require.Contains(t, out, "NonExistentQueue: ")
+	require.Contains(t, out, "refused by SQS queue "+q.name)
+	require.Equal(t, 100, o.count(`SELECT count(*) FROM outbox.status WHERE failure_code = 'NonExistentQueue' AND failure_message <> ''
+	    AND failure_destination LIKE 'SQS queue %' AND failing_since < now() AND next_attempt_at > failing_since
+	    AND recovery_workflow_id = '`+o.recoveryID("orders")+`'`))
+	testenv.Eventually(t, 60*time.Second, func() error { // the table of Relay, in the UI
+		v, err := c.QueryWorkflow(t.Context(), o.relay().Run.WorkflowID, "", "__temporal_workflow_metadata")
+		if err != nil {
+			return err
+		}
+		var shown sdkpb.WorkflowMetadata
+		require.NoError(t, v.Get(&shown))
+		if !strings.Contains(shown.CurrentDetails, "**destination broken**: NonExistentQueue: ") || !strings.Contains(shown.CurrentDetails, "next attempt at") {
+			return errors.New(shown.CurrentDetails)
+		}
+		return nil
+	})
+
+	newQueue(t, q.name)
+	o.ended(c, "orders")
+	o.drained(30 * time.Second)
+	require.Nil(t, status())
+	require.NotContains(t, o.starter("status"), "NonExistentQueue")
+	require.Zero(t, o.count(`SELECT count(failure_code) FROM outbox.topic`))
 }
 
 func TestARecoverySurvivesItsRelayRunAndItsWorker(t *testing.T) {

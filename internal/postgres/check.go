@@ -43,6 +43,7 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('table', 'refusal', 'SELECT'), ('table', 'refusal', 'INSERT'), ('table', 'refusal', 'UPDATE'), ('table', 'refusal', 'DELETE'),
     ('table', 'operation', 'SELECT'), ('table', 'operation', 'INSERT'),
     ('table', 'sample', 'SELECT'), ('table', 'sample', 'UPDATE'), ('table', 'round', 'SELECT'), ('table', 'round', 'UPDATE'),
+    ('column', 'topic.failing_since', 'UPDATE'),
     ('column', 'operation.workflow_id', 'UPDATE'), ('column', 'operation.done', 'UPDATE'), ('column', 'operation.holder', 'UPDATE'),
     ('column', 'operation.next_after', 'UPDATE'), ('column', 'operation.lanes_after', 'UPDATE'),
     ('column', 'operation.finished_at', 'UPDATE'), ('column', 'operation.outcome', 'UPDATE'),

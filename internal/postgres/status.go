@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // TopicStatus is a topic as an operator sees it.
@@ -21,6 +23,8 @@ type TopicStatus struct {
 	// Recovery is the id of the workflow that keeps the topic paused because its
 	// destination is broken.
 	Recovery string `json:"recovery,omitempty"`
+	// Failure is why: the last refusal, if an attempt of that workflow has noted one.
+	Failure *relay.Failure `json:"failure,omitempty"`
 }
 
 const statusSQL = `
@@ -34,7 +38,7 @@ leased AS (
 SELECT topic, coalesce(pending.events, 0) AS pending, coalesce(pending.oldest, 0),
        coalesce(dead.events, 0), coalesce(leased.lanes, 0)::int,
        coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''), t.paused_at,
-       CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
+       ` + recoveryOf + `, ` + wholeFailure + `
 FROM pending
 FULL JOIN dead USING (topic)
 FULL JOIN leased USING (topic)
@@ -52,7 +56,7 @@ func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 	}
 	topics, err := collect(ctx, s, func(row pgx.CollectableRow) (t TopicStatus, err error) {
 		err = row.Scan(&t.Topic, &t.Pending, &t.OldestAge, &t.Dead, &t.Leased,
-			&t.PausedBy, &t.PauseReason, &t.PausedAt, &t.Recovery)
+			&t.PausedBy, &t.PauseReason, &t.PausedAt, &t.Recovery, &t.Failure)
 		t.Topic = readableTopic(t.Topic)
 		return t, err
 	}, statusSQL)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
@@ -75,6 +76,10 @@ func TestCheckNamesTheRemedy(t *testing.T) {
 	}
 	require.NoError(t, check(t, stranger.String()))
 
+	o.exec(`ALTER TABLE outbox.topic RENAME COLUMN failing_since TO something_else`)
+	require.ErrorContains(t, check(t, base), `has no topic.failing_since: run "starter migrate"`)
+	o.exec(`ALTER TABLE outbox.topic RENAME COLUMN something_else TO failing_since`)
+
 	o.exec(`ALTER TABLE outbox.operation RENAME COLUMN next_after TO something_else`)
 	require.ErrorContains(t, check(t, base), `has no operation.next_after: run "starter migrate"`)
 
@@ -124,6 +129,7 @@ func TestTheRelayRoleSuffices(t *testing.T) {
 	require.NoError(t, s.forgetRefusals(t.Context()))
 	require.NoError(t, s.PauseTopic(t.Context(), "audit", "recovery", time.Minute))
 	require.NoError(t, s.PauseTopic(t.Context(), "audit", "recovery", time.Minute))
+	require.NoError(t, s.NoteFailure(t.Context(), "audit", "recovery", relay.Failure{Code: "NotFound"}, time.Minute))
 	require.NoError(t, s.ResumeTopic(t.Context(), "audit", "recovery"))
 	_, err = s.MakePartitions(t.Context(), 20, nil)
 	require.NoError(t, err)

@@ -27,7 +27,7 @@ SELECT k.topic, pending.events, pending.events = $1,
        CASE WHEN lanes.oldest IS NULL THEN 0 ELSE ` + safeAgeFrom + `lanes.oldest` + safeAgeTo + ` END,
        letters.events, letters.code, lanes.retrying,
        coalesce(left(t.paused_by, 100), ''), coalesce(left(t.pause_reason, 200), ''),
-       CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
+       ` + recoveryOf + `, ` + shortFailure + `
 FROM known k
 LEFT JOIN outbox.topic t USING (topic)
 CROSS JOIN LATERAL (
@@ -92,8 +92,12 @@ func (s *Store) sampleTopics(ctx context.Context) (topics []relay.TopicState, er
 
 func scanTopic(row pgx.CollectableRow) (t relay.TopicState, err error) {
 	var age float64
-	err = row.Scan(&t.Topic, &t.Pending, &t.Capped, &age, &t.Dead, &t.DeadCode, &t.Retrying, &t.PausedBy, &t.PauseReason, &t.Recovery)
+	var failure *relay.Failure
+	err = row.Scan(&t.Topic, &t.Pending, &t.Capped, &age, &t.Dead, &t.DeadCode, &t.Retrying, &t.PausedBy, &t.PauseReason, &t.Recovery, &failure)
 	t.Topic = readableTopic(t.Topic)
+	if failure != nil {
+		t.Failure = *failure
+	}
 	t.Oldest = time.Duration(age * float64(time.Second)).Truncate(time.Millisecond)
 	return t, err
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // StateNotPending is the state of an event that was published, or that never became
@@ -67,6 +69,8 @@ type LaneLife struct {
 	PausedBy    string   `json:"pausedBy,omitempty"`
 	PauseReason string   `json:"pauseReason,omitempty"`
 	Recovery    string   `json:"recovery,omitempty"` // workflow id
+	// Failure is why that workflow keeps the topic paused, if an attempt has noted it.
+	Failure *relay.Failure `json:"failure,omitempty"`
 }
 
 func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife, error) {
@@ -127,7 +131,7 @@ SELECT CASE WHEN l.leased_until >= now() THEN coalesce(split_part(l.claimed_by, 
        ARRAY(SELECT o.workflow_id FROM outbox.operation o
              WHERE l.reserved_until >= now() AND o.topic = l.topic AND o.finished_at IS NULL ORDER BY o.id LIMIT 5),
        coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''),
-       CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END
+       ` + recoveryOf + `, ` + wholeFailure + `
 FROM outbox.lane l LEFT JOIN outbox.topic t USING (topic)
 WHERE l.topic = $1 AND l.lane = $2`
 
@@ -154,6 +158,6 @@ func (s *Store) fillLife(ctx context.Context, e *EventLife) error {
 		return err
 	}
 	l := &e.LaneLife
-	_, err = pgx.ForEachRow(rows, []any{&l.RunID, &l.Retrying, &l.ReservedUntil, &l.Operations, &l.PausedBy, &l.PauseReason, &l.Recovery}, func() error { return nil })
+	_, err = pgx.ForEachRow(rows, []any{&l.RunID, &l.Retrying, &l.ReservedUntil, &l.Operations, &l.PausedBy, &l.PauseReason, &l.Recovery, &l.Failure}, func() error { return nil })
 	return err
 }

@@ -28,7 +28,27 @@ type TopicState struct {
 	// Recovery is the id of the workflow that keeps the topic paused, because its
 	// destination is broken.
 	Recovery string `json:"recovery,omitempty"`
+	// Failure is why, if an attempt of that workflow has said so. Its message is cut.
+	Failure Failure `json:"failure,omitzero"`
 }
+
+// Failure is the last refusal for which a topic's destination is taken for broken. Its times
+// are those of the database's clock.
+type Failure struct {
+	// Code is that of the refusal, as in PublishError, and Message the destination's text,
+	// cut to FailureText.
+	Code    string `json:"code"`
+	Message string `json:"message,omitempty"`
+	// Destination is the one that refuses. Empty if nobody knows.
+	Destination string `json:"destination,omitempty"`
+	// Since is when the topic was first left to its recovery.
+	Since time.Time `json:"since,omitzero"`
+	// Next is when the next attempt is due, or the one that is under way was due.
+	Next time.Time `json:"nextAttemptAt,omitzero"`
+}
+
+// FailureText is the most that is kept of a Failure's message, in bytes.
+const FailureText = 1000
 
 // CountMost is how far a topic's pending events and its dead letters are counted:
 // beyond it, it matters little how many more there are, and counting takes time.

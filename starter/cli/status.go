@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -45,10 +47,10 @@ A worker that was killed still counts as polling for a minute.`,
 				return err
 			}
 			defer store.Close()
-			relay, stop := watchRelay(cmd.Context(), taskQueue, watch)
+			watched, stop := watchRelay(cmd.Context(), taskQueue, watch)
 			defer stop()
 			for {
-				err := showStatus(cmd, store, relay, asJSON, watch)
+				err := showStatus(cmd, store, watched, asJSON, watch)
 				switch {
 				case watch && cmd.Context().Err() != nil: // interrupted
 					return nil
@@ -72,7 +74,7 @@ A worker that was killed still counts as polling for a minute.`,
 	return cmd
 }
 
-func showStatus(cmd *cobra.Command, store *postgres.Store, relay *relayWatch, asJSON, watch bool) error {
+func showStatus(cmd *cobra.Command, store *postgres.Store, watched *relayWatch, asJSON, watch bool) error {
 	topics, err := store.Status(cmd.Context())
 	if err != nil {
 		return err
@@ -85,7 +87,7 @@ func showStatus(cmd *cobra.Command, store *postgres.Store, relay *relayWatch, as
 	if err := errors.Join(enqueue.Failure(), enqueue.Warning()); err != nil {
 		missed = err.Error()
 	}
-	report := relay.report()
+	report := watched.report()
 	switch {
 	case asJSON:
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
@@ -136,7 +138,29 @@ func paused(s postgres.TopicStatus) string {
 		why = append(why, "by "+s.PausedBy+": "+s.PauseReason)
 	}
 	if s.Recovery != "" {
-		why = append(why, "by workflow "+s.Recovery)
+		why = append(why, "by workflow "+s.Recovery, failureText(s.Failure, failureWidth))
 	}
 	return strings.Join(why, "\n")
+}
+
+// failureWidth is how wide a destination's text may be in a table, in characters.
+const failureWidth = 80
+
+// failureText says why a recovery keeps its topic paused. Text of the destination is broken
+// into lines of so many characters; 0: it is not.
+func failureText(f *relay.Failure, width int) string {
+	if f == nil {
+		return "the reason is in its pending activity: no attempt has kept it with the topic"
+	}
+	lines := []string{f.Code}
+	if f.Message != "" {
+		lines[0] += ": " + f.Message
+	}
+	if width > 0 {
+		lines[0] = text.WrapSoft(lines[0], width)
+	}
+	if f.Destination != "" {
+		lines = append(lines, "refused by "+f.Destination)
+	}
+	return strings.Join(append(lines, "since "+instantText(f.Since)+", next attempt at "+instantText(f.Next)), "\n")
 }

@@ -127,7 +127,7 @@ func laneFields(l postgres.LaneLife) (fields [][2]string) {
 		fields = append(fields, [2]string{"paused", "by " + l.PausedBy + ": " + l.PauseReason})
 	}
 	if l.Recovery != "" {
-		fields = append(fields, [2]string{"recovery", link(l.Recovery)})
+		fields = append(fields, [2]string{"recovery", link(l.Recovery) + "\n" + failureText(l.Failure, 0)})
 	}
 	if l.ReservedUntil != nil {
 		text := "by an operation: no claim takes the lane before " + instantText(*l.ReservedUntil)
