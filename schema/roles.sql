@@ -38,7 +38,7 @@ GRANT SELECT, UPDATE ON outbox.sample, outbox.round TO outbox_relay;
 -- It looks whether the sequence of ids is behind the events.
 GRANT SELECT ON SEQUENCE outbox.event_id_seq TO outbox_relay;
 -- Who did what and why is written once; how far it is, as it goes on.
-GRANT SELECT, INSERT, UPDATE (workflow_id, done, next_after, lanes_after, holder, finished_at, outcome) ON outbox.operation TO outbox_relay;
+GRANT SELECT, INSERT, UPDATE (workflow_id, done, marked, took, next_after, lanes_after, holder, finished_at, outcome) ON outbox.operation TO outbox_relay;
 
 -- It makes the partitions of days to come and drops those that nobody needs any
 -- more, through functions that run as the owner.

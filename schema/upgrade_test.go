@@ -103,7 +103,7 @@ func (p *traffic) end() (longest time.Duration, committed int64) {
 // A lock that waits for an open transaction makes all later producers wait behind it.
 func TestMigrate_KeepsNoProducerWaitingBehindAnOpenTransaction(t *testing.T) {
 	const open = 2 * time.Second
-	for _, name := range []string{"valid_events", "pending_index_in_c", "pending_in_c"} {
+	for _, name := range []string{"valid_events", "pending_index_in_c", "pending_in_c", "operation_marks"} {
 		t.Run(name, func(t *testing.T) {
 			pool := empty(t)
 			migrateUntil(t, pool, name)

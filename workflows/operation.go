@@ -72,7 +72,7 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 		_ = workflow.Sleep(ctx, againAfter)
 	}
 	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
-	workflow.SetCurrentDetails(free, fmt.Sprintf("%s: %d events, %s.", in.Kind, r.Done, outcome(err)))
+	workflow.SetCurrentDetails(free, fmt.Sprintf("%s: %d events %s, %s.", in.Kind, r.Done, moved(in.Kind), outcome(err)))
 	return r, err
 }
 
@@ -119,6 +119,14 @@ func outcome(err error) string {
 		return failure.Message()
 	}
 	return err.Error()
+}
+
+// moved is what has become of an event that an operation of a kind has moved.
+func moved(kind string) string {
+	if kind == relay.Discard {
+		return "discarded"
+	}
+	return "pending again"
 }
 
 func details(in OperationInput, done int64) string {

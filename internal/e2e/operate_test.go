@@ -223,6 +223,9 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 		{with("replay", "orders", "--all", "--rate", "-Inf"), 2, "--rate is -Inf"},
 		{[]string{"dead", "redrive", "orders", "--all", "--reason", "x"}, 2, "add --yes"},
 		{with("dead", "redrive", "orders"), 2, "or say --all"},
+		{with("dead", "redrive", "orders", "--all", "--wait", "0s"), 2, "--wait is 0s"},
+		{with("replay", "orders", "--all", "--wait", "1s", "--no-wait"), 2, "--wait or --no-wait"},
+		{with("dead", "discard", "orders", "--all", "--no-wait"), 2, "unknown flag: --no-wait"},
 		{with("dead", "discard", "orders"), 2, "or say --all"},
 		{with("dead", "discard", "odrers", "--all"), 2, `unknown topic "odrers"`},
 		{with("dead", "discard", "orders", "--event-id", "4711"), 2, "--event-id: parse event id"},
@@ -385,7 +388,7 @@ func TestRedriveAndReplayGoOnWhateverIsKilledAndEndCompleteAndInOrder(t *testing
 // interrupted gives a command, kills it and the worker on the way, and gives it again.
 func (o *outbox) interrupted(w *worker, n int, args ...string) *worker {
 	o.t.Helper()
-	args = append(args, "--by", "ada", "--reason", "a test", "--yes")
+	args = append(args, "--by", "ada", "--reason", "a test", "--yes", "--wait", "5m")
 	cmd := exec.CommandContext(o.t.Context(), filepath.Join(o.programs, "starter"), args...)
 	cmd.Env = o.env
 	require.NoError(o.t, cmd.Start())

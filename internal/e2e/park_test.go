@@ -95,7 +95,7 @@ func TestParkingEndsWhileServicesWriteAndEachKeyArrivesInOrderOnceTheDestination
 	// What comes behind a dead letter of its key has become one too.
 	o.drained(time.Minute)
 	for o.count(`SELECT count(*) FROM outbox.dead_letter`) > 0 {
-		commandJSON[operated](o, "dead", "redrive", "orders", "--all", "--by", "ada", "--reason", "the key is back", "--yes")
+		commandJSON[operated](o, "dead", "redrive", "orders", "--all", "--by", "ada", "--reason", "the key is back", "--yes", "--no-wait")
 		o.drained(time.Minute)
 	}
 	got := q.receive(written, time.Minute)

@@ -118,7 +118,8 @@ func TestNoPayloadNoAttributeAndNoSecretIsReadableWhereItDoesNotBelong(t *testin
 
 	// Redriven, replayed, discarded.
 	back := newQueue(t, q.name)
-	seen.run(o, 0, append([]string{"dead", "redrive", "orders", "--all"}, why...)...)
+	again := seen.run(o, 1, append([]string{"dead", "redrive", "orders", "--all"}, why...)...)
+	require.Contains(t, again.out, "0 pending, 2 dead again", "those that were refused one by one")
 	o.drained(60 * time.Second)
 	back.receive(n, 30*time.Second)
 	seen.run(o, 0, append([]string{"replay", "orders", "--all"}, why...)...)

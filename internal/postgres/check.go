@@ -47,6 +47,8 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('column', 'operation.workflow_id', 'UPDATE'), ('column', 'operation.done', 'UPDATE'), ('column', 'operation.holder', 'UPDATE'),
     ('column', 'operation.next_after', 'UPDATE'), ('column', 'operation.lanes_after', 'UPDATE'),
     ('column', 'operation.finished_at', 'UPDATE'), ('column', 'operation.outcome', 'UPDATE'),
+    ('column', 'operation.marked', 'UPDATE'), ('column', 'operation.took', 'UPDATE'),
+    ('column', 'pending.operation', 'INSERT'), ('column', 'dead_letter.operation', 'INSERT'),
     ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
     ('function', 'caught()', 'EXECUTE'), ('function', 'delete_caught(date, bigint)', 'EXECUTE')),
 found AS (

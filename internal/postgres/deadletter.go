@@ -41,17 +41,17 @@ gone AS (
             SELECT p.ctid FROM outbox.pending p
             WHERE p.topic = $1 AND p.lane = dead.lane AND p.id = dead.id AND p.replay = dead.replay AND p.created_at = dead.created_at
             LIMIT 1) found))
-    RETURNING lane, id, replay, created_at, bytes),
+    RETURNING lane, id, replay, created_at, bytes, operation),
 forgotten AS (
     DELETE FROM outbox.refusal r USING dead
     WHERE r.topic = $1 AND r.lane = dead.lane AND r.id = dead.id AND r.replay = dead.replay
     RETURNING r.lane, r.id, r.replay, CASE WHEN coalesce(r.created_at, dead.created_at) = dead.created_at THEN r.attempts END AS attempts),
 moved AS (
     INSERT INTO outbox.dead_letter
-        (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id)
+        (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id, operation)
     SELECT $1, lane, id, gone.created_at, bytes, replay,
            coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at AND e.id <> ALL ($10::bigint[])), ''),
-           dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8
+           dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8, coalesce(operation, 0)
     FROM gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
     WHERE NOT EXISTS (SELECT FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = gone.lane AND d.id = gone.id AND d.replay = gone.replay))
 SELECT (SELECT count(*) FROM mine), (SELECT coalesce(min(id), 0) FROM taken)`

@@ -35,6 +35,16 @@ WHERE ` + idle + `
 ORDER BY topic, lane
 FOR NO KEY UPDATE`
 
+// countedSQL counts the dead letters that a statement has moved (gone). It notes which
+// operations had moved them before: those cannot tell any more what became of them.
+const countedSQL = `
+    UPDATE outbox.operation o
+    SET done = done + (SELECT count(*) FROM gone), marked = marked + (SELECT count(*) FROM gone),
+        took = ARRAY(SELECT unnest(o.took) UNION
+                     SELECT coalesce(nullif(gone.operation, 0), gone.replay) FROM gone
+                     WHERE gone.operation > 0 OR gone.replay > 0 ORDER BY 1)
+    WHERE id = $1`
+
 // redriveSQL makes dead letters pending again, and what was blocked behind them. It is
 // a statement of its own behind idleSQL, so that it sees what the lanes' last batch
 // has left. What has died again since it was chosen is left alone. It fails if a pending
@@ -62,11 +72,11 @@ gone AS (
             SELECT d.ctid FROM outbox.dead_letter d
             WHERE d.topic = $2 AND d.lane = chosen.lane AND d.id = chosen.id AND d.replay = chosen.replay
             LIMIT 1) found))
-    RETURNING lane, id, created_at, bytes, replay),
+    RETURNING lane, id, created_at, bytes, replay, operation),
 back AS (
-    INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)
-    SELECT $2, lane, id, created_at, bytes, replay FROM gone),
-counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
+    INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay, operation)
+    SELECT $2, lane, id, created_at, bytes, replay, $1 FROM gone),
+counted AS (` + countedSQL + `)
 SELECT lane, min(id), count(*) FROM gone GROUP BY lane`
 
 // discardSQL drops dead letters, and keeps on record which. A dead letter stays if the record
@@ -89,7 +99,7 @@ kept AS (
     INSERT INTO outbox.discarded (topic, lane, id, created_at, replay, code, message, dead_at, operation)
     SELECT topic, lane, id, created_at, replay, code, message, dead_at, $1 FROM gone
     ON CONFLICT DO NOTHING),
-counted AS (UPDATE outbox.operation SET done = done + (SELECT count(*) FROM gone) WHERE id = $1)
+counted AS (` + countedSQL + `)
 SELECT lane, 0::bigint, count(*) FROM gone GROUP BY lane`
 
 // takenSQL finds the first dead letter that discardSQL has left because of its id.

@@ -454,6 +454,7 @@ func TestOperationsNeedNoMoreThanTheRightsOfTheRelayRole(t *testing.T) {
 	o.drain(lease)
 	require.Equal(t, 5, o.operate(relay.Replay, relay.Selection{}, 10))
 	require.NoError(t, o.Reserve(t.Context(), "orders", []int16{1}, time.Second))
+	require.EqualValues(t, 5, o.delivered(o.last()).Pending)
 }
 
 func TestASelectionOfAnOperationThatBeganLongAgoIsStillThatOfItsBeginning(t *testing.T) {

@@ -30,11 +30,11 @@ gone AS (
             WHERE p.topic = $1 AND p.lane = free.lane
               AND NOT EXISTS (SELECT FROM outbox.dead_letter d
                               WHERE d.topic = $1 AND d.lane = p.lane AND d.id = p.id AND d.replay = p.replay) LIMIT 100) p))
-    RETURNING lane, id, created_at, bytes, replay)
-INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id)
+    RETURNING lane, id, created_at, bytes, replay, operation)
+INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id, operation)
 SELECT $1, lane, id, created_at, bytes, replay,
        coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at LIMIT 1), ''),
-       '` + relay.CodeInvalidCharacter + `', $2, 1, $3
+       '` + relay.CodeInvalidCharacter + `', $2, 1, $3, coalesce(operation, 0)
 FROM gone`
 
 // buryUnreadable takes the lanes of topics that are not valid UTF-8 out of those that wait,
@@ -206,14 +206,14 @@ gone AS (
         WHERE p.topic = (SELECT name FROM topic)
           AND NOT EXISTS (SELECT FROM outbox.dead_letter d
                           WHERE d.topic = encode($1::bytea, 'escape') AND d.lane = p.lane AND d.id = p.id AND d.replay = p.replay) LIMIT 10000))
-    RETURNING lane, id, created_at, bytes, replay),
+    RETURNING lane, id, created_at, bytes, replay, operation),
 known AS (
     INSERT INTO outbox.lane (topic, lane)
     SELECT encode($1::bytea, 'escape'), n FROM generate_series(0, $4 - 1) n
     ORDER BY n
     ON CONFLICT DO NOTHING)
-INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, code, message, attempts, workflow_id)
-SELECT encode($1::bytea, 'escape'), lane, id, created_at, bytes, replay, '` + relay.CodeInvalidCharacter + `', $2, 1, $3
+INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, code, message, attempts, workflow_id, operation)
+SELECT encode($1::bytea, 'escape'), lane, id, created_at, bytes, replay, '` + relay.CodeInvalidCharacter + `', $2, 1, $3, coalesce(operation, 0)
 FROM gone`
 
 // setAside takes topics that the server cannot convert to UTF-8 out of the way of all

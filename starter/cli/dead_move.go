@@ -22,7 +22,10 @@ follow in order. An event that is refused again is a dead letter again. Where on
 dead letter of its key dies again.
 
 Runs as a workflow that goes on if this command ends; the same command given again
-follows it.`,
+follows it. When all dead letters are pending again, the command waits, for --wait, until
+each is published or dead again, and says how many are and why. Its status is 1 if some
+died again, or if it is not known of all that they were published. With --no-wait it
+ends when they are pending again.`,
 		Example: `  starter dead redrive orders --all --dry-run
   starter dead redrive orders --code AccessDenied --reason "policy repaired" --yes
   starter dead redrive orders --key customer-4711 --reason "fixed by hand"`,

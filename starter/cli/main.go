@@ -46,7 +46,7 @@ temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE, _API_KEY, _TLS_... With
 TEMPORAL_UI_URL set, workflows are shown as links.
 
 Exit status: 0 done; 1 failed, because the database or Temporal did, or it was not
-confirmed; 2 what was asked for makes no sense, and nothing was done; 3 nothing
+confirmed, or events of a redrive or replay died again; 2 what was asked for makes no sense, and nothing was done; 3 nothing
 matches, and nothing was done.`,
 		Version:       telemetry.ReadBuild().String(),
 		SilenceErrors: true,

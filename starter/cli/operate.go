@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -30,6 +31,7 @@ type operation struct {
 	asJSON    bool
 	perSecond float64
 	taskQueue string
+	outcome   outcome
 }
 
 // who says who does something and why.
@@ -54,6 +56,9 @@ func (w *who) check() error {
 func (o *operation) flags(cmd *cobra.Command) {
 	o.selector.flags(cmd, o.kind != relay.Replay)
 	o.who.flags(cmd)
+	if pends(o.kind) {
+		o.outcome.flags(cmd)
+	}
 	f := cmd.Flags()
 	f.BoolVar(&o.all, "all", false, "all "+o.nouns+" of the topic")
 	f.BoolVar(&o.dryRun, "dry-run", false, "count, and change nothing")
@@ -75,6 +80,8 @@ type report struct {
 	Joined     bool   `json:"joined,omitempty"` // the same was under way already
 	Done       int64  `json:"done"`
 	Outcome    string `json:"outcome,omitempty"`
+	// Delivered is what became of the events that were made pending, if that was followed.
+	Delivered *relay.Delivered `json:"delivered,omitempty"`
 }
 
 // counter counts what is selected of a topic.
@@ -98,6 +105,11 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 		return misuse("select what to %s, as by --key or --event-id, or say --all", o.kind)
 	case !(o.perSecond >= 0) || math.IsInf(o.perSecond, 0): // what is no number is not less than 0
 		return misuse("--rate is %g: give a number that is not negative", o.perSecond)
+	}
+	if pends(o.kind) {
+		if err := o.outcome.check(cmd); err != nil {
+			return err
+		}
 	}
 	ctx := cmd.Context()
 	if !o.dryRun {
@@ -134,12 +146,16 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 	}
 	r := report{Kind: o.kind, Topic: topic, Matched: u.Matched, Operation: u.ID, WorkflowID: u.WorkflowID, Joined: joined, Done: u.Done}
 	fmt.Fprintf(cmd.ErrOrStderr(), "workflow %s does it\n", link(u.WorkflowID))
-	if !o.detach {
-		if err := follow(ctx, cmd.ErrOrStderr(), store, c, run, &r); err != nil {
-			return err
-		}
+	if o.detach {
+		return o.print(cmd.OutOrStdout(), r)
 	}
-	return o.print(cmd.OutOrStdout(), r)
+	if err := follow(ctx, cmd.ErrOrStderr(), store, c, run, &r); err != nil {
+		return err
+	}
+	if pends(o.kind) && !o.outcome.none {
+		err = o.outcome.follow(ctx, cmd.ErrOrStderr(), store, &r)
+	}
+	return errors.Join(o.print(cmd.OutOrStdout(), r), err)
 }
 
 func (o *operation) count(cmd *cobra.Command, store *postgres.Store, topic string, chosen relay.Selection, count counter) (counted, error) {
@@ -165,6 +181,15 @@ func (o *operation) print(out io.Writer, r report) error {
 		_, err := fmt.Fprintf(out, "operation %d is under way\n", r.Operation)
 		return err
 	}
-	_, err := fmt.Fprintf(out, "%s: %d %s of %s\n", r.Outcome, r.Done, o.nouns, r.Topic)
-	return err
+	text := fmt.Sprintf("%s: %d %s of %s", r.Outcome, r.Done, o.nouns, r.Topic)
+	if pends(o.kind) {
+		text += " pending again"
+	}
+	if _, err := fmt.Fprintln(out, text); err != nil {
+		return err
+	}
+	if r.Delivered != nil {
+		printDelivered(out, r.Kind, *r.Delivered)
+	}
+	return nil
 }

@@ -27,7 +27,10 @@ outbox.event did not fire, is published for the first time. Select by key, type,
 time, or say --all.
 
 Runs as a workflow that goes on if this command ends; the same command given again
-while it does follows it. Given again later, it replays again.`,
+while it does follows it. Given again later, it replays again. When all events are pending
+again, the command waits, for --wait, until each is published or dead, and says how many
+are and why. Its status is 1 if some died, or if it is not known of all that they were
+published. With --no-wait it ends when they are pending again.`,
 		Example: `  starter replay orders --since 2026-01-31T15:00:00Z --until 2026-01-31T16:00:00Z --dry-run
   starter replay orders --key customer-4711 --reason "billing lost its database" --yes
   starter replay orders --type OrderPlaced --since 2h --rate 200 --reason "new consumer"`,

@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// waitForOutcome is how long a command waits, unless told otherwise, for the outcome of the
+// events that it has made pending again.
+const waitForOutcome = time.Minute
+
+// lookEvery is how often it looks. A look reads all that is pending of the topic, so that the
+// pause after one is ten times as long as it took.
+const lookEvery = 500 * time.Millisecond
+
+// outcome is until when an operation is followed after its events are pending again.
+type outcome struct {
+	wait time.Duration
+	none bool
+}
+
+func (o *outcome) flags(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&o.wait, "wait", waitForOutcome, "how long to wait, once all events are pending again, until each is published or dead again")
+	cmd.Flags().BoolVar(&o.none, "no-wait", false, "end when all events are pending again")
+}
+
+func (o *outcome) check(cmd *cobra.Command) error {
+	switch {
+	case o.none && cmd.Flags().Changed("wait"):
+		return misuse("give --wait or --no-wait, and not both")
+	case !o.none && o.wait <= 0:
+		return misuse("--wait is %s: give a time that is longer than 0, or --no-wait", o.wait)
+	}
+	return nil
+}
+
+// pends reports whether a kind of operation makes events pending, whose outcome then follows.
+func pends(kind string) bool { return kind == relay.Redrive || kind == relay.Replay }
+
+// follow looks for what became of an operation's events, until each has an outcome or the
+// time is over. It says what it sees, and notes it in r. It returns an error unless all
+// events were published.
+func (o *outcome) follow(ctx context.Context, out io.Writer, store *postgres.Store, r *report) error {
+	database := outage{what: "the database", say: func(text string) { fmt.Fprintln(out, text) }}
+	said := time.Now()
+	var last, why string
+	for until := time.Now().Add(o.wait); ; {
+		began := time.Now()
+		d, err := store.Delivered(ctx, r.Operation)
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("no longer followed: %d events of %s are pending again, and what becomes of them is not known yet: see %q and %q",
+				r.Done, r.Topic, "starter status", "starter dead list "+r.Topic)
+		case err == nil:
+			r.Delivered = &d
+		case time.Now().After(until):
+			return fmt.Errorf("%d events of %s are pending again, and what became of them is not known: %w", r.Done, r.Topic, err)
+		}
+		if database.seen(err); err == nil {
+			if d.Over() || time.Now().After(until) {
+				return unconfirmed(r, o.wait)
+			}
+			if d.Why != "" && d.Why != why {
+				why = d.Why
+				fmt.Fprintf(out, "%d events are pending: %s\n", d.Pending, why)
+			}
+			if text := deliveredText(r.Kind, d); text != last && time.Since(said) > 2*time.Second {
+				last, said = text, time.Now()
+				fmt.Fprintln(out, text)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(min(max(lookEvery, 10*time.Since(began)), max(lookEvery, time.Until(until)))):
+		}
+	}
+}
+
+// unconfirmed is nil if all events of an operation are known to have been published.
+func unconfirmed(r *report, waited time.Duration) error {
+	d := r.Delivered
+	switch {
+	case d.Confirmed():
+		return nil
+	case d.Dead > 0:
+		return fmt.Errorf("%d of %d events of %s died: see %q", d.Dead, r.Done, r.Topic, "starter dead list "+r.Topic)
+	case d.Pending > 0:
+		return fmt.Errorf("%d of %d events of %s are still pending after %s: they are published when they can be: see %q",
+			d.Pending, r.Done, r.Topic, waited, "starter status")
+	case len(d.Taken) > 0:
+		return fmt.Errorf("what became of all %d events of %s is not known: another operation has moved dead letters of these since: %d", r.Done, r.Topic, d.Taken)
+	}
+	return fmt.Errorf("what became of %d of %d events of %s is not known: a worker of an earlier version has moved them, or made dead letters: see %q",
+		d.NotKnown, r.Done, r.Topic, "starter dead list "+r.Topic)
+}
+
+// deliveredText says how many events arrived, wait and died.
+func deliveredText(kind string, d relay.Delivered) string {
+	text := fmt.Sprintf("%d published, %d pending, %d dead", d.Published, d.Pending, d.Dead)
+	if kind == relay.Redrive {
+		text += " again"
+	}
+	if d.NotKnown > 0 {
+		text += fmt.Sprintf(", %d not known", d.NotKnown)
+	}
+	if len(d.Taken) > 0 {
+		text += fmt.Sprintf("; of the published ones, operations %d may have moved some again", d.Taken)
+	}
+	return text
+}
+
+// printDelivered prints what became of the events, and why some died.
+func printDelivered(out io.Writer, kind string, d relay.Delivered) {
+	fmt.Fprintln(out, deliveredText(kind, d))
+	if d.Why != "" {
+		fmt.Fprintln(out, "  pending:", d.Why)
+	}
+	shown := int64(0)
+	for _, c := range d.Causes {
+		fmt.Fprintf(out, "  %d died of %s: %s\n", c.Events, c.Code, c.Message)
+		shown += c.Events
+	}
+	if shown < d.Dead {
+		fmt.Fprintf(out, "  %d died of other codes\n", d.Dead-shown)
+	}
+}
