@@ -45,6 +45,7 @@ type Store interface {
 	DeferTurn(ctx context.Context, by string, wait time.Duration) error
 	Topics(ctx context.Context) ([]relay.TopicState, error)
 	OperationStore
+	AskStore
 }
 
 // Publisher sends events to their destination. internal/publish implements it.
@@ -81,6 +82,9 @@ type Config struct {
 	Topics map[string]TopicPolicy
 	// Metrics is told what happens. Default: nobody is.
 	Metrics Metrics
+	// Running reports whether Temporal knows a workflow, and whether it runs. Default: nobody
+	// can tell, and an operation on record is taken for one that is under way.
+	Running func(ctx context.Context, workflowID string) (found, running bool, err error)
 }
 
 // Activities are the relay's activities. Register the struct without a name

@@ -30,6 +30,15 @@ const (
 	// TypeOperationElsewhere: an operation on record is not where this attempt believed it
 	// to be. The next attempt reads the place on record.
 	TypeOperationElsewhere = "OperationElsewhere"
+	// TypeInvalidOperation: the input of an Operation that somebody has typed is wrong. Its text
+	// says how. Nothing was changed. This and the next three are not retried.
+	TypeInvalidOperation = "InvalidOperation"
+	// TypeNothingMatches: nothing is there of what such an input selects.
+	TypeNothingMatches = "NothingMatches"
+	// TypeOperationUnderWay: another workflow does the same already.
+	TypeOperationUnderWay = "OperationUnderWay"
+	// TypeOperationAskedBefore: an earlier workflow of the same id did it.
+	TypeOperationAskedBefore = "OperationAskedBefore"
 )
 
 // maxFailureText caps a failure's text. Temporal replaces a failure of more than
@@ -63,6 +72,9 @@ func failure(ctx context.Context, err error, details any) error {
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeOperationOver, o)
 	case errors.Is(err, relay.ErrOperationElsewhere):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeOperationElsewhere, o)
+	case asking(err) != "":
+		o.NonRetryable = true
+		return temporal.NewApplicationErrorWithOptions(text(err), asking(err), o)
 	case errors.Is(err, relay.ErrStopped):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeStopped, o)
 	case errors.As(err, &refused):
@@ -76,6 +88,25 @@ func failure(ctx context.Context, err error, details any) error {
 		}
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeDatabase, o)
 	}
+}
+
+// asking is the type of a failure by which an operation that somebody asks for does not
+// begin; "" for any other.
+func asking(err error) string {
+	var form *formError
+	var overtaking *relay.OvertakingError
+	var nothing *relay.NothingError
+	switch {
+	case errors.As(err, &form), errors.As(err, &overtaking), errors.Is(err, relay.ErrUnknownTopic):
+		return TypeInvalidOperation
+	case errors.As(err, &nothing):
+		return TypeNothingMatches
+	case errors.Is(err, relay.ErrSameUnderWay):
+		return TypeOperationUnderWay
+	case errors.Is(err, relay.ErrAskedBefore):
+		return TypeOperationAskedBefore
+	}
+	return ""
 }
 
 // databaseDelay is the pause before the attempt that follows one of that number, after

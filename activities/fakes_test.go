@@ -31,6 +31,7 @@ type noted struct {
 // internal/postgres.
 type store struct {
 	OperationStore // what the tests of operations put there
+	AskStore       // and those of what is asked for
 
 	mu       sync.Mutex
 	pending  []relay.Event // ascending

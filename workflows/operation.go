@@ -1,6 +1,8 @@
 package workflows
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
@@ -13,7 +15,8 @@ import (
 )
 
 // OperationInput names an operation that is on record in outbox.operation. What it
-// selects stays there: a key may say more than a history should keep.
+// selects stays there: a key may say more than a history should keep. Without an operation's
+// number it is a form: what somebody has typed into Temporal's Start Workflow form.
 type OperationInput struct {
 	Operation int64  `json:"operation"`
 	Kind      string `json:"kind"`
@@ -23,12 +26,44 @@ type OperationInput struct {
 	PerSecond float64 `json:"perSecond,omitempty"`
 	// Began is when its first run did, once it continues as new.
 	Began time.Time `json:"began,omitzero"`
+	// Asked is what came of the form, once it is on record.
+	Asked *activities.AskResult `json:"asked,omitempty"`
+	// Form is what was typed. It is instead of all the others.
+	Form json.RawMessage `json:"-"`
+}
+
+// UnmarshalJSON reads either. It refuses nothing, so that AskOperation can say what is
+// wrong with a form.
+func (in *OperationInput) UnmarshalJSON(typed []byte) error {
+	type plain OperationInput
+	var p plain
+	if err := json.Unmarshal(typed, &p); err != nil || p.Operation == 0 {
+		*in = OperationInput{Form: bytes.Clone(typed)}
+		return nil //nolint:nilerr // AskOperation says it
+	}
+	*in = OperationInput(p)
+	return nil
+}
+
+// MarshalJSON writes what UnmarshalJSON reads.
+func (in OperationInput) MarshalJSON() ([]byte, error) {
+	if in.Operation == 0 && len(in.Form) > 0 {
+		return in.Form, nil
+	}
+	type plain OperationInput
+	return json.Marshal(plain(in))
 }
 
 // OperationResult says how an operation ended.
 type OperationResult struct {
 	Done   int64  `json:"done"`   // events moved
 	Lasted string `json:"lasted"` // over all its runs
+	// Text says what happened, of an operation that somebody has asked for with a form.
+	Text string `json:"text,omitempty"`
+	// Asked is what was asked for, and put on record.
+	Asked *activities.AskResult `json:"asked,omitempty"`
+	// Delivered is what became of the events that were made pending, if that was followed.
+	Delivered *relay.Delivered `json:"delivered,omitempty"`
 }
 
 // OperationIDPrefix is what the workflow ids of a topic's operations begin with; the
@@ -44,9 +79,18 @@ func OperationIDPrefix(taskQueue, kind, topic string) string {
 // Operation does to many events what an operator asked for: redrive or discard dead
 // letters, or replay what was published. It goes on whatever becomes of the terminal
 // that started it. Cancelling it leaves done what is done.
+//
+// An operator may start it by hand, with a form as its input: see docs/temporal-ui.md. It
+// then checks and counts first, puts on record who and why, and follows the events to their
+// outcome. A form may also pause or resume a topic.
 func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err error) {
 	if in.Began.IsZero() {
 		in.Began = workflow.GetInfo(ctx).WorkflowStartTime
+	}
+	if in.Operation == 0 && workflow.GetVersion(ctx, changeForm, workflow.DefaultVersion, 1) != workflow.DefaultVersion {
+		if in, err = ask(ctx, in); err != nil || in.Asked.Over {
+			return ended(ctx, in), err
+		}
 	}
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	var done activities.OperateResult
@@ -72,7 +116,17 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 		_ = workflow.Sleep(ctx, againAfter)
 	}
 	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
-	workflow.SetCurrentDetails(free, fmt.Sprintf("%s: %d events %s, %s.", in.Kind, r.Done, moved(in.Kind), outcome(err)))
+	r.Text = fmt.Sprintf("%s: %d events %s, %s.", in.Kind, r.Done, moved(in.Kind), outcome(err))
+	workflow.SetCurrentDetails(free, r.Text)
+	if in.Asked == nil {
+		r.Text = ""
+		return r, err
+	}
+	r.Asked = in.Asked
+	if err == nil {
+		r.follow(ctx, in)
+		workflow.SetCurrentDetails(free, escape(r.Text, maxDetails))
+	}
 	return r, err
 }
 

@@ -72,6 +72,13 @@ const (
 	OperateFor = 15 * time.Second
 	// operateTimeout leaves time to wait for lanes whose batch takes its longest.
 	operateTimeout = 10 * time.Minute
+	// askTimeout leaves time to count what a form selects: a replay reads all events of its
+	// time range.
+	askTimeout = 30 * time.Minute
+	// FollowFor is how long a form's operation looks for the outcome of the events that it has
+	// made pending, and followTimeout how long it tries to.
+	FollowFor     = time.Minute
+	followTimeout = 2 * time.Minute
 )
 
 const (
@@ -87,6 +94,8 @@ const (
 	// maxSummary is how long a summary may be, in bytes: Temporal refuses one of more
 	// than 400 (limit.userMetadataSummarySize).
 	maxSummary = 380
+	// maxMemo is how long a name or a reason may be in a memo, in bytes.
+	maxMemo = 200
 	// againAfter is the pause before an operation goes on whose end found another record.
 	againAfter = 5 * time.Second
 	// maxHistory is the length at which a run continues as new, with the deadline
@@ -185,6 +194,27 @@ func operateOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
 		WaitForCancellation: true,
 		Summary:             in.Kind + " " + in.Topic,
+	})
+}
+
+func askOptions(ctx workflow.Context) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: askTimeout,
+		HeartbeatTimeout:    timing.HeartbeatTimeout,
+		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
+		WaitForCancellation: true, // it may have put an operation on record
+		Summary:             "check, count, and put on record",
+	})
+}
+
+// followOptions give up in the end: the operation is done already.
+func followOptions(ctx workflow.Context, in OperationInput) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		ScheduleToCloseTimeout: followTimeout,
+		StartToCloseTimeout:    followTimeout,
+		HeartbeatTimeout:       timing.HeartbeatTimeout,
+		RetryPolicy:            retries(timing.RetryFirst, timing.RetryMost),
+		Summary:                cut("follow "+in.Kind+" of "+in.Topic, maxSummary),
 	})
 }
 

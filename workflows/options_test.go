@@ -77,7 +77,7 @@ func TestNamesInHistoriesArePermanent(t *testing.T) {
 		names = append(names, kind.Method(i).Name)
 	}
 	require.Equal(t, []string{
-		"ClaimBatches", "Discard", "DropExpiredPartitions", "EndOperation", "EnsurePartitions", "OutboxStats", "PublishBatch",
+		"AskOperation", "ClaimBatches", "Discard", "DropExpiredPartitions", "EndOperation", "EnsurePartitions", "FollowOperation", "OutboxStats", "PublishBatch",
 		"Redrive", "ReleaseBatch", "Replay", "ResumeTopic",
 	}, names)
 	require.Equal(t, "park", UpdatePark)

@@ -85,7 +85,7 @@ func TestRedriveAndReplay_SayHowManyArrivedAndHowManyDiedAgain(t *testing.T) {
 func (o *outbox) deadBesideRelay(n int) {
 	o.t.Helper()
 	o.exec(fmt.Sprintf(`
-		INSERT INTO outbox.event (topic, key, type, payload) SELECT 'orders', 'key-' || n, 'Tested', 'e-' || n FROM generate_series(1, %d) n;
+		INSERT INTO outbox.event (topic, key, type, payload) SELECT 'orders', 'key-' || n, 'Tested', 'e-' || gen_random_uuid() FROM generate_series(1, %d) n;
 		INSERT INTO outbox.lane (topic, lane) SELECT DISTINCT topic, lane FROM outbox.pending ON CONFLICT DO NOTHING;
 		WITH gone AS (DELETE FROM outbox.pending RETURNING topic, lane, id, created_at, bytes)
 		INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id, key, operation)

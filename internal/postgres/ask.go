@@ -44,3 +44,85 @@ func (s *Store) Ask(ctx context.Context, o relay.Operation) (id int64, joined bo
 	}
 	return id, joined, nil
 }
+
+// oneAtATimeSQL has two attempts of a workflow ask one after the other, until the
+// transaction ends: the second one finds the record of the first.
+const oneAtATimeSQL = `SELECT pg_advisory_xact_lock(hashtextextended('outbox/operation/' || $1, 0))`
+
+// askedBySQL finds what the workflow of an id has asked for, first of all the same run.
+const askedBySQL = `
+SELECT id, run_id FROM outbox.operation
+WHERE workflow_id = $1 AND run_id <> ''
+ORDER BY run_id <> $2, id DESC LIMIT 1`
+
+// askedBy returns what the workflow of o has asked for: its number, 0 if it is nothing, and
+// whether it was the same run. It keeps other attempts of the workflow waiting.
+func askedBy(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, sameRun bool, err error) {
+	if _, err := tx.Exec(ctx, oneAtATimeSQL, o.WorkflowID); err != nil {
+		return 0, false, err
+	}
+	var run string
+	err = tx.QueryRow(ctx, askedBySQL, o.WorkflowID, o.RunID).Scan(&id, &run)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false, nil
+	}
+	return id, run == o.RunID, err
+}
+
+// AskedBy returns what a workflow that somebody has started by hand has asked for, if it has:
+// another attempt of it then goes on with that. The error wraps relay.ErrAskedBefore if it
+// was an earlier workflow of the same id.
+func (s *Store) AskedBy(ctx context.Context, o relay.Operation) (u relay.UnderWay, found bool, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	var id int64
+	var sameRun bool
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		id, sameRun, err = askedBy(ctx, tx, o)
+		return err
+	})
+	if err != nil || id == 0 {
+		return u, false, err
+	}
+	if u, err = s.Operation(ctx, id); err == nil && !sameRun {
+		err = relay.ErrAskedBefore
+	}
+	return u, true, err
+}
+
+// BeginAsked puts on record what a workflow asks for that somebody has started by hand, and
+// returns the operation. Another attempt of the workflow, and a run to which it was reset,
+// get the same one, however far it is. The error wraps relay.ErrAskedBefore if an earlier
+// workflow of the same id has asked for an operation, or relay.ErrSameUnderWay if another
+// workflow does the same already; then the operation is that one.
+func (s *Store) BeginAsked(ctx context.Context, o relay.Operation) (relay.UnderWay, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	o.By, o.Reason = s.text(o.By), s.text(o.Reason)
+	var id int64
+	var joined, sameRun bool
+	err := pgx.ErrNoRows
+	for errors.Is(err, pgx.ErrNoRows) { // what was under way has just ended
+		err = s.record(ctx, func(tx pgx.Tx) (err error) {
+			if id, sameRun, err = askedBy(ctx, tx, o); err != nil || id != 0 {
+				return err
+			}
+			sameRun = true
+			id, joined, err = beginOperation(ctx, tx, o)
+			return err
+		})
+	}
+	if err != nil {
+		return relay.UnderWay{}, fmt.Errorf("put the operation on record: %w", err)
+	}
+	u, err := s.Operation(ctx, id)
+	switch {
+	case err != nil:
+		return u, err
+	case !sameRun:
+		return u, relay.ErrAskedBefore
+	case joined:
+		return u, relay.ErrSameUnderWay
+	}
+	return u, nil
+}

@@ -8,14 +8,15 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/outbox"
 )
 
 // Progress learns which part, from 0 to 1, of what may have to be read has been read.
 // It may be nil.
-type Progress func(part float64)
+type Progress = relay.Progress
 
-func (p Progress) read(events, all int64) {
+func read(p Progress, events, all int64) {
 	if p != nil {
 		p(min(1, float64(events)/float64(max(1, all))))
 	}
@@ -97,7 +98,7 @@ func (l *search) through(first, last int64) (found []EventLife, err error) {
 	look := func(after, upTo int64) (enough bool, err error) {
 		found, err = l.read(after, upTo)
 		if l.done += upTo - after; l.done >= l.least {
-			l.progress.read(l.done, l.all)
+			read(l.progress, l.done, l.all)
 		}
 		return len(found) > 0, err
 	}
@@ -173,7 +174,7 @@ func (s *Store) ByKey(ctx context.Context, topic, key string, limit int, progres
 	err = backwards(first, last, func(after, upTo int64) (enough bool, err error) {
 		more, err := s.lives(ctx, byKeySQL, topic, key, after, upTo, limit-len(found))
 		found = append(found, more...)
-		progress.read(last-after, last-first+1)
+		read(progress, last-after, last-first+1)
 		return len(found) == limit, err
 	})
 	return found, err

@@ -15,7 +15,7 @@ import (
 
 // ErrUnknownTopic says that no event of a topic was ever written and no worker
 // routes it.
-var ErrUnknownTopic = errors.New("unknown topic")
+var ErrUnknownTopic = relay.ErrUnknownTopic
 
 const knownSQL = `
 SELECT EXISTS (SELECT FROM outbox.lane WHERE topic = $1) OR EXISTS (SELECT FROM outbox.pending WHERE topic = $1),
@@ -56,8 +56,8 @@ type querier interface {
 
 // beginOperationSQL gives nothing if the same is under way.
 const beginOperationSQL = `
-INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, at)
-VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()))
+INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, at, workflow_id, run_id)
+VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9)
 ON CONFLICT (topic, kind, md5(selection::text)) WHERE finished_at IS NULL DO NOTHING
 RETURNING id`
 
@@ -94,7 +94,7 @@ func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen rel
 // BeginOperation puts an operation on record and returns its number. If the same
 // selection of the topic is under way already, it returns that one's, and true: the
 // same command given twice does a thing once. o.WorkflowID is what the workflow's id
-// begins with, before that number.
+// begins with, before that number. BeginAsked is for a workflow that runs already.
 func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -125,12 +125,16 @@ func (s *Store) record(ctx context.Context, do func(tx pgx.Tx) error) error {
 }
 
 func beginOperation(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, joined bool, err error) {
-	err = tx.QueryRow(ctx, beginOperationSQL, o.Kind, o.Topic, o.By, o.Reason, o.Selection, o.Matched, orNow(o.At)).Scan(&id)
+	workflowID := ""
+	if o.RunID != "" {
+		workflowID = o.WorkflowID
+	}
+	err = tx.QueryRow(ctx, beginOperationSQL, o.Kind, o.Topic, o.By, o.Reason, o.Selection, o.Matched, orNow(o.At), workflowID, o.RunID).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = tx.QueryRow(ctx, sameOperationSQL, o.Kind, o.Topic, o.Selection).Scan(&id)
 		return id, true, err
 	}
-	if err == nil {
+	if err == nil && o.RunID == "" {
 		_, err = tx.Exec(ctx, nameOperationSQL, id, o.WorkflowID)
 	}
 	return id, false, err

@@ -21,19 +21,22 @@ UPDATE outbox.topic SET paused_at = NULL, paused_by = NULL, pause_reason = NULL
 WHERE topic = $1 AND paused_at IS NOT NULL`
 
 const recordSQL = `
-INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id, finished_at, outcome)
-VALUES ($1, $2, $3, $4, $5, now(), 'done')`
+INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id, run_id, finished_at, outcome)
+VALUES ($1, $2, $3, $4, $5, $6, now(), 'done')`
 
 // Pause keeps claims away from a topic until an operator resumes it. Batches under
 // way end within seconds, and those that wait for another attempt with that. It reports
 // whether anything was different before. A recovery's pause is another matter, and stays as it is.
+// If a workflow asks for it, another attempt of its run changes nothing, and is told what the
+// first one did.
 func (s *Store) Pause(ctx context.Context, o relay.Operation) (changed bool, err error) {
-	return s.operate(ctx, "pause", o, operatorPauseSQL, o.Topic, s.text(o.By), s.text(o.Reason))
+	return s.operate(ctx, relay.Pause, o, operatorPauseSQL, o.Topic, s.text(o.By), s.text(o.Reason))
 }
 
-// Resume lifts an operator's pause. It reports whether there was one.
+// Resume lifts an operator's pause. It reports whether there was one. Another attempt of a
+// workflow's run is told what the first one did.
 func (s *Store) Resume(ctx context.Context, o relay.Operation) (changed bool, err error) {
-	return s.operate(ctx, "resume", o, operatorResumeSQL, o.Topic)
+	return s.operate(ctx, relay.Resume, o, operatorResumeSQL, o.Topic)
 }
 
 // operate runs a statement on a topic that is known, and records it if it changed
@@ -42,6 +45,12 @@ func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	err = s.record(ctx, func(tx pgx.Tx) error {
+		if o.RunID != "" {
+			id, sameRun, err := askedBy(ctx, tx, o)
+			if changed = id != 0 && sameRun; changed || err != nil {
+				return err
+			}
+		}
 		if err := known(ctx, tx, o.Topic); err != nil {
 			return err
 		}
@@ -52,7 +61,7 @@ func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql
 		if changed = tag.RowsAffected() > 0; !changed {
 			return nil
 		}
-		_, err = tx.Exec(ctx, recordSQL, kind, o.Topic, s.text(o.By), s.text(o.Reason), "")
+		_, err = tx.Exec(ctx, recordSQL, kind, o.Topic, s.text(o.By), s.text(o.Reason), o.WorkflowID, o.RunID)
 		return err
 	})
 	if err != nil {

@@ -92,17 +92,7 @@ func orNull(s string) any {
 }
 
 // Count is what a selection of dead letters comes to.
-type Count struct {
-	Events int64 `json:"events"`
-	Keys   int64 `json:"keys"`
-	// Behind are further dead letters that were blocked behind the selected ones.
-	Behind int64 `json:"behind"`
-	// Overtaking are selected ones that have an earlier dead letter of their key, of the
-	// same delivery, that is not selected: redriven, they arrive before it.
-	Overtaking int64 `json:"overtaking"`
-	// At is when it was counted, by the database's clock.
-	At time.Time `json:"at"`
-}
+type Count = relay.Count
 
 // countDeadSQL counts selected dead letters, and what of their keys is not selected.
 const countDeadSQL = `
@@ -179,7 +169,7 @@ func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.S
 		var found int64
 		found, err = s.countWindow(ctx, append(eventArguments(topic, chosen, sp), after, min(after+window, last)))
 		n += found
-		progress.read(after+window-first+1, last-first+1)
+		read(progress, after+window-first+1, last-first+1)
 	}
 	if err == nil {
 		err = s.Security(ctx)

@@ -69,6 +69,10 @@ event a dead letter.
 | ` + "`Stopped`" + ` | an attempt of a recovery was ended before it could tell whether the destination is back: its worker shut down, for one. Or the worker stood still, read the task late, and Temporal did not confirm that it still waits for the attempt. The activity is tried again | nothing |
 | ` + "`OperationOver`" + ` | a redrive, discard or replay was ended meanwhile, or has no record in ` + "`outbox.operation`" + `. It is not repeated | look at ` + "`outbox.operation`" + `; give the command again if it shall go on |
 | ` + "`OperationElsewhere`" + ` | the record of an operation is not as this attempt left it: another attempt has taken the operation, or the database was replaced. The next attempt goes on from the place on record | nothing |
+| ` + "`InvalidOperation`" + ` | the input of an ` + "`Operation`" + ` that somebody has typed into the Start Workflow form is wrong, or its topic is unknown. Nothing was changed, and it is not repeated | correct the input as the text says ([the form](temporal-ui.md#redrive-replay-pause-resume-without-a-shell)) |
+| ` + "`NothingMatches`" + ` | nothing is there of what such an input selects. Nothing was changed | look at the filters |
+| ` + "`OperationUnderWay`" + ` | another workflow does the same already. Nothing was changed | look at the workflow that the text names |
+| ` + "`OperationAskedBefore`" + ` | an earlier workflow of the same id did it. Nothing was changed | to do it again, start it with another workflow id |
 
 ## Spellings
 

@@ -1,5 +1,7 @@
 package relay
 
+import "time"
+
 // Delivered says what became of the events that a redrive or a replay has made pending.
 type Delivered struct {
 	// Moved is how many events the operation has made pending. Each is in one of the
@@ -42,3 +44,7 @@ func (d Delivered) Over() bool { return d.Pending == 0 }
 func (d Delivered) Confirmed() bool {
 	return d.Over() && d.Dead == 0 && d.NotKnown == 0 && len(d.Taken) == 0
 }
+
+// LookAgain is the pause before another look at the outcome of events. A look reads all that
+// is pending of the topic, so that the pause is ten times as long as it took.
+func LookAgain(took time.Duration) time.Duration { return max(500*time.Millisecond, 10*took) }

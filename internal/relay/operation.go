@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/temporal-outbox/relay/outbox"
 )
 
 var (
@@ -18,6 +20,22 @@ var (
 	ErrOperationElsewhere = errors.New("another attempt has taken the operation, or the database is an earlier state of itself")
 )
 
+var (
+	// ErrAskedBefore says that an earlier workflow of the same id has asked for an operation:
+	// it is not done twice.
+	ErrAskedBefore = errors.New("an earlier workflow of this id has asked for an operation")
+	// ErrSameUnderWay says that the same operation is under way in another workflow.
+	ErrSameUnderWay = errors.New("the same operation is under way")
+)
+
+const (
+	// StartWithin is how long after it was put on record an operation may take to have a
+	// workflow: whoever asked for it is about to start that.
+	StartWithin = time.Minute
+	// Abandoned is how the outcome begins of an operation that nothing does any more.
+	Abandoned = "abandoned: "
+)
+
 // What an operator can have done to many events.
 const (
 	// Redrive makes dead letters pending again.
@@ -26,6 +44,14 @@ const (
 	Discard = "discard"
 	// Replay makes published events pending again, beside their first delivery.
 	Replay = "replay"
+)
+
+// What an operator can do to a topic.
+const (
+	// Pause keeps its events in the outbox until it is resumed.
+	Pause = "pause"
+	// Resume lifts an operator's pause.
+	Resume = "resume"
 )
 
 // What an operator can ask of a topic's recovery.
@@ -52,6 +78,18 @@ type Selection struct {
 	Until string `json:"until,omitempty"`
 	// Recovery is the run with which the recovery began that something is asked of.
 	Recovery string `json:"recovery,omitempty"`
+}
+
+// EventIDs reads ids as a selection keeps them.
+func EventIDs(texts []string) (ids []string, err error) {
+	for _, text := range texts {
+		id, err := outbox.ParseID(text)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id.String())
+	}
+	return ids, nil
 }
 
 // By names what a selection selects by, as the command line does, and never a value:
@@ -122,6 +160,8 @@ type Operation struct {
 	At      time.Time
 	// WorkflowID is that of the workflow that does it.
 	WorkflowID string
+	// RunID is the first run of that workflow, if somebody has started it by hand; else "".
+	RunID string
 }
 
 // UnderWay is an operation on record, and how far it is.

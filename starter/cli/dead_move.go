@@ -1,18 +1,13 @@
 package cli
 
 import (
-	"context"
-	"fmt"
-
 	"github.com/spf13/cobra"
 
-	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 func redriveCommand() *cobra.Command {
-	o := &operation{kind: relay.Redrive, nouns: "dead letters"}
-	var outOfOrder bool
+	o := &operation{kind: relay.Redrive}
 	cmd := &cobra.Command{
 		Use:   "redrive TOPIC",
 		Short: "Publish dead letters again",
@@ -31,34 +26,15 @@ ends when they are pending again.`,
   starter dead redrive orders --key customer-4711 --reason "fixed by hand"`,
 		Args:              arguments(cobra.ExactArgs(1)),
 		ValidArgsFunction: topicArgument,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error) {
-				c, err := s.CountDead(ctx, args[0], chosen)
-				if err != nil {
-					return counted{}, err
-				}
-				if c.Overtaking > 0 && !outOfOrder {
-					return counted{}, misuse("%d of these %d dead letters have an earlier one of their key that is not selected: they would arrive before it. "+
-						"Select it, too, as by --key, or say that order does not matter with --out-of-order", c.Overtaking, c.Events)
-				}
-				remarks := ""
-				if c.Keys > 0 {
-					remarks = fmt.Sprintf(", of %d keys", c.Keys)
-				}
-				if c.Behind > 0 {
-					remarks += fmt.Sprintf("; %d that are blocked behind them come along", c.Behind)
-				}
-				return counted{c.Events, remarks, c.At}, nil
-			})
-		},
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd, args[0]) },
 	}
 	o.flags(cmd)
-	cmd.Flags().BoolVar(&outOfOrder, "out-of-order", false, "redrive events though earlier ones of their key stay dead")
+	cmd.Flags().BoolVar(&o.outOfOrder, "out-of-order", false, "redrive events though earlier ones of their key stay dead")
 	return cmd
 }
 
 func discardCommand() *cobra.Command {
-	o := &operation{kind: relay.Discard, nouns: "dead letters"}
+	o := &operation{kind: relay.Discard}
 	cmd := &cobra.Command{
 		Use:   "discard TOPIC",
 		Short: "Drop dead letters for good",
@@ -69,12 +45,7 @@ that were blocked behind a discarded one stay dead letters until they are redriv
 It cannot be undone. To publish such an event after all, write it again.`,
 		Example: `  starter dead discard orders --event-id 0198f2a1-7c3b-7def-8123-456789abcdef --reason "test data"`,
 		Args:    arguments(cobra.ExactArgs(1)), ValidArgsFunction: topicArgument,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.run(cmd, args[0], func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error) {
-				c, err := s.CountDead(ctx, args[0], chosen)
-				return counted{events: c.Events, at: c.At}, err
-			})
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args[0]) },
 	}
 	o.flags(cmd)
 	return cmd

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -83,7 +84,7 @@ func (r *report) end(ctx context.Context, store *postgres.Store, result workflow
 	switch {
 	case err == nil || r.Outcome == "done":
 		return nil
-	case strings.HasPrefix(r.Outcome, abandoned):
+	case strings.HasPrefix(r.Outcome, relay.Abandoned):
 		return fmt.Errorf("%s: the same command, given elsewhere, found no workflow of it, and did it anew: outbox.operation says who: %w", r.WorkflowID, err)
 	}
 	return fmt.Errorf("%s: %d moved: %w", r.WorkflowID, r.Done, err)

@@ -16,10 +16,6 @@ import (
 // events that it has made pending again.
 const waitForOutcome = time.Minute
 
-// lookEvery is how often it looks. A look reads all that is pending of the topic, so that the
-// pause after one is ten times as long as it took.
-const lookEvery = 500 * time.Millisecond
-
 // outcome is until when an operation is followed after its events are pending again.
 type outcome struct {
 	wait time.Duration
@@ -40,9 +36,6 @@ func (o *outcome) check(cmd *cobra.Command) error {
 	}
 	return nil
 }
-
-// pends reports whether a kind of operation makes events pending, whose outcome then follows.
-func pends(kind string) bool { return kind == relay.Redrive || kind == relay.Replay }
 
 // follow looks for what became of an operation's events, until each has an outcome or the
 // time is over. It says what it sees, and notes it in r. It returns an error unless all
@@ -78,7 +71,7 @@ func (o *outcome) follow(ctx context.Context, out io.Writer, store *postgres.Sto
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(min(max(lookEvery, 10*time.Since(began)), max(lookEvery, time.Until(until)))):
+		case <-time.After(min(relay.LookAgain(time.Since(began)), max(0, time.Until(until))+time.Millisecond)):
 		}
 	}
 }

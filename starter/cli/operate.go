@@ -2,14 +2,12 @@ package cli
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +21,6 @@ type operation struct {
 	selector
 	who
 	kind      string
-	nouns     string // what it is done to
 	all       bool
 	yes       bool
 	dryRun    bool
@@ -32,6 +29,8 @@ type operation struct {
 	perSecond float64
 	taskQueue string
 	outcome   outcome
+	// outOfOrder is for a redrive only.
+	outOfOrder bool
 }
 
 // who says who does something and why.
@@ -56,11 +55,11 @@ func (w *who) check() error {
 func (o *operation) flags(cmd *cobra.Command) {
 	o.selector.flags(cmd, o.kind != relay.Replay)
 	o.who.flags(cmd)
-	if pends(o.kind) {
+	if relay.Pends(o.kind) {
 		o.outcome.flags(cmd)
 	}
 	f := cmd.Flags()
-	f.BoolVar(&o.all, "all", false, "all "+o.nouns+" of the topic")
+	f.BoolVar(&o.all, "all", false, "all "+relay.Nouns(o.kind)+" of the topic")
 	f.BoolVar(&o.dryRun, "dry-run", false, "count, and change nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
 	f.BoolVar(&o.detach, "detach", false, "do not wait for the end")
@@ -84,19 +83,9 @@ type report struct {
 	Delivered *relay.Delivered `json:"delivered,omitempty"`
 }
 
-// counter counts what is selected of a topic.
-type counter func(ctx context.Context, s *postgres.Store, chosen relay.Selection) (counted, error)
-
-// counted is what is selected.
-type counted struct {
-	events  int64
-	remarks string    // what is to be known before they are moved
-	at      time.Time // by the database's clock
-}
-
 // run counts, asks, starts the workflow and follows it; or follows it, if the same is
 // under way.
-func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
+func (o *operation) run(cmd *cobra.Command, topic string) error {
 	chosen, err := o.selection(cmd)
 	switch {
 	case err != nil:
@@ -106,7 +95,7 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 	case !(o.perSecond >= 0) || math.IsInf(o.perSecond, 0): // what is no number is not less than 0
 		return misuse("--rate is %g: give a number that is not negative", o.perSecond)
 	}
-	if pends(o.kind) {
+	if relay.Pends(o.kind) {
 		if err := o.outcome.check(cmd); err != nil {
 			return err
 		}
@@ -123,11 +112,11 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 	}
 	defer store.Close()
 	if o.dryRun {
-		n, err := o.count(cmd, store, topic, chosen, count)
+		n, err := o.count(cmd, store, topic, chosen)
 		if err != nil {
 			return err
 		}
-		return o.print(cmd.OutOrStdout(), report{Kind: o.kind, Topic: topic, DryRun: true, Matched: n.events})
+		return o.print(cmd.OutOrStdout(), report{Kind: o.kind, Topic: topic, DryRun: true, Matched: n.Events})
 	}
 	c, err := dial(ctx) // before anything is put on record
 	if err != nil {
@@ -136,7 +125,7 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 	defer c.Close()
 	u, run, joined, err := o.underWay(cmd, store, c, topic, chosen)
 	if err == nil && !joined {
-		u, run, joined, err = o.begin(cmd, store, c, topic, chosen, count)
+		u, run, joined, err = o.begin(cmd, store, c, topic, chosen)
 	}
 	if err != nil {
 		return err
@@ -152,21 +141,25 @@ func (o *operation) run(cmd *cobra.Command, topic string, count counter) error {
 	if err := follow(ctx, cmd.ErrOrStderr(), store, c, run, &r); err != nil {
 		return err
 	}
-	if pends(o.kind) && !o.outcome.none {
+	if relay.Pends(o.kind) && !o.outcome.none {
 		err = o.outcome.follow(ctx, cmd.ErrOrStderr(), store, &r)
 	}
 	return errors.Join(o.print(cmd.OutOrStdout(), r), err)
 }
 
-func (o *operation) count(cmd *cobra.Command, store *postgres.Store, topic string, chosen relay.Selection, count counter) (counted, error) {
-	n, err := count(cmd.Context(), store, chosen)
+func (o *operation) count(cmd *cobra.Command, store *postgres.Store, topic string, chosen relay.Selection) (relay.Counted, error) {
+	n, err := relay.CountSelected(cmd.Context(), store, o.kind, topic, chosen, o.outOfOrder, looking(cmd.ErrOrStderr()))
+	var none *relay.NothingError
+	var overtaking *relay.OvertakingError
 	switch {
+	case errors.As(err, &none):
+		return n, nothing("%w", err)
+	case errors.As(err, &overtaking):
+		return n, misuse("%w. Select it, too, as by --key, or say that order does not matter with --out-of-order", err)
 	case err != nil:
 		return n, badTopic(err)
-	case n.events == 0:
-		return n, nothing("no %s of %s match", o.nouns, topic)
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%d %s of %s match%s\n", n.events, o.nouns, topic, n.remarks)
+	fmt.Fprintf(cmd.ErrOrStderr(), "%d %s of %s match%s\n", n.Events, relay.Nouns(o.kind), topic, n.Remarks)
 	return n, nil
 }
 
@@ -181,8 +174,8 @@ func (o *operation) print(out io.Writer, r report) error {
 		_, err := fmt.Fprintf(out, "operation %d is under way\n", r.Operation)
 		return err
 	}
-	text := fmt.Sprintf("%s: %d %s of %s", r.Outcome, r.Done, o.nouns, r.Topic)
-	if pends(o.kind) {
+	text := fmt.Sprintf("%s: %d %s of %s", r.Outcome, r.Done, relay.Nouns(o.kind), r.Topic)
+	if relay.Pends(o.kind) {
 		text += " pending again"
 	}
 	if _, err := fmt.Fprintln(out, text); err != nil {

@@ -20,32 +20,27 @@ import (
 )
 
 const (
-	// startWithin is how long after it was put on record an operation may take to have a
-	// workflow: whoever asked for it is about to start that.
-	startWithin = time.Minute
 	// waitForStart is how long to wait for that of an older one, in case that whoever asked
 	// for it took long to confirm it, and does so in this moment.
 	waitForStart = 10 * time.Second
-	// abandoned is how the outcome begins of an operation that nothing does any more.
-	abandoned = "abandoned: "
 )
 
 // begin counts, asks, puts the operation on record and starts its workflow. If another
 // command has put the same on record meanwhile, it joins that.
-func (o *operation) begin(cmd *cobra.Command, store *postgres.Store, c client.Client, topic string, chosen relay.Selection, count counter,
+func (o *operation) begin(cmd *cobra.Command, store *postgres.Store, c client.Client, topic string, chosen relay.Selection,
 ) (u relay.UnderWay, run client.WorkflowRun, joined bool, err error) {
 	ctx := cmd.Context()
-	n, err := o.count(cmd, store, topic, chosen, count)
+	n, err := o.count(cmd, store, topic, chosen)
 	if err != nil {
 		return u, nil, false, err
 	}
 	if !o.yes {
-		if err := confirm(cmd, fmt.Sprintf("%s %d %s of %s?", o.kind, n.events, o.nouns, topic)); err != nil {
+		if err := confirm(cmd, fmt.Sprintf("%s %d %s of %s?", o.kind, n.Events, relay.Nouns(o.kind), topic)); err != nil {
 			return u, nil, false, err
 		}
 	}
 	id, joined, err := store.BeginOperation(ctx, relay.Operation{
-		Kind: o.kind, Topic: topic, By: o.by, Reason: o.reason, Selection: chosen, Matched: n.events, At: n.at,
+		Kind: o.kind, Topic: topic, By: o.by, Reason: o.reason, Selection: chosen, Matched: n.Events, At: n.At,
 		WorkflowID: workflows.OperationIDPrefix(o.taskQueue, o.kind, topic),
 	})
 	if err == nil {
@@ -72,7 +67,7 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 	}
 	runs, err := running(ctx, c, u.WorkflowID)
 	var absent *serviceerror.NotFound
-	if errors.As(err, &absent) && u.Age >= startWithin && u.Done == 0 && u.From.ID == 0 {
+	if errors.As(err, &absent) && u.Age >= relay.StartWithin && u.Done == 0 && u.From.ID == 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, has no workflow: waiting a moment for one\n", u.ID, u.By)
 		for until := time.Now().Add(waitForStart); errors.As(err, &absent) && time.Now().Before(until); runs, err = running(ctx, c, u.WorkflowID) {
 			select {
@@ -90,7 +85,7 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 		// It has had a workflow, so this may be the wrong place to look for it.
 		return u, nil, false, fmt.Errorf("operation %d has moved %d events, and %s knows no workflow %s: look where it was started, or if it is no more, "+
 			"say so: UPDATE outbox.operation SET finished_at = now(), outcome = 'abandoned' WHERE id = %d", u.ID, u.Done, place(), u.WorkflowID, u.ID)
-	case err != nil && u.Age < startWithin:
+	case err != nil && u.Age < relay.StartWithin:
 		run, err = o.start(ctx, c, u)
 		return u, run, err == nil, err
 	}
@@ -100,7 +95,7 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 		}
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s: no workflow %s runs in %s: it is put on record as abandoned\n", u.ID, u.By, u.WorkflowID, place())
-	return u, nil, false, store.EndOperation(ctx, u.ID, abandoned+"its workflow does not run", 0)
+	return u, nil, false, store.EndOperation(ctx, u.ID, relay.Abandoned+"its workflow does not run", 0)
 }
 
 // running reports whether a workflow runs.

@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/temporal-outbox/relay/internal/relay"
-	"github.com/temporal-outbox/relay/outbox"
 )
 
 // selector reads which events of a topic a command is about.
@@ -51,12 +50,8 @@ func (s *selector) selection(cmd *cobra.Command) (chosen relay.Selection, err er
 	if err != nil {
 		return chosen, err
 	}
-	for _, text := range s.eventIDs {
-		id, err := outbox.ParseID(text)
-		if err != nil {
-			return chosen, misuse("--event-id: %w", err)
-		}
-		chosen.EventIDs = append(chosen.EventIDs, id.String())
+	if chosen.EventIDs, err = relay.EventIDs(s.eventIDs); err != nil {
+		return chosen, misuse("--event-id: %w", err)
 	}
 	chosen.Key, chosen.Type, chosen.Code = s.key, s.typ, s.code
 	chosen.Since, chosen.Until = s.since, s.until

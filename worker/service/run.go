@@ -44,7 +44,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	defer r.close()
 
 	acts, err := activities.New(activities.Config{
-		Store: r.store, Publisher: r.publisher, Topics: s.policies, Metrics: r.metrics,
+		Store: r.store, Publisher: r.publisher, Topics: s.policies, Metrics: r.metrics, Running: r.running,
 	})
 	if err != nil {
 		return err
