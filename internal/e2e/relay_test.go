@@ -97,6 +97,7 @@ func (o *outbox) schedule(args ...string) {
 	o.t.Helper()
 	o.starter(append([]string{"schedule", "--maintain-every", "0"}, args...)...)
 	o.unschedule(o.queue)
+	o.unschedule(o.queue + "-maintenance")
 }
 
 // unschedule deletes a schedule when the test ends, and ends all runs.

@@ -3,6 +3,8 @@ package bench
 import (
 	"context"
 	"time"
+
+	"github.com/temporal-outbox/relay/workflows"
 )
 
 // Soak publishes at a steady rate while runs of the relay follow each other, and
@@ -25,7 +27,7 @@ func Soak(ctx context.Context, cfg SoakConfig) (SoakReport, error) {
 	}
 	defer p.close()
 	// The namespace was tried out with a schedule that starts a run each hour.
-	if err := r.starter(ctx, r.environ, "schedule", "--maintain-every", "0"); err != nil {
+	if err := r.starter(ctx, r.environ, "schedule", "--every", workflows.ScheduleEvery.String()); err != nil {
 		return SoakReport{}, err
 	}
 	if err := b.startWorker(ctx, "AWS_ENDPOINT_URL="+p.URL); err != nil {

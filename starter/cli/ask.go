@@ -18,6 +18,9 @@ import (
 func confirm(cmd *cobra.Command, question string) error {
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
+		if cmd.Flags().Lookup("dry-run") == nil {
+			return misuse("%s nobody can be asked here: add --yes; nothing was changed", question)
+		}
 		return misuse("nobody can be asked here: add --yes, or look first with --dry-run")
 	}
 	fmt.Fprint(cmd.ErrOrStderr(), question, " [y/N] ")

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,29 +23,44 @@ import (
 // just been given.
 const attributesWithin = 10 * time.Second
 
-// withSearchAttributes registers the outbox's search attributes and reports whether
-// workflows may set them. If not, it warns and says what to do: a workflow that sets
-// one that is not registered cannot go on, while one that sets none lacks nothing
-// but a query.
-func withSearchAttributes(cmd *cobra.Command, c client.Client) (bool, error) {
-	o, err := clientOptions()
-	if err != nil {
-		return false, err
+// errNotListed says that it is not known which attributes are registered.
+var errNotListed = errors.New("list search attributes")
+
+// searchAttributes says whether recoveries set search attributes, and registers the attributes
+// if so. flag is the flag's value, if it is given, and stored that of the schedule, if there is
+// one. Where attributes may not be registered, it warns and says what to do: a workflow that
+// sets one that is not registered cannot go on, while one that sets none lacks nothing but a
+// query.
+func searchAttributes(cmd *cobra.Command, c client.Client, flag *bool) func(stored *bool) (bool, error) {
+	registered := sync.OnceValues(func() (namespace string, err error) {
+		o, err := clientOptions()
+		if err != nil {
+			return "", err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), attributesWithin)
+		defer cancel()
+		return o.Namespace, ensureAttributes(ctx, c.OperatorService(), o.Namespace)
+	})
+	var warning sync.Once
+	return func(stored *bool) (bool, error) {
+		if wanted := cmp.Or(flag, stored); wanted != nil && !*wanted {
+			return false, nil
+		}
+		namespace, err := registered()
+		if err == nil || cmd.Context().Err() != nil {
+			return err == nil, cmd.Context().Err()
+		}
+		if flag == nil && stored != nil && errors.Is(err, errNotListed) {
+			return true, nil // they were there when this was stored
+		}
+		warning.Do(func() {
+			fmt.Fprintf(cmd.ErrOrStderr(), "starter: warning: recoveries will set no search attributes: %v\n"+
+				"starter: everything else works without them. To have them, register %s in namespace %s as type Keyword\n"+
+				"starter: (temporal operator search-attribute create; on Temporal Cloud, its console or tcld), and run this again with --search-attributes\n",
+				err, strings.Join(workflows.Attributes(), ", "), namespace)
+		})
+		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), attributesWithin)
-	defer cancel()
-	err = ensureAttributes(ctx, c.OperatorService(), o.Namespace)
-	if err == nil {
-		return true, nil
-	}
-	if cmd.Context().Err() != nil {
-		return false, cmd.Context().Err()
-	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "starter: warning: recoveries will set no search attributes: %v\n"+
-		"starter: everything else works without them. To have them, register %s in namespace %s as type Keyword\n"+
-		"starter: (temporal operator search-attribute create; on Temporal Cloud, its console or tcld), and run this again\n",
-		err, strings.Join(workflows.Attributes(), ", "), o.Namespace)
-	return false, nil
 }
 
 // ensureAttributes returns when all attributes are there, registering what is not.
@@ -92,7 +109,7 @@ func topicAttribute(ctx context.Context, c client.Client, topic string) (none te
 func missingAttributes(ctx context.Context, operator operatorservice.OperatorServiceClient, namespace string) ([]string, error) {
 	there, err := operator.ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
 	if err != nil {
-		return nil, fmt.Errorf("list search attributes: %w", err)
+		return nil, fmt.Errorf("%w: %w", errNotListed, err)
 	}
 	missing := workflows.Attributes()
 	for name, kind := range there.GetCustomAttributes() {
