@@ -73,6 +73,44 @@ func TestAPolicyThatCannotHoldIsRefusedWithItsTopic(t *testing.T) {
 	require.NotContains(t, out, `topic "e"`)
 }
 
+// Each of these was told alone, without its place, or not at all.
+func TestEverythingThatIsWrongInTheConfigurationIsNamedAtOnceWithItsPlace(t *testing.T) {
+	o := newOutbox(t, `topics:
+  a: {sqs: a, giveUpAfter: 1 day}
+  b: {sqs: b, onPoison: drop}
+  c: {sns: "no name"}
+  d: {snss: d}
+  e: {sqs: e, maxPerSecond: many}
+  fine: {sqs: fine, giveUpAfter: 1d}
+---
+topics: {g: {sqs: g}}
+`)
+	url := "postgresql+psycopg2://relay:hidden@127.0.0.1/db"
+	out := o.refused("DATABASE_URL=" + url)
+	for _, want := range []string{
+		`outbox.yaml:2: topic "a": giveUpAfter is "1 day": it must be a duration such as 90s`,
+		`outbox.yaml:3: topic "b": onPoison is "drop"`, `outbox.yaml:4: topic "c": SNS topic "no name"`,
+		`outbox.yaml:5: topic "d": snss is no key of a topic: did you mean sns?`,
+		`outbox.yaml:6: topic "e": maxPerSecond is "many": it must be a number`,
+		`outbox.yaml:9: a second YAML document begins here`,
+		`DATABASE_URL: read the database URL: its scheme is postgresql+psycopg2, which only Python's SQLAlchemy knows: write postgresql:// instead`,
+	} {
+		require.Contains(t, out, want)
+	}
+	require.NotContains(t, out, "fine")
+	require.NotContains(t, out, "hidden")
+	out, status := o.check([]string{"DATABASE_URL=" + url})
+	require.Equal(t, 1, status)
+	require.Equal(t, 8, strings.Count(out, "failed   configuration"), out)
+	o.env = append(o.env, "DATABASE_URL=jdbc:postgresql://127.0.0.1/db?user=relay&password=hidden")
+	for _, command := range []string{"migrate", "status"} {
+		r := o.command(command)
+		require.Equal(t, 2, r.status)
+		require.Contains(t, r.err, "it is a JDBC URL: take off jdbc:")
+		require.NotContains(t, r.err, "hidden")
+	}
+}
+
 func TestAWorkerNamesEveryNeighbourThatIsAway(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: there-is-no-such-queue}\n")
 	out := o.refused("DATABASE_URL=postgres://nobody@127.0.0.1:1/x", "TEMPORAL_ADDRESS=127.0.0.1:1")

@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +15,9 @@ import (
 // one with an "@" that is not written %40 it takes the rest of the password for the
 // host, shows that, and asks the name server for it.
 func CheckURL(url string) error {
+	if err := otherLibrarys(url); err != nil {
+		return fmt.Errorf("read the database URL: %w", err)
+	}
 	c, err := pgx.ParseConfig(url)
 	if err != nil {
 		reason := "it cannot be parsed"
@@ -34,3 +38,26 @@ func CheckURL(url string) error {
 	}
 	return nil
 }
+
+var (
+	jdbc   = regexp.MustCompile(`(?i)^\s*jdbc:`)
+	driver = regexp.MustCompile(`(?i)^\s*(postgres(?:ql)?\+[a-z0-9_]{1,30}):`)
+	scheme = regexp.MustCompile(`(?i)^\s*([a-z][a-z0-9_+.-]{0,30})://`)
+)
+
+// otherLibrarys returns what to change in a URL that is made for another library or another
+// database, and nil for any other string. It quotes no more than the scheme.
+func otherLibrarys(url string) error {
+	if jdbc.MatchString(url) {
+		return errors.New("it is a JDBC URL: take off jdbc:, and write it such as postgres://user:password@host/name")
+	}
+	if m := driver.FindStringSubmatch(url); m != nil {
+		return fmt.Errorf("its scheme is %s, which only Python's SQLAlchemy knows: write postgresql:// instead", m[1])
+	}
+	if m := scheme.FindStringSubmatch(url); m != nil && !isPostgres[strings.ToLower(m[1])] {
+		return fmt.Errorf("its scheme is %s: write postgres:// instead, and it must lead to PostgreSQL", m[1])
+	}
+	return nil
+}
+
+var isPostgres = map[string]bool{"postgres": true, "postgresql": true}

@@ -35,3 +35,27 @@ func TestAMistakeInTheDatabaseURLIsToldWithoutAnyOfItsPassword(t *testing.T) {
 		require.NoError(t, postgres.CheckURL(good), good)
 	}
 }
+
+func TestADatabaseURLOfAnotherLibraryIsNamedWithItsRemedy(t *testing.T) {
+	for text, want := range map[string]string{
+		"postgresql+psycopg2://relay:secret@127.0.0.1/db":           "its scheme is postgresql+psycopg2, which only Python's SQLAlchemy knows: write postgresql:// instead",
+		"postgresql+asyncpg://relay:se@cret@127.0.0.1/db":           "its scheme is postgresql+asyncpg, which only Python's SQLAlchemy knows",
+		"POSTGRES+pg8000://relay:secret@127.0.0.1/db":               "write postgresql:// instead",
+		"jdbc:postgresql://127.0.0.1/db?user=relay&password=secret": "it is a JDBC URL: take off jdbc:, and write it such as postgres://user:password@host/name",
+		"jdbc:postgresql://relay:secret@127.0.0.1/db":               "it is a JDBC URL",
+		"mysql://relay:secret@127.0.0.1/db":                         "its scheme is mysql: write postgres:// instead, and it must lead to PostgreSQL",
+		"psql://relay:secret@127.0.0.1/db":                          "write postgres:// instead",
+	} {
+		_, err := postgres.Open(t.Context(), postgres.Config{URL: text})
+		require.ErrorContains(t, err, "read the database URL: ", text)
+		require.ErrorContains(t, err, want, text)
+		require.NotContains(t, err.Error(), "secret")
+		require.NotContains(t, err.Error(), "cret@")
+	}
+	for _, good := range []string{"postgresql://127.0.0.1/db?user=relay&password=secret", "POSTGRES://relay@127.0.0.1/db", "host=127.0.0.1 password=a://b"} {
+		err := postgres.CheckURL(good)
+		if err != nil {
+			require.NotContains(t, err.Error(), "its scheme", good)
+		}
+	}
+}

@@ -25,6 +25,19 @@ type Destination struct {
 	Fair bool
 }
 
+// Mistake is one thing that is wrong with a Destination.
+type Mistake struct {
+	Key string // "sns", "sqs" or "fair"; "" if it is none of them
+	Err error
+}
+
+// Mistakes returns everything that is wrong with a topic's destination, as far as that can be
+// told without asking AWS and without knowing the region.
+func (d Destination) Mistakes(topic string) []Mistake {
+	_, mistakes := parse(topic, d, "")
+	return mistakes
+}
+
 // Config configures a Publisher. Topics and AWS are required.
 type Config struct {
 	// Topics maps the logical name that events are written to, to where they go.
@@ -109,10 +122,12 @@ func New(cfg Config) (*Publisher, error) {
 		problems = append(problems, fmt.Errorf("%d Attempts: there must be at least 1", cfg.Attempts))
 	}
 	for topic, destination := range cfg.Topics {
-		route, err := parse(topic, destination, cfg.AWS.Region)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("topic %q: %w", topic, err))
-			continue
+		route, mistakes := parse(topic, destination, cfg.AWS.Region)
+		if len(mistakes) == 0 && route.Region == "" {
+			mistakes = []Mistake{{"", fmt.Errorf("%s: no region: set AWS_REGION", route)}}
+		}
+		for _, m := range mistakes {
+			problems = append(problems, fmt.Errorf("topic %q: %w", topic, m.Err))
 		}
 		p.routes[topic] = newCachedRoute(route)
 	}

@@ -92,34 +92,33 @@ var (
 
 // parse turns a configured destination into a route as far as that goes without
 // asking AWS.
-func parse(topic string, d Destination, region string) (Route, error) {
-	r := Route{Topic: topic, Region: region, Fair: d.Fair, Guessed: true}
+func parse(topic string, d Destination, region string) (r Route, wrong []Mistake) {
+	r = Route{Topic: topic, Region: region, Fair: d.Fair, Guessed: true}
+	note := func(key string, err error) {
+		if err != nil {
+			wrong = append(wrong, Mistake{key, err})
+		}
+	}
+	if topic == "" {
+		note("", errors.New("the topic's name is empty"))
+	}
 	switch {
-	case topic == "":
-		return r, errors.New("the topic's name is empty")
 	case d.SNS != "" && d.SQS != "":
-		return r, errors.New("has both an SNS and an SQS destination: remove one")
+		note("sqs", errors.New("has both an SNS and an SQS destination: remove one"))
+		return r, wrong
 	case d.SNS != "":
 		r.Service, r.Name, r.Limit = SNS, d.SNS, fallbackLimitSNS
-		if err := r.parseTopic(); err != nil {
-			return r, err
-		}
+		note("sns", r.parseTopic())
 	case d.SQS != "":
 		r.Service, r.Name, r.Limit = SQS, d.SQS, fallbackLimitSQS
-		if err := r.parseQueue(); err != nil {
-			return r, err
-		}
+		note("sqs", r.parseQueue())
 	default:
-		return r, errors.New("has no destination: set sns to a topic's name or ARN, or sqs to a queue's name or URL")
+		note("", errors.New("has no destination: set sns to a topic's name or ARN, or sqs to a queue's name or URL"))
 	}
-	r.Ordered = strings.HasSuffix(r.Name, ".fifo")
-	if r.Ordered && r.Fair {
-		return r, fmt.Errorf("%s is FIFO, where the key is the group id anyway: remove fair", r)
+	if r.Ordered = strings.HasSuffix(r.Name, ".fifo"); r.Ordered && r.Fair {
+		note("fair", fmt.Errorf("%s is FIFO, where the key is the group id anyway: remove fair", r))
 	}
-	if r.Region == "" {
-		return r, fmt.Errorf("%s: no region: set AWS_REGION", r)
-	}
-	return r, nil
+	return r, wrong
 }
 
 func (r *Route) parseTopic() error {

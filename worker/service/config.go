@@ -4,16 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/caarlos0/env/v11"
-	"github.com/goccy/go-yaml"
 
 	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
 )
 
@@ -50,6 +46,8 @@ func readSettings() (settings, error) {
 	}
 	if s.DatabaseURL == "" {
 		problems = append(problems, errors.New("DATABASE_URL is not set: give it the PostgreSQL database that has the outbox, as postgres://user:password@host/name"))
+	} else if err := postgres.CheckURL(s.DatabaseURL); err != nil {
+		problems = append(problems, fmt.Errorf("DATABASE_URL: %w", err))
 	}
 	if s.Connections < 2 {
 		problems = append(problems, fmt.Errorf("OUTBOX_DATABASE_CONNECTIONS is %d: it must be at least 2", s.Connections))
@@ -60,80 +58,17 @@ func readSettings() (settings, error) {
 	if (s.Deployment == "") != (s.BuildID == "") {
 		problems = append(problems, errors.New("TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID go together: set both for a versioned worker, or neither"))
 	}
-	var err error
-	if s.topics, s.policies, err = readTopics(s.Config); err != nil {
+	topics, err := readTopics(s.Config)
+	if err != nil {
 		problems = append(problems, err)
 	}
+	s.topics = make(map[string]publish.Destination, len(topics))
+	s.policies = make(map[string]activities.TopicPolicy, len(topics))
+	for name, t := range topics {
+		s.topics[name] = t.destination()
+		s.policies[name] = activities.TopicPolicy{OnPoison: t.OnPoison, GiveUpAfter: t.GiveUpAfter, MaxPerSecond: t.MaxPerSecond}
+	}
 	return s, errors.Join(problems...)
-}
-
-// topic is a topic's entry in the file.
-type topic struct {
-	SNS  string `yaml:"sns" doc:"ARN of the SNS topic, or its name; the ARN needs neither sns:ListTopics nor a look-up; this or sqs"`
-	SQS  string `yaml:"sqs" doc:"name or URL of the SQS queue; this or sns"`
-	Fair bool   `yaml:"fair" doc:"on a standard queue, send the key as MessageGroupId, for fair queues" default:"false"`
-
-	OnPoison     activities.OnPoison `yaml:"onPoison" doc:"what becomes of later events of a key that has a dead letter: continue publishes them, block lets them follow into the dead letters (FIFO only)" default:"continue"`
-	GiveUpAfter  time.Duration       `yaml:"giveUpAfter" doc:"how long an event is retried that its destination refuses alone, while others get through" default:"1h"`
-	MaxPerSecond float64             `yaml:"maxPerSecond" doc:"messages a second, over all workers; 0: no cap" default:"0"`
-}
-
-const configHelp = `a YAML file such as
-
-    topics:
-      orders: {sns: orders-events}
-      audit:  {sqs: audit}`
-
-func readTopics(path string) (map[string]publish.Destination, map[string]activities.TopicPolicy, error) {
-	if path == "" {
-		return nil, nil, errors.New("OUTBOX_CONFIG is not set: give it the path of " + configHelp)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, nil, fmt.Errorf("OUTBOX_CONFIG: %w: give it the path of %s", err, configHelp)
-	}
-	var file struct {
-		Topics map[string]topic `yaml:"topics"`
-	}
-	if err := yaml.UnmarshalWithOptions(text, &file, yaml.Strict()); err != nil {
-		return nil, nil, fmt.Errorf("OUTBOX_CONFIG: %s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
-	}
-	if len(file.Topics) == 0 {
-		return nil, nil, fmt.Errorf("OUTBOX_CONFIG: %s names no topics: it must be %s", path, configHelp)
-	}
-	topics := make(map[string]publish.Destination, len(file.Topics))
-	policies := make(map[string]activities.TopicPolicy, len(file.Topics))
-	var problems []error
-	for _, name := range slices.Sorted(maps.Keys(file.Topics)) {
-		t := file.Topics[name]
-		topics[name] = publish.Destination{SNS: t.SNS, SQS: t.SQS, Fair: t.Fair}
-		policies[name] = activities.TopicPolicy{OnPoison: t.OnPoison, GiveUpAfter: t.GiveUpAfter, MaxPerSecond: t.MaxPerSecond}
-		if err := t.check(); err != nil {
-			problems = append(problems, fmt.Errorf("OUTBOX_CONFIG: topic %q: %w", name, err))
-		}
-	}
-	return topics, policies, errors.Join(problems...)
-}
-
-// check looks at what publish.New does not know of.
-func (t topic) check() error {
-	var problems []error
-	switch t.OnPoison {
-	case "", activities.Continue:
-	case activities.BlockKey:
-		if !strings.HasSuffix(t.SNS+t.SQS, ".fifo") {
-			problems = append(problems, errors.New("onPoison is block, but its destination keeps no order: give it a FIFO one, or remove onPoison"))
-		}
-	default:
-		problems = append(problems, fmt.Errorf("onPoison is %q: it must be continue or block", t.OnPoison))
-	}
-	if t.GiveUpAfter < 0 {
-		problems = append(problems, fmt.Errorf("giveUpAfter is %s: it cannot be negative", t.GiveUpAfter))
-	}
-	if t.MaxPerSecond < 0 {
-		problems = append(problems, fmt.Errorf("maxPerSecond is %g: it cannot be negative", t.MaxPerSecond))
-	}
-	return errors.Join(problems...)
 }
 
 func newLogger(s settings) *slog.Logger {
