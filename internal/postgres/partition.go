@@ -4,16 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // lockRetry is the pause after a lock on a table was not to be had.
 const lockRetry = 250 * time.Millisecond
+
+// queueFirst is the pause between two locks that producers wait behind. Each time it doubles,
+// up to queueMost.
+const (
+	queueFirst = time.Second
+	queueMost  = 16 * time.Second
+)
 
 // lockNotAvailable is PostgreSQL's code for a lock that is not worth waiting for.
 const lockNotAvailable = "55P03"
@@ -61,8 +70,9 @@ func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) 
 	if err != nil {
 		return done, fmt.Errorf("list missing partitions: %w", err)
 	}
+	var turn turns
 	for _, day := range days {
-		made, err := s.makePartition(ctx, day, progress)
+		made, err := s.makePartition(ctx, day, &turn, progress)
 		switch {
 		case err != nil:
 			return done, fmt.Errorf("make the partition of %s: %w", day, err)
@@ -83,10 +93,10 @@ func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) 
 }
 
 // makePartition returns nil if the partition is left to a later run.
-func (s *Store) makePartition(ctx context.Context, day string, progress func()) (made *bool, err error) {
+func (s *Store) makePartition(ctx context.Context, day string, turn *turns, progress func()) (made *bool, err error) {
 	patience, cancel := context.WithTimeout(ctx, s.cfg.MakePatience)
 	defer cancel()
-	err = s.unlocked(ctx, patience, s.cfg.MakePatience/2, progress, makePartitionSQL, []any{day}, &made)
+	err = s.unlocked(ctx, patience, s.cfg.MakePatience/2, turn, progress, makePartitionSQL, []any{day}, &made)
 	if errors.Is(err, errInTheWay) && ctx.Err() == nil {
 		return nil, nil
 	}
@@ -112,9 +122,8 @@ const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 
 // DropPartitions drops the partitions of days that ended at least keep days ago,
 // with their events, unless one of those is pending or dead. A partition that a session uses
-// for too long is Left to a later run, with the session's id. The others are then tried once,
-// with producers behind a lock that is not granted for 50 ms: one session may use all of them,
-// and a run has an end. It deletes events of such days
+// for too long is Left to a later run, with the session's id. The others are then tried once:
+// one session may use all of them, and a run has an end. It deletes events of such days
 // from the default partition, except those that are pending or dead. progress, which may be
 // nil, is called before each step.
 func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (done relay.Partitions, err error) {
@@ -123,8 +132,9 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 		return done, fmt.Errorf("list expired partitions: %w", err)
 	}
 	patience := s.cfg.DropPolitely + s.cfg.MakePatience
+	var turn turns
 	for _, day := range days {
-		became, err := s.dropPartition(ctx, day, patience, progress)
+		became, err := s.dropPartition(ctx, day, patience, &turn, progress)
 		switch {
 		case errors.Is(err, errInTheWay) && ctx.Err() == nil:
 			patience = 0
@@ -139,7 +149,7 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 			done.Needed = append(done.Needed, day)
 		}
 	}
-	if err := s.deleteCaught(ctx, keep, progress, &done); err != nil {
+	if err := s.deleteCaught(ctx, keep, &turn, progress, &done); err != nil {
 		return done, fmt.Errorf("delete expired events of the default partition: %w", err)
 	}
 	if _, err := s.pool.Exec(ctx, forgetDiscardedSQL, keep); err != nil {
@@ -149,11 +159,11 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 }
 
 // dropPartition returns errInTheWay if the partition is left to a later run. Without patience,
-// its one try waits for its lock.
-func (s *Store) dropPartition(ctx context.Context, day string, patience time.Duration, progress func()) (became string, err error) {
+// its one try waits for its lock if it is time for that.
+func (s *Store) dropPartition(ctx context.Context, day string, patience time.Duration, turn *turns, progress func()) (became string, err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err = s.unlocked(ctx, patient, min(patience, s.cfg.DropPolitely), progress, dropPartitionSQL, []any{day}, &became)
+	err = s.unlocked(ctx, patient, min(patience, s.cfg.DropPolitely), turn, progress, dropPartitionSQL, []any{day}, &became)
 	return became, err
 }
 
@@ -165,7 +175,7 @@ SELECT day::text FROM outbox.caught() WHERE day < (now() AT TIME ZONE 'UTC')::da
 const deleteCaughtSQL = `SELECT next_page, deleted FROM outbox.delete_caught((now() AT TIME ZONE 'UTC')::date - $1::int, $2)`
 
 // deleteCaught deletes expired events from the default partition, a part of it at a time.
-func (s *Store) deleteCaught(ctx context.Context, keep int, progress func(), done *relay.Partitions) error {
+func (s *Store) deleteCaught(ctx context.Context, keep int, turn *turns, progress func(), done *relay.Partitions) error {
 	left, err := list(ctx, s, expiredCaughtSQL, keep)
 	if err != nil || len(left) == 0 {
 		return err
@@ -174,7 +184,7 @@ func (s *Store) deleteCaught(ctx context.Context, keep int, progress func(), don
 		var next *int64
 		var deleted int64
 		patience, cancel := context.WithTimeout(ctx, s.cfg.DropPolitely+s.cfg.MakePatience)
-		err := s.unlocked(ctx, patience, s.cfg.DropPolitely, progress, deleteCaughtSQL, []any{keep, *page}, &next, &deleted)
+		err := s.unlocked(ctx, patience, s.cfg.DropPolitely, turn, progress, deleteCaughtSQL, []any{keep, *page}, &next, &deleted)
 		cancel()
 		if errors.Is(err, errInTheWay) && ctx.Err() == nil {
 			done.Left = append(done.Left, fmt.Sprintf("the default partition keeps expired events: %v", err))
@@ -209,17 +219,47 @@ var errInTheWay = errors.New("a lock was never to be had")
 // all producers behind them.
 const mayQueueSQL = `SELECT set_config('outbox.may_queue', 'on', true)`
 
+// turns says when a run of Maintenance may wait for a lock on outbox.event again. A reader of
+// the table, or a transaction that has inserted, may hold its lock for hours. Then each wait
+// is in vain, and all producers wait with it, so the waits become rare. The zero value may wait
+// at once.
+type turns struct {
+	next  time.Time
+	pause time.Duration
+}
+
+func (t *turns) come() bool { return !time.Now().Before(t.next) }
+
+func (t *turns) inVain() {
+	t.pause = min(queueMost, max(queueFirst, 2*t.pause))
+	t.next = time.Now().Add(t.pause)
+}
+
+// ofOneDay is what the message says if only the partition of one day was in the way. Then
+// outbox.event was not asked for, and no producer has waited.
+var ofOneDay = regexp.MustCompile(`event_[0-9]{8}`)
+
+func producersWaited(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && !ofOneDay.MatchString(pg.Message)
+}
+
 // unlocked runs a statement until it gets its locks, or patience or ctx ends. For the time
 // of politely it takes only locks that are free. Where producers' transactions always
-// overlap, that never succeeds, so it waits 50 ms for its lock from then on.
-func (s *Store) unlocked(ctx, patience context.Context, politely time.Duration, progress func(), sql string, args []any, to ...any) error {
+// overlap, that never succeeds, so it waits 50 ms for its lock from then on, whenever turn
+// has come.
+func (s *Store) unlocked(ctx, patience context.Context, politely time.Duration, turn *turns, progress func(), sql string, args []any, to ...any) error {
 	for began := time.Now(); ; {
 		if progress != nil {
 			progress()
 		}
-		err := s.committed(ctx, time.Since(began) > politely, sql, args, to)
+		queues := time.Since(began) > politely && turn.come()
+		err := s.committed(ctx, queues, sql, args, to)
 		if !hasState(err, lockNotAvailable) {
 			return err
+		}
+		if queues && producersWaited(err) {
+			turn.inVain()
 		}
 		select {
 		case <-patience.Done():

@@ -144,7 +144,7 @@ func TestPartitions_AreMadeAndDroppedAmongProducersThatAlwaysOverlap(t *testing.
 			}
 		}
 	})
-	made, err := o.makePartition(t.Context(), "2020-01-01", nil)
+	made, err := o.makePartition(t.Context(), "2020-01-01", &turns{}, nil)
 	require.NoError(t, err)
 	require.True(t, made != nil && *made)
 	done, err := o.DropPartitions(t.Context(), 7, nil)
@@ -154,4 +154,64 @@ func TestPartitions_AreMadeAndDroppedAmongProducersThatAlwaysOverlap(t *testing.
 	stop()
 	producers.Wait()
 	require.Empty(t, failed)
+}
+
+// A long reader of the table, and a transaction that has inserted and stays open, outlast every
+// wait of 50 ms, and all producers waited with it four times a second.
+func TestPartitions_ThatCannotBeHadStopProducersAFewTimesOnly(t *testing.T) {
+	const older = `((now() AT TIME ZONE 'UTC')::date - 9)`
+	for name, c := range map[string]struct {
+		hold   string
+		change func(testOutbox) error
+	}{
+		"dropping": {`LOCK TABLE ONLY outbox.event IN ACCESS SHARE MODE`, func(o testOutbox) error {
+			done, err := o.DropPartitions(t.Context(), 7, nil)
+			require.Len(t, done.Left, 2)
+			return err
+		}},
+		"making": {`LOCK TABLE ONLY outbox.event IN ROW EXCLUSIVE MODE`, func(o testOutbox) error {
+			made, err := o.makePartition(t.Context(), "2020-01-01", &turns{}, nil)
+			require.Nil(t, made)
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t)
+			o.cfg.MakePatience, o.cfg.DropPolitely = 5*time.Second, 100*time.Millisecond
+			if name == "making" {
+				o.cfg.MakePatience *= 2
+			}
+			o.exec(`SELECT outbox.make_partition(` + older + `), outbox.make_partition(` + expired + `)`)
+			holder, err := o.session().Begin(t.Context())
+			require.NoError(t, err)
+			defer holder.Rollback(context.Background())
+			_, err = holder.Exec(t.Context(), c.hold)
+			require.NoError(t, err)
+
+			producer := o.impatient()
+			ctx, stop := context.WithCancel(t.Context())
+			stops := make(chan int, 1)
+			go func() {
+				defer close(stops)
+				n, stopped := 0, false
+				for ctx.Err() == nil {
+					_, err := producer.Exec(t.Context(), insertSQL)
+					if err != nil && !hasState(err, lockNotAvailable) {
+						t.Error(err)
+						return
+					}
+					if err != nil && !stopped {
+						n++
+					}
+					stopped = err != nil
+				}
+				stops <- n
+			}()
+			require.NoError(t, c.change(o))
+			stop()
+			n := <-stops
+			require.Positive(t, n, "it does wait, for producers that always overlap")
+			require.LessOrEqual(t, n, 4)
+		})
+	}
 }
