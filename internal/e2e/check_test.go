@@ -9,7 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
@@ -132,4 +137,69 @@ func TestCheck_FailsIfInsertedEventsDoNotBecomePending(t *testing.T) {
 	require.Zero(t, status)
 	require.Contains(t, out, "outbox_producer may insert into partitions")
 	require.NotContains(t, o.starter("status", "--json"), "is disabled")
+}
+
+// A name that is misspelt was seen when the first batch of the topic had failed for good.
+func TestCheckNamesTopicsThatArePendingAndHaveNoRoute(t *testing.T) {
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+"}\n  orders: {sqs: "+q.name+"}\n")
+	o.write("orders", "a", 5, 2)
+	as := []string{"DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")}
+	out, status := o.check(as)
+	require.Zero(t, status, out)
+	require.NotContains(t, out, "route")
+
+	o.write("odrers", "b", 7, 1)
+	o.write("invoices", "c", 2, 2)
+	out, status = o.check(as)
+	require.Zero(t, status, "the other topics are published")
+	require.Regexp(t, `^warning  odrers: route .*7 events in 1 lanes are pending, and OUTBOX_CONFIG has no topic of this name.*did you mean "orders"\?`, line(t, out, "odrers: route"))
+	require.NotContains(t, line(t, out, "invoices: route"), "did you mean")
+	require.Equal(t, 2, strings.Count(out, ": route"), out)
+
+	o.exec(`INSERT INTO outbox.event (topic, type, payload) SELECT 'unknown-' || i, 'T', 'x' FROM generate_series(1, 100) i`)
+	out, status = o.check(as)
+	require.Zero(t, status)
+	require.Equal(t, 20, strings.Count(out, ": route"), out)
+	require.Contains(t, line(t, out, "route"), "warning ")
+	require.Contains(t, out, "more topics than these 20")
+}
+
+func TestCheckWarnsOfSubscriptionsThatGetAnEnvelope(t *testing.T) {
+	raw, wrapped, topic := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+"-w"), testenv.Name(t)
+	newTopic(t, topic, raw)
+	o := newOutbox(t, "topics:\n  orders: {sns: "+topic+"}\n")
+	out, status := o.check(nil)
+	require.Zero(t, status)
+	require.NotContains(t, out, "subscription")
+
+	c := sns.NewFromConfig(testenv.AWS(t))
+	found, err := c.CreateTopic(t.Context(), &sns.CreateTopicInput{Name: &topic})
+	require.NoError(t, err)
+	attributes, err := wrapped.sqs.GetQueueAttributes(t.Context(), &sqs.GetQueueAttributesInput{
+		QueueUrl: &wrapped.url, AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameQueueArn},
+	})
+	require.NoError(t, err)
+	arn := attributes.Attributes["QueueArn"]
+	subscribed, err := c.Subscribe(t.Context(), &sns.SubscribeInput{TopicArn: found.TopicArn, Protocol: aws.String("sqs"), Endpoint: &arn, ReturnSubscriptionArn: true})
+	require.NoError(t, err)
+	out, status = o.check(nil)
+	require.Zero(t, status, "publishing works")
+	require.Regexp(t, `^warning .*1 subscriptions have no raw message delivery, so SNS wraps the payload`, line(t, out, "orders: subscription"))
+	require.Contains(t, line(t, out, "orders: subscription"), arn)
+	require.NotContains(t, out, raw.name+")")
+
+	// As the warning says, the payload arrives in an envelope there.
+	o.work()
+	o.schedule()
+	o.write("orders", "e", 1, 1)
+	require.Equal(t, "e-1", aws.ToString(raw.receive(1, 30*time.Second)[0].Body))
+	require.Contains(t, aws.ToString(wrapped.receive(1, 30*time.Second)[0].Body), `"Message":"e-1"`)
+
+	_, err = c.SetSubscriptionAttributes(t.Context(), &sns.SetSubscriptionAttributesInput{
+		SubscriptionArn: subscribed.SubscriptionArn, AttributeName: aws.String("RawMessageDelivery"), AttributeValue: aws.String("true"),
+	})
+	require.NoError(t, err)
+	out, _ = o.check(nil)
+	require.NotContains(t, out, "subscription")
 }

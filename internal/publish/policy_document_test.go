@@ -112,7 +112,29 @@ func TestThePolicyInTheDocumentAllowsWhatThePublisherCallsAndNoMore(t *testing.T
 			require.ElementsMatch(t, allowed, called(t, c.destination))
 		})
 	}
+	t.Run("subscriptions of a topic", func(t *testing.T) {
+		w := newWire(t)
+		var called []string
+		w.other = func(action string, _ *http.Request, _ url.Values) wireReply {
+			switch action {
+			case "ListSubscriptionsByTopic":
+				called = append(called, "sns:"+action)
+				return subscriptionPage("", [3]string{"sqs", subscribed + ":x", "q"})
+			case "GetSubscriptionAttributes":
+				called = append(called, "sns:"+action)
+				return rawDelivery("true")
+			}
+			return wireReply{}
+		}
+		found, err := w.publisher(publish.Destination{SNS: subscribed}).Enveloped(t.Context(), "orders")
+		require.NoError(t, err)
+		require.Empty(t, found)
+		require.ElementsMatch(t, slices.Concat(statements["CheckSubscriptions"], statements["CheckEachSubscription"]), called)
+	})
 	// SNS and SQS call KMS with the worker's rights; that cannot be seen here.
-	require.ElementsMatch(t, []string{"PublishToTopics", "FindTopicsByName", "SendToQueues", "FindQueuesByName", "UseKeysOfEncryptedDestinations"},
+	require.ElementsMatch(t, []string{
+		"PublishToTopics", "FindTopicsByName", "SendToQueues", "FindQueuesByName", "UseKeysOfEncryptedDestinations",
+		"CheckSubscriptions", "CheckEachSubscription",
+	},
 		slices.Collect(maps.Keys(statements)), "each statement is compared with what is called")
 }

@@ -32,7 +32,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, temporal, schedule, maintenance, relay, workers, version, destination or publish
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, route, temporal, schedule, maintenance, relay, workers, version, destination, publish or subscription
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -66,6 +66,10 @@ func (r *report) add(check, topic string, err error, detail string) {
 // warn adds a line that is no failure, but that an operator should see.
 func (r *report) warn(check string, err error) {
 	r.Checks = append(r.Checks, finding{State: checkWarning, Check: check, Detail: err.Error()})
+}
+
+func (r *report) warnTopic(check, topic, detail string) {
+	r.Checks = append(r.Checks, finding{State: checkWarning, Check: check, Topic: topic, Detail: detail})
 }
 
 // errNotAsked says that a check depends on one that failed.
@@ -162,6 +166,39 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 			found.warn(warning.Check, warning.Err)
 		}
 	}
+	if database == nil && session == nil && rights == nil {
+		r.checkRoutes(ctx, found)
+	}
+}
+
+// unroutedMost is how many topics without a route have a line of their own.
+const unroutedMost = 20
+
+// checkRoutes warns of topics that have pending events and no route, so that a name that is
+// misspelt does not wait for its recovery to be noticed.
+func (r *relay) checkRoutes(ctx context.Context, found *report) {
+	names := r.publisher.Topics()
+	unrouted, err := r.store.Unrouted(ctx, names, unroutedMost+1)
+	if err != nil {
+		found.add("route", "", fmt.Errorf("%w: %w", errNotAsked, err), "")
+		return
+	}
+	for i, u := range unrouted {
+		if i == unroutedMost {
+			found.warn("route", fmt.Errorf("more topics than these %d have pending events and no route: starter status lists them all", unroutedMost))
+			return
+		}
+		many := ""
+		if u.More {
+			many = "more than "
+		}
+		text := fmt.Sprintf("%s%d events in %d lanes are pending, and OUTBOX_CONFIG has no topic of this name, so they wait: add it, or correct the name where the events are written",
+			many, u.Events, u.Lanes)
+		if near := nearest(u.Topic, names); near != "" {
+			text += fmt.Sprintf("; did you mean %q?", near)
+		}
+		found.warnTopic("route", u.Topic, text)
+	}
 }
 
 // blocker says which failed check keeps the trigger from being looked at.
@@ -228,11 +265,13 @@ func (r *relay) checkTopics(ctx context.Context, found *report) {
 	topics := r.publisher.Topics()
 	there, allowed := make([]error, len(topics)), make([]error, len(topics))
 	routes := make([]publish.Route, len(topics))
+	enveloped, unread := make([][]string, len(topics)), make([]error, len(topics))
 	var wg sync.WaitGroup
 	for i, topic := range topics {
 		wg.Go(func() {
 			if routes[i], there[i] = r.resolve(ctx, topic); there[i] == nil {
 				allowed[i] = r.publisher.MayPublish(ctx, topic)
+				enveloped[i], unread[i] = r.publisher.Enveloped(ctx, topic)
 			} else {
 				allowed[i] = fmt.Errorf("%w: the destination was not found", errNotAsked)
 			}
@@ -242,7 +281,24 @@ func (r *relay) checkTopics(ctx context.Context, found *report) {
 	for i, topic := range topics {
 		found.add("destination", topic, there[i], address(routes[i]))
 		found.add("publish", topic, allowed[i], "allowed")
+		if len(enveloped[i]) > 0 {
+			found.warnTopic("subscription", topic, envelopes(enveloped[i]))
+		}
+		if unread[i] != nil {
+			found.add("subscription", topic, unread[i], "")
+		}
 	}
+}
+
+// envelopes says which subscriptions get more than the payload, and names some.
+func envelopes(subscriptions []string) string {
+	const most = 5
+	text := fmt.Sprintf("%d subscriptions have no raw message delivery, so SNS wraps the payload in an envelope of JSON: turn it on, or have their consumers open the envelope: %s",
+		len(subscriptions), strings.Join(subscriptions[:min(most, len(subscriptions))], ", "))
+	if len(subscriptions) > most {
+		text += ", …"
+	}
+	return text
 }
 
 // resolve looks a destination up. Where an account has many SNS topics it asks until

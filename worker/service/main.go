@@ -64,11 +64,12 @@ if nothing failed. The checks: configuration, database, session, rights (of the
 role), security (rows that are hidden from the role), state (of the outbox's
 counters), trigger (that makes events pending), temporal, schedule, relay (the run
 that is under way), workers (that poll), version (the current one, for workers that
-have versions), and destination and publish of each topic; encryption (of the
-connection to the database), sequence (of ids) and maintenance (its schedule) only
-have a line if they find something. "unknown" and "warning" are no failures: AWS
-often does not say whether publishing is allowed, and before the first deployment
-nothing runs yet.`,
+have versions), and destination and publish of each topic. These only have a line
+if they find something: encryption (of the connection to the database), sequence
+(of ids), route (of topics that have pending events), maintenance (its schedule) and
+subscription (without raw message delivery). "unknown" and "warning" are no
+failures: AWS often does not say whether publishing is allowed, and before the first
+deployment nothing runs yet.`,
 		Example: strings.ReplaceAll(`  worker
   worker --check          # before a deployment
   worker --check --json`, "worker", name),

@@ -85,6 +85,7 @@ means that another check must succeed first.
 | ` + "`failed trigger`" + ` | the trigger of ` + "`outbox.event`" + ` is disabled or missing, so no inserted event becomes pending | the statement in the text, then ` + "`starter replay TOPIC --since … --until … --reason …`" + ` for each topic |
 | ` + "`warning trigger`" + ` | a setting or a right lets events be inserted past the trigger | reset ` + "`session_replication_role`" + `, or revoke INSERT on the partitions from the roles that the text names |
 | ` + "`warning sequence`" + ` | the sequence of ids has a cache, so events of a key can be published in another order than they were committed, or the role may not read the sequence | the ` + "`ALTER TABLE … SET CACHE 1` or the `GRANT`" + ` in the text |
+| ` + "`warning TOPIC: route`" + ` | a topic has pending events, and ` + "`OUTBOX_CONFIG`" + ` has no topic of its name, so they wait. Events are counted up to 1,000, and 20 such topics are named | add the topic, or correct its name where the events are written; a name of similar spelling is in the text |
 | ` + "`failed temporal`" + ` | Temporal does not answer, or does not know the namespace | ` + "`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`" + ` and credentials |
 | ` + "`warning schedule`, `warning relay`" + ` | the schedule of the relay is absent or paused (the text has the operator's note), or no run of ` + "`Relay`" + ` is under way, or no worker takes its tasks: events wait. Before the first deployment this is as it should be | the command in the text |
 | ` + "`warning maintenance`" + ` | the schedule of ` + "`Maintenance`" + ` is paused | the command in the text |
@@ -93,6 +94,8 @@ means that another check must succeed first.
 | ` + "`unknown schedule`" + ` and the like | Temporal did not tell, for want of rights, say | read rights in the namespace |
 | ` + "`failed TOPIC: destination`" + ` | the destination was not found, or must not be read | the file, or the worker's role in AWS: [security](security.md#in-aws) |
 | ` + "`failed TOPIC: publish`" + ` | publishing is denied | the worker's role or the destination's policy. ` + "`unknown`" + ` means that AWS does not say without a message |
+| ` + "`warning TOPIC: subscription`" + ` | subscriptions of the SNS topic have no raw message delivery, so their consumers get [an envelope](delivery.md#what-arrives) | turn it on, or open the envelope |
+| ` + "`unknown TOPIC: subscription`" + ` | the worker may not list or read the topic's subscriptions | none, or [two permissions](security.md#in-aws) |
 `
 
 // The reference is made from the code: go test ./worker/service -update.
@@ -105,7 +108,7 @@ func TestTheConfigurationReferenceIsThatOfTheCode(t *testing.T) {
 		"`TEMPORAL_TLS_…`, AWS's from the SDK's default chain, where traces go from the standard `OTEL_…` variables ([tracing](tracing.md)).\n\n" +
 		"## The file that `OUTBOX_CONFIG` names\n\nUnder `topics`, for each topic by its name:\n\n| key | default | |\n|---|---|---|\n")
 	rows(&b, reflect.TypeFor[topic](), "yaml", "default")
-	b.WriteString("\nWhat is not known is refused, and everything that is wrong is said at once. `worker --check` checks it without starting.\n" +
+	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. A key that is not known, a key that comes twice and a second YAML document\nare refused. Everything that is wrong is named at once, with its line, topic and key. `worker --check` checks it without starting.\n" +
 		"How much is in flight, `--linger` and retention belong to the schedule: [starter](starter.md).\n" + databaseReference)
 	if *update {
 		require.NoError(t, os.WriteFile(reference, []byte(b.String()), 0o600))

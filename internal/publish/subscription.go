@@ -1,0 +1,111 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+	snstypes "github.com/aws/aws-sdk-go-v2/service/sns/types"
+)
+
+const (
+	// subscriptionsMost is how many subscriptions of a topic are looked at.
+	subscriptionsMost = 200
+	// subscriptionsAtOnce is how many of them are asked for at the same time.
+	subscriptionsAtOnce = 8
+)
+
+// rawProtocols are those of subscriptions that can have raw message delivery.
+// https://docs.aws.amazon.com/sns/latest/dg/sns-large-payload-raw-message-delivery.html
+var rawProtocols = []string{"sqs", "http", "https", "firehose"}
+
+// Enveloped lists subscriptions of a topic's SNS topic that get an envelope of SNS with the
+// payload inside, because raw message delivery is off, as it is by default. It looks at the
+// first 200, and passes over those that are not confirmed. A topic that goes to SQS has none.
+//
+// The error wraps ErrUntold and says what could not be found out, and which permission is
+// missing; what was found is returned with it. Neither permission is needed to publish.
+func (p *Publisher) Enveloped(ctx context.Context, topic string) ([]string, error) {
+	r, err := p.Resolve(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUntold, err)
+	}
+	if r.Service != SNS {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.RequestTimeout)
+	defer cancel()
+	client := p.clients.sns(r.Region)
+	all, listing := subscriptions(ctx, client, r.Address)
+	found := make([]string, len(all))
+	failed := make([]error, len(all))
+	places := make(chan struct{}, subscriptionsAtOnce)
+	var asking sync.WaitGroup
+	for i, s := range all {
+		places <- struct{}{}
+		asking.Go(func() {
+			defer func() { <-places }()
+			var raw bool
+			if raw, failed[i] = deliversRaw(ctx, client, s); failed[i] == nil && !raw {
+				found[i] = fmt.Sprintf("%s (%s %s)", aws.ToString(s.SubscriptionArn), aws.ToString(s.Protocol), withoutSecrets(aws.ToString(s.Endpoint)))
+			}
+		})
+	}
+	asking.Wait()
+	found = slices.DeleteFunc(found, func(s string) bool { return s == "" })
+	problems := []error{untold("the subscriptions of "+r.Address, "sns:ListSubscriptionsByTopic", listing)}
+	if failed = slices.DeleteFunc(failed, func(err error) bool { return err == nil }); len(failed) > 0 {
+		of := fmt.Sprintf("%d of %d subscriptions of %s", len(failed), len(all), r.Address)
+		problems = append(problems, untold(of, "sns:GetSubscriptionAttributes", failed[0]))
+	}
+	return found, errors.Join(problems...)
+}
+
+// subscriptions lists those that may have raw message delivery, also with an error.
+func subscriptions(ctx context.Context, client *sns.Client, arn string) (all []snstypes.Subscription, err error) {
+	pages := sns.NewListSubscriptionsByTopicPaginator(client, &sns.ListSubscriptionsByTopicInput{TopicArn: &arn})
+	for pages.HasMorePages() && len(all) < subscriptionsMost {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return all, err
+		}
+		for _, s := range page.Subscriptions {
+			// One that is not confirmed has the words PendingConfirmation for its ARN.
+			confirmed := strings.HasPrefix(aws.ToString(s.SubscriptionArn), "arn:")
+			if confirmed && slices.Contains(rawProtocols, aws.ToString(s.Protocol)) {
+				all = append(all, s)
+			}
+		}
+	}
+	return all[:min(len(all), subscriptionsMost)], nil
+}
+
+func deliversRaw(ctx context.Context, client *sns.Client, s snstypes.Subscription) (bool, error) {
+	out, err := client.GetSubscriptionAttributes(ctx, &sns.GetSubscriptionAttributesInput{SubscriptionArn: s.SubscriptionArn})
+	if err != nil {
+		return false, err
+	}
+	return out.Attributes["RawMessageDelivery"] == "true", nil
+}
+
+// untold says what could not be found out. It returns nil without an error.
+func untold(of, permission string, err error) error {
+	if err == nil {
+		return nil
+	}
+	pe := publishError(err)
+	if lookUpCode(pe.Code).cause == causeForbidden {
+		return fmt.Errorf("%w whether %s get an envelope around the payload: to have it checked, allow the worker %s", ErrUntold, of, permission)
+	}
+	return fmt.Errorf("%w whether %s get an envelope around the payload: %w", ErrUntold, of, pe)
+}
+
+// withoutSecrets leaves out what a URL may have of these.
+func withoutSecrets(endpoint string) string {
+	return strings.Trim(strings.TrimPrefix(Route{Service: SQS, Name: endpoint}.label(), "SQS queue "), `"`)
+}
