@@ -87,6 +87,9 @@ func lookAtSchedule(ctx context.Context, c client.Client, id string) (Schedule, 
 	s.Status = Active
 	if state := d.Schedule.State; state != nil && state.Paused {
 		s.Status, s.Note = Paused, state.Note
+		if strings.HasPrefix(state.Note, OffNote) {
+			s.Status = Off
+		}
 	}
 	if next := d.Info.NextActionTimes; len(next) > 0 && s.Status == Active {
 		s.Next = &next[0]

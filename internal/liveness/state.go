@@ -40,16 +40,21 @@ const (
 	Absent  Status = "absent"
 	Active  Status = "active"  // a schedule that starts runs
 	Paused  Status = "paused"  // a schedule
+	Off     Status = "off"     // the schedule of maintenance, by "starter schedule --maintain-every 0"
 	Running Status = "running" // a run that makes progress
 	Stuck   Status = "stuck"   // a run of which no worker takes the next task
 	Polling Status = "polling" // workers
 	Current Status = "current" // a deployment has a current version
 )
 
+// OffNote begins the note of a schedule of maintenance that is paused because maintenance was
+// turned off: nobody has to be told.
+const OffNote = "maintenance is off: starter schedule --maintain-every 0"
+
 // Schedule is a schedule of the relay.
 type Schedule struct {
 	ID     string `json:"id"`
-	Status Status `json:"state"` // active, paused, absent or unknown
+	Status Status `json:"state"` // active, paused, off, absent or unknown
 	Why    string `json:"unknown,omitempty"`
 	// Note is what the operator who paused it wrote.
 	Note string     `json:"note,omitempty"`

@@ -65,7 +65,10 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 			is:       func(s *State) { s.Maintenance = Schedule{ID: "orders-maintenance", Status: Paused, Note: "holiday"} },
 			problems: []string{`schedule orders-maintenance is paused (holiday), so that no partition is made or dropped: run "temporal schedule toggle --unpause --schedule-id orders-maintenance"`},
 		},
-		"maintenance absent, as --maintain-every 0 leaves it": {is: func(s *State) { s.Maintenance.Status = Absent }},
+		"maintenance off": {is: func(s *State) {
+			s.Maintenance = Schedule{ID: "orders-maintenance", Status: Off, Note: OffNote}
+		}},
+		"maintenance absent, as --maintain-every 0 of an earlier version left it": {is: func(s *State) { s.Maintenance.Status = Absent }},
 		"run cancelled just now":                              {is: func(s *State) { s.Run = Run{Status: Absent} }},
 		"no run for longer than the schedule's interval": {
 			is:       func(s *State) { s.Run, s.Schedule.last = Run{Status: Absent}, *ago(2 * time.Minute) },

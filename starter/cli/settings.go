@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/temporal-outbox/relay/internal/liveness"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -202,7 +203,7 @@ func keepDays(in workflows.MaintenanceInput) int {
 // specification would not do: Temporal deletes a schedule that has no next action after some
 // days, unless it is paused.
 const (
-	offNote    = "maintenance is off: starter schedule --maintain-every 0"
+	offNote    = liveness.OffNote
 	pausedNote = "; before that it was paused: "
 )
 
