@@ -39,7 +39,12 @@ const (
 	TypeOperationUnderWay = "OperationUnderWay"
 	// TypeOperationAskedBefore: an earlier workflow of the same id did it.
 	TypeOperationAskedBefore = "OperationAskedBefore"
+	// TypeTemporal: Temporal did not answer an activity's question.
+	TypeTemporal = "Temporal"
 )
+
+// errTemporal marks errors of Temporal's.
+var errTemporal = errors.New("Temporal does not answer") //nolint:staticcheck // a name
 
 // maxFailureText caps a failure's text. Temporal replaces a failure of more than
 // 4 KiB by "Failure exceeds size limit" (limit.mutableStateActivityFailureSize),
@@ -77,6 +82,8 @@ func failure(ctx context.Context, err error, details any) error {
 		return temporal.NewApplicationErrorWithOptions(text(err), asking(err), o)
 	case errors.Is(err, relay.ErrStopped):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeStopped, o)
+	case errors.Is(err, errTemporal):
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeTemporal, o)
 	case errors.As(err, &refused):
 		o.NonRetryable, o.NextRetryDelay = refused.final, refused.pause
 		return temporal.NewApplicationErrorWithOptions(text(err), refused.Code, o)

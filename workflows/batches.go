@@ -93,6 +93,9 @@ func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.P
 	}
 }
 
+// changeTopicInID is when RecoveryID began to encode topics. The name is in histories.
+const changeTopicInID = "topic-in-id"
+
 // recover hands a batch to its topic's recovery, which outlives this run. If there
 // is one already, the batch is released: the topic is paused.
 func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.ApplicationError, destination string) {
@@ -102,11 +105,43 @@ func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.App
 		Reason: uncounted(failure.Message()), Error: failure.Type(), Destination: destination,
 		SearchAttributes: r.in.SearchAttributes, Concurrency: r.in.Concurrency, Batch: b,
 	}
-	child := workflow.ExecuteChildWorkflow(recoveryChild(free, r.taskQueue, in), Recovery, in)
+	id, earlier := RecoveryID(r.taskQueue, b.Topic), EarlierRecoveryID(r.taskQueue, b.Topic)
+	switch {
+	case id == earlier:
+		r.beginRecovery(free, id, in)
+	case workflow.GetVersion(ctx, changeTopicInID, workflow.DefaultVersion, 1) == workflow.DefaultVersion:
+		r.beginRecovery(free, earlier, in)
+	case !IsID(earlier): // no recovery of that name could do anything
+		r.beginRecovery(free, id, in)
+	default:
+		r.beginUnlessRuns(free, id, earlier, in)
+	}
+}
+
+// beginRecovery starts a recovery. It counts down ending.
+func (r *run) beginRecovery(ctx workflow.Context, id string, in RecoveryInput) {
+	child := workflow.ExecuteChildWorkflow(recoveryChild(ctx, id, in), Recovery, in)
 	r.selector.AddFuture(child.GetChildWorkflowExecution(), func(f workflow.Future) {
 		r.ending--
-		if f.Get(free, nil) != nil {
-			r.release(free, b)
+		if f.Get(ctx, nil) != nil {
+			r.release(ctx, in.Batch)
+		}
+	})
+}
+
+// beginUnlessRuns starts a recovery, unless an earlier version has begun one for the topic
+// that still runs, under the id that it had then. If that cannot be found out, the topic is
+// tried again.
+func (r *run) beginUnlessRuns(ctx workflow.Context, id, earlier string, in RecoveryInput) {
+	request := activities.TopicRequest{Topic: in.Batch.Topic, RecoveryID: earlier}
+	r.selector.AddFuture(workflow.ExecuteActivity(runsOptions(ctx, in.Batch.Topic), act.RecoveryRuns, request), func(f workflow.Future) {
+		var runs bool
+		switch err := f.Get(ctx, &runs); {
+		case err != nil || runs:
+			r.ending--
+			r.release(ctx, in.Batch)
+		default:
+			r.beginRecovery(ctx, id, in)
 		}
 	})
 }

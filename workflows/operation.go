@@ -66,16 +66,6 @@ type OperationResult struct {
 	Delivered *relay.Delivered `json:"delivered,omitempty"`
 }
 
-// OperationIDPrefix is what the workflow ids of a topic's operations begin with; the
-// operation's number follows. Relays with a task queue of their own do not meet in
-// one namespace.
-func OperationIDPrefix(taskQueue, kind, topic string) string {
-	if taskQueue == DefaultTaskQueue {
-		return "outbox-" + kind + "/" + topic + "/"
-	}
-	return "outbox-" + kind + "/" + taskQueue + "/" + topic + "/"
-}
-
 // Operation does to many events what an operator asked for: redrive or discard dead
 // letters, or replay what was published. It goes on whatever becomes of the terminal
 // that started it. Cancelling it leaves done what is done.

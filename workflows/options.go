@@ -144,12 +144,21 @@ func recoveryOptions(ctx workflow.Context, in RecoveryInput) workflow.Context {
 }
 
 // recoveryChild are the options of a recovery that outlives the run that starts it.
-func recoveryChild(ctx workflow.Context, taskQueue string, in RecoveryInput) workflow.Context {
+func recoveryChild(ctx workflow.Context, id string, in RecoveryInput) workflow.Context {
 	return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-		WorkflowID:        RecoveryID(taskQueue, in.Batch.Topic),
+		WorkflowID:        id,
 		ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON,
 		StaticSummary:     cut(goesTo(in)+" · "+in.Error, maxSummary),
 		StaticDetails:     RecoveryDetails,
+	})
+}
+
+// runsOptions give up soon: the batch keeps its lanes meanwhile.
+func runsOptions(ctx workflow.Context, topic string) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: releaseTimeout,
+		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 4},
+		Summary:             "look for a recovery of " + topic,
 	})
 }
 

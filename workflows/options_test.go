@@ -78,7 +78,7 @@ func TestNamesInHistoriesArePermanent(t *testing.T) {
 	}
 	require.Equal(t, []string{
 		"AskOperation", "ClaimBatches", "Discard", "DropExpiredPartitions", "EndOperation", "EnsurePartitions", "FollowOperation", "OutboxStats", "PublishBatch",
-		"Redrive", "ReleaseBatch", "Replay", "ResumeTopic",
+		"RecoveryRuns", "Redrive", "ReleaseBatch", "Replay", "ResumeTopic",
 	}, names)
 	require.Equal(t, "park", UpdatePark)
 	require.Contains(t, names, PublishActivity)
@@ -87,6 +87,7 @@ func TestNamesInHistoriesArePermanent(t *testing.T) {
 	require.Equal(t, "outbox-replay/orders/", OperationIDPrefix("outbox-relay", relay.Replay, "orders"))
 	require.Equal(t, "outbox-replay/other/orders/", OperationIDPrefix("other", relay.Replay, "orders"))
 	require.Equal(t, "outbox-relay", DefaultTaskQueue)
+	require.Equal(t, "topic-in-id", changeTopicInID)
 }
 
 func TestABatchReadsWellInTheUI(t *testing.T) {

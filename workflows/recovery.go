@@ -60,15 +60,6 @@ func goesTo(in RecoveryInput) string {
 	return in.Batch.Topic + " → " + in.Destination
 }
 
-// RecoveryID is the workflow id of a topic's recovery: one at a time. Relays with
-// a task queue of their own do not meet in one namespace.
-func RecoveryID(taskQueue, topic string) string {
-	if taskQueue == DefaultTaskQueue {
-		return "outbox-recovery/" + topic
-	}
-	return "outbox-recovery/" + taskQueue + "/" + topic
-}
-
 // Recovery owns a topic whose destination is broken. It retries one batch without
 // limit, while its attempts keep the topic paused, and completes when that batch
 // gets through. Terminating it, or pausing its activity, lets the pause expire;

@@ -27,13 +27,17 @@ func (q queue) remove() {
 	require.NoError(q.t, err)
 }
 
-func (o *outbox) recoveryID(topic string) string { return "outbox-recovery/" + o.queue + "/" + topic }
+func (o *outbox) recoveryID(topic string) string { return workflows.RecoveryID(o.queue, topic) }
 
 // recovering waits until a topic's recovery waits for its next attempt, and
 // returns its pending activity.
 func (o *outbox) recovering(c client.Client, topic string) (pending *workflowpb.PendingActivityInfo) {
 	o.t.Helper()
-	id := o.recoveryID(topic)
+	return o.recoveringAs(c, o.recoveryID(topic))
+}
+
+func (o *outbox) recoveringAs(c client.Client, id string) (pending *workflowpb.PendingActivityInfo) {
+	o.t.Helper()
 	testenv.Eventually(o.t, 30*time.Second, func() error {
 		d, err := c.DescribeWorkflowExecution(o.t.Context(), id, "")
 		if err != nil {

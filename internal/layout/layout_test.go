@@ -38,7 +38,10 @@ var allowed = map[string][]string{
 		module + "internal/relay", "go.opentelemetry.io/", "github.com/prometheus/",
 		"go.temporal.io/sdk/activity", "go.temporal.io/sdk/client", "go.temporal.io/sdk/interceptor", "go.temporal.io/sdk/contrib/opentelemetry",
 	},
-	"activities": {module + "internal/relay", module + "internal/timing", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal", "golang.org/x/time/rate"},
+	"activities": {
+		module + "internal/relay", module + "internal/timing", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal",
+		"go.temporal.io/api/enums/v1", "go.temporal.io/api/serviceerror", "golang.org/x/time/rate",
+	},
 	"workflows": {
 		module + "activities", module + "internal/relay", module + "internal/timing",
 		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker", "go.temporal.io/api/enums/v1",

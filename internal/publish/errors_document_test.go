@@ -73,6 +73,7 @@ event a dead letter.
 | ` + "`NothingMatches`" + ` | nothing is there of what such an input selects. Nothing was changed | look at the filters |
 | ` + "`OperationUnderWay`" + ` | another workflow does the same already. Nothing was changed | look at the workflow that the text names |
 | ` + "`OperationAskedBefore`" + ` | an earlier workflow of the same id did it. Nothing was changed | to do it again, start it with another workflow id |
+| ` + "`Temporal`" + ` | Temporal did not say whether a recovery of an earlier version runs for a topic whose name has characters such as ` + "`/`" + `. The topic is tried again after 15 seconds | nothing |
 
 ## Spellings
 

@@ -100,6 +100,9 @@ func (o *operation) run(cmd *cobra.Command, topic string) error {
 			return err
 		}
 	}
+	if err := checkTaskQueue(o.taskQueue); err != nil {
+		return err
+	}
 	ctx := cmd.Context()
 	if !o.dryRun {
 		if err := o.check(); err != nil {

@@ -65,6 +65,10 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 	if err != nil || !found {
 		return u, nil, false, err
 	}
+	if !workflows.IsID(u.WorkflowID) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, is of an earlier version, and Temporal takes no workflow of its id, %q: it is put on record as abandoned\n", u.ID, u.By, u.WorkflowID)
+		return u, nil, false, store.EndOperation(ctx, u.ID, relay.Abandoned+"Temporal takes no workflow of its id", 0)
+	}
 	runs, err := running(ctx, c, u.WorkflowID)
 	var absent *serviceerror.NotFound
 	if errors.As(err, &absent) && u.Age >= relay.StartWithin && u.Done == 0 && u.From.ID == 0 {
@@ -115,7 +119,9 @@ func place() string {
 
 // start starts an operation's workflow, unless it runs.
 func (o *operation) start(ctx context.Context, c client.Client, u relay.UnderWay) (client.WorkflowRun, error) {
-	if prefix := workflows.OperationIDPrefix(o.taskQueue, u.Kind, u.Topic); u.WorkflowID != prefix+strconv.FormatInt(u.ID, 10) {
+	number := strconv.FormatInt(u.ID, 10)
+	if u.WorkflowID != workflows.OperationIDPrefix(o.taskQueue, u.Kind, u.Topic)+number &&
+		u.WorkflowID != workflows.EarlierOperationIDPrefix(o.taskQueue, u.Kind, u.Topic)+number {
 		return nil, misuse("workflow %s is under way, and is not of task queue %s: give --task-queue as it was given then", u.WorkflowID, o.taskQueue)
 	}
 	attributes, err := topicAttribute(ctx, c, u.Topic)

@@ -83,6 +83,9 @@ func (o *recovering) run(cmd *cobra.Command, topic string) error {
 			return err
 		}
 	}
+	if err := checkTaskQueue(o.taskQueue); err != nil {
+		return err
+	}
 	ctx := cmd.Context()
 	store, err := openStore(ctx)
 	if err != nil {

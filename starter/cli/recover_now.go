@@ -27,20 +27,29 @@ type recoveryFound struct {
 	attempt    *workflowpb.PendingActivityInfo // nil if none is under way or due
 }
 
-// findRecovery finds a topic's recovery.
-func findRecovery(ctx context.Context, c client.Client, taskQueue, topic string) (f recoveryFound, err error) {
-	f.id = workflows.RecoveryID(taskQueue, topic)
-	d, err := c.DescribeWorkflowExecution(ctx, f.id, "")
-	var absent *serviceerror.NotFound
-	switch {
-	case errors.As(err, &absent), err == nil && d.WorkflowExecutionInfo.Status != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING:
-		return f, nothing("%s has no recovery under way: nothing says that its destination is broken", topic)
-	case err != nil:
-		return f, fmt.Errorf("look for the recovery of %s: %w", topic, err)
+// findRecovery finds a topic's recovery, also one that an earlier version began under the
+// id that it had then.
+func findRecovery(ctx context.Context, c client.Client, taskQueue, topic string) (recoveryFound, error) {
+	ids := []string{workflows.RecoveryID(taskQueue, topic)}
+	if earlier := workflows.EarlierRecoveryID(taskQueue, topic); earlier != ids[0] && workflows.IsID(earlier) {
+		ids = append(ids, earlier)
 	}
-	f.runID, f.firstRunID = d.WorkflowExecutionInfo.Execution.RunId, d.WorkflowExecutionInfo.FirstRunId
-	f.attempt = attemptOf(d)
-	return f, nil
+	for _, id := range ids {
+		d, err := c.DescribeWorkflowExecution(ctx, id, "")
+		var absent *serviceerror.NotFound
+		switch {
+		case errors.As(err, &absent):
+		case err != nil:
+			return recoveryFound{}, fmt.Errorf("look for the recovery of %s: %w", topic, err)
+		case d.WorkflowExecutionInfo.Status != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
+			d.ExecutionConfig.GetTaskQueue().GetName() != taskQueue: // an earlier id can be that of two task queues
+		default:
+			return recoveryFound{
+				id: id, runID: d.WorkflowExecutionInfo.Execution.RunId, firstRunID: d.WorkflowExecutionInfo.FirstRunId, attempt: attemptOf(d),
+			}, nil
+		}
+	}
+	return recoveryFound{}, nothing("%s has no recovery under way: nothing says that its destination is broken", topic)
 }
 
 // attemptOf is the attempt that a recovery makes or waits for, nil if there is none.

@@ -47,6 +47,9 @@ has "-maintenance" behind that name.`,
 			if err := s.check(); err != nil {
 				return err
 			}
+			if err := checkTaskQueue(s.taskQueue); err != nil {
+				return err
+			}
 			c, err := dial(cmd.Context())
 			if err != nil {
 				return err

@@ -8,7 +8,17 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
+
+	"github.com/temporal-outbox/relay/workflows"
 )
+
+// checkTaskQueue makes a task queue that Temporal does not take the user's mistake.
+func checkTaskQueue(name string) error {
+	if err := workflows.CheckTaskQueue(name); err != nil {
+		return misuse("the task queue (--task-queue, OUTBOX_TASK_QUEUE) %w", err)
+	}
+	return nil
+}
 
 func dial(ctx context.Context) (client.Client, error) {
 	o, err := clientOptions()

@@ -11,6 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/workflows"
 )
 
 // settings is the worker's environment. Temporal's own variables and AWS's are
@@ -19,7 +20,7 @@ type settings struct {
 	DatabaseURL string     `env:"DATABASE_URL" doc:"PostgreSQL database that has the outbox" required:"yes"`
 	Auth        string     `env:"OUTBOX_DATABASE_AUTH" envDefault:"password" doc:"password: that of DATABASE_URL; iam: IAM database authentication of RDS and Aurora, a token for each connection"`
 	Config      string     `env:"OUTBOX_CONFIG" doc:"path of the file that routes topics" required:"yes"`
-	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay" doc:"Temporal task queue, and the name of the schedule: one for each outbox in a namespace"`
+	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay" doc:"Temporal task queue, and the name of the schedule: one for each outbox in a namespace; printable ASCII"`
 	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16" doc:"size of the connection pool, at least 2"`
 	HTTPAddress string     `env:"OUTBOX_HTTP_ADDRESS" doc:"where to serve /healthz, /readyz and /metrics, such as :8080; nowhere if it is not set"`
 	LogFormat   string     `env:"OUTBOX_LOG_FORMAT" envDefault:"text" doc:"text or json"`
@@ -51,6 +52,9 @@ func readSettings() (settings, error) {
 	}
 	if s.Connections < 2 {
 		problems = append(problems, fmt.Errorf("OUTBOX_DATABASE_CONNECTIONS is %d: it must be at least 2", s.Connections))
+	}
+	if err := workflows.CheckTaskQueue(s.TaskQueue); err != nil {
+		problems = append(problems, fmt.Errorf("OUTBOX_TASK_QUEUE %w", err))
 	}
 	if s.LogFormat != "text" && s.LogFormat != "json" {
 		problems = append(problems, fmt.Errorf("OUTBOX_LOG_FORMAT is %q: it must be text or json", s.LogFormat))

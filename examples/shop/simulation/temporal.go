@@ -27,10 +27,7 @@ type glimpse struct {
 func (o *outage) describe(ctx context.Context) (g glimpse, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	id := "outbox-recovery/" + brokenTopic
-	if o.TaskQueue != workflows.DefaultTaskQueue {
-		id = "outbox-recovery/" + o.TaskQueue + "/" + brokenTopic
-	}
+	id := workflows.RecoveryID(o.TaskQueue, brokenTopic)
 	d, err := o.Temporal.DescribeWorkflowExecution(ctx, id, "")
 	if missing := (*serviceerror.NotFound)(nil); errors.As(err, &missing) {
 		return g, nil
