@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
@@ -129,7 +130,8 @@ func backoff(attempt int32, first, most time.Duration) time.Duration {
 	return min(most, first<<min(max(attempt-1, 0), 10))
 }
 
-func text(err error) string { return cut(err.Error(), maxFailureText) }
+// text is that of a failure. People read it in lists and on terminals.
+func text(err error) string { return cut(printable.Text(err.Error()), maxFailureText) }
 
 // cut ends a text after so many bytes. A character that is cut in two would be refused by
 // Temporal, and by PostgreSQL.

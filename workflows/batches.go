@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
@@ -161,7 +162,9 @@ func (r *run) release(ctx workflow.Context, b relay.Batch) {
 }
 
 // summary describes a batch in the UI: "orders · 500 events · lanes 0-15".
-func summary(b relay.Batch) string { return b.Topic + " · " + events(b.Events) + " · " + lanes(b) }
+func summary(b relay.Batch) string {
+	return printable.Line(b.Topic) + " · " + events(b.Events) + " · " + lanes(b)
+}
 
 func events(n int) string {
 	if n == 1 {

@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -200,7 +201,7 @@ func (b *board) standing(r *RelayResult) {
 func (b *board) summary() string {
 	names := map[relay.Concern][]string{}
 	for _, t := range b.topics {
-		names[t.Concern()] = append(names[t.Concern()], cut(t.Topic, maxName))
+		names[t.Concern()] = append(names[t.Concern()], cut(printable.Line(t.Topic), maxName))
 	}
 	text := "wait for pending events"
 	for _, c := range []struct {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -81,6 +82,21 @@ func TestNamesAndReasonsAreShownAsTheyAre(t *testing.T) {
 		strings.Repeat("ü", 72)+`… |  |  |  |  | 0 |`, lines[4])
 }
 
+// The Temporal CLI prints them to terminals, and a browser obeys marks for bidirectional text.
+func TestDetailsAndSummaries_HaveNoCharacterThatATerminalObeys(t *testing.T) {
+	const topic, shown = "\x1b[31mred\u202e\n", `\u001b[31mred\u202e`
+	b := boardOf(relay.TopicState{Topic: topic, Oldest: time.Hour, PausedBy: topic, PauseReason: topic, Recovery: topic, Dead: 1, DeadCode: topic})
+	in := RecoveryInput{Batch: relay.Batch{Topic: topic}, Destination: topic, Error: topic, Reason: topic}
+	r := &recovery{in: in, park: &ParkRequest{By: topic, Reason: topic}}
+	for _, text := range []string{
+		b.markdown(RelayResult{}), b.summary(), r.details(), r.epilogue(), brief("retry " + goesTo(in)), summary(in.Batch),
+		details(OperationInput{Kind: relay.Replay, Topic: topic}, 1), MaintenanceResult{Warnings: []string{topic}}.details(),
+	} {
+		require.Contains(t, strings.NewReplacer(`\\`, `\`, `\[`, `[`).Replace(text), shown)
+		require.Equal(t, printable.Text(text), text)
+	}
+}
+
 func TestDetailsFitIntoAnAddressWhateverTheTopicsAreCalled(t *testing.T) {
 	for name, topic := range map[string]relay.TopicState{
 		"plain": {Topic: "orders", Pending: 100_000, Capped: true, Oldest: time.Hour},
@@ -112,7 +128,7 @@ func TestDetailsFitIntoAnAddressWhateverTheTopicsAreCalled(t *testing.T) {
 
 func TestSummariesFitIntoWhatTemporalTakes(t *testing.T) {
 	in := RecoveryInput{Batch: relay.Batch{Topic: strings.Repeat("t", 256)}, Destination: "SNS topic arn:aws:sns:x:1:" + strings.Repeat("d", 256), Error: "NotFound"}
-	for _, s := range []string{cut("retry "+goesTo(in), maxSummary), cut(goesTo(in)+" · "+in.Error, maxSummary)} {
+	for _, s := range []string{brief("retry " + goesTo(in)), brief(goesTo(in) + " · " + in.Error)} {
 		require.LessOrEqual(t, len(s), 400)
 		require.Greater(t, len(s), 300)
 	}

@@ -5,7 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/temporal-outbox/relay/internal/printable"
 )
 
 // How long texts may be in a table, in characters.
@@ -33,19 +34,20 @@ func cut(s string, most int) string {
 	return strings.ToValidUTF8(s[:most-len("…")], "") + "…"
 }
 
+// brief makes a summary of a text, in which names are somebody's choice.
+func brief(s string) string { return cut(printable.Line(s), maxSummary) }
+
 // escape makes Markdown show a text as it is, on one line, and cuts it after so many
 // characters. Names and reasons are somebody's choice.
 func escape(s string, most int) string {
 	var b strings.Builder
 	n := 0
-	for _, c := range s {
+	for _, c := range printable.Text(breaks.Replace(s)) {
 		if n++; n > most {
 			b.WriteRune('…')
 			break
 		}
 		switch {
-		case unicode.IsControl(c) || c == '\u2028' || c == '\u2029':
-			b.WriteRune(' ')
 		case strings.ContainsRune("\\`*_[]<>|~&", c):
 			b.WriteRune('\\')
 			b.WriteRune(c)
@@ -55,6 +57,9 @@ func escape(s string, most int) string {
 	}
 	return b.String()
 }
+
+// breaks are the characters that would end a line of a table.
+var breaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ", "\u2028", " ", "\u2029", " ")
 
 // unbroken keeps a text on one line.
 func unbroken(s string) string { return strings.ReplaceAll(s, " ", "\u00a0") }

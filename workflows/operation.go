@@ -107,7 +107,7 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 	}
 	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
 	r.Text = fmt.Sprintf("%s: %d events %s, %s.", in.Kind, r.Done, moved(in.Kind), outcome(err))
-	workflow.SetCurrentDetails(free, r.Text)
+	workflow.SetCurrentDetails(free, escape(r.Text, maxDetails))
 	if in.Asked == nil {
 		r.Text = ""
 		return r, err
@@ -174,6 +174,6 @@ func moved(kind string) string {
 }
 
 func details(in OperationInput, done int64) string {
-	return in.Kind + " of **" + in.Topic + "**: " + strconv.FormatInt(done, 10) + " of about " + strconv.FormatInt(in.Matched, 10) + " events moved so far. " +
+	return in.Kind + " of **" + escape(in.Topic, maxName) + "**: " + strconv.FormatInt(done, 10) + " of about " + strconv.FormatInt(in.Matched, 10) + " events moved so far. " +
 		"Cancel this workflow to stop it; what was moved stays so."
 }

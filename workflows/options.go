@@ -128,7 +128,7 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
 		WaitForCancellation: true, // until it has released its lanes
-		Summary:             summary(b),
+		Summary:             brief(summary(b)),
 	})
 }
 
@@ -139,7 +139,7 @@ func recoveryOptions(ctx workflow.Context, in RecoveryInput) workflow.Context {
 		RetryPolicy:         retries(timing.RecoveryFirst, timing.RecoveryMost),
 		WaitForCancellation: true,
 		// Without a count: more comes while it waits, and its last failure says how much.
-		Summary: cut("retry "+goesTo(in), maxSummary),
+		Summary: brief("retry " + goesTo(in)),
 	})
 }
 
@@ -148,7 +148,7 @@ func recoveryChild(ctx workflow.Context, id string, in RecoveryInput) workflow.C
 	return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 		WorkflowID:        id,
 		ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON,
-		StaticSummary:     cut(goesTo(in)+" · "+in.Error, maxSummary),
+		StaticSummary:     brief(goesTo(in) + " · " + in.Error),
 		StaticDetails:     RecoveryDetails,
 	})
 }
@@ -158,7 +158,7 @@ func runsOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 4},
-		Summary:             "look for a recovery of " + topic,
+		Summary:             brief("look for a recovery of " + topic),
 	})
 }
 
@@ -166,7 +166,7 @@ func resumeOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
-		Summary:             "resume " + topic,
+		Summary:             brief("resume " + topic),
 	})
 }
 
@@ -175,7 +175,7 @@ func reportOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
-		Summary:             "end " + relay.RecoverPark + " " + topic,
+		Summary:             brief("end " + relay.RecoverPark + " " + topic),
 	})
 }
 
@@ -183,7 +183,7 @@ func releaseOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 3},
-		Summary:             "release " + summary(b),
+		Summary:             brief("release " + summary(b)),
 	})
 }
 
@@ -202,7 +202,7 @@ func operateOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
 		WaitForCancellation: true,
-		Summary:             in.Kind + " " + in.Topic,
+		Summary:             brief(in.Kind + " " + in.Topic),
 	})
 }
 
@@ -231,6 +231,6 @@ func endOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
-		Summary:             "end " + in.Kind + " " + in.Topic,
+		Summary:             brief("end " + in.Kind + " " + in.Topic),
 	})
 }

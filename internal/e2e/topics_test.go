@@ -1,16 +1,20 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
+	sdkpb "go.temporal.io/api/sdk/v1"
 
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/testenv"
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -163,4 +167,70 @@ func TestUpgrade_ARecoveryGoesOnUnderTheIDThatItBeganWith(t *testing.T) {
 	back.remove()
 	o.write("a/b", "n", 10, 10)
 	o.recovering(c, "a/b")
+}
+
+// A producer chooses topics, keys and payloads, an operator reasons, and a destination texts.
+// People read them on terminals, in the Temporal UI and in logs.
+func TestControlCharacters_ReachNoTerminalUIOrLog(t *testing.T) {
+	const evil, shown = "\x1b[31mred\u202e\u009b1m", `\u001b[31mred\u202e\u009b1m`
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, fmt.Sprintf("topics:\n  %s: {sqs: %s}\n", strconv.Quote(evil), q.name))
+	c := testenv.Temporal(t)
+	w := o.work("OUTBOX_LOG_FORMAT=text")
+	o.schedule()
+	q.remove()
+	// The first is a dead letter at once, because SQS takes neither its key nor its payload.
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload) SELECT $1, key, 'T' || chr(8238), key FROM unnest(ARRAY[$1, 'k-1', 'k-2']) key`, evil)
+	pending := o.recovering(c, evil)
+	status := commandJSON[struct{ Topics []struct{ Topic string } }](o, "status")
+	require.Equal(t, evil, status.Topics[0].Topic, "programs get them as they are")
+
+	said := map[string]string{"failure": pending.GetLastFailure().GetMessage()}
+	say := func(args ...string) {
+		r := o.command(args...)
+		require.Zero(t, r.status, "%v: %s", args, r.err)
+		said[strings.Join(args[:2], " ")] = r.out + r.err
+	}
+	say("status", "--every", "1s")
+	say("where", "--topic", evil, "--key", evil)
+	say("recover", evil, "--park", "--yes", "--by", "ada", "--reason", evil)
+	say("dead", "list")
+	say("dead", "list", evil)
+	say("pause", evil, "--by", "ada", "--reason", evil)
+	var id string
+	require.NoError(t, o.db.QueryRow(t.Context(), `SELECT event_id::text FROM outbox.event ORDER BY id LIMIT 1`).Scan(&id))
+	say("where", id)
+	say("dead", "show", id, "--payload")
+	said["check"], _ = o.check(nil)
+	r := o.command("dead", "discard", evil+"x", "--all", "--reason", evil, "--yes")
+	require.Equal(t, 2, r.status)
+	said["unknown topic"] = r.err
+	say("dead", "discard", evil, "--all", "--by", evil, "--reason", evil, "--yes")
+	for v, workflow := range map[string]string{
+		"metadata of the recovery":  o.recoveryID(evil),
+		"metadata of the operation": workflows.OperationIDPrefix(o.queue, "discard", evil) + fmt.Sprint(o.count(`SELECT max(id) FROM outbox.operation`)),
+	} {
+		answer, err := c.QueryWorkflow(t.Context(), workflow, "", "__temporal_workflow_metadata")
+		require.NoError(t, err)
+		var metadata sdkpb.WorkflowMetadata
+		require.NoError(t, answer.Get(&metadata))
+		require.NotEmpty(t, metadata.GetCurrentDetails())
+		said[v] = metadata.GetCurrentDetails()
+	}
+	said["log"] = w.text()
+	for where, text := range said {
+		require.Equal(t, printable.Text(text), text, where)
+	}
+	for _, where := range []string{"failure", "status --every", "recover " + evil, "dead list", "pause " + evil, "where " + id, "dead show", "check", "unknown topic"} {
+		require.Contains(t, said[where], shown, where)
+	}
+	for _, one := range o.runs(t.Context(), c) {
+		for _, e := range history(t, c, one).Events {
+			summary := string(e.GetUserMetadata().GetSummary().GetData())
+			if json.Valid([]byte(summary)) {
+				require.NoError(t, json.Unmarshal([]byte(summary), &summary))
+			}
+			require.Equal(t, printable.Text(summary), summary)
+		}
+	}
 }

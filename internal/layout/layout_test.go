@@ -22,12 +22,13 @@ const module = "github.com/temporal-outbox/relay/"
 // the standard library, in files that are not tests. An entry that ends in "/"
 // allows everything below it.
 var allowed = map[string][]string{
-	"outbox":            {"github.com/jackc/pgx/v5/", "go.opentelemetry.io/otel/"},
-	"schema":            {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
-	"internal/relay":    {module + "outbox"},
-	"internal/timing":   {"golang.org/x/sys/unix"},
-	"internal/liveness": {module + "internal/timing", "go.temporal.io/api/", "go.temporal.io/sdk/client"},
-	"internal/postgres": {module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
+	"outbox":             {"github.com/jackc/pgx/v5/", "go.opentelemetry.io/otel/"},
+	"schema":             {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
+	"internal/relay":     {module + "outbox"},
+	"internal/printable": {},
+	"internal/timing":    {"golang.org/x/sys/unix"},
+	"internal/liveness":  {module + "internal/timing", "go.temporal.io/api/", "go.temporal.io/sdk/client"},
+	"internal/postgres":  {module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
 		module + "internal/relay", module + "internal/timing", module + "outbox", module + "internal/publish/detach", "github.com/aws/",
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/propagation",
@@ -39,11 +40,11 @@ var allowed = map[string][]string{
 		"go.temporal.io/sdk/activity", "go.temporal.io/sdk/client", "go.temporal.io/sdk/interceptor", "go.temporal.io/sdk/contrib/opentelemetry",
 	},
 	"activities": {
-		module + "internal/relay", module + "internal/timing", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal",
+		module + "internal/printable", module + "internal/relay", module + "internal/timing", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal",
 		"go.temporal.io/api/enums/v1", "go.temporal.io/api/serviceerror", "golang.org/x/time/rate",
 	},
 	"workflows": {
-		module + "activities", module + "internal/relay", module + "internal/timing",
+		module + "activities", module + "internal/printable", module + "internal/relay", module + "internal/timing",
 		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker", "go.temporal.io/api/enums/v1",
 	},
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/printable"
 )
 
 func deadCommand() *cobra.Command {
@@ -79,7 +80,7 @@ func printDeadCounts(cmd *cobra.Command, store *postgres.Store, asJSON bool) err
 	}
 	t := newTable(cmd, "Topic", "Code", "Dead", "Keys", "First", "Last")
 	for _, c := range counts {
-		t.AppendRow(table.Row{c.Topic, c.Code, c.Events, c.Keys, instantText(c.First), instantText(c.Last)})
+		t.AppendRow(table.Row{printable.Line(c.Topic), c.Code, c.Events, c.Keys, instantText(c.First), instantText(c.Last)})
 	}
 	t.Render()
 	return nil
@@ -95,7 +96,7 @@ func printDeadLetters(cmd *cobra.Command, letters []postgres.DeadLetter, limit i
 	t := newTable(cmd, "Event", "Key", "Type", "Died", "Attempts", "Code", "Message")
 	t.SetColumnConfigs([]table.ColumnConfig{{Name: "Message", WidthMax: 60, WidthMaxEnforcer: text.WrapSoft}})
 	for _, d := range letters {
-		t.AppendRow(table.Row{eventName(d.EventID, d.ID, d.Replay), d.Key, d.Type, instantText(d.DeadAt), d.Attempts, d.Code, d.Message})
+		t.AppendRow(table.Row{eventName(d.EventID, d.ID, d.Replay), printable.Line(d.Key), printable.Line(d.Type), instantText(d.DeadAt), d.Attempts, d.Code, d.Message})
 	}
 	t.Render()
 	if len(letters) == limit {
@@ -113,12 +114,4 @@ func eventName(eventID string, id, replay int64) string {
 		return fmt.Sprintf("%s, replay %d", eventID, replay)
 	}
 	return eventID
-}
-
-func newTable(cmd *cobra.Command, columns ...any) table.Writer {
-	t := table.NewWriter()
-	t.SetOutputMirror(cmd.OutOrStdout())
-	t.SetStyle(table.StyleLight)
-	t.AppendHeader(columns)
-	return t
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/outbox"
 )
@@ -75,9 +76,9 @@ func showDead(cmd *cobra.Command, store *postgres.Store, id outbox.ID, payload, 
 	for _, s := range shown {
 		fields := [][2]string{
 			{"event", eventName(s.EventID, s.ID, s.Replay)},
-			{"topic", s.Topic},
-			{"key", s.Key},
-			{"type", s.Type},
+			{"topic", printable.Line(s.Topic)},
+			{"key", printable.Line(s.Key)},
+			{"type", printable.Line(s.Type)},
 			{"written", instantText(s.WrittenAt)},
 			{"died", fmt.Sprintf("%s, after %d attempts", instantText(s.DeadAt), s.Attempts)},
 			{"why", s.Code + ": " + s.Message},

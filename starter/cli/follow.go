@@ -12,10 +12,10 @@ import (
 	"github.com/jedib0t/go-pretty/v6/progress"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
-	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -105,7 +105,8 @@ type tracked struct {
 // tracker shows progress: moving on a terminal, as a line every two seconds anywhere
 // else.
 func tracker(out io.Writer, r *report) tracked {
-	if file, ok := out.(*os.File); !ok || !term.IsTerminal(int(file.Fd())) {
+	file := terminal(out)
+	if file == nil {
 		var last int64
 		said := time.Now()
 		return tracked{func(done int64) {
@@ -116,18 +117,18 @@ func tracker(out io.Writer, r *report) tracked {
 		}, func(text string) { fmt.Fprintln(out, text) }, func(bool) {}}
 	}
 	w := progress.NewWriter()
-	w.SetOutputWriter(out)
+	w.SetOutputWriter(file)
 	w.SetUpdateFrequency(100 * time.Millisecond)
 	w.Style().Visibility = progress.StyleVisibility{Tracker: true, Value: true, Percentage: true, Speed: true, ETA: true}
 	w.Style().Options.ErrorString = "no longer followed"
-	t := &progress.Tracker{Message: r.Kind + " " + r.Topic, Total: r.Matched}
+	t := &progress.Tracker{Message: r.Kind + " " + printable.Line(r.Topic), Total: r.Matched}
 	w.AppendTracker(t)
 	rendered := make(chan struct{})
 	go func() {
 		w.Render()
 		close(rendered)
 	}()
-	return tracked{t.SetValue, func(text string) { w.Log("%s", text) }, func(done bool) {
+	return tracked{t.SetValue, func(text string) { w.Log("%s", printable.Text(text)) }, func(done bool) {
 		for !w.IsRenderInProgress() { // before it has begun, Stop does nothing
 			time.Sleep(time.Millisecond)
 		}

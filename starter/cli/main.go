@@ -27,8 +27,10 @@ import (
 func Main(name string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := root(name).ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, name+":", err)
+	cmd := root(name)
+	printTo(cmd, os.Stdout, os.Stderr)
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), name+":", err)
 		return exitStatus(err)
 	}
 	return 0

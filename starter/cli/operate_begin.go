@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -131,7 +132,7 @@ func (o *operation) start(ctx context.Context, c client.Client, u relay.UnderWay
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: u.WorkflowID, TaskQueue: o.taskQueue,
 		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-		StaticSummary:            short(fmt.Sprintf("%s %s, by %s: %s", o.kind, u.Topic, u.By, u.Reason)),
+		StaticSummary:            short(printable.Line(fmt.Sprintf("%s %s, by %s: %s", o.kind, u.Topic, u.By, u.Reason))),
 		TypedSearchAttributes:    attributes,
 		Memo: map[string]any{
 			"operation": u.ID, "kind": u.Kind, "topic": u.Topic, "by": u.By, "reason": short(u.Reason), "at": u.At,

@@ -13,10 +13,10 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/timing"
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -112,7 +112,7 @@ func showStatus(cmd *cobra.Command, store *postgres.Store, watched *relayWatch, 
 	}
 	t := newTable(cmd, "Topic", "Pending", "Oldest", "Leased", "Dead", "Paused")
 	for _, s := range topics {
-		t.AppendRow(table.Row{s.Topic, s.Pending, age(s), s.Leased, s.Dead, paused(s)})
+		t.AppendRow(table.Row{printable.Line(s.Topic), s.Pending, age(s), s.Leased, s.Dead, paused(s)})
 	}
 	t.Render()
 	return nil
@@ -120,8 +120,8 @@ func showStatus(cmd *cobra.Command, store *postgres.Store, watched *relayWatch, 
 
 // clearScreen clears a terminal, and nothing else.
 func clearScreen(out io.Writer) {
-	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		fmt.Fprint(out, "\x1b[H\x1b[2J")
+	if file := terminal(out); file != nil {
+		fmt.Fprint(file, "\x1b[H\x1b[2J")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/outbox"
 )
 
@@ -79,9 +80,9 @@ func whereCommand() *cobra.Command {
 func printLife(cmd *cobra.Command, e postgres.EventLife) {
 	fields := [][2]string{
 		{"event", e.EventID},
-		{"topic", e.Topic},
-		{"key", e.Key},
-		{"type", e.Type},
+		{"topic", printable.Line(e.Topic)},
+		{"key", printable.Line(e.Key)},
+		{"type", printable.Line(e.Type)},
 		{"written", fmt.Sprintf("%s, as id %d in lane %d", instantText(e.WrittenAt), e.ID, e.Lane)},
 	}
 	if e.Published {
@@ -160,7 +161,7 @@ func printLives(cmd *cobra.Command, events []postgres.EventLife) {
 			}
 			state += deliveryText(d)
 		}
-		t.AppendRow(table.Row{e.EventID, e.Type, instantText(e.WrittenAt), state})
+		t.AppendRow(table.Row{e.EventID, printable.Line(e.Type), instantText(e.WrittenAt), state})
 	}
 	t.Render()
 	if l := laneFields(events[0].LaneLife); !events[0].Published && len(l) > 0 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/liveness"
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/publish"
 )
 
@@ -42,7 +43,7 @@ func (f finding) name() string {
 	if f.Topic == "" {
 		return f.Check
 	}
-	return f.Topic + ": " + f.Check
+	return printable.Line(f.Topic) + ": " + f.Check
 }
 
 // report is what --check --json prints.

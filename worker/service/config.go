@@ -10,6 +10,7 @@ import (
 
 	"github.com/temporal-outbox/relay/activities"
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -77,8 +78,9 @@ func readSettings() (settings, error) {
 
 func newLogger(s settings) *slog.Logger {
 	options := &slog.HandlerOptions{Level: s.LogLevel}
+	out := printable.Writer{Out: os.Stderr} // JSON has some control characters as they are
 	if s.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, options))
+		return slog.New(slog.NewJSONHandler(out, options))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options))
+	return slog.New(slog.NewTextHandler(out, options))
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
@@ -29,8 +30,11 @@ func Main(name string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := root(name).ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, name+": "+strings.ReplaceAll(err.Error(), "\n", "\n"+name+": "))
+	cmd := root(name)
+	cmd.SetOut(printable.Writer{Out: os.Stdout})
+	cmd.SetErr(printable.Writer{Out: os.Stderr})
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), name+": "+strings.ReplaceAll(err.Error(), "\n", "\n"+name+": "))
 		return 1
 	}
 	return 0

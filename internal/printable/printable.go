@@ -1,0 +1,83 @@
+// Package printable shows texts that others have chosen. Topics, keys, reasons and the error
+// texts of destinations may have characters that a terminal obeys, or that let a text look
+// like another one. What people read shows their numbers instead.
+package printable
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// hidden are the characters that are escaped: controls (C0, DEL and C1), format characters,
+// as those for bidirectional text and the zero-width ones, and the separators of lines and
+// paragraphs that a terminal may or may not follow.
+var hidden = []*unicode.RangeTable{unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp}
+
+// Text escapes control and format characters, but for tabs and line feeds. All other text is
+// returned byte for byte.
+//
+// A character becomes \u001b, of four digits, as in JSON: a JSON text that passes Text is
+// still JSON, and says the same. A byte that is not UTF-8 becomes \x9b, because a terminal may
+// take it for a control of its own encoding.
+func Text(s string) string { return escaped(s, func(c rune) bool { return c == '\n' || c == '\t' }) }
+
+// Line is Text on one line: tabs and line feeds are escaped as well, to \t and \n.
+func Line(s string) string { return escaped(s, func(rune) bool { return false }) }
+
+func escaped(s string, stays func(rune) bool) string {
+	var b strings.Builder
+	from := 0 // what is not written yet
+	var width int
+	for i := 0; i < len(s); i += width {
+		var c rune
+		if c, width = rune(s[i]), 1; c >= utf8.RuneSelf {
+			c, width = utf8.DecodeRuneInString(s[i:])
+		} else if c >= ' ' && c < 0x7f {
+			continue
+		}
+		var instead string
+		switch {
+		case c == utf8.RuneError && width == 1:
+			instead = fmt.Sprintf(`\x%02x`, s[i])
+		case !unicode.In(c, hidden...) || stays(c):
+			continue
+		default:
+			instead = escape(c)
+		}
+		b.WriteString(s[from:i])
+		b.WriteString(instead)
+		from = i + width
+	}
+	if from == 0 {
+		return s
+	}
+	return b.String() + s[from:]
+}
+
+func escape(c rune) string {
+	switch {
+	case c == '\n' || c == '\t' || c == '\r':
+		return strings.Trim(strconv.QuoteRune(c), "'")
+	case c > 0xffff:
+		high, low := utf16.EncodeRune(c)
+		return fmt.Sprintf(`\u%04x\u%04x`, high, low)
+	}
+	return fmt.Sprintf(`\u%04x`, c)
+}
+
+// Writer writes Text to Out. Each Write must end between two characters, as those of fmt and
+// encoding/json do.
+type Writer struct{ Out io.Writer }
+
+// Write writes all of it, or returns Out's error.
+func (w Writer) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(w.Out, Text(string(b))); err != nil {
+		return 0, err //nolint:wrapcheck // it is Out's
+	}
+	return len(b), nil
+}
