@@ -19,6 +19,7 @@ import (
 type Store interface {
 	Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error)
 	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
+	LeavesOut(ctx context.Context, routed []string) (bool, error)
 	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
 	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
 	Exists(ctx context.Context, r relay.Ref) (bool, error)
@@ -78,6 +79,9 @@ type Config struct {
 	// HandoverPause is how long a topic stays paused when its recovery has to begin,
 	// in case that it never does. Default timing.HandoverPause.
 	HandoverPause time.Duration
+	// Routes are the topics that Publisher has a destination for. Of others, a few are
+	// claimed at a time. nil: all topics are claimed alike.
+	Routes []string
 	// Topics are topics with a policy of their own.
 	Topics map[string]TopicPolicy
 	// Metrics is told what happens. Default: nobody is.
@@ -97,6 +101,8 @@ type Activities struct {
 	sampler sampler
 	paces   map[string]*rate.Limiter
 	late    lateness
+	// routeWait is timing.RouteWait, but in tests.
+	routeWait time.Duration
 }
 
 // New returns activities that use the given parts.
@@ -126,7 +132,7 @@ func New(cfg Config) (*Activities, error) {
 		cfg.Metrics = noMetrics{}
 	}
 	return &Activities{
-		cfg: cfg, ledger: newLedger(cfg.Store), paces: newPaces(cfg.Topics),
+		cfg: cfg, ledger: newLedger(cfg.Store), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
 		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
 	}, nil
 }

@@ -65,6 +65,10 @@ func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.Publis
 		pause := min(throttlePauseMax, throttlePause<<min(t.last.Throttled-1, 8))
 		r.pause = pause/2 + rand.N(pause/2)
 	}
+	if t.Recovering && left.Code == relay.CodeNoRoute {
+		// Only another worker can have the route, and may have it at any time.
+		r.pause = min(timing.RouteRetryMost, timing.RecoveryFirst<<min(max(0, t.last.Fruitless-1), 8))
+	}
 	broken := refused.whole != nil && needsSomebody(refused.whole)
 	r.final = !t.Recovering && (broken || t.last.Fruitless >= fruitlessLimit)
 	t.mu.Unlock()

@@ -36,7 +36,14 @@ type ClaimResult struct {
 	Topics []relay.TopicState `json:"topics,omitempty"`
 	// MoreTopics is how many are left out.
 	MoreTopics int `json:"moreTopics,omitempty"`
+	// Unrouted is how many topics have events and no destination, those that are left out
+	// included.
+	Unrouted int `json:"unrouted,omitempty"`
 }
+
+// unroutedMost is how many topics without a route are claimed or in recovery at once: enough
+// to show what is wrong. An attempt finds no destination, so the others only wait.
+const unroutedMost = 3
 
 // pollShare is how much of its time a poll may spend in the database: one part
 // in so many. An outbox with many topics is polled less often, not harder.
@@ -44,7 +51,9 @@ const pollShare = 5
 
 // ClaimBatches waits until something is pending, and claims it. It answers with
 // nothing when the wait is over, or at once when the worker shuts down. It leaves out
-// topics of which this worker has acknowledgements to settle.
+// topics of which this worker has acknowledgements to settle, and most of those that it has no
+// route for. While such topics have events, it waits for timing.RouteWait at most: a worker of
+// another version may have the route, and get the next claim.
 //
 // About every ten seconds it also looks at all topics, if no other worker has. What it
 // sees goes along with the next answer; only if a topic has come to need somebody, or no longer does, it
@@ -68,12 +77,13 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		}
 	}
 	stop := activity.GetWorkerStopChannel(ctx)
-	heartbeat := every(timing.ClaimHeartbeatEvery)
+	heartbeat, unroutedDue := every(timing.ClaimHeartbeatEvery), every(a.routeWait)
 	for deadline := time.Now().Add(r.Wait); ; {
 		a.sampler.lookWhenDue(func(every time.Duration) sample { return a.look(ctx, every) })
 		looked := time.Now()
 		batches, err := a.cfg.Store.Claim(ctx, relay.ClaimRequest{
 			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Shares: a.shares(r.Shares), Linger: r.Linger,
+			Routed: a.cfg.Routes, Unrouted: unroutedMost,
 		})
 		if err != nil {
 			return ClaimResult{}, failure(ctx, err, nil)
@@ -81,6 +91,15 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		pause := max(a.cfg.PollEvery, (pollShare-1)*time.Since(looked))
 		if len(batches) > 0 || time.Now().Add(pause).After(deadline) || a.sampler.isUrgent(run) {
 			return a.sampler.tell(run, ClaimResult{Batches: batches}), nil
+		}
+		if a.cfg.Routes != nil && unroutedDue() {
+			leaves, err := a.cfg.Store.LeavesOut(ctx, a.cfg.Routes)
+			if err != nil {
+				return ClaimResult{}, failure(ctx, err, nil)
+			}
+			if leaves {
+				return a.sampler.tell(run, ClaimResult{}), nil
+			}
 		}
 		if heartbeat() {
 			activity.RecordHeartbeat(ctx)

@@ -48,6 +48,7 @@ type store struct {
 	asked      relay.ClaimRequest // the last one
 	claims     int
 	earlier    []relay.Batch
+	leavesOut  bool // topics without a route
 	settleErr  func() error
 	loadErr    func(n int) error
 	renewErr   error
@@ -91,6 +92,8 @@ func (s *store) Claim(_ context.Context, r relay.ClaimRequest) ([]relay.Batch, e
 }
 
 func (s *store) Claimed(context.Context, string) ([]relay.Batch, error) { return s.earlier, nil }
+
+func (s *store) LeavesOut(context.Context, []string) (bool, error) { return s.leavesOut, nil }
 
 func (s *store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error) {
 	s.mu.Lock()

@@ -22,6 +22,8 @@ const (
 	// sampleMost is how many topics a sample tells of, so that a history does not grow
 	// with their number.
 	sampleMost = 30
+	// sampleUnrouted is how many of them have no route, however many there are.
+	sampleUnrouted = 5
 )
 
 // sampler knows the state of all topics as of a few seconds ago. It looks in the
@@ -61,6 +63,9 @@ func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
 	}
 	if err == nil {
 		s.topics, err = a.cfg.Store.Topics(ctx)
+		for i, t := range s.topics {
+			s.topics[i].NoRoute = a.cfg.Routes != nil && !slices.Contains(a.cfg.Routes, t.Topic)
+		}
 	}
 	took := time.Since(began)
 	s.next = max(every, sampleShare*took)
@@ -109,8 +114,18 @@ func (s *sampler) tell(run string, r ClaimResult) ClaimResult {
 		return r
 	}
 	s.run, s.told, s.concerns = run, s.taken, concerns(s.topics)
-	shown := min(len(s.topics), sampleMost)
-	r.Topics, r.MoreTopics = slices.Clone(s.topics[:shown]), len(s.topics)-shown
+	for _, t := range s.topics {
+		if t.Concern() == relay.Unrouted {
+			r.Unrouted++
+			if r.Unrouted > sampleUnrouted {
+				continue
+			}
+		}
+		if len(r.Topics) < sampleMost {
+			r.Topics = append(r.Topics, t)
+		}
+	}
+	r.MoreTopics = len(s.topics) - len(r.Topics)
 	return r
 }
 
@@ -143,7 +158,9 @@ func concerns(topics []relay.TopicState) (some []relay.TopicState) {
 		} else {
 			t.Oldest = relay.Late
 		}
-		t.Pending, t.Capped, t.Retrying = 0, false, 0
+		if t.Pending, t.Capped, t.Retrying = min(t.Pending, 1), false, 0; !t.NoRoute {
+			t.Pending = 0
+		}
 		t.Failure = relay.Failure{Code: t.Failure.Code} // each attempt has other times
 		if t.Concern() != relay.Nothing {
 			some = append(some, t)

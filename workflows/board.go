@@ -19,8 +19,10 @@ import (
 type board struct {
 	topics []relay.TopicState // the worst first
 	more   int
-	asOf   time.Time
-	since  time.Time // when the run began
+	// unrouted is how many topics have events and no destination, also of more.
+	unrouted int
+	asOf     time.Time
+	since    time.Time // when the run began
 
 	stale bool // what is shown is not what is known
 	shown time.Time
@@ -29,7 +31,7 @@ type board struct {
 // told takes a sample, if a claim brought one along.
 func (b *board) told(now time.Time, r activities.ClaimResult) {
 	if len(r.Topics) > 0 {
-		b.topics, b.more, b.asOf, b.stale = r.Topics, r.MoreTopics, now, true
+		b.topics, b.more, b.unrouted, b.asOf, b.stale = r.Topics, r.MoreTopics, r.Unrouted, now, true
 	}
 }
 
@@ -81,7 +83,18 @@ func row(t relay.TopicState, result RelayResult) string {
 
 // others says how many topics there are beside those shown.
 func (b *board) others(shown int) string {
-	more := b.more + len(b.topics) - shown
+	more, unrouted := b.more+len(b.topics)-shown, b.unrouted
+	for _, t := range b.topics[:shown] {
+		if t.Concern() == relay.Unrouted {
+			unrouted--
+		}
+	}
+	if unrouted > 0 {
+		if more -= unrouted; more == 0 {
+			return fmt.Sprintf("… and %s more without a route.", count(unrouted))
+		}
+		return fmt.Sprintf("… and %s more without a route, and %s others.", count(unrouted), count(more))
+	}
 	switch {
 	case more == 0:
 		return ""
@@ -117,11 +130,12 @@ func (b *board) verdict() string {
 	}{
 		{broken, "with a broken destination"},
 		{paused, "paused by an operator"},
+		{b.unrouted, "without a route in `OUTBOX_CONFIG`: their events wait"},
 		{waiting, "with events that wait for more than " + relay.Late.String()},
 		{dead, "with dead letters, `starter dead list` has their reasons"},
 	} {
 		if p.n > 0 {
-			parts = append(parts, fmt.Sprintf("**%d** %s", p.n, p.text))
+			parts = append(parts, fmt.Sprintf("**%s** %s", count(p.n), p.text))
 		}
 	}
 	if len(parts) == 0 {
@@ -133,6 +147,9 @@ func (b *board) verdict() string {
 // state says in a few words how a topic is, of which a run has published so much.
 func state(t relay.TopicState, published int) string {
 	parts := trouble(t)
+	if t.NoRoute && t.Pending > 0 {
+		parts = append(parts, "**no route**")
+	}
 	if len(parts) == 0 {
 		parts = append(parts, flow(t, published))
 	}
@@ -207,7 +224,7 @@ func (b *board) summary() string {
 	for _, c := range []struct {
 		relay.Concern
 		text string
-	}{{relay.Broken, "broken"}, {relay.Paused, "paused"}, {relay.Waiting, "late"}} {
+	}{{relay.Broken, "broken"}, {relay.Paused, "paused"}, {relay.Waiting, "late"}, {relay.Unrouted, "no route"}} {
 		if list := names[c.Concern]; len(list) > maxNamed {
 			text += " · " + c.text + ": " + strings.Join(list[:maxNamed-1], ", ") + " and others"
 		} else if len(list) > 0 {

@@ -70,6 +70,25 @@ func TestATopicThatIsBrokenSaysWhyAndSinceWhen(t *testing.T) {
 		`| **destination broken**: AccessDenied: no identity-based policy allows \| it (since 2026-11-24 04:00:00 UTC, next attempt at 04:06:00), see workflow r |`)
 }
 
+func TestATableNamesAFewTopicsWithoutARouteAndCountsTheOthers(t *testing.T) {
+	topics := []relay.TopicState{
+		{Topic: "billing", Pending: 1, Oldest: relay.Late},
+		{Topic: "odrers", Pending: 7, Oldest: time.Hour, NoRoute: true},
+		{Topic: "oders", Pending: 7, Oldest: time.Hour, NoRoute: true, Recovery: "outbox-recovery/oders"},
+		{Topic: "orders"},
+	}
+	b := boardOf(topics...)
+	b.more, b.unrouted = 2005, 2000
+	text := b.markdown(RelayResult{})
+	require.Contains(t, text, "**2,000** without a route in `OUTBOX_CONFIG`: their events wait")
+	require.Contains(t, text, "| odrers | **no route** | 7 |")
+	require.Contains(t, text, "| oders | **destination broken**, see workflow outbox-recovery/oders; **no route** | 7 |")
+	require.Contains(t, text, "… and 1,999 more without a route, and 6 others.")
+	require.Equal(t, "wait for pending events · broken: oders · late: billing · no route: odrers", b.summary())
+	b.more = 1999
+	require.Contains(t, b.markdown(RelayResult{}), "… and 1,999 more without a route.\n")
+}
+
 // Whoever names a topic or gives a reason must not be able to change the table, or
 // to have the browser load or run something.
 func TestNamesAndReasonsAreShownAsTheyAre(t *testing.T) {

@@ -48,6 +48,8 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 		{"a batch whose worker died is taken over before its topic is claimed again", timing.HeartbeatTimeout + timing.RetryFirst, timing.HandoverPause},
 		{"a run of maintenance has time for a retry", upkeepTimeout + timing.RetryMost, MaintenanceTimeout},
 		{"a run of maintenance ends before the next", MaintenanceTimeout, MaintenanceEvery},
+		{"a claim that leaves topics out ends before it would", timing.RouteWait, ClaimWait},
+		{"a topic without a route is tried again within its pause", timing.RouteRetryMost + 2*timing.RequestTimeout, timing.RecoveryPause},
 		{"a batch that takes its full time is not late", timing.SettleGrace + timing.BatchFor + timing.SendGrace, timing.BatchLate},
 		{"a worker that stops waits for its requests", timing.RequestTimeout + timing.SettlePatience, timing.StopTimeout},
 		{"a worker that stops can try to settle", timing.SettleTry, timing.ShutdownTimeout},

@@ -69,7 +69,7 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 			s.Maintenance = Schedule{ID: "orders-maintenance", Status: Off, Note: OffNote}
 		}},
 		"maintenance absent, as --maintain-every 0 of an earlier version left it": {is: func(s *State) { s.Maintenance.Status = Absent }},
-		"run cancelled just now":                              {is: func(s *State) { s.Run = Run{Status: Absent} }},
+		"run cancelled just now": {is: func(s *State) { s.Run = Run{Status: Absent} }},
 		"no run for longer than the schedule's interval": {
 			is:       func(s *State) { s.Run, s.Schedule.last = Run{Status: Absent}, *ago(2 * time.Minute) },
 			problems: []string{`no run of Relay is under way, and schedule orders has started none since 2026-11-29 11:58:00 UTC: look at it with "temporal schedule describe --schedule-id orders"`},

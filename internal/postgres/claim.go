@@ -24,18 +24,35 @@ import (
 //
 // A lane that an operation has reserved is left to it.
 //
+// Topics without a route are left out, but for a few at a time: publishing them only finds
+// that they have none. Those that are leased or in recovery count. When that many are, the
+// lanes of the others are not even read, and there may be thousands of them.
+//
 // Each lane is probed from its low_id: from its beginning, a probe would read
 // everything settled since the oldest snapshot that is open. The probe is a
 // LATERAL with LIMIT, because EXISTS becomes a join that scans the whole table.
 const waitingSQL = `
-WITH busy AS (
-    SELECT topic, count(DISTINCT claim_id)::int AS claims
-    FROM outbox.lane WHERE leased_until >= now() AND NOT retrying GROUP BY topic),
-lowered AS (SELECT * FROM unnest($2::text[], $3::int[]) AS s(topic, share))
-SELECT topic, lane, claims, ` + filtered + `
-FROM (SELECT l.topic, l.lane, l.claimed_at, coalesce(busy.claims, 0) AS claims,
+WITH leased AS MATERIALIZED (
+    SELECT topic, claim_id, retrying FROM outbox.lane WHERE leased_until >= now()),
+busy AS (SELECT topic, count(DISTINCT claim_id)::int AS claims FROM leased WHERE NOT retrying GROUP BY topic),
+lowered AS (SELECT * FROM unnest($2::text[], $3::int[]) AS s(topic, share)),
+routed AS MATERIALIZED (SELECT DISTINCT topic FROM unnest($4::text[]) AS r(topic)),
+held AS MATERIALIZED (
+    SELECT count(*)::int AS topics
+    FROM (SELECT topic FROM leased UNION SELECT topic FROM outbox.topic WHERE recovery_paused_until >= now()) t
+    WHERE topic NOT IN (SELECT topic FROM routed)),
+known AS (
+    SELECT l.topic, l.lane, l.low_id, l.claimed_at, l.leased_until, l.reserved_until, false AS unrouted
+    FROM outbox.lane l JOIN routed USING (topic)
+    UNION ALL
+    SELECT l.topic, l.lane, l.low_id, l.claimed_at, l.leased_until, l.reserved_until, $4::text[] IS NOT NULL
+    FROM outbox.lane l
+    WHERE ($4::text[] IS NULL OR (SELECT topics FROM held) < $5)
+      AND l.topic NOT IN (SELECT topic FROM routed))
+SELECT topic, lane, claims, CASE WHEN unrouted THEN $5 - (SELECT topics FROM held) ELSE -1 END, ` + filtered + `
+FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
-      FROM outbox.lane l
+      FROM known l
       LEFT JOIN busy USING (topic)
       LEFT JOIN outbox.topic t USING (topic)
       LEFT JOIN lowered USING (topic)
@@ -89,7 +106,7 @@ RETURNING l.topic, l.lane, free.settling`
 
 // Claim leases pending lanes and returns them as batches; none if nothing is
 // pending, or all of it is leased, paused, in topics that have their share in
-// flight already, or still lingering. It does not wait.
+// flight already or no route, or still lingering. It does not wait.
 func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
 	if r.Batches <= 0 {
 		return nil, nil
@@ -105,10 +122,10 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	for i, topic := range topics {
 		shares[i] = r.Shares[topic]
 	}
-	waiting, err := s.waiting(ctx, r.PerTopic, topics, shares)
+	waiting, err := s.waiting(ctx, r, topics, shares)
 	if unconvertible(err) {
 		if err = s.setAside(ctx, r.By); err == nil {
-			waiting, err = s.waiting(ctx, r.PerTopic, topics, shares)
+			waiting, err = s.waiting(ctx, r, topics, shares)
 		}
 	}
 	if err != nil {
@@ -125,19 +142,56 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	return s.lease(ctx, r.By, pack(waiting, r))
 }
 
-func (s *Store) waiting(ctx context.Context, perTopic int, topics []string, shares []int) ([]lane, error) {
-	rows, err := s.pool.Query(ctx, waitingSQL, perTopic, topics, shares)
+func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []string, shares []int) (found []lane, err error) {
+	rows, err := s.pool.Query(ctx, waitingSQL, r.PerTopic, topics, shares, r.Routed, r.Unrouted)
 	if err != nil {
 		return nil, err
 	}
 	var isFiltered bool
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l lane, err error) {
-		return l, row.Scan(&l.topic, &l.lane, &l.claims, &isFiltered)
+	var l lane
+	var more int // topics without a route, -1 of one that has a route
+	unrouted := make(map[string]bool)
+	_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &l.claims, &more, &isFiltered}, func() error {
+		if more >= 0 && !unrouted[l.topic] {
+			if len(unrouted) >= more {
+				return nil
+			}
+			unrouted[l.topic] = true
+		}
+		found = append(found, l)
+		return nil
 	})
 	if err == nil && isFiltered {
 		err = s.Security(ctx)
 	}
 	return found, err
+}
+
+// leftOutSQL finds a topic without a route that nobody has claimed and nobody has paused.
+const leftOutSQL = `
+WITH routed AS MATERIALIZED (SELECT DISTINCT topic FROM unnest($1::text[]) AS r(topic))
+SELECT coalesce((
+    SELECT true FROM outbox.lane l
+    LEFT JOIN outbox.topic t USING (topic)
+    CROSS JOIN LATERAL (
+        SELECT FROM outbox.pending p
+        WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
+        ORDER BY p.id LIMIT 1) first
+    WHERE l.topic NOT IN (SELECT topic FROM routed)
+      AND (l.leased_until IS NULL OR l.leased_until < now())
+      AND t.paused_at IS NULL
+      AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())
+    LIMIT 1), false)`
+
+// LeavesOut reports whether events wait that Claim leaves out because their topic is none
+// of those that have a route.
+func (s *Store) LeavesOut(ctx context.Context, routed []string) (leaves bool, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if err := s.pool.QueryRow(ctx, leftOutSQL, routed).Scan(&leaves); err != nil {
+		return false, fmt.Errorf("look for topics without a route: %w", err)
+	}
+	return leaves, nil
 }
 
 // countLimit is how far a lane is counted: so far that all lanes of a topic

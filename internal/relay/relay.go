@@ -97,6 +97,11 @@ type ClaimRequest struct {
 	PerTopic int
 	// Shares lowers PerTopic for some topics.
 	Shares map[string]int
+	// Routed are the topics that have a destination, as far as the caller knows. nil: all
+	// topics have one.
+	Routed []string
+	// Unrouted is how many other topics may be claimed or in recovery at once.
+	Unrouted int
 	// Linger is how old a topic's oldest event must be before less than a page
 	// of it is claimed. It trades latency for fewer, fuller batches; 0 claims at
 	// once.

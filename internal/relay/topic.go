@@ -30,6 +30,8 @@ type TopicState struct {
 	Recovery string `json:"recovery,omitempty"`
 	// Failure is why, if an attempt of that workflow has said so. Its message is cut.
 	Failure Failure `json:"failure,omitzero"`
+	// NoRoute says that the worker that looked has no destination for the topic.
+	NoRoute bool `json:"noRoute,omitempty"`
 }
 
 // Failure is the last refusal for which a topic's destination is taken for broken. Its times
@@ -67,6 +69,7 @@ const (
 	Paused                  // by an operator
 	Waiting                 // what is pending is late
 	Retried                 // a batch was refused, and is tried again
+	Unrouted                // it has events and no destination
 	DeadOnes                // it has dead letters
 	Nothing                 // it flows, or rests
 )
@@ -78,6 +81,8 @@ func (s TopicState) Concern() Concern {
 		return Broken
 	case s.PausedBy != "":
 		return Paused
+	case s.NoRoute && s.Pending > 0:
+		return Unrouted
 	case s.Oldest >= Late:
 		return Waiting
 	case s.Retrying > 0:

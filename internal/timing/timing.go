@@ -116,6 +116,12 @@ const (
 	ClaimRetryMost = 5 * time.Second // the database was away; nobody else claims
 	RecoveryFirst  = time.Second
 	RecoveryMost   = time.Minute
+	// RouteRetryMost bounds the pause between two attempts that find no route for a topic.
+	// There are few of them, and the route comes with another worker.
+	RouteRetryMost = 10 * time.Second
+	// RouteWait is how long a claim waits while topics have events that it leaves out,
+	// because its worker has no route for them. Another worker may have one.
+	RouteWait = 5 * time.Second
 )
 
 // How it is known that nothing runs the relay.

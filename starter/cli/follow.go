@@ -14,8 +14,8 @@ import (
 	"go.temporal.io/sdk/contrib/envconfig"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
-	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/printable"
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/workflows"
 )
 

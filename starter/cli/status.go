@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
-	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/printable"
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 	"github.com/temporal-outbox/relay/workflows"
 )

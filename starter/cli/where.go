@@ -143,7 +143,7 @@ func laneFields(l postgres.LaneLife) (fields [][2]string) {
 	case l.RunID != "":
 		fields = append(fields, [2]string{"lane", "in the hands of run " + runLink(l.RunID)})
 	case len(fields) == 0:
-		fields = append(fields, [2]string{"lane", "free: the next claim takes it; if it stays so, no relay runs"})
+		fields = append(fields, [2]string{"lane", "free: the next claim takes it; if it stays so, no relay runs, or no worker has a route for the topic"})
 	}
 	return fields
 }

@@ -44,7 +44,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	defer r.close()
 
 	acts, err := activities.New(activities.Config{
-		Store: r.store, Publisher: r.publisher, Topics: s.policies, Metrics: r.metrics, Running: r.running,
+		Store: r.store, Publisher: r.publisher, Routes: r.publisher.Topics(), Topics: s.policies, Metrics: r.metrics, Running: r.running,
 	})
 	if err != nil {
 		return err
