@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // impatient is a producer that fails if it waits for a lock at all.
@@ -147,8 +150,11 @@ func TestPartitions_AreMadeAndDroppedAmongProducersThatAlwaysOverlap(t *testing.
 	made, err := o.makePartition(t.Context(), "2020-01-01", &turns{}, nil)
 	require.NoError(t, err)
 	require.True(t, made != nil && *made)
-	done, err := o.DropPartitions(t.Context(), 7, nil)
-	require.NoError(t, err)
+	var done relay.Partitions
+	for tries := 0; tries < 3 && !slices.Contains(done.Dropped, o.dayOf(expired)); tries++ { // a busy machine may need more than 50 ms
+		done, err = o.DropPartitions(t.Context(), 7, nil)
+		require.NoError(t, err)
+	}
 	require.Contains(t, done.Dropped, o.dayOf(expired))
 	require.Len(t, done.Left, 1)
 	stop()
