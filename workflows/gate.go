@@ -1,8 +1,10 @@
 package workflows
 
 import (
+	"encoding/json"
 	"time"
 
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -16,9 +18,18 @@ const GateActivity = "CheckWorker"
 // "worker --check" would name.
 const TypeGateFailed = "GateFailed"
 
-// GateResult is what a Gate found, line by line as "worker --check" prints it.
+// GateInput is what a Gate may be told. Anything else than such an object is ignored.
+type GateInput struct {
+	// Destinations is "warn" if a destination that is missing, or denies publishing, shall not
+	// stop a roll-out: it harms only its topics. Otherwise the Gate fails for it.
+	Destinations string `json:"destinations,omitempty"`
+}
+
+// GateResult is what a Gate found.
 type GateResult struct {
-	Findings []string `json:"findings"`
+	Checked int `json:"checked"` // lines of "worker --check"
+	// Findings are those lines that are not ok, as far as they fit.
+	Findings []string `json:"findings,omitempty"`
 }
 
 // gateTimeout is longer than all checks take together.
@@ -27,8 +38,10 @@ const gateTimeout = time.Minute
 // Gate is for a roll-out that asks a new version before traffic moves to it, such as the
 // gate.workflowType of Temporal's worker controller. It runs on that version, claims and
 // publishes nothing, and fails with GateFailed and the reasons if "worker --check" would
-// fail there. Its input is ignored.
-func Gate(ctx workflow.Context, _ *struct{}) (r GateResult, err error) {
+// fail there.
+func Gate(ctx workflow.Context, raw converter.RawValue) (r GateResult, err error) {
+	var in GateInput
+	_ = json.Unmarshal(raw.Payload().GetData(), &in) // a controller's own input is none of ours
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: gateTimeout,
 		// A worker that leaves takes its answer with it; a finding is no reason to ask again.
@@ -37,6 +50,6 @@ func Gate(ctx workflow.Context, _ *struct{}) (r GateResult, err error) {
 		},
 		Summary: "check this version's configuration, rights and destinations",
 	})
-	err = workflow.ExecuteActivity(ctx, GateActivity).Get(ctx, &r)
+	err = workflow.ExecuteActivity(ctx, GateActivity, in).Get(ctx, &r)
 	return r, err
 }

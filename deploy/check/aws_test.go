@@ -70,7 +70,7 @@ func documented(t *testing.T) map[string][]string {
 		require.Contains(t, all, byName)
 		delete(all, byName)
 	}
-	require.Len(t, all, 3)
+	require.Len(t, all, 5)
 	return all
 }
 

@@ -10,6 +10,16 @@ resource "aws_iam_policy" "publish" {
         Effect   = "Allow"
         Action   = ["sns:Publish", "sns:GetTopicAttributes"]
         Resource = [for t in aws_sns_topic.this : t.arn]
+        }, { # this and the next for "worker --check" only
+        Sid      = "CheckSubscriptions"
+        Effect   = "Allow"
+        Action   = ["sns:ListSubscriptionsByTopic"]
+        Resource = [for t in aws_sns_topic.this : t.arn]
+        }, {
+        Sid      = "CheckEachSubscription"
+        Effect   = "Allow"
+        Action   = ["sns:GetSubscriptionAttributes"]
+        Resource = ["*"]
       }],
       length(var.queues) == 0 ? [] : [{
         Sid      = "SendToQueues"

@@ -160,6 +160,10 @@ func TestAlertsFireWhenTheyShouldAndNotOtherwise(t *testing.T) {
 		{"OutboxNotRunning", "the schedule is paused", []shown{always(`outbox_relay_up{part="schedule"}`, 0)}, time.Hour, 5 * time.Minute, 6 * time.Minute},
 		{"OutboxNotRunning", "a roll-out takes three minutes", []shown{until(3*time.Minute, `outbox_relay_up{part="version"}`, 0)}, time.Hour, never, never},
 
+		{"OutboxNotRunning", "a new deployment's workers wait for their version", []shown{
+			always(`outbox_relay_up{part="version",instance="a"}`, 1), always(`outbox_relay_up{part="version",instance="b"}`, 0),
+		}, time.Hour, never, never},
+
 		{"OutboxDestinationMissing", "all are found", []shown{always(`outbox_destination_up{topic="orders"}`, 1)}, time.Hour, never, never},
 		{"OutboxDestinationMissing", "one worker does not find it", []shown{
 			always(`outbox_destination_up{topic="orders",instance="a"}`, 1), always(`outbox_destination_up{topic="orders",instance="b"}`, 0),

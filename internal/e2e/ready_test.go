@@ -1,25 +1,38 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	temporalproxy "go.temporal.io/api/proxy"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	sdkworker "go.temporal.io/sdk/worker"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
 // readiness asks a worker's /readyz.
-func (w *worker) readiness(query string) (status int, body string) {
+func (w *worker) readiness(query string) (code int, body string) {
 	w.t.Helper()
 	resp, err := http.Get("http://" + w.http + "/readyz" + query) //nolint:noctx // a test
 	if err != nil {
@@ -35,7 +48,7 @@ func (w *worker) readiness(query string) (status int, body string) {
 func (w *worker) getsReady() {
 	w.t.Helper()
 	testenv.Eventually(w.t, 30*time.Second, func() error {
-		if status, body := w.readiness(""); status != http.StatusOK {
+		if code, body := w.readiness(""); code != http.StatusOK {
 			return errors.New(body)
 		}
 		return nil
@@ -85,7 +98,7 @@ func TestFirstInstall_InTheOrderOfTheWorkerControllerBecomesReadyAndPublishes(t 
 	require.Contains(t, out, "starter promote --deployment "+o.queue)
 	found, err := o.passGate("one")
 	require.NoError(t, err)
-	require.Contains(t, found.Findings, "ok rights: the role may do what the relay does")
+	require.Greater(t, found.Checked, 5)
 	require.Equal(t, 100, o.pending(), "the gate publishes nothing")
 
 	o.promoteByAPI("one")
@@ -131,10 +144,10 @@ func TestReadiness_ReportsAPausedScheduleAndStaysReady(t *testing.T) {
 	w.getsReady()
 	testenv.Eventually(t, 30*time.Second, func() error { return w.ready("their migration") })
 	require.NoError(t, w.metric(`outbox_relay_up{part="schedule"`, "0"))
-	status, body := w.readiness("?strict")
-	require.Equal(t, http.StatusServiceUnavailable, status, body)
-	status, body = w.readiness("")
-	require.Equal(t, http.StatusOK, status, body)
+	code, body := w.readiness("?strict")
+	require.Equal(t, http.StatusServiceUnavailable, code, body)
+	code, body = w.readiness("")
+	require.Equal(t, http.StatusOK, code, body)
 }
 
 func TestReadiness_IsLostWhileAWorkerStops(t *testing.T) {
@@ -147,8 +160,8 @@ func TestReadiness_IsLostWhileAWorkerStops(t *testing.T) {
 	seen := make(chan string, 1)
 	go func() {
 		for {
-			status, body := w.readiness("")
-			if status != http.StatusOK {
+			code, body := w.readiness("")
+			if code != http.StatusOK {
 				seen <- body
 				return
 			}
@@ -157,4 +170,90 @@ func TestReadiness_IsLostWhileAWorkerStops(t *testing.T) {
 	w.stop()
 	// The endpoint may be gone before it was asked again: that is not ready either.
 	require.Regexp(t, "does not poll Temporal any more: it is stopping|connection refused|EOF|reset", <-seen)
+}
+
+func TestReadiness_ReportsAQueueThatIsDeletedUnderAWorker(t *testing.T) {
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	w := o.work()
+	o.schedule()
+	o.write("orders", "e", 10, 3)
+	o.drained(30 * time.Second)
+	_, err := o.askReady(w, "--strict")
+	require.NoError(t, err)
+	q.remove()
+	out, err := o.askReady(w, "--strict")
+	require.Error(t, err)
+	require.Contains(t, out, "topic orders")
+	require.NoError(t, w.metric(`outbox_destination_up{topic="orders"`, "0"))
+	code, body := w.readiness("")
+	require.Equal(t, http.StatusOK, code, body)
+	newQueue(t, q.name)
+	testenv.Eventually(t, 40*time.Second, func() error { return w.metric(`outbox_destination_up{topic="orders"`, "1") })
+}
+
+// gatekeeper is Temporal behind a gateway that answers health checks, and whatever else only
+// while it lets calls pass.
+func gatekeeper(t *testing.T) (address string, refuse *atomic.Bool) {
+	t.Helper()
+	conn, err := grpc.NewClient(os.Getenv("TEMPORAL_ADDRESS"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	service, err := temporalproxy.NewWorkflowServiceProxyServer(temporalproxy.WorkflowServiceProxyOptions{Client: workflowservice.NewWorkflowServiceClient(conn)})
+	require.NoError(t, err)
+	refuse = &atomic.Bool{}
+	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if refuse.Load() && !strings.Contains(info.FullMethod, "GetSystemInfo") && !strings.Contains(info.FullMethod, "Health") {
+			return nil, status.Error(codes.Unauthenticated, "API key expired")
+		}
+		return next(ctx, req)
+	}))
+	workflowservice.RegisterWorkflowServiceServer(server, service)
+	answers := health.NewServer()
+	answers.SetServingStatus("temporal.api.workflowservice.v1.WorkflowService", healthpb.HealthCheckResponse_SERVING)
+	healthpb.RegisterHealthServer(server, answers)
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	return l.Addr().String(), refuse
+}
+
+func TestReadiness_IsLostWhileTemporalRefusesToGiveWork(t *testing.T) {
+	address, refuse := gatekeeper(t)
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+newQueue(t, testenv.Name(t)).name+"}\n")
+	w := o.work("TEMPORAL_ADDRESS=" + address)
+	o.schedule()
+	o.write("orders", "e", 10, 3)
+	o.drained(30 * time.Second)
+	w.getsReady()
+	refuse.Store(true)
+	// Long polls that are under way end within a minute.
+	testenv.Eventually(t, 100*time.Second, func() error { return w.ready("Temporal gives this worker no work") })
+	code, body := w.readiness("")
+	require.Equal(t, http.StatusServiceUnavailable, code, body)
+	require.Contains(t, body, "it is not known whether the relay runs")
+	refuse.Store(false)
+	testenv.Eventually(t, 60*time.Second, func() error { return w.ready("ready\n") })
+
+	refuse.Store(true)
+	fresh := o.startWorker("TEMPORAL_ADDRESS=" + address)
+	testenv.Eventually(t, 30*time.Second, func() error { return fresh.ready("Temporal gives this worker no work") })
+}
+
+func TestGate_TakesAnyInput(t *testing.T) {
+	o := newOutbox(t, "topics:\n  broken: {sqs: there-is-no-such-queue}\n")
+	o.work()
+	c := testenv.Temporal(t)
+	run := func(args ...any) error {
+		w, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{TaskQueue: o.queue, WorkflowExecutionTimeout: time.Minute}, "Gate", args...)
+		require.NoError(t, err)
+		return w.Get(t.Context(), nil)
+	}
+	for _, args := range [][]any{nil, {"text"}, {[]int{1}}, {7}, {true}, {map[string]int{"a": 1}}, {nil}} {
+		var failure *temporal.ApplicationError
+		require.ErrorAs(t, run(args...), &failure, "%v", args)
+		require.Equal(t, workflows.TypeGateFailed, failure.Type(), "%v: %v", args, failure)
+	}
+	require.NoError(t, run(map[string]string{"destinations": "warn"}), "a missing destination harms only its topic")
 }

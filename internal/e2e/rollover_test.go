@@ -2,8 +2,13 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +36,9 @@ const (
 	// gapKilledMost is the same after SIGKILL: nothing ends the activities of a worker that
 	// is gone but their heartbeat timeout.
 	gapKilledMost = 12 * time.Second
+	// gapReplacedMost is the same where the run has to be replaced: until it is noticed, and
+	// the batches of the old run have left their lanes.
+	gapReplacedMost = 10 * time.Second
 )
 
 // traffic writes events at a steady rate, one commit each, and receives them, so that a
@@ -388,6 +396,107 @@ func (o *outbox) reset(id string) {
 
 // pinning is the last version whose runs of Relay were pinned.
 const pinning = "12a5c5b45b070999fd27197b3b36307c3e66d2b5"
+
+// A new deployment, as the worker controller makes one under its own name, takes over from a
+// version that pins its runs.
+func TestRollover_ToAnotherDeploymentTakesOverPinnedRuns(t *testing.T) {
+	q := newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	o.programs = build(t, pinning)
+	old := o.startWorker(o.version("one")...)
+	o.promote("one")
+	o.schedule()
+	tr := o.traffic(q)
+	tr.passes(100)
+	o.programs = programs
+	o.starter("migrate")
+	other := o.queue + "-b"
+	o.work("TEMPORAL_DEPLOYMENT_NAME="+other, "TEMPORAL_WORKER_BUILD_ID=one")
+	began := time.Now()
+	o.starter("promote", "--deployment", other, "--build-id", "one")
+	old.stop()
+	tr.passes(10 * rollRate)
+	t.Logf("%v at most", tr.longest(began))
+	require.Less(t, tr.longest(began), 2*gapMost)
+	require.Zero(t, tr.end(), "repetitions")
+}
+
+// A version that gets all traffic as the ramping one takes over as well.
+func TestRollover_ByARampToAllTakesOverPinnedRuns(t *testing.T) {
+	q := newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	o.programs = build(t, pinning)
+	old := o.startWorker(o.version("one")...)
+	o.promote("one")
+	o.schedule()
+	tr := o.traffic(q)
+	tr.passes(100)
+	o.programs = programs
+	o.starter("migrate")
+	o.work(o.version("two")...)
+	began := time.Now()
+	testenv.Eventually(t, 30*time.Second, func() error {
+		_, err := testenv.Temporal(t).WorkerDeploymentClient().GetHandle(o.queue).
+			SetRampingVersion(t.Context(), client.WorkerDeploymentSetRampingVersionOptions{BuildID: "two", Percentage: 100})
+		return err
+	})
+	old.stop()
+	tr.passes(10 * rollRate)
+	t.Logf("%v at most", tr.longest(began))
+	require.Less(t, tr.longest(began), 2*gapMost)
+	require.Zero(t, tr.end(), "repetitions")
+}
+
+// differing builds workers whose workflows cannot replay what this version records.
+func differing(t *testing.T) (programs string) {
+	t.Helper()
+	dir := t.TempDir()
+	const first = "\tin = in.withDefaults(workflow.Now(ctx))\n"
+	file, err := filepath.Abs(filepath.Join("..", "..", "workflows", "relay.go"))
+	require.NoError(t, err)
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	changed := strings.Replace(string(text), first, first+"\t_ = workflow.Sleep(ctx, time.Millisecond)\n", 1)
+	require.NotEqual(t, string(text), changed)
+	other := filepath.Join(dir, "relay.go")
+	require.NoError(t, os.WriteFile(other, []byte(changed), 0o600))
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {file: other}})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600))
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir, "../../worker", "../../starter").CombinedOutput()
+	require.NoError(t, err, string(out))
+	return dir
+}
+
+// Its workers are up before the run begins, as in a roll-out that waits for an approval.
+func TestRollover_ToAVersionThatCannotReplayTheRunReplacesItAndBack(t *testing.T) {
+	q := newQueue(t, testenv.Name(t)+".fifo")
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	other := differing(t)
+	one := o.startWorker(o.version("one")...)
+	o.promote("one")
+	o.programs = other
+	two := o.work(o.version("two")...)
+	o.programs = programs
+	o.schedule()
+	tr := o.traffic(q)
+	tr.passes(100)
+	began := time.Now()
+	o.promoteByAPI("two")
+	one.stop()
+	tr.passes(10 * rollRate)
+	t.Logf("%v at most", tr.longest(began))
+	require.Less(t, tr.longest(began), gapReplacedMost)
+
+	o.work(o.version("three")...)
+	began = time.Now()
+	o.promoteByAPI("three")
+	two.stop()
+	tr.passes(10 * rollRate)
+	t.Logf("%v at most, back", tr.longest(began))
+	require.Less(t, tr.longest(began), gapReplacedMost)
+	tr.end()
+}
 
 // A recovery that is reset to its beginning after the workers of the version that began it
 // have gone.

@@ -45,7 +45,7 @@ var allowed = map[string][]string{
 	},
 	"workflows": {
 		module + "activities", module + "internal/printable", module + "internal/relay", module + "internal/timing",
-		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker", "go.temporal.io/api/enums/v1",
+		"go.temporal.io/sdk/workflow", "go.temporal.io/sdk/temporal", "go.temporal.io/sdk/worker", "go.temporal.io/sdk/converter", "go.temporal.io/api/enums/v1",
 	},
 }
 

@@ -67,6 +67,12 @@ func Untold(taskQueue string, why error) State {
 	}
 }
 
+// Quoted writes a text as a string of Temporal's list filters.
+// https://docs.temporal.io/list-filter
+func Quoted(text string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`, `"`, `\"`).Replace(text) + "'"
+}
+
 func isAbsent(err error) bool {
 	var absent *serviceerror.NotFound
 	return errors.As(err, &absent)
@@ -117,8 +123,8 @@ func lookForRun(ctx context.Context, c client.Client, taskQueue string, schedule
 	if len(ids) == 0 {
 		list, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
 			PageSize: 1,
-			Query: fmt.Sprintf("TaskQueue = '%s' AND WorkflowType = '%s' AND ExecutionStatus = 'Running'",
-				strings.ReplaceAll(taskQueue, "'", "''"), relayType),
+			Query: fmt.Sprintf("TaskQueue = %s AND WorkflowType = '%s' AND ExecutionStatus = 'Running'",
+				Quoted(taskQueue), relayType),
 		})
 		if err != nil {
 			return Run{Status: Unknown, Why: fmt.Sprintf("look for a run of Relay: %v", err)}

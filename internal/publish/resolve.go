@@ -61,6 +61,27 @@ func (p *Publisher) Resolve(ctx context.Context, topic string) (Route, error) {
 	return r, err
 }
 
+// Look looks a topic's destination up anew and returns why it was not found, as Resolve does.
+// It changes nothing that is kept, and waits for nobody who publishes.
+func (p *Publisher) Look(ctx context.Context, topic string) error {
+	c := p.routes[topic]
+	if c == nil {
+		_, err := p.Resolve(ctx, topic)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(p.cfg.RequestTimeout, firstTimeout))
+	defer cancel()
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("resolve topic %s: %w", topic, ctx.Err())
+	}
+	route := c.Route
+	<-c.turn
+	_, err := p.lookUp(ctx, route)
+	return err
+}
+
 func (p *Publisher) resolve(ctx context.Context, topic string) (Route, sender, error) {
 	c := p.routes[topic]
 	if c == nil {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
+	"google.golang.org/grpc"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
@@ -99,6 +101,8 @@ func (r *relay) connectTemporal(ctx context.Context) error {
 	}
 	o.Logger = log.NewStructuredLogger(r.log)
 	o.MetricsHandler = r.metrics.Temporal()
+	o.ConnectionOptions.DialOptions = append(o.ConnectionOptions.DialOptions, grpc.WithChainUnaryInterceptor(r.polls.watch))
+	r.namespace = cmp.Or(o.Namespace, client.DefaultNamespace)
 	r.temporal, err = client.DialContext(ctx, o)
 	if err != nil {
 		return fmt.Errorf("connect to Temporal at %q: %w: check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or temporal.toml", o.HostPort, err)
@@ -110,7 +114,11 @@ func (r *relay) connectAWS(ctx context.Context) error {
 	if err := r.newPublisher(ctx); err != nil {
 		return err
 	}
-	for topic, err := range unreachable(ctx, r.publisher) {
+	resolve := func(ctx context.Context, topic string) error {
+		_, err := r.publisher.Resolve(ctx, topic)
+		return err
+	}
+	for topic, err := range unreachable(ctx, r.publisher.Topics(), resolve) {
 		r.log.Warn("topic cannot be published now; its events wait", "topic", topic, "error", err)
 	}
 	return nil

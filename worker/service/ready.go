@@ -12,15 +12,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	"github.com/temporal-outbox/relay/internal/liveness"
-	"github.com/temporal-outbox/relay/internal/publish"
-	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
 // readyTimeout bounds one answer of /readyz.
@@ -43,19 +42,85 @@ func (r *relay) temporalAnswers(ctx context.Context) error {
 	return nil
 }
 
-// polling says whether this worker asks Temporal for work. The zero value does not yet.
-type polling struct{ state atomic.Pointer[string] }
+// refusedFor is how long polls may fail before a worker is not ready: Temporal's services are
+// restarted, and connections break.
+const refusedFor = 10 * time.Second
 
-func (p *polling) begins()         { p.state.Store(new(string)) }
-func (p *polling) ends(why string) { p.state.Store(&why) }
+// polling watches whether Temporal gives this worker work when it asks. A long poll that ends
+// with nothing is an answer; one that is refused, as for an API key that has expired, is not.
+// The zero value does not poll yet.
+type polling struct {
+	mu    sync.Mutex
+	began bool
+	ended string // why it polls no more
+	kinds map[string]*polls
+}
+
+// polls are those for tasks of one kind.
+type polls struct {
+	answered bool      // once
+	failing  time.Time // since the first failure after the last answer; zero: not failing
+	err      error     // the last
+}
+
+func (p *polling) begins() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.began = true
+}
+
+func (p *polling) ends(why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = why
+}
+
+// watch is an interceptor of all calls to Temporal.
+func (p *polling) watch(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, reply, conn, o...)
+	if strings.HasSuffix(method, "/PollWorkflowTaskQueue") || strings.HasSuffix(method, "/PollActivityTaskQueue") {
+		if ctx.Err() == nil || err == nil { // it was not this worker that ended it
+			p.note(method[strings.LastIndex(method, "/")+1:], err)
+		}
+	}
+	return err
+}
+
+func (p *polling) note(kind string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := p.kinds[kind]
+	if k == nil {
+		k = &polls{}
+		if p.kinds == nil {
+			p.kinds = map[string]*polls{}
+		}
+		p.kinds[kind] = k
+	}
+	if err == nil {
+		*k = polls{answered: true}
+		return
+	}
+	if k.err = err; k.failing.IsZero() {
+		k.failing = time.Now()
+	}
+}
 
 // problem is why this worker gets no work from Temporal, or nil.
 func (p *polling) problem() error {
-	switch why := p.state.Load(); {
-	case why == nil:
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.ended != "":
+		return fmt.Errorf("this worker does not poll Temporal any more: %s", p.ended)
+	case !p.began:
 		return errors.New("this worker does not poll Temporal yet")
-	case *why != "":
-		return fmt.Errorf("this worker does not poll Temporal any more: %s", *why)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(p.kinds)) {
+		k := p.kinds[kind]
+		if !k.failing.IsZero() && (!k.answered || time.Since(k.failing) > refusedFor) {
+			return fmt.Errorf("Temporal gives this worker no work (%s): %w", kind, k.err) //nolint:staticcheck // a name
+		}
 	}
 	return nil
 }
@@ -65,8 +130,10 @@ func (p *polling) problem() error {
 // reports them in /readyz, in metrics and in the log. The zero value reports nothing.
 type surroundings struct {
 	mu           sync.Mutex
-	destinations map[string]error
+	destinations map[string]error // of topics whose destination was not found
 	relay        []string
+	relayErr     error     // why Temporal did not tell
+	all          time.Time // when all destinations were looked up
 }
 
 // problems are those of the last look, sorted.
@@ -76,44 +143,58 @@ func (s *surroundings) problems() (all []string) {
 	for _, topic := range slices.Sorted(maps.Keys(s.destinations)) {
 		all = append(all, fmt.Sprintf("topic %s: %v", topic, s.destinations[topic]))
 	}
+	if s.relayErr != nil {
+		return append(all, fmt.Sprintf("it is not known whether the relay runs: %v", s.relayErr))
+	}
 	return append(all, s.relay...)
 }
 
-// relayHasProblems says that something does not run, as seen last.
-func (s *surroundings) relayHasProblems() bool {
+// lookAtDestinations looks up the destinations that were not found; and all of them if that
+// was not done for destinationsEvery, or if everything is wanted.
+func (s *surroundings) lookAtDestinations(ctx context.Context, r *relay, everything bool) {
+	s.mu.Lock()
+	known, first := s.destinations, s.all.IsZero()
+	everything = everything || time.Since(s.all) >= destinationsEvery
+	s.mu.Unlock()
+	topics := slices.Sorted(maps.Keys(known))
+	if everything {
+		topics = r.publisher.Topics()
+	}
+	bad := unreachable(ctx, topics, r.publisher.Look)
+	if ctx.Err() != nil && len(bad) > 0 {
+		return // it was not asked to the end
+	}
+	for _, topic := range topics {
+		r.metrics.Destination(topic, bad[topic] == nil)
+		if bad[topic] != nil && known[topic] == nil && !first { // the start has warned
+			r.log.Warn("a destination is not found; its topic's events wait", "topic", topic, "error", bad[topic])
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.relay) > 0
-}
-
-// lookAtDestinations resolves all destinations.
-func (s *surroundings) lookAtDestinations(ctx context.Context, p *publish.Publisher, m *telemetry.Metrics) {
-	bad := unreachable(ctx, p)
-	if ctx.Err() != nil {
-		return
+	if everything {
+		s.all = time.Now()
 	}
-	for _, topic := range p.Topics() {
-		m.Destination(topic, bad[topic] == nil)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.destinations = bad
 }
 
 // lookAtRelay asks Temporal whether anything runs the relay.
 func (s *surroundings) lookAtRelay(ctx context.Context, r *relay) {
 	state, err := liveness.Look(ctx, r.temporal, r.TaskQueue, r.Deployment)
-	if ctx.Err() != nil || err != nil { // that Temporal does not answer is said elsewhere
-		return
+	if ctx.Err() != nil {
+		err = ctx.Err()
 	}
 	up := map[string]bool{}
-	for _, f := range state.Findings() {
-		if !f.Unknown {
-			up[f.Of] = !f.Bad
+	var problems []string
+	if err == nil {
+		problems = state.Problems()
+		for _, f := range state.Findings() {
+			if !f.Unknown {
+				up[f.Of] = !f.Bad
+			}
 		}
 	}
 	r.metrics.Relay(up)
-	problems := state.Problems()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range problems {
@@ -121,25 +202,36 @@ func (s *surroundings) lookAtRelay(ctx context.Context, r *relay) {
 			r.log.Warn("the relay does not run as it should", "problem", p)
 		}
 	}
-	s.relay = problems
+	s.relay, s.relayErr = problems, err
 }
 
-// unreachable resolves all destinations and returns the topics of those that it did not
-// find.
-func unreachable(ctx context.Context, p *publish.Publisher) map[string]error {
+// relayHasProblems says that something does not run, as seen last.
+func (s *surroundings) relayHasProblems() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.relay) > 0 || s.relayErr != nil
+}
+
+// lookAtOnce is how many destinations are looked up at once.
+const lookAtOnce = 16
+
+// unreachable asks for each topic and returns the errors.
+func unreachable(ctx context.Context, topics []string, look func(context.Context, string) error) map[string]error {
 	var mu sync.Mutex
-	var wg sync.WaitGroup
+	var all errgroup.Group
+	all.SetLimit(lookAtOnce)
 	bad := make(map[string]error)
-	for _, topic := range p.Topics() {
-		wg.Go(func() {
-			if _, err := p.Resolve(ctx, topic); err != nil {
+	for _, topic := range topics {
+		all.Go(func() error {
+			if err := look(ctx, topic); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				bad[topic] = err
 			}
+			return nil
 		})
 	}
-	wg.Wait()
+	_ = all.Wait()
 	return bad
 }
 
@@ -150,9 +242,11 @@ func (r *relay) answerReady(w http.ResponseWriter, req *http.Request) {
 	ctx := req.Context()
 	strict := req.URL.Query().Has("strict")
 	if strict {
+		var both sync.WaitGroup
 		looking, cancel := context.WithTimeout(ctx, readyTimeout)
-		r.around.lookAtDestinations(looking, r.publisher, r.metrics)
-		r.around.lookAtRelay(looking, r)
+		both.Go(func() { r.around.lookAtDestinations(looking, r, true) })
+		both.Go(func() { r.around.lookAtRelay(looking, r) })
+		both.Wait()
 		cancel()
 	}
 	problem := r.ready(ctx)

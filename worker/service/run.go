@@ -29,6 +29,7 @@ type relay struct {
 	store     *postgres.Store
 	publisher *publish.Publisher
 	temporal  client.Client
+	namespace string // of Temporal
 	traces    *telemetry.Traces
 	metrics   *telemetry.Metrics
 	polls     polling
@@ -37,6 +38,8 @@ type relay struct {
 
 // run serves until ctx ends. It does not begin before everything answers.
 func run(ctx context.Context, s settings, logger *slog.Logger) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	r, err := connect(ctx, s, logger)
 	if err != nil {
 		return err
@@ -60,10 +63,10 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 		return err
 	}
 	defer stopServing()
+	r.polls.begins()
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
-	r.polls.begins()
 	version := telemetry.ReadBuild()
 	logger.Info("publishing", "topics", len(s.topics), "taskQueue", s.TaskQueue,
 		"deployment", s.Deployment, "build", s.BuildID, "version", version.Version, "revision", version.Revision, "go", version.Go)
@@ -76,6 +79,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	case <-ctx.Done():
 	case err := <-fatal:
 		refused = fmt.Errorf("Temporal refuses this worker: %w", err) //nolint:staticcheck // a name
+		end()                                                         // what looks around ends too
 	}
 	r.polls.ends("it is stopping")
 	logger.Info("stopping: batches under way end between two requests")
@@ -92,8 +96,8 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 }
 
 // successor is about runs that this worker did not begin.
-func (r *relay) successor() successor {
-	s := successor{client: r.temporal, taskQueue: r.TaskQueue, began: time.Now(), log: r.log}
+func (r *relay) successor() *successor {
+	s := &successor{client: r.temporal, namespace: r.namespace, taskQueue: r.TaskQueue, log: r.log}
 	if r.Deployment != "" {
 		s.self = &worker.WorkerDeploymentVersion{DeploymentName: r.Deployment, BuildID: r.BuildID}
 	}

@@ -37,6 +37,10 @@ const (
 	// lookEvery is how often the metrics are told whether database and Temporal answer, and
 	// how often destinations are looked up that were not found.
 	lookEvery = 15 * time.Second
+	// destinationsEvery is how often all destinations are looked up: a request each, for
+	// every worker. A destination that goes away while its topic has events is noticed by
+	// them.
+	destinationsEvery = 5 * time.Minute
 	// lookAtRelayEvery is how often Temporal is asked whether anything runs the relay, unless
 	// it does not: then every lookEvery. That takes some requests, and every worker asks.
 	lookAtRelayEvery = time.Minute
@@ -46,13 +50,20 @@ const (
 func (r *relay) lookAround(ctx context.Context) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
+	select { // until Temporal knows this worker
+	case <-ctx.Done():
+		return
+	case <-time.After(lookEvery / 3):
+	}
 	for asked := (time.Time{}); ; {
-		looking, cancel := context.WithTimeout(ctx, lookEvery)
-		r.around.lookAtDestinations(looking, r.publisher, r.metrics)
 		if time.Since(asked) >= lookAtRelayEvery || r.around.relayHasProblems() {
 			asked = time.Now()
+			looking, cancel := context.WithTimeout(ctx, lookEvery)
 			r.around.lookAtRelay(looking, r)
+			cancel()
 		}
+		looking, cancel := context.WithTimeout(ctx, lookEvery)
+		r.around.lookAtDestinations(looking, r, false)
 		cancel()
 		select {
 		case <-ctx.Done():
@@ -73,7 +84,7 @@ func (r *relay) look(ctx context.Context) {
 		cancel()
 		if ctx.Err() == nil {
 			r.metrics.Dependency("database", database == nil)
-			r.metrics.Dependency("temporal", temporal == nil)
+			r.metrics.Dependency("temporal", temporal == nil && r.polls.problem() == nil)
 			if database != nil && (last == nil || last.Error() != database.Error()) {
 				r.log.Warn("not ready", "error", database)
 			}

@@ -5,43 +5,58 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
+	"math/rand/v2"
 	"time"
 
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/api/serviceerror"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
+
+	"github.com/temporal-outbox/relay/internal/liveness"
 )
 
 const (
-	// takeOverEvery is how often a worker looks for runs that nobody may finish. They stop
-	// the relay, or a topic, until then.
+	// takeOverEvery is how often a worker looks at the run of Relay. It stops the relay until
+	// then if nobody may finish it.
 	takeOverEvery = 2 * time.Second
-	// hopelessAttempt is the attempt of a decision from which on a run that an earlier
-	// worker began counts as one that this version cannot go on with. A decision is tried
-	// again when a worker dies as well, and then its second attempt succeeds.
+	// listPinnedEvery is how often a worker lists all pinned workflows, beside when its
+	// version becomes current. Temporal lets a namespace list 10 times a second by default,
+	// for all its users together (frontend.namespaceRPS.visibility).
+	listPinnedEvery = time.Minute
+	// hopelessAttempt is the attempt of a decision from which on a run counts as one that this
+	// version cannot go on with, whatever the reason. A decision is tried again when a worker
+	// dies as well, and then its second attempt succeeds.
 	hopelessAttempt = 5
 )
 
-// successor lets the current version finish, or replace, runs that it did not begin. From
-// the moment on at which a version is current, no run may depend on workers that have left:
+// successor lets the current version finish, or replace, workflows that it did not begin.
+// From the moment on at which a version is current, no workflow may depend on workers that
+// have left:
 //
-//   - A run pinned to another version is set to follow the current one. Versions up to
+//   - A workflow pinned to another version is set to follow the current one. Versions up to
 //     12a5c5b pinned Relay; a recovery that is reset to its beginning inherits its pin.
-//   - A run of Relay whose decisions keep failing, because this version cannot replay what
-//     another one recorded, is terminated, and the schedule begins the next. Its claims are
-//     fenced: batches under way notice by their next heartbeat, and leases expire.
+//   - A run of Relay whose decisions fail, because this version cannot replay what another
+//     one recorded, is terminated, and the schedule begins the next. Its claims are fenced:
+//     batches under way notice by their next heartbeat, and leases expire.
 type successor struct {
 	client    client.Client
+	namespace string
 	taskQueue string
 	self      *worker.WorkerDeploymentVersion // nil: without versions
-	began     time.Time                       // of this worker, by its clock
 	log       *slog.Logger
+
+	current bool      // as seen last
+	listed  time.Time // when pinned workflows were listed
+	owed    bool      // a run was terminated, and the schedule has not begun the next
 }
 
-// successorAction is what becomes of an open run.
+// successorAction is what becomes of an open workflow.
 type successorAction int
 
 const (
@@ -50,92 +65,142 @@ const (
 	replaceRun
 )
 
-// decide is pure. current says that workers of self get the work that is not pinned.
-func (s successor) decide(d *workflowservice.DescribeWorkflowExecutionResponse, current bool) successorAction {
-	info := d.GetWorkflowExecutionInfo()
-	if !current || info.GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+// decide is pure. It is for workers of the current version only. failed is why the last
+// decision of the workflow failed, unspecified if it did not.
+func (s *successor) decide(info *workflowpb.WorkflowExecutionInfo, attempt int32, failed enumspb.WorkflowTaskFailedCause) successorAction {
+	if info.GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
 		return leaveRun
 	}
 	versioning := info.GetVersioningInfo()
-	pinned := versioning.GetDeploymentVersion()
-	switch {
-	case versioning.GetVersioningOverride() != nil:
-		// An operator's decision, or this one: it is set already.
-	case s.self != nil && versioning.GetBehavior() == enumspb.VERSIONING_BEHAVIOR_PINNED &&
-		pinned.GetDeploymentName() == s.self.DeploymentName && pinned.GetBuildId() != s.self.BuildID:
+	recorded := versioning.GetDeploymentVersion() // of the last decision that was completed
+	mine := s.self != nil && recorded.GetDeploymentName() == s.self.DeploymentName && recorded.GetBuildId() == s.self.BuildID
+	// An override is an operator's decision, or was set here before.
+	if s.self != nil && !mine && versioning.GetVersioningOverride() == nil &&
+		versioning.GetBehavior() == enumspb.VERSIONING_BEHAVIOR_PINNED {
 		return unpinRun
 	}
-	if info.GetType().GetName() == "Relay" && info.GetStartTime().AsTime().Before(s.began) &&
-		d.GetPendingWorkflowTask().GetAttempt() >= hopelessAttempt {
+	if info.GetType().GetName() != "Relay" {
+		return leaveRun
+	}
+	if attempt > 1 && failed == enumspb.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR {
+		return replaceRun
+	}
+	if s.self != nil && recorded != nil && !mine && attempt >= hopelessAttempt {
 		return replaceRun
 	}
 	return leaveRun
 }
 
+// isCurrent reports whether work that is not pinned goes to workers of this version.
+func (s *successor) isCurrent(v *taskqueuepb.TaskQueueVersioningInfo) bool {
+	current, ramping := v.GetCurrentDeploymentVersion(), v.GetRampingDeploymentVersion()
+	if v.GetRampingVersionPercentage() >= 100 {
+		current = ramping
+	}
+	if s.self == nil {
+		return current.GetBuildId() == ""
+	}
+	return current.GetDeploymentName() == s.self.DeploymentName && current.GetBuildId() == s.self.BuildID
+}
+
 // run looks every takeOverEvery until ctx ends.
-func (s successor) run(ctx context.Context) {
+func (s *successor) run(ctx context.Context) {
 	ticker := time.NewTicker(takeOverEvery)
 	defer ticker.Stop()
-	for last := ""; ; {
+	for failing := false; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		text := ""
-		if err := s.look(ctx); err != nil && ctx.Err() == nil {
-			if text = err.Error(); text != last {
-				s.log.Warn("runs of other versions cannot be looked after", "error", err)
-			}
+		err := s.look(ctx)
+		if err != nil && ctx.Err() == nil && !failing {
+			s.log.Warn("runs of other versions cannot be looked after", "error", err)
 		}
-		last = text
+		failing = err != nil
 	}
 }
 
-// look takes over all runs that have to be.
-func (s successor) look(ctx context.Context) error {
+// look takes over what has to be.
+func (s *successor) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*takeOverEvery)
 	defer cancel()
-	// The runs of Relay are one or two, and pinned ones none once they are taken over.
-	open, err := s.client.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-		PageSize: 100,
-		Query: fmt.Sprintf("TaskQueue = '%s' AND ExecutionStatus = 'Running' AND (WorkflowType = 'Relay' OR TemporalWorkflowVersioningBehavior = 'Pinned')",
-			strings.ReplaceAll(s.taskQueue, "'", "''")),
-	})
+	queue, err := s.client.DescribeTaskQueue(ctx, s.taskQueue, enumspb.TASK_QUEUE_TYPE_WORKFLOW)
 	if err != nil {
-		return fmt.Errorf("list runs: %w", err)
+		return fmt.Errorf("describe task queue %s: %w", s.taskQueue, err)
 	}
-	if len(open.Executions) == 0 {
+	before := s.current
+	if s.current = s.isCurrent(queue.GetVersioningInfo()); !s.current {
 		return nil
 	}
-	current, asked := false, false
 	var problems []error
-	for _, e := range open.Executions {
-		id, run := e.Execution.WorkflowId, e.Execution.RunId
-		d, err := s.client.DescribeWorkflowExecution(ctx, id, run)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("describe %s: %w", id, err))
-			continue
-		}
-		if s.decide(d, true) == leaveRun {
-			continue
-		}
-		if !asked {
-			if current, err = s.isCurrent(ctx); err != nil {
-				return err
-			}
-			asked = true
-		}
-		if err := s.carryOut(ctx, s.decide(d, current), id, run); err != nil && !isOver(err) {
-			problems = append(problems, err)
-		}
+	problems = append(problems, s.lookAtRelay(ctx))
+	if s.self != nil && (!before || time.Since(s.listed) > listPinnedEvery) {
+		// Workers that began together do not list together for ever.
+		s.listed = time.Now().Add(-rand.N(listPinnedEvery / 4)) //nolint:gosec // no secret
+		problems = append(problems, s.lookAtPinned(ctx))
 	}
 	return errors.Join(problems...)
 }
 
-func (s successor) carryOut(ctx context.Context, a successorAction, id, run string) error {
-	switch a {
-	case leaveRun:
+// lookAtRelay looks at the runs that the schedule has begun. Temporal knows them at once,
+// and not only when they are listed.
+func (s *successor) lookAtRelay(ctx context.Context) error {
+	d, err := s.client.ScheduleClient().GetHandle(ctx, s.taskQueue).Describe(ctx)
+	switch {
+	case isAbsent(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("describe schedule %s: %w", s.taskQueue, err)
+	}
+	var problems []error
+	for _, w := range d.Info.RunningWorkflows {
+		// The run that goes on under this id, if it has continued as new.
+		problems = append(problems, s.consider(ctx, w.WorkflowID, ""))
+	}
+	if s.owed {
+		problems = append(problems, s.startNext(ctx, d.Schedule.State.Paused))
+	}
+	return errors.Join(problems...)
+}
+
+// lookAtPinned looks at all workflows that are pinned.
+func (s *successor) lookAtPinned(ctx context.Context) error {
+	var page []byte
+	var problems []error
+	for {
+		open, err := s.client.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+			NextPageToken: page,
+			Query: fmt.Sprintf("TaskQueue = %s AND ExecutionStatus = 'Running' AND TemporalWorkflowVersioningBehavior = 'Pinned'",
+				liveness.Quoted(s.taskQueue)),
+		})
+		if err != nil {
+			return errors.Join(append(problems, fmt.Errorf("list pinned workflows: %w", err))...)
+		}
+		for _, e := range open.Executions {
+			problems = append(problems, s.consider(ctx, e.Execution.WorkflowId, e.Execution.RunId))
+		}
+		if page = open.NextPageToken; len(page) == 0 {
+			return errors.Join(problems...)
+		}
+	}
+}
+
+// consider takes one workflow over, if it has to be.
+func (s *successor) consider(ctx context.Context, id, run string) error {
+	d, err := s.client.DescribeWorkflowExecution(ctx, id, run)
+	if err != nil {
+		return unlessAbsent(fmt.Errorf("describe %s: %w", id, err))
+	}
+	info, attempt := d.GetWorkflowExecutionInfo(), d.GetPendingWorkflowTask().GetAttempt()
+	run = info.GetExecution().GetRunId()
+	failed := enumspb.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED
+	if attempt > 1 {
+		if failed, err = s.lastFailure(ctx, id, run); err != nil {
+			return unlessAbsent(err)
+		}
+	}
+	switch s.decide(info, attempt, failed) {
 	case unpinRun:
 		_, err := s.client.UpdateWorkflowExecutionOptions(ctx, client.UpdateWorkflowExecutionOptionsRequest{
 			WorkflowId: id, RunId: run,
@@ -144,56 +209,59 @@ func (s successor) carryOut(ctx context.Context, a successorAction, id, run stri
 			},
 		})
 		if err != nil {
-			return fmt.Errorf("take over %s: %w", id, err)
+			return unlessAbsent(fmt.Errorf("take over %s: %w", id, err))
 		}
-		s.log.Info("a run that was pinned to another version goes on with this one", "workflow", id, "run", run)
+		s.log.Info("a workflow that was pinned to another version goes on with this one", "workflow", id, "run", run)
 	case replaceRun:
 		if err := s.client.TerminateWorkflow(ctx, id, run, "the current worker version cannot continue what another version recorded"); err != nil {
-			return fmt.Errorf("terminate %s: %w", id, err)
+			return unlessAbsent(fmt.Errorf("terminate %s: %w", id, err))
 		}
-		s.log.Warn("a run that this version cannot continue was terminated; the schedule begins the next", "workflow", id, "run", run)
-		return s.startNext(ctx)
+		s.owed = true
+		s.log.Warn("a run that this version cannot continue was terminated; the schedule begins the next", "workflow", id, "run", run, "cause", failed.String())
+	case leaveRun:
 	}
 	return nil
 }
 
-// startNext has the schedule begin a run now, unless it is paused.
-func (s successor) startNext(ctx context.Context) error {
-	schedule := s.client.ScheduleClient().GetHandle(ctx, s.taskQueue)
-	d, err := schedule.Describe(ctx)
+// lastFailure is why the last decision of a workflow failed. The SDK reports only the first
+// attempt that fails, so that the event stays the last one.
+func (s *successor) lastFailure(ctx context.Context, id, run string) (enumspb.WorkflowTaskFailedCause, error) {
+	h, err := s.client.WorkflowService().GetWorkflowExecutionHistoryReverse(ctx, &workflowservice.GetWorkflowExecutionHistoryReverseRequest{
+		Namespace: s.namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: id, RunId: run}, MaximumPageSize: 3,
+	})
 	if err != nil {
-		return fmt.Errorf("describe schedule %s: %w", s.taskQueue, err)
+		return 0, fmt.Errorf("read the history of %s: %w", id, err)
 	}
-	if d.Schedule.State.Paused {
+	for _, e := range h.GetHistory().GetEvents() {
+		if a, ok := e.GetAttributes().(*historypb.HistoryEvent_WorkflowTaskFailedEventAttributes); ok {
+			return a.WorkflowTaskFailedEventAttributes.GetCause(), nil
+		}
+	}
+	return enumspb.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED, nil
+}
+
+// startNext has the schedule begin a run now. A paused one does so when it is unpaused.
+func (s *successor) startNext(ctx context.Context, paused bool) error {
+	if !paused {
+		err := s.client.ScheduleClient().GetHandle(ctx, s.taskQueue).
+			Trigger(ctx, client.ScheduleTriggerOptions{Overlap: enumspb.SCHEDULE_OVERLAP_POLICY_BUFFER_ONE})
+		if err != nil {
+			return fmt.Errorf("trigger schedule %s: %w", s.taskQueue, err)
+		}
+	}
+	s.owed = false
+	return nil
+}
+
+// isAbsent reports that something does not exist, or has ended.
+func isAbsent(err error) bool {
+	var absent *serviceerror.NotFound
+	return errors.As(err, &absent)
+}
+
+func unlessAbsent(err error) error {
+	if isAbsent(err) {
 		return nil
 	}
-	err = schedule.Trigger(ctx, client.ScheduleTriggerOptions{Overlap: enumspb.SCHEDULE_OVERLAP_POLICY_BUFFER_ONE})
-	if err != nil {
-		return fmt.Errorf("trigger schedule %s: %w", s.taskQueue, err)
-	}
-	return nil
-}
-
-// isCurrent reports whether work that is not pinned goes to workers of this version.
-func (s successor) isCurrent(ctx context.Context) (bool, error) {
-	if s.self == nil {
-		return true, nil
-	}
-	version, err := currentVersion(ctx, s.client, s.self.DeploymentName)
-	return version != nil && *version == *s.self, err
-}
-
-// currentVersion is the current version of a deployment, nil if it has none.
-func currentVersion(ctx context.Context, c client.Client, deployment string) (*worker.WorkerDeploymentVersion, error) {
-	d, err := c.WorkerDeploymentClient().GetHandle(deployment).Describe(ctx, client.WorkerDeploymentDescribeOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("describe worker deployment %s: %w", deployment, err)
-	}
-	return d.Info.RoutingConfig.CurrentVersion, nil
-}
-
-// isOver reports that a run has ended meanwhile.
-func isOver(err error) bool {
-	var notFound *serviceerror.NotFound
-	return errors.As(err, &notFound)
+	return err
 }

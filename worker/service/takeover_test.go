@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -8,85 +9,116 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	deploymentpb "go.temporal.io/api/deployment/v1"
 	enumspb "go.temporal.io/api/enums/v1"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
-	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/worker"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func TestSuccessor_TakesOverOnlyWhatNobodyElseMayFinish(t *testing.T) {
-	began := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
-	// An open run of Relay, begun before this worker on version "one", to be changed.
-	run := func(change func(*workflowservice.DescribeWorkflowExecutionResponse)) *workflowservice.DescribeWorkflowExecutionResponse {
-		d := &workflowservice.DescribeWorkflowExecutionResponse{
-			WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{
-				Type: &commonpb.WorkflowType{Name: "Relay"}, Status: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
-				StartTime: timestamppb.New(began.Add(-time.Minute)),
-				VersioningInfo: &workflowpb.WorkflowExecutionVersioningInfo{
-					Behavior:          enumspb.VERSIONING_BEHAVIOR_PINNED,
-					DeploymentVersion: &deploymentpb.WorkerDeploymentVersion{DeploymentName: "relay", BuildId: "one"},
-				},
+	type info = workflowpb.WorkflowExecutionInfo
+	// An open run of Relay, pinned to version "one", to be changed.
+	run := func(change func(*info)) *info {
+		i := &info{
+			Type: &commonpb.WorkflowType{Name: "Relay"}, Status: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
+			VersioningInfo: &workflowpb.WorkflowExecutionVersioningInfo{
+				Behavior:          enumspb.VERSIONING_BEHAVIOR_PINNED,
+				DeploymentVersion: &deploymentpb.WorkerDeploymentVersion{DeploymentName: "relay", BuildId: "one"},
 			},
-			PendingWorkflowTask: &workflowpb.PendingWorkflowTaskInfo{Attempt: 1},
 		}
 		if change != nil {
-			change(d)
+			change(i)
 		}
-		return d
+		return i
 	}
+	moves := func(i *info) { i.VersioningInfo.Behavior = enumspb.VERSIONING_BEHAVIOR_AUTO_UPGRADE }
+	mine := func(i *info) { i.VersioningInfo.DeploymentVersion.BuildId = "two" }
+	unversioned := func(i *info) { i.VersioningInfo = nil }
 	two := &worker.WorkerDeploymentVersion{DeploymentName: "relay", BuildID: "two"}
+	const (
+		none   = enumspb.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED
+		differ = enumspb.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
+		broken = enumspb.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
+	)
 	for _, c := range []struct {
 		name    string
 		self    *worker.WorkerDeploymentVersion
-		current bool
-		run     *workflowservice.DescribeWorkflowExecutionResponse
+		run     *info
+		attempt int32
+		failed  enumspb.WorkflowTaskFailedCause
 		want    successorAction
 	}{
-		{"pinned to another version", two, true, run(nil), unpinRun},
-		{"pinned, and this version is not current", two, false, run(nil), leaveRun},
-		{"pinned to this version", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo.DeploymentVersion.BuildId = "two"
-		}), leaveRun},
-		{"pinned to a version of another deployment", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo.DeploymentVersion.DeploymentName = "other"
-		}), leaveRun},
-		{"pinned by an operator", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo.VersioningOverride = &workflowpb.VersioningOverride{}
-		}), leaveRun},
-		{"pinned, and over", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.Status = enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED
-		}), leaveRun},
-		{"pinned, without versions here", nil, true, run(nil), leaveRun},
-		{"moves, and its decisions fail", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo.Behavior = enumspb.VERSIONING_BEHAVIOR_AUTO_UPGRADE
-			d.PendingWorkflowTask.Attempt = hopelessAttempt
-		}), replaceRun},
-		{"its decisions fail, without versions", nil, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo = nil
-			d.PendingWorkflowTask.Attempt = hopelessAttempt
-		}), replaceRun},
-		{"its decisions failed less often", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo = nil
-			d.PendingWorkflowTask.Attempt = hopelessAttempt - 1
-		}), leaveRun},
-		{"its decisions fail, and this version began it", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo = nil
-			d.WorkflowExecutionInfo.StartTime = timestamppb.New(began.Add(time.Second))
-			d.PendingWorkflowTask.Attempt = 20
-		}), leaveRun},
-		{"decisions of a recovery fail: it has what it found out", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo = nil
-			d.WorkflowExecutionInfo.Type.Name = "Recovery"
-			d.PendingWorkflowTask.Attempt = 20
-		}), leaveRun},
-		{"no decision is pending", two, true, run(func(d *workflowservice.DescribeWorkflowExecutionResponse) {
-			d.WorkflowExecutionInfo.VersioningInfo = nil
-			d.PendingWorkflowTask = nil
-		}), leaveRun},
+		{"pinned to another version", two, run(nil), 1, none, unpinRun},
+		{"pinned to a version of another deployment", two, run(func(i *info) { i.VersioningInfo.DeploymentVersion.DeploymentName = "other" }), 1, none, unpinRun},
+		{"pinned to this version", two, run(mine), 1, none, leaveRun},
+		{"pinned by an operator", two, run(func(i *info) { i.VersioningInfo.VersioningOverride = &workflowpb.VersioningOverride{} }), 1, none, leaveRun},
+		{"pinned, and over", two, run(func(i *info) { i.Status = enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED }), 1, none, leaveRun},
+		{"pinned, without versions here", nil, run(nil), 1, none, leaveRun},
+		{"moves", two, run(moves), 1, none, leaveRun},
+		{"moves, and this version cannot replay it", two, run(moves), 2, differ, replaceRun},
+		{"this version cannot replay what it recorded itself", two, run(func(i *info) { moves(i); mine(i) }), 2, differ, replaceRun},
+		{"this code cannot replay it, without versions", nil, run(unversioned), 2, differ, replaceRun},
+		{"its first decision fails", two, run(moves), 1, differ, leaveRun},
+		{"its decisions fail for another reason", two, run(moves), hopelessAttempt - 1, broken, leaveRun},
+		{"its decisions go on failing for another reason", two, run(moves), hopelessAttempt, broken, replaceRun},
+		{"its decisions go on failing on this version", two, run(func(i *info) { moves(i); mine(i) }), hopelessAttempt, broken, leaveRun},
+		{"its decisions go on failing, without versions", nil, run(unversioned), hopelessAttempt, broken, leaveRun},
+		{"decisions of a recovery fail: it has what it found out", two, run(func(i *info) { moves(i); i.Type.Name = "Recovery" }), 20, differ, leaveRun},
+		{"no decision is pending", two, run(moves), 0, none, leaveRun},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := successor{taskQueue: "q", self: c.self, began: began}
-			require.Equal(t, c.want, s.decide(c.run, c.current))
+			s := &successor{taskQueue: "q", self: c.self}
+			require.Equal(t, c.want, s.decide(c.run, c.attempt, c.failed))
 		})
 	}
+}
+
+func TestSuccessor_ActsOnlyIfItsVersionIsCurrent(t *testing.T) {
+	version := func(build string) *deploymentpb.WorkerDeploymentVersion {
+		return &deploymentpb.WorkerDeploymentVersion{DeploymentName: "relay", BuildId: build}
+	}
+	two := &worker.WorkerDeploymentVersion{DeploymentName: "relay", BuildID: "two"}
+	for _, c := range []struct {
+		name string
+		self *worker.WorkerDeploymentVersion
+		of   *taskqueuepb.TaskQueueVersioningInfo
+		want bool
+	}{
+		{"nothing is current", two, nil, false},
+		{"it is current", two, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("two")}, true},
+		{"another is current", two, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("one")}, false},
+		{"the same build of another deployment is current", two, &taskqueuepb.TaskQueueVersioningInfo{
+			CurrentDeploymentVersion: &deploymentpb.WorkerDeploymentVersion{DeploymentName: "other", BuildId: "two"},
+		}, false},
+		{"it gets a part", two, &taskqueuepb.TaskQueueVersioningInfo{
+			CurrentDeploymentVersion: version("one"), RampingDeploymentVersion: version("two"), RampingVersionPercentage: 99,
+		}, false},
+		{"it gets everything", two, &taskqueuepb.TaskQueueVersioningInfo{
+			CurrentDeploymentVersion: version("one"), RampingDeploymentVersion: version("two"), RampingVersionPercentage: 100,
+		}, true},
+		{"without versions, and nothing is current", nil, nil, true},
+		{"without versions, and a version is current", nil, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("one")}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			require.Equal(t, c.want, (&successor{self: c.self}).isCurrent(c.of))
+		})
+	}
+}
+
+func TestPolling_IsAProblemOnlyWhileTemporalRefusesToGiveWork(t *testing.T) {
+	refused := errors.New("API key expired")
+	var p polling
+	require.ErrorContains(t, p.problem(), "does not poll Temporal yet")
+	p.begins()
+	require.NoError(t, p.problem(), "the first long poll may last a minute")
+	p.note("PollActivityTaskQueue", refused)
+	require.ErrorContains(t, p.problem(), "API key expired", "it has never been answered")
+	p.note("PollActivityTaskQueue", nil)
+	require.NoError(t, p.problem())
+	p.note("PollActivityTaskQueue", refused)
+	require.NoError(t, p.problem(), "it was answered a moment ago")
+	p.kinds["PollActivityTaskQueue"].failing = time.Now().Add(-refusedFor - time.Second)
+	p.note("PollWorkflowTaskQueue", nil)
+	require.ErrorContains(t, p.problem(), "API key expired", "the other kind's answers do not count")
+	p.ends("it is stopping")
+	require.ErrorContains(t, p.problem(), "does not poll Temporal any more: it is stopping")
 }
