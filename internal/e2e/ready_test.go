@@ -64,7 +64,7 @@ func (o *outbox) askReady(w *worker, args ...string) (string, error) {
 }
 
 // passGate runs the gate on a version, as the worker controller does before traffic moves.
-func (o *outbox) passGate(build string) (r workflows.GateResult, err error) {
+func (o *outbox) passGate(build string, input ...any) (r workflows.GateResult, err error) {
 	o.t.Helper()
 	c := testenv.Temporal(o.t)
 	var run client.WorkflowRun
@@ -74,7 +74,7 @@ func (o *outbox) passGate(build string) (r workflows.GateResult, err error) {
 			VersioningOverride: &client.PinnedVersioningOverride{
 				Version: sdkworker.WorkerDeploymentVersion{DeploymentName: o.queue, BuildID: build},
 			},
-		}, "Gate")
+		}, "Gate", input...)
 		return err
 	})
 	err = run.Get(o.t.Context(), &r)
@@ -123,6 +123,9 @@ func TestFirstInstall_WithOneDestinationMissingBecomesReadyAndPublishesTheOthers
 	require.Equal(t, workflows.TypeGateFailed, failure.Type())
 	require.Contains(t, failure.Message(), "broken: destination")
 	require.NotContains(t, failure.Message(), "orders")
+	found, err := o.passGate("one", workflows.GateInput{Destinations: "warn"})
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(found.Findings, "\n"), "broken: destination")
 
 	o.promoteByAPI("one")
 	o.write("orders", "e", 100, 10)
