@@ -137,7 +137,7 @@ func (s *successor) look(ctx context.Context) error {
 	problems = append(problems, s.lookAtRelay(ctx))
 	if s.self != nil && (!before || time.Since(s.listed) > listPinnedEvery) {
 		// Workers that began together do not list together for ever.
-		s.listed = time.Now().Add(-rand.N(listPinnedEvery / 4)) //nolint:gosec // no secret
+		s.listed = time.Now().Add(-rand.N(listPinnedEvery / 4))
 		problems = append(problems, s.lookAtPinned(ctx))
 	}
 	return errors.Join(problems...)
