@@ -1,7 +1,6 @@
 package workflows
 
 import (
-	"encoding/json"
 	"time"
 
 	"go.temporal.io/sdk/converter"
@@ -39,9 +38,7 @@ const gateTimeout = time.Minute
 // gate.workflowType of Temporal's worker controller. It runs on that version, claims and
 // publishes nothing, and fails with GateFailed and the reasons if "worker --check" would
 // fail there.
-func Gate(ctx workflow.Context, raw converter.RawValue) (r GateResult, err error) {
-	var in GateInput
-	_ = json.Unmarshal(raw.Payload().GetData(), &in) // a controller's own input is none of ours
+func Gate(ctx workflow.Context, in converter.RawValue) (r GateResult, err error) {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: gateTimeout,
 		// A worker that leaves takes its answer with it; a finding is no reason to ask again.
@@ -50,6 +47,6 @@ func Gate(ctx workflow.Context, raw converter.RawValue) (r GateResult, err error
 		},
 		Summary: "check this version's configuration, rights and destinations",
 	})
-	err = workflow.ExecuteActivity(ctx, GateActivity, in).Get(ctx, &r)
+	err = workflow.ExecuteActivity(ctx, GateActivity, string(in.Payload().GetData())).Get(ctx, &r)
 	return r, err
 }

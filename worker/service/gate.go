@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 
 	"go.temporal.io/sdk/temporal"
@@ -17,8 +18,10 @@ const (
 )
 
 // gate runs every check of --check inside this worker, with connections of its own. Its
-// failure lists the checks that failed.
-func (r *relay) gate(ctx context.Context, in workflows.GateInput) (result workflows.GateResult, err error) {
+// failure lists the checks that failed. text is the input of the Gate.
+func (r *relay) gate(ctx context.Context, text string) (result workflows.GateResult, err error) {
+	var in workflows.GateInput
+	_ = json.Unmarshal([]byte(text), &in) // a controller's own input is none of ours
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	found := findings(ctx)
