@@ -54,7 +54,8 @@ func (b *board) markdown(result RelayResult) string {
 		return framed(fmt.Sprintf("Published in this run: **%s**. What each topic has comes here within half a minute.", events(result.Published)))
 	}
 	head := fmt.Sprintf("%s Seen at %s UTC.\n\n"+
-		"| topic | state | pending | oldest | batches in retry | dead letters | published since %s |\n|---|---|--:|--:|--:|--:|--:|\n",
+		"| topic | state | pending | "+apart("oldest")+" | "+apart("batches in retry")+" | "+apart("dead letters")+" | "+apart("published since %s")+" |\n"+
+		"|---|---|--:|--:|--:|--:|--:|\n",
 		b.verdict(), b.asOf.UTC().Format(time.TimeOnly), b.since.UTC().Format(time.TimeOnly))
 	var rows strings.Builder
 	length := len(url.QueryEscape(head))
@@ -78,7 +79,7 @@ func row(t relay.TopicState, result RelayResult) string {
 		pending = "≥ " + pending
 	}
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |\n", escape(t.Topic, maxName), state(t, published),
-		pending, unbroken(age(t.Oldest)), some(t.Retrying), some(int(t.Dead)), count(published))
+		pending, apart(unbroken(age(t.Oldest))), apart(some(t.Retrying)), apart(some(int(t.Dead))), apart(count(published)))
 }
 
 // others says how many topics there are beside those shown.

@@ -34,15 +34,15 @@ func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
 	want := strings.NewReplacer("_", "\u00a0", "'", "`").Replace(`Topics: **1** with a broken destination; **1** paused by an operator; ` +
 		`**1** with events that wait for more than 30s; **2** with dead letters, 'starter dead list' has their reasons. Seen at 04:05:06 UTC.
 
-| topic | state | pending | oldest | batches in retry | dead letters | published since 04:04:00 |
+| topic | state | pending | _oldest | _batches in retry | _dead letters | _published since 04:04:00 |
 |---|---|--:|--:|--:|--:|--:|
-| billing | **destination broken**, see workflow outbox-recovery/billing | ≥ 100,000 | 3_h_5_min | 1 |  | 0 |
-| orders | **paused** by ada: their deploy | 1,234 | 1_min_5_s |  |  | 0 |
-| audit | **late** | 1 | 30_s |  |  | 0 |
-| refunds | some refused, tried again; has **dead letters**: EventTooLarge | 1 | 2_s | 2 | 3 | 0 |
-| bulk | idle; has **dead letters**: InvalidMessageContents |  |  |  | 1 | 0 |
-| ledger | flows |  |  |  |  | 12,000 |
-| mail | idle |  |  |  |  | 0 |
+| billing | **destination broken**, see workflow outbox-recovery/billing | ≥ 100,000 | _3_h_5_min | _1 |  | _0 |
+| orders | **paused** by ada: their deploy | 1,234 | _1_min_5_s |  |  | _0 |
+| audit | **late** | 1 | _30_s |  |  | _0 |
+| refunds | some refused, tried again; has **dead letters**: EventTooLarge | 1 | _2_s | _2 | _3 | _0 |
+| bulk | idle; has **dead letters**: InvalidMessageContents |  |  |  | _1 | _0 |
+| ledger | flows |  |  |  |  | _12,000 |
+| mail | idle |  |  |  |  | _0 |
 
 
 ` + "\n_")
@@ -98,7 +98,7 @@ func TestNamesAndReasonsAreShownAsTheyAre(t *testing.T) {
 	})
 	lines := strings.Split(b.markdown(RelayResult{}), "\n")
 	require.Equal(t, `| a\|b\_c\*d \| x \| | **paused** by \<script\>alert(1)\</script\>: !\[x\](http://evil) \`+"`y\\`"+` \&amp; `+
-		strings.Repeat("ü", 72)+`… |  |  |  |  | 0 |`, lines[4])
+		strings.Repeat("ü", 72)+"… |  |  |  |  | \u00a00 |", lines[4])
 }
 
 // The Temporal CLI prints them to terminals, and a browser obeys marks for bidirectional text.

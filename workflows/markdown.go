@@ -64,6 +64,15 @@ var breaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ", "
 // unbroken keeps a text on one line.
 func unbroken(s string) string { return strings.ReplaceAll(s, " ", "\u00a0") }
 
+// apart keeps a cell from touching the one before it: UI 2.54 leaves no space between columns,
+// and 404 events beside 1 min would read 4041 min.
+func apart(cell string) string {
+	if cell == "" {
+		return ""
+	}
+	return "\u00a0" + cell
+}
+
 // count writes a number the way people read it: 1,234,567.
 func count(n int) string {
 	digits := strconv.Itoa(n)
