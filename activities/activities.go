@@ -47,6 +47,7 @@ type Store interface {
 	Topics(ctx context.Context) ([]relay.TopicState, error)
 	OperationStore
 	AskStore
+	ReceiptStore
 }
 
 // Publisher sends events to their destination. internal/publish implements it.
@@ -94,13 +95,14 @@ type Config struct {
 // Activities are the relay's activities. Register the struct without a name
 // prefix: workflows refer to its methods.
 type Activities struct {
-	cfg     Config
-	clock   timing.Clock
-	ledger  *ledger
-	doubts  doubts
-	sampler sampler
-	paces   map[string]*rate.Limiter
-	late    lateness
+	cfg      Config
+	clock    timing.Clock
+	ledger   *ledger
+	receipts *receipts
+	doubts   doubts
+	sampler  sampler
+	paces    map[string]*rate.Limiter
+	late     lateness
 	// routeWait is timing.RouteWait, but in tests.
 	routeWait time.Duration
 }
@@ -132,7 +134,7 @@ func New(cfg Config) (*Activities, error) {
 		cfg.Metrics = noMetrics{}
 	}
 	return &Activities{
-		cfg: cfg, ledger: newLedger(cfg.Store), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
+		cfg: cfg, ledger: newLedger(cfg.Store), receipts: newReceipts(cfg.Store, cfg.Metrics), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
 		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
 	}, nil
 }

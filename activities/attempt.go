@@ -28,13 +28,14 @@ const (
 // sending, settling, and keeping the lease and the heartbeat.
 type attempt struct {
 	PublishRequest
-	cfg    Config
-	policy TopicPolicy
-	pace   func(n int) time.Duration
-	doubts *doubts
-	ledger *ledger
-	clock  timing.Clock
-	lease  relay.Lease
+	cfg      Config
+	policy   TopicPolicy
+	pace     func(n int) time.Duration
+	doubts   *doubts
+	ledger   *ledger
+	receipts *receipts
+	clock    timing.Clock
+	lease    relay.Lease
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
 	// number is that of the attempt, from 1, as Temporal counts for its backoff.
@@ -71,7 +72,7 @@ type attempt struct {
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
 	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
 	return &attempt{
-		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger,
+		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger, receipts: a.receipts,
 		clock: a.clock, lease: l, leaseFrom: leaseFrom, seenAlive: leaseFrom, last: last,
 		doubtedBefore: last.DoubtedTo, through: last.Published,
 		read: relay.Read{Next: maps.Clone(l.LowID)}, open: make(map[relay.Ref]unsettled),
@@ -195,6 +196,9 @@ func (t *attempt) report(outcomes []relay.Outcome) {
 		}
 	}
 	signal(t.changed)
+	if t.policy.Receipts > 0 {
+		t.receipts.add(t.lease.Topic, outcomes)
+	}
 	t.cfg.Metrics.Reported(t.lease.Topic, outcomes, t.latencies)
 }
 

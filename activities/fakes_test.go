@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -73,6 +74,11 @@ type store struct {
 
 	noted   []noted // failures
 	noteErr error
+
+	receipts    []relay.Receipt
+	receiptsErr func(ctx context.Context, receipts []relay.Receipt) error
+	keeps       map[string]time.Duration
+	upkeepErr   error // of receipts
 
 	topics  func(n int) ([]relay.TopicState, error)
 	samples int
@@ -282,6 +288,25 @@ func (s *store) DropPartitions(context.Context, int, func()) (p relay.Partitions
 	return p, nil
 }
 
+func (s *store) WriteReceipts(ctx context.Context, receipts []relay.Receipt) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.receiptsErr != nil {
+		if err := s.receiptsErr(ctx, receipts); err != nil {
+			return err
+		}
+	}
+	s.receipts = append(s.receipts, receipts...)
+	return nil
+}
+
+func (s *store) KeepReceipts(_ context.Context, topics map[string]time.Duration, _ int) (left []string, err error) {
+	s.keeps = maps.Clone(topics)
+	return nil, s.upkeepErr
+}
+
+func (s *store) DropReceipts(context.Context) (left []string, err error) { return nil, s.upkeepErr }
+
 func (s *store) Health(context.Context) (h relay.Health, err error) { return h, nil }
 
 // TakeTurn lets everybody sample, unless turn says otherwise.
@@ -416,7 +441,7 @@ func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events 
 	}
 	outcomes := make([]relay.Outcome, len(events))
 	for i, e := range events {
-		outcomes[i] = relay.Outcome{Ref: e.Ref}
+		outcomes[i] = relay.Outcome{Ref: e.Ref, MessageID: fmt.Sprint("message-", e.ID), Destination: "a queue"}
 		if p.answer != nil {
 			outcomes[i].Err = p.answer(n, e)
 		}

@@ -201,8 +201,10 @@ func (l *ledger) count() (n int) {
 // SettleRest is the end of a worker whose activities have ended: it settles what they
 // could not, as long as ctx lets it, and returns how many acknowledgements are left.
 // The events of those are published again. Nothing is settled in the background any
-// more. (It is no method, because every method of Activities is an activity.)
+// more. Then it writes the receipts that are left, if the store takes them at once. (It is
+// no method, because every method of Activities is an activity.)
 func SettleRest(ctx context.Context, a *Activities) (left int, err error) {
+	defer a.receipts.end(ctx)
 	l := a.ledger
 	l.mu.Lock()
 	l.over = true

@@ -22,6 +22,8 @@ type Metrics interface {
 	DeadLettered(topic string, dead []relay.Outcome)
 	// ClaimLost says that an attempt found its lanes in other hands.
 	ClaimLost(topic string)
+	// ReceiptsLost says that so many receipts could not be written.
+	ReceiptsLost(topic string, n int)
 	// RecoveryBegun says that a recovery made its first attempt.
 	RecoveryBegun(topic string)
 	// Topics gets a sample of all topics, about every ten seconds while this worker
@@ -38,6 +40,7 @@ func (noMetrics) Answered(string, relay.Answer)                     {}
 func (noMetrics) Reported(string, []relay.Outcome, []time.Duration) {}
 func (noMetrics) DeadLettered(string, []relay.Outcome)              {}
 func (noMetrics) ClaimLost(string)                                  {}
+func (noMetrics) ReceiptsLost(string, int)                          {}
 func (noMetrics) RecoveryBegun(string)                              {}
 func (noMetrics) Topics([]relay.TopicState)                         {}
 func (noMetrics) Health(relay.Health)                               {}

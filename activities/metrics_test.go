@@ -39,6 +39,7 @@ func (m *told) Reported(_ string, outcomes []relay.Outcome, latencies []time.Dur
 func (m *told) DeadLettered(_ string, dead []relay.Outcome) { m.dead = append(m.dead, dead...) }
 func (m *told) ClaimLost(topic string)                      { m.note("lost ", topic) }
 func (m *told) RecoveryBegun(topic string)                  { m.note("recovery of ", topic) }
+func (m *told) ReceiptsLost(topic string, n int)            { m.note("receipts of ", topic, " lost: ", n) }
 func (m *told) Topics(topics []relay.TopicState)            { m.note("sampled ", len(topics)) }
 func (m *told) Health(h relay.Health)                       { m.note("ahead ", h.Ahead) }
 

@@ -34,6 +34,9 @@ type TopicPolicy struct {
 	// published by one batch at a time. A request of up to ten messages goes out at
 	// once. Default: no cap.
 	MaxPerSecond float64
+	// Receipts is how long it is kept when each of the topic's events was published, and
+	// under which message id. Default: it is not.
+	Receipts time.Duration
 }
 
 // policy returns a topic's policy with its defaults.

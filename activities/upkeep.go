@@ -11,19 +11,26 @@ type PartitionsRequest struct {
 	Days int `json:"days"`
 }
 
-// EnsurePartitions makes the partitions of today and the next days.
+// EnsurePartitions makes the partitions of today and the next days, and those of receipts
+// where topics keep receipts. Without the latter it succeeds too, and says so in Left.
 func (a *Activities) EnsurePartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
 	defer beat(ctx)()
 	done, err := a.cfg.Store.MakePartitions(ctx, r.Days, nil)
+	if err == nil {
+		done.Left = append(done.Left, asWarnings(a.cfg.Store.KeepReceipts(ctx, a.cfg.keepReceipts(), r.Days))...)
+	}
 	return done, failure(ctx, err, done)
 }
 
 // DropExpiredPartitions drops the partitions of days that ended that many days ago
 // and of which nothing is pending or dead, and deletes such days' events from the default
-// partition.
+// partition. It drops receipts that no topic keeps any more.
 func (a *Activities) DropExpiredPartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
 	defer beat(ctx)()
 	done, err := a.cfg.Store.DropPartitions(ctx, r.Days, nil)
+	if err == nil {
+		done.Left = append(done.Left, asWarnings(a.cfg.Store.DropReceipts(ctx))...)
+	}
 	return done, failure(ctx, err, done)
 }
 
@@ -35,4 +42,12 @@ func (a *Activities) OutboxStats(ctx context.Context) (relay.Health, error) {
 		a.cfg.Metrics.Health(h)
 	}
 	return h, failure(ctx, err, nil)
+}
+
+// asWarnings makes a warning of an error: publishing and retention need no receipts.
+func asWarnings(left []string, err error) []string {
+	if err != nil {
+		left = append(left, "receipts: "+err.Error())
+	}
+	return left
 }

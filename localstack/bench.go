@@ -22,7 +22,8 @@ func benchCommand() *cobra.Command {
 		Long: `Measures the relay, with the real worker and schedule, on the local stack: how
 fast a backlog drains, beside what the bare SDK sends to the same emulator; the
 time from a commit to the destination's answer; the same drain over many topics
-and under a held snapshot; one key of a FIFO queue; and how long claims and loads take
+and under a held snapshot; one key of a FIFO queue; the drain of a topic
+that keeps receipts; and how long claims and loads take
 after a million events were published while another transaction was open.
 
 Takes a few minutes. Progress goes to standard error.`,
@@ -47,7 +48,7 @@ Takes a few minutes. Progress goes to standard error.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")
-	f.StringSliceVar(&only, "only", nil, "just these parts: drain, latency, topics, snapshot, fifo, writer (default all)")
+	f.StringSliceVar(&only, "only", nil, "just these parts: drain, latency, topics, snapshot, fifo, receipts, writer (default all)")
 	f.IntVar(&cfg.Events, "events", 0, "events that a drain drains (default 100000)")
 	f.IntVar(&cfg.Meanwhile, "meanwhile", 0, "events that are published while a transaction is open (default 1000000)")
 	f.IntVar(&cfg.Rate, "rate", 0, "events a second while latency is measured (default 100)")

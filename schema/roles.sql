@@ -40,9 +40,13 @@ GRANT SELECT ON SEQUENCE outbox.event_id_seq TO outbox_relay;
 -- Who did what and why is written once; how far it is, as it goes on.
 GRANT SELECT, INSERT, UPDATE (workflow_id, done, marked, took, next_after, lanes_after, holder, finished_at, outcome) ON outbox.operation TO outbox_relay;
 
+-- It writes receipts and never changes them, and notes which topics keep them.
+GRANT SELECT, INSERT ON outbox.receipt TO outbox_relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.receipt_topic TO outbox_relay;
+
 -- It makes the partitions of days to come and drops those that nobody needs any
 -- more, through functions that run as the owner.
 GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught(),
-    outbox.delete_caught(date, bigint) TO outbox_relay;
+    outbox.delete_caught(date, bigint), outbox.make_receipt_partition(date), outbox.drop_receipt_partition(date) TO outbox_relay;
 -- Workers of the version before decide with it when the low watermark advances.
 GRANT EXECUTE ON FUNCTION outbox.mark_is_safe(timestamptz, xid8) TO outbox_relay;

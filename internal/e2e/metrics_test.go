@@ -106,6 +106,7 @@ func TestMetricsShowWhatFlowsWhatFailsAndWhatWaitsAndNothingOfAnEvent(t *testing
 		`outbox_duplicates_suspected_total{topic="orders"}`:                                 0,
 		`outbox_recoveries_begun_total{topic="broken"}`:                                     1,
 		`outbox_claims_lost_total{topic="orders"}`:                                          0,
+		`outbox_receipts_lost_total{topic="orders"}`:                                        0,
 		`outbox_dependency_up{dependency="database"}`:                                       1,
 		`outbox_dependency_up{dependency="temporal"}`:                                       1,
 		`outbox_database_errors_total{operation="statement"}`:                               0,

@@ -13,7 +13,7 @@ import (
 )
 
 // StateNotPending is the state of an event that was published, or that never became
-// pending: see Enqueue. The outbox does not keep which, nor when.
+// pending: see Enqueue. The outbox keeps which, and when, for topics that keep receipts.
 const StateNotPending = "not pending"
 
 // EventLife is what the outbox knows of one event.
@@ -27,11 +27,12 @@ type EventLife struct {
 	WrittenAt time.Time `json:"writtenAt"`
 	// Deliveries are the first delivery, while it is pending or after it died, and replays.
 	Deliveries []Delivery `json:"deliveries,omitempty"`
-	// Published is true if State is StateNotPending. It claims more than the outbox knows,
-	// and is kept for scripts that read it.
+	// Published is true if State is StateNotPending. It claims more than the outbox knows
+	// without a receipt, and is kept for scripts that read it.
 	Published bool `json:"published"`
 	// State is that of the first delivery: pending, dead, discarded or StateNotPending.
 	State string `json:"state"`
+	ReceiptsLife
 	LaneLife
 
 	at int64 // WrittenAt as relay.Ref has it
@@ -153,6 +154,9 @@ func (s *Store) fillLife(ctx context.Context, e *EventLife) error {
 		}
 	}
 	e.Published = e.State == StateNotPending
+	if err := s.fillReceipts(ctx, e); err != nil {
+		return err
+	}
 	rows, err = s.pool.Query(ctx, laneLifeSQL, e.Topic, e.Lane)
 	if err != nil {
 		return err

@@ -128,6 +128,18 @@ func TestEventsArriveAsTheyWereWrittenAndInOrderPerKeyOnFIFO(t *testing.T) {
 				assert.Equal(t, len(events), result.Acknowledged, "%+v", outcomes)
 				assert.Len(t, outcomes, len(events))
 
+				address := f.queue
+				if service == publish.SNS {
+					address = ":" + f.destination.SNS
+				}
+				messages := make(map[int64]string)
+				for _, o := range outcomes {
+					require.NotEmpty(t, o.MessageID)
+					require.True(t, strings.HasSuffix(o.Destination, address), o.Destination)
+					messages[o.ID] = o.MessageID
+				}
+				require.Len(t, messages, len(events))
+
 				byID := make(map[string]relay.Event)
 				order := make(map[string][]string)
 				for _, ev := range events {
@@ -142,6 +154,9 @@ func TestEventsArriveAsTheyWereWrittenAndInOrderPerKeyOnFIFO(t *testing.T) {
 					delete(byID, id)
 					arrived[ev.Key] = append(arrived[ev.Key], id)
 					assert.Equal(t, ev.Payload, *m.Body)
+					if service == publish.SQS { // a subscription makes another message of SNS's
+						assert.Equal(t, *m.MessageId, messages[ev.ID])
+					}
 					want := maps.Clone(ev.Attributes)
 					want["event_id"], want["event_type"], want["content_type"] = ev.EventID, ev.Type, ev.ContentType
 					got := make(map[string]string)

@@ -12,8 +12,10 @@ type entry struct {
 	bytes int // what AWS counts, see measure
 	// refusal is set where the event need not be sent to know its outcome.
 	refusal *relay.PublishError
-	line    *line  // the key's, nil where nothing is to be kept in order
-	next    *entry // behind this one in line
+	// messageID is the destination's, once it has accepted the event.
+	messageID string
+	line      *line  // the key's, nil where nothing is to be kept in order
+	next      *entry // behind this one in line
 }
 
 // line is the events of one key on an ordered destination. As long as it exists

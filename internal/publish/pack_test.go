@@ -203,11 +203,15 @@ func TestTheAnswerToAnyResponseHasOneVerdictForEachEntry(t *testing.T) {
 		accepted := rapid.SliceOf(id).Draw(t, "accepted")
 		failed := rapid.SliceOf(id).Draw(t, "failed")
 		code := "InternalError"
-		r := newReader(n)
+		entries := make([]*entry, n)
+		for i := range entries {
+			entries[i] = new(entry)
+		}
+		r := newReader(entries)
 		lists := []func(){
 			func() {
 				for _, id := range append(accepted, nil) {
-					r.accepted(id)
+					r.accepted(id, &code)
 				}
 			},
 			func() {

@@ -38,13 +38,14 @@ func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 		r.Concurrency = DefaultConcurrency
 	}
 	s := &stream{
-		Request: r,
-		ctx:     ctx,
-		timeout: p.cfg.RequestTimeout,
-		route:   route,
-		sender:  sender,
-		packer:  newPacker(route.Ordered, route.Limit),
-		answers: make(chan *slot, r.Concurrency),
+		Request:     r,
+		ctx:         ctx,
+		timeout:     p.cfg.RequestTimeout,
+		route:       route,
+		sender:      sender,
+		destination: shown(route.Address),
+		packer:      newPacker(route.Ordered, route.Limit),
+		answers:     make(chan *slot, r.Concurrency),
 	}
 	if p.tracer != nil {
 		s.spans = newSpans(p.tracer, route)

@@ -75,12 +75,18 @@ func (r Route) String() string {
 // label is String for where quotation marks would be escaped again, and where
 // everybody may read it.
 func (r Route) label() string {
-	name := r.Name
-	if u, err := url.Parse(name); err == nil && u.Host != "" {
-		u.User, u.RawQuery, u.Fragment = nil, "", ""
-		name = u.String()
+	return strings.Replace(r.String(), strconv.Quote(r.Name), shown(r.Name), 1)
+}
+
+// shown is a destination's name or address as everybody may read it: a URL
+// without its user, query and fragment.
+func shown(name string) string {
+	u, err := url.Parse(name)
+	if err != nil || u.Host == "" {
+		return name
 	}
-	return strings.Replace(r.String(), strconv.Quote(r.Name), name, 1)
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
 }
 
 // Names as AWS's CreateTopic and CreateQueue documentation restricts them; the

@@ -15,7 +15,8 @@ type sender interface {
 // request is one batch request at a time.
 type request interface {
 	// send publishes the entries, at most maxEntries, and returns what became
-	// of each. It retains neither the entries nor anything of them.
+	// of each. It sets the messageID of those that were accepted, and retains neither
+	// the entries nor anything of them.
 	send(ctx context.Context, entries []*entry) answer
 }
 
@@ -51,13 +52,13 @@ func failAll(err error) (a answer) {
 // stays unanswered: with the batch APIs, a status of 200 says nothing about the
 // single entry.
 type reader struct {
-	answer answer
-	n      int
+	answer  answer
+	entries []*entry
 }
 
-func newReader(n int) *reader {
-	r := &reader{n: n}
-	for i := range n {
+func newReader(entries []*entry) *reader {
+	r := &reader{entries: entries}
+	for i := range entries {
 		r.answer[i] = unanswered
 	}
 	return r
@@ -70,13 +71,14 @@ func (r *reader) index(id *string) (int, bool) {
 		return 0, false
 	}
 	i := int((*id)[0]) - '0'
-	return i, i >= 0 && i < r.n
+	return i, i >= 0 && i < len(r.entries)
 }
 
 // accepted notes an entry of the response's successful list.
-func (r *reader) accepted(id *string) {
+func (r *reader) accepted(id, messageID *string) {
 	if i, ok := r.index(id); ok && r.answer[i] == unanswered {
 		r.answer[i] = nil
+		r.entries[i].messageID = orElse(messageID, "")
 	}
 }
 

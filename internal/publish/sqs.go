@@ -32,9 +32,9 @@ func (r *sqsRequest) send(ctx context.Context, entries []*entry) answer {
 	if err != nil {
 		return failAll(err)
 	}
-	rd := newReader(len(entries))
+	rd := newReader(entries)
 	for i := range out.Successful {
-		rd.accepted(out.Successful[i].Id)
+		rd.accepted(out.Successful[i].Id, out.Successful[i].MessageId)
 	}
 	for i := range out.Failed {
 		f := &out.Failed[i]

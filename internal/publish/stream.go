@@ -15,12 +15,13 @@ import (
 // runs it; a slot belongs to the goroutine that sends it until it comes back.
 type stream struct {
 	Request
-	ctx        context.Context
-	timeout    time.Duration
-	route      Route
-	sender     sender
-	spans      *spans              // nil: none
-	unroutable *relay.PublishError // why no event can be sent
+	ctx         context.Context
+	timeout     time.Duration
+	route       Route
+	sender      sender
+	destination string              // for receipts
+	spans       *spans              // nil: none
+	unroutable  *relay.PublishError // why no event can be sent
 
 	packer   *packer
 	parts    [][]*entry     // of divided requests, to be sent before anything new
@@ -126,6 +127,7 @@ func (s *stream) note(entries []*entry, verdict func(int) *relay.PublishError) {
 		outcomes[i] = relay.Outcome{Ref: e.ev.Ref, Err: err}
 		s.packer.done(e, err == nil)
 		if err == nil {
+			outcomes[i].MessageID, outcomes[i].Destination = e.messageID, s.destination
 			s.result.Acknowledged++
 		} else {
 			s.result.Failed++

@@ -77,6 +77,10 @@ type Outcome struct {
 	Ref
 	// Err is nil if the destination acknowledged the event.
 	Err *PublishError
+	// MessageID and Destination are of an acknowledged event: the id that the destination
+	// gave its message, and the destination's ARN or URL.
+	MessageID   string
+	Destination string
 }
 
 // A page is how much of a batch is loaded and unsettled at once. It bounds the

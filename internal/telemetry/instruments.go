@@ -18,7 +18,7 @@ var fillBuckets = []float64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
 // instruments are what is counted as it happens. The exporter adds _total to
 // counters and the unit to what has one.
 type instruments struct {
-	published, failed, dead, requests, suspected, claimsLost, recoveries, databaseErrors metric.Int64Counter
+	published, failed, dead, requests, suspected, claimsLost, recoveries, databaseErrors, receiptsLost metric.Int64Counter
 
 	fill    metric.Int64Histogram
 	latency metric.Float64Histogram
@@ -41,6 +41,7 @@ func newInstruments(m metric.Meter) (i instruments, err error) {
 		"Events that may be published twice, because an answer was lost after they may have been accepted.")
 	i.claimsLost = counter("outbox_claims_lost", "Attempts that found their lanes in other hands.")
 	i.recoveries = counter("outbox_recoveries_begun", "Recoveries of topics whose destination was broken.")
+	i.receiptsLost = counter("outbox_receipts_lost", "Receipts of published events that could not be written.")
 	i.databaseErrors = counter("outbox_database_errors", "Statements and connections that PostgreSQL refused or did not answer.")
 
 	i.fill, err = m.Int64Histogram("outbox_request_events", metric.WithDescription("Events in a request."),

@@ -53,6 +53,7 @@ func TestWhatHappensIsCountedByTopic(t *testing.T) {
 	m.DeadLettered("orders", outcomes(&relay.PublishError{Code: relay.CodeTooLarge}))
 	m.ClaimLost("orders")
 	m.RecoveryBegun("audit")
+	m.ReceiptsLost("orders", 7)
 	m.DatabaseError("connect")
 	text := scrape(t, m)
 	for _, want := range []string{
@@ -70,6 +71,7 @@ func TestWhatHappensIsCountedByTopic(t *testing.T) {
 		`outbox_events_dead_lettered_total{code="EventTooLarge",topic="orders"} 1`,
 		`outbox_claims_lost_total{topic="orders"} 1`,
 		`outbox_recoveries_begun_total{topic="audit"} 1`,
+		`outbox_receipts_lost_total{topic="orders"} 7`,
 		`outbox_database_errors_total{operation="connect"} 1`,
 		`outbox_build_info{`,
 		`go_goroutines `,

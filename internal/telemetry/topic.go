@@ -45,7 +45,7 @@ func (m *Metrics) topic(name string) *topicMetrics {
 
 // begin makes the topic's counters appear.
 func (t *topicMetrics) begin() {
-	for _, c := range []metric.Int64Counter{t.published, t.suspected, t.claimsLost, t.recoveries} {
+	for _, c := range []metric.Int64Counter{t.published, t.suspected, t.claimsLost, t.recoveries, t.receiptsLost} {
 		c.Add(context.Background(), 0, t.add...)
 	}
 	for _, options := range t.ended {
@@ -111,6 +111,11 @@ func (m *Metrics) DeadLettered(topic string, dead []relay.Outcome) {
 // ClaimLost counts an attempt that found its lanes in other hands.
 func (m *Metrics) ClaimLost(topic string) {
 	m.claimsLost.Add(context.Background(), 1, m.topic(topic).add...)
+}
+
+// ReceiptsLost counts receipts that could not be written.
+func (m *Metrics) ReceiptsLost(topic string, n int) {
+	m.receiptsLost.Add(context.Background(), int64(n), m.topic(topic).add...)
 }
 
 // RecoveryBegun counts a recovery.

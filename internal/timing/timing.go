@@ -78,6 +78,13 @@ const (
 	// database answers one worker, it answers the other, which tries every SettleEvery. The
 	// other may then be at most one try that hangs from one that does not.
 	SettleGrace = 3 * time.Second
+	// ReceiptsEvery is how long receipts wait for others, to be written with them. It is
+	// also the pause after a try that failed, and ReceiptsTry bounds each.
+	ReceiptsEvery = 100 * time.Millisecond
+	ReceiptsTry   = 2 * time.Second
+	// ReceiptsAtStart bounds how long a worker that starts waits for the partitions of
+	// receipts. Maintenance makes those that are missing.
+	ReceiptsAtStart = 5 * time.Second
 	// MakePatience is how long Maintenance tries to make one partition that producers keep
 	// it from.
 	MakePatience = 10 * time.Second

@@ -22,6 +22,8 @@ type bed struct {
 	pool   *pgxpool.Pool
 	topics []string
 	queues []string // URLs, one for each topic
+	names  []string // of the queues
+	config string   // path of the file that routes the topics
 	keys   int      // that events are spread over
 	worker *worker
 }
@@ -33,8 +35,8 @@ func (r *rig) newBed(ctx context.Context, name string, n int, suffix string) (_ 
 	if err != nil {
 		return nil, err
 	}
-	config := filepath.Join(r.dir, b.name+".yaml")
-	b.env = r.environ.With("DATABASE_URL="+url, "OUTBOX_CONFIG="+config)
+	b.config = filepath.Join(r.dir, b.name+".yaml")
+	b.env = r.environ.With("DATABASE_URL="+url, "OUTBOX_CONFIG="+b.config)
 	if err := r.onServer(ctx, "CREATE DATABASE "+b.name); err != nil {
 		return nil, fmt.Errorf("create a database to measure in: %w", err)
 	}
@@ -54,8 +56,6 @@ func (r *rig) newBed(ctx context.Context, name string, n int, suffix string) (_ 
 	if b.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
 		return nil, fmt.Errorf("open a pool: %w", err)
 	}
-	var file strings.Builder
-	file.WriteString("topics:\n")
 	for i := range n {
 		topic := fmt.Sprintf("topic-%02d", i)
 		queue := fmt.Sprintf("%s-%s-%02d%s", r.token, name, i, suffix)
@@ -63,13 +63,19 @@ func (r *rig) newBed(ctx context.Context, name string, n int, suffix string) (_ 
 		if err != nil {
 			return nil, err
 		}
-		b.topics, b.queues = append(b.topics, topic), append(b.queues, queueURL)
-		fmt.Fprintf(&file, "  %s: {sqs: %s}\n", topic, queue)
+		b.topics, b.queues, b.names = append(b.topics, topic), append(b.queues, queueURL), append(b.names, queue)
 	}
-	if err := os.WriteFile(config, []byte(file.String()), 0o600); err != nil {
-		return nil, err
+	return b, b.route("")
+}
+
+// route writes the file that routes the topics, with more keys for each.
+func (b *bed) route(more string) error {
+	var file strings.Builder
+	file.WriteString("topics:\n")
+	for i, topic := range b.topics {
+		fmt.Fprintf(&file, "  %s: {sqs: %s%s}\n", topic, b.names[i], more)
 	}
-	return b, nil
+	return os.WriteFile(b.config, []byte(file.String()), 0o600)
 }
 
 // close stops the worker and removes database and queues: the emulator keeps

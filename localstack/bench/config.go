@@ -17,11 +17,12 @@ const (
 	Topics   Part = "topics"   // the drain over many topics
 	Snapshot Part = "snapshot" // the drain under an open snapshot
 	FIFO     Part = "fifo"     // one key of a FIFO queue
+	Receipts Part = "receipts" // the drain of a topic that keeps receipts
 	Writer   Part = "writer"   // claims and loads after much was published beside an open writer
 )
 
 // Parts are all of them.
-func Parts() []Part { return []Part{Drain, Latency, Topics, Snapshot, FIFO, Writer} }
+func Parts() []Part { return []Part{Drain, Latency, Topics, Snapshot, FIFO, Receipts, Writer} }
 
 // Config says what to measure and against what. Environ is required; the rest
 // has defaults.

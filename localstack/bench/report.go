@@ -22,6 +22,7 @@ type Report struct {
 	Topics50       *Comparison     `json:"topics_50,omitempty"`
 	HeldSnapshot   *Comparison     `json:"held_snapshot,omitempty"`
 	FIFOOneKey     *FIFOResult     `json:"fifo_one_key,omitempty"`
+	Receipts       *Comparison     `json:"receipts,omitempty"`
 	OpenWriters    []WriterResult  `json:"open_writers,omitempty"`
 	Machine        Machine         `json:"machine"`
 	Notes          []string        `json:"notes,omitempty"` // what was not as it should be

@@ -23,7 +23,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	for _, part := range []struct {
 		name    Part
 		measure func(context.Context) error
-	}{{Drain, m.drain}, {Topics, m.manyTopics}, {Snapshot, m.heldSnapshot}, {FIFO, m.fifo}, {Writer, m.openWriters}, {Latency, m.latency}} {
+	}{{Drain, m.drain}, {Topics, m.manyTopics}, {Snapshot, m.heldSnapshot}, {FIFO, m.fifo}, {Receipts, m.receipts}, {Writer, m.openWriters}, {Latency, m.latency}} {
 		if !cfg.wants(part.name) {
 			continue
 		}
@@ -156,6 +156,33 @@ func (m *measurement) heldSnapshot(ctx context.Context) (err error) {
 			return DrainResult{}, err
 		}
 		return b.drain(ctx, m.Events)
+	})
+	return err
+}
+
+// receipts drains a topic that keeps receipts, and makes sure that it has them all.
+func (m *measurement) receipts(ctx context.Context) (err error) {
+	m.report.Receipts, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
+		b, err := m.newBed(ctx, "receipts", 1, "")
+		if err != nil {
+			return DrainResult{}, err
+		}
+		defer b.close()
+		if err := b.route(", receipts: 7d"); err != nil {
+			return DrainResult{}, err
+		}
+		result, err := b.drain(ctx, m.Events)
+		if err != nil {
+			return result, err
+		}
+		var kept int
+		if err := b.pool.QueryRow(ctx, `SELECT count(*) FROM outbox.receipt`).Scan(&kept); err != nil {
+			return result, fmt.Errorf("count receipts: %w", err)
+		}
+		if kept != m.Events {
+			return result, fmt.Errorf("%d events have %d receipts", m.Events, kept)
+		}
+		return result, nil
 	})
 	return err
 }

@@ -23,7 +23,7 @@ func (r Report) Print(out io.Writer) {
 		row("drain", "%.0f events/s, %.2f of the ceiling", *r.EventsPerSecond, *r.RatioToCeiling)
 		drainRows(row, r.Drains[0])
 	}
-	for name, c := range map[string]*Comparison{"held snapshot": r.HeldSnapshot, "many topics": r.Topics50} {
+	for name, c := range map[string]*Comparison{"held snapshot": r.HeldSnapshot, "many topics": r.Topics50, "with receipts": r.Receipts} {
 		if c == nil {
 			continue
 		}

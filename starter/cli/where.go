@@ -21,7 +21,7 @@ func whereCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "where EVENT_ID | --topic T --key K",
-		Short: "Say where an event is: pending or not, dead, and in whose hands",
+		Short: "Say where an event is: pending, dead or published, when, under which message id, and in whose hands",
 		Example: `  starter where 0198f2a1-7c3b-7def-8123-456789abcdef
   starter where --topic orders --key customer-4711`,
 		Args: arguments(cobra.MaximumNArgs(1)),
@@ -86,13 +86,14 @@ func printLife(cmd *cobra.Command, e postgres.EventLife) {
 		{"written", fmt.Sprintf("%s, as id %d in lane %d", instantText(e.WrittenAt), e.ID, e.Lane)},
 	}
 	if e.Published {
-		fields = append(fields, [2]string{"state", e.State + ": it was published, unless it never became pending (the outbox does not keep which, nor when)"})
+		fields = append(fields, [2]string{"state", notPendingText(e)})
 	}
 	pending := false
 	for _, d := range e.Deliveries {
 		fields = append(fields, [2]string{"state", deliveryText(d)})
 		pending = pending || d.State == "pending"
 	}
+	fields = append(fields, receiptFields(e)...)
 	if pending {
 		fields = append(fields, laneFields(e.LaneLife)...)
 	}
@@ -160,6 +161,9 @@ func printLives(cmd *cobra.Command, events []postgres.EventLife) {
 				state += "\n"
 			}
 			state += deliveryText(d)
+		}
+		for _, r := range e.Receipts {
+			state += "\n" + receiptText(r)
 		}
 		t.AppendRow(table.Row{e.EventID, printable.Line(e.Type), instantText(e.WrittenAt), state})
 	}

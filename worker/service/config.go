@@ -71,7 +71,7 @@ func readSettings() (settings, error) {
 	s.policies = make(map[string]activities.TopicPolicy, len(topics))
 	for name, t := range topics {
 		s.topics[name] = t.destination()
-		s.policies[name] = activities.TopicPolicy{OnPoison: t.OnPoison, GiveUpAfter: t.GiveUpAfter, MaxPerSecond: t.MaxPerSecond}
+		s.policies[name] = activities.TopicPolicy{OnPoison: t.OnPoison, GiveUpAfter: t.GiveUpAfter, MaxPerSecond: t.MaxPerSecond, Receipts: t.Receipts}
 	}
 	return s, errors.Join(problems...)
 }

@@ -63,6 +63,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 		return err
 	}
 	defer stopServing()
+	r.keepReceipts(ctx, acts)
 	r.polls.begins()
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
@@ -102,6 +103,20 @@ func (r *relay) successor() *successor {
 		s.self = &worker.WorkerDeploymentVersion{DeploymentName: r.Deployment, BuildID: r.BuildID}
 	}
 	return s
+}
+
+// keepReceipts notes which topics keep receipts, and makes the partitions that they need
+// first. A worker that cannot do so publishes all the same.
+func (r *relay) keepReceipts(ctx context.Context, acts *activities.Activities) {
+	ctx, cancel := context.WithTimeout(ctx, timing.ReceiptsAtStart)
+	defer cancel()
+	left, err := activities.KeepReceipts(ctx, acts, workflows.DefaultAheadDays)
+	if err != nil {
+		r.log.Warn("receipts may be lost until Maintenance has made their partitions", "error", err)
+	}
+	for _, text := range left {
+		r.log.Warn("receipts may be lost: " + text)
+	}
 }
 
 // settleRest settles what batches could not, because the database was away when they

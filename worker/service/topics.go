@@ -30,6 +30,7 @@ type topic struct {
 	OnPoison     activities.OnPoison `yaml:"onPoison" doc:"what becomes of later events of a key that has a dead letter: continue publishes them, block lets them follow into the dead letters (FIFO only)" default:"continue"`
 	GiveUpAfter  time.Duration       `yaml:"giveUpAfter" doc:"how long an event is retried that its destination refuses alone, while others get through; such as 90s, 15m, 2h or 1d" default:"1h"`
 	MaxPerSecond float64             `yaml:"maxPerSecond" doc:"messages a second, over all workers; 0: no cap" default:"0"`
+	Receipts     time.Duration       `yaml:"receipts" doc:"how long starter where says when an event was published, and under which message id; such as 7d; 0: it does not" default:"0"`
 }
 
 const configHelp = `a YAML file such as
@@ -324,6 +325,9 @@ func (t topic) mistakes() (all []publish.Mistake) {
 	}
 	if t.GiveUpAfter < 0 {
 		note("giveUpAfter", "giveUpAfter is %s: it cannot be negative", t.GiveUpAfter)
+	}
+	if t.Receipts < 0 {
+		note("receipts", "receipts is %s: it cannot be negative", t.Receipts)
 	}
 	if !(t.MaxPerSecond >= 0 && t.MaxPerSecond <= math.MaxFloat64) {
 		note("maxPerSecond", "maxPerSecond is %g: it must be a number that is not negative", t.MaxPerSecond)

@@ -24,6 +24,7 @@ func TestTopics_EverythingThatIsWrongIsNamedAtOnceWithLineTopicAndKey(t *testing
   i: 7
   d: {sqs: d}
   j: {sqs: j, giveUpAfter: 30}
+  k: {sqs: k, receipts: -7d}
   fine: {sqs: fine}
 more: 1
 ---
@@ -46,8 +47,9 @@ topics: {k: {sqs: k}}
 		`o.yaml:13: topic "i": has no destination`,
 		`o.yaml:14: topics has d twice, and before in line 8: remove one`,
 		`o.yaml:15: topic "j": giveUpAfter is "30": it must be a duration`,
-		`o.yaml:17: more is no key of the file: it knows topics`,
-		`o.yaml:19: a second YAML document begins here`,
+		`o.yaml:16: topic "k": receipts is -168h0m0s: it cannot be negative`,
+		`o.yaml:18: more is no key of the file: it knows topics`,
+		`o.yaml:20: a second YAML document begins here`,
 	}
 	have := each(err)
 	for i, problem := range have {
