@@ -136,6 +136,75 @@ func TestMessaging_EveryQueueIsEncryptedAndHasADeadLetterQueue(t *testing.T) {
 	require.Equal(t, 3, subscriptions)
 }
 
+func TestECS_EveryImageCanBeFromARegistryOfYourOwn(t *testing.T) {
+	images := map[string]int{}
+	each(template(t, "worker.yaml")["Resources"], func(m map[string]any) {
+		if m["Essential"] == nil {
+			return
+		}
+		for _, image := range append([]any{m["Image"]}, list(m["Image"])...) {
+			if name := text(image); name != "" {
+				images[name]++
+			}
+		}
+	})
+	require.Equal(t, map[string]int{"FilesImage": 3, "Image": 3, "HasMigrateImage": 1, "MigrateImage": 1}, images)
+}
+
+func list(v any) []any {
+	all, _ := v.([]any)
+	return all
+}
+
+// A default would be right in one region, and silently wrong in all others.
+func TestECS_TheAddressOfTemporalHasNoDefault(t *testing.T) {
+	address := at(template(t, "worker.yaml"), "Parameters", "TemporalAddress")
+	require.NotNil(t, address)
+	require.NotContains(t, address, "Default")
+}
+
+// IAM refuses a statement without a resource.
+func TestRoles_HaveNoStatementForWhatIsNotGiven(t *testing.T) {
+	for _, name := range []string{"eks.yaml", "worker.yaml"} {
+		fields := template(t, name)
+		conditional := map[string]string{}
+		var visit func(v any)
+		visit = func(v any) {
+			switch v := v.(type) {
+			case []any:
+				if len(v) == 3 {
+					if sid := text(at(v[1], "Sid")); sid != "" {
+						conditional[sid] = text(v[0])
+					}
+				}
+				for i := range v {
+					visit(v[i])
+				}
+			case map[string]any:
+				for key := range v {
+					visit(v[key])
+				}
+			}
+		}
+		visit(fields["Resources"])
+		require.Equal(t, map[string]string{
+			"PublishToTopics": "HasTopics", "CheckSubscriptions": "HasTopics",
+			"SendToQueues": "HasQueues", "UseKeysOfEncryptedDestinations": "HasKeys",
+		}, conditional, name)
+		for _, arns := range []string{"TopicArns", "QueueArns", "KeyArns"} {
+			assert.Empty(t, at(fields, "Parameters", arns, "Default"), "%s: %s", name, arns)
+			assert.Contains(t, at(fields, "Parameters", arns), "Default", "%s: %s", name, arns)
+		}
+	}
+}
+
+func TestEKS_WithoutAClusterThereIsAPolicyAndNoRole(t *testing.T) {
+	resources := at(template(t, "eks.yaml"), "Resources")
+	assert.Equal(t, "PodIdentity", at(resources, "Role", "Condition"))
+	assert.Equal(t, "PodIdentity", at(resources, "Association", "Condition"))
+	assert.Nil(t, at(resources, "PublishPolicy", "Condition"))
+}
+
 func TestTemplates_StartTheImageOfTheNewestVersion(t *testing.T) {
 	images := []string{text(at(template(t, "worker.yaml"), "Parameters", "Image", "Default"))}
 	for _, m := range regexp.MustCompile(`"(ghcr\.io/[^"]*)"`).FindAllStringSubmatch(terraform(t)["variables.tf"], -1) {

@@ -269,6 +269,18 @@ func TestTerraform_TheTasksAreThoseOfTheTemplate(t *testing.T) {
 	assert.Equal(t, "aws_ecs_task_definition.this[migrate].arn", p.outputs["migrate_task"].AsString())
 }
 
+func TestTerraform_AnUpgradeCanMigrateBeforeTheWorkersChange(t *testing.T) {
+	p := planned(t, map[string]string{"topics": topicsJSON, "service": strings.Replace(serviceJSON, `{`, `{"image": "r:1", "migrate_image": "r:2", "files_image": "f", `, 1)})
+	for task, image := range map[string]string{"worker": "r:1", "starter": "r:1", "migrate": "r:2"} {
+		assert.Equal(t, image, p.container(t, task)["Image"], task)
+		containers := p.decoded(t, "aws_ecs_task_definition.this["+task+"]", "container_definitions").([]any)
+		assert.Equal(t, "f", at(containers[0], "image"), task)
+	}
+	p = planned(t, map[string]string{"topics": topicsJSON, "service": serviceJSON})
+	assert.Equal(t, p.container(t, "worker")["Image"], p.container(t, "migrate")["Image"])
+	assert.Equal(t, "aws_cloudwatch_log_group.this[0].name", p.outputs["log_group"].AsString())
+}
+
 // named are the names in a list of objects.
 func named(v any) (names []any) {
 	list, _ := v.([]any)

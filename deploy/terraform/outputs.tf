@@ -34,3 +34,8 @@ output "starter_task" {
   description = "For aws ecs run-task."
   value       = one([for name, t in aws_ecs_task_definition.this : t.arn if name == "starter"])
 }
+
+output "log_group" {
+  description = "For aws logs tail, on ECS."
+  value       = one(aws_cloudwatch_log_group.this[*].name)
+}

@@ -4,7 +4,7 @@ locals {
   # The image has no shell, so another writes the files and ends.
   files = [for s in var.service[*] : {
     name                   = "files"
-    image                  = "public.ecr.aws/docker/library/busybox:1.37.0"
+    image                  = s.files_image
     essential              = false
     readonlyRootFilesystem = true
     command                = ["sh", "-ec", "printf %s \"$ROUTES\" > /files/outbox.yaml; printf %s \"$RDS_CA\" > /files/rds.pem"]
@@ -15,7 +15,6 @@ locals {
 
   # What the three tasks have in common.
   relay = [for s in var.service[*] : {
-    image                  = s.image
     essential              = true
     user                   = "65532:65532"
     readonlyRootFilesystem = true
@@ -44,6 +43,7 @@ locals {
   tasks = merge([for s in var.service[*] : {
     worker = {
       name    = "worker"
+      image   = s.image
       command = ["/usr/local/bin/worker"]
       # After SIGTERM a worker takes up to 30 s.
       stopTimeout = 40
@@ -67,6 +67,7 @@ locals {
     }
     migrate = {
       name         = "migrate"
+      image        = s.migrate_image == null ? s.image : s.migrate_image
       command      = ["/usr/local/bin/starter", "migrate"]
       stopTimeout  = 30
       environment  = []
@@ -76,6 +77,7 @@ locals {
     }
     starter = {
       name         = "starter"
+      image        = s.image
       command      = ["/usr/local/bin/starter", "schedule"]
       stopTimeout  = 30
       environment  = local.temporal[0]

@@ -51,9 +51,11 @@ variable "irsa" {
 }
 
 variable "service" {
-  description = "On ECS Fargate: what the workers' service needs. The secrets are ARNs of Secrets Manager; ca_parameter is the name of the SSM parameter that has the RDS CA bundle of the region."
+  description = "On ECS Fargate: what the workers' service needs. The secrets are ARNs of Secrets Manager; ca_parameter is the name of the SSM parameter that has the RDS CA bundle of the region. At an upgrade, migrate_image is the new version before image is. files_image is any with sh."
   type = object({
     image              = optional(string, "ghcr.io/temporal-outbox/relay:0.1.0")
+    migrate_image      = optional(string)
+    files_image        = optional(string, "public.ecr.aws/docker/library/busybox:1.37.0")
     cluster            = string
     subnets            = list(string)
     security_groups    = list(string)
