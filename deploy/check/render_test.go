@@ -6,6 +6,7 @@ package check
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -46,8 +47,11 @@ func overlays(t *testing.T) []string {
 	t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(manifests, "overlays", "*"))
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(dirs), 3)
-	return append(dirs, filepath.Join(manifests, "migrate"))
+	require.GreaterOrEqual(t, len(dirs), 4)
+	jobs, err := filepath.Glob(filepath.Join(manifests, "overlays", "*", "migrate"))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(jobs), 2)
+	return append(append(dirs, jobs...), filepath.Join(manifests, "migrate"))
 }
 
 // render is what kubectl kustomize prints for a folder.
@@ -77,9 +81,33 @@ func renderAll(t *testing.T) map[string][]object {
 	t.Helper()
 	all := map[string][]object{}
 	for _, dir := range overlays(t) {
-		all[filepath.Base(dir)] = render(t, dir)
+		name, err := filepath.Rel(manifests, dir)
+		require.NoError(t, err)
+		all[name] = render(t, dir)
 	}
 	return all
+}
+
+// edit renders an overlay after a change of each line of its files.
+func edit(t *testing.T, overlay string, change func(line string) string) []object {
+	t.Helper()
+	from := filepath.Join(manifests, "overlays", overlay)
+	dir, err := os.MkdirTemp(filepath.Dir(from), ".edited-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	files, err := filepath.Glob(filepath.Join(from, "*.yaml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		lines := strings.Split(string(text), "\n")
+		for i := range lines {
+			lines[i] = change(lines[i])
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, filepath.Base(file)), []byte(strings.Join(lines, "\n")), 0o644))
+	}
+	return render(t, dir)
 }
 
 // compose renders an overlay that is made of base and these components.
