@@ -163,6 +163,22 @@ func TestECS_TheAddressOfTemporalHasNoDefault(t *testing.T) {
 	require.NotContains(t, address, "Default")
 }
 
+func TestECS_WithIAMDatabaseAuthenticationWorkerAndStarterMayLogIn(t *testing.T) {
+	resources := at(template(t, "worker.yaml"), "Resources")
+	for _, name := range []string{"StarterRole", "DatabaseLogin"} {
+		assert.Equal(t, "LogsInByIAM", at(resources, name, "Condition"), name)
+	}
+	assert.Equal(t, []any{"TaskRole", "StarterRole"}, at(resources, "DatabaseLogin", "Properties", "Roles"))
+	assert.Equal(t, []any{"LogsInByIAM", "StarterRole.Arn", "AWS::NoValue"}, at(resources, "Starter", "Properties", "TaskRoleArn"))
+	for _, task := range []string{"Worker", "Starter"} {
+		containers := list(at(resources, task, "Properties", "ContainerDefinitions"))
+		require.Len(t, containers, 2)
+		auth := map[string]any{"Name": "OUTBOX_DATABASE_AUTH", "Value": []any{"LogsInByIAM", "iam", "password"}}
+		assert.Contains(t, at(containers[1], "Environment"), auth, task)
+		assert.Contains(t, named(at(containers[1], "Environment")), "AWS_REGION", task)
+	}
+}
+
 // IAM refuses a statement without a resource.
 func TestRoles_HaveNoStatementForWhatIsNotGiven(t *testing.T) {
 	for _, name := range []string{"eks.yaml", "worker.yaml"} {

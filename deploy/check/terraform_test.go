@@ -281,6 +281,23 @@ func TestTerraform_AnUpgradeCanMigrateBeforeTheWorkersChange(t *testing.T) {
 	assert.Equal(t, "aws_cloudwatch_log_group.this[0].name", p.outputs["log_group"].AsString())
 }
 
+const userARN = "arn:aws:rds-db:eu-central-1:111122223333:dbuser:cluster-A/relay"
+
+func TestTerraform_WithIAMDatabaseAuthenticationWorkerAndStarterLogInByToken(t *testing.T) {
+	byPassword := planned(t, map[string]string{"topics": topicsJSON, "service": serviceJSON})
+	byIAM := planned(t, map[string]string{"topics": topicsJSON, "service": strings.Replace(serviceJSON, `{`, `{"database_user_arn": "`+userARN+`", `, 1)})
+	for _, task := range []string{"worker", "starter"} {
+		assert.Contains(t, byPassword.container(t, task)["Environment"], map[string]any{"Name": "OUTBOX_DATABASE_AUTH", "Value": "password"}, task)
+		assert.Contains(t, byIAM.container(t, task)["Environment"], map[string]any{"Name": "OUTBOX_DATABASE_AUTH", "Value": "iam"}, task)
+		address := "aws_iam_role_policy.database[" + task + "]"
+		assert.NotContains(t, byPassword.instances, address)
+		assert.Contains(t, fmt.Sprint(byIAM.decoded(t, address, "policy")), "Action:[rds-db:connect] Effect:Allow Resource:["+userARN+"]")
+	}
+	assert.True(t, byPassword.instances["aws_ecs_task_definition.this[starter]"]["task_role_arn"].IsNull())
+	assert.Equal(t, "aws_iam_role.starter[0].arn", byIAM.instances["aws_ecs_task_definition.this[starter]"]["task_role_arn"].AsString())
+	assert.True(t, byIAM.instances["aws_ecs_task_definition.this[migrate]"]["task_role_arn"].IsNull())
+}
+
 // named are the names in a list of objects.
 func named(v any) (names []any) {
 	list, _ := v.([]any)

@@ -1,5 +1,7 @@
 locals {
   on_ecs = var.service == null ? 0 : 1
+  # The workers' user in the database, with IAM database authentication.
+  by_iam = [for s in var.service[*] : s.database_user_arn if s.database_user_arn != null]
 
   # The image has no shell, so another writes the files and ends.
   files = [for s in var.service[*] : {
@@ -12,6 +14,16 @@ locals {
     secrets                = [{ name = "RDS_CA", valueFrom = s.ca_parameter }]
     mountPoints            = [{ sourceVolume = "files", containerPath = "/files", readOnly = false }]
   }]
+
+  tasks_may_assume = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "ecs-tasks.amazonaws.com" }
+      Action    = ["sts:AssumeRole"]
+      Condition = local.same_account
+    }]
+  })
 
   # What the three tasks have in common.
   relay = [for s in var.service[*] : {
@@ -30,7 +42,9 @@ locals {
       }
     }
   }]
-  temporal = [for s in var.service[*] : [
+  environment = [for s in var.service[*] : [
+    { name = "AWS_REGION", value = data.aws_region.this.region },
+    { name = "OUTBOX_DATABASE_AUTH", value = length(local.by_iam) > 0 ? "iam" : "password" },
     { name = "OUTBOX_TASK_QUEUE", value = s.task_queue },
     { name = "TEMPORAL_ADDRESS", value = s.temporal_address },
     { name = "TEMPORAL_NAMESPACE", value = s.temporal_namespace },
@@ -47,8 +61,7 @@ locals {
       command = ["/usr/local/bin/worker"]
       # After SIGTERM a worker takes up to 30 s.
       stopTimeout = 40
-      environment = concat(local.temporal[0], [
-        { name = "AWS_REGION", value = data.aws_region.this.region },
+      environment = concat(local.environment[0], [
         { name = "OUTBOX_CONFIG", value = "/files/outbox.yaml" },
         { name = "OUTBOX_HTTP_ADDRESS", value = ":8080" },
         { name = "OUTBOX_LOG_FORMAT", value = "json" },
@@ -80,7 +93,7 @@ locals {
       image        = s.image
       command      = ["/usr/local/bin/starter", "schedule"]
       stopTimeout  = 30
-      environment  = local.temporal[0]
+      environment  = local.environment[0]
       secrets      = local.secrets[0]
       portMappings = []
       healthCheck  = null
@@ -99,16 +112,8 @@ resource "aws_cloudwatch_log_group" "this" {
 resource "aws_iam_role" "execution" {
   count = local.on_ecs
 
-  name = "${var.prefix}-relay-execution"
-  assume_role_policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Effect    = "Allow"
-      Principal = { Service = "ecs-tasks.amazonaws.com" }
-      Action    = ["sts:AssumeRole"]
-      Condition = local.same_account
-    }]
-  })
+  name               = "${var.prefix}-relay-execution"
+  assume_role_policy = local.tasks_may_assume
 }
 
 resource "aws_iam_role_policy_attachment" "execution" {
@@ -140,6 +145,29 @@ resource "aws_iam_role_policy" "secrets" {
   })
 }
 
+# Only with IAM database authentication: the starter's role, and what both roles may.
+resource "aws_iam_role" "starter" {
+  count = length(local.by_iam)
+
+  name               = "${var.prefix}-relay-starter"
+  assume_role_policy = local.tasks_may_assume
+}
+
+resource "aws_iam_role_policy" "database" {
+  for_each = length(local.by_iam) == 0 ? {} : { worker = aws_iam_role.worker[0].id, starter = aws_iam_role.starter[0].id }
+
+  name = "database"
+  role = each.value
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect   = "Allow"
+      Action   = ["rds-db:connect"]
+      Resource = local.by_iam
+    }]
+  })
+}
+
 resource "aws_ecs_task_definition" "this" {
   for_each = local.tasks
 
@@ -148,7 +176,7 @@ resource "aws_ecs_task_definition" "this" {
   network_mode             = "awsvpc"
   cpu                      = each.key == "worker" ? 512 : 256
   memory                   = each.key == "worker" ? 1024 : 512
-  task_role_arn            = each.key == "worker" ? aws_iam_role.worker[0].arn : null
+  task_role_arn            = each.key == "worker" ? aws_iam_role.worker[0].arn : each.key == "starter" ? one(aws_iam_role.starter[*].arn) : null
   execution_role_arn       = aws_iam_role.execution[0].arn
   container_definitions    = jsonencode([local.files[0], merge(local.relay[0], { for k, v in each.value : k => v if v != null })])
 
