@@ -34,7 +34,7 @@ test: lint vuln build deploy cc ## everything that CI checks: lint, vuln, build,
 
 .PHONY: deploy
 deploy: ## render and validate everything in deploy/, in a Go module of its own
-	go -C deploy/check test ./...
+	go -C deploy/check test -count=1 ./...
 
 .PHONY: full
 full: cc ## the longest test at its full size: 10,000 dead letters redriven and 100,000 events replayed, everything killed on the way
