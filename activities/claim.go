@@ -39,6 +39,8 @@ type ClaimResult struct {
 	// Unrouted is how many topics have events and no destination, those that are left out
 	// included.
 	Unrouted int `json:"unrouted,omitempty"`
+	// LeftOut says that events wait which this worker has no route for.
+	LeftOut bool `json:"leftOut,omitempty"`
 }
 
 // unroutedMost is how many topics without a route are claimed or in recovery at once: enough
@@ -98,7 +100,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 				return ClaimResult{}, failure(ctx, err, nil)
 			}
 			if leaves {
-				return a.sampler.tell(run, ClaimResult{}), nil
+				return a.sampler.tell(run, ClaimResult{LeftOut: true}), nil
 			}
 		}
 		if heartbeat() {

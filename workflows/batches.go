@@ -19,7 +19,7 @@ var act *activities.Activities
 func (r *run) claim(ctx workflow.Context) {
 	r.claiming = true
 	asked := r.free(ctx)
-	claimed := workflow.ExecuteActivity(claimOptions(ctx, r.board.summary()), act.ClaimBatches, activities.ClaimRequest{
+	claimed := workflow.ExecuteActivity(claimOptions(ctx, r.board.summary(), r.leftOut || r.board.unrouted > 0), act.ClaimBatches, activities.ClaimRequest{
 		Batches:  asked,
 		PerTopic: r.loads.share,
 		Shares:   r.loads.lowered(),
@@ -38,6 +38,7 @@ func (r *run) claim(ctx workflow.Context) {
 		// When as many were claimed as were asked for, others may be waiting for
 		// a slot, and no batch stays.
 		plenty := len(result.Batches) < asked
+		r.leftOut = result.LeftOut
 		r.board.told(workflow.Now(ctx), result)
 		for _, b := range result.Batches {
 			r.publish(ctx, b, plenty)

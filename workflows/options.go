@@ -112,13 +112,17 @@ func retries(first, most time.Duration) *temporal.RetryPolicy {
 	return &temporal.RetryPolicy{InitialInterval: first, BackoffCoefficient: 2, MaximumInterval: most}
 }
 
-func claimOptions(ctx workflow.Context, summary string) workflow.Context {
+// claimOptions are those of a claim; anywhere: by any worker, and not at once by the one that
+// has the run. Another one may have routes that this one lacks.
+func claimOptions(ctx workflow.Context, summary string, anywhere bool) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: claimTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryFirst, timing.ClaimRetryMost),
 		WaitForCancellation: true,
 		Summary:             summary,
+
+		DisableEagerExecution: anywhere,
 	})
 }
 

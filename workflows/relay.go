@@ -130,6 +130,7 @@ type run struct {
 	board     board
 	taskQueue string
 	claiming  bool
+	leftOut   bool        // the last claim left events to workers that have their route
 	began     []time.Time // of batches in flight, ascending
 	waking    bool        // when the next batch is late
 	ending    int         // batches being released, or handed to a recovery

@@ -26,7 +26,7 @@ import (
 //
 // Topics without a route are left out, but for a few at a time: publishing them only finds
 // that they have none. Those that are leased or in recovery count. When that many are, the
-// lanes of the others are not even read, and there may be thousands of them.
+// lanes of the others are not probed, and there may be thousands of them.
 //
 // Each lane is probed from its low_id: from its beginning, a probe would read
 // everything settled since the oldest snapshot that is open. The probe is a
@@ -42,13 +42,10 @@ held AS MATERIALIZED (
     FROM (SELECT topic FROM leased UNION SELECT topic FROM outbox.topic WHERE recovery_paused_until >= now()) t
     WHERE topic NOT IN (SELECT topic FROM routed)),
 known AS (
-    SELECT l.topic, l.lane, l.low_id, l.claimed_at, l.leased_until, l.reserved_until, false AS unrouted
-    FROM outbox.lane l JOIN routed USING (topic)
-    UNION ALL
-    SELECT l.topic, l.lane, l.low_id, l.claimed_at, l.leased_until, l.reserved_until, $4::text[] IS NOT NULL
-    FROM outbox.lane l
-    WHERE ($4::text[] IS NULL OR (SELECT topics FROM held) < $5)
-      AND l.topic NOT IN (SELECT topic FROM routed))
+    SELECT l.topic, l.lane, l.low_id, l.claimed_at, l.leased_until, l.reserved_until,
+           routed.topic IS NULL AND $4::text[] IS NOT NULL AS unrouted
+    FROM outbox.lane l LEFT JOIN routed USING (topic)
+    WHERE routed.topic IS NOT NULL OR $4::text[] IS NULL OR (SELECT topics FROM held) < $5)
 SELECT topic, lane, claims, CASE WHEN unrouted THEN $5 - (SELECT topics FROM held) ELSE -1 END, ` + filtered + `
 FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
