@@ -22,7 +22,8 @@ help: ## list these targets
 
 .PHONY: demo
 demo: ## the shop example on a local stack, half a minute, with a reconciliation (BREAK=1 takes a destination away meanwhile, KEEP=1 leaves the stack up)
-	go run ./localstack demo $(if $(BREAK),--break) $(if $(KEEP),--keep)
+	@echo "the demo takes 40 seconds; the first one also downloads and builds everything: two minutes in all on two cores"
+	@go run ./localstack demo $(if $(BREAK),--break) $(if $(KEEP),--keep)
 
 .PHONY: up
 up: ## PostgreSQL, Temporal with its UI and SNS/SQS on this machine, until Ctrl-C
