@@ -108,7 +108,8 @@ func TestTheConfigurationReferenceIsThatOfTheCode(t *testing.T) {
 		"`TEMPORAL_TLS_…`, AWS's from the SDK's default chain, where traces go from the standard `OTEL_…` variables ([tracing](tracing.md)).\n\n" +
 		"## The file that `OUTBOX_CONFIG` names\n\nUnder `topics`, for each topic by its name:\n\n| key | default | |\n|---|---|---|\n")
 	rows(&b, reflect.TypeFor[topic](), "yaml", "default")
-	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. A key that is not known, a key that comes twice and a second YAML document\nare refused. Everything that is wrong is named at once, with its line, topic and key. `worker --check` checks it without starting.\n" +
+	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. A key that is not known, a key that comes twice and a second YAML document\nare refused. A name is read as it is written: `012:` and `sqs: 012` are not 12 or 10. An alias stands for the last anchor before it.\n" +
+		"Everything that is wrong is named at once, with its line, topic and key. `worker --check` checks it without starting.\n" +
 		"How much is in flight, `--linger` and retention belong to the schedule: [starter](starter.md).\n" + databaseReference)
 	if *update {
 		require.NoError(t, os.WriteFile(reference, []byte(b.String()), 0o600))

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -53,6 +55,8 @@ func readTopics(path string) (map[string]topic, error) {
 }
 
 func parseTopics(path string, text []byte) (map[string]topic, error) {
+	// Some editors begin a file with a byte order mark, which would become part of the first key.
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	// Two keys of one name are a problem among others, not the end of reading.
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
@@ -63,7 +67,10 @@ func parseTopics(path string, text []byte) (map[string]topic, error) {
 		}
 		return nil, fmt.Errorf("OUTBOX_CONFIG: %s:%d: %w: it is not YAML", path, line, err)
 	}
-	r := reader{path: path, topics: make(map[string]topic), anchors: make(map[string]ast.Node)}
+	r := reader{
+		utf8: utf8.Valid(text), topics: make(map[string]topic),
+		anchors: make(map[string]*ast.AnchorNode), aliases: make(map[*ast.AliasNode]*ast.AnchorNode), within: make(map[ast.Node]bool),
+	}
 	r.read(file)
 	if len(r.problems) == 0 && len(r.topics) == 0 {
 		return nil, fmt.Errorf("OUTBOX_CONFIG: %s names no topics: it must be %s", path, configHelp)
@@ -78,9 +85,12 @@ func parseTopics(path string, text []byte) (map[string]topic, error) {
 
 // reader reads the file's tree and collects what is wrong with it.
 type reader struct {
-	path     string
+	utf8     bool // the parser replaces bytes that are not UTF-8 by U+FFFD
 	topics   map[string]topic
-	anchors  map[string]ast.Node
+	anchors  map[string]*ast.AnchorNode         // during the walk: those before the node that is visited
+	unbound  []*ast.AliasNode                   // aliases that have no anchor before them
+	aliases  map[*ast.AliasNode]*ast.AnchorNode // the anchor that each alias stands for
+	within   map[ast.Node]bool                  // the mappings whose entries are being collected
 	problems []problem
 }
 
@@ -108,23 +118,58 @@ func (r *reader) read(file *ast.File) {
 		return
 	}
 	ast.Walk(r, body)
-	for _, e := range r.entries(body, "the file") {
+	for _, alias := range r.unbound {
+		name := alias.Value.GetToken().Value
+		if later := r.anchors[name]; later != nil {
+			r.note(lineOf(alias), "*%s stands for nothing: there is no &%s before it: move the &%s of line %d to a place before it", name, name, name, lineOf(later))
+			continue
+		}
+		r.note(lineOf(alias), "*%s stands for nothing: there is no &%s", name, name)
+	}
+	entries, _ := r.entries(body, "the file")
+	for _, e := range entries {
 		if e.key != "topics" {
 			r.note(e.line, "%s is no key of the file: %s", e.key, known(e.key, []string{"topics"}))
 			continue
 		}
-		for _, t := range r.entries(e.value, "topics") {
+		topics, _ := r.entries(e.value, "topics")
+		for _, t := range topics {
+			r.checkName(t)
 			r.topics[t.key] = r.topic(t)
 		}
 	}
 }
 
-// Visit notes the anchors.
+// Visit binds each alias to its anchor. Several anchors may have one name: an alias stands for
+// the last one before it. The walk visits the nodes in the order of the text.
 func (r *reader) Visit(n ast.Node) ast.Visitor {
-	if a, ok := n.(*ast.AnchorNode); ok {
-		r.anchors[a.Name.GetToken().Value] = a.Value
+	switch v := n.(type) {
+	case *ast.AnchorNode:
+		r.anchors[v.Name.GetToken().Value] = v
+	case *ast.AliasNode:
+		if anchor := r.anchors[v.Value.GetToken().Value]; anchor != nil {
+			r.aliases[v] = anchor
+		} else {
+			r.unbound = append(r.unbound, v)
+		}
 	}
 	return r
+}
+
+// maxTopic is the limit of the table's constraint event_topic_is_1_to_256_bytes.
+const maxTopic = 256
+
+// checkName notes why no event can have a topic's name. PostgreSQL stores only UTF-8 without NUL.
+// Destination.Mistakes notes an empty name.
+func (r *reader) checkName(t entry) {
+	switch n := len(t.key); {
+	case n > maxTopic:
+		r.note(t.line, "topic %.40q… has a name of %d bytes: a name has at most %d bytes", t.key, n, maxTopic)
+	case strings.Contains(t.key, "\x00"):
+		r.note(t.line, "topic %q has NUL in its name: PostgreSQL cannot store it: remove it", t.key)
+	case !utf8.ValidString(t.key) || !r.utf8 && strings.ContainsRune(t.key, utf8.RuneError):
+		r.note(t.line, "topic %q has bytes in its name that are not UTF-8: save the file as UTF-8", t.key)
+	}
 }
 
 // entry is a key of a mapping, with its value.
@@ -135,34 +180,49 @@ type entry struct {
 }
 
 // entries are the keys of a mapping, each once, with those that it takes over from others
-// (<<). owner names the mapping.
-func (r *reader) entries(n ast.Node, owner string) (all []entry) {
-	line := lineOf(n)
+// (<<). owner names the mapping. complete is false if keys are missing because a problem with
+// them is noted.
+func (r *reader) entries(n ast.Node, owner string) (all []entry, complete bool) {
+	at := n
 	n = r.resolve(n)
 	var values []*ast.MappingValueNode
 	switch m := n.(type) {
 	case nil:
-		return nil
+		return nil, false
 	case *ast.NullNode:
-		return nil
+		return nil, true
 	case *ast.MappingNode:
 		values = m.Values
 	case *ast.MappingValueNode:
 		values = []*ast.MappingValueNode{m}
 	default:
-		r.note(line, "%s is %s: it must have keys and values, as in topics: {audit: {sqs: audit}}", owner, short(n))
-		return nil
+		r.note(lineOf(at), "%s is %s: it must have keys and values, as in topics: {audit: {sqs: audit}}", owner, short(n))
+		return nil, true
 	}
+	if r.within[n] {
+		r.contained(at)
+		return nil, false
+	}
+	r.within[n] = true
+	defer delete(r.within, n)
+	complete = true
 	var merged []entry
 	first := make(map[string]int)
 	for _, v := range values {
 		if v.Key.IsMergeKey() {
 			for _, from := range r.sources(v.Value) {
-				merged = append(merged, r.entries(from, owner)...)
+				more, whole := r.entries(from, owner)
+				merged = append(merged, more...)
+				complete = complete && whole
 			}
 			continue
 		}
-		e := entry{key: v.Key.GetToken().Value, line: lineOf(v.Key), value: v.Value}
+		key, ok := r.key(v.Key, owner)
+		if !ok {
+			complete = false
+			continue
+		}
+		e := entry{key: key, line: lineOf(v.Key), value: v.Value}
 		if before, twice := first[e.key]; twice {
 			r.note(e.line, "%s has %s twice, and before in line %d: remove one", owner, e.key, before)
 			continue
@@ -176,7 +236,35 @@ func (r *reader) entries(n ast.Node, owner string) (all []entry) {
 			all = append(all, e)
 		}
 	}
-	return all
+	return all, complete
+}
+
+// key is the text of a key. A number keeps its text as it is written, as in 0x10 or 007: it names
+// a topic, and the producer writes the same text. ok is false for a key that has no text, which is
+// noted.
+func (r *reader) key(n ast.Node, owner string) (text string, ok bool) {
+	scalar := r.resolve(n)
+	if scalar == nil {
+		return "", false
+	}
+	line, tagged := lineOf(n), false
+	for ; n != nil; n = r.inner(n) {
+		tag, is := n.(*ast.TagNode)
+		if is && tag.Start.Value != "!!str" {
+			r.note(line, "%s: a key has the tag %s: remove the tag, a key is always a text", owner, tag.Start.Value)
+			return "", false
+		}
+		tagged = tagged || is
+	}
+	if scalar.Type() == ast.NullType && !tagged {
+		null := scalar.GetToken().Value
+		r.note(line, "%s: a key is %s, which YAML reads as nothing: put it in quotes, as in %q", owner, null, null)
+		return "", false
+	}
+	if text, ok = textOf(scalar); !ok {
+		r.note(line, "%s: a key is %s: it must be a text", owner, short(scalar))
+	}
+	return text, ok
 }
 
 // sources are the mappings that a << takes over: one or a list.
@@ -187,35 +275,67 @@ func (r *reader) sources(n ast.Node) []ast.Node {
 	return []ast.Node{n}
 }
 
-// resolve follows aliases, and leaves out anchors and tags. It returns nil for an alias of
-// nothing, which it notes.
+// resolve follows aliases, and leaves out anchors, tags and the ? of a key. It returns nil for
+// an alias of nothing, which the walk noted, and of itself.
 func (r *reader) resolve(n ast.Node) ast.Node {
-	for range 100 { // aliases may lead in a circle
-		switch v := n.(type) {
-		case *ast.AnchorNode:
-			n = v.Value
-		case *ast.TagNode:
-			n = v.Value
-		case *ast.AliasNode:
-			name := v.Value.GetToken().Value
-			if n = r.anchors[name]; n == nil {
-				r.note(lineOf(v), "*%s stands for nothing: there is no &%s", name, name)
-				return nil
-			}
-		default:
-			return n
+	seen := make(map[ast.Node]bool)
+	for {
+		next := r.inner(n)
+		if next == nil {
+			break
+		}
+		if seen[n] {
+			r.contained(n)
+			return nil
+		}
+		seen[n] = true
+		n = next
+	}
+	if _, nothing := n.(*ast.AliasNode); nothing {
+		return nil
+	}
+	return n
+}
+
+// inner is the node that an alias stands for, or that has an anchor, a tag or a ?. It is nil for
+// any other node.
+func (r *reader) inner(n ast.Node) ast.Node {
+	switch v := n.(type) {
+	case *ast.AnchorNode:
+		return v.Value
+	case *ast.TagNode:
+		return v.Value
+	case *ast.MappingKeyNode:
+		return v.Value
+	case *ast.AliasNode:
+		if anchor := r.aliases[v]; anchor != nil {
+			return anchor
 		}
 	}
 	return nil
 }
 
+// contained notes, once for each alias, that it is a part of the value that it stands for. From
+// then on the alias stands for nothing.
+func (r *reader) contained(n ast.Node) {
+	for ; n != nil; n = r.inner(n) {
+		if alias, ok := n.(*ast.AliasNode); ok {
+			name := alias.Value.GetToken().Value
+			r.note(lineOf(alias), "*%s contains itself: remove it from the value of &%s", name, name)
+			delete(r.aliases, alias)
+			return
+		}
+	}
+}
+
 // topic reads one topic's entry.
 func (r *reader) topic(of entry) (t topic) {
-	owner := fmt.Sprintf("topic %q", of.key)
+	owner := fmt.Sprintf("topic %.*q", maxTopic, of.key)
 	fields := reflect.ValueOf(&t).Elem()
 	names := keysOf(fields.Type())
 	lines, unread := map[string]int{}, map[string]bool{}
-	for _, e := range r.entries(of.value, owner) {
+	entries, complete := r.entries(of.value, owner)
+	for _, e := range entries {
 		lines[e.key] = e.line
 		i := slices.Index(names, e.key)
 		if i < 0 {
@@ -224,6 +344,7 @@ func (r *reader) topic(of entry) (t topic) {
 		}
 		value := r.resolve(e.value)
 		if value == nil {
+			unread[e.key] = true
 			continue
 		}
 		if err := decode(value, fields.Field(i)); err != nil {
@@ -232,7 +353,7 @@ func (r *reader) topic(of entry) (t topic) {
 		}
 	}
 	mistakes := t.mistakes()
-	if !unread["sns"] && !unread["sqs"] {
+	if complete && !unread["sns"] && !unread["sqs"] {
 		mistakes = append(mistakes, t.destination().Mistakes(of.key)...)
 	}
 	for _, m := range mistakes {
@@ -256,25 +377,46 @@ func keysOf(t reflect.Type) []string {
 
 // decode reads a value into a field. Its error says what the value must be.
 func decode(n ast.Node, field reflect.Value) error {
+	if n.Type() == ast.NullType {
+		return nil
+	}
+	text, scalar := textOf(n)
 	if d, ok := field.Addr().Interface().(*time.Duration); ok {
-		if n.Type() == ast.NullType {
-			return nil
-		}
 		var err error
-		*d, err = parseDuration(n.GetToken().Value)
+		*d, err = parseDuration(text)
 		return err
 	}
-	if err := yaml.NodeToValue(n, field.Addr().Interface()); err != nil {
-		switch field.Kind() {
-		case reflect.Bool:
+	switch field.Kind() {
+	case reflect.Bool:
+		if !scalar || yaml.NodeToValue(n, field.Addr().Interface()) != nil {
 			return errors.New("it must be true or false")
-		case reflect.Float64:
+		}
+	case reflect.Float64:
+		if !scalar || yaml.NodeToValue(n, field.Addr().Interface()) != nil {
 			return errors.New("it must be a number")
-		default:
+		}
+	default:
+		// A number is a name here: 012 stays 012, though as a number it is 10.
+		if !scalar {
 			return errors.New("it must be a text")
 		}
+		field.SetString(text)
 	}
 	return nil
+}
+
+// textOf is a scalar's text: that of a quoted or block scalar without its marks, and any other as
+// it is written. It is false for a mapping or a list.
+func textOf(n ast.Node) (string, bool) {
+	switch v := n.(type) {
+	case *ast.LiteralNode:
+		return v.Value.Value, true
+	case *ast.StringNode:
+		return v.Value, true
+	case ast.ScalarNode:
+		return v.GetToken().Value, true
+	}
+	return "", false
 }
 
 var days = regexp.MustCompile(`^([+-]?)([0-9]+(?:\.[0-9]+)?)d(.*)$`)
@@ -352,7 +494,8 @@ func short(n ast.Node) string {
 	case ast.NullType:
 		return "nothing"
 	}
-	return fmt.Sprintf("%.100q", n.GetToken().Value)
+	text, _ := textOf(n)
+	return fmt.Sprintf("%.100q", text)
 }
 
 // known names the keys that there are, and the one that was probably meant.

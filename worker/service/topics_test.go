@@ -76,6 +76,119 @@ func TestTopics_AFileThatIsNoYAMLIsNamedWithItsLine(t *testing.T) {
 	}
 }
 
+func TestTopics_AnAliasStandsForTheLastAnchorBeforeIt(t *testing.T) {
+	topics, err := parseTopics("o.yaml", []byte(`topics:
+  a: &x {sqs: first}
+  b: *x
+  c: {<<: *x}
+  d: &x {sqs: second}
+  e: *x
+  f: {<<: [*x], sqs: &q third}
+  g: {sqs: *q}
+  h: {sqs: &q fourth}
+  i: {sqs: *q}
+`))
+	require.NoError(t, err)
+	queues := make(map[string]string)
+	for name, topic := range topics {
+		queues[name] = topic.SQS
+	}
+	require.Equal(t, map[string]string{
+		"a": "first", "b": "first", "c": "first", "d": "second", "e": "second", "f": "third", "g": "third", "h": "fourth", "i": "fourth",
+	}, queues)
+}
+
+func TestTopics_AnAliasThatStandsForNothingOrContainsItselfIsNamedOnceWithItsLine(t *testing.T) {
+	for text, want := range map[string][]string{
+		"topics:\n  a: *x\n  b: &x {sqs: b}\n":                                  {"o.yaml:2: *x stands for nothing: there is no &x before it: move the &x of line 3 to a place before it"},
+		"topics:\n  a: {<<: *x}\n  b: &x {sqs: b}\n":                            {"o.yaml:2: *x stands for nothing: there is no &x before it"},
+		"topics:\n  a: {<<: *x}\n":                                              {"o.yaml:2: *x stands for nothing: there is no &x"},
+		"topics:\n  a: {<<: [*x, *y]}\n":                                        {"o.yaml:2: *x stands for nothing", "o.yaml:2: *y stands for nothing"},
+		"topics:\n  a: {sqs: *x}\n":                                             {"o.yaml:2: *x stands for nothing"},
+		"topics:\n  a: &x {sqs: q, <<: *x}\n":                                   {"o.yaml:2: *x contains itself: remove it from the value of &x"},
+		"topics:\n  a: &x\n    sqs: q\n    <<: [*x]\n":                          {"o.yaml:4: *x contains itself"},
+		"topics:\n  a: &x {sqs: q, <<: {fair: true, <<: *x}}\n  b: *x\n":        {"o.yaml:2: *x contains itself"},
+		"topics:\n  a: &x {sqs: q}\n  b: &x\n    <<: *x\n":                      {"o.yaml:4: *x contains itself"},
+		"topics:\n  a: &x {sqs: *x}\n":                                          {`o.yaml:2: topic "a": sqs is a mapping: it must be a text`},
+		"topics:\n  a: &x {sqs: {b: *x}}\n":                                     {`o.yaml:2: topic "a": sqs is a mapping: it must be a text`},
+		"topics:\n  a: &x {sqs: q, fair: [*x]}\n":                               {`o.yaml:2: topic "a": fair is a list: it must be true or false`},
+		"topics: &t\n  a: {sqs: q}\n  <<: *t\n":                                 {"o.yaml:3: *t contains itself"},
+		"topics:\n  a: &x {sqs: q}\n  b: &y {<<: *x}\n  c: &x {<<: [*y, *x]}\n": {"o.yaml:4: *x contains itself"},
+		"topics:\n  a: &x !!str *x\n":                                           {"o.yaml:2: *x contains itself"},
+		"topics:\n  a: {sqs: &x !!str *x, <<: *x}\n":                            {"o.yaml:2: *x contains itself"},
+		"topics:\n  a: {~: b}\n":                                                {`o.yaml:2: topic "a": a key is ~`},
+	} {
+		_, err := parseTopics("o.yaml", []byte(text))
+		require.Error(t, err, text)
+		have := each(err)
+		require.Len(t, have, len(want), "%s%v", text, err)
+		for i := range want {
+			require.ErrorContains(t, have[i], want[i], text)
+		}
+	}
+}
+
+func TestTopics_ANameIsTheTextOfItsKeyHoweverYAMLSpellsIt(t *testing.T) {
+	for key, want := range map[string]string{
+		"&k a:": "a", "? a\n  :": "a", "? &k a\n  :": "a", "? &k !!str a\n  :": "a", "!!str &k a:": "a",
+		"!!str 12:": "12", "!!str ~:": "~", `"~":`: "~", "12:": "12", "0x10:": "0x10", "007:": "007", "1.50:": "1.50", "true:": "true", ".inf:": ".inf",
+		`"a\u00e9":`: "aé", "'it''s':": "it's", `"<<":`: "<<", "? >-\n    a\n    b\n  :": "a b", `"&":`: "&", `"\xff":`: "ÿ", "\ufffd:": "\ufffd",
+		strings.Repeat("ü", 128) + ":": strings.Repeat("ü", 128),
+	} {
+		topics, err := parseTopics("o.yaml", []byte("topics:\n  "+key+" {sqs: q}\n"))
+		require.NoError(t, err, key)
+		require.Equal(t, map[string]topic{want: {SQS: "q"}}, topics, key)
+	}
+	topics, err := parseTopics("o.yaml", []byte("topics:\n  a: {sqs: &k b}\n  *k : {? sqs : q, &f fair: true}\n"))
+	require.NoError(t, err)
+	require.Equal(t, map[string]topic{"a": {SQS: "b"}, "b": {SQS: "q", Fair: true}}, topics)
+}
+
+func TestTopics_AKeyThatIsNoNameIsRefusedWithItsLine(t *testing.T) {
+	for key, want := range map[string]string{
+		"~:":                            `topics: a key is ~, which YAML reads as nothing: put it in quotes, as in "~"`,
+		"null:":                         `topics: a key is null, which YAML reads as nothing: put it in quotes, as in "null"`,
+		"!!binary YQ==:":                "topics: a key has the tag !!binary: remove the tag, a key is always a text",
+		"!own a:":                       "topics: a key has the tag !own",
+		"&x !!str *x :":                 "*x contains itself",
+		"*nil :":                        "*nil stands for nothing",
+		"*m :":                          "topics: a key is a mapping: it must be a text",
+		`"":`:                           "topic \"\": the topic's name is empty",
+		"!!str :":                       "topic \"\": the topic's name is empty",
+		`"a\0b":`:                       `topic "a\x00b" has NUL in its name`,
+		"a\x00b:":                       `topic "a\x00b" has NUL in its name`,
+		"a\xffb:":                       "topic \"a\ufffdb\" has bytes in its name that are not UTF-8: save the file as UTF-8",
+		strings.Repeat("ü", 128) + "x:": "topic \"" + strings.Repeat("ü", 40) + "\"… has a name of 257 bytes: a name has at most 256 bytes",
+	} {
+		_, err := parseTopics("o.yaml", []byte("topics:\n  m: &m {sqs: m}\n  "+key+" {sqs: q}\n"))
+		require.ErrorContains(t, err, "OUTBOX_CONFIG: o.yaml:3: "+want, key)
+	}
+}
+
+func TestTopics_AByteOrderMarkIsNoPartOfTheFirstKey(t *testing.T) {
+	topics, err := parseTopics("o.yaml", []byte("\ufefftopics: {a: {sqs: q}}\n"))
+	require.NoError(t, err)
+	require.Equal(t, map[string]topic{"a": {SQS: "q"}}, topics)
+}
+
+func TestTopics_AValueIsItsTextHoweverYAMLSpellsIt(t *testing.T) {
+	for value, want := range map[string]topic{
+		"sqs: >-\n      q\n": {SQS: "q"},
+		"sqs: |-\n      q\n    giveUpAfter: >-\n      1d\n": {SQS: "q", GiveUpAfter: 24 * time.Hour},
+		"sqs: 012":                   {SQS: "012"},
+		"sqs: 0x10":                  {SQS: "0x10"},
+		"sqs: !!str 1_0":             {SQS: "1_0"},
+		"sqs: true":                  {SQS: "true"},
+		"sqs: &q q\n    onPoison: ~": {SQS: "q"},
+	} {
+		topics, err := parseTopics("o.yaml", []byte("topics:\n  a:\n    "+value+"\n"))
+		require.NoError(t, err, value)
+		require.Equal(t, map[string]topic{"a": want}, topics, value)
+	}
+	_, err := parseTopics("o.yaml", []byte("topics:\n  a:\n    sqs: q\n    giveUpAfter: >-\n      1x\n"))
+	require.ErrorContains(t, err, `o.yaml:4: topic "a": giveUpAfter is "1x"`)
+}
+
 func TestTopics_AreReadAsTheyAreWritten(t *testing.T) {
 	topics, err := parseTopics("o.yaml", []byte(`%YAML 1.2
 ---
