@@ -15,7 +15,9 @@ import (
 // of them, an event could go from pending to the dead letters and be in neither.
 //
 // Of a redrive nothing is known of rows that a worker of the version before has moved, and of
-// dead letters that such a worker has made since: it does not carry the number over. No
+// dead letters that such a worker has made since: it does not carry the number over. If
+// another operation has moved some of those, the first number of its took is negative, and
+// says when the last of them died: it may have been one of these. No
 // index has the number, because each insert of an event would pay for it.
 const deliveredSQL = `
 WITH o AS (
@@ -36,7 +38,8 @@ SELECT o.done,
        ARRAY(SELECT other.id FROM outbox.operation other
              WHERE o.id = ANY (other.took)
                 OR other.topic = o.topic AND other.kind IN ('` + relay.Redrive + `', '` + relay.Discard + `') AND other.id <> o.id
-                   AND other.done > other.marked AND coalesce(other.finished_at, now()) >= o.at
+                   AND coalesce(other.finished_at, now()) >= o.at
+                   AND (other.done > other.marked OR o.kind = '` + relay.Redrive + `' AND to_timestamp(-other.took[1]) >= o.at)
              ORDER BY other.id LIMIT 5),
        coalesce((SELECT CASE WHEN t.paused_at IS NOT NULL THEN t.paused_by || ' has paused the topic: ' || t.pause_reason
                              WHEN t.recovery_paused_until > now() THEN 'its destination is broken, and ' || t.recovery_workflow_id || ' tries again'

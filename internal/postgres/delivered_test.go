@@ -155,6 +155,48 @@ func TestDelivered_IsNotKnownOfWhatAWorkerOfTheVersionBeforeHasDone(t *testing.T
 	require.Equal(t, []int64{o.last()}, o.delivered(number).Taken, "it may have been one of these")
 }
 
+// Beside a worker of this version, one of the version before makes dead letters of a redrive's
+// events, and another operation takes them: nobody can say that they arrived.
+func TestDelivered_OfDeadLettersOfTheVersionBeforeThatAnotherOperationTookIsNotConfirmed(t *testing.T) {
+	for _, kind := range []string{relay.Redrive, relay.Discard} {
+		o := open(t)
+		first := o.redriven(3)
+		o.outcomes("Poison", "Poison", "Poison")
+		o.exec(`UPDATE outbox.dead_letter SET operation = NULL`) // as of a worker of the version before
+		require.EqualValues(t, 3, o.delivered(first).NotKnown, kind)
+
+		require.Equal(t, 3, o.operate(kind, relay.Selection{}, 1), "in steps of one")
+		second := o.last()
+		d := o.delivered(first)
+		require.Equal(t, []int64{second}, d.Taken, kind)
+		require.False(t, d.Confirmed(), kind)
+		require.Equal(t, 1, query[int](o, `SELECT cardinality(took) FROM outbox.operation WHERE id = $1`, second), kind)
+
+		o.outcomes()
+		require.False(t, o.delivered(first).Confirmed(), kind)
+		if kind == relay.Redrive {
+			require.True(t, o.delivered(second).Confirmed(), "it has put its own number on them")
+		}
+	}
+}
+
+// Dead letters that are older than the column have no number either. A redrive of them is
+// confirmed, and does not put in doubt one that began after they had died.
+func TestDelivered_IsConfirmedThoughAnotherOperationTookOlderDeadLettersWithoutANumber(t *testing.T) {
+	o := open(t)
+	o.write("orders", 2)
+	o.bury("Poison")
+	o.exec(`UPDATE outbox.dead_letter SET operation = NULL, dead_at = dead_at - interval '1 hour'`)
+	o.write("orders", 2)
+	o.bury("Other")
+	require.Equal(t, 2, o.operate(relay.Redrive, relay.Selection{Code: "Other"}, 10))
+	first := o.last()
+	require.Equal(t, 2, o.operate(relay.Redrive, relay.Selection{Code: "Poison"}, 10))
+	o.outcomes()
+	require.True(t, o.delivered(first).Confirmed())
+	require.True(t, o.delivered(o.last()).Confirmed())
+}
+
 func TestDelivered_SaysWhoKeepsEventsPending(t *testing.T) {
 	o := open(t)
 	number := o.redriven(1)

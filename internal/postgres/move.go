@@ -35,14 +35,21 @@ WHERE ` + idle + `
 ORDER BY topic, lane
 FOR NO KEY UPDATE`
 
-// countedSQL counts the dead letters that a statement has moved (gone). It notes which
-// operations had moved them before: those cannot tell any more what became of them.
+// countedSQL counts the dead letters that a statement has moved (gone). It notes in took which
+// operations had moved them before: those cannot tell any more what became of them. Of a
+// dead letter that a worker of the version before made, or that is older than the column, that is
+// not known: any redrive that began before the event died may have moved it. The latest
+// death of these is noted as one negative number, of seconds since 1970, see deliveredSQL.
 const countedSQL = `
     UPDATE outbox.operation o
     SET done = done + (SELECT count(*) FROM gone), marked = marked + (SELECT count(*) FROM gone),
-        took = ARRAY(SELECT unnest(o.took) UNION
+        took = ARRAY(SELECT t FROM unnest(o.took) t WHERE t > 0 UNION
                      SELECT coalesce(nullif(gone.operation, 0), gone.replay) FROM gone
-                     WHERE gone.operation > 0 OR gone.replay > 0 ORDER BY 1)
+                     WHERE gone.operation > 0 OR gone.replay > 0 UNION
+                     SELECT min(t) FROM (
+                         SELECT t FROM unnest(o.took) t WHERE t < 0 UNION ALL
+                         SELECT -ceil(extract(epoch FROM dead_at))::bigint FROM gone WHERE operation IS NULL) died
+                     HAVING min(t) IS NOT NULL ORDER BY 1)
     WHERE id = $1`
 
 // redriveSQL makes dead letters pending again, and what was blocked behind them. It is
@@ -72,7 +79,7 @@ gone AS (
             SELECT d.ctid FROM outbox.dead_letter d
             WHERE d.topic = $2 AND d.lane = chosen.lane AND d.id = chosen.id AND d.replay = chosen.replay
             LIMIT 1) found))
-    RETURNING lane, id, created_at, bytes, replay, operation),
+    RETURNING lane, id, created_at, bytes, replay, operation, dead_at),
 back AS (
     INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay, operation)
     SELECT $2, lane, id, created_at, bytes, replay, $1 FROM gone),

@@ -9,7 +9,8 @@ ALTER TABLE outbox.pending     ADD COLUMN operation bigint;
 ALTER TABLE outbox.dead_letter ADD COLUMN operation bigint;
 -- marked: of so many moved events it is known which operation had moved them before, and a
 -- redrive has put its number on them. It is less than done if a worker of the version before
--- has moved some. took: the operations whose dead letters this one has moved since.
+-- has moved some. took: the operations whose dead letters this one has moved since. If some had
+-- no number, it begins with a negative one: of seconds since 1970, when the last of them died.
 ALTER TABLE outbox.operation
     ADD COLUMN marked bigint   NOT NULL DEFAULT 0,
     ADD COLUMN took   bigint[] NOT NULL DEFAULT '{}';
