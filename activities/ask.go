@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -78,7 +79,18 @@ func (a *Activities) AskOperation(ctx context.Context, r AskRequest) (AskResult,
 		result.SelectedBy = o.Selection.By()
 		err = a.asked(ctx, &result, o, f.OutOfOrder)
 	}
-	return result, failure(ctx, err, nil)
+	return result, failure(ctx, refusedText(err), nil)
+}
+
+// refusedText has an error that a database of another encoding gives for a text say so, as a
+// mistake in the form: it gives the same each time.
+func refusedText(err error) error {
+	const characterNotInRepertoire, untranslatableCharacter = "22021", "22P05"
+	var refused interface{ SQLState() string }
+	if errors.As(err, &refused) && slices.Contains([]string{characterNotInRepertoire, untranslatableCharacter}, refused.SQLState()) {
+		return wrong("the database cannot have one of these texts: %v", err)
+	}
+	return err
 }
 
 // switched pauses or resumes a topic.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
 
@@ -26,13 +28,14 @@ type asks struct {
 	abandoned []int64
 	changed   bool
 	delivered []relay.Delivered
+	countErr  error
 }
 
 func (s *asks) CountDead(_ context.Context, topic string, _ relay.Selection) (relay.Count, error) {
 	if topic != "orders" {
 		return relay.Count{}, relay.ErrUnknownTopic
 	}
-	return s.dead, nil
+	return s.dead, s.countErr
 }
 
 func (s *asks) CountPublished(context.Context, string, relay.Selection, relay.Progress) (int64, time.Time, error) {
@@ -129,6 +132,12 @@ func TestAskOperation_RefusesAFormThatIsNotExactlyRight(t *testing.T) {
 		`{"kind": "pause", "topic": "orders", "all": true, ` + byAnn + `}`:                          "all is not for a pause: its fields are kind, topic, who, reason",
 		`{"kind": "pause", "topic": "orders", "who": "ann"}`:                                        "reason is missing",
 		`{"kind": "resume", "topic": "orders", "dryRun": true, "who": "ann"}`:                       "dryRun is not for a resume",
+		`{"kind": "redrive", "topic": "orders", "code": "A", "code": "B", ` + byAnn + `}`:           `"code" comes twice`,
+		`{"kind": "redrive", "topic": "orders", "all": true, "x": [{"a": 1}], "x": 2}`:              `"x" comes twice`,
+		`{"kind": "redrive", "topic": "orders", "key": "a\u0000b", ` + byAnn + `}`:                  `key is "\"a\\u0000b\"": the database takes no NUL`,
+		`{"kind": "redrive", "topic": "orders", "eventIds": ["\u0000"], ` + byAnn + `}`:             "the database takes no NUL",
+		`{"kind": "pause", "topic": "orders", "who": "ann", "reason": "\u0000"}`:                    "the database takes no NUL",
+		"{\"kind\": \"pause\", \"topic\": \"orders\", \"who\": \"ann\", \"reason\": \"a\xff\"}":     `reason is`,
 		`{"kind": "redrive", "topic": "odrers", "all": true, ` + byAnn + `}`:                        "unknown topic",
 		`{"kind": "redrive", "topic": "orders", "` + strings.Repeat("ü", 5000) + `": 1}`:            "…",
 		`{"kind": "` + strings.Repeat("x", 5000) + `", "topic": "orders", "all": true, "who": "a"}`: "…",
@@ -143,6 +152,29 @@ func TestAskOperation_RefusesAFormThatIsNotExactlyRight(t *testing.T) {
 		require.Less(t, len(failure.Error()), 1024, typed)
 		require.Empty(t, s.begun, typed)
 	}
+}
+
+// A backslash before it makes the same letters harmless.
+func TestAskOperation_TakesATextThatOnlyLooksLikeNUL(t *testing.T) {
+	s := &asks{dead: relay.Count{Events: 2}}
+	_, err := newEnv(t).ask(s, `{"kind": "redrive", "topic": "orders", "key": "a\\u0000b", `+byAnn+`}`)
+	require.NoError(t, err)
+	require.Equal(t, `a\u0000b`, s.begun[0].Selection.Key)
+}
+
+// A database of another encoding refuses a text each time.
+func TestAskOperation_FailsForGoodWhenTheDatabaseCannotHaveAText(t *testing.T) {
+	for _, state := range []string{"22021", "22P05"} {
+		s := &asks{countErr: fmt.Errorf("count: %w", &pgconn.PgError{Code: state, Message: "character has no equivalent"})}
+		_, err := newEnv(t).ask(s, `{"kind": "redrive", "topic": "orders", "key": "ä", `+byAnn+`}`)
+		requireFailure(t, err, TypeInvalidOperation, "character has no equivalent")
+	}
+	s := &asks{countErr: &pgconn.PgError{Code: "57P01"}}
+	_, err := newEnv(t).ask(s, `{"kind": "redrive", "topic": "orders", "key": "ä", `+byAnn+`}`)
+	var failure *temporal.ApplicationError
+	require.ErrorAs(t, err, &failure)
+	require.Equal(t, TypeDatabase, failure.Type())
+	require.False(t, failure.NonRetryable())
 }
 
 func TestAskOperation_PutsOnRecordWhatItHasCountedWithWhoAndWhy(t *testing.T) {

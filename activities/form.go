@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -62,6 +63,9 @@ func readForm(typed json.RawMessage) (f form, err error) {
 	if err := json.Unmarshal(typed, &given); err != nil || given == nil {
 		return f, wrong(`give one JSON object, such as {"kind": "redrive", "topic": "orders", "all": true, "who": "ann", "reason": "policy repaired"}`)
 	}
+	if name, is := repeated(typed); is {
+		return f, wrong("%s comes twice: give it once", quoted(name))
+	}
 	names := fieldsOf[relay.Redrive] // which has all
 	for _, name := range sorted(given) {
 		if !slices.Contains(names, name) {
@@ -69,6 +73,9 @@ func readForm(typed json.RawMessage) (f form, err error) {
 		}
 		if empty(given[name]) {
 			return f, wrong("%s is empty: leave it out if it does not matter", name)
+		}
+		if !storable(given[name]) {
+			return f, wrong("%s is %s: the database takes no NUL, and nothing that is not UTF-8", name, quoted(string(given[name])))
 		}
 		// Into the whole form, so that each field has its own type, and its own error.
 		one, err := json.Marshal(map[string]json.RawMessage{name: given[name]})
@@ -147,6 +154,45 @@ func empty(v json.RawMessage) bool {
 		return true
 	}
 	return false
+}
+
+// repeated returns the first name that comes twice in an object. Of the two values, the one that
+// was meant may be the one that is not read.
+func repeated(typed json.RawMessage) (name string, is bool) {
+	d := json.NewDecoder(bytes.NewReader(typed))
+	if _, err := d.Token(); err != nil { // the brace
+		return "", false
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		t, err := d.Token()
+		var value json.RawMessage
+		if err == nil {
+			err = d.Decode(&value)
+		}
+		name, isName := t.(string)
+		if err != nil || !isName {
+			return "", false
+		}
+		if seen[name] {
+			return name, true
+		}
+		seen[name] = true
+	}
+	return "", false
+}
+
+// storable reports whether PostgreSQL can take the texts of a value. It never could later, so
+// that another attempt is of no use.
+func storable(v json.RawMessage) bool {
+	var text string
+	var texts []string
+	if json.Unmarshal(v, &text) == nil {
+		texts = []string{text}
+	} else {
+		_ = json.Unmarshal(v, &texts) // what it is instead has no text, or is refused
+	}
+	return utf8.Valid(v) && !slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(t, "\x00") })
 }
 
 // typeOf says what a field is.
