@@ -110,6 +110,7 @@ func TestAskOperation_RefusesAFormThatIsNotExactlyRight(t *testing.T) {
 		`{"kind": "redrive", "topic": "orders", "all": true, "reason": "x"}`:                        "who is missing",
 		`{"kind": "redrive", "topic": "orders", "all": true, "who": "ann"}`:                         "reason is missing",
 		`{"kind": "redrive", "topic": "orders", "codes": ["A"], ` + byAnn + `}`:                     `field "codes" is not known: the fields are kind, topic, who, reason, eventIds, key, type, code, since, until, all, outOfOrder, rate, dryRun`,
+		`{"operation": 5, "kind": "redrive", "topic": "orders", "all": true, ` + byAnn + `}`:        `field "operation" is not known`,
 		`{"Kind": "redrive", "topic": "orders", "all": true, ` + byAnn + `}`:                        `field "Kind" is not known`,
 		`{"kind": "redrive", "topic": "orders", ` + byAnn + `}`:                                     `select what to redrive, as by code, key or since, or give "all": true`,
 		`{"kind": "redrive", "topic": "orders", "all": false, ` + byAnn + `}`:                       `select what to redrive`,

@@ -57,6 +57,21 @@ var (
 	}
 )
 
+// LooksLikeForm reports whether the JSON of an Operation's input has a field that only a form
+// has. An input that names an operation on record has none of them.
+func LooksLikeForm(typed []byte) bool {
+	var given map[string]json.RawMessage
+	_ = json.Unmarshal(typed, &given) // what is no object has no field
+	both := []string{"kind", "topic"}
+	for name := range given {
+		isSame := func(field string) bool { return strings.EqualFold(field, name) }
+		if slices.ContainsFunc(fieldsOf[relay.Redrive], isSame) && !slices.ContainsFunc(both, isSame) {
+			return true
+		}
+	}
+	return false
+}
+
 // readForm reads what somebody has typed, and checks all of it that needs no database.
 func readForm(typed json.RawMessage) (f form, err error) {
 	var given map[string]json.RawMessage

@@ -28,12 +28,13 @@ type OperationInput struct {
 	Began time.Time `json:"began,omitzero"`
 	// Asked is what came of the form, once it is on record.
 	Asked *activities.AskResult `json:"asked,omitempty"`
-	// Form is what was typed. It is instead of all the others.
+	// Form is what was typed. It counts instead of all the others.
 	Form json.RawMessage `json:"-"`
 }
 
 // UnmarshalJSON reads either. It refuses nothing, so that AskOperation can say what is
-// wrong with a form.
+// wrong with a form. An operation's number beside what only a form has is a form, too: its
+// filters would be ignored otherwise.
 func (in *OperationInput) UnmarshalJSON(typed []byte) error {
 	type plain OperationInput
 	var p plain
@@ -42,12 +43,15 @@ func (in *OperationInput) UnmarshalJSON(typed []byte) error {
 		return nil //nolint:nilerr // AskOperation says it
 	}
 	*in = OperationInput(p)
+	if activities.LooksLikeForm(typed) {
+		in.Form = bytes.Clone(typed)
+	}
 	return nil
 }
 
 // MarshalJSON writes what UnmarshalJSON reads.
 func (in OperationInput) MarshalJSON() ([]byte, error) {
-	if in.Operation == 0 && len(in.Form) > 0 {
+	if len(in.Form) > 0 {
 		return in.Form, nil
 	}
 	type plain OperationInput
@@ -77,11 +81,13 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 	if in.Began.IsZero() {
 		in.Began = workflow.GetInfo(ctx).WorkflowStartTime
 	}
-	if in.Operation == 0 && workflow.GetVersion(ctx, changeForm, workflow.DefaultVersion, 1) != workflow.DefaultVersion {
+	isForm := in.Operation == 0 || len(in.Form) > 0
+	if isForm && workflow.GetVersion(ctx, changeForm, workflow.DefaultVersion, 1) != workflow.DefaultVersion {
 		if in, err = ask(ctx, in); err != nil || in.Asked.Over {
 			return ended(ctx, in), err
 		}
 	}
+	in.Form = nil
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	var done activities.OperateResult
 	for {

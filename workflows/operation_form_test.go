@@ -72,7 +72,10 @@ func TestOperation_OfAFormThatIsWrongFailsShortlyWithATypeAndIsNotRetried(t *tes
 	require.True(t, failure.NonRetryable())
 	require.NotContains(t, err.Error(), "activity error")
 
-	for _, form := range []string{`5`, `"redrive"`, `[]`, `{"operation": "x"}`, `{"operation": 0, "kind": "redrive"}`, `{"matched": "many"}`} {
+	for _, form := range []string{
+		`5`, `"redrive"`, `[]`, `{"operation": "x"}`, `{"operation": 0, "kind": "redrive"}`, `{"matched": "many"}`,
+		`{"operation": 7, "kind": "redrive", "topic": "orders", "code": "A"}`, `{"operation": 7, "kind": "redrive", "topic": "orders", "Who": "ann"}`,
+	} {
 		_, asked, err = newEnv(t).typedIn(form, activities.AskResult{}, wrong)
 		require.ErrorAs(t, err, &failure)
 		require.JSONEq(t, form, string(asked[0].Form), "it is asked as it was typed, so that the answer can say what is wrong")
