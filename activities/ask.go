@@ -21,7 +21,7 @@ type AskStore interface {
 	BeginAsked(ctx context.Context, o relay.Operation) (relay.UnderWay, error)
 	Pause(ctx context.Context, o relay.Operation) (changed bool, err error)
 	Resume(ctx context.Context, o relay.Operation) (changed bool, err error)
-	Delivered(ctx context.Context, operation int64) (relay.Delivered, error)
+	Delivered(ctx context.Context, operation, moved int64) (relay.Delivered, error)
 }
 
 // AskRequest is what somebody has typed into Temporal's Start Workflow form.
@@ -192,6 +192,9 @@ func askedBefore(err error, u relay.UnderWay) error {
 // FollowRequest names an operation whose events are pending again.
 type FollowRequest struct {
 	Operation int64 `json:"operation"`
+	// Moved is how many events the operation has moved when it ended. 0 from workers of
+	// earlier versions.
+	Moved int64 `json:"moved,omitempty"`
 	// For is how long to look for an outcome of each.
 	For time.Duration `json:"for"`
 }
@@ -202,7 +205,7 @@ func (a *Activities) FollowOperation(ctx context.Context, r FollowRequest) (rela
 	defer beat(ctx)()
 	for until := time.Now().Add(r.For); ; {
 		began := time.Now()
-		d, err := a.cfg.Store.Delivered(ctx, r.Operation)
+		d, err := a.cfg.Store.Delivered(ctx, r.Operation, r.Moved)
 		if err != nil || d.Over() || time.Now().After(until) || stopping(ctx) || ctx.Err() != nil {
 			return d, failure(ctx, err, nil)
 		}

@@ -77,7 +77,7 @@ func (s *asks) Pause(_ context.Context, o relay.Operation) (bool, error) {
 
 func (s *asks) Resume(ctx context.Context, o relay.Operation) (bool, error) { return s.Pause(ctx, o) }
 
-func (s *asks) Delivered(context.Context, int64) (relay.Delivered, error) {
+func (s *asks) Delivered(context.Context, int64, int64) (relay.Delivered, error) {
 	d := s.delivered[0]
 	s.delivered = s.delivered[1:]
 	return d, nil

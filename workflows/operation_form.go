@@ -66,7 +66,7 @@ func (r *OperationResult) follow(ctx workflow.Context, in OperationInput) {
 		return
 	}
 	var d relay.Delivered
-	request := activities.FollowRequest{Operation: in.Operation, For: FollowFor}
+	request := activities.FollowRequest{Operation: in.Operation, Moved: r.Done, For: FollowFor}
 	if err := workflow.ExecuteActivity(followOptions(ctx, in), act.FollowOperation, request).Get(ctx, &d); err != nil {
 		r.Text += " It is not known what became of them: see outbox.status."
 		return
@@ -85,6 +85,9 @@ func (r *OperationResult) follow(ctx workflow.Context, in OperationInput) {
 	}
 	if len(d.Taken) > 0 {
 		r.Text += fmt.Sprintf(" Operations %d have moved some of them since.", d.Taken)
+	}
+	if d.Lacks() {
+		r.Text += " The database has lost a part of the operation, as in a failover: ask for the same again, with another workflow id."
 	}
 	if d.Why != "" {
 		r.Text += " Still pending: " + d.Why + "."

@@ -48,7 +48,7 @@ var onRecord = activities.AskResult{
 
 func TestOperation_OfAFormIsAskedForThenDoneAndThenFollowed(t *testing.T) {
 	e := newEnv(t)
-	e.OnActivity(act.FollowOperation, mock.Anything, activities.FollowRequest{Operation: 7, For: workflows.FollowFor}).
+	e.OnActivity(act.FollowOperation, mock.Anything, activities.FollowRequest{Operation: 7, Moved: 30, For: workflows.FollowFor}).
 		Return(relay.Delivered{Published: 28, Dead: 2, Causes: []relay.Cause{{Code: "AccessDenied", Message: "still", Events: 2}}}, nil)
 	r, asked, err := e.typedIn(typed, onRecord, nil)
 	require.NoError(t, err)
@@ -115,6 +115,14 @@ func TestOperation_OfAFormIsDoneThoughItsOutcomeCannotBeFollowed(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, r.Delivered)
 	require.Contains(t, r.Text, "It is not known what became of them")
+}
+
+func TestOperation_OfAFormSaysThatTheDatabaseHasLostAPartOfIt(t *testing.T) {
+	e := newEnv(t)
+	e.OnActivity(act.FollowOperation, mock.Anything, mock.Anything).Return(relay.Delivered{Published: 29, Lost: 1}, nil)
+	r, _, err := e.typedIn(typed, onRecord, nil)
+	require.NoError(t, err)
+	require.Contains(t, r.Text, "The database has lost a part of the operation")
 }
 
 func TestOperation_OfAFormContinuesAsNewAsOneThatIsOnRecord(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 // index has the number, because each insert of an event would pay for it.
 const deliveredSQL = `
 WITH o AS (
-    SELECT id, topic, kind, at, done, CASE kind WHEN '` + relay.Replay + `' THEN done ELSE marked END AS marked
+    SELECT id, topic, kind, at, done, finished_at, CASE kind WHEN '` + relay.Replay + `' THEN done ELSE marked END AS marked
     FROM outbox.operation WHERE id = $1),
 again AS MATERIALIZED (
     SELECT d.code, d.message, d.dead_at FROM o JOIN outbox.dead_letter d USING (topic)
@@ -29,7 +29,7 @@ again AS MATERIALIZED (
 causes AS (
     SELECT code, (array_agg(message ORDER BY dead_at DESC))[1] AS message, count(*) AS events
     FROM again GROUP BY code ORDER BY events DESC, code LIMIT $2)
-SELECT o.done,
+SELECT o.done, o.finished_at IS NULL,
        (SELECT count(*) FROM outbox.pending p WHERE p.topic = o.topic AND coalesce(p.operation, p.replay) = o.id),
        (SELECT count(*) FROM again),
        o.done - o.marked + CASE kind WHEN '` + relay.Replay + `' THEN 0 ELSE (
@@ -47,14 +47,15 @@ SELECT o.done,
 FROM o`
 
 // Delivered looks for what became of the events that a redrive or a replay has made
-// pending. It reads all that is pending and dead of the topic. It returns
-// relay.ErrUnknownOperation if there is no operation of that number.
-func (s *Store) Delivered(ctx context.Context, operation int64) (d relay.Delivered, err error) {
+// pending, after it has ended and said that it has moved so many. It reads all that is
+// pending and dead of the topic. It returns relay.ErrUnknownOperation if there is no
+// operation of that number.
+func (s *Store) Delivered(ctx context.Context, operation, moved int64) (d relay.Delivered, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	var codes, messages []string
 	var events []int64
-	err = s.readRow(ctx, []any{&d.Moved, &d.Pending, &d.Dead, &d.NotKnown, &codes, &messages, &events, &d.Taken, &d.Why},
+	err = s.readRow(ctx, []any{&d.Moved, &d.UnderWay, &d.Pending, &d.Dead, &d.NotKnown, &codes, &messages, &events, &d.Taken, &d.Why},
 		deliveredSQL, operation, relay.MostCauses)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -71,6 +72,7 @@ func (s *Store) Delivered(ctx context.Context, operation int64) (d relay.Deliver
 	// Dead letters without a number need not be of this operation.
 	d.NotKnown = max(0, min(d.NotKnown, d.Moved-d.Pending-d.Dead))
 	d.Published = max(0, d.Moved-d.Pending-d.Dead-d.NotKnown)
+	d.Lost = max(0, moved-d.Moved)
 	if d.Pending == 0 {
 		d.Why = ""
 	}

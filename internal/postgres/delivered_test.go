@@ -43,7 +43,7 @@ func (o testOutbox) outcomes(codes ...string) {
 
 func (o testOutbox) delivered(operation int64) relay.Delivered {
 	o.t.Helper()
-	d, err := o.Delivered(o.t.Context(), operation)
+	d, err := o.Delivered(o.t.Context(), operation, 0)
 	require.NoError(o.t, err)
 	return d
 }
@@ -73,7 +73,7 @@ func TestDelivered_IsConfirmedWhenAllOfARedriveWerePublished(t *testing.T) {
 	d := o.delivered(number)
 	require.Equal(t, relay.Delivered{Moved: 3, Published: 3, Taken: []int64{}}, d)
 	require.True(t, d.Confirmed())
-	_, err := o.Delivered(t.Context(), 4711)
+	_, err := o.Delivered(t.Context(), 4711, 0)
 	require.ErrorIs(t, err, relay.ErrUnknownOperation)
 }
 
@@ -195,6 +195,31 @@ func TestDelivered_IsConfirmedThoughAnotherOperationTookOlderDeadLettersWithoutA
 	o.outcomes()
 	require.True(t, o.delivered(first).Confirmed())
 	require.True(t, o.delivered(o.last()).Confirmed())
+}
+
+// After the operation has ended, a failover loses its last step: the third event is a dead letter
+// as before.
+func TestDelivered_IsNotConfirmedWhenTheRecordHasLostAPartOfTheOperation(t *testing.T) {
+	o := open(t)
+	number := o.redriven(3)
+	o.outcomes()
+	d, err := o.Delivered(t.Context(), number, 3)
+	require.NoError(t, err)
+	require.True(t, d.Confirmed())
+
+	o.exec(`UPDATE outbox.operation SET done = 2, marked = 2, finished_at = NULL, outcome = ''`)
+	d, err = o.Delivered(t.Context(), number, 3)
+	require.NoError(t, err)
+	require.Equal(t, relay.Delivered{Moved: 2, Published: 2, Lost: 1, UnderWay: true, Taken: []int64{}}, d)
+	require.False(t, d.Confirmed())
+	require.True(t, d.Over(), "nothing comes of waiting")
+
+	o.exec(`UPDATE outbox.operation SET done = 3, marked = 3`) // only its end is lost
+	require.False(t, o.delivered(number).Confirmed())
+	o.exec(`UPDATE outbox.operation SET done = 2, marked = 2, finished_at = now(), outcome = 'abandoned'`)
+	d, err = o.Delivered(t.Context(), number, 3)
+	require.NoError(t, err)
+	require.False(t, d.Confirmed())
 }
 
 func TestDelivered_SaysWhoKeepsEventsPending(t *testing.T) {

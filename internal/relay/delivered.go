@@ -23,6 +23,11 @@ type Delivered struct {
 	// Taken are operations that have moved dead letters of these since, up to five: a redrive
 	// has made them pending once more, or a discard has dropped them.
 	Taken []int64 `json:"taken,omitempty"`
+	// Lost is how many events fewer are on record than were moved, and UnderWay is true if the
+	// operation is on record as under way though it has ended: a failover or a restore has lost
+	// a part of it. Those events may be dead letters as before.
+	Lost     int64 `json:"lost,omitempty"`
+	UnderWay bool  `json:"underWay,omitempty"`
 	// Why says what keeps the topic's events pending, if an operator or a recovery does.
 	Why string `json:"why,omitempty"`
 }
@@ -40,9 +45,13 @@ type Cause struct {
 // Over reports whether each event has an outcome.
 func (d Delivered) Over() bool { return d.Pending == 0 }
 
+// Lacks reports whether the record is not that of an operation that has ended with as many
+// events as were moved.
+func (d Delivered) Lacks() bool { return d.Lost > 0 || d.UnderWay }
+
 // Confirmed reports whether all events are known to have been published.
 func (d Delivered) Confirmed() bool {
-	return d.Over() && d.Dead == 0 && d.NotKnown == 0 && len(d.Taken) == 0
+	return d.Over() && d.Dead == 0 && d.NotKnown == 0 && len(d.Taken) == 0 && !d.Lacks()
 }
 
 // LookAgain is the pause before another look at the outcome of events. A look reads all that

@@ -80,6 +80,7 @@ func (r *report) end(ctx context.Context, store *postgres.Store, result workflow
 	case err == nil:
 		r.Done, r.Outcome = result.Done, "done"
 	}
+	r.moved = max(r.Done, result.Done)
 	t.show(r.Done)
 	switch {
 	case err == nil || r.Outcome == "done":

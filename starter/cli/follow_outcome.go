@@ -46,7 +46,7 @@ func (o *outcome) follow(ctx context.Context, out io.Writer, store *postgres.Sto
 	var last, why string
 	for until := time.Now().Add(o.wait); ; {
 		began := time.Now()
-		d, err := store.Delivered(ctx, r.Operation)
+		d, err := store.Delivered(ctx, r.Operation, r.moved)
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("no longer followed: %d events of %s are pending again, and what becomes of them is not known yet: see %q and %q",
@@ -82,6 +82,9 @@ func unconfirmed(r *report, waited time.Duration) error {
 	switch {
 	case d.Confirmed():
 		return nil
+	case d.Lacks():
+		return fmt.Errorf("the database has lost a part of operation %d, as in a failover: of %d events of %s, %d are on record: give the same command again",
+			r.Operation, r.moved, r.Topic, d.Moved)
 	case d.Dead > 0:
 		return fmt.Errorf("%d of %d events of %s died: see %q", d.Dead, r.Done, r.Topic, "starter dead list "+r.Topic)
 	case d.Pending > 0:
@@ -102,6 +105,9 @@ func deliveredText(kind string, d relay.Delivered) string {
 	}
 	if d.NotKnown > 0 {
 		text += fmt.Sprintf(", %d not known", d.NotKnown)
+	}
+	if d.Lacks() {
+		text += "; the database has lost a part of the operation"
 	}
 	if len(d.Taken) > 0 {
 		text += fmt.Sprintf("; of the published ones, operations %d may have moved some again", d.Taken)

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -48,4 +50,14 @@ func TestTheEndOfAnOperationIsWaitedForThroughAnOutageOfTemporal(t *testing.T) {
 	cancel()
 	_, err = ended(ctx, &answering{answers: []error{errors.New("interrupted")}})
 	require.ErrorContains(t, err, "interrupted")
+}
+
+// A failover after the end has lost one of three events, which is a dead letter as before.
+func TestTheOutcomeOfAnOperationIsNotConfirmedIfTheDatabaseHasLostAPartOfIt(t *testing.T) {
+	r := &report{Operation: 7, Topic: "orders", Done: 2, moved: 3, Delivered: &relay.Delivered{Moved: 2, Published: 2, Lost: 1}}
+	require.ErrorContains(t, unconfirmed(r, time.Minute), "of 3 events of orders, 2 are on record: give the same command again")
+	r.Delivered = &relay.Delivered{Moved: 3, Published: 3, UnderWay: true}
+	require.ErrorContains(t, unconfirmed(r, time.Minute), "lost a part of operation 7")
+	r.Delivered.UnderWay = false
+	require.NoError(t, unconfirmed(r, time.Minute))
 }

@@ -81,6 +81,9 @@ type report struct {
 	Outcome    string `json:"outcome,omitempty"`
 	// Delivered is what became of the events that were made pending, if that was followed.
 	Delivered *relay.Delivered `json:"delivered,omitempty"`
+	// moved is how many events the workflow says it has moved. A failover may lose some from
+	// the record.
+	moved int64
 }
 
 // run counts, asks, starts the workflow and follows it; or follows it, if the same is
