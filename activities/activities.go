@@ -90,6 +90,9 @@ type Config struct {
 	// Running reports whether Temporal knows a workflow, and whether it runs. Default: nobody
 	// can tell, and an operation on record is taken for one that is under way.
 	Running func(ctx context.Context, workflowID string) (found, running bool, err error)
+	// WaitForStart is how long to wait for the workflow of an operation on record that has
+	// none. Default relay.WaitForStart.
+	WaitForStart time.Duration
 }
 
 // Activities are the relay's activities. Register the struct without a name
@@ -129,6 +132,9 @@ func New(cfg Config) (*Activities, error) {
 	}
 	if cfg.HandoverPause == 0 {
 		cfg.HandoverPause = timing.HandoverPause
+	}
+	if cfg.WaitForStart == 0 {
+		cfg.WaitForStart = relay.WaitForStart
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}

@@ -14,6 +14,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
+// lookForStart is the pause before another look for a workflow that may be about to start.
+const lookForStart = 250 * time.Millisecond
+
 // AskStore is the part of Store that puts on record what somebody asks for by hand.
 type AskStore interface {
 	relay.Counter
@@ -168,16 +171,27 @@ func (a *Activities) begin(ctx context.Context, o relay.Operation) (relay.UnderW
 
 // alive reports whether something does an operation that is on record, as far as is known.
 // One that has moved events has had a workflow: if that is not found, this may be the
-// wrong place to look for it.
+// wrong place to look for it. One that has none is waited for: its age is that of the count,
+// and the starter asks for a confirmation before it puts it on record and starts the workflow.
 func (a *Activities) alive(ctx context.Context, u relay.UnderWay) (bool, error) {
 	if a.cfg.Running == nil || u.Age < relay.StartWithin {
 		return true, nil
 	}
-	found, running, err := a.cfg.Running(ctx, u.WorkflowID)
-	if err != nil {
-		return false, fmt.Errorf("look for workflow %s: %w", u.WorkflowID, err)
+	hasMoved := u.Done > 0 || u.From.ID > 0
+	for until := time.Now().Add(a.cfg.WaitForStart); ; {
+		found, running, err := a.cfg.Running(ctx, u.WorkflowID)
+		switch {
+		case err != nil:
+			return false, fmt.Errorf("look for workflow %s: %w", u.WorkflowID, err)
+		case found || hasMoved:
+			return running || !found, nil
+		case time.Now().After(until):
+			return false, nil
+		}
+		if pause(ctx, lookForStart); ctx.Err() != nil || stopping(ctx) {
+			return false, cmp.Or(ctx.Err(), relay.ErrStopped)
+		}
 	}
-	return running || !found && (u.Done > 0 || u.From.ID > 0), nil
 }
 
 // askedBefore says what an earlier workflow of the same id did.

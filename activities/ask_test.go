@@ -265,6 +265,7 @@ func TestAskOperation_EndsWhatNothingDoesAnyMoreAndBegins(t *testing.T) {
 		"it is not known, Temporal is away":     {relay.UnderWay{ID: 5, Age: time.Hour}, false, false, errors.New("away"), false},
 	} {
 		e, s := newEnv(t), &asks{dead: relay.Count{Events: 3}, same: &c.same}
+		e.cfg.WaitForStart = time.Nanosecond
 		e.cfg.Running = func(context.Context, string) (bool, bool, error) { return c.found, c.running, c.err }
 		_, err := e.ask(s, typed)
 		require.Equal(t, c.begins, err == nil, "%s: %v", name, err)
@@ -275,6 +276,21 @@ func TestAskOperation_EndsWhatNothingDoesAnyMoreAndBegins(t *testing.T) {
 			require.False(t, failure.NonRetryable(), "it is tried again")
 		}
 	}
+}
+
+// The starter has counted, asked for long whether to go on, and put the operation on record: its
+// workflow starts in the next moment.
+func TestAskOperation_WaitsForAWorkflowThatIsAboutToStart(t *testing.T) {
+	e, s := newEnv(t), &asks{dead: relay.Count{Events: 3}, same: &relay.UnderWay{ID: 5, Age: time.Hour}}
+	looks := 0
+	e.cfg.Running = func(context.Context, string) (found, running bool, err error) {
+		looks++
+		return looks > 1, looks > 1, nil
+	}
+	_, err := e.ask(s, `{"kind": "redrive", "topic": "orders", "all": true, `+byAnn+`}`)
+	requireFailure(t, err, TypeOperationUnderWay, "operation 5")
+	require.Equal(t, 2, looks)
+	require.Empty(t, s.abandoned)
 }
 
 func TestAskOperation_PausesAndResumes(t *testing.T) {

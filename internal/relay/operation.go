@@ -32,6 +32,9 @@ const (
 	// StartWithin is how long after it was put on record an operation may take to have a
 	// workflow: whoever asked for it is about to start that.
 	StartWithin = time.Minute
+	// WaitForStart is how long to wait for the workflow of an older one, in case that somebody
+	// took long to confirm it, and starts it in this moment.
+	WaitForStart = 10 * time.Second
 	// Abandoned is how the outcome begins of an operation that nothing does any more.
 	Abandoned = "abandoned: "
 )

@@ -20,12 +20,6 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-const (
-	// waitForStart is how long to wait for that of an older one, in case that whoever asked
-	// for it took long to confirm it, and does so in this moment.
-	waitForStart = 10 * time.Second
-)
-
 // begin counts, asks, puts the operation on record and starts its workflow. If another
 // command has put the same on record meanwhile, it joins that.
 func (o *operation) begin(cmd *cobra.Command, store *postgres.Store, c client.Client, topic string, chosen relay.Selection,
@@ -74,7 +68,7 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 	var absent *serviceerror.NotFound
 	if errors.As(err, &absent) && u.Age >= relay.StartWithin && u.Done == 0 && u.From.ID == 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, has no workflow: waiting a moment for one\n", u.ID, u.By)
-		for until := time.Now().Add(waitForStart); errors.As(err, &absent) && time.Now().Before(until); runs, err = running(ctx, c, u.WorkflowID) {
+		for until := time.Now().Add(relay.WaitForStart); errors.As(err, &absent) && time.Now().Before(until); runs, err = running(ctx, c, u.WorkflowID) {
 			select {
 			case <-ctx.Done():
 			case <-time.After(250 * time.Millisecond):
