@@ -102,7 +102,11 @@ func (a *Activities) switched(ctx context.Context, result *AskResult, o relay.Op
 ) error {
 	changed, err := do(context.WithoutCancel(ctx), o)
 	result.Over, result.Text = true, o.Topic+": "+done
-	if !changed {
+	switch {
+	case errors.Is(err, relay.ErrUndone):
+		result.Text = fmt.Sprintf("%s: nothing was changed: this workflow has %s it before, and somebody has undone that since: to do it again, start another workflow", o.Topic, done)
+		return nil
+	case !changed:
 		result.Text = fmt.Sprintf("%s: nothing to do: it was %s already", o.Topic, done)
 	}
 	return err

@@ -29,6 +29,7 @@ type asks struct {
 	changed   bool
 	delivered []relay.Delivered
 	countErr  error
+	switchErr error
 }
 
 func (s *asks) CountDead(_ context.Context, topic string, _ relay.Selection) (relay.Count, error) {
@@ -72,7 +73,7 @@ func (s *asks) EndOperation(_ context.Context, id int64, outcome string, _ int64
 
 func (s *asks) Pause(_ context.Context, o relay.Operation) (bool, error) {
 	s.begun = append(s.begun, o)
-	return s.changed, nil
+	return s.changed, s.switchErr
 }
 
 func (s *asks) Resume(ctx context.Context, o relay.Operation) (bool, error) { return s.Pause(ctx, o) }
@@ -304,6 +305,11 @@ func TestAskOperation_PausesAndResumes(t *testing.T) {
 	r, err = newEnv(t).ask(s, `{"kind": "resume", "topic": "orders", "who": "ann"}`)
 	require.NoError(t, err)
 	require.Equal(t, "orders: nothing to do: it was resumed already", r.Text)
+	s.switchErr = fmt.Errorf("pause topic: %w", relay.ErrUndone)
+	r, err = newEnv(t).ask(s, `{"kind": "pause", "topic": "orders", "who": "ann", "reason": "their deploy"}`)
+	require.NoError(t, err)
+	require.True(t, r.Over)
+	require.Contains(t, r.Text, "orders: nothing was changed: this workflow has paused it before, and somebody has undone that since")
 	require.Equal(t, "not given", s.begun[1].Reason)
 }
 

@@ -20,6 +20,8 @@ const operatorResumeSQL = `
 UPDATE outbox.topic SET paused_at = NULL, paused_by = NULL, pause_reason = NULL
 WHERE topic = $1 AND paused_at IS NOT NULL`
 
+const isPausedSQL = `SELECT EXISTS (SELECT FROM outbox.topic WHERE topic = $1 AND paused_at IS NOT NULL)`
+
 const recordSQL = `
 INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id, run_id, finished_at, outcome)
 VALUES ($1, $2, $3, $4, $5, $6, now(), 'done')`
@@ -28,13 +30,14 @@ VALUES ($1, $2, $3, $4, $5, $6, now(), 'done')`
 // way end within seconds, and those that wait for another attempt with that. It reports
 // whether anything was different before. A recovery's pause is another matter, and stays as it is.
 // If a workflow asks for it, another attempt of its run changes nothing, and is told what the
-// first one did.
+// first one did; the error wraps relay.ErrUndone if the topic is not paused any more.
 func (s *Store) Pause(ctx context.Context, o relay.Operation) (changed bool, err error) {
 	return s.operate(ctx, relay.Pause, o, operatorPauseSQL, o.Topic, s.text(o.By), s.text(o.Reason))
 }
 
 // Resume lifts an operator's pause. It reports whether there was one. Another attempt of a
-// workflow's run is told what the first one did.
+// workflow's run is told what the first one did; the error wraps relay.ErrUndone if the topic is
+// paused again.
 func (s *Store) Resume(ctx context.Context, o relay.Operation) (changed bool, err error) {
 	return s.operate(ctx, relay.Resume, o, operatorResumeSQL, o.Topic)
 }
@@ -47,8 +50,11 @@ func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql
 	err = s.record(ctx, func(tx pgx.Tx) error {
 		if o.RunID != "" {
 			id, sameRun, err := askedBy(ctx, tx, o)
-			if changed = id != 0 && sameRun; changed || err != nil {
+			if err != nil {
 				return err
+			}
+			if changed = id != 0 && sameRun; changed {
+				return stillSo(ctx, tx, kind, o.Topic)
 			}
 		}
 		if err := known(ctx, tx, o.Topic); err != nil {
@@ -68,4 +74,15 @@ func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql
 		return false, fmt.Errorf("%s topic: %w", kind, err)
 	}
 	return changed, nil
+}
+
+// stillSo returns relay.ErrUndone if a topic that was paused is not any more, or one that was
+// resumed is paused again.
+func stillSo(ctx context.Context, tx pgx.Tx, kind, topic string) error {
+	var isPaused bool
+	err := tx.QueryRow(ctx, isPausedSQL, topic).Scan(&isPaused)
+	if err == nil && isPaused != (kind == relay.Pause) {
+		err = relay.ErrUndone
+	}
+	return err
 }

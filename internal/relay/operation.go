@@ -24,6 +24,9 @@ var (
 	// ErrAskedBefore says that an earlier workflow of the same id has asked for an operation:
 	// it is not done twice.
 	ErrAskedBefore = errors.New("an earlier workflow of this id has asked for an operation")
+	// ErrUndone says that a workflow's run has paused or resumed a topic before, and that
+	// somebody has done the opposite since.
+	ErrUndone = errors.New("it was done, and somebody has undone it since")
 	// ErrSameUnderWay says that the same operation is under way in another workflow.
 	ErrSameUnderWay = errors.New("the same operation is under way")
 )
