@@ -121,7 +121,7 @@ func TestTheRoutesOfTheManifestsAreAConfiguration(t *testing.T) {
 	overlays, err := filepath.Glob(filepath.Join("..", "..", "deploy", "kubernetes", "overlays", "*", "outbox.yaml"))
 	require.NoError(t, err)
 	files = append(files, overlays...)
-	require.Len(t, files, 2)
+	require.Len(t, files, 3, "the base and both examples")
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	for _, file := range files {
 		out, _ := o.check([]string{"OUTBOX_CONFIG=" + file})
