@@ -182,6 +182,20 @@ func TestDelivered_OfDeadLettersOfTheVersionBeforeThatAnotherOperationTookIsNotC
 
 // Dead letters that are older than the column have no number either. A redrive of them is
 // confirmed, and does not put in doubt one that began after they had died.
+// The owner of the tables may have written any time.
+func TestRedrive_TakesALetterWhoseDeathHasNoDate(t *testing.T) {
+	for _, date := range []string{"-infinity", "infinity"} {
+		t.Run(date, func(t *testing.T) {
+			o := open(t)
+			o.write("orders", 2)
+			o.bury("Poison")
+			o.exec(`UPDATE outbox.dead_letter SET operation = NULL`)
+			o.exec(`UPDATE outbox.dead_letter SET dead_at = $1::timestamptz WHERE id = (SELECT min(id) FROM outbox.dead_letter)`, date)
+			require.Equal(t, 2, o.operate(relay.Redrive, relay.Selection{}, 10))
+		})
+	}
+}
+
 func TestDelivered_IsConfirmedThoughAnotherOperationTookOlderDeadLettersWithoutANumber(t *testing.T) {
 	o := open(t)
 	o.write("orders", 2)

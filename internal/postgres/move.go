@@ -39,7 +39,8 @@ FOR NO KEY UPDATE`
 // operations had moved them before: those cannot tell any more what became of them. Of a
 // dead letter that a worker of the version before made, or that is older than the column, that is
 // not known: any redrive that began before the event died may have moved it. The latest
-// death of these is noted as one negative number, of seconds since 1970, see deliveredSQL.
+// death of these is noted as one negative number, of seconds since 1970, see deliveredSQL. One
+// without a date may have been at any time until now.
 const countedSQL = `
     UPDATE outbox.operation o
     SET done = done + (SELECT count(*) FROM gone), marked = marked + (SELECT count(*) FROM gone),
@@ -48,7 +49,8 @@ const countedSQL = `
                      WHERE gone.operation > 0 OR gone.replay > 0 UNION
                      SELECT min(t) FROM (
                          SELECT t FROM unnest(o.took) t WHERE t < 0 UNION ALL
-                         SELECT -ceil(extract(epoch FROM dead_at))::bigint FROM gone WHERE operation IS NULL) died
+                         SELECT -ceil(extract(epoch FROM CASE WHEN isfinite(dead_at) THEN dead_at ELSE now() END))::bigint
+                         FROM gone WHERE operation IS NULL) died
                      HAVING min(t) IS NOT NULL ORDER BY 1)
     WHERE id = $1`
 
