@@ -118,7 +118,7 @@ func (r *relay) connectAWS(ctx context.Context) error {
 		_, err := r.publisher.Resolve(ctx, topic)
 		return err
 	}
-	for topic, err := range unreachable(ctx, r.publisher.Topics(), resolve) {
+	for topic, err := range unreachable(ctx, r.publisher.Topics(), allLookedUp, resolve) {
 		r.log.Warn("topic cannot be published now; its events wait", "topic", topic, "error", err)
 	}
 	return nil

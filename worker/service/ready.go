@@ -160,9 +160,9 @@ func (s *surroundings) lookAtDestinations(ctx context.Context, r *relay, everyth
 	if everything {
 		topics = r.publisher.Topics()
 	}
-	bad := unreachable(ctx, topics, r.publisher.Look)
-	if ctx.Err() != nil && len(bad) > 0 {
-		return // it was not asked to the end
+	bad := unreachable(ctx, topics, lookAtOnce, r.publisher.Look)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return // nobody wants to know any more
 	}
 	for _, topic := range topics {
 		r.metrics.Destination(topic, bad[topic] == nil)
@@ -212,14 +212,19 @@ func (s *surroundings) relayHasProblems() bool {
 	return len(s.relay) > 0 || s.relayErr != nil
 }
 
-// lookAtOnce is how many destinations are looked up at once.
-const lookAtOnce = 16
+// lookAtOnce is how many destinations a worker that runs looks up at once. At the start they
+// are all looked up at once, or a destination that hangs would keep the others waiting and the
+// worker from starting.
+const (
+	lookAtOnce  = 16
+	allLookedUp = -1
+)
 
-// unreachable asks for each topic and returns the errors.
-func unreachable(ctx context.Context, topics []string, look func(context.Context, string) error) map[string]error {
+// unreachable asks for each topic, for so many at once, and returns the errors.
+func unreachable(ctx context.Context, topics []string, atOnce int, look func(context.Context, string) error) map[string]error {
 	var mu sync.Mutex
 	var all errgroup.Group
-	all.SetLimit(lookAtOnce)
+	all.SetLimit(atOnce)
 	bad := make(map[string]error)
 	for _, topic := range topics {
 		all.Go(func() error {
