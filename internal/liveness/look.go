@@ -73,7 +73,8 @@ func Quoted(text string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`, `"`, `\"`).Replace(text) + "'"
 }
 
-func isAbsent(err error) bool {
+// IsAbsent reports that Temporal does not have something, or has it no more.
+func IsAbsent(err error) bool {
 	var absent *serviceerror.NotFound
 	return errors.As(err, &absent)
 }
@@ -82,7 +83,7 @@ func lookAtSchedule(ctx context.Context, c client.Client, id string) (Schedule, 
 	s := Schedule{ID: id}
 	d, err := c.ScheduleClient().GetHandle(ctx, id).Describe(ctx)
 	switch {
-	case isAbsent(err):
+	case IsAbsent(err):
 		s.Status = Absent
 		return s, nil, nil
 	case err != nil:
@@ -147,7 +148,7 @@ func lookForRun(ctx context.Context, c client.Client, taskQueue string, schedule
 func describeRun(ctx context.Context, c client.Client, workflowID string, now time.Time) Run {
 	d, err := c.DescribeWorkflowExecution(ctx, workflowID, "")
 	switch {
-	case isAbsent(err):
+	case IsAbsent(err):
 		return Run{Status: Absent}
 	case err != nil:
 		return Run{Status: Unknown, Why: fmt.Sprintf("describe run %s: %v", workflowID, err)}
@@ -223,7 +224,7 @@ func lookAtVersion(ctx context.Context, c client.Client, deployment string) *Ver
 	v := &Version{Deployment: deployment, Status: Absent}
 	d, err := c.WorkerDeploymentClient().GetHandle(deployment).Describe(ctx, client.WorkerDeploymentDescribeOptions{})
 	switch {
-	case isAbsent(err):
+	case IsAbsent(err):
 		v.Unmade = true
 	case err != nil:
 		v.Status, v.Why = Unknown, fmt.Sprintf("describe worker deployment %s: %v", deployment, err)

@@ -11,7 +11,7 @@ import (
 	"net"
 	"strconv"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/feature/rds/auth"
 	"github.com/jackc/pgx/v5"
 )
@@ -25,15 +25,12 @@ const (
 	ByIAM      = "iam"
 )
 
-// Load reads AWS's configuration: config.LoadDefaultConfig.
-type Load func(ctx context.Context) (aws.Config, error)
-
 // Password returns what makes the password of each connection to a database, as
 // Variable's value says, or nil if it is the URL's own. It connects to nobody.
 //
 // IAM needs a region, a user, one host that is the endpoint of RDS, not another name for
 // it, and TLS: the errors say so, and quote nothing of the URL but host and user.
-func Password(ctx context.Context, how, url string, load Load) (func(context.Context) (string, error), error) {
+func Password(ctx context.Context, how, url string) (func(context.Context) (string, error), error) {
 	switch how {
 	case "", ByPassword:
 		return nil, nil //nolint:nilnil // no function is the answer
@@ -55,7 +52,7 @@ func Password(ctx context.Context, how, url string, load Load) (func(context.Con
 	if !encrypted {
 		return nil, fmt.Errorf("%s=%s needs TLS: add sslmode=verify-full and sslrootcert, with the certificates of RDS, to the database URL", Variable, ByIAM)
 	}
-	cfg, err := load(ctx)
+	cfg, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read AWS's configuration: %w", err)
 	}

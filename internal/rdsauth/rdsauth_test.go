@@ -1,25 +1,29 @@
 package rdsauth
 
 import (
-	"context"
 	"net/url"
+	"os"
 	"testing"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/stretchr/testify/require"
 )
 
-func loaded(region string) Load {
-	return func(context.Context) (aws.Config, error) {
-		return aws.Config{Region: region, Credentials: credentials.NewStaticCredentialsProvider("AKIDEXAMPLE", "secret", "")}, nil
-	}
+// account gives the environment of an account in a region.
+func account(t *testing.T, region string) {
+	t.Helper()
+	t.Setenv("AWS_CONFIG_FILE", os.DevNull)
+	t.Setenv("AWS_PROFILE", "")
+	t.Setenv("AWS_DEFAULT_REGION", "")
+	t.Setenv("AWS_REGION", region)
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 }
 
 const cluster = "postgres://relay@shop.cluster-c1x2y3.eu-central-1.rds.amazonaws.com:5432/shop?sslmode=require"
 
 func TestPassword_ByIAMIsATokenForTheEndpointAndTheUser(t *testing.T) {
-	password, err := Password(t.Context(), ByIAM, cluster, loaded("eu-central-1"))
+	account(t, "eu-central-1")
+	password, err := Password(t.Context(), ByIAM, cluster)
 	require.NoError(t, err)
 	token, err := password(t.Context())
 	require.NoError(t, err)
@@ -34,7 +38,7 @@ func TestPassword_ByIAMIsATokenForTheEndpointAndTheUser(t *testing.T) {
 
 func TestPassword_OfTheURLNeedsNoAWS(t *testing.T) {
 	for _, how := range []string{"", ByPassword} {
-		password, err := Password(t.Context(), how, cluster, nil)
+		password, err := Password(t.Context(), how, cluster)
 		require.NoError(t, err)
 		require.Nil(t, password)
 	}
@@ -48,7 +52,8 @@ func TestPassword_ByIAMNamesWhatIsMissing(t *testing.T) {
 		{ByIAM, "postgres://relay@a.example,b.example/shop?sslmode=require", "eu-central-1", "needs one host"},
 		{ByIAM, cluster, "", "set AWS_REGION"},
 	} {
-		_, err := Password(t.Context(), c.how, c.url, loaded(c.region))
+		account(t, c.region)
+		_, err := Password(t.Context(), c.how, c.url)
 		require.ErrorContains(t, err, c.want, c.url)
 	}
 }

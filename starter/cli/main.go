@@ -13,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
@@ -90,8 +88,7 @@ func databaseURL() (string, error) {
 
 // databasePassword is how connections log in, nil: by the URL's password.
 func databasePassword(ctx context.Context, url string) (func(context.Context) (string, error), error) {
-	load := func(ctx context.Context) (aws.Config, error) { return awsconfig.LoadDefaultConfig(ctx) }
-	password, err := rdsauth.Password(ctx, os.Getenv(rdsauth.Variable), url, load)
+	password, err := rdsauth.Password(ctx, os.Getenv(rdsauth.Variable), url)
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
@@ -84,8 +83,7 @@ func (r *relay) connectDatabase(ctx context.Context) (err error) {
 }
 
 func (r *relay) openStore(ctx context.Context) (*postgres.Store, error) {
-	load := func(ctx context.Context) (aws.Config, error) { return awsconfig.LoadDefaultConfig(ctx) }
-	password, err := rdsauth.Password(ctx, r.Auth, r.DatabaseURL, load)
+	password, err := rdsauth.Password(ctx, r.Auth, r.DatabaseURL)
 	if err != nil {
 		return nil, err
 	}

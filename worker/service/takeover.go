@@ -11,7 +11,6 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
-	"go.temporal.io/api/serviceerror"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -148,7 +147,7 @@ func (s *successor) look(ctx context.Context) error {
 func (s *successor) lookAtRelay(ctx context.Context) error {
 	d, err := s.client.ScheduleClient().GetHandle(ctx, s.taskQueue).Describe(ctx)
 	switch {
-	case isAbsent(err):
+	case liveness.IsAbsent(err):
 		return nil
 	case err != nil:
 		return fmt.Errorf("describe schedule %s: %w", s.taskQueue, err)
@@ -253,14 +252,8 @@ func (s *successor) startNext(ctx context.Context, paused bool) error {
 	return nil
 }
 
-// isAbsent reports that something does not exist, or has ended.
-func isAbsent(err error) bool {
-	var absent *serviceerror.NotFound
-	return errors.As(err, &absent)
-}
-
 func unlessAbsent(err error) error {
-	if isAbsent(err) {
+	if liveness.IsAbsent(err) {
 		return nil
 	}
 	return err
