@@ -151,6 +151,23 @@ func TestECS_EveryImageCanBeFromARegistryOfYourOwn(t *testing.T) {
 	require.Equal(t, map[string]int{"FilesImage": 3, "Image": 3, "HasMigrateImage": 1, "MigrateImage": 1}, images)
 }
 
+// given is a list as CloudFormation makes it where these conditions hold and no others. !If is
+// a list of three in a template that was read.
+func given(v any, conditions ...string) (all []any) {
+	for _, one := range list(v) {
+		if choice := list(one); len(choice) == 3 {
+			one = choice[2]
+			if slices.Contains(conditions, text(choice[0])) {
+				one = choice[1]
+			}
+		}
+		if text(one) != "AWS::NoValue" {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
 func list(v any) []any {
 	all, _ := v.([]any)
 	return all
@@ -176,6 +193,59 @@ func TestECS_WithIAMDatabaseAuthenticationWorkerAndStarterMayLogIn(t *testing.T)
 		auth := map[string]any{"Name": "OUTBOX_DATABASE_AUTH", "Value": []any{"LogsInByIAM", "iam", "password"}}
 		assert.Contains(t, at(containers[1], "Environment"), auth, task)
 		assert.Contains(t, named(at(containers[1], "Environment")), "AWS_REGION", task)
+	}
+}
+
+// temporalLogins are the ways to log in to Temporal: the conditions of the template, the fields
+// of the module's variable service, the variables of each task, and the secrets and parameters that
+// ECS has to read for them.
+var temporalLogins = map[string]struct {
+	conditions []string
+	service    string
+	variables  []any
+	secrets    []any
+	parameters int
+}{
+	"nothing": {},
+	"an API key": {
+		[]string{"HasApiKey"},
+		`"temporal_api_key": "arn:key"`,
+		[]any{"TEMPORAL_API_KEY"},
+		[]any{"TemporalApiKeySecret"},
+		0,
+	},
+	"mutual TLS": {
+		[]string{"HasTemporalTls"},
+		`"temporal_tls": "arn:tls"`,
+		[]any{"TEMPORAL_TLS_CLIENT_CERT_DATA", "TEMPORAL_TLS_CLIENT_KEY_DATA"},
+		[]any{"TemporalTlsSecret"},
+		0,
+	},
+	"mutual TLS and a CA of one's own": {
+		[]string{"HasTemporalTls", "HasTemporalCa"},
+		`"temporal_tls": "arn:tls", "temporal_ca_parameter": "/ca"`,
+		[]any{"TEMPORAL_TLS_CLIENT_CERT_DATA", "TEMPORAL_TLS_CLIENT_KEY_DATA", "TEMPORAL_TLS_SERVER_CA_CERT_DATA"},
+		[]any{"TemporalTlsSecret"},
+		1,
+	},
+}
+
+// TEMPORAL_API_KEY turns TLS on, so a Temporal without both can only be reached if it is not set.
+func TestECS_WorkerAndStarterLogInToTemporalByWhatIsGiven(t *testing.T) {
+	fields := template(t, "worker.yaml")
+	for _, parameter := range []string{"TemporalApiKeySecret", "TemporalTlsSecret", "TemporalCaParameter"} {
+		assert.Equal(t, "", at(fields, "Parameters", parameter, "Default"), parameter)
+	}
+	read := list(at(list(at(fields, "Resources", "ExecutionRole", "Properties", "Policies"))[0], "PolicyDocument", "Statement"))
+	require.Len(t, read, 2)
+	for name, c := range temporalLogins {
+		for _, task := range []string{"Worker", "Starter"} {
+			containers := list(at(fields, "Resources", task, "Properties", "ContainerDefinitions"))
+			require.Len(t, containers, 2)
+			assert.Equal(t, append([]any{"DATABASE_URL"}, c.variables...), named(given(at(containers[1], "Secrets"), c.conditions...)), "%s: %s", name, task)
+		}
+		assert.Equal(t, append([]any{"DatabaseSecret", "OwnerSecret"}, c.secrets...), given(at(read[0], "Resource"), c.conditions...), name)
+		assert.Len(t, given(at(read[1], "Resource"), c.conditions...), 1+c.parameters, name)
 	}
 }
 
@@ -212,6 +282,15 @@ func TestRoles_HaveNoStatementForWhatIsNotGiven(t *testing.T) {
 			assert.Contains(t, at(fields, "Parameters", arns), "Default", "%s: %s", name, arns)
 		}
 	}
+}
+
+func TestEKS_WithIAMDatabaseAuthenticationTheWorkersMayLogIn(t *testing.T) {
+	fields := template(t, "eks.yaml")
+	assert.Equal(t, "", at(fields, "Parameters", "DatabaseUserArn", "Default"))
+	all := at(fields, "Resources", "PublishPolicy", "Properties", "PolicyDocument", "Statement")
+	login := map[string]any{"Effect": "Allow", "Action": []any{"rds-db:connect"}, "Resource": "DatabaseUserArn"}
+	assert.Contains(t, given(all, "LogsInByIAM"), login)
+	assert.NotContains(t, given(all), login)
 }
 
 func TestEKS_WithoutAClusterThereIsAPolicyAndNoRole(t *testing.T) {

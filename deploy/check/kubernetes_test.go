@@ -74,6 +74,23 @@ func TestExamples_TheLinesMarkedYoursAreAllThatNamesAnAccount(t *testing.T) {
 	}
 }
 
+// The controller waits for a Secret that is named and not there.
+func TestExample_TheConnectionCanDoWithoutAnAPIKey(t *testing.T) {
+	v := newValidator(t)
+	for uncommented, want := range map[string]string{"": "apiKeySecretRef", "op: remove": "", "op:": "mutualTLSSecretRef"} {
+		connection := find(t, edit(t, "example", func(line string) string {
+			if uncommented != "" && strings.Contains(line, "# - {"+uncommented) {
+				line = strings.Replace(line, "# ", "", 1)
+			}
+			return line
+		}), "temporal.io/v1alpha1 Connection")
+		require.NoError(t, v.validate(connection))
+		for _, login := range []string{"apiKeySecretRef", "mutualTLSSecretRef"} {
+			assert.Equal(t, login == want, at(connection.fields, "spec", login) != nil, "%q: %s", uncommented, login)
+		}
+	}
+}
+
 // A check that finds nothing in a wrong manifest would be worth nothing.
 func TestManifests_AWrongFieldIsFoundInEachKind(t *testing.T) {
 	v := newValidator(t)

@@ -164,7 +164,7 @@ const (
 		"ledger": {"fifo": true, "subscriptions": {"bookkeeping": {}}}}`
 	queuesJSON  = `{"inventory": {"fifo": true}}`
 	serviceJSON = `{"cluster": "c", "subnets": ["s"], "security_groups": ["g"], "temporal_address": "t:7233", "temporal_namespace": "n",
-		"temporal_api_key": "arn:key", "database_url": "arn:worker", "owner_url": "arn:owner"}`
+		"database_url": "arn:worker", "owner_url": "arn:owner"}`
 )
 
 func planned(t *testing.T, variables map[string]string) plan {
@@ -256,7 +256,6 @@ func TestTerraform_TheTasksAreThoseOfTheTemplate(t *testing.T) {
 		}
 		assert.Equal(t, at(m, "LinuxParameters", "Capabilities"), at(own, "LinuxParameters", "Capabilities"), name)
 		assert.ElementsMatch(t, named(m["Environment"]), named(own["Environment"]), name)
-		assert.ElementsMatch(t, named(m["Secrets"]), named(own["Secrets"]), name)
 		if name == "worker" {
 			assert.EqualValues(t, m["StopTimeout"], own["StopTimeout"])
 			assert.Equal(t, at(m, "HealthCheck", "Command"), at(own, "HealthCheck", "Command"))
@@ -267,6 +266,30 @@ func TestTerraform_TheTasksAreThoseOfTheTemplate(t *testing.T) {
 	assert.Equal(t, "aws_iam_role.worker[0].arn", p.instances["aws_ecs_task_definition.this[worker]"]["task_role_arn"].AsString())
 	assert.True(t, p.instances["aws_ecs_task_definition.this[migrate]"]["task_role_arn"].IsNull())
 	assert.Equal(t, "aws_ecs_task_definition.this[migrate].arn", p.outputs["migrate_task"].AsString())
+}
+
+func TestTerraform_TheTasksReadTheSecretsOfTheTemplate(t *testing.T) {
+	inTemplate := map[string]any{}
+	each(template(t, "worker.yaml"), func(m map[string]any) {
+		if m["Essential"] == true {
+			inTemplate[text(m["Name"])] = m["Secrets"]
+		}
+	})
+	require.Len(t, inTemplate, 3)
+	for login, c := range temporalLogins {
+		service := serviceJSON
+		if c.service != "" {
+			service = strings.Replace(service, `{`, `{`+c.service+`, `, 1)
+		}
+		p := planned(t, map[string]string{"topics": topicsJSON, "service": service})
+		for name, secrets := range inTemplate {
+			assert.Equal(t, named(given(secrets, c.conditions...)), named(p.container(t, name)["Secrets"]), "%s: %s", login, name)
+		}
+		read := list(at(p.decoded(t, "aws_iam_role_policy.secrets[0]", "policy"), "Statement"))
+		require.Len(t, read, 2)
+		assert.Len(t, at(read[0], "Resource"), 2+len(c.secrets), login)
+		assert.Len(t, at(read[1], "Resource"), 1+c.parameters, login)
+	}
 }
 
 func TestTerraform_AnUpgradeCanMigrateBeforeTheWorkersChange(t *testing.T) {

@@ -49,10 +49,15 @@ locals {
     { name = "TEMPORAL_ADDRESS", value = s.temporal_address },
     { name = "TEMPORAL_NAMESPACE", value = s.temporal_namespace },
   ]]
-  secrets = [for s in var.service[*] : [
-    { name = "DATABASE_URL", valueFrom = s.database_url },
-    { name = "TEMPORAL_API_KEY", valueFrom = s.temporal_api_key },
-  ]]
+  secrets = [for s in var.service[*] : concat(
+    [{ name = "DATABASE_URL", valueFrom = s.database_url }],
+    s.temporal_api_key == null ? [] : [{ name = "TEMPORAL_API_KEY", valueFrom = s.temporal_api_key }],
+    s.temporal_tls == null ? [] : [
+      { name = "TEMPORAL_TLS_CLIENT_CERT_DATA", valueFrom = "${s.temporal_tls}:cert::" },
+      { name = "TEMPORAL_TLS_CLIENT_KEY_DATA", valueFrom = "${s.temporal_tls}:key::" },
+    ],
+    s.temporal_ca_parameter == null ? [] : [{ name = "TEMPORAL_TLS_SERVER_CA_CERT_DATA", valueFrom = s.temporal_ca_parameter }],
+  )]
 
   tasks = merge([for s in var.service[*] : {
     worker = {
@@ -132,14 +137,18 @@ resource "aws_iam_role_policy" "secrets" {
     Version = "2012-10-17"
     Statement = [
       {
-        Effect   = "Allow"
-        Action   = ["secretsmanager:GetSecretValue"]
-        Resource = [var.service.database_url, var.service.owner_url, var.service.temporal_api_key]
+        Effect = "Allow"
+        Action = ["secretsmanager:GetSecretValue"]
+        Resource = [for secret in [
+          var.service.database_url, var.service.owner_url, var.service.temporal_api_key, var.service.temporal_tls,
+        ] : secret if secret != null]
       },
       {
-        Effect   = "Allow"
-        Action   = ["ssm:GetParameters"]
-        Resource = ["arn:${data.aws_partition.this.partition}:ssm:${data.aws_region.this.region}:${data.aws_caller_identity.this.account_id}:parameter${var.service.ca_parameter}"]
+        Effect = "Allow"
+        Action = ["ssm:GetParameters"]
+        Resource = [for name in [var.service.ca_parameter, var.service.temporal_ca_parameter] :
+          "arn:${data.aws_partition.this.partition}:ssm:${data.aws_region.this.region}:${data.aws_caller_identity.this.account_id}:parameter${name}" if name != null
+        ]
       },
     ]
   })

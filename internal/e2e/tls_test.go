@@ -89,6 +89,16 @@ func TestAnEventArrivesWithEveryConnectionOverTLSAndACAOfOnesOwn(t *testing.T) {
 	out, status := g.check(nil)
 	require.Zero(t, status, out)
 	require.NotContains(t, out, "encryption")
+
+	// ECS gives a program the contents of a secret, and no file.
+	var contents []string
+	for variable, file := range map[string]string{"CLIENT_CERT": g.cert, "CLIENT_KEY": g.key, "SERVER_CA_CERT": g.trusted} {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		contents = append(contents, "TEMPORAL_TLS_"+variable+"_PATH=", "TEMPORAL_TLS_"+variable+"_DATA="+string(text))
+	}
+	out, status = g.check(contents)
+	require.Zero(t, status, out)
 }
 
 func TestAConnectionToAServerThatIsNotTrustedIsRefusedAndNamed(t *testing.T) {
