@@ -4,12 +4,29 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
+
+func TestTemplates_TheDocumentPassesEachParameterWithoutADefaultAndReadsOutputsThatThereAre(t *testing.T) {
+	document, err := os.ReadFile(filepath.Join(docs, "deploy.md"))
+	require.NoError(t, err)
+	for name, parameter := range at(template(t, "worker.yaml"), "Parameters").(map[string]any) {
+		if at(parameter, "Default") == nil {
+			assert.Regexp(t, `\b`+name+`=`, string(document))
+		}
+	}
+	read := regexp.MustCompile(`\boutput (outbox-\w+) (\w+)`).FindAllStringSubmatch(string(document), -1)
+	require.Greater(t, len(read), 5)
+	for _, stack := range read {
+		file := map[string]string{"outbox-messaging": "messaging.yaml", "outbox-relay": "worker.yaml"}[stack[1]]
+		assert.NotNil(t, at(template(t, file), "Outputs", stack[2]), stack[0])
+	}
+}
 
 // What nobody should find in a repository is made by hand, so the document says how.
 func TestManifests_EverySecretAndOptionalFileIsMadeInTheDocument(t *testing.T) {
