@@ -28,7 +28,11 @@ var allowed = map[string][]string{
 	"internal/printable": {},
 	"internal/timing":    {"golang.org/x/sys/unix"},
 	"internal/liveness":  {module + "internal/timing", "go.temporal.io/api/", "go.temporal.io/sdk/client"},
-	"internal/postgres":  {module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
+	"internal/handback": {
+		module + "internal/timing", "go.temporal.io/api/", "google.golang.org/grpc", "google.golang.org/grpc/codes", "google.golang.org/grpc/status",
+		"google.golang.org/protobuf/",
+	},
+	"internal/postgres": {module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
 		module + "internal/relay", module + "internal/timing", module + "outbox", module + "internal/publish/detach", "github.com/aws/",
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/propagation",

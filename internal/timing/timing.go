@@ -116,6 +116,20 @@ const (
 	TerminationGrace = 30 * time.Second
 )
 
+// How a worker that stops hands back tasks that it has received and does not do.
+const (
+	// HandBackQuiet is how long the polls of a worker stay after it has ended, from the last
+	// task that one of them brought.
+	HandBackQuiet = 500 * time.Millisecond
+	// HandBackTry bounds the answer to one task.
+	HandBackTry = 2 * time.Second
+	// HandBackDecide is how long a worker that is told to stop goes on with workflow tasks
+	// that it has. They take some milliseconds.
+	HandBackDecide = time.Second
+	// HandBackLook is how often these are looked at.
+	HandBackLook = 5 * time.Millisecond
+)
+
 // How often something is tried again.
 const (
 	RetryFirst     = 500 * time.Millisecond
