@@ -288,9 +288,16 @@ func TestRollover_TenTimesInARowLeavesNoGapLosesAndRepeatsNothing(t *testing.T) 
 		require.Less(t, tr.longest(began), gapMost, "%s", build)
 	}
 	require.Zero(t, tr.end(), "repetitions")
-	// No run ended by a limit or by a hand.
-	for _, r := range o.runs(t.Context(), testenv.Temporal(t)) {
+	// No run ended by a limit or by a hand, and no task was lost with a worker that stopped.
+	c := testenv.Temporal(t)
+	for _, r := range o.runs(t.Context(), c) {
 		require.Contains(t, []string{"Completed", "Running", "ContinuedAsNew"}, r.status.String())
+		for _, e := range history(t, c, r).GetEvents() {
+			if late := e.GetWorkflowTaskTimedOutEventAttributes(); late != nil {
+				require.Equal(t, enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, late.GetTimeoutType(), "%s", e)
+			}
+			require.Nil(t, e.GetActivityTaskStartedEventAttributes().GetLastFailure().GetTimeoutFailureInfo(), "%s", e)
+		}
 	}
 }
 

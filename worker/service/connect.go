@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/sdk/log"
 	"google.golang.org/grpc"
 
+	"github.com/temporal-outbox/relay/internal/handback"
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/rdsauth"
@@ -99,8 +100,10 @@ func (r *relay) connectTemporal(ctx context.Context) error {
 	}
 	o.Logger = log.NewStructuredLogger(r.log)
 	o.MetricsHandler = r.metrics.Temporal()
-	o.ConnectionOptions.DialOptions = append(o.ConnectionOptions.DialOptions, grpc.WithChainUnaryInterceptor(r.polls.watch))
 	r.namespace = cmp.Or(o.Namespace, client.DefaultNamespace)
+	r.tasks = handback.New(r.namespace, o.Identity, r.log)
+	o.ConnectionOptions.DialOptions = append(o.ConnectionOptions.DialOptions,
+		grpc.WithChainUnaryInterceptor(r.polls.watch, r.tasks.Intercept))
 	r.temporal, err = client.DialContext(ctx, o)
 	if err != nil {
 		return fmt.Errorf("connect to Temporal at %q: %w: check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or temporal.toml", o.HostPort, err)
