@@ -38,6 +38,8 @@ dev server with its UI (TEMPORAL_ADDRESS) and an SNS/SQS emulator
   OUTBOX_PG_BIN        directory of PostgreSQL's server programs, if not the newest
   OUTBOX_TEMPORAL_CLI  release of Temporal's CLI: 1.9.1 (downloaded) or 1.5.1 (built),
                        if not the temporal on PATH, or else 1.9.1
+  OUTBOX_TEMPORAL_CONFIG  dynamic configuration of Temporal's server: key=value, with
+                       spaces between them
   OUTBOX_TOOLS         where tools are kept, if not in .tools
   TMPDIR               where the data is while it runs; on a disk, if you measure`,
 		Version:       telemetry.ReadBuild().String(),

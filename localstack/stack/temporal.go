@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -45,7 +46,7 @@ func (s *Stack) startTemporal(ctx context.Context, step *step) (*service, error)
 			"server", "start-dev", "--ip", "127.0.0.1", "--log-level", "error",
 			"--port", strconv.Itoa(ports[0]), "--ui-port", strconv.Itoa(ports[1]),
 		}
-		for _, kv := range dynamicConfig {
+		for _, kv := range append(strings.Fields(s.opt.Getenv("OUTBOX_TEMPORAL_CONFIG")), dynamicConfig...) {
 			args = append(args, "--dynamic-config-value", kv)
 		}
 		if s.opt.Durable {
