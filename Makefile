@@ -91,7 +91,7 @@ versions: cc ## the tests of everything that is SQL on PostgreSQL 14 and 18, and
 	done
 	@echo "Temporal offers to end the polls of a worker that stops"
 	@OUTBOX_TEMPORAL_CONFIG=frontend.enableCancelWorkerPollsOnShutdown=true OUTBOX_TEMPORAL_CLI=$(TEMPORAL_NEWEST) CGO_ENABLED=1 \
-		go run ./localstack exec -- go test -race -count=1 -run 'Worker_|Rollover_Ten|Rollover_OfWorkers' ./internal/handback/ ./internal/e2e/
+		go run ./localstack exec -- go test -race -count=1 ./internal/handback/
 
 .PHONY: chaos
 chaos: ## everything around the relay fails for two minutes, and a checker proves its promises (SEED=N MINUTES=M)
