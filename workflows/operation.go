@@ -74,7 +74,7 @@ type OperationResult struct {
 // letters, or replay what was published. It goes on whatever becomes of the terminal
 // that started it. Cancelling it leaves done what is done.
 //
-// An operator may start it by hand, with a form as its input: see docs/temporal-ui.md. It
+// An operator may start it by hand, with a form as its input: see docs/runbook.md. It
 // then checks and counts first, puts on record who and why, and follows the events to their
 // outcome. A form may also pause or resume a topic.
 func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err error) {

@@ -36,6 +36,60 @@ func TestEveryTestThatADocumentNamesExists(t *testing.T) {
 	require.Positive(t, named)
 }
 
+var (
+	codeBlock = regexp.MustCompile("(?ms)^ *```.*?^ *```")
+	linkTo    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading   = regexp.MustCompile(`(?m)^#+ +(.+)$`)
+	notInSlug = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// GitHub shows a link to a missing file as any other, and one to a missing heading leads to
+// the top of the document.
+func TestEveryLinkOfADocumentLeadsToAFileAndAHeading(t *testing.T) {
+	root := filepath.Join("..", "..")
+	checked := 0
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md", "*/README.md", "deploy/*/README.md", "examples/*/README.md"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		require.NoError(t, err)
+		for _, file := range files {
+			for _, m := range linkTo.FindAllStringSubmatch(prose(t, file), -1) {
+				if strings.Contains(m[1], "://") {
+					continue
+				}
+				checked++
+				path, anchor, hasAnchor := strings.Cut(m[1], "#")
+				target := file
+				if path != "" {
+					target = filepath.Join(filepath.Dir(file), path)
+				}
+				_, err := os.Stat(target)
+				require.NoError(t, err, "%s links to %s", file, m[1])
+				if hasAnchor {
+					require.Contains(t, anchors(t, target), anchor, "%s links to %s", file, m[1])
+				}
+			}
+		}
+	}
+	require.Positive(t, checked)
+}
+
+// prose is a document without its blocks of code.
+func prose(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return codeBlock.ReplaceAllString(string(text), "")
+}
+
+// anchors are those that GitHub gives to the headings of a document.
+func anchors(t *testing.T, file string) (all []string) {
+	t.Helper()
+	for _, m := range heading.FindAllStringSubmatch(prose(t, file), -1) {
+		all = append(all, strings.ReplaceAll(notInSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+	}
+	return all
+}
+
 // go test is content with a pattern that no test fits.
 func TestEveryTestThatTheMakefileRunsByNameExists(t *testing.T) {
 	root := filepath.Join("..", "..")
