@@ -20,9 +20,9 @@ const errorsIntroduction = `<!-- Made from internal/publish/classes.go: go test 
 
 # Error codes
 
-The codes with which a destination refuses an event, and how the relay reacts. The code decides, not the text, and not the HTTP status
-beside it: the services' own marks (` + "`SenderFault`, 4xx or 5xx" + `) are also set on throttling and on faults of a key, and a response
-with status 200 may contain failed entries.
+A destination refuses an event with a code. This document lists the codes and the relay's reaction to each. The relay decides
+by the code. It does not use the text or the HTTP status: the services also set their own marks (` + "`SenderFault`, 4xx or 5xx" + `)
+on throttling and on faults of a key, and a response with status 200 may contain failed entries.
 
 `
 
