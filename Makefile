@@ -87,11 +87,11 @@ versions: cc ## the tests of everything that is SQL on PostgreSQL 14 and 18, and
 	done
 	@for v in $(TEMPORAL_OLDEST) $(TEMPORAL_NEWEST); do \
 		echo "Temporal's CLI $$v"; \
-		OUTBOX_TEMPORAL_CLI=$$v CGO_ENABLED=1 go run ./localstack exec -- go test -race -count=1 $(TESTFLAGS) ./internal/e2e/ ./internal/handback/ || exit 1; \
+		OUTBOX_TEMPORAL_CLI=$$v CGO_ENABLED=1 go run ./localstack exec -- go test -race -count=1 $(TESTFLAGS) ./internal/e2e/ ./internal/drain/ || exit 1; \
 	done
-	@echo "Temporal offers to end the polls of a worker that stops"
+	@echo "Temporal ends the polls of a worker that stops"
 	@OUTBOX_TEMPORAL_CONFIG=frontend.enableCancelWorkerPollsOnShutdown=true OUTBOX_TEMPORAL_CLI=$(TEMPORAL_NEWEST) CGO_ENABLED=1 \
-		go run ./localstack exec -- go test -race -count=1 ./internal/handback/
+		go run ./localstack exec -- go test -race -count=1 ./internal/drain/
 
 .PHONY: chaos
 chaos: ## everything around the relay fails for two minutes, and a checker proves its promises (SEED=N MINUTES=M)

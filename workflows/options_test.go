@@ -52,13 +52,14 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 		{"a topic without a route is tried again within its pause", timing.RouteRetryMost + 2*timing.RequestTimeout, timing.RecoveryPause},
 		{"a batch that takes its full time is not late", timing.SettleGrace + timing.BatchFor + timing.SendGrace, timing.BatchLate},
 		{"a worker that stops waits for its requests", timing.RequestTimeout + timing.SettlePatience, timing.StopTimeout},
+		{"a worker that stops ends its polls in time", timing.DrainQuiet + timing.DrainSettle, timing.DrainMost},
 		{"a worker that stops can try to settle", timing.SettleTry, timing.ShutdownTimeout},
 	} {
 		if c.less >= c.longer {
 			t.Errorf("%s: %v is not less than %v", c.why, c.less, c.longer)
 		}
 	}
-	if stopped := timing.StopTimeout + timing.ShutdownTimeout; stopped > timing.TerminationGrace {
+	if stopped := timing.DrainMost + timing.StopTimeout + timing.ShutdownTimeout; stopped > timing.TerminationGrace {
 		t.Errorf("a worker needs %v to stop, and Kubernetes gives it %v", stopped, timing.TerminationGrace)
 	}
 }

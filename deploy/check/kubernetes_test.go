@@ -283,7 +283,7 @@ func TestManifests_AWorkerIsGivenTheTimeThatItTakesToStop(t *testing.T) {
 		if pod, ok := worker(t, all); ok {
 			workers++
 			grace := time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
-			assert.Greater(t, grace, timing.StopTimeout+timing.ShutdownTimeout, overlay)
+			assert.Greater(t, grace, timing.DrainMost+timing.StopTimeout+timing.ShutdownTimeout, overlay)
 			assert.Greater(t, grace, timing.TerminationGrace, overlay)
 		}
 	}

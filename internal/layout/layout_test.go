@@ -28,9 +28,8 @@ var allowed = map[string][]string{
 	"internal/printable": {},
 	"internal/timing":    {"golang.org/x/sys/unix"},
 	"internal/liveness":  {module + "internal/timing", "go.temporal.io/api/", "go.temporal.io/sdk/client"},
-	"internal/handback": {
-		module + "internal/timing", "go.temporal.io/api/", "google.golang.org/grpc", "google.golang.org/grpc/codes", "google.golang.org/grpc/status",
-		"google.golang.org/protobuf/",
+	"internal/drain": {
+		module + "internal/timing", "go.temporal.io/api/workflowservice/v1", "google.golang.org/grpc", "google.golang.org/protobuf/proto",
 	},
 	"internal/postgres": {module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {

@@ -107,27 +107,26 @@ const (
 	PublishTimeout = 3 * time.Minute
 	// RequestTimeout bounds one request to a destination, with all its attempts.
 	RequestTimeout = 15 * time.Second
-	// StopTimeout is how long running activities have after SIGTERM. It outlasts a
-	// request.
-	StopTimeout = 25 * time.Second
+	// StopTimeout is how long running activities have after SIGTERM and DrainMost. It
+	// outlasts a request.
+	StopTimeout = 23 * time.Second
 	// ShutdownTimeout is how long a worker has after that to settle and to release
 	// its claims. Kubernetes' grace period is TerminationGrace.
 	ShutdownTimeout  = 5 * time.Second
 	TerminationGrace = 30 * time.Second
 )
 
-// How a worker that stops hands back tasks that it has received and does not do.
+// How a worker that stops ends its polls.
 const (
-	// HandBackQuiet is how long the polls of a worker stay after it has ended, from the last
-	// task that one of them brought.
-	HandBackQuiet = 500 * time.Millisecond
-	// HandBackTry bounds the answer to one task.
-	HandBackTry = 2 * time.Second
-	// HandBackDecide is how long a worker that is told to stop goes on with workflow tasks
-	// that it has. They take some milliseconds.
-	HandBackDecide = time.Second
-	// HandBackLook is how often these are looked at.
-	HandBackLook = 5 * time.Millisecond
+	// DrainQuiet is how long no task may come before the polls end that are left. Tasks come
+	// after one another: one that ends makes the next.
+	DrainQuiet = 300 * time.Millisecond
+	// DrainSettle is how long Temporal may take to hear that a poll has ended.
+	DrainSettle = 200 * time.Millisecond
+	// DrainMost bounds all of it.
+	DrainMost = 2 * time.Second
+	// DrainLook is how often the polls are looked at.
+	DrainLook = 5 * time.Millisecond
 )
 
 // How often something is tried again.

@@ -16,7 +16,7 @@ import (
 	"go.temporal.io/sdk/log"
 	"google.golang.org/grpc"
 
-	"github.com/temporal-outbox/relay/internal/handback"
+	"github.com/temporal-outbox/relay/internal/drain"
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/rdsauth"
@@ -101,9 +101,9 @@ func (r *relay) connectTemporal(ctx context.Context) error {
 	o.Logger = log.NewStructuredLogger(r.log)
 	o.MetricsHandler = r.metrics.Temporal()
 	r.namespace = cmp.Or(o.Namespace, client.DefaultNamespace)
-	r.tasks = handback.New(r.namespace, o.Identity, r.log)
+	r.drained = drain.New()
 	o.ConnectionOptions.DialOptions = append(o.ConnectionOptions.DialOptions,
-		grpc.WithChainUnaryInterceptor(r.polls.watch, r.tasks.Intercept))
+		grpc.WithChainUnaryInterceptor(r.polls.watch, r.drained.Intercept))
 	r.temporal, err = client.DialContext(ctx, o)
 	if err != nil {
 		return fmt.Errorf("connect to Temporal at %q: %w: check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or temporal.toml", o.HostPort, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -13,7 +12,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-outbox/relay/activities"
-	"github.com/temporal-outbox/relay/internal/handback"
+	"github.com/temporal-outbox/relay/internal/drain"
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
 	"github.com/temporal-outbox/relay/internal/telemetry"
@@ -35,7 +34,7 @@ type relay struct {
 	traces    *telemetry.Traces
 	metrics   *telemetry.Metrics
 	polls     polling
-	tasks     *handback.Tasks // of this worker, at Temporal
+	drained   *drain.Polls
 	around    surroundings
 }
 
@@ -87,33 +86,18 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	}
 	r.polls.ends("it is stopping")
 	logger.Info("stopping: batches under way end between two requests")
-	r.stop(context.WithoutCancel(ctx), w, acts)
-	logger.Info("stopped")
-	return refused
-}
-
-// stop stops a worker, and leaves nothing to timeouts and leases that it can answer now.
-func (r *relay) stop(ctx context.Context, w worker.Worker, acts *activities.Activities) {
-	deciding, decided := context.WithTimeout(ctx, timing.HandBackDecide)
-	r.tasks.Stopping(deciding)
-	decided()
+	ctx = context.WithoutCancel(ctx)
+	r.drained.Drain(ctx)
 	w.Stop()
 	ctx, cancel := context.WithTimeout(ctx, timing.ShutdownTimeout)
 	defer cancel()
-	var both sync.WaitGroup
-	both.Go(func() {
-		if n := r.tasks.End(ctx); n > 0 {
-			r.log.Info("tasks that came while this worker stopped were handed back", "tasks", n)
-		}
-	})
-	both.Go(func() {
-		r.settleRest(ctx, acts)
-		// A claim may have been answered to a workflow that finds no worker any more.
-		if err := r.store.ReleaseUnbegun(ctx); err != nil {
-			r.log.Warn("some lanes stay leased for a few seconds", "error", err)
-		}
-	})
-	both.Wait()
+	r.settleRest(ctx, acts)
+	// A claim may have been answered to a workflow that finds no worker any more.
+	if err := r.store.ReleaseUnbegun(ctx); err != nil {
+		logger.Warn("some lanes stay leased for a few seconds", "error", err)
+	}
+	logger.Info("stopped")
+	return refused
 }
 
 // successor is about runs that this worker did not begin.

@@ -1,0 +1,148 @@
+// Package drain ends the polls of a worker before the worker stops, so that no task is lost
+// with them.
+//
+// A worker of the SDK that stops cancels its polls and tells its activities to stop in the
+// same moment. Temporal gives a task to such a poll before it has heard of the end of it, and
+// the SDK drops the task. Temporal has recorded that the task is started, and waits for its
+// timeout: ten seconds. This is no rare race. A batch ends because its worker stops, its end
+// makes a workflow task, and the polls of that worker are the nearest to it.
+//
+// From Temporal 1.31 on, a server may end the polls of a worker that stops
+// (frontend.enableCancelWorkerPollsOnShutdown; by default it does not). Version 1.32.0 loses
+// tasks as well when it does so. It finds no polls after Drain.
+package drain
+
+import (
+	"context"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-outbox/relay/internal/timing"
+)
+
+// Polls are the polls of one worker. Give Intercept to the worker's connection, which no
+// other worker may use. Call Drain before the worker's Stop.
+type Polls struct {
+	cancelled context.Context // when the polls on the wire end
+	cancel    context.CancelFunc
+
+	mu       sync.Mutex
+	draining bool
+	open     int       // polls on the wire
+	last     time.Time // when Temporal gave a task, or was given the answer to one
+
+	shutDown chan struct{} // closed when Temporal was told that the worker stops
+	told     sync.Once
+}
+
+// New returns the polls of a worker.
+func New() *Polls {
+	p := &Polls{shutDown: make(chan struct{})}
+	p.cancelled, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// Intercept is an interceptor for all calls of a connection to Temporal.
+func (p *Polls) Intercept(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	call := func(ctx context.Context) error { return invoke(ctx, method, req, reply, conn, opts...) }
+	switch reply := reply.(type) {
+	case *workflowservice.PollWorkflowTaskQueueResponse:
+		return p.poll(ctx, reply, call)
+	case *workflowservice.PollActivityTaskQueueResponse:
+		return p.poll(ctx, reply, call)
+	}
+	err := call(ctx)
+	switch base := path.Base(method); {
+	case strings.HasPrefix(base, "Respond"):
+		p.note(0)
+	case base == "ShutdownWorker":
+		p.told.Do(func() { close(p.shutDown) })
+	}
+	return err
+}
+
+// poll asks for a task, unless the worker drains: then it waits for the end of the worker,
+// and brings none.
+func (p *Polls) poll(ctx context.Context, reply interface {
+	proto.Message
+	GetTaskToken() []byte
+}, call func(context.Context) error,
+) error {
+	if !p.begin() {
+		select {
+		case <-ctx.Done():
+		case <-p.shutDown:
+		}
+		return nil
+	}
+	calling, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.cancelled, cancel)()
+	err := call(calling)
+	if err == nil && len(reply.GetTaskToken()) > 0 {
+		p.note(1)
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open--
+	if p.draining && ctx.Err() == nil {
+		proto.Reset(reply)
+		return nil // for the worker, a poll that brought no task
+	}
+	return err
+}
+
+func (p *Polls) begin() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.draining {
+		return false
+	}
+	p.open++
+	return true
+}
+
+// note notes a task or an answer, and that so many polls have ended.
+func (p *Polls) note(ended int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open -= ended
+	p.last = time.Now()
+}
+
+// Drain lets the worker poll no more. It waits until the polls that it has have brought
+// tasks, which the worker does as ever, or no task has come for a while, and then ends them.
+// It takes timing.DrainMost at most.
+func (p *Polls) Drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, timing.DrainMost-timing.DrainSettle)
+	defer cancel()
+	p.mu.Lock()
+	p.draining, p.last = true, time.Now()
+	p.mu.Unlock()
+	ticker := time.NewTicker(timing.DrainLook)
+	defer ticker.Stop()
+	for p.mayBring() && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+	p.cancel()
+	// Temporal hears of the end of a poll some milliseconds later. Until then the worker must
+	// make no tasks by stopping what it does. It also begins what the polls have just brought.
+	time.Sleep(timing.DrainSettle)
+}
+
+// mayBring reports whether a poll on the wire may be about to bring a task.
+func (p *Polls) mayBring() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open > 0 && time.Since(p.last) < timing.DrainQuiet
+}
