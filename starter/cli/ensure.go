@@ -34,7 +34,7 @@ type scheduleResult struct {
 
 // change is a setting that gets another value.
 type change struct {
-	Setting string `json:"setting"` // the name of its flag
+	Setting string `json:"setting"` // the name of its flag, or phase
 	Old     string `json:"old"`
 	New     string `json:"new"`
 }

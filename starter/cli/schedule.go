@@ -27,9 +27,11 @@ again after each upgrade.
 
 A setting stays as it is stored unless you give its flag; the defaults below are
 those of new schedules. It prints each setting that changes. A schedule that an
-operator has paused stays paused. --maintain-every 0 turns maintenance off, and
-remembers its other settings. To lower retention, it asks first, and changes nothing
-before the answer; without a terminal it needs --yes.
+operator has paused stays paused, and another interval leaves the jitter, time zone and
+phase that it has; a phase that would not be smaller than the interval is shortened.
+--maintain-every 0 turns maintenance off, and remembers its other settings. To lower
+retention, it asks first, and changes nothing before the answer; without a terminal it
+needs --yes.
 
 It registers search attributes that recoveries set, so that everything in recovery
 is one query: OutboxState = "recovering". Where that is refused, as by Temporal

@@ -134,7 +134,7 @@ func (s *settings) relaySchedule(attributes func(stored *bool) (bool, error)) pl
 		if stored != nil && in.SearchAttributes != *stored {
 			p.changes = append(p.changes, change{"search-attributes", plain(*stored), plain(in.SearchAttributes)})
 		}
-		p.schedule, err = apply(d, have, every, in)
+		err = apply(&p, d, have, every, in)
 		return p, err
 	}
 }
@@ -183,7 +183,7 @@ func (s *settings) maintenanceSchedule(have *schedulepb.Schedule) (p plan, err e
 			stored = workflows.MaintenanceEvery
 		}
 	}
-	if p.schedule, err = apply(d, have, stored, in); err != nil {
+	if err := apply(&p, d, have, stored, in); err != nil {
 		return p, err
 	}
 	turn(p.schedule.State, off)
@@ -247,10 +247,10 @@ type definition struct {
 	summary, details        string
 }
 
-// apply returns a copy of have, which may be nil, with a definition, an interval and an input.
+// apply gives p a copy of have, which may be nil, with a definition, an interval and an input.
 // It leaves alone what has the right value already, in whatever form the server keeps it, and
 // what is not set here: the state, above all, is the operator's.
-func apply[T any](d definition, have *schedulepb.Schedule, every time.Duration, input T) (*schedulepb.Schedule, error) {
+func apply[T any](p *plan, d definition, have *schedulepb.Schedule, every time.Duration, input T) error {
 	to := &schedulepb.Schedule{}
 	if have != nil {
 		to = proto.CloneOf(have)
@@ -264,7 +264,7 @@ func apply[T any](d definition, have *schedulepb.Schedule, every time.Duration, 
 	to.Policies.OverlapPolicy = d.overlap
 	setDuration(&to.Policies.CatchupWindow, workflows.CatchUp)
 	if every != interval(have) {
-		to.Spec = &schedulepb.ScheduleSpec{Interval: []*schedulepb.IntervalSpec{{Interval: durationpb.New(every)}}}
+		p.changes = append(p.changes, repeat(to, every)...)
 	}
 	start := to.GetAction().GetStartWorkflow()
 	if start == nil {
@@ -284,16 +284,40 @@ func apply[T any](d definition, have *schedulepb.Schedule, every time.Duration, 
 	}
 	for text, to := range map[string]**commonpb.Payload{d.summary: &start.UserMetadata.Summary, d.details: &start.UserMetadata.Details} {
 		if err := setText(to, text); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	// An input that means the same may have values that only a newer version knows.
 	if stored, err := storedInput[T](have); have == nil || err != nil || !reflect.DeepEqual(stored, input) {
 		if start.Input, err = converter.GetDefaultDataConverter().ToPayloads(input); err != nil {
-			return nil, fmt.Errorf("encode the input: %w", err)
+			return fmt.Errorf("encode the input: %w", err)
 		}
 	}
-	return to, nil
+	p.schedule = to
+	return nil
+}
+
+// repeat gives a schedule an interval. Its jitter, time zone, begin and end stay, and so does
+// its phase if it has no more than an interval already. Temporal refuses a phase that is not
+// smaller than the interval: the remainder takes its place, and is the change that is returned.
+func repeat(s *schedulepb.Schedule, every time.Duration) (changes []change) {
+	var phase time.Duration
+	if interval(s) > 0 {
+		have := s.Spec.Interval[0].GetPhase().AsDuration()
+		if phase = have % every; phase != have {
+			changes = []change{{"phase", plain(have), plain(phase)}}
+		}
+	}
+	if s.Spec == nil {
+		s.Spec = &schedulepb.ScheduleSpec{}
+	}
+	to := &schedulepb.IntervalSpec{Interval: durationpb.New(every)}
+	if phase > 0 {
+		to.Phase = durationpb.New(phase)
+	}
+	s.Spec.Interval = []*schedulepb.IntervalSpec{to}
+	s.Spec.Calendar, s.Spec.CronString, s.Spec.StructuredCalendar = nil, nil, nil
+	return changes
 }
 
 // storedInput is what a schedule gives its workflow.

@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/temporal-outbox/relay/workflows"
 )
@@ -269,4 +270,62 @@ func TestSchedule_WhatNoFlagSetsStays(t *testing.T) {
 	relay.Action.GetStartWorkflow().Input.Payloads[0] = encrypted
 	_, err = with().relaySchedule(asStored)(relay)
 	require.ErrorContains(t, err, "read the settings that are stored")
+}
+
+func TestSchedule_AnotherIntervalKeepsWhatAnOperatorHasSetBesideIt(t *testing.T) {
+	relay, maintenance := storedOnes(t)
+	for _, have := range []*schedulepb.Schedule{relay, maintenance} {
+		have.Spec.Interval[0].Phase = durationpb.New(7 * time.Second)
+		have.Spec.Jitter = durationpb.New(30 * time.Second)
+		have.Spec.TimezoneName = "Europe/Berlin"
+		have.Spec.EndTime = timestamppb.New(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))
+	}
+	r, err := with("every").relaySchedule(asStored)(relay)
+	require.NoError(t, err)
+	m, err := with("maintain-every").maintenanceSchedule(maintenance)
+	require.NoError(t, err)
+	for every, is := range map[time.Duration]plan{11 * time.Second: r, 16 * time.Minute: m} {
+		want := proto.CloneOf(relay.Spec) // both have the same beside their interval
+		want.Interval[0].Interval = durationpb.New(every)
+		require.True(t, proto.Equal(want, is.schedule.Spec), is.schedule.Spec)
+		require.Len(t, is.changes, 1)
+	}
+}
+
+// Temporal refuses a phase that is not smaller than its interval.
+func TestSchedule_APhaseIsShortenedToWhatIsSmallerThanTheNewInterval(t *testing.T) {
+	for _, c := range []struct{ phase, every, want time.Duration }{
+		{20 * time.Minute, time.Hour, 20 * time.Minute},
+		{20 * time.Minute, 16 * time.Minute, 4 * time.Minute},
+		{48 * time.Minute, 16 * time.Minute, 0},
+	} {
+		_, maintenance := storedOnes(t)
+		maintenance.Spec.Interval[0].Phase = durationpb.New(c.phase)
+		s := with("maintain-every")
+		s.maintainEvery = c.every
+		p, err := s.maintenanceSchedule(maintenance)
+		require.NoError(t, err)
+		require.Equal(t, c.want, p.schedule.Spec.Interval[0].Phase.AsDuration())
+		changes := []change{{"maintain-every", "2h0m0s", c.every.String()}}
+		if c.want != c.phase {
+			changes = append(changes, change{"phase", c.phase.String(), c.want.String()})
+		}
+		require.Equal(t, changes, p.changes)
+	}
+}
+
+func TestSchedule_AnIntervalInPlaceOfACalendarKeepsJitterAndTheTimesBetweenWhichItRuns(t *testing.T) {
+	_, maintenance := storedOnes(t)
+	maintenance.Spec = &schedulepb.ScheduleSpec{
+		StructuredCalendar: []*schedulepb.StructuredCalendarSpec{{Comment: "nightly"}}, CronString: []string{"@daily"},
+		Calendar: []*schedulepb.CalendarSpec{{Hour: "3"}}, ExcludeStructuredCalendar: []*schedulepb.StructuredCalendarSpec{{Comment: "holidays"}},
+		Jitter: durationpb.New(time.Minute), TimezoneName: "Europe/Berlin", StartTime: timestamppb.New(time.Unix(1e9, 0)),
+	}
+	p, err := with("maintain-every").maintenanceSchedule(maintenance)
+	require.NoError(t, err)
+	require.Equal(t, []change{{"maintain-every", "a specification of its own", "16m0s"}}, p.changes)
+	want := proto.CloneOf(maintenance.Spec)
+	want.StructuredCalendar, want.CronString, want.Calendar = nil, nil, nil
+	want.Interval = []*schedulepb.IntervalSpec{{Interval: durationpb.New(16 * time.Minute)}}
+	require.True(t, proto.Equal(want, p.schedule.Spec), p.schedule.Spec)
 }
