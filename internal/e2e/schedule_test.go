@@ -259,3 +259,43 @@ func TestSchedulingKeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
 	require.Equal(t, workflows.RelayDetails, d.Schedule.Action.(*client.ScheduleWorkflowAction).StaticDetails)
 	require.Equal(t, "unchanged", o.scheduling().Action)
 }
+
+// As after a change of the data converter, or an edit in Temporal's UI.
+func TestSchedulingStoresSettingsAnewThatCannotBeReadAndKeepsThePause(t *testing.T) {
+	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
+	o.unscheduled()
+	o.starter("schedule", "--every", "1h", "--maintain-every", "2h")
+	c := testenv.Temporal(t)
+	for _, id := range []string{o.queue, o.queue + "-maintenance"} {
+		h := c.ScheduleClient().GetHandle(t.Context(), id)
+		require.NoError(t, h.Pause(t.Context(), client.SchedulePauseOptions{Note: "ada"}))
+		require.NoError(t, h.Update(t.Context(), client.ScheduleUpdateOptions{
+			DoUpdate: func(u client.ScheduleUpdateInput) (*client.ScheduleUpdate, error) {
+				s := u.Description.Schedule
+				s.Action.(*client.ScheduleWorkflowAction).Args = []any{[]byte("of another converter")}
+				s.Spec.Jitter = time.Minute
+				s.Spec.Intervals[0].Offset = 50 * time.Minute
+				return &client.ScheduleUpdate{Schedule: &s}, nil
+			},
+		}))
+	}
+	maintenance := []string{"schedule", "--keep-days", "30", "--ahead-days", "21", "--yes", "--maintain-every", "20m"}
+	r := o.command("schedule")
+	require.Equal(t, 1, r.status, r.err)
+	require.Contains(t, r.err, "give --keep-days, --ahead-days as well")
+	r = o.command(maintenance...)
+	require.Equal(t, 1, r.status, r.err)
+	require.Contains(t, r.err, "give --run-for, --slots, --concurrency, --linger, --search-attributes as well")
+	r = o.command("schedule", "--run-for", "1m", "--slots", "7", "--concurrency", "2", "--linger", "0", "--search-attributes=false")
+	require.Zero(t, r.status, r.err)
+
+	s := o.scheduling()
+	require.True(t, s.Paused && s.Maintenance.Paused)
+	require.Equal(t, "ada", s.Maintenance.Note)
+	require.Equal(t, workflows.RelayInput{RunFor: 6e10, Slots: 7, Concurrency: 2}, input[workflows.RelayInput](o, o.queue))
+	require.Equal(t, workflows.MaintenanceInput{KeepDays: 30, AheadDays: 21}, input[workflows.MaintenanceInput](o, o.queue+"-maintenance"))
+	d, err := c.ScheduleClient().GetHandle(t.Context(), o.queue+"-maintenance").Describe(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, time.Minute, d.Schedule.Spec.Jitter)
+	require.Equal(t, []client.ScheduleIntervalSpec{{Every: 20 * time.Minute, Offset: 10 * time.Minute}}, d.Schedule.Spec.Intervals)
+}

@@ -31,7 +31,8 @@ operator has paused stays paused, and another interval leaves the jitter, time z
 phase that it has; a phase that would not be smaller than the interval is shortened.
 --maintain-every 0 turns maintenance off, and remembers its other settings. To lower
 retention, it asks first, and changes nothing before the answer; without a terminal it
-needs --yes.
+needs --yes. Stored settings that cannot be read are written anew if all their flags
+are given.
 
 It registers search attributes that recoveries set, so that everything in recovery
 is one query: OutboxState = "recovering". Where that is refused, as by Temporal

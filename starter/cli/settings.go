@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,8 @@ type plan struct {
 	schedule *schedulepb.Schedule // nil: there should be none
 	changes  []change
 	keepDays int // of Maintenance
+	// unread says that the stored input could not be read, and that the flags give all of it.
+	unread bool
 }
 
 // state adds to r how the schedule is run.
@@ -81,13 +84,31 @@ func (s *settings) check() error {
 	return nil
 }
 
-// setting takes a flag's value over where it is given, and notes the change.
-func setting[T comparable](s *settings, changes *[]change, flag string, stored *T, value T, text func(T) string) {
-	if !s.given(flag) || *stored == value {
+// unreadable stands for a stored value that could not be read.
+const unreadable = "unreadable"
+
+// setting takes a flag's value over where it is given, and notes the change in p.
+func setting[T comparable](s *settings, p *plan, flag string, stored *T, value T, text func(T) string) {
+	if !s.given(flag) || !p.unread && *stored == value {
 		return
 	}
-	*changes = append(*changes, change{Setting: flag, Old: text(*stored), New: text(value)})
+	old := unreadable
+	if !p.unread {
+		old = text(*stored)
+	}
+	p.changes = append(p.changes, change{Setting: flag, Old: old, New: text(value)})
 	*stored = value
+}
+
+// anew has p store an input anew that could not be read, which loses nothing if all flags of it
+// are given. Otherwise it returns why, and names those that are not.
+func (s *settings) anew(p *plan, why error, flags ...string) error {
+	missing := slices.DeleteFunc(flags, s.given)
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: give --%s as well to store them anew; the schedule keeps its pause, its note and its interval", why, strings.Join(missing, ", --"))
+	}
+	p.unread = true
+	return nil
 }
 
 // orDefault writes a value of which the zero stands for a default.
@@ -114,24 +135,29 @@ func (s *settings) relaySchedule(attributes func(stored *bool) (bool, error)) pl
 	return func(have *schedulepb.Schedule) (p plan, err error) {
 		in, every := s.relay, s.every
 		if have != nil {
-			if in, err = storedInput[workflows.RelayInput](have); err != nil {
-				return p, err
-			}
 			every = interval(have)
-			setting(s, &p.changes, "every", &every, s.every, everyText)
-			setting(s, &p.changes, "run-for", &in.RunFor, s.relay.RunFor, orDefault(workflows.RunFor))
-			setting(s, &p.changes, "slots", &in.Slots, s.relay.Slots, orDefault(workflows.DefaultSlots))
-			setting(s, &p.changes, "concurrency", &in.Concurrency, s.relay.Concurrency, orDefault(workflows.DefaultConcurrency))
-			setting(s, &p.changes, "linger", &in.Linger, s.relay.Linger, plain)
+			setting(s, &p, "every", &every, s.every, everyText)
+			if in, err = storedInput[workflows.RelayInput](have); err != nil {
+				if err = s.anew(&p, err, "run-for", "slots", "concurrency", "linger", "search-attributes"); err != nil {
+					return p, err
+				}
+			}
+			setting(s, &p, "run-for", &in.RunFor, s.relay.RunFor, orDefault(workflows.RunFor))
+			setting(s, &p, "slots", &in.Slots, s.relay.Slots, orDefault(workflows.DefaultSlots))
+			setting(s, &p, "concurrency", &in.Concurrency, s.relay.Concurrency, orDefault(workflows.DefaultConcurrency))
+			setting(s, &p, "linger", &in.Linger, s.relay.Linger, plain)
 		}
 		var stored *bool
-		if have != nil {
+		if have != nil && !p.unread {
 			stored = new(in.SearchAttributes)
 		}
 		if in.SearchAttributes, err = attributes(stored); err != nil {
 			return p, err
 		}
-		if stored != nil && in.SearchAttributes != *stored {
+		switch {
+		case p.unread:
+			p.changes = append(p.changes, change{"search-attributes", unreadable, plain(in.SearchAttributes)})
+		case stored != nil && in.SearchAttributes != *stored:
 			p.changes = append(p.changes, change{"search-attributes", plain(*stored), plain(in.SearchAttributes)})
 		}
 		err = apply(&p, d, have, every, in)
@@ -153,16 +179,22 @@ func (s *settings) maintenanceSchedule(have *schedulepb.Schedule) (p plan, err e
 	before := 0
 	switch {
 	case have != nil:
-		if in, err = storedInput[workflows.MaintenanceInput](have); err != nil {
-			return p, err
-		}
 		if every = interval(have); isOff(have) {
 			every = 0
 		}
-		before = keepDays(in)
-		setting(s, &p.changes, "maintain-every", &every, s.maintainEvery, everyText)
-		setting(s, &p.changes, "keep-days", &in.KeepDays, s.upkeep.KeepDays, orDefault(workflows.DefaultKeepDays))
-		setting(s, &p.changes, "ahead-days", &in.AheadDays, s.upkeep.AheadDays, orDefault(workflows.DefaultAheadDays))
+		setting(s, &p, "maintain-every", &every, s.maintainEvery, everyText)
+		if in, err = storedInput[workflows.MaintenanceInput](have); err != nil {
+			if err = s.anew(&p, err, "keep-days", "ahead-days"); err != nil {
+				return p, err
+			}
+			if !s.mayLower(0) {
+				return p, &lowering{d.id, 0, s.upkeep.KeepDays}
+			}
+		} else {
+			before = keepDays(in)
+		}
+		setting(s, &p, "keep-days", &in.KeepDays, s.upkeep.KeepDays, orDefault(workflows.DefaultKeepDays))
+		setting(s, &p, "ahead-days", &in.AheadDays, s.upkeep.AheadDays, orDefault(workflows.DefaultAheadDays))
 	case s.installed && !s.given("maintain-every"):
 		// An earlier version deleted the schedule when maintenance was turned off.
 		if s.given("keep-days") || s.given("ahead-days") {
@@ -327,7 +359,7 @@ func storedInput[T any](s *schedulepb.Schedule) (in T, err error) {
 		return in, nil
 	}
 	if err := converter.GetDefaultDataConverter().FromPayload(payloads[0], &in); err != nil {
-		return in, fmt.Errorf("read the settings that are stored: %w: delete the schedule, and run this again with all flags", err)
+		return in, fmt.Errorf("read the settings that are stored: %w", err)
 	}
 	return in, nil
 }

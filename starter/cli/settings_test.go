@@ -264,12 +264,60 @@ func TestSchedule_WhatNoFlagSetsStays(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, p.changes)
 	require.Equal(t, workflows.RunTimeout, p.schedule.Action.GetStartWorkflow().WorkflowRunTimeout.AsDuration())
+}
 
-	encrypted, err := converter.GetDefaultDataConverter().ToPayload([]byte("nobody can read this"))
-	require.NoError(t, err)
-	relay.Action.GetStartWorkflow().Input.Payloads[0] = encrypted
-	_, err = with().relaySchedule(asStored)(relay)
+// encrypted are schedules with inputs that nobody can read, as of another data converter, which
+// an operator has paused.
+func encrypted(t *testing.T) (relay, maintenance *schedulepb.Schedule) {
+	t.Helper()
+	relay, maintenance = storedOnes(t)
+	for _, s := range []*schedulepb.Schedule{relay, maintenance} {
+		secret, err := converter.GetDefaultDataConverter().ToPayload([]byte("nobody can read this"))
+		require.NoError(t, err)
+		s.Action.GetStartWorkflow().Input.Payloads[0] = secret
+		s.State = &schedulepb.ScheduleState{Paused: true, Notes: "ada: the disk is full"}
+	}
+	return relay, maintenance
+}
+
+func TestSchedule_SettingsThatCannotBeReadNameTheFlagsThatStoreThemAnew(t *testing.T) {
+	relay, maintenance := encrypted(t)
+	_, err := with("every").relaySchedule(asStored)(relay)
 	require.ErrorContains(t, err, "read the settings that are stored")
+	require.ErrorContains(t, err, "give --run-for, --slots, --concurrency, --linger, --search-attributes as well")
+	require.NotContains(t, err.Error(), "delete", "that loses the pause and its note")
+	_, err = with("slots", "linger", "run-for").relaySchedule(asStored)(relay)
+	require.ErrorContains(t, err, "give --concurrency, --search-attributes as well")
+	_, err = with("keep-days").maintenanceSchedule(maintenance)
+	require.ErrorContains(t, err, "give --ahead-days as well")
+	require.NotContains(t, err.Error(), "delete")
+}
+
+func TestSchedule_SettingsThatCannotBeReadAreStoredAnewByAllTheirFlags(t *testing.T) {
+	relay, maintenance := encrypted(t)
+	p, err := with("run-for", "slots", "concurrency", "linger", "search-attributes").relaySchedule(asStored)(relay)
+	require.NoError(t, err)
+	require.True(t, proto.Equal(relay.State, p.schedule.State))
+	require.True(t, proto.Equal(relay.Spec, p.schedule.Spec))
+	require.Equal(t, []change{
+		{"run-for", "unreadable", "12s"}, {"slots", "unreadable", "13"}, {"concurrency", "unreadable", "14"}, {"linger", "unreadable", "15s"},
+		{"search-attributes", "unreadable", "true"},
+	}, p.changes)
+	in, err := storedInput[workflows.RelayInput](p.schedule)
+	require.NoError(t, err)
+	require.Equal(t, workflows.RelayInput{RunFor: 12 * time.Second, Slots: 13, Concurrency: 14, Linger: 15 * time.Second, SearchAttributes: true}, in)
+
+	s := with("keep-days", "ahead-days")
+	_, err = s.maintenanceSchedule(maintenance)
+	var lower *lowering
+	require.ErrorAs(t, err, &lower, "for how many days events were kept is not known")
+	require.Equal(t, lowering{"q-maintenance", 0, 90}, *lower)
+	s.mayLower = func(days int) bool { return days == 0 }
+	p, err = s.maintenanceSchedule(maintenance)
+	require.NoError(t, err)
+	require.True(t, proto.Equal(maintenance.State, p.schedule.State))
+	require.True(t, proto.Equal(maintenance.Spec, p.schedule.Spec))
+	require.Equal(t, []change{{"keep-days", "unreadable", "90"}, {"ahead-days", "unreadable", "17"}}, p.changes)
 }
 
 func TestSchedule_AnotherIntervalKeepsWhatAnOperatorHasSetBesideIt(t *testing.T) {
