@@ -11,6 +11,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
@@ -103,7 +104,7 @@ func (t *attempt) note(ctx context.Context, r *refusal) {
 	if t.Recovering {
 		next = cmp.Or(r.pause, backoff(t.number, timing.RecoveryFirst, timing.RecoveryMost))
 	}
-	f := relay.Failure{Code: r.Code, Message: cut(r.Message, relay.FailureText), Destination: t.cfg.Publisher.Destination(t.lease.Topic)}
+	f := relay.Failure{Code: r.Code, Message: printable.Cut(r.Message, relay.FailureText+len("…")), Destination: t.cfg.Publisher.Destination(t.lease.Topic)}
 	if err := t.cfg.Store.NoteFailure(ctx, t.lease.Topic, t.RecoveryID, f, next); err != nil {
 		activity.GetLogger(ctx).Warn("the reason is not kept with the topic", "topic", t.lease.Topic, "error", err)
 	}

@@ -3,7 +3,6 @@ package activities
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -50,7 +49,7 @@ var errTemporal = errors.New("Temporal does not answer") //nolint:staticcheck //
 // maxFailureText caps a failure's text. Temporal replaces a failure of more than
 // 4 KiB by "Failure exceeds size limit" (limit.mutableStateActivityFailureSize),
 // and type and text are gone; what is longer than this nobody reads in a list.
-const maxFailureText = 1000
+const maxFailureText = 1000 + len("…")
 
 // failure turns an error of this program into a Temporal failure. It is the one
 // place that does. An error because Temporal itself ended the activity (by
@@ -131,13 +130,6 @@ func backoff(attempt int32, first, most time.Duration) time.Duration {
 }
 
 // text is that of a failure. People read it in lists and on terminals.
-func text(err error) string { return cut(printable.Text(err.Error()), maxFailureText) }
-
-// cut ends a text after so many bytes. A character that is cut in two would be refused by
-// Temporal, and by PostgreSQL.
-func cut(t string, most int) string {
-	if len(t) > most {
-		return strings.ToValidUTF8(t[:most], "") + "…"
-	}
-	return t
+func text(err error) string {
+	return printable.Cut(printable.Text(err.Error()), maxFailureText)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -234,9 +235,5 @@ func sorted(given map[string]json.RawMessage) []string {
 
 // quoted is a part of what was typed, short enough for a failure.
 func quoted(text string) string {
-	const most = 60
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return fmt.Sprintf("%q", text)
+	return fmt.Sprintf("%q", printable.Cut(text, 60+len("…")))
 }

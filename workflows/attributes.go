@@ -5,6 +5,8 @@ import (
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
+
+	"github.com/temporal-outbox/relay/internal/printable"
 )
 
 // Search attributes of the outbox, all of type Keyword. "starter schedule" registers
@@ -38,7 +40,7 @@ const maxAttribute = 255
 
 // TopicAttribute is AttributeTopic of what acts on a topic.
 func TopicAttribute(topic string) temporal.SearchAttributeUpdate {
-	return temporal.NewSearchAttributeKeyKeyword(AttributeTopic).ValueSet(cut(topic, maxAttribute))
+	return temporal.NewSearchAttributeKeyKeyword(AttributeTopic).ValueSet(printable.Cut(topic, maxAttribute))
 }
 
 // describe sets the attributes with which a recovery begins.
@@ -48,7 +50,7 @@ func (r *recovery) describe(ctx workflow.Context) {
 		temporal.NewSearchAttributeKeyKeyword(AttributeState).ValueSet(StateRecovering),
 	}
 	if r.in.Error != "" {
-		updates = append(updates, temporal.NewSearchAttributeKeyKeyword(AttributeError).ValueSet(cut(r.in.Error, maxAttribute)))
+		updates = append(updates, temporal.NewSearchAttributeKeyKeyword(AttributeError).ValueSet(printable.Cut(r.in.Error, maxAttribute)))
 	}
 	r.set(ctx, updates...)
 }

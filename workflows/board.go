@@ -219,7 +219,7 @@ func (b *board) standing(r *RelayResult) {
 func (b *board) summary() string {
 	names := map[relay.Concern][]string{}
 	for _, t := range b.topics {
-		names[t.Concern()] = append(names[t.Concern()], cut(printable.Line(t.Topic), maxName))
+		names[t.Concern()] = append(names[t.Concern()], printable.Cut(printable.Line(t.Topic), maxName))
 	}
 	text := "wait for pending events"
 	for _, c := range []struct {
@@ -232,5 +232,5 @@ func (b *board) summary() string {
 			text += " · " + c.text + ": " + strings.Join(list, ", ")
 		}
 	}
-	return cut(text, maxSummary)
+	return printable.Cut(text, maxSummary)
 }

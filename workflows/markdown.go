@@ -26,16 +26,8 @@ const (
 // for what it shows. (A non-breaking space: it shows entities as they are written.)
 func framed(details string) string { return details + "\n\n\u00a0" }
 
-// cut ends a text after so many bytes, between two characters.
-func cut(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most-len("…")], "") + "…"
-}
-
 // brief makes a summary of a text, in which names are somebody's choice.
-func brief(s string) string { return cut(printable.Line(s), maxSummary) }
+func brief(s string) string { return printable.Cut(printable.Line(s), maxSummary) }
 
 // escape makes Markdown show a text as it is, on one line, and cuts it after so many
 // characters. Names and reasons are somebody's choice.

@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/temporal-outbox/relay/activities"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -33,7 +34,7 @@ func ask(ctx workflow.Context, in OperationInput) (OperationInput, error) {
 		}
 		return in, err
 	}
-	memo := map[string]any{"kind": asked.Kind, "topic": asked.Topic, "by": cut(asked.By, maxMemo), "reason": cut(asked.Reason, maxMemo)}
+	memo := map[string]any{"kind": asked.Kind, "topic": asked.Topic, "by": printable.Cut(asked.By, maxMemo), "reason": printable.Cut(asked.Reason, maxMemo)}
 	if asked.Operation != 0 {
 		memo["operation"], memo["matched"], memo["selectedBy"] = asked.Operation, asked.Matched, asked.SelectedBy
 	}
@@ -75,7 +76,7 @@ func (r *OperationResult) follow(ctx workflow.Context, in OperationInput) {
 	r.Text += fmt.Sprintf(" Of these, %d published, %d still pending, %d dead.", d.Published, d.Pending, d.Dead)
 	var causes []string
 	for _, c := range d.Causes {
-		causes = append(causes, fmt.Sprintf("%d of %s (%s)", c.Events, c.Code, cut(c.Message, maxReason)))
+		causes = append(causes, fmt.Sprintf("%d of %s (%s)", c.Events, c.Code, printable.Cut(c.Message, maxReason)))
 	}
 	if len(causes) > 0 {
 		r.Text += " They died: " + strings.Join(causes, ", ") + "."

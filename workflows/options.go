@@ -7,6 +7,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
@@ -227,7 +228,7 @@ func followOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 		StartToCloseTimeout:    followTimeout,
 		HeartbeatTimeout:       timing.HeartbeatTimeout,
 		RetryPolicy:            retries(timing.RetryFirst, timing.RetryMost),
-		Summary:                cut("follow "+in.Kind+" of "+in.Topic, maxSummary),
+		Summary:                printable.Cut("follow "+in.Kind+" of "+in.Topic, maxSummary),
 	})
 }
 

@@ -1,4 +1,4 @@
-// Package printable shows texts that others have chosen. Topics, keys, reasons and the error
+// Package printable shows texts that others have chosen, and shortens them. Topics, keys, reasons and the error
 // texts of destinations may have characters that a terminal obeys, or that let a text look
 // like another one. What people read shows their numbers instead.
 package printable
@@ -68,6 +68,23 @@ func escape(c rune) string {
 		return fmt.Sprintf(`\u%04x\u%04x`, high, low)
 	}
 	return fmt.Sprintf(`\u%04x`, c)
+}
+
+// mark stands for what Cut has left out.
+const mark = "…"
+
+// Cut returns a text of at most so many bytes as it is, and of a longer one the beginning and
+// a "…", at most so many bytes together. It cuts between two characters, because Temporal and
+// PostgreSQL refuse half of one, and leaves out bytes of the beginning that are not UTF-8.
+// Where there is no room for the "…" it returns nothing.
+func Cut(s string, most int) string {
+	switch {
+	case len(s) <= most:
+		return s
+	case most < len(mark):
+		return ""
+	}
+	return strings.ToValidUTF8(s[:most-len(mark)], "") + mark
 }
 
 // Writer writes Text to Out. Each Write must end between two characters, as those of fmt and

@@ -32,6 +32,56 @@ func TestText_ShowsNumbersInsteadOfWhatATerminalObeys(t *testing.T) {
 	require.Equal(t, `a\nb\tc\rd`, Line("a\nb\tc\rd"))
 }
 
+func TestCut_EndsATextBetweenTwoCharactersWithinItsLimit(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		most int
+		want string
+	}{
+		{"", 0, ""},
+		{"abc", 3, "abc"},
+		{"abü", 4, "abü"},
+		{"abcdef", 5, "ab…"},
+		{"abcdef", 3, "…"},
+		{"abcdef", 2, ""},
+		{"abcdef", 0, ""},
+		{"abcdef", -1, ""},
+		{"abüdefg", 6, "ab…"},
+		{"abüdefg", 7, "abü…"},
+		{"ab語defg", 7, "ab…"},
+		{"ab語defg", 8, "ab語…"},
+		{"a💥bcdef", 7, "a…"},
+		{"a💥bcdef", 8, "a💥…"},
+		{"a\xffb", 3, "a\xffb"},
+		{"a\xffbcdef", 6, "ab…"},
+		{strings.Repeat("語", 400), 1000, strings.Repeat("語", 332) + "…"},
+	} {
+		require.Equal(t, c.want, Cut(c.text, c.most), "%q, %d", c.text, c.most)
+	}
+}
+
+func FuzzCut(f *testing.F) {
+	for _, s := range []string{"orders", "größe", "語語語語", "💥💥", "a\x9bb", "\xe2\x80"} {
+		for most := range 8 {
+			f.Add(s, most)
+		}
+	}
+	f.Fuzz(func(t *testing.T, s string, most int) {
+		out := Cut(s, most)
+		switch {
+		case len(s) <= most && out != s:
+			t.Fatalf("%q has no more than %d bytes, and became %q", s, most, out)
+		case len(s) <= most:
+		case len(out) > max(most, 0):
+			t.Fatalf("%q has more than %d bytes", out, most)
+		case !utf8.ValidString(out):
+			t.Fatalf("%q is not UTF-8", out)
+		case utf8.ValidString(s) && !strings.HasPrefix(s, strings.TrimSuffix(out, "…")):
+			t.Fatalf("%q does not begin with %q", s, out)
+		}
+	})
+}
+
 func TestWriter_KeepsJSONWhatItIs(t *testing.T) {
 	said := map[string]string{"topic": "\x1b[31m \x7f \u009b \u202e \U000e0041 größe\n\"\\"}
 	var out bytes.Buffer

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -142,10 +141,4 @@ func (o *operation) start(ctx context.Context, c client.Client, u relay.UnderWay
 }
 
 // short cuts what Temporal limits to 400 bytes.
-func short(text string) string {
-	const most = 200
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
-}
+func short(text string) string { return printable.Cut(text, 200+len("…")) }

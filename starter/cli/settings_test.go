@@ -300,7 +300,10 @@ func TestSchedule_SettingsThatCannotBeReadAreStoredAnewByAllTheirFlags(t *testin
 	require.True(t, proto.Equal(relay.State, p.schedule.State))
 	require.True(t, proto.Equal(relay.Spec, p.schedule.Spec))
 	require.Equal(t, []change{
-		{"run-for", "unreadable", "12s"}, {"slots", "unreadable", "13"}, {"concurrency", "unreadable", "14"}, {"linger", "unreadable", "15s"},
+		{"run-for", "unreadable", "12s"},
+		{"slots", "unreadable", "13"},
+		{"concurrency", "unreadable", "14"},
+		{"linger", "unreadable", "15s"},
 		{"search-attributes", "unreadable", "true"},
 	}, p.changes)
 	in, err := storedInput[workflows.RelayInput](p.schedule)

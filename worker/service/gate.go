@@ -7,6 +7,7 @@ import (
 
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -33,7 +34,7 @@ func (r *relay) gate(ctx context.Context, text string) (result workflows.GateRes
 		}
 		line := strings.Join(strings.Fields(f.State+" "+f.name()+": "+f.Detail), " ")
 		if len(result.Findings) < maxGateFindings {
-			result.Findings = append(result.Findings, shortened(line, maxGateText))
+			result.Findings = append(result.Findings, printable.Cut(line, maxGateText))
 		}
 		if f.State == checkFailed && (f.Topic == "" || in.Destinations != "warn") {
 			failed = append(failed, line)
@@ -41,15 +42,7 @@ func (r *relay) gate(ctx context.Context, text string) (result workflows.GateRes
 	}
 	if len(failed) > 0 {
 		return result, temporal.NewNonRetryableApplicationError(
-			shortened(strings.Join(failed, "\n"), maxGateText), workflows.TypeGateFailed, nil)
+			printable.Cut(strings.Join(failed, "\n"), maxGateText), workflows.TypeGateFailed, nil)
 	}
 	return result, nil
-}
-
-// shortened cuts a text between two characters.
-func shortened(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most-len("…")], "") + "…"
 }
