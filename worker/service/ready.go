@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/temporal-outbox/relay/internal/liveness"
+	"github.com/temporal-outbox/relay/internal/printable"
 )
 
 // readyTimeout bounds one answer of /readyz.
@@ -254,25 +255,30 @@ func (r *relay) answerReady(w http.ResponseWriter, req *http.Request) {
 		both.Wait()
 		cancel()
 	}
-	problem := r.ready(ctx)
-	reported := r.around.problems()
+	status, body := readiness(r.ready(ctx), r.around.problems(), strict)
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, body)
+}
+
+// readiness is the answer of /readyz. People read it on terminals, and topics and errors are
+// texts of others.
+func readiness(problem error, reported []string, strict bool) (status int, body string) {
 	var text strings.Builder
-	status := http.StatusOK
+	status = http.StatusOK
 	switch {
 	case problem != nil:
 		status = http.StatusServiceUnavailable
-		fmt.Fprintln(&text, problem)
+		fmt.Fprintln(&text, printable.Text(problem.Error()))
 	case strict && len(reported) > 0:
 		status = http.StatusServiceUnavailable
 	default:
 		fmt.Fprintln(&text, "ready")
 	}
 	for _, line := range reported {
-		fmt.Fprintln(&text, "reported: "+line)
+		fmt.Fprintln(&text, "reported: "+printable.Line(line))
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text.String())
+	return status, text.String()
 }
 
 // readyCommand asks a worker on this machine: a health check for containers that
@@ -322,11 +328,12 @@ func askReady(ctx context.Context, out io.Writer, address string, strict bool) e
 		return fmt.Errorf("ask the worker: %w", err)
 	}
 	defer resp.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	text := printable.Text(strings.TrimSpace(string(body)))
 	if resp.StatusCode != http.StatusOK {
-		return errors.New(strings.TrimSpace(string(text)))
+		return errors.New(text)
 	}
-	_, err = fmt.Fprintln(out, strings.TrimSpace(string(text)))
+	_, err = fmt.Fprintln(out, text)
 	return err
 }
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -27,4 +30,43 @@ func TestUnreachable_AtTheStartWaitsForNoDestinationThatHangs(t *testing.T) {
 		return hangs
 	})
 	require.Len(t, bad, len(topics))
+}
+
+func TestReadiness_SaysWhatIsWrongAndWhatIsReportedInTextsThatNoTerminalObeys(t *testing.T) {
+	reported := []string{"topic \x1b[2Jorders\n: not found \x9b31m"}
+	line := `reported: topic \u001b[2Jorders\n: not found \x9b31m` + "\n"
+	wrong := errors.Join(errors.New("\x1b]0;title\a"), errors.New("größe \u202e"))
+	for _, c := range []struct {
+		problem  error
+		reported []string
+		strict   bool
+		status   int
+		body     string
+	}{
+		{nil, nil, false, http.StatusOK, "ready\n"},
+		{nil, nil, true, http.StatusOK, "ready\n"},
+		{nil, reported, false, http.StatusOK, "ready\n" + line},
+		{nil, reported, true, http.StatusServiceUnavailable, line},
+		{wrong, reported, false, http.StatusServiceUnavailable, `\u001b]0;title\u0007` + "\n" + `größe \u202e` + "\n" + line},
+	} {
+		status, body := readiness(c.problem, c.reported, c.strict)
+		require.Equal(t, c.status, status)
+		require.Equal(t, c.body, body)
+	}
+}
+
+// The worker that answers may be of a version that does not escape its texts.
+func TestReadyCommand_ShowsAnAnswerThatNoTerminalObeys(t *testing.T) {
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte("ready\nreported: topic \x1b[2Jorders\n"))
+	}))
+	defer server.Close()
+	want := "ready\n" + `reported: topic \u001b[2Jorders`
+	var out strings.Builder
+	require.NoError(t, askReady(t.Context(), &out, server.Listener.Addr().String(), false))
+	require.Equal(t, want+"\n", out.String())
+	status = http.StatusServiceUnavailable
+	require.EqualError(t, askReady(t.Context(), &out, server.Listener.Addr().String(), false), want)
 }
