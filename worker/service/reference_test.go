@@ -109,7 +109,8 @@ func TestTheConfigurationReferenceIsThatOfTheCode(t *testing.T) {
 		"## The file that `OUTBOX_CONFIG` names\n\nUnder `topics`, for each topic by its name:\n\n| key | default | |\n|---|---|---|\n")
 	rows(&b, reflect.TypeFor[topic](), "yaml", "default")
 	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. A key that is not known, a key that comes twice and a second YAML document\nare refused. A name is read as it is written: `012:` and `sqs: 012` are not 12 or 10. An alias stands for the last anchor before it.\n" +
-		"Everything that is wrong is named at once, with its line, topic and key. `worker --check` checks it without starting.\n" +
+		"Everything that is wrong, up to 200 mistakes, is named at once, with its line, topic and key. Aliases may stand for a million keys in all.\n" +
+		"`worker --check` checks it without starting.\n" +
 		"How much is in flight, `--linger` and retention belong to the schedule: [starter](starter.md).\n" + databaseReference)
 	if *update {
 		require.NoError(t, os.WriteFile(reference, []byte(b.String()), 0o600))

@@ -69,9 +69,13 @@ func parseTopics(path string, text []byte) (map[string]topic, error) {
 	}
 	r := reader{
 		utf8: utf8.Valid(text), topics: make(map[string]topic),
-		anchors: make(map[string]*ast.AnchorNode), aliases: make(map[*ast.AliasNode]*ast.AnchorNode), within: make(map[ast.Node]bool),
+		anchors: make(map[string]*ast.AnchorNode), aliases: make(map[*ast.AliasNode]*ast.AnchorNode),
+		within: make(map[ast.Node]bool), seen: make(map[ast.Node]bool),
 	}
 	r.read(file)
+	if r.spent() {
+		return nil, fmt.Errorf("OUTBOX_CONFIG: %s:%d: the aliases (*) up to here stand for more than %d keys: write the keys out in place of some", path, r.limit, maxTaken)
+	}
 	if len(r.problems) == 0 && len(r.topics) == 0 {
 		return nil, fmt.Errorf("OUTBOX_CONFIG: %s names no topics: it must be %s", path, configHelp)
 	}
@@ -80,8 +84,19 @@ func parseTopics(path string, text []byte) (map[string]topic, error) {
 	for i, p := range r.problems {
 		all[i] = fmt.Errorf("OUTBOX_CONFIG: %s:%d: %w", path, p.line, p.err)
 	}
+	if r.more {
+		all = append(all, fmt.Errorf("OUTBOX_CONFIG: %s has more mistakes than these: correct them first", path))
+	}
 	return r.topics, errors.Join(all...)
 }
+
+const (
+	// maxTaken bounds what aliases stand for, in keys and steps: a mapping that has another
+	// one twice, which has a third one twice, and so on, is as long as no machine can read.
+	maxTaken = 1_000_000
+	// maxProblems is how many mistakes are named. One of an anchor counts for each alias of it.
+	maxProblems = 200
+)
 
 // reader reads the file's tree and collects what is wrong with it.
 type reader struct {
@@ -92,6 +107,12 @@ type reader struct {
 	aliases  map[*ast.AliasNode]*ast.AnchorNode // the anchor that each alias stands for
 	within   map[ast.Node]bool                  // the mappings whose entries are being collected
 	problems []problem
+	more     bool // than maxProblems
+
+	seen  map[ast.Node]bool // the mappings whose entries were collected before
+	taken int               // what aliases stood for so far
+	taker ast.Node          // the outermost value that a << takes over now, nil if there is none
+	limit int               // the line at which taken was more than maxTaken
 }
 
 type problem struct {
@@ -100,8 +121,28 @@ type problem struct {
 }
 
 func (r *reader) note(line int, format string, args ...any) {
+	if len(r.problems) == maxProblems {
+		r.more = true
+		return
+	}
 	r.problems = append(r.problems, problem{line, fmt.Errorf(format, args...)})
 }
+
+// take counts what an alias has n stand for.
+func (r *reader) take(n ast.Node, keys int) {
+	if r.spent() {
+		return
+	}
+	if r.taken += keys; r.spent() {
+		if r.taker != nil {
+			n = r.taker
+		}
+		r.limit = lineOf(n)
+	}
+}
+
+// spent says that aliases stand for too much. From then on they stand for nothing.
+func (r *reader) spent() bool { return r.taken > maxTaken }
 
 func (r *reader) read(file *ast.File) {
 	var body ast.Node
@@ -203,6 +244,10 @@ func (r *reader) entries(n ast.Node, owner string) (all []entry, complete bool) 
 		r.contained(at)
 		return nil, false
 	}
+	if r.seen[n] { // so that this is by an alias
+		r.take(at, 1+len(values))
+	}
+	r.seen[n] = true
 	r.within[n] = true
 	defer delete(r.within, n)
 	complete = true
@@ -210,11 +255,9 @@ func (r *reader) entries(n ast.Node, owner string) (all []entry, complete bool) 
 	first := make(map[string]int)
 	for _, v := range values {
 		if v.Key.IsMergeKey() {
-			for _, from := range r.sources(v.Value) {
-				more, whole := r.entries(from, owner)
-				merged = append(merged, more...)
-				complete = complete && whole
-			}
+			more, whole := r.merged(v.Value, owner)
+			merged = append(merged, more...)
+			complete = complete && whole
 			continue
 		}
 		key, ok := r.key(v.Key, owner)
@@ -267,6 +310,24 @@ func (r *reader) key(n ast.Node, owner string) (text string, ok bool) {
 	return text, ok
 }
 
+// merged are the entries that a << takes over.
+func (r *reader) merged(n ast.Node, owner string) (all []entry, complete bool) {
+	if r.taker == nil {
+		r.taker = n
+		defer func() { r.taker = nil }()
+	}
+	complete = true
+	for _, from := range r.sources(n) {
+		more, whole := r.entries(from, owner)
+		r.take(from, len(more))
+		all = append(all, more...)
+		if complete = complete && whole; r.spent() {
+			return nil, false
+		}
+	}
+	return all, complete
+}
+
 // sources are the mappings that a << takes over: one or a list.
 func (r *reader) sources(n ast.Node) []ast.Node {
 	if list, ok := r.resolve(n).(*ast.SequenceNode); ok {
@@ -279,7 +340,13 @@ func (r *reader) sources(n ast.Node) []ast.Node {
 // an alias of nothing, which the walk noted, and of itself.
 func (r *reader) resolve(n ast.Node) ast.Node {
 	seen := make(map[ast.Node]bool)
-	for {
+	for at := n; ; {
+		if _, alias := n.(*ast.AliasNode); alias {
+			r.take(at, 1)
+		}
+		if r.spent() {
+			return nil
+		}
 		next := r.inner(n)
 		if next == nil {
 			break

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -234,4 +235,61 @@ func TestNearest_FindsTheNameThatWasMeant(t *testing.T) {
 	} {
 		require.Equal(t, want, nearest(word, names), word)
 	}
+}
+
+// Each line of these multiplies or adds up what the line before it stands for.
+func TestTopics_AliasesThatStandForTooMuchAreRefusedWithALine(t *testing.T) {
+	nested := func(first, format string, lines int) string {
+		var b strings.Builder
+		b.WriteString(first)
+		for i := 1; i < lines; i++ {
+			fmt.Fprintf(&b, format, i, i-1)
+		}
+		return b.String()
+	}
+	var keys strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&keys, "    k%d: 1\n", i)
+	}
+	for name, text := range map[string]string{
+		"merges of lists":         nested("topics:\n  a0: &a0 {sqs: q}\n", "  a%d: &a%[1]d {<<: [*a%[2]d, *a%[2]d, *a%[2]d, *a%[2]d, *a%[2]d]}\n", 30),
+		"merges of one":           nested("topics:\n  a0: &a0 {sqs: q}\n", "  a%d: &a%[1]d\n    <<: *a%[2]d\n    <<: *a%[2]d\n", 60),
+		"merged mistakes":         nested("topics:\n  a0: &a0 {no: 1, no: 2}\n", "  a%d: &a%[1]d {<<: [*a%[2]d, *a%[2]d, *a%[2]d, *a%[2]d, *a%[2]d]}\n", 30),
+		"merged nothing":          nested("topics:\n  a0: &a0 {}\n", "  a%d: &a%[1]d {<<: [*a%[2]d, *a%[2]d, *a%[2]d, *a%[2]d, *a%[2]d]}\n", 30),
+		"a merge of all":          nested("topics:\n  a0: &a0 {sqs: q}\n", "  a%d: &a%[1]d {<<: *a%[2]d}\n", 5000),
+		"aliases of aliases":      nested("topics:\n  a0: &a0 {sqs: q}\n", "  a%d: &a%[1]d !!str *a%[2]d\n", 5000),
+		"many keys, merged often": "topics:\n  a: &a\n" + keys.String() + "  b:\n    <<: [" + strings.Repeat("*a, ", 2000) + "]\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseTopics("o.yaml", []byte(text))
+			require.Error(t, err)
+			have := each(err)
+			require.Len(t, have, 1)
+			require.Regexp(t, `^OUTBOX_CONFIG: o\.yaml:\d+: the aliases \(\*\) up to here stand for more than 1000000 keys: `, have[0].Error())
+		})
+	}
+}
+
+func TestTopics_ManyThatShareTheirSettingsAreRead(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("topics:\n  base: &base {sqs: q, maxPerSecond: 3}\n  more: &more {<<: *base, receipts: 7d}\n")
+	for i := range 2000 {
+		fmt.Fprintf(&b, "  topic-%d: {<<: *more, giveUpAfter: 2h}\n", i)
+	}
+	topics, err := parseTopics("o.yaml", []byte(b.String()))
+	require.NoError(t, err)
+	require.Len(t, topics, 2002)
+	require.Equal(t, topic{SQS: "q", MaxPerSecond: 3, Receipts: 7 * 24 * time.Hour, GiveUpAfter: 2 * time.Hour}, topics["topic-1999"])
+}
+
+func TestTopics_OfMoreMistakesThanAnyoneReadsTheFirstAreNamed(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("topics:\n")
+	for i := range 3 * maxProblems {
+		fmt.Fprintf(&b, "  t%d: 7\n", i)
+	}
+	_, err := parseTopics("o.yaml", []byte(b.String()))
+	have := each(err)
+	require.Len(t, have, maxProblems+1)
+	require.EqualError(t, have[maxProblems], "OUTBOX_CONFIG: o.yaml has more mistakes than these: correct them first")
 }
