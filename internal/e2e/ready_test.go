@@ -195,6 +195,38 @@ func TestReadiness_ReportsAQueueThatIsDeletedUnderAWorker(t *testing.T) {
 	testenv.Eventually(t, 40*time.Second, func() error { return w.metric(`outbox_destination_up{topic="orders"`, "1") })
 }
 
+func TestReadiness_OfAWorkerWithoutAVersionBesideACurrentOneSaysThatItGetsNoWork(t *testing.T) {
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+newQueue(t, testenv.Name(t)).name+"}\n")
+	o.schedule()
+	versioned := o.startWorker(o.version("one")...)
+	o.promoteByAPI("one")
+	w := o.work()
+	w.getsReady()
+	strict := func(of *worker) error {
+		out, err := o.askReady(of, "--strict")
+		if err != nil {
+			return errors.New(out)
+		}
+		return nil
+	}
+	testenv.Eventually(t, 60*time.Second, func() error { return strict(versioned) })
+	err := strict(w)
+	require.ErrorContains(t, err, "version one of deployment "+o.queue+" is current, so this worker, which has no version, gets no work: stop it; or ")
+	require.ErrorContains(t, err, "temporal worker deployment set-current-version --deployment-name "+o.queue+" --unversioned")
+	code, body := w.readiness("")
+	require.Equal(t, http.StatusOK, code, body)
+	require.Contains(t, body, "gets no work")
+	out, _ := o.check(nil)
+	require.Regexp(t, `^warning .*this worker, which has no version, gets no work`, line(t, out, "version"))
+
+	// As that command does.
+	o.promoteByAPI("")
+	versioned.stop()
+	o.write("orders", "e", 10, 3)
+	o.drained(30 * time.Second)
+	testenv.Eventually(t, 60*time.Second, func() error { return strict(w) })
+}
+
 // gatekeeper is Temporal behind a gateway that answers health checks, and whatever else only
 // while it lets calls pass.
 func gatekeeper(t *testing.T) (address string, refuse *atomic.Bool) {

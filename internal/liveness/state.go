@@ -29,6 +29,15 @@ type State struct {
 	// Version is nil if neither the caller, nor the task queue, nor its workers name a
 	// worker deployment.
 	Version *Version `json:"version,omitempty"`
+
+	unversioned bool // it is shown to a worker without a version
+}
+
+// ForWorker returns a state for a worker of a deployment, which is "" if the worker has no
+// version: then it gets no work while a version is current, however well the relay runs.
+func (s State) ForWorker(deployment string) State {
+	s.unversioned = deployment == ""
+	return s
 }
 
 // Status is how a part of a State is.
@@ -257,6 +266,14 @@ func (s State) version() Finding {
 		return bad(OfVersion, "there is no worker deployment %s: start a worker of it, and then run %q", v.Deployment, promote(v.Deployment, w.newest))
 	case v.Status == Absent:
 		return bad(OfVersion, "worker deployment %s has no current version, so no workflow runs: run %q", v.Deployment, promote(v.Deployment, w.newest))
+	case w.Status != Unknown && polls == 0 && w.unversioned > 0 && w.unversioned == w.Workflow:
+		return bad(OfVersion, "version %s of deployment %s is current, and only workers without a version poll, which get no work: "+
+			"start workers of that version, with TEMPORAL_DEPLOYMENT_NAME=%[2]s and TEMPORAL_WORKER_BUILD_ID=%[1]s; or %[3]s",
+			v.Current, v.Deployment, unversion(v.Deployment))
+	case s.unversioned && polls > 0:
+		return bad(OfVersion, "version %s of deployment %s is current, so this worker, which has no version, gets no work: "+
+			"stop it; or start it as a version, with TEMPORAL_DEPLOYMENT_NAME=%[2]s and a TEMPORAL_WORKER_BUILD_ID, and promote that; or %[3]s",
+			v.Current, v.Deployment, unversion(v.Deployment))
 	case w.Status != Unknown && polls == 0 && w.Workflow > 0:
 		return bad(OfVersion, "version %s of deployment %s is current, and only other workers poll: start a worker of that version, or run %q",
 			v.Current, v.Deployment, promote(v.Deployment, w.newest))
@@ -270,6 +287,11 @@ func version(deployment, build string) string { return deployment + "\x00" + bui
 
 func promote(deployment, build string) string {
 	return "starter promote --deployment " + deployment + " --build-id " + cmp.Or(build, "BUILD_ID")
+}
+
+func unversion(deployment string) string {
+	return fmt.Sprintf("give the work to workers without a version: %q",
+		"temporal worker deployment set-current-version --deployment-name "+deployment+" --unversioned")
 }
 
 func unpause(schedule string) string {

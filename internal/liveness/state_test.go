@@ -133,8 +133,37 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 		},
 		"only workers without a version poll, and a version is current": {
 			is:       func(s *State) { s.Version = &Version{Deployment: "shop", Status: Current, Current: "6"} },
-			problems: []string{`version 6 of deployment shop is current, and only other workers poll: start a worker of that version, or run "starter promote --deployment shop --build-id BUILD_ID"`},
+			problems: []string{`version 6 of deployment shop is current, and only workers without a version poll, which get no work: start workers of that version, with TEMPORAL_DEPLOYMENT_NAME=shop and TEMPORAL_WORKER_BUILD_ID=6; or give the work to workers without a version: "temporal worker deployment set-current-version --deployment-name shop --unversioned"`},
 		},
+		"workers without a version and of other versions poll, and a version is current": {
+			of:       versioned,
+			is:       func(s *State) { s.Version.Current, s.Workers.unversioned, s.Workers.Workflow = "6", 1, 3 },
+			problems: []string{`version 6 of deployment shop is current, and only other workers poll: start a worker of that version, or run "starter promote --deployment shop --build-id 7"`},
+		},
+		"a worker without a version polls beside those of the current one": {
+			of: versioned,
+			is: func(s *State) { s.Workers.unversioned, s.Workers.Workflow = 1, 3 },
+		},
+		"the same, for that worker": {
+			of: versioned,
+			is: func(s *State) {
+				s.Workers.unversioned, s.Workers.Workflow = 1, 3
+				*s = s.ForWorker("")
+			},
+			problems: []string{`version 7 of deployment shop is current, so this worker, which has no version, gets no work: stop it; or start it as a version, with TEMPORAL_DEPLOYMENT_NAME=shop and a TEMPORAL_WORKER_BUILD_ID, and promote that; or give the work to workers without a version: "temporal worker deployment set-current-version --deployment-name shop --unversioned"`},
+		},
+		"the same, for a worker of the current version": {
+			of: versioned,
+			is: func(s *State) {
+				s.Workers.unversioned, s.Workers.Workflow = 1, 3
+				*s = s.ForWorker("shop")
+			},
+		},
+		"a worker without a version, and no deployment": {is: func(s *State) { *s = s.ForWorker("") }},
+		"a worker without a version, and no version is current": {is: func(s *State) {
+			s.Version = &Version{Deployment: "shop", Status: Absent}
+			*s = s.ForWorker("")
+		}},
 		"rights are missing, for some": {
 			of: versioned,
 			is: func(s *State) {

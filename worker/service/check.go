@@ -243,7 +243,7 @@ func (r *relay) checkTemporal(ctx context.Context, found *report) {
 		return
 	}
 	s, _ := liveness.Look(ctx, r.temporal, r.TaskQueue, r.Deployment) // the state says as much
-	found.addRelay(s)
+	found.addRelay(s.ForWorker(r.Deployment))
 }
 
 // addRelay says whether anything runs the relay. A check comes before a deployment, also

@@ -188,6 +188,7 @@ func (s *surroundings) lookAtRelay(ctx context.Context, r *relay) {
 	up := map[string]bool{}
 	var problems []string
 	if err == nil {
+		state = state.ForWorker(r.Deployment)
 		problems = state.Problems()
 		for _, f := range state.Findings() {
 			if !f.Unknown {

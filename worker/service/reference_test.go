@@ -91,6 +91,7 @@ means that another check must succeed first.
 | ` + "`warning maintenance`" + ` | the schedule of ` + "`Maintenance`" + ` is paused | the command in the text |
 | ` + "`warning workers`" + ` | no worker polls the task queue. A worker that was killed counts for a minute longer | start one |
 | ` + "`warning version`" + ` | the worker deployment has no current version, or no worker of the current version polls | ` + "`starter promote`" + ` |
+| ` + "`warning version`" + ` | a version is current, and this worker has none, so that it gets no work | stop it, make it a version, or ` + "`temporal worker deployment set-current-version --unversioned`" + ` |
 | ` + "`unknown schedule`" + ` and the like | Temporal did not tell, for want of rights, say | read rights in the namespace |
 | ` + "`failed TOPIC: destination`" + ` | the destination was not found, or must not be read | the file, or the worker's role in AWS: [security](security.md#in-aws) |
 | ` + "`failed TOPIC: publish`" + ` | publishing is denied | the worker's role or the destination's policy. ` + "`unknown`" + ` means that AWS does not say without a message |
