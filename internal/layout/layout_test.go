@@ -26,12 +26,13 @@ var allowed = map[string][]string{
 	"schema":             {"github.com/jackc/pgx/v5/", "github.com/jackc/tern/v2/"},
 	"internal/relay":     {module + "outbox"},
 	"internal/printable": {},
+	"internal/program":   {},
 	"internal/timing":    {"golang.org/x/sys/unix"},
-	"internal/liveness":  {module + "internal/timing", "go.temporal.io/api/", "go.temporal.io/sdk/client"},
+	"internal/liveness":  {module + "internal/program", module + "internal/timing", "go.temporal.io/api/", "go.temporal.io/sdk/client"},
 	"internal/drain": {
 		module + "internal/timing", "go.temporal.io/api/workflowservice/v1", "google.golang.org/grpc", "google.golang.org/protobuf/proto",
 	},
-	"internal/postgres": {module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
+	"internal/postgres": {module + "internal/program", module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
 		module + "internal/relay", module + "internal/timing", module + "outbox", module + "internal/publish/detach", "github.com/aws/",
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/propagation",

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
@@ -183,7 +184,7 @@ func (s State) schedule() Finding {
 			s.Schedule.ID, s.Schedule.note(), unpause(s.Schedule.ID))
 	case Absent:
 		return bad(OfSchedule, "there is no schedule %s, so no run of Relay is started and nothing is published: run %q",
-			s.Schedule.ID, "starter schedule"+s.queueFlag())
+			s.Schedule.ID, program.Starter("schedule"+s.queueFlag()))
 	default:
 		return unknown(OfSchedule, s.Schedule.Why)
 	}
@@ -286,7 +287,7 @@ func (s State) version() Finding {
 func version(deployment, build string) string { return deployment + "\x00" + build }
 
 func promote(deployment, build string) string {
-	return "starter promote --deployment " + deployment + " --build-id " + cmp.Or(build, "BUILD_ID")
+	return program.Starter("promote --deployment", deployment, "--build-id", cmp.Or(build, "BUILD_ID"))
 }
 
 func unversion(deployment string) string {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/temporal-outbox/relay/internal/program"
 )
 
 const reachSQL = `SELECT to_regnamespace('outbox') IS NOT NULL, pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', session_user::text`
@@ -25,7 +27,7 @@ func (s *Store) Reach(ctx context.Context) error {
 		return err
 	}
 	if !there {
-		return fmt.Errorf("the database has no outbox: run %q", "starter migrate")
+		return fmt.Errorf("the database has no outbox: run %q", program.Starter("migrate"))
 	}
 	return nil
 }
@@ -85,7 +87,7 @@ func (s *Store) Rights(ctx context.Context) error {
 		return fmt.Errorf("check rights on the outbox: %w", err)
 	}
 	if len(absent) > 0 {
-		return fmt.Errorf("the outbox is older than this program and has no %s: run %q", strings.Join(absent, ", "), "starter migrate")
+		return fmt.Errorf("the outbox is older than this program and has no %s: run %q", strings.Join(absent, ", "), program.Starter("migrate"))
 	}
 	if !locks {
 		return fmt.Errorf("the database role %s may not read pg_locks, so low watermarks stay where they are and publishing gets slower: "+

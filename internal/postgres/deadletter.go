@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -83,7 +84,7 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 	})
 	if err == nil && taken != 0 {
 		err = fmt.Errorf("event %d of the topic %s stays pending, because the dead letter of an older event has its id: "+
-			"redrive or discard that one with \"starter dead\"", taken, l.Topic)
+			"redrive or discard that one with %q", taken, l.Topic, program.Starter("dead"))
 	}
 	if err != nil {
 		return fmt.Errorf("move to dead letters: %w", err)

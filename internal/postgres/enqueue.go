@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/temporal-outbox/relay/internal/program"
 )
 
 // Enqueue says whether an event that is inserted becomes pending. A trigger of outbox.event
@@ -42,7 +44,7 @@ func (s *Store) Enqueue(ctx context.Context) (e Enqueue, err error) {
 
 // Failure says that no inserted event becomes pending, and names the remedy.
 func (e Enqueue) Failure() error {
-	const after = "; then publish the events that were written meanwhile: starter replay TOPIC --since … --until … --reason …, for each topic " +
+	after := "; then publish the events that were written meanwhile: " + program.Starter("replay TOPIC --since … --until … --reason …") + ", for each topic " +
 		"(consumers get a second copy of events in that time that were published)"
 	switch e.trigger {
 	case "O", "A": // in sessions that do not replicate, and in all

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -192,7 +193,7 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 	}
 	if err == nil && taken != 0 {
 		return nil, moved, fmt.Errorf("event %d of the topic %s stays a dead letter, because the record of an older event that was discarded has its id: "+
-			"redrive it with \"starter dead\"", taken, u.Topic)
+			"redrive it with %q", taken, u.Topic, program.Starter("dead"))
 	}
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == uniqueViolation {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/temporal-outbox/relay/internal/program"
 )
 
 // This file holds everything that the relay needs of a session. Startup parameters
@@ -138,8 +140,8 @@ func (s session) check() error {
 		return fmt.Errorf("%w: it is read-only: %s", ErrSession, settingRemedy(s.role, "default_transaction_read_only", "off"))
 	case s.isolation != readCommitted:
 		return settingError(fmt.Sprintf("default_transaction_isolation is %q, under which claims fail and retention does not see what is pending: %s; "+
-			"starter migrate and the worker use different roles, and each role needs it",
-			s.isolation, settingRemedy(s.role, "default_transaction_isolation", "'"+readCommitted+"'")))
+			"%s and the worker use different roles, and each role needs it",
+			s.isolation, settingRemedy(s.role, "default_transaction_isolation", "'"+readCommitted+"'"), program.Starter("migrate")))
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/program"
 )
 
 // A copy of a database may lack what the relay needs beside the rows of events: logical
@@ -63,7 +65,7 @@ func rowsAreMissing(ctx context.Context, db querier) error {
 }
 
 func rowError(table string) error {
-	return fmt.Errorf("%s has lost its row: run %q, which puts it back", table, "starter migrate")
+	return fmt.Errorf("%s has lost its row: run %q, which puts it back", table, program.Starter("migrate"))
 }
 
 // orRow names the remedy if the error is that a table has lost its one row.

@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/workflows"
 )
 
@@ -54,10 +55,10 @@ func searchAttributes(cmd *cobra.Command, c client.Client, flag *bool) func(stor
 			return true, nil // they were there when this was stored
 		}
 		warning.Do(func() {
-			fmt.Fprintf(cmd.ErrOrStderr(), "starter: warning: recoveries will set no search attributes: %v\n"+
-				"starter: everything else works without them. To have them, register %s in namespace %s as type Keyword\n"+
-				"starter: (temporal operator search-attribute create; on Temporal Cloud, its console or tcld), and run this again with --search-attributes\n",
-				err, strings.Join(workflows.Attributes(), ", "), namespace)
+			fmt.Fprintf(cmd.ErrOrStderr(), "%[1]s: warning: recoveries will set no search attributes: %[2]v\n"+
+				"%[1]s: everything else works without them. To have them, register %[3]s in namespace %[4]s as type Keyword\n"+
+				"%[1]s: (temporal operator search-attribute create; on Temporal Cloud, its console or tcld), and run this again with --search-attributes\n",
+				program.Starter(), err, strings.Join(workflows.Attributes(), ", "), namespace)
 		})
 		return false, nil
 	}

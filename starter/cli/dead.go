@@ -10,6 +10,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/printable"
+	"github.com/temporal-outbox/relay/internal/program"
 )
 
 func deadCommand() *cobra.Command {
@@ -43,7 +44,7 @@ func deadListCommand() *cobra.Command {
 				return misuse("--limit is %d: it must be at least 1", limit)
 			}
 			if len(args) == 0 && !s.empty() {
-				return misuse("name the topic to select in: starter dead list TOPIC")
+				return misuse("name the topic to select in: %s", program.Starter("dead list TOPIC"))
 			}
 			store, err := openStore(cmd.Context())
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/printable"
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/outbox"
 )
@@ -68,7 +69,7 @@ func showDead(cmd *cobra.Command, store *postgres.Store, id outbox.ID, payload, 
 		}
 	}
 	if len(shown) == 0 {
-		return nothing("event %s is no dead letter: see starter where %s", id, id)
+		return nothing("event %s is no dead letter: see %s", id, program.Starter("where", id.String()))
 	}
 	if asJSON {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"deadLetters": shown})

@@ -13,6 +13,8 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/temporal-outbox/relay/internal/program"
 )
 
 // scheduleResult says what became of a schedule.
@@ -44,10 +46,11 @@ func (r scheduleResult) String() string {
 	switch {
 	case r.Action == "absent":
 		text += " and stays so, as after --maintain-every 0 of an earlier version: no partitions are made, and no events are dropped. " +
-			"To turn maintenance on, say for how many days events are kept: starter schedule --maintain-every 1h --keep-days DAYS"
+			"To turn maintenance on, say for how many days events are kept: " +
+			program.Starter("schedule --maintain-every 1h --keep-days DAYS")
 	case r.Off:
 		text += fmt.Sprintf("; maintenance is off: no partitions are made, and no events are dropped. "+
-			"starter schedule --maintain-every 1h turns it on, with retention of %d days", r.KeepDays)
+			"%s turns it on, with retention of %d days", program.Starter("schedule --maintain-every 1h"), r.KeepDays)
 	case r.Paused:
 		text += fmt.Sprintf("; it is paused (%s) and stays so: temporal schedule toggle --unpause --schedule-id %s", r.Note, r.Schedule)
 	}

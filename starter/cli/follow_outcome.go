@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -50,7 +51,7 @@ func (o *outcome) follow(ctx context.Context, out io.Writer, store *postgres.Sto
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("no longer followed: %d events of %s are pending again, and what becomes of them is not known yet: see %q and %q",
-				r.Done, r.Topic, "starter status", "starter dead list "+r.Topic)
+				r.Done, r.Topic, program.Starter("status"), program.Starter("dead list", r.Topic))
 		case err == nil:
 			r.Delivered = &d
 		case time.Now().After(until):
@@ -86,15 +87,15 @@ func unconfirmed(r *report, waited time.Duration) error {
 		return fmt.Errorf("the database has lost a part of operation %d, as in a failover: of %d events of %s, %d are on record: give the same command again",
 			r.Operation, r.moved, r.Topic, d.Moved)
 	case d.Dead > 0:
-		return fmt.Errorf("%d of %d events of %s died: see %q", d.Dead, r.Done, r.Topic, "starter dead list "+r.Topic)
+		return fmt.Errorf("%d of %d events of %s died: see %q", d.Dead, r.Done, r.Topic, program.Starter("dead list", r.Topic))
 	case d.Pending > 0:
 		return fmt.Errorf("%d of %d events of %s are still pending after %s: they are published when they can be: see %q",
-			d.Pending, r.Done, r.Topic, waited, "starter status")
+			d.Pending, r.Done, r.Topic, waited, program.Starter("status"))
 	case len(d.Taken) > 0:
 		return fmt.Errorf("what became of all %d events of %s is not known: another operation has moved dead letters of these since: %d", r.Done, r.Topic, d.Taken)
 	}
 	return fmt.Errorf("what became of %d of %d events of %s is not known: a worker of an earlier version has moved them, or made dead letters: see %q",
-		d.NotKnown, r.Done, r.Topic, "starter dead list "+r.Topic)
+		d.NotKnown, r.Done, r.Topic, program.Starter("dead list", r.Topic))
 }
 
 // deliveredText says how many events arrived, wait and died.

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/rdsauth"
 	"github.com/temporal-outbox/relay/internal/telemetry"
 )
@@ -23,6 +24,7 @@ import (
 // Main runs the command that os.Args ask for, under the name of its binary, until it ends
 // or SIGTERM or SIGINT comes. It returns the exit status, as in the help.
 func Main(name string) int {
+	program.StarterIs(name)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	cmd := root(name)
@@ -65,16 +67,17 @@ matches, and nothing was done.`,
 	cmd.AddCommand(migrateCommand(), scheduleCommand(), promoteCommand(),
 		statusCommand(), whereCommand(), deadCommand(), replayCommand(), pauseCommand(), resumeCommand(), recoverCommand())
 	for _, sub := range cmd.Commands() {
-		renameExamples(sub, name)
+		rename(sub, name)
 	}
 	return cmd
 }
 
-// renameExamples writes examples for the binary that prints them.
-func renameExamples(cmd *cobra.Command, name string) {
+// rename writes help for the binary that prints it.
+func rename(cmd *cobra.Command, name string) {
+	cmd.Long = strings.ReplaceAll(cmd.Long, "starter ", name+" ")
 	cmd.Example = strings.ReplaceAll(cmd.Example, "starter ", name+" ")
 	for _, sub := range cmd.Commands() {
-		renameExamples(sub, name)
+		rename(sub, name)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/schema"
 )
 
@@ -49,7 +50,8 @@ transaction.`,
 				return err
 			}
 			for _, warning := range postgres.Examine(ctx, conn) {
-				fmt.Fprintln(cmd.ErrOrStderr(), "starter: warning:", strings.ReplaceAll(warning.Error(), "\n", "\nstarter: warning: "))
+				prefix := program.Starter() + ": warning: "
+				fmt.Fprintln(cmd.ErrOrStderr(), prefix+strings.ReplaceAll(warning.Error(), "\n", "\n"+prefix))
 			}
 			out := cmd.OutOrStdout()
 			switch {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/printable"
+	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 	"github.com/temporal-outbox/relay/workflows"
@@ -57,7 +58,7 @@ A worker that was killed still counts as polling for a minute.`,
 				case !watch:
 					return err
 				case err != nil: // who watches wants to see when it is back
-					fmt.Fprintf(cmd.ErrOrStderr(), "%s starter: %v\n", instantText(time.Now()), err)
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s %s: %v\n", instantText(time.Now()), program.Starter(), err)
 				}
 				select {
 				case <-cmd.Context().Done():
