@@ -8,8 +8,12 @@
 //
 // The first use is one call before the commit:
 //
-//	err := outbox.Write(ctx, tx, outbox.Event{
-//		Topic: "orders", Key: order.ID, Type: "order.placed", Payload: string(body),
+//	payload, err := outbox.JSON(order)
+//	if err != nil {
+//		return err
+//	}
+//	err = outbox.Write(ctx, tx, outbox.Event{
+//		Topic: "orders", Key: order.ID, Type: "order.placed", Payload: payload,
 //	})
 //
 // Any number of events costs one round trip. Nothing here talks to AWS, to

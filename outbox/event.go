@@ -43,7 +43,7 @@ type Event struct {
 	Type string
 
 	// Payload is published byte for byte. It is text, because SQS and SNS carry
-	// text; encode binary data, in base64 for example.
+	// text: [JSON] encodes a value; encode binary data, in base64 for example.
 	Payload string
 
 	// ContentType is the payload's media type. Empty: [DefaultContentType]. At

@@ -25,11 +25,15 @@ func Example() {
 		if _, err := tx.Exec(ctx, "UPDATE orders SET status = 'placed' WHERE id = $1", "o-42"); err != nil {
 			return err
 		}
+		payload, err := outbox.JSON(map[string]any{"order": "o-42", "total": 1999})
+		if err != nil {
+			return err
+		}
 		return outbox.Write(ctx, tx, outbox.Event{
 			Topic:   "orders",
 			Key:     "o-42",
 			Type:    "order.placed",
-			Payload: `{"order":"o-42","total":1999}`,
+			Payload: payload,
 		})
 	})
 	pool.Close()
@@ -46,13 +50,38 @@ func ExampleWriter() {
 	place := func(ctx context.Context, tx pgx.Tx, orders ...string) error {
 		var events []outbox.Event
 		for _, order := range orders {
+			payload, err := outbox.JSON(map[string]string{"order": order})
+			if err != nil {
+				return err
+			}
 			events = append(events, outbox.Event{
-				Topic: "orders", Key: order, Type: "order.placed", Payload: fmt.Sprintf(`{"order":%q}`, order),
+				Topic: "orders", Key: order, Type: "order.placed", Payload: payload,
 			})
 		}
 		return writer.Write(ctx, tx, events...) // all in one call, one round trip
 	}
 	_ = place
+}
+
+// An error is returned before anything is written, so the transaction rolls back.
+func ExampleJSON() {
+	place := func(ctx context.Context, tx pgx.Tx, customer string, cents int) error {
+		payload, err := outbox.JSON(struct {
+			Customer string `json:"customer"`
+			Cents    int    `json:"cents"`
+		}{customer, cents})
+		if err != nil {
+			return err
+		}
+		return outbox.Write(ctx, tx, outbox.Event{Topic: "orders", Type: "order.placed", Payload: payload})
+	}
+	_ = place
+
+	fmt.Println(outbox.JSON(map[string]any{"customer": `Smith & "Sons"`, "cents": 1999}))
+	fmt.Println(outbox.JSON(make(chan int)))
+	// Output:
+	// {"cents":1999,"customer":"Smith & \"Sons\""} <nil>
+	//  encode payload as JSON: json: unsupported type: chan int
 }
 
 // A caller that needs an event's id chooses it.

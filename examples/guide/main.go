@@ -46,11 +46,15 @@ func place(ctx context.Context, pool *pgxpool.Pool, order string) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO public.orders (id, state) VALUES ($1, 'placed')`, order); err != nil {
 			return err
 		}
+		payload, err := outbox.JSON(map[string]string{"order": order})
+		if err != nil {
+			return err
+		}
 		return outbox.Write(ctx, tx, outbox.Event{
 			Topic:   "orders",
 			Key:     order,
 			Type:    "OrderPlaced",
-			Payload: fmt.Sprintf(`{"order": %q}`, order),
+			Payload: payload,
 		})
 	})
 }
@@ -58,13 +62,17 @@ func place(ctx context.Context, pool *pgxpool.Pool, order string) error {
 // remind changes no row that others of its key change, too, so there is no lock that
 // keeps two of them apart: the writer takes one.
 func remind(ctx context.Context, pool *pgxpool.Pool, order string) error {
+	payload, err := outbox.JSON(map[string]string{"order": order})
+	if err != nil {
+		return err
+	}
 	writer := outbox.Writer{SerializeKeys: true}
 	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		return writer.Write(ctx, tx, outbox.Event{
 			Topic:   "orders",
 			Key:     order,
 			Type:    "PaymentReminded",
-			Payload: fmt.Sprintf(`{"order": %q}`, order),
+			Payload: payload,
 		})
 	})
 }

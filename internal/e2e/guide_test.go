@@ -59,7 +59,7 @@ func TestTheGuideWorksAsItStands(t *testing.T) {
 	require.Contains(t, said, "msg=stopped", "the guide's last command stops the worker")
 	require.Contains(t, said, "placed order 4711")
 	require.Regexp(t, `orders\s+\S\s+3\b`, said, "three are pending")
-	require.Contains(t, said, `{\"order\": \"4711\"}`, "a message was received")
+	require.Contains(t, said, `{\"order\":\"4711\"}`, "a message was received")
 	require.Contains(t, said, "OrderPlaced")
 	require.Regexp(t, `done: [1-3] events of orders`, said, "as many as were published by then")
 }

@@ -9,7 +9,6 @@ package order
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -80,7 +79,11 @@ VALUES ($1, $2, $3, $4, $5, 'placed')`
 func (s Service) Place(ctx context.Context, o Order) (events []outbox.Event, err error) {
 	ctx, end := begin(ctx, "place order", o.ID)
 	defer end(&err)
-	events = []outbox.Event{about(o, Placed)}
+	placed, err := about(o, Placed)
+	if err != nil {
+		return nil, fmt.Errorf("place order %s: %w", o.ID, err)
+	}
+	events = []outbox.Event{placed}
 	err = pgx.BeginFunc(ctx, s.DB, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, insertOrder, o.ID, o.Account, o.Product, o.Quantity, o.Cents); err != nil {
 			return err
@@ -102,7 +105,11 @@ func (s Service) Cancel(ctx context.Context, id string) (events []outbox.Event, 
 		if err != nil {
 			return err
 		}
-		events = []outbox.Event{about(o, Cancelled)}
+		cancelled, err := about(o, Cancelled)
+		if err != nil {
+			return err
+		}
+		events = []outbox.Event{cancelled}
 		return outbox.Write(ctx, tx, events...)
 	})
 	if err != nil {
@@ -161,10 +168,15 @@ func (s Service) settle(ctx context.Context, id string, how settlement) (events 
 		if err := tx.QueryRow(ctx, moveMoney, e.Account, e.Cents).Scan(&e.Number, &e.Balance); err != nil {
 			return fmt.Errorf("move money: %w", err)
 		}
-		events = []outbox.Event{
-			about(o, how.toOrder),
-			event(TopicLedger, e.Account, how.toMoney, e),
+		changed, err := about(o, how.toOrder)
+		if err != nil {
+			return err
 		}
+		moved, err := event(TopicLedger, e.Account, how.toMoney, e)
+		if err != nil {
+			return err
+		}
+		events = []outbox.Event{changed, moved}
 		return outbox.Write(ctx, tx, events...)
 	})
 	return events, err
@@ -187,10 +199,13 @@ func change(ctx context.Context, tx pgx.Tx, id, from, to string) (o Order, err e
 
 // about is an event on what happened to an order. It carries the whole order, so
 // that consumers need not come back and ask.
-func about(o Order, kind string) outbox.Event { return event(TopicOrders, o.ID, kind, o) }
+func about(o Order, kind string) (outbox.Event, error) { return event(TopicOrders, o.ID, kind, o) }
 
 // event chooses the id here rather than in Write, because callers want to know it.
-func event(topic, key, kind string, payload any) outbox.Event {
-	body, _ := json.Marshal(payload) // structs of strings and numbers
-	return outbox.Event{ID: outbox.NewID(), Topic: topic, Key: key, Type: kind, Payload: string(body)}
+func event(topic, key, kind string, v any) (outbox.Event, error) {
+	payload, err := outbox.JSON(v)
+	if err != nil {
+		return outbox.Event{}, err
+	}
+	return outbox.Event{ID: outbox.NewID(), Topic: topic, Key: key, Type: kind, Payload: payload}, nil
 }
