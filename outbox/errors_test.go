@@ -16,7 +16,7 @@ import (
 // it sent nothing to a database.
 type unreachable struct{ pgx.Tx }
 
-func TestAllProblemsOfAllEventsAreReportedWithTheirPositions(t *testing.T) {
+func TestWrite_ReportsAllProblemsOfAllEventsWithTheirPositions(t *testing.T) {
 	err := outbox.Write(context.Background(), unreachable{},
 		event(topic(""), payload("\x00")), event(), event(attribute("a b", ""), key("\xff")))
 
@@ -51,14 +51,14 @@ func TestAllProblemsOfAllEventsAreReportedWithTheirPositions(t *testing.T) {
 	}
 }
 
-func TestALongListOfProblemsIsCutAndCounted(t *testing.T) {
+func TestValidationErrors_CutALongListAndCountTheRest(t *testing.T) {
 	err := outbox.Write(context.Background(), unreachable{}, make([]outbox.Event, 1000)...)
 	if text := err.Error(); len(text) > 1000 || !strings.HasSuffix(text, "; and 2990 more") {
 		t.Errorf("%s", text)
 	}
 }
 
-func TestAnErrorNeverShowsPayloadKeyOrValues(t *testing.T) {
+func TestValidationErrors_NeverShowPayloadKeyOrValues(t *testing.T) {
 	const secret = "hunter2"
 	err := event(payload(secret+"\x00"), key(secret+"\x00"), attribute("x", secret+"\x00"), kind(secret+"\x00")).Validate()
 	if err == nil || strings.Contains(err.Error(), secret) {
@@ -66,7 +66,7 @@ func TestAnErrorNeverShowsPayloadKeyOrValues(t *testing.T) {
 	}
 }
 
-func TestTheSameIDTwiceInOneCallIsRefused(t *testing.T) {
+func TestWrite_RefusesTheSameIDTwiceInOneCall(t *testing.T) {
 	id := outbox.NewID()
 	same := func(e *outbox.Event) { e.ID = id }
 	err := outbox.Write(context.Background(), unreachable{}, event(), event(same), event(), event(same))
@@ -76,13 +76,13 @@ func TestTheSameIDTwiceInOneCallIsRefused(t *testing.T) {
 	}
 }
 
-func TestWritingNothingSendsNothing(t *testing.T) {
+func TestWrite_OfNothingSendsNothing(t *testing.T) {
 	if err := outbox.Write(context.Background(), unreachable{}); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestWhatIsNoTransactionIsNotAccepted(t *testing.T) {
+func TestWrite_AcceptsOnlyATransaction(t *testing.T) {
 	for _, v := range []any{(*pgxpool.Pool)(nil), (*pgxpool.Conn)(nil), (*pgx.Conn)(nil)} {
 		if _, ok := v.(pgx.Tx); ok {
 			t.Errorf("%T passes for a transaction", v)

@@ -39,7 +39,7 @@ func kind(s string) func(*outbox.Event)    { return func(e *outbox.Event) { e.Ty
 func payload(s string) func(*outbox.Event) { return func(e *outbox.Event) { e.Payload = s } }
 func content(s string) func(*outbox.Event) { return func(e *outbox.Event) { e.ContentType = s } }
 
-func TestWhatAWSAcceptsIsValid(t *testing.T) {
+func TestValidate_AcceptsWhatAWSAccepts(t *testing.T) {
 	for name, change := range map[string]func(*outbox.Event){
 		"the plain event":               func(*outbox.Event) {},
 		"the longest topic":             topic(strings.Repeat("t", 256)),
@@ -70,7 +70,7 @@ func TestWhatAWSAcceptsIsValid(t *testing.T) {
 	}
 }
 
-func TestEveryBrokenRuleIsReportedForItsField(t *testing.T) {
+func TestValidate_ReportsEveryBrokenRuleForItsField(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*outbox.Event)
 		field  string
@@ -135,7 +135,7 @@ func TestEveryBrokenRuleIsReportedForItsField(t *testing.T) {
 	}
 }
 
-func TestTheSizeLimitIsExactAndIncludesAttributes(t *testing.T) {
+func TestSize_HasAnExactLimitAndIncludesAttributes(t *testing.T) {
 	// Counted by hand: each attribute is its name, "String" and its value.
 	const builtIn = 8 + 6 + 36 + // event_id
 		10 + 6 + 1 + // event_type "T"

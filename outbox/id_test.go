@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-func TestANewIDIsAUUIDOfVersion7(t *testing.T) {
+func TestNewID_IsAUUIDOfVersion7(t *testing.T) {
 	before := time.Now().UnixMilli()
 	id := outbox.NewID()
 	after := time.Now().UnixMilli()
@@ -31,7 +31,7 @@ func TestANewIDIsAUUIDOfVersion7(t *testing.T) {
 	}
 }
 
-func TestNewIDsDiffer(t *testing.T) {
+func TestNewID_DiffersFromAllOthers(t *testing.T) {
 	seen := map[outbox.ID]bool{}
 	for range 10_000 {
 		id := outbox.NewID()
@@ -42,7 +42,7 @@ func TestNewIDsDiffer(t *testing.T) {
 	}
 }
 
-func TestAnIDSurvivesTextAndJSON(t *testing.T) {
+func TestID_SurvivesTextAndJSON(t *testing.T) {
 	id := outbox.NewID()
 	b, err := json.Marshal(map[string]outbox.ID{"id": id})
 	if err != nil || string(b) != `{"id":"`+id.String()+`"}` {
@@ -54,7 +54,7 @@ func TestAnIDSurvivesTextAndJSON(t *testing.T) {
 	}
 }
 
-func TestParseIDTakesOnlyTheCanonicalForm(t *testing.T) {
+func TestParseID_TakesOnlyTheCanonicalForm(t *testing.T) {
 	const canonical = "0198f2a1-7c3b-7def-8123-456789abcdef"
 	for _, s := range []string{canonical, "0198F2A1-7C3B-7DEF-8123-456789ABCDEF"} {
 		if id, err := outbox.ParseID(s); err != nil || id.String() != canonical {

@@ -68,7 +68,7 @@ func model(e outbox.Event) map[string]bool {
 	return fields
 }
 
-func FuzzValidationAgreesWithTheDocumentedRules(f *testing.F) {
+func FuzzValidate_AgreesWithTheDocumentedRules(f *testing.F) {
 	f.Add("orders", "o-1", "order.placed", "{}", "", "tenant", "a", "traceparent", parent, uint8(4))
 	f.Add("", "\x00", "", "", "\x7f", "", "", "AWS.x", "\x01", uint8(6))
 	f.Add("a\u200db", "\xff", "\ufffd", "\ufffe", "text/plain", "a..b", "\xed\xa0\x80", ".", "\r", uint8(5))
@@ -111,7 +111,7 @@ func validEvents() *rapid.Generator[outbox.Event] {
 	})
 }
 
-func TestEveryEventMadeByTheRulesIsValid(t *testing.T) {
+func TestValidate_AcceptsEveryEventMadeByTheRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := validEvents().Draw(t, "event")
 		if err := e.Validate(); err != nil {

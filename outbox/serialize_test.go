@@ -22,7 +22,7 @@ var serial = outbox.Writer{SerializeKeys: true}
 // Writers take many keys of two topics each, in random order and with repeats,
 // and hold them for a moment. What is recorded between Write and Commit is
 // recorded under the locks, so per key the record is in commit order.
-func TestSerializedWritersNeverDeadlockAndIDsFollowCommitOrder(t *testing.T) {
+func TestSerializeKeys_NeverDeadlocksAndIDsFollowCommitOrder(t *testing.T) {
 	const writers, rounds, keys, each = 8, 25, 24, 10
 	pool := testenv.Database(t)
 	var mu sync.Mutex
@@ -92,7 +92,7 @@ func TestSerializedWritersNeverDeadlockAndIDsFollowCommitOrder(t *testing.T) {
 	}
 }
 
-func TestAKeysNextTransactionWaitsForTheEndOfTheFirst(t *testing.T) {
+func TestSerializeKeys_ATransactionWaitsForTheEndOfTheOneBefore(t *testing.T) {
 	for name, end := range map[string]func(pgx.Tx) error{
 		"commit":   func(tx pgx.Tx) error { return tx.Commit(context.Background()) },
 		"rollback": func(tx pgx.Tx) error { return tx.Rollback(context.Background()) },
@@ -123,7 +123,7 @@ func TestAKeysNextTransactionWaitsForTheEndOfTheFirst(t *testing.T) {
 	}
 }
 
-func TestOnlyTheSameKeyOfTheSameTopicWaits(t *testing.T) {
+func TestSerializeKeys_OnlyTheSameKeyOfTheSameTopicWaits(t *testing.T) {
 	pool := testenv.Database(t)
 	first := begin(t, connect(t, pool))
 	if err := serial.Write(context.Background(), first, event(), event(key(""))); err != nil {
@@ -152,7 +152,7 @@ func TestOnlyTheSameKeyOfTheSameTopicWaits(t *testing.T) {
 	}
 }
 
-func TestAProducerInPlainSQLTakesTheSameLock(t *testing.T) {
+func TestSerializeKeys_AProducerInPlainSQLTakesTheSameLock(t *testing.T) {
 	pool := testenv.Database(t)
 	// The statement that Writer's documentation gives.
 	exec(t, begin(t, connect(t, pool)), "SELECT pg_advisory_xact_lock(hashtextextended('outbox/' || $1 || '/' || $2, 0))",

@@ -31,7 +31,7 @@ func traced(t testing.TB) context.Context {
 	}))
 }
 
-func TestTheTraceOfTheContextTravelsWithTheEvent(t *testing.T) {
+func TestTrace_OfTheContextTravelsWithTheEvent(t *testing.T) {
 	tx := begin(t, connect(t, testenv.Database(t)))
 	const other = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 	own := map[string]string{"tenant": "a"}
@@ -64,7 +64,7 @@ func TestTheTraceOfTheContextTravelsWithTheEvent(t *testing.T) {
 	}
 }
 
-func TestATraceTakesNoneOfTheSixAttributes(t *testing.T) {
+func TestTrace_TakesNoneOfTheSixAttributes(t *testing.T) {
 	tx := begin(t, connect(t, testenv.Database(t)))
 	if err := outbox.Write(traced(t), tx, event(numbered(6))); err != nil {
 		t.Fatal(err)

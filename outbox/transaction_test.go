@@ -13,7 +13,7 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-func TestAFailedValidationLeavesTheTransactionUsable(t *testing.T) {
+func TestWrite_ThatFailsValidationLeavesTheTransactionUsable(t *testing.T) {
 	pool := testenv.Database(t)
 	tx := begin(t, connect(t, pool))
 	if err := outbox.Write(context.Background(), tx, event(), event(payload(""))); err == nil {
@@ -28,7 +28,7 @@ func TestAFailedValidationLeavesTheTransactionUsable(t *testing.T) {
 	}
 }
 
-func TestARolledBackTransactionLeavesNoEvent(t *testing.T) {
+func TestWrite_InARolledBackTransactionLeavesNoEvent(t *testing.T) {
 	pool := testenv.Database(t)
 	tx := begin(t, connect(t, pool))
 	if err := outbox.Write(context.Background(), tx, event()); err != nil {
@@ -42,7 +42,7 @@ func TestARolledBackTransactionLeavesNoEvent(t *testing.T) {
 	}
 }
 
-func TestASavepointAndAPoolsTransactionWork(t *testing.T) {
+func TestWrite_WorksInASavepointAndAPoolsTransaction(t *testing.T) {
 	pool := testenv.Database(t)
 	tx, err := pool.Begin(context.Background())
 	if err != nil {
@@ -70,7 +70,7 @@ func TestASavepointAndAPoolsTransactionWork(t *testing.T) {
 	}
 }
 
-func TestAnEndedTransactionIsAnError(t *testing.T) {
+func TestWrite_InAnEndedTransactionIsAnError(t *testing.T) {
 	tx := begin(t, connect(t, testenv.Database(t)))
 	commit(t, tx)
 	if err := outbox.Write(context.Background(), tx, event()); !errors.Is(err, pgx.ErrTxClosed) {
@@ -78,7 +78,7 @@ func TestAnEndedTransactionIsAnError(t *testing.T) {
 	}
 }
 
-func TestDatabaseErrorsNameTheOperationAndTheRemedyInEveryQueryMode(t *testing.T) {
+func TestWrite_NamesTheOperationAndTheRemedyOfADatabaseError(t *testing.T) {
 	pool := testenv.Database(t)
 	for name, test := range map[string]struct{ before, code, text string }{
 		"no table":  {"DROP SCHEMA outbox CASCADE", "42P01", `run "starter migrate"`},
@@ -105,7 +105,7 @@ func TestDatabaseErrorsNameTheOperationAndTheRemedyInEveryQueryMode(t *testing.T
 	}
 }
 
-func TestTheProducerRolesRightsSuffice(t *testing.T) {
+func TestWrite_NeedsOnlyTheRightsOfTheProducerRole(t *testing.T) {
 	pool := testenv.Database(t)
 	testenv.RoleURL(t, pool, "outbox_producer")
 	tx := begin(t, connect(t, pool))

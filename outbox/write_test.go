@@ -27,7 +27,7 @@ func in(mode pgx.QueryExecMode) func(*pgx.ConnConfig) {
 	return func(c *pgx.ConnConfig) { c.DefaultQueryExecMode = mode }
 }
 
-func TestEventsAreStoredUnchangedInTheirOrderInEveryQueryMode(t *testing.T) {
+func TestWrite_StoresEventsUnchangedInTheirOrderInEveryQueryMode(t *testing.T) {
 	pool := testenv.Database(t)
 	for _, mode := range modes {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -88,7 +88,7 @@ func compare(t rapid.TB, got, want []outbox.Event) {
 	}
 }
 
-func TestTheLargestEventsAreStored(t *testing.T) {
+func TestWrite_StoresTheLargestEvents(t *testing.T) {
 	pool := testenv.Database(t)
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol} {
 		tx := begin(t, connect(t, pool, in(mode)))
@@ -101,7 +101,7 @@ func TestTheLargestEventsAreStored(t *testing.T) {
 	}
 }
 
-func TestManyEventsKeepTheirOrder(t *testing.T) {
+func TestWrite_KeepsTheOrderOfManyEvents(t *testing.T) {
 	tx := begin(t, connect(t, testenv.Database(t)))
 	events := make([]outbox.Event, 5000)
 	for i := range events {
@@ -113,7 +113,7 @@ func TestManyEventsKeepTheirOrder(t *testing.T) {
 	compare(t, stored(t, tx), events)
 }
 
-func TestTheCallersEventsAreNotChanged(t *testing.T) {
+func TestWrite_DoesNotChangeTheCallersEvents(t *testing.T) {
 	tx := begin(t, connect(t, testenv.Database(t)))
 	events := []outbox.Event{event(attribute("tenant", "a"))}
 	if err := outbox.Write(traced(t), tx, events...); err != nil {
@@ -124,7 +124,7 @@ func TestTheCallersEventsAreNotChanged(t *testing.T) {
 	}
 }
 
-func TestAnIDIsAUUIDInEveryQueryMode(t *testing.T) {
+func TestID_IsAUUIDInEveryQueryMode(t *testing.T) {
 	pool := testenv.Database(t)
 	for _, mode := range modes {
 		id := outbox.NewID()
@@ -161,7 +161,7 @@ func (c trips) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-func TestAnyNumberOfEventsAndKeysTakesOneRoundTrip(t *testing.T) {
+func TestWrite_OfAnyNumberOfEventsAndKeysTakesOneRoundTrip(t *testing.T) {
 	pool := testenv.Database(t)
 	var events []outbox.Event
 	for i := range 200 {

@@ -46,7 +46,7 @@ func service(t *testing.T) *pgxpool.Pool {
 
 const events = `SELECT string_agg(event_id || ' ' || topic || ' ' || key || ' ' || type || ' ' || payload || ' ' || attributes, E'\n' ORDER BY id) FROM outbox.event`
 
-func TestTheDocumentedWayFromDebeziumForwardsEveryEventOnceAndInOrder(t *testing.T) {
+func TestMigrating_FromDebeziumForwardsEveryEventOnceAndInOrder(t *testing.T) {
 	pool, sql := service(t), migrating(t)
 	exec(t, pool, sql["debezium table"])
 	exec(t, pool, `INSERT INTO outboxevent VALUES ('00000000-0000-0000-0000-000000000001', 'orders', '1', 'Placed', '{"n": 1}'), (gen_random_uuid(), 'orders', '1', '', '{}')`)
@@ -75,7 +75,7 @@ func TestTheDocumentedWayFromDebeziumForwardsEveryEventOnceAndInOrder(t *testing
 	require.Equal(t, 3, query[int](t, pool, `SELECT count(*) FROM outbox.pending`))
 }
 
-func TestTheDocumentedWayFromAPollerMovesWhatIsNewBeforeWhatIsWrittenLater(t *testing.T) {
+func TestMigrating_FromAPollerMovesNewEventsBeforeThoseWrittenLater(t *testing.T) {
 	pool, sql := service(t), migrating(t)
 	exec(t, pool, sql["poller table"])
 	insert := `INSERT INTO outbox_message (topic, aggregate_id, event_type, body, headers, status) VALUES ('orders', '1', $1, '{}', $2, $3)`

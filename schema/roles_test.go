@@ -8,7 +8,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestTheRelaysRoleMayNotTouchEventsPartitionsOrTheRecord(t *testing.T) {
+func TestRelayRole_MayNotTouchEventsPartitionsOrTheRecord(t *testing.T) {
 	pool := testenv.Database(t)
 	relay := testenv.AsRole(t, pool, "outbox_relay")
 	exec(t, pool, `INSERT INTO outbox.operation (kind, topic, by, reason) VALUES ('pause', 'orders', 'ada', 'a test')`)

@@ -43,7 +43,7 @@ func migrateAll(ctx context.Context, pool *pgxpool.Pool) (r schema.Result, err e
 	return r, err
 }
 
-func TestMigratingTwiceChangesNothing(t *testing.T) {
+func TestMigrate_TwiceChangesNothing(t *testing.T) {
 	pool := empty(t)
 	first, err := migrateAll(t.Context(), pool)
 	require.NoError(t, err)
@@ -54,7 +54,7 @@ func TestMigratingTwiceChangesNothing(t *testing.T) {
 	require.False(t, again.Changed(), "%+v", again)
 }
 
-func TestMigrationsAtOnceDoNotCollide(t *testing.T) {
+func TestMigrate_ManyTimesAtOnceDoesNotCollide(t *testing.T) {
 	pool := empty(t)
 	var wg sync.WaitGroup
 	results := make([]schema.Result, 4)
@@ -76,14 +76,14 @@ func TestMigrationsAtOnceDoNotCollide(t *testing.T) {
 	require.Equal(t, 1, changed)
 }
 
-func TestAnOlderProgramRefusesANewerSchema(t *testing.T) {
+func TestMigrate_OfAnOlderProgramRefusesANewerSchema(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `UPDATE outbox.schema_version SET version = version + 1`)
 	_, err := migrateAll(t.Context(), pool)
 	require.ErrorContains(t, err, "use the newer release")
 }
 
-func TestAnEventIsPendingWhenItsTransactionCommitsAndNeverOtherwise(t *testing.T) {
+func TestTrigger_MakesAnEventPendingWhenItsTransactionCommitsOnly(t *testing.T) {
 	pool := testenv.Database(t)
 	const insert = `INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', 'T', 'häh'), ('orders', 'k', 'T', 'x')`
 	tx, err := pool.Begin(t.Context())
@@ -99,7 +99,7 @@ func TestAnEventIsPendingWhenItsTransactionCommitsAndNeverOtherwise(t *testing.T
 	require.GreaterOrEqual(t, query[int](t, pool, `SELECT min(bytes) FROM outbox.pending`), 2)
 }
 
-func TestCopiedEventsArePendingToo(t *testing.T) {
+func TestTrigger_MakesCopiedEventsPendingToo(t *testing.T) {
 	pool := testenv.Database(t)
 	n, err := pool.CopyFrom(t.Context(), pgx.Identifier{"outbox", "event"}, []string{"topic", "key", "type", "payload"},
 		pgx.CopyFromSlice(10, func(i int) ([]any, error) { return []any{"orders", fmt.Sprint(i), "T", "{}"}, nil }))
@@ -107,7 +107,7 @@ func TestCopiedEventsArePendingToo(t *testing.T) {
 	require.Equal(t, n, query[int64](t, pool, `SELECT count(*) FROM outbox.pending`))
 }
 
-func TestTheStatusViewTellsPendingFromDeadFromNeither(t *testing.T) {
+func TestStatusView_TellsPendingFromDeadFromNeither(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload) SELECT 'orders', 'T', i::text FROM generate_series(1, 3) i`)
 	exec(t, pool, `DELETE FROM outbox.pending WHERE id = 1`)
@@ -120,7 +120,7 @@ func TestTheStatusViewTellsPendingFromDeadFromNeither(t *testing.T) {
 	require.Equal(t, []string{"not pending", "dead:Code", "pending"}, states)
 }
 
-func TestEventsOfAKeyShareALaneAndEventsWithoutOneSpread(t *testing.T) {
+func TestLane_IsTheSameForAKeyAndSpreadsEventsWithoutKey(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `INSERT INTO outbox.event (topic, key, type, payload) SELECT 'orders', 'k' || i % 200, 'T', 'x' FROM generate_series(1, 2000) i`)
 	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload) SELECT 'free', 'T', 'x' FROM generate_series(1, 500) i`)
@@ -131,7 +131,7 @@ func TestEventsOfAKeyShareALaneAndEventsWithoutOneSpread(t *testing.T) {
 
 // The lane of a key is stored with what is pending. If the expression gave
 // another lane tomorrow, a key could be in two at once.
-func TestTheLaneOfAKeyNeverChanges(t *testing.T) {
+func TestLane_OfAKeyNeverChanges(t *testing.T) {
 	pool := testenv.Database(t)
 	for _, c := range []struct {
 		topic, key string
@@ -142,7 +142,7 @@ func TestTheLaneOfAKeyNeverChanges(t *testing.T) {
 	}
 }
 
-func TestWhatAWSWouldRejectIsRefusedWhileTheProducerCanStillRollBack(t *testing.T) {
+func TestEventCheck_RefusesInTheTransactionWhatAWSWouldReject(t *testing.T) {
 	pool := testenv.Database(t)
 	const insert = `INSERT INTO outbox.event (topic, key, type, payload, attributes) VALUES ($1, $2, $3, $4, $5)`
 	for name, c := range map[string]struct {
@@ -171,7 +171,7 @@ func TestWhatAWSWouldRejectIsRefusedWhileTheProducerCanStillRollBack(t *testing.
 	exec(t, pool, insert, "t", "", "T", "x", `{"a.b-c_1":"1","b":"1","c":"1","d":"1","e":"1","f":"1","traceparent":"00-1"}`)
 }
 
-func TestProducersAreNotStoppedByAPartitionBeingMade(t *testing.T) {
+func TestMakePartition_StopsNoProducers(t *testing.T) {
 	pool := testenv.Database(t)
 	tx, err := pool.Begin(t.Context()) // an open producer, holding its locks
 	require.NoError(t, err)
@@ -192,7 +192,7 @@ func TestProducersAreNotStoppedByAPartitionBeingMade(t *testing.T) {
 	require.NoError(t, tx.Commit(t.Context()))
 }
 
-func TestMakingAPartitionGivesUpQuicklyWhenTheDefaultOneIsBusy(t *testing.T) {
+func TestMakePartition_GivesUpQuicklyWhenTheDefaultOneIsBusy(t *testing.T) {
 	pool := testenv.Database(t)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -204,7 +204,7 @@ func TestMakingAPartitionGivesUpQuicklyWhenTheDefaultOneIsBusy(t *testing.T) {
 	require.False(t, query[bool](t, pool, `SELECT to_regclass('outbox.event_20310101') IS NOT NULL`))
 }
 
-func TestEventsThatTheDefaultPartitionCaughtStayThere(t *testing.T) {
+func TestMakePartition_LeavesEventsThatTheDefaultPartitionCaught(t *testing.T) {
 	pool := testenv.Database(t)
 	exec(t, pool, `INSERT INTO outbox.event (topic, type, payload, created_at) VALUES ('orders', 'T', 'caught', '2031-01-01 12:00Z')`)
 	require.Equal(t, 1, query[int](t, pool, `SELECT count(*) FROM outbox.event_default`))
@@ -229,7 +229,7 @@ func TestMigrate_MakesPartitionsUnderAnyDefaultIsolation(t *testing.T) {
 	}
 }
 
-func TestAProducerMayInsertEventsAndNothingElse(t *testing.T) {
+func TestProducerRole_MayInsertEventsAndNothingElse(t *testing.T) {
 	pool := testenv.Database(t)
 	producer := testenv.AsRole(t, pool, "outbox_producer")
 	exec(t, pool, schema.RolesSQL) // may be run again
@@ -272,7 +272,7 @@ func TestAProducerMayInsertEventsAndNothingElse(t *testing.T) {
 }
 
 // NOTIFY takes a lock of the whole cluster at every commit.
-func TestNothingThatAnInsertRunsNotifies(t *testing.T) {
+func TestTrigger_NotifiesNobody(t *testing.T) {
 	require.Zero(t, query[int](t, testenv.Database(t), `
 		SELECT count(*)::int FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 		WHERE n.nspname = 'outbox' AND p.prosrc ILIKE '%notify%'`))

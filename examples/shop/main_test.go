@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestOnlyAnEmulatorLosesATopicAndOnlyIfThereIsTimeForIt(t *testing.T) {
+func TestOptions_LoseATopicOnlyOnAnEmulatorAndWithTimeForIt(t *testing.T) {
 	emulator := aws.Config{BaseEndpoint: aws.String("http://127.0.0.1:4566")}
 	o := options{length: 10 * time.Second, drain: time.Second, rate: 1, broken: true}
 	require.NoError(t, o.validate(emulator))
@@ -22,7 +22,7 @@ func TestOnlyAnEmulatorLosesATopicAndOnlyIfThereIsTimeForIt(t *testing.T) {
 	require.ErrorContains(t, o.validate(aws.Config{}), "must be positive")
 }
 
-func TestTheCommandSaysWhatItWasBuiltFrom(t *testing.T) {
+func TestVersion_SaysTheRevisionOfTheBuild(t *testing.T) {
 	var out bytes.Buffer
 	cmd := root()
 	cmd.SetOut(&out)

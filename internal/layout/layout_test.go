@@ -56,7 +56,7 @@ var allowed = map[string][]string{
 // wiring may import anything.
 var wiring = []string{"starter", "worker", "internal/rdsauth", "localstack", "examples", "internal/testenv", "internal/tools"}
 
-func TestPackagesImportOnlyWhatTheDesignAllows(t *testing.T) {
+func TestImports_AreThoseThatTheDesignAllows(t *testing.T) {
 	checked := map[string]int{}
 	for dir, imports := range importsByFolder(t, filepath.Join("..", "..")) {
 		if below(dir, wiring) {
@@ -134,7 +134,7 @@ func below(dir string, roots []string) bool {
 
 // Generated folders and the top level are the user's: nothing is added without a
 // reason.
-func TestTheTopLevelIsWhatTheUserFixed(t *testing.T) {
+func TestTopLevel_HasOnlyWhatTheUserFixed(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Join("..", ".."))
 	require.NoError(t, err)
 	known := map[string]bool{}

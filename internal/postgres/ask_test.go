@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestWhatIsAskedOfARecoveryIsOnRecordBeforeItIsDoneAndWhoAskedTheSameToo(t *testing.T) {
+func TestAsk_IsOnRecordBeforeItIsDoneWithAllWhoAskedTheSame(t *testing.T) {
 	o := open(t)
 	ask := relay.Operation{
 		Kind: relay.RecoverPark, Topic: "orders", By: "ada", Reason: "gone", Matched: 120, WorkflowID: "outbox-recovery/orders",
@@ -50,7 +50,7 @@ func TestWhatIsAskedOfARecoveryIsOnRecordBeforeItIsDoneAndWhoAskedTheSameToo(t *
 	require.NotNil(t, u.Finished)
 }
 
-func TestTheRelayRoleMayAskAndPark(t *testing.T) {
+func TestRelayRole_MayAskAndPark(t *testing.T) {
 	o := open(t)
 	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, o.db, "outbox_relay")})
 	require.NoError(t, err)

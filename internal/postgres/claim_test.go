@@ -12,14 +12,14 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestNothingPendingClaimsNothing(t *testing.T) {
+func TestClaim_OfNothingPendingIsEmpty(t *testing.T) {
 	o := open(t)
 	require.Empty(t, o.claim())
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	require.Empty(t, o.claim())
 }
 
-func TestSmallLanesOfATopicShareOneBatch(t *testing.T) {
+func TestClaim_PutsSmallLanesOfATopicIntoOneBatch(t *testing.T) {
 	o := open(t)
 	o.write("orders", 400)
 	batches := o.claim()
@@ -30,7 +30,7 @@ func TestSmallLanesOfATopicShareOneBatch(t *testing.T) {
 	require.True(t, slices.IsSorted(batches[0].Lanes))
 }
 
-func TestABacklogIsSpreadOverATopicsShareOfBatches(t *testing.T) {
+func TestClaim_SpreadsABacklogOverTheTopicsShareOfBatches(t *testing.T) {
 	o := open(t)
 	o.write("orders", 8000)
 	batches := o.claim()
@@ -42,7 +42,7 @@ func TestABacklogIsSpreadOverATopicsShareOfBatches(t *testing.T) {
 	}
 }
 
-func TestClaimersAtOnceNeverGetTheSameLane(t *testing.T) {
+func TestClaim_GivesNoLaneToTwoClaimersAtOnce(t *testing.T) {
 	o := open(t)
 	for round := range 5 {
 		for i := range 4 {
@@ -71,7 +71,7 @@ func TestClaimersAtOnceNeverGetTheSameLane(t *testing.T) {
 	}
 }
 
-func TestTopicsTakeTurnsSoThatABacklogStarvesNobody(t *testing.T) {
+func TestClaim_LetsTopicsTakeTurnsSoThatABacklogStarvesNone(t *testing.T) {
 	o := open(t)
 	o.write("audit", 20_000)
 	o.write("orders", 1)
@@ -85,7 +85,7 @@ func TestTopicsTakeTurnsSoThatABacklogStarvesNobody(t *testing.T) {
 	require.Equal(t, map[string]int{"audit": 2, "orders": 1, "payments": 1}, byTopic)
 }
 
-func TestLanesServedLongestAgoGoFirst(t *testing.T) {
+func TestClaim_TakesTheLanesServedLongestAgoFirst(t *testing.T) {
 	o := open(t)
 	for _, topic := range []string{"a", "b", "c"} {
 		o.write(topic, 50)
@@ -102,7 +102,7 @@ func TestLanesServedLongestAgoGoFirst(t *testing.T) {
 	require.Equal(t, []string{"a", "b", "c", "a", "b", "c"}, served)
 }
 
-func TestATopicThatHasItsShareIsClaimedAgainOnceAClaimIsReleased(t *testing.T) {
+func TestClaim_TakesATopicThatHadItsShareOnceAClaimIsReleased(t *testing.T) {
 	o := open(t)
 	o.write("orders", 8000)
 	r := request("x")
@@ -127,7 +127,7 @@ func TestATopicThatHasItsShareIsClaimedAgainOnceAClaimIsReleased(t *testing.T) {
 	require.Len(t, more, 2, "an expired claim counts no more")
 }
 
-func TestAPausedTopicIsNotClaimed(t *testing.T) {
+func TestClaim_LeavesAPausedTopicAlone(t *testing.T) {
 	o := open(t)
 	o.write("orders", 5)
 	o.exec(`INSERT INTO outbox.topic (topic, paused_at, paused_by) VALUES ('orders', now(), 'me')`)
@@ -138,7 +138,7 @@ func TestAPausedTopicIsNotClaimed(t *testing.T) {
 	require.Equal(t, 5, events(o.claim()), "a recovery that stopped renewing pauses nothing")
 }
 
-func TestLingerWaitsForAPageOrForTheOldestEventsAge(t *testing.T) {
+func TestLinger_WaitsForAPageOrTheAgeOfTheOldestEvent(t *testing.T) {
 	o := open(t)
 	o.write("orders", 10)
 	r := request("x")
@@ -158,7 +158,7 @@ func TestLingerWaitsForAPageOrForTheOldestEventsAge(t *testing.T) {
 	require.Equal(t, relay.PageEvents, events(batches))
 }
 
-func TestARetryOfAClaimFindsWhatTheFirstAttemptClaimed(t *testing.T) {
+func TestClaim_ThatIsRetriedFindsTheBatchesOfTheFirstAttempt(t *testing.T) {
 	o := open(t)
 	o.write("orders", 3000)
 	first, err := o.Claim(t.Context(), request("run/7"))
@@ -180,7 +180,7 @@ func TestARetryOfAClaimFindsWhatTheFirstAttemptClaimed(t *testing.T) {
 	require.Len(t, again, len(first)-1, "what has begun is not handed out again")
 }
 
-func TestAnExpiredLeaseCanBeClaimedAgain(t *testing.T) {
+func TestClaim_TakesLanesWhoseLeaseHasExpired(t *testing.T) {
 	o := open(t)
 	o.write("orders", 5)
 	require.Len(t, o.claim(), 1)

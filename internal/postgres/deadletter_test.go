@@ -29,7 +29,7 @@ func (o testOutbox) load(l relay.Lease) (refs []relay.Ref) {
 	return refs
 }
 
-func TestADeadLetterHasItsReasonAndKeyAndIsNoLongerPending(t *testing.T) {
+func TestDeadLetter_HasItsReasonAndKeyAndIsNoLongerPending(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "k", 3)
 	_, lease := o.claimOne()
@@ -44,7 +44,7 @@ func TestADeadLetterHasItsReasonAndKeyAndIsNoLongerPending(t *testing.T) {
 	require.Equal(t, 1, query[int](o, `SELECT count(*)::int FROM outbox.dead_letter`))
 }
 
-func TestOnlyTheHolderMayDeadLetterAndThenAllOrNothing(t *testing.T) {
+func TestDeadLetter_IsForTheHolderOnlyAndAllOrNothing(t *testing.T) {
 	o := open(t)
 	o.write("orders", 40)
 	b, stale := o.claimOne()
@@ -65,7 +65,7 @@ func TestOnlyTheHolderMayDeadLetterAndThenAllOrNothing(t *testing.T) {
 
 // An unlocked check of the holder would pass here: the take-over is not committed
 // yet when dead-lettering begins, and is when it ends.
-func TestADeadLetterWaitsForATakeOverThatIsUnderWay(t *testing.T) {
+func TestDeadLetter_WaitsForATakeOverUnderWay(t *testing.T) {
 	o := open(t)
 	o.write("orders", 10)
 	_, stale := o.claimOne()
@@ -88,7 +88,7 @@ func TestADeadLetterWaitsForATakeOverThatIsUnderWay(t *testing.T) {
 	require.Equal(t, 10, o.pending())
 }
 
-func TestRefusalsAreCountedOverAllRunsAndForgottenWhenTheEventGotThrough(t *testing.T) {
+func TestRefuse_CountsOverAllRunsUntilTheEventGetsThrough(t *testing.T) {
 	o := open(t)
 	o.write("orders", 2)
 	_, lease := o.claimOne()
@@ -113,7 +113,7 @@ func TestRefusalsAreCountedOverAllRunsAndForgottenWhenTheEventGotThrough(t *test
 
 // A pause or an outage lies between the two refusals: the event has not failed for
 // an hour.
-func TestTheTimeOfARefusalBeginsAnewAfterABreak(t *testing.T) {
+func TestRefuse_BeginsTheTimeAnewAfterABreak(t *testing.T) {
 	o := open(t)
 	o.write("orders", 1)
 	_, lease := o.claimOne()
@@ -126,7 +126,7 @@ func TestTheTimeOfARefusalBeginsAnewAfterABreak(t *testing.T) {
 	require.Zero(t, known[0].For)
 }
 
-func TestALaneThatWaitsForARetryTakesNothingFromItsTopicsShare(t *testing.T) {
+func TestClaim_CountsNoLaneThatWaitsForARetryInTheTopicsShare(t *testing.T) {
 	o := open(t)
 	o.write("slow", 40)
 	r := request("one")
@@ -154,7 +154,7 @@ func TestALaneThatWaitsForARetryTakesNothingFromItsTopicsShare(t *testing.T) {
 	require.Empty(t, none, "an attempt that has begun counts")
 }
 
-func TestKeysWithADeadLetterAreBlockedInTheirTopicOnly(t *testing.T) {
+func TestBlocked_HasKeysWithADeadLetterInTheirTopicOnly(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "bad", 1)
 	_, lease := o.claimOne()
@@ -167,7 +167,7 @@ func TestKeysWithADeadLetterAreBlockedInTheirTopicOnly(t *testing.T) {
 	require.Empty(t, blocked)
 }
 
-func TestAnEventLargerThanAPageIsLoadedWithoutItsPayload(t *testing.T) {
+func TestLoad_LeavesOutThePayloadOfAnEventLargerThanAPage(t *testing.T) {
 	o := open(t)
 	o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', 'T', $1), ('orders', 'k', 'T', 'small')`,
 		strings.Repeat("x", relay.PageBytes+1))
@@ -184,7 +184,7 @@ func TestAnEventLargerThanAPageIsLoadedWithoutItsPayload(t *testing.T) {
 	require.Equal(t, "small", next.Events[0].Payload)
 }
 
-func TestARecoverysPauseExpiresAndIsLiftedByItselfOnly(t *testing.T) {
+func TestPauseTopic_ExpiresAndIsLiftedByItsRecoveryOnly(t *testing.T) {
 	o := open(t)
 	o.write("orders", 1)
 	require.NoError(t, o.PauseTopic(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
@@ -203,7 +203,7 @@ func TestARecoverysPauseExpiresAndIsLiftedByItselfOnly(t *testing.T) {
 	require.Len(t, o.claim(), 1)
 }
 
-func TestATopicsShareOfClaimsCanBeLowered(t *testing.T) {
+func TestClaim_TakesNoMoreThanALoweredShareOfATopic(t *testing.T) {
 	o := open(t)
 	o.write("orders", 4*relay.PageEvents)
 	o.write("audit", 4*relay.PageEvents)

@@ -157,7 +157,7 @@ func TestDelivered_IsNotKnownOfWhatAWorkerOfTheVersionBeforeHasDone(t *testing.T
 
 // Beside a worker of this version, one of the version before makes dead letters of a redrive's
 // events, and another operation takes them: nobody can say that they arrived.
-func TestDelivered_OfDeadLettersOfTheVersionBeforeThatAnotherOperationTookIsNotConfirmed(t *testing.T) {
+func TestDelivered_IsNotConfirmedIfAnotherTookDeadLettersWithoutANumber(t *testing.T) {
 	for _, kind := range []string{relay.Redrive, relay.Discard} {
 		o := open(t)
 		first := o.redriven(3)
@@ -196,7 +196,7 @@ func TestRedrive_TakesALetterWhoseDeathHasNoDate(t *testing.T) {
 	}
 }
 
-func TestDelivered_IsConfirmedThoughAnotherOperationTookOlderDeadLettersWithoutANumber(t *testing.T) {
+func TestDelivered_IsConfirmedIfAnotherTookOnlyOlderDeadLetters(t *testing.T) {
 	o := open(t)
 	o.write("orders", 2)
 	o.bury("Poison")

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestEveryFaultOfTheDatabaseIsTold(t *testing.T) {
+func TestFault_IsCalledForEveryFaultOfTheDatabase(t *testing.T) {
 	o := open(t)
 	var told []string
 	base := o.pool.Config().ConnString()
@@ -47,7 +47,7 @@ func TestEveryFaultOfTheDatabaseIsTold(t *testing.T) {
 	require.Contains(t, told, FaultConnect)
 }
 
-func TestALockThatProducersHoldIsNoFault(t *testing.T) {
+func TestFault_IsNotCalledForALockThatProducersHold(t *testing.T) {
 	o := open(t)
 	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
 	faults := 0

@@ -29,7 +29,7 @@ func (o testOutbox) find(id string) (found []EventLife, reads int) {
 	return found, reads
 }
 
-func TestAnEventIsFoundByItsIDAndOnlyWhereItsIDSaysNothingAmongAll(t *testing.T) {
+func TestFind_LooksAmongAllEventsOnlyIfTheIDHasNoTime(t *testing.T) {
 	o := open(t)
 	begin := time.Now().Add(-50 * time.Hour).Truncate(time.Millisecond)
 	// One event a minute.
@@ -74,7 +74,7 @@ type part struct{ after, upTo int64 }
 
 // What is not where its id says is what takes long: a busy outbox has millions of events
 // within a day of it.
-func TestALookAroundAnIDsTimeGoesByWindowsTellsHowFarItIsAndReadsNothingTwice(t *testing.T) {
+func TestFind_GoesByWindowsSaysHowFarItIsAndReadsNothingTwice(t *testing.T) {
 	o := open(t)
 	begin := time.Now().Add(-70 * time.Hour).Truncate(time.Millisecond)
 	for hour := range 70 { // as if a third of a window came in an hour
@@ -121,7 +121,7 @@ func TestALookAroundAnIDsTimeGoesByWindowsTellsHowFarItIsAndReadsNothingTwice(t 
 	require.LessOrEqual(t, told, 16, "of 24 windows")
 }
 
-func TestATimesFirstEventIsFoundByHalving(t *testing.T) {
+func TestFind_HalvesToTheFirstEventOfATime(t *testing.T) {
 	o := open(t)
 	at := func(minute int) time.Time { return time.Date(2026, 1, 31, 12, minute, 0, 0, time.UTC) }
 	for minute := range 20 {
@@ -141,7 +141,7 @@ func TestATimesFirstEventIsFoundByHalving(t *testing.T) {
 	}
 }
 
-func TestTheLastEventsOfAKeyAreFoundNewestFirstHoweverFarApart(t *testing.T) {
+func TestByKey_FindsTheNewestEventsFirstHoweverFarApart(t *testing.T) {
 	o := open(t)
 	for i := range 5 {
 		o.writeKey("orders", "rare", 1)

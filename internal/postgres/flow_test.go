@@ -15,7 +15,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestConcurrentProducersAndRelaysLoseRepeatAndReorderNothing(t *testing.T) {
+func TestFlow_OfConcurrentRelaysLosesRepeatsAndReordersNothing(t *testing.T) {
 	flow(t, open(t), 4)
 }
 

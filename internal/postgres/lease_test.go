@@ -8,7 +8,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestALaterAttemptFencesOffTheEarlier(t *testing.T) {
+func TestTakeOver_FencesOffTheEarlierAttempt(t *testing.T) {
 	o := open(t)
 	o.write("orders", 50)
 	batch, zombie := o.claimOne()
@@ -26,7 +26,7 @@ func TestALaterAttemptFencesOffTheEarlier(t *testing.T) {
 	require.Len(t, o.drain(current), 50, "and moved no mark")
 }
 
-func TestAClaimThatWasClaimedAgainIsLost(t *testing.T) {
+func TestTakeOver_OfAClaimThatWasClaimedAgainIsLost(t *testing.T) {
 	o := open(t)
 	o.write("orders", 50)
 	batch, _ := o.claimOne()
@@ -36,7 +36,7 @@ func TestAClaimThatWasClaimedAgainIsLost(t *testing.T) {
 	require.ErrorIs(t, err, relay.ErrClaimLost)
 }
 
-func TestAnExpiredClaimThatNobodyWantedIsStillGood(t *testing.T) {
+func TestTakeOver_OfAnExpiredClaimThatNobodyTookIsGood(t *testing.T) {
 	o := open(t)
 	o.write("orders", 50)
 	batch, _ := o.claimOne()
@@ -47,7 +47,7 @@ func TestAnExpiredClaimThatNobodyWantedIsStillGood(t *testing.T) {
 	require.Empty(t, o.claim(), "it is leased again")
 }
 
-func TestALaneLostToAnotherClaimIsMissingFromTheLease(t *testing.T) {
+func TestTakeOver_LeavesOutALaneLostToAnotherClaim(t *testing.T) {
 	o := open(t)
 	o.write("orders", 400)
 	batches := o.claim()
@@ -60,7 +60,7 @@ func TestALaneLostToAnotherClaimIsMissingFromTheLease(t *testing.T) {
 	require.ErrorIs(t, o.Renew(t.Context(), lease, []int16{2, 3}), relay.ErrClaimLost)
 }
 
-func TestShutdownReleasesOnlyClaimsThatNobodyBegan(t *testing.T) {
+func TestReleaseUnbegun_ReleasesOnlyClaimsThatNobodyBegan(t *testing.T) {
 	o := open(t)
 	o.write("begun", 5)
 	batch, lease := o.claimOne()
@@ -75,7 +75,7 @@ func TestShutdownReleasesOnlyClaimsThatNobodyBegan(t *testing.T) {
 	require.Equal(t, "unbegun", batches[0].Topic)
 }
 
-func TestShutdownLeavesAloneWhatAnotherProcessHasBegun(t *testing.T) {
+func TestReleaseUnbegun_LeavesClaimsThatAnotherProcessHasBegun(t *testing.T) {
 	o := open(t)
 	o.write("orders", 5)
 	batches := o.claim()
@@ -89,7 +89,7 @@ func TestShutdownLeavesAloneWhatAnotherProcessHasBegun(t *testing.T) {
 	require.NoError(t, other.Renew(t.Context(), lease, batches[0].Lanes))
 }
 
-func TestAReleasedClaimIsFreeAtOnce(t *testing.T) {
+func TestReleaseClaim_FreesItAtOnce(t *testing.T) {
 	o := open(t)
 	o.write("orders", 5)
 	batch, _ := o.claimOne()

@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestEventsAreLoadedAsWritten(t *testing.T) {
+func TestLoad_ReturnsEventsAsWritten(t *testing.T) {
 	o := open(t)
 	const payload = "{\"a\": \"ü\n\"}  "
 	o.exec(`INSERT INTO outbox.event (event_id, topic, key, type, payload, content_type, attributes)
@@ -27,7 +27,7 @@ func TestEventsAreLoadedAsWritten(t *testing.T) {
 	require.False(t, e.CreatedAt.IsZero())
 }
 
-func TestPagesFollowEachOtherInOrderWithoutGapsOrRepeats(t *testing.T) {
+func TestLoad_PagesFollowEachOtherWithoutGapsOrRepeats(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "one", 95)
 	_, lease := o.claimOne()
@@ -49,7 +49,7 @@ func TestPagesFollowEachOtherInOrderWithoutGapsOrRepeats(t *testing.T) {
 	require.IsIncreasing(t, ids)
 }
 
-func TestAPageIsCutByBytesButNeverEmpty(t *testing.T) {
+func TestLoad_CutsAPageByBytesButNeverToNothing(t *testing.T) {
 	o := open(t)
 	for range 5 {
 		o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('big', 'k', 'T', $1)`, strings.Repeat("x", 3<<20))
@@ -68,7 +68,7 @@ func TestAPageIsCutByBytesButNeverEmpty(t *testing.T) {
 	require.Len(t, page.Events, 1)
 }
 
-func TestAPendingEventThatIsGoneIsReportedNotSkipped(t *testing.T) {
+func TestLoad_ReportsAPendingEventThatIsGone(t *testing.T) {
 	o := open(t)
 	o.write("orders", 1)
 	o.exec(`DELETE FROM outbox.event`)
@@ -79,7 +79,7 @@ func TestAPendingEventThatIsGoneIsReportedNotSkipped(t *testing.T) {
 	require.Empty(t, page.Events[0].EventID)
 }
 
-func TestSettleRemovesExactlyWhatIsNamed(t *testing.T) {
+func TestSettle_RemovesExactlyTheNamedEvents(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "k", 10)
 	o.exec(`INSERT INTO outbox.pending SELECT topic, lane, id, created_at, bytes, 7 FROM outbox.pending WHERE id = 5`)
@@ -100,7 +100,7 @@ func TestSettleRemovesExactlyWhatIsNamed(t *testing.T) {
 	}
 }
 
-func TestAnEventThatCommitsBetweenPagesComesBeforeLaterOnesOfItsKey(t *testing.T) {
+func TestLoad_PutsAnEventThatCommitsBetweenPagesBeforeLaterOnes(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	tx := slow(o, "orders", "k") // has id 1
@@ -121,7 +121,7 @@ func TestAnEventThatCommitsBetweenPagesComesBeforeLaterOnesOfItsKey(t *testing.T
 	require.Equal(t, int64(1), page.Events[0].ID)
 }
 
-func TestLargeEventsOfOneLaneLeaveRoomForTheOthers(t *testing.T) {
+func TestLoad_LeavesOtherLanesRoomBesideLargeEvents(t *testing.T) {
 	o := open(t)
 	for range 4 {
 		o.exec(`INSERT INTO outbox.event (topic, key, type, payload) SELECT 'big', 'k' || i, 'T', $1 FROM generate_series(1, 8) i`, strings.Repeat("x", 1<<20))
@@ -142,7 +142,7 @@ func TestLargeEventsOfOneLaneLeaveRoomForTheOthers(t *testing.T) {
 	require.Equal(t, query[int](o, `SELECT count(DISTINCT lane) FROM outbox.pending`), len(lanes), "every lane has its first event in the page")
 }
 
-func TestAPageIsDatedByTheClockThatItsEventsAreDatedBy(t *testing.T) {
+func TestLoad_DatesAPageByTheClockOfItsEvents(t *testing.T) {
 	o := open(t)
 	o.write("orders", 3)
 	_, lease := o.claimOne()

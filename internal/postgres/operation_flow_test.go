@@ -137,7 +137,7 @@ func (o testOutbox) do(kind string) (relay.UnderWay, error) {
 	return o.Operation(ctx, id)
 }
 
-func TestKeysStayInOrderWhileOperatorsRedriveAndReplayInFullFlow(t *testing.T) {
+func TestOperations_InFullFlowKeepKeysInOrder(t *testing.T) {
 	o := open(t)
 	const keys, rounds = 6, 150
 	var poison atomic.Bool

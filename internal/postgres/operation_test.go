@@ -92,7 +92,7 @@ func (o testOutbox) bury(code string) (ids []int64) {
 	return ids
 }
 
-func TestARedrivenEventComesBeforeLaterEventsOfItsKeyThatWaitAndWhatWasBlockedFollowsInOrder(t *testing.T) {
+func TestRedrive_PutsEventsBeforeLaterOnesAndBlockedOnesFollowInOrder(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	first := o.bury("Poison")
@@ -115,7 +115,7 @@ func TestARedrivenEventComesBeforeLaterEventsOfItsKeyThatWaitAndWhatWasBlockedFo
 	require.Zero(t, query[int](o, `SELECT count(*)::int FROM outbox.dead_letter`))
 }
 
-func TestADeadLetterWithAReasonOfItsOwnStaysWhenAnEarlierOneOfItsKeyIsRedriven(t *testing.T) {
+func TestRedrive_LeavesLaterDeadLettersOfTheKeyWithAReasonOfTheirOwn(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 2)
 	dead := o.bury("Poison")
@@ -126,7 +126,7 @@ func TestADeadLetterWithAReasonOfItsOwnStaysWhenAnEarlierOneOfItsKeyIsRedriven(t
 
 // The events of a replay had arrived before: one that dies again stands in the way of
 // its replay, and of nothing that is delivered for the first time.
-func TestADeadReplayBlocksTheRestOfItsReplayAndNothingElse(t *testing.T) {
+func TestReplay_ThatDiesBlocksTheRestOfItsReplayOnly(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 2)
 	_, lease := o.claimOne()
@@ -181,7 +181,7 @@ func TestRaise_LeavesALaneToWhichSomethingIsBeingMoved(t *testing.T) {
 	require.Equal(t, dead[0], lowID(), "it is pending")
 }
 
-func TestAKeyMovesWholeHoweverSmallAStepIs(t *testing.T) {
+func TestOperation_MovesAKeyWholeHoweverSmallAStepIs(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 5)
 	o.writeKey("orders", "b", 5)
@@ -194,7 +194,7 @@ func TestAKeyMovesWholeHoweverSmallAStepIs(t *testing.T) {
 	require.Equal(t, 1, query[int](o, `SELECT count(DISTINCT key)::int FROM outbox.dead_letter`))
 }
 
-func TestAnOperationWaitsForABatchInFlightAndKeepsTheNextClaimAway(t *testing.T) {
+func TestOperation_WaitsForABatchInFlightAndKeepsTheNextClaimAway(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	o.bury("Poison")
@@ -216,7 +216,7 @@ func TestAnOperationWaitsForABatchInFlightAndKeepsTheNextClaimAway(t *testing.T)
 	require.Len(t, o.drain(lease), 2, "the reservation is over")
 }
 
-func TestAReservationEndsByItself(t *testing.T) {
+func TestReservation_EndsByItself(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	require.NoError(t, o.Sweep(t.Context()))
@@ -226,7 +226,7 @@ func TestAReservationEndsByItself(t *testing.T) {
 	require.NotEmpty(t, o.claims())
 }
 
-func TestAnAttemptThatWakesUpAfterItsLeaseIsFencedOffByAnOperation(t *testing.T) {
+func TestOperation_FencesOffAnAttemptThatWakesUpAfterItsLease(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	o.bury("Poison")
@@ -244,7 +244,7 @@ func TestAnAttemptThatWakesUpAfterItsLeaseIsFencedOffByAnOperation(t *testing.T)
 	require.Len(t, o.drain(lease), 2)
 }
 
-func TestABatchBetweenTwoAttemptsIsNotWaitedForAndItsNextAttemptFindsWhatWasMoved(t *testing.T) {
+func TestOperation_DoesNotWaitForABatchBetweenTwoAttempts(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	dead := o.bury("Poison")
@@ -258,7 +258,7 @@ func TestABatchBetweenTwoAttemptsIsNotWaitedForAndItsNextAttemptFindsWhatWasMove
 	require.Equal(t, dead[0], o.drain(again)[0])
 }
 
-func TestWhatDiesAgainIsNotRedrivenAgainByTheSameOperation(t *testing.T) {
+func TestRedrive_MovesNoEventAgainThatDiedAgain(t *testing.T) {
 	o := open(t)
 	o.write("orders", 4)
 	o.bury("Poison")
@@ -272,7 +272,7 @@ func TestWhatDiesAgainIsNotRedrivenAgainByTheSameOperation(t *testing.T) {
 	require.True(t, over)
 }
 
-func TestDiscardedDeadLettersAreOnRecordAndNeverPublished(t *testing.T) {
+func TestDiscard_IsOnRecordAndItsEventsAreNeverPublished(t *testing.T) {
 	o := open(t)
 	o.write("orders", 4)
 	o.bury("Poison")
@@ -284,7 +284,7 @@ func TestDiscardedDeadLettersAreOnRecordAndNeverPublished(t *testing.T) {
 	require.Len(t, o.drain(lease), 3)
 }
 
-func TestSelectionsAreCountedWithWhatComesAlongAndWhatWouldBeOvertaken(t *testing.T) {
+func TestCountDead_IncludesEventsThatComeAlongOrWouldBeOvertaken(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	o.bury("Poison")
@@ -314,7 +314,7 @@ func TestSelectionsAreCountedWithWhatComesAlongAndWhatWouldBeOvertaken(t *testin
 	require.ErrorIs(t, err, ErrUnknownTopic)
 }
 
-func TestAReplayMakesEachPublishedEventPendingOnceUnderItsOwnNumberInOrder(t *testing.T) {
+func TestReplay_MakesEachEventPendingOnceInOrderUnderItsOwnNumber(t *testing.T) {
 	o := open(t)
 	o.write("orders", 30)
 	o.write("audit", 5)
@@ -349,7 +349,7 @@ func TestAReplayMakesEachPublishedEventPendingOnceUnderItsOwnNumberInOrder(t *te
 	require.Len(t, o.drain(lease), 32)
 }
 
-func TestAReplayDoesNotTakeBackWhatIsPublishedMeanwhile(t *testing.T) {
+func TestReplay_DoesNotTakeBackEventsThatArePublishedMeanwhile(t *testing.T) {
 	o := open(t)
 	o.write("orders", 20)
 	require.Len(t, o.publishAll(), 20)
@@ -366,7 +366,7 @@ func TestAReplayDoesNotTakeBackWhatIsPublishedMeanwhile(t *testing.T) {
 	require.Zero(t, o.pending())
 }
 
-func TestReplaysSelectByKeyTypeTimeAndEventID(t *testing.T) {
+func TestReplay_SelectsByKeyTypeTimeAndEventID(t *testing.T) {
 	o := open(t)
 	o.write("orders", 10)
 	_, lease := o.claimOne()
@@ -387,7 +387,7 @@ func TestReplaysSelectByKeyTypeTimeAndEventID(t *testing.T) {
 	}
 }
 
-func TestTheSameOperationGivenTwiceIsOneAndWhatIsOverMovesNothing(t *testing.T) {
+func TestOperation_GivenTwiceIsOneAndMovesNothingOnceItIsOver(t *testing.T) {
 	o := open(t)
 	o.write("orders", 3)
 	o.bury("Poison")
@@ -439,7 +439,7 @@ func TestCompleteOperation_OfWhatTheRecordLacksLeavesItUnderWay(t *testing.T) {
 	require.Equal(t, "done", o.underWay(u.ID).Outcome)
 }
 
-func TestOperationsNeedNoMoreThanTheRightsOfTheRelayRole(t *testing.T) {
+func TestRelayRole_SufficesForOperations(t *testing.T) {
 	owner := open(t)
 	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, owner.db, "outbox_relay")})
 	require.NoError(t, err)
@@ -457,7 +457,7 @@ func TestOperationsNeedNoMoreThanTheRightsOfTheRelayRole(t *testing.T) {
 	require.EqualValues(t, 5, o.delivered(o.last()).Pending)
 }
 
-func TestASelectionOfAnOperationThatBeganLongAgoIsStillThatOfItsBeginning(t *testing.T) {
+func TestOperation_KeepsTheTimesOfItsBeginning(t *testing.T) {
 	o := open(t)
 	o.write("orders", 4)
 	_, lease := o.claimOne()
@@ -475,7 +475,7 @@ func TestASelectionOfAnOperationThatBeganLongAgoIsStillThatOfItsBeginning(t *tes
 
 // Two attempts at once: the first cannot reach Temporal, which has begun the second, and
 // goes on until it renews.
-func TestAnOperationWaitsForAnAttemptThatWasFollowedBeforeItHadEnded(t *testing.T) {
+func TestOperation_WaitsForAnAttemptThatWasFollowedBeforeItsEnd(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	o.bury("Poison")
@@ -493,7 +493,7 @@ func TestAnOperationWaitsForAnAttemptThatWasFollowedBeforeItHadEnded(t *testing.
 	require.Equal(t, 1, moved)
 }
 
-func TestARecoverysBatchIsItsOwnThoughItsLeaseExpiredBetweenTwoAttempts(t *testing.T) {
+func TestTakeOver_KeepsABatchWhoseLeaseExpiredBetweenTwoAttempts(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "a", 1)
 	o.bury("Poison")
@@ -508,7 +508,7 @@ func TestARecoverysBatchIsItsOwnThoughItsLeaseExpiredBetweenTwoAttempts(t *testi
 }
 
 // Of two attempts at a step the slower one has read what has died anew since.
-func TestWhatDiedAnewSinceItWasReadIsLeftAlone(t *testing.T) {
+func TestMove_LeavesADeadLetterThatDiedAnewSinceItWasRead(t *testing.T) {
 	for _, kind := range []string{relay.Redrive, relay.Discard} {
 		o := open(t)
 		o.write("orders", 3)
@@ -524,7 +524,7 @@ func TestWhatDiedAnewSinceItWasReadIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestAnOperationHasWhatWasThereWhenItWasCounted(t *testing.T) {
+func TestOperation_HasTheEventsThatWereThereWhenItWasCounted(t *testing.T) {
 	o := open(t)
 	o.write("orders", 2)
 	o.bury("Poison")
@@ -560,7 +560,7 @@ func TestOperation_ThatBeginsInTheMicrosecondOfAnotherHasANumberOfItsOwn(t *test
 }
 
 // The same may end in the moment in which it is about to be joined.
-func TestAnOperationIsBegunOrJoinedHoweverOftenTheSameEndsMeanwhile(t *testing.T) {
+func TestBeginOperation_BeginsOrJoinsHoweverOftenTheSameEnds(t *testing.T) {
 	o := open(t)
 	var all sync.WaitGroup
 	for range 8 {

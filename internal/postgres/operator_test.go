@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestAnOperatorsPauseKeepsClaimsAwayUntilItIsLiftedAndIsOnRecord(t *testing.T) {
+func TestPause_KeepsClaimsAwayUntilItIsLiftedAndIsOnRecord(t *testing.T) {
 	o := open(t)
 	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, o.db, "outbox_relay")})
 	require.NoError(t, err)
@@ -51,7 +51,7 @@ func (o testOutbox) claims() []relay.Batch {
 	return batches
 }
 
-func TestATopicThatIsNotKnownIsNamedAndNothingChanges(t *testing.T) {
+func TestPause_OfAnUnknownTopicNamesItAndChangesNothing(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders", "audit"}))
 	for _, operate := range []func() (bool, error){

@@ -11,7 +11,7 @@ import (
 
 // Whatever waits: no lane is given twice, nobody gets more than its share, and a
 // topic goes without only when all slots are taken.
-func TestPackingIsFairAndKeepsItsLimits(t *testing.T) {
+func TestPack_IsFairAndKeepsItsLimits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := relay.ClaimRequest{
 			Batches:  rapid.IntRange(1, 20).Draw(t, "slots"),
@@ -65,7 +65,7 @@ func TestPackingIsFairAndKeepsItsLimits(t *testing.T) {
 	})
 }
 
-func TestLanesAreSpreadEvenly(t *testing.T) {
+func TestSpread_IsEven(t *testing.T) {
 	var lanes []lane
 	for i, events := range []int{125, 125, 125, 125, 60, 60, 60, 60, 10, 10, 10, 10} {
 		lanes = append(lanes, lane{topic: "t", lane: int16(i), events: events})

@@ -11,7 +11,7 @@ import (
 
 // What is written after the bound was found is behind it. What commits later, having
 // drawn its id before, is not, and comes before later events of its lane.
-func TestABoundLeavesOutWhatIsWrittenLaterAndNotWhatCommitsLate(t *testing.T) {
+func TestHighest_LeavesOutLaterEventsAndNotLateCommits(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "k", 10)
 	batch, lease := o.claimOne()
@@ -70,7 +70,7 @@ func TestHighest_BoundsEventsOfATimeToCome(t *testing.T) {
 	}
 }
 
-func TestWhatABatchHasIsCountedInTheLanesThatItStillHolds(t *testing.T) {
+func TestWaits_CountsTheEventsOfLanesThatABatchStillHolds(t *testing.T) {
 	o := open(t)
 	o.write("orders", 200)
 	batches := o.claim()

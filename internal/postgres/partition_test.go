@@ -28,7 +28,7 @@ func (o testOutbox) writeOn(topic, day string) {
 
 func (o testOutbox) dayOf(sql string) string { return query[string](o, `SELECT `+sql+`::text`) }
 
-func TestExpiredPartitionsAreDroppedUnlessAnEventOfThemIsPendingOrDead(t *testing.T) {
+func TestDropPartitions_KeepDaysWithAPendingOrDeadEvent(t *testing.T) {
 	for name, c := range map[string]struct {
 		state   string // what becomes of the event's row in pending
 		dropped bool
@@ -60,7 +60,7 @@ func TestExpiredPartitionsAreDroppedUnlessAnEventOfThemIsPendingOrDead(t *testin
 	}
 }
 
-func TestOnlyWhatIsOlderThanItsTimeIsDropped(t *testing.T) {
+func TestDropPartitions_DropOnlyDaysOlderThanTheirTime(t *testing.T) {
 	o := open(t)
 	for _, day := range []string{longPast, expired, kept} {
 		o.writeOn("orders", day)
@@ -94,7 +94,7 @@ func (o testOutbox) dropsNothing() {
 
 // An event that was written then and commits now is the reason why retention must
 // not go by time alone.
-func TestAPartitionIsNotDroppedUnderATransactionThatHasYetToCommit(t *testing.T) {
+func TestDropPartitions_DropNothingUnderATransactionThatHasYetToCommit(t *testing.T) {
 	o := open(t)
 	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
 	late, err := o.db.Begin(t.Context())
@@ -113,7 +113,7 @@ func TestAPartitionIsNotDroppedUnderATransactionThatHasYetToCommit(t *testing.T)
 }
 
 // A step of a replay makes events pending that were published.
-func TestAPartitionIsNotDroppedUnderAStepOfAnOperation(t *testing.T) {
+func TestDropPartitions_DropNothingUnderAStepOfAnOperation(t *testing.T) {
 	o := open(t)
 	o.writeOn("orders", expired)
 	o.exec(`DELETE FROM outbox.pending`)
@@ -136,7 +136,7 @@ func TestAPartitionIsNotDroppedUnderAStepOfAnOperation(t *testing.T) {
 }
 
 // It looks through all that is pending, which may be much.
-func TestProducersWriteOnWhileRetentionLooksForWhatIsNeeded(t *testing.T) {
+func TestRetention_LetsProducersWriteWhileItLooks(t *testing.T) {
 	o := open(t)
 	o.writeOn("orders", expired)
 	look, err := o.db.Begin(t.Context())
@@ -151,7 +151,7 @@ func TestProducersWriteOnWhileRetentionLooksForWhatIsNeeded(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestProducersAreNotStoppedByAPartitionThatCannotBeDropped(t *testing.T) {
+func TestDropPartition_StopsNoProducersIfItCannotBeDropped(t *testing.T) {
 	o := open(t)
 	o.exec(`SELECT outbox.make_partition(` + expired + `)`)
 	open, err := o.db.Begin(t.Context()) // holds its locks all the time
@@ -337,7 +337,7 @@ func TestRetention_IsNotStoppedByADateThatIsNone(t *testing.T) {
 	}
 }
 
-func TestAHeldSnapshotIsSeenWithWhoHoldsIt(t *testing.T) {
+func TestHealth_NamesTheHolderOfASnapshot(t *testing.T) {
 	o := open(t)
 	conn, err := o.db.Acquire(t.Context())
 	require.NoError(t, err)

@@ -24,7 +24,7 @@ func behindPgBouncer(t testing.TB) testOutbox {
 	return openBy(t, testenv.PgBouncer(t, url, bounced), url)
 }
 
-func TestBehindPgBouncerInTransactionModeNothingIsLostRepeatedOrReordered(t *testing.T) {
+func TestPgBouncer_LosesRepeatsAndReordersNothingInTransactionMode(t *testing.T) {
 	o := behindPgBouncer(t)
 	ctx, stop := context.WithCancel(t.Context())
 	var watching sync.WaitGroup
@@ -50,7 +50,7 @@ func TestBehindPgBouncerInTransactionModeNothingIsLostRepeatedOrReordered(t *tes
 }
 
 // What the flow leaves out, each twice, in whatever session comes.
-func TestEveryStatementWorksBehindPgBouncerInTransactionMode(t *testing.T) {
+func TestPgBouncer_RunsEveryStatementInTransactionMode(t *testing.T) {
 	o := behindPgBouncer(t)
 	ctx := t.Context()
 	var all sync.WaitGroup
@@ -133,7 +133,7 @@ func TestEveryStatementWorksBehindPgBouncerInTransactionMode(t *testing.T) {
 
 // A statement that is cancelled half-way must not take the session down with it
 // in which somebody else is next.
-func TestBehindPgBouncerAnExpiredCallHarmsNoOther(t *testing.T) {
+func TestPgBouncer_AnExpiredCallHarmsNoOther(t *testing.T) {
 	o := behindPgBouncer(t)
 	o.write("orders", 50)
 	_, lease := o.claimOne()

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAConnectionThatMayBeInPlainTextOverANetworkIsToldFromOthers(t *testing.T) {
+func TestPlaintext_TellsConnectionsThatMayBeInPlainTextOverANetwork(t *testing.T) {
 	for _, name := range []string{"PGSSLMODE", "PGHOST", "PGSSLROOTCERT"} {
 		t.Setenv(name, "")
 	}

@@ -25,7 +25,7 @@ func (o testOutbox) later(seconds int) {
 	o.exec(`UPDATE outbox.sample SET due_at = due_at - make_interval(secs => $1)`, seconds)
 }
 
-func TestOneWorkerSamplesForAllAndGoesOnWhileItClaims(t *testing.T) {
+func TestTakeTurn_LetsOneWorkerSampleForAll(t *testing.T) {
 	o := open(t)
 	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, o.db, "outbox_relay")})
 	require.NoError(t, err)
@@ -57,7 +57,7 @@ func TestOneWorkerSamplesForAllAndGoesOnWhileItClaims(t *testing.T) {
 	require.False(t, taken, "and now b comes first")
 }
 
-func TestOfManyWorkersThatAskAtOnceOneSamples(t *testing.T) {
+func TestTakeTurn_ByManyWorkersAtOnceIsGivenToOne(t *testing.T) {
 	o := open(t)
 	for range 20 {
 		var took atomic.Int32
@@ -79,7 +79,7 @@ func TestOfManyWorkersThatAskAtOnceOneSamples(t *testing.T) {
 	}
 }
 
-func TestASampleThatTookLongDefersTheNextOfEverybody(t *testing.T) {
+func TestDeferTurn_DefersTheNextSampleOfEveryWorker(t *testing.T) {
 	o := open(t)
 	taken, _ := o.turn("a")
 	require.True(t, taken)

@@ -65,7 +65,7 @@ func (g gagged) Write(b []byte) (int, error) {
 
 // A database that is silent is worse than one that is away: without a bound, whoever asks
 // it waits for ever.
-func TestNothingThatAnOperatorAsksWaitsForASilentDatabaseForEver(t *testing.T) {
+func TestTimeout_EndsEveryCallToASilentDatabase(t *testing.T) {
 	url := testenv.DatabaseURL(t)
 	var line gag
 	s, err := Open(t.Context(), Config{URL: line.inFrontOf(t, url), MaxConns: 32, Timeout: 200 * time.Millisecond, LongTimeout: 200 * time.Millisecond})

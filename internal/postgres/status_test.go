@@ -13,7 +13,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestStatusCountsWhatIsPendingDeadAndPaused(t *testing.T) {
+func TestStatus_CountsPendingDeadAndPaused(t *testing.T) {
 	o := open(t)
 	o.write("orders", 7)
 	o.write("audit", 2)
@@ -38,7 +38,7 @@ func TestStatusCountsWhatIsPendingDeadAndPaused(t *testing.T) {
 	require.Empty(t, payments.Recovery)
 }
 
-func TestCheckNamesTheRemedy(t *testing.T) {
+func TestCheck_NamesTheRemedy(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.Check(t.Context()))
 
@@ -102,7 +102,7 @@ func check(t *testing.T, url string) error {
 }
 
 // Everything the relay does, it can do with the rights that the script grants.
-func TestTheRelayRoleSuffices(t *testing.T) {
+func TestRelayRole_Suffices(t *testing.T) {
 	o := open(t)
 	s := o
 	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, o.db, "outbox_relay")})

@@ -28,7 +28,7 @@ func (o testOutbox) sweepOnlyByHand() {
 	o.sweep.next = time.Now().Add(time.Hour)
 }
 
-func TestATransactionThatCommitsLateIsClaimedByTheNextClaim(t *testing.T) {
+func TestClaim_FindsATransactionThatCommittedLate(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	o.claim() // the sweep that every process begins with is done
@@ -42,7 +42,7 @@ func TestATransactionThatCommitsLateIsClaimedByTheNextClaim(t *testing.T) {
 	require.Equal(t, []int64{1}, o.drain(lease))
 }
 
-func TestWhatIsPendingBelowTheMarkIsFoundByTheSweep(t *testing.T) {
+func TestSweep_FindsEventsThatArePendingBelowTheMark(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "k", 1)
 	o.claim()
@@ -54,7 +54,7 @@ func TestWhatIsPendingBelowTheMarkIsFoundByTheSweep(t *testing.T) {
 	require.Equal(t, []int64{1}, o.drain(lease))
 }
 
-func TestClaimsSweepByThemselves(t *testing.T) {
+func TestClaim_SweepsByItself(t *testing.T) {
 	o := open(t)
 	require.Empty(t, o.claim())
 	o.write("new-topic", 3) // whose lanes nobody has made yet
@@ -91,7 +91,7 @@ func TestFindTopics_ReadsNothingOfKnownTopics(t *testing.T) {
 	require.Greater(t, all, 10*pages)
 }
 
-func TestTheFirstEventOfAConfiguredTopicNeedsNoSweep(t *testing.T) {
+func TestClaim_FindsTheFirstEventOfAConfiguredTopicWithoutASweep(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders", "audit"}))
@@ -102,7 +102,7 @@ func TestTheFirstEventOfAConfiguredTopicNeedsNoSweep(t *testing.T) {
 
 // While somebody holds a snapshot, what was settled cannot be cleaned up. A claim
 // must not read it again each time: that made claims a hundred times slower.
-func TestAHeldSnapshotDoesNotMakeClaimsReadWhatWasSettled(t *testing.T) {
+func TestClaim_ReadsNoSettledRowsUnderAHeldSnapshot(t *testing.T) {
 	o := open(t)
 	holder, err := o.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	require.NoError(t, err)

@@ -23,7 +23,7 @@ func (o testOutbox) topics() map[string]relay.TopicState {
 	return topics
 }
 
-func TestASampleDescribesEveryTopicWithTheRightsOfTheRelayRole(t *testing.T) {
+func TestTopics_DescribesEachWithTheRightsOfTheRelayRole(t *testing.T) {
 	o := open(t)
 	limited, err := Open(t.Context(), Config{URL: testenv.RoleURL(t, o.db, "outbox_relay")})
 	require.NoError(t, err)
@@ -56,7 +56,7 @@ func TestASampleDescribesEveryTopicWithTheRightsOfTheRelayRole(t *testing.T) {
 	require.Len(t, got, 4)
 }
 
-func TestASampleCountsNoFurtherThanItSays(t *testing.T) {
+func TestTopics_CountsNoFurtherThanItSays(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders", "one-key"}))
 	o.exec(`INSERT INTO outbox.pending (topic, lane, id, created_at, bytes)
@@ -71,7 +71,7 @@ func TestASampleCountsNoFurtherThanItSays(t *testing.T) {
 }
 
 // As for a claim: a snapshot that somebody holds keeps what was settled in place.
-func TestAHeldSnapshotDoesNotMakeASampleReadWhatWasSettled(t *testing.T) {
+func TestTopics_ReadsNoSettledRowsUnderAHeldSnapshot(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	holder, err := o.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})

@@ -9,7 +9,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/postgres"
 )
 
-func TestAMistakeInTheDatabaseURLIsToldWithoutAnyOfItsPassword(t *testing.T) {
+func TestURL_AMistakeIsToldWithoutAnyOfThePassword(t *testing.T) {
 	for name, text := range map[string]string{
 		"an @ in the password":              "postgres://relay:begin@end@127.0.0.1:1/db",
 		"an @, and a bad port":              "postgres://relay:begin@end@127.0.0.1:port/db",
@@ -36,7 +36,7 @@ func TestAMistakeInTheDatabaseURLIsToldWithoutAnyOfItsPassword(t *testing.T) {
 	}
 }
 
-func TestADatabaseURLOfAnotherLibraryIsNamedWithItsRemedy(t *testing.T) {
+func TestURL_OfAnotherLibraryIsNamedWithItsRemedy(t *testing.T) {
 	for text, want := range map[string]string{
 		"postgresql+psycopg2://relay:secret@127.0.0.1/db":           "its scheme is postgresql+psycopg2, which only Python's SQLAlchemy knows: write postgresql:// instead",
 		"postgresql+asyncpg://relay:se@cret@127.0.0.1/db":           "its scheme is postgresql+asyncpg, which only Python's SQLAlchemy knows",

@@ -2,7 +2,7 @@ package relay
 
 import "testing"
 
-func TestLanesReadAsRanges(t *testing.T) {
+func TestLanes_ReadAsRanges(t *testing.T) {
 	for want, lanes := range map[string][]int16{
 		"":              nil,
 		"5":             {5},

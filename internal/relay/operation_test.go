@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestASelectionsTimesAreInstantsOrSoLongBeforeItWasAskedFor(t *testing.T) {
+func TestSelection_HasTimesThatAreInstantsOrAgesWhenItWasAskedFor(t *testing.T) {
 	at := time.Date(2026, 1, 31, 15, 0, 0, 0, time.UTC)
 	since, until, err := Selection{Since: "2h", Until: "2026-01-31T14:30:00Z"}.Range(at)
 	if err != nil || !since.Equal(at.Add(-2*time.Hour)) || !until.Equal(at.Add(-30*time.Minute)) {
@@ -22,7 +22,7 @@ func TestASelectionsTimesAreInstantsOrSoLongBeforeItWasAskedFor(t *testing.T) {
 	}
 }
 
-func TestWhatASelectionSelectsByIsNamedWithoutItsValues(t *testing.T) {
+func TestSelection_NamesItsFiltersWithoutTheirValues(t *testing.T) {
 	for _, c := range []struct {
 		chosen Selection
 		by     []string

@@ -9,7 +9,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestASampleIsShownByTopicUntilItIsTooOldAndThenDisappears(t *testing.T) {
+func TestSample_IsShownByTopicUntilItIsTooOld(t *testing.T) {
 	m := newMetrics(t)
 	now := time.Now()
 	m.now = func() time.Time { return now }
@@ -49,7 +49,7 @@ func TestASampleIsShownByTopicUntilItIsTooOldAndThenDisappears(t *testing.T) {
 	}
 }
 
-func TestWhatTheUpkeepFoundIsShownUntilItIsTooOld(t *testing.T) {
+func TestUpkeep_IsShownUntilItIsTooOld(t *testing.T) {
 	m := newMetrics(t)
 	now := time.Now()
 	m.now = func() time.Time { return now }
@@ -65,7 +65,7 @@ func TestWhatTheUpkeepFoundIsShownUntilItIsTooOld(t *testing.T) {
 	require.NotContains(t, scrape(t, m), "outbox_partitions_ahead_days")
 }
 
-func TestDestinationsAndPartsOfTheRelayAreUpOrDown(t *testing.T) {
+func TestUp_ShowsEachDestinationAndEachPartOfTheRelay(t *testing.T) {
 	m := newMetrics(t)
 	m.Destination("orders", true)
 	m.Destination("audit", false)
@@ -78,7 +78,7 @@ func TestDestinationsAndPartsOfTheRelayAreUpOrDown(t *testing.T) {
 	require.NotContains(t, scrape(t, m), `part="schedule"`, "a part of which nothing is known is not shown")
 }
 
-func TestADependencyIsUpOrDown(t *testing.T) {
+func TestUp_ShowsEachDependency(t *testing.T) {
 	m := newMetrics(t)
 	m.Dependency("database", true)
 	m.Dependency("temporal", false)

@@ -44,7 +44,7 @@ func outcomes(errs ...*relay.PublishError) (o []relay.Outcome) {
 	return o
 }
 
-func TestWhatHappensIsCountedByTopic(t *testing.T) {
+func TestCounters_CountByTopic(t *testing.T) {
 	m := newMetrics(t)
 	m.Reported("orders", outcomes(nil, nil, &relay.PublishError{Code: "Throttled"}), []time.Duration{30 * time.Millisecond, 2 * time.Hour})
 	m.Answered("orders", relay.Answer{Events: 10})
@@ -80,14 +80,14 @@ func TestWhatHappensIsCountedByTopic(t *testing.T) {
 	}
 }
 
-func TestCountersOfRoutedTopicsBeginAtZeroAndNotWithTheirFirstEvent(t *testing.T) {
+func TestCounters_OfRoutedTopicsBeginAtZero(t *testing.T) {
 	text := scrape(t, newMetrics(t, "orders"))
 	require.Contains(t, text, `outbox_events_published_total{topic="orders"} 0`)
 	require.Contains(t, text, `outbox_requests_total{outcome="unanswered",topic="orders"} 0`)
 	require.Contains(t, text, `outbox_recoveries_begun_total{topic="orders"} 0`)
 }
 
-func TestNothingThatAnAnswerSaysMakesLabelsWithoutBound(t *testing.T) {
+func TestCounters_HaveABoundOfLabelsWhateverAnAnswerSays(t *testing.T) {
 	m := newMetrics(t)
 	m.Reported("orders", outcomes(&relay.PublishError{Code: `{"secret": "payload"}`}), nil)
 	m.Reported("orders", outcomes(&relay.PublishError{Code: ""}), nil)
@@ -100,7 +100,7 @@ func TestNothingThatAnAnswerSaysMakesLabelsWithoutBound(t *testing.T) {
 	require.Contains(t, text, `code="other"`)
 }
 
-func TestTemporalsMetricsAreInSecondsWithBucketsToMatch(t *testing.T) {
+func TestTemporalMetrics_AreInSecondsWithBucketsToMatch(t *testing.T) {
 	m := newMetrics(t)
 	h := m.Temporal().WithTags(map[string]string{"activity_type": "PublishBatch"})
 	h.Counter("temporal_request").Inc(2)

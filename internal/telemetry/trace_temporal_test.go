@@ -37,7 +37,7 @@ func both(ctx workflow.Context) error {
 	return workflow.ExecuteActivity(ctx, publish).Get(ctx, nil)
 }
 
-func TestEveryAttemptOfAnActivityIsATraceOfItsOwnAndWorkflowsAndSilentOnesAreNone(t *testing.T) {
+func TestTrace_IsOneForEachAttemptOfAnActivityAndNoneForWorkflows(t *testing.T) {
 	c := testenv.NewCollector(t)
 	traces, err := start(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL})
 	require.NoError(t, err)

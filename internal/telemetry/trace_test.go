@@ -40,7 +40,7 @@ func start(t *testing.T, variables map[string]string) (*telemetry.Traces, error)
 	return telemetry.StartTraces(ctx, "outbox-relay", slog.New(slog.DiscardHandler))
 }
 
-func TestTracesAreOffUnlessTheStandardVariablesSayWhere(t *testing.T) {
+func TestTrace_IsOffUnlessTheStandardVariablesSayWhere(t *testing.T) {
 	type vars = map[string]string
 	const here = "http://127.0.0.1:1"
 	for _, test := range []struct {
@@ -87,7 +87,7 @@ func span(t *testing.T, variables map[string]string) {
 	traces.Stop()
 }
 
-func TestASpanHasLeftWhenStopReturnsWithTheNameOfItsService(t *testing.T) {
+func TestTrace_IsSentWithTheServicesNameWhenStopReturns(t *testing.T) {
 	c := testenv.NewCollector(t)
 	span(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL})
 	require.Len(t, c.Spans(), 1)
@@ -99,7 +99,7 @@ func TestASpanHasLeftWhenStopReturnsWithTheNameOfItsService(t *testing.T) {
 	require.Equal(t, "relay-of-team-a", c.Spans()[1].Service)
 }
 
-func TestTheStandardVariableDecidesWhatIsSampled(t *testing.T) {
+func TestTrace_IsSampledAsTheStandardVariableSays(t *testing.T) {
 	c := testenv.NewCollector(t)
 	span(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL, "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"})
 	require.Empty(t, c.Spans())
@@ -116,7 +116,7 @@ func (c byGRPC) Export(_ context.Context, r *coltracepb.ExportTraceServiceReques
 	return &coltracepb.ExportTraceServiceResponse{}, nil
 }
 
-func TestGRPCIsSpokenWhereTheVariablesSaySo(t *testing.T) {
+func TestTrace_GoesByGRPCWhereTheVariablesSaySo(t *testing.T) {
 	c := testenv.NewCollector(t)
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -155,7 +155,7 @@ func logged(t *testing.T, variables map[string]string) (*telemetry.Traces, *warn
 	return traces, log
 }
 
-func TestACollectorThatHangsHoldsUpNobodyButTheEndForTwoSeconds(t *testing.T) {
+func TestTrace_ToACollectorThatHangsDelaysOnlyTheEndByTwoSeconds(t *testing.T) {
 	hanging := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hanging }))
 	defer server.Close()
@@ -173,7 +173,7 @@ func TestACollectorThatHangsHoldsUpNobodyButTheEndForTwoSeconds(t *testing.T) {
 	require.Contains(t, log.String(), "the last spans were not sent")
 }
 
-func TestARefusalByTheCollectorIsWarnedOfWithoutTheCredentials(t *testing.T) {
+func TestTrace_ThatTheCollectorRefusesIsWarnedOfWithoutCredentials(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
 	defer server.Close()
 	traces, log := logged(t, map[string]string{

@@ -12,7 +12,7 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-func TestEachEventMakesOneInvoiceOrCreditNote(t *testing.T) {
+func TestBilling_MakesOneInvoiceOrCreditNoteOfEachEvent(t *testing.T) {
 	db := testenv.Database(t)
 	_, err := db.Exec(t.Context(), billing.Tables)
 	require.NoError(t, err)
@@ -32,7 +32,7 @@ func TestEachEventMakesOneInvoiceOrCreditNote(t *testing.T) {
 	assert.Zero(t, sum)
 }
 
-func TestAnEventThatWasNotAskedForIsRefused(t *testing.T) {
+func TestBilling_RefusesAnEventThatItDidNotAskFor(t *testing.T) {
 	_, err := billing.Service{}.Handle(t.Context(), queue.Message{Type: "OrderPlaced", Body: "{}"})
 	require.ErrorContains(t, err, "filter policy")
 }

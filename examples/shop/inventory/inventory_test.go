@@ -32,7 +32,7 @@ func stock(t *testing.T, db *pgxpool.Pool) (n int) {
 	return n
 }
 
-func TestTheSameMessageTwiceMovesStockOnce(t *testing.T) {
+func TestInventory_MovesStockOnceForTheSameMessageTwice(t *testing.T) {
 	s := service(t)
 	m := message("OrderPlaced")
 	applied, err := s.Handle(t.Context(), m)
@@ -44,7 +44,7 @@ func TestTheSameMessageTwiceMovesStockOnce(t *testing.T) {
 	assert.Equal(t, 97, stock(t, s.DB))
 }
 
-func TestTheSameMessageManyTimesAtOnceMovesStockOnce(t *testing.T) {
+func TestInventory_MovesStockOnceForTheSameMessageAtOnce(t *testing.T) {
 	s := service(t)
 	m := message("OrderPlaced")
 	var wg sync.WaitGroup
@@ -68,7 +68,7 @@ func TestTheSameMessageManyTimesAtOnceMovesStockOnce(t *testing.T) {
 	assert.Equal(t, 97, stock(t, s.DB))
 }
 
-func TestAReturnMayArriveBeforeItsOrder(t *testing.T) {
+func TestInventory_TakesAReturnBeforeItsOrder(t *testing.T) {
 	s := service(t)
 	for kind, want := range map[string]int{"OrderRefunded": 3, "OrderCancelled": 3, "OrderPlaced": -3, "OrderPaid": 0, "OrderPraised": 0} {
 		before := stock(t, s.DB)
@@ -79,7 +79,7 @@ func TestAReturnMayArriveBeforeItsOrder(t *testing.T) {
 	}
 }
 
-func TestAFailedMessageIsNotRemembered(t *testing.T) {
+func TestInventory_RemembersNoMessageThatFailed(t *testing.T) {
 	s := service(t)
 	m := message("OrderPlaced")
 	m.Body = `{"product":"unknown","quantity":1}`

@@ -20,7 +20,7 @@ func entry(number, balance int) queue.Message {
 	}
 }
 
-func TestEntriesTakeEffectOnceAndInTheirOrder(t *testing.T) {
+func TestLedger_AppliesEntriesOnceAndInTheirOrder(t *testing.T) {
 	db := testenv.Database(t)
 	_, err := db.Exec(t.Context(), ledger.Tables)
 	require.NoError(t, err)

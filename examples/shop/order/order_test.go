@@ -42,7 +42,7 @@ func strings(t *testing.T, db *pgxpool.Pool, sql string) []string {
 
 const written = `SELECT topic || ' ' || key || ' ' || type FROM outbox.event ORDER BY id`
 
-func TestEveryChangeIsAnnounced(t *testing.T) {
+func TestService_AnnouncesEveryChange(t *testing.T) {
 	db := database(t)
 	s := order.Service{DB: db}
 	for _, change := range []func() ([]outbox.Event, error){
@@ -83,7 +83,7 @@ func (tx failing) Commit(ctx context.Context) error {
 	return errors.Join(errAtCommit, tx.Rollback(ctx))
 }
 
-func TestARolledBackChangeLeavesNoEvent(t *testing.T) {
+func TestService_LeavesNoEventOfARolledBackChange(t *testing.T) {
 	db := database(t)
 	_, err := order.Service{DB: db}.Place(t.Context(), sample("1"))
 	require.NoError(t, err)
@@ -104,7 +104,7 @@ func TestARolledBackChangeLeavesNoEvent(t *testing.T) {
 	assert.Equal(t, []string{"0 0"}, strings(t, db, `SELECT balance || ' ' || entries FROM shop.accounts`))
 }
 
-func TestAChangeThatTheStateForbidsChangesNothing(t *testing.T) {
+func TestService_ChangesNothingThatTheStateForbids(t *testing.T) {
 	db := database(t)
 	s := order.Service{DB: db}
 	_, err := s.Pay(t.Context(), "unknown")
@@ -116,7 +116,7 @@ func TestAChangeThatTheStateForbidsChangesNothing(t *testing.T) {
 	assert.Len(t, strings(t, db, written), 1)
 }
 
-func TestOfTwoPaymentsAtOnceOneSucceeds(t *testing.T) {
+func TestPay_TwiceAtOnceSucceedsOnce(t *testing.T) {
 	db := database(t)
 	s := order.Service{DB: db}
 	_, err := s.Place(t.Context(), sample("1"))
@@ -135,7 +135,7 @@ func TestOfTwoPaymentsAtOnceOneSucceeds(t *testing.T) {
 	assert.Equal(t, []string{"500"}, strings(t, db, `SELECT balance::text FROM shop.accounts`))
 }
 
-func TestLedgerEntriesAreNumberedInTheOrderOfTheirIDs(t *testing.T) {
+func TestPay_NumbersLedgerEntriesInTheOrderOfTheirIDs(t *testing.T) {
 	db := database(t)
 	s := order.Service{DB: db}
 	const orders = 20

@@ -110,7 +110,7 @@ func (f fixture) left() string {
 	return out.Attributes["ApproximateNumberOfMessages"] + "+" + out.Attributes["ApproximateNumberOfMessagesNotVisible"]
 }
 
-func TestHandledMessagesAreDeletedAndOthersComeBack(t *testing.T) {
+func TestConsumer_DeletesHandledMessagesAndTheOthersComeBack(t *testing.T) {
 	f := newFixture(t, "", nil)
 	f.send("good", "")
 	f.send("bad", "")
@@ -128,7 +128,7 @@ func TestHandledMessagesAreDeletedAndOthersComeBack(t *testing.T) {
 	assert.Equal(t, "0+0", f.left())
 }
 
-func TestNothingOvertakesAFailedMessageOfItsGroup(t *testing.T) {
+func TestConsumer_LetsNothingOvertakeAFailedMessageOfItsGroup(t *testing.T) {
 	f := newFixture(t, ".fifo", map[string]string{"FifoQueue": "true"})
 	for _, body := range []string{"a1", "b1", "a2", "b2", "a3"} {
 		f.send(body, body[:1])
@@ -148,7 +148,7 @@ func TestNothingOvertakesAFailedMessageOfItsGroup(t *testing.T) {
 	assert.Equal(t, "0+0", f.left())
 }
 
-func TestStoppingFinishesTheBatchUnderWay(t *testing.T) {
+func TestConsumer_FinishesTheBatchUnderWayWhenStopped(t *testing.T) {
 	f := newFixture(t, "", nil)
 	f.send("one", "")
 	ctx, stop := context.WithCancel(t.Context())
@@ -160,7 +160,7 @@ func TestStoppingFinishesTheBatchUnderWay(t *testing.T) {
 	assert.Equal(t, "0+0", f.left())
 }
 
-func TestAMissingQueueIsAnError(t *testing.T) {
+func TestConsumer_OfAMissingQueueIsAnError(t *testing.T) {
 	err := queue.Consumer{SQS: sqs.NewFromConfig(testenv.AWS(t)), Queue: "there-is-no-such-queue"}.Run(t.Context())
 	var missing *types.QueueDoesNotExist
 	require.ErrorAs(t, err, &missing)

@@ -42,13 +42,13 @@ func survivedIt() Facts {
 	return f
 }
 
-func TestASoundRunWithAnOutageIsGreen(t *testing.T) {
+func TestReconcileOutage_OfASoundRunIsGreen(t *testing.T) {
 	r := Reconcile(survivedIt())
 	assert.Empty(t, red(r))
 	assert.Len(t, r, len(Reconcile(sound()))+4, "what a run without an outage is not asked")
 }
 
-func TestEveryFaultOfAnOutageTurnsItsCheckRed(t *testing.T) {
+func TestReconcileOutage_EveryFaultTurnsItsCheckRed(t *testing.T) {
 	late := func(f *Facts, event outbox.ID, by time.Duration) {
 		for i, r := range f.Receipts {
 			if r.Event == event {
@@ -96,7 +96,7 @@ func TestEveryFaultOfAnOutageTurnsItsCheckRed(t *testing.T) {
 	}
 }
 
-func TestAMedianMustHaveDoubledAndBe100MillisecondsMoreToBeNoticed(t *testing.T) {
+func TestReconcileOutage_NoticesAMedianThatDoubledAndRoseBy100Ms(t *testing.T) {
 	for name, c := range map[string]struct {
 		before, while time.Duration
 		ok            bool
@@ -122,7 +122,7 @@ func TestAMedianMustHaveDoubledAndBe100MillisecondsMoreToBeNoticed(t *testing.T)
 	}
 }
 
-func TestTheTopicThatIsAwayAndRepeatsAreNotCountedAsLatency(t *testing.T) {
+func TestReconcileOutage_CountsNoRepeatAndNotTheTopicThatIsAway(t *testing.T) {
 	f := survivedIt()
 	f.Receipts = append(f.Receipts, Receipt{Queue: queueInventory, Event: placed, Outcome: Suppressed, At: after(time.Hour)})
 	before, while := latencies(f)
@@ -130,7 +130,7 @@ func TestTheTopicThatIsAwayAndRepeatsAreNotCountedAsLatency(t *testing.T) {
 	assert.Equal(t, 20*time.Millisecond, while)
 }
 
-func TestTheTableOfAnOutageFitsATerminal(t *testing.T) {
+func TestReconcileOutage_HasATableThatFitsATerminal(t *testing.T) {
 	var out bytes.Buffer
 	f := survivedIt()
 	f.Outage.Paused = append(f.Outage.Paused, "orders")

@@ -51,15 +51,15 @@ func red(r Report) (names []string) {
 	return names
 }
 
-func TestASoundRunIsGreen(t *testing.T) {
+func TestReconcile_OfASoundRunIsGreen(t *testing.T) {
 	r := Reconcile(sound())
 	assert.Empty(t, red(r))
 	assert.True(t, r.OK())
 }
 
-func TestAReportWithoutChecksIsNotOK(t *testing.T) { assert.False(t, Report{}.OK()) }
+func TestReport_WithoutChecksIsNotOK(t *testing.T) { assert.False(t, Report{}.OK()) }
 
-func TestEveryFaultTurnsItsCheckRed(t *testing.T) {
+func TestReconcile_EveryFaultTurnsItsCheckRed(t *testing.T) {
 	remove := func(f *Facts, queue string, event outbox.ID) {
 		f.Receipts = slices.DeleteFunc(f.Receipts, func(r Receipt) bool { return r.Queue == queue && r.Event == event })
 	}
@@ -109,7 +109,7 @@ func TestEveryFaultTurnsItsCheckRed(t *testing.T) {
 	}
 }
 
-func TestWhatAnEarlierRunLeftIsNotHeldAgainstThisOne(t *testing.T) {
+func TestReconcile_IgnoresTheRestOfAnEarlierRun(t *testing.T) {
 	f := sound()
 	old := outbox.ID{50}
 	f.Receipts = append(f.Receipts, Receipt{Queue: queueLedger, Event: old, Key: "b", Number: 7, Outcome: Applied})
@@ -117,13 +117,13 @@ func TestWhatAnEarlierRunLeftIsNotHeldAgainstThisOne(t *testing.T) {
 	assert.True(t, Reconcile(f).OK())
 }
 
-func TestARepeatOfAnEarlierEntryIsNotDisorder(t *testing.T) {
+func TestReconcile_TakesARepeatOfAnEarlierEntryForNoDisorder(t *testing.T) {
 	f := sound()
 	f.Receipts = append(f.Receipts, Receipt{Queue: queueLedger, Event: charged1, Key: "a", Number: 1, Outcome: Suppressed})
 	assert.True(t, Reconcile(f).OK())
 }
 
-func TestTheTableMarksEachCheckAndFitsATerminal(t *testing.T) {
+func TestReport_HasATableThatMarksEachCheckAndFitsATerminal(t *testing.T) {
 	f := sound()
 	f.Pending = 3
 	var out bytes.Buffer
@@ -135,7 +135,7 @@ func TestTheTableMarksEachCheckAndFitsATerminal(t *testing.T) {
 	}
 }
 
-func TestProblemsAreCountedUnlessOnPurpose(t *testing.T) {
+func TestProblems_AreCountedUnlessOnPurpose(t *testing.T) {
 	p := &problemLog{}
 	log := slog.New(p)
 	for range 2 {

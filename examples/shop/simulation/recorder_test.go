@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-func TestLatencyIsFromCommitToFirstReceiptOfEachQueue(t *testing.T) {
+func TestRecorder_TakesLatencyFromCommitToFirstReceiptOfEachQueue(t *testing.T) {
 	r := newRecorder()
 	began := time.Now()
 	at := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }
@@ -27,7 +27,7 @@ func TestLatencyIsFromCommitToFirstReceiptOfEachQueue(t *testing.T) {
 	assert.Equal(t, 30*time.Millisecond, f.p99)
 }
 
-func TestAReceiptMayBeSeenBeforeItsCommit(t *testing.T) {
+func TestRecorder_SeesAReceiptBeforeItsCommit(t *testing.T) {
 	r := newRecorder()
 	now := time.Now()
 	r.received(Receipt{Queue: queueInventory, Event: placed}, now)(Applied)
@@ -36,7 +36,7 @@ func TestAReceiptMayBeSeenBeforeItsCommit(t *testing.T) {
 	assert.Equal(t, []time.Duration{0}, r.latencies)
 }
 
-func TestRolledBackEventsAreNotWaitedFor(t *testing.T) {
+func TestRecorder_DoesNotWaitForRolledBackEvents(t *testing.T) {
 	r := newRecorder()
 	r.rolledBack([]outbox.Event{{ID: rolledBack, Topic: order.TopicOrders, Type: order.Placed}})
 	assert.Zero(t, r.missing())
@@ -44,7 +44,7 @@ func TestRolledBackEventsAreNotWaitedFor(t *testing.T) {
 	assert.Zero(t, r.figures().events)
 }
 
-func TestFramesAreDrawnOverEachOtherAndNeverWrap(t *testing.T) {
+func TestView_DrawsFramesOverEachOtherAndNeverWraps(t *testing.T) {
 	var v view
 	var out strings.Builder
 	f := frame{state: "customers are ordering", duration: time.Second, ui: strings.Repeat("long", 40)}
@@ -58,7 +58,7 @@ func TestFramesAreDrawnOverEachOtherAndNeverWrap(t *testing.T) {
 	}
 }
 
-func TestAViewWithoutFiguresShowsZeros(t *testing.T) {
+func TestView_WithoutFiguresShowsZeros(t *testing.T) {
 	f := frame{figures: newRecorder().figures(), duration: time.Second, pending: -1}
 	assert.Contains(t, f.line(), "orders 0 · rolled back 0")
 }

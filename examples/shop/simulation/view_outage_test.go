@@ -8,7 +8,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 )
 
-func TestAnOutageIsShownAsTemporalShowsIt(t *testing.T) {
+func TestView_ShowsAnOutageAsTemporalShowsIt(t *testing.T) {
 	const refused = "ledger → SNS topic ledger-events.fifo: 3 of 3 left: NotFound: Topic does not exist"
 	running := glimpse{
 		workflow: "outbox-recovery/ledger", status: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
