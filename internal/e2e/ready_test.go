@@ -195,7 +195,7 @@ func TestReadiness_ReportsAQueueThatIsDeletedUnderAWorker(t *testing.T) {
 	testenv.Eventually(t, 40*time.Second, func() error { return w.metric(`outbox_destination_up{topic="orders"`, "1") })
 }
 
-func TestReadiness_OfAWorkerWithoutAVersionBesideACurrentOneSaysThatItGetsNoWork(t *testing.T) {
+func TestReadiness_OfAWorkerWithoutAVersionSaysThatItGetsNoWork(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+newQueue(t, testenv.Name(t)).name+"}\n")
 	o.schedule()
 	versioned := o.startWorker(o.version("one")...)

@@ -261,7 +261,7 @@ func TestSchedulingKeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
 }
 
 // As after a change of the data converter, or an edit in Temporal's UI.
-func TestSchedulingStoresSettingsAnewThatCannotBeReadAndKeepsThePause(t *testing.T) {
+func TestScheduling_StoresUnreadableSettingsAnewAndKeepsThePause(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h", "--maintain-every", "2h")

@@ -44,7 +44,7 @@ var (
 
 // GitHub shows a link to a missing file as any other, and one to a missing heading leads to
 // the top of the document.
-func TestEveryLinkOfADocumentLeadsToAFileAndAHeading(t *testing.T) {
+func TestDocuments_LinkToFilesAndHeadingsThatExist(t *testing.T) {
 	root := filepath.Join("..", "..")
 	checked := 0
 	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md", "*/README.md", "deploy/*/README.md", "examples/*/README.md"} {

@@ -365,7 +365,7 @@ func TestSchedule_APhaseIsShortenedToWhatIsSmallerThanTheNewInterval(t *testing.
 	}
 }
 
-func TestSchedule_AnIntervalInPlaceOfACalendarKeepsJitterAndTheTimesBetweenWhichItRuns(t *testing.T) {
+func TestSchedule_AnIntervalInPlaceOfACalendarKeepsTheRest(t *testing.T) {
 	_, maintenance := storedOnes(t)
 	maintenance.Spec = &schedulepb.ScheduleSpec{
 		StructuredCalendar: []*schedulepb.StructuredCalendarSpec{{Comment: "nightly"}}, CronString: []string{"@daily"},

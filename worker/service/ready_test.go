@@ -32,7 +32,7 @@ func TestUnreachable_AtTheStartWaitsForNoDestinationThatHangs(t *testing.T) {
 	require.Len(t, bad, len(topics))
 }
 
-func TestReadiness_SaysWhatIsWrongAndWhatIsReportedInTextsThatNoTerminalObeys(t *testing.T) {
+func TestReadiness_HasNoCharacterThatATerminalObeys(t *testing.T) {
 	reported := []string{"topic \x1b[2Jorders\n: not found \x9b31m"}
 	line := `reported: topic \u001b[2Jorders\n: not found \x9b31m` + "\n"
 	wrong := errors.Join(errors.New("\x1b]0;title\a"), errors.New("größe \u202e"))

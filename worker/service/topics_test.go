@@ -99,7 +99,7 @@ func TestTopics_AnAliasStandsForTheLastAnchorBeforeIt(t *testing.T) {
 	}, queues)
 }
 
-func TestTopics_AnAliasThatStandsForNothingOrContainsItselfIsNamedOnceWithItsLine(t *testing.T) {
+func TestTopics_AnAliasThatStandsForNothingIsNamedOnce(t *testing.T) {
 	for text, want := range map[string][]string{
 		"topics:\n  a: *x\n  b: &x {sqs: b}\n":                                  {"o.yaml:2: *x stands for nothing: there is no &x before it: move the &x of line 3 to a place before it"},
 		"topics:\n  a: {<<: *x}\n  b: &x {sqs: b}\n":                            {"o.yaml:2: *x stands for nothing: there is no &x before it"},
