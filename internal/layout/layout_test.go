@@ -140,7 +140,7 @@ func TestTopLevel_HasOnlyWhatTheUserFixed(t *testing.T) {
 	known := map[string]bool{}
 	for _, name := range strings.Fields(`go.mod go.sum workflows activities worker starter schema localstack docker-compose.yml README.md
 		outbox internal examples docs deploy
-		Dockerfile Makefile LICENSE CHANGELOG.md bin`) {
+		Dockerfile Makefile LICENSE CHANGELOG.md CONTRIBUTING.md bin`) {
 		known[name] = true
 	}
 	for _, e := range entries {
