@@ -15,39 +15,16 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// Store is where events wait. internal/postgres implements it.
+// Store is where events wait. internal/postgres implements it. Each part of the activities
+// sees only the port that it needs, which stands in the part's file.
 type Store interface {
-	Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error)
-	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
-	LeavesOut(ctx context.Context, routed []string) (bool, error)
-	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
-	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
-	Exists(ctx context.Context, r relay.Ref) (bool, error)
-	Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[int16]int64, error)
-	Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (relay.Probed, error)
-	Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
-	Settle(ctx context.Context, topic string, done []relay.Ref) error
-	// Apart returns Settle on a connection of its own, and what ends that.
-	Apart(ctx context.Context) (settle func(ctx context.Context, topic string, done []relay.Ref) error, end func(), err error)
-	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
-	Keep(ctx context.Context, l relay.Lease, lanes []int16) error
-	Release(ctx context.Context, l relay.Lease, read relay.Read) error
-	ReleaseClaim(ctx context.Context, b relay.Batch) error
-	DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error
-	Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error)
-	Blocked(ctx context.Context, topic string, keys []string) (map[relay.Chain]int64, error)
-	PauseTopic(ctx context.Context, topic, workflowID string, pause time.Duration) error
-	NoteFailure(ctx context.Context, topic, workflowID string, f relay.Failure, next time.Duration) error
-	ResumeTopic(ctx context.Context, topic, workflowID string) error
-	MakePartitions(ctx context.Context, ahead int, progress func()) (relay.Partitions, error)
-	DropPartitions(ctx context.Context, keep int, progress func()) (relay.Partitions, error)
-	Health(ctx context.Context) (relay.Health, error)
-	TakeTurn(ctx context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error)
-	DeferTurn(ctx context.Context, by string, wait time.Duration) error
-	Topics(ctx context.Context) ([]relay.TopicState, error)
+	ClaimStore
+	SampleStore
+	PublishStore
+	ReceiptStore
 	OperationStore
 	AskStore
-	ReceiptStore
+	MaintenanceStore
 }
 
 // Publisher sends events to their destination. internal/publish implements it.
@@ -98,7 +75,14 @@ type Config struct {
 // Activities are the relay's activities. Register the struct without a name
 // prefix: workflows refer to its methods.
 type Activities struct {
-	cfg      Config
+	cfg         Config
+	claims      ClaimStore
+	samples     SampleStore
+	batches     PublishStore
+	operations  OperationStore
+	asked       AskStore
+	maintenance MaintenanceStore
+
 	clock    timing.Clock
 	ledger   *ledger
 	receipts *receipts
@@ -139,8 +123,11 @@ func New(cfg Config) (*Activities, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}
 	}
+	store := cfg.Store
+	cfg.Store = nil // each part has its port of it
 	return &Activities{
-		cfg: cfg, ledger: newLedger(cfg.Store), receipts: newReceipts(cfg.Store, cfg.Metrics), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
+		cfg: cfg, claims: store, samples: store, batches: store, operations: store, asked: store, maintenance: store,
+		ledger: newLedger(store), receipts: newReceipts(store, cfg.Metrics), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
 		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
 	}, nil
 }

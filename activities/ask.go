@@ -74,13 +74,13 @@ func (a *Activities) AskOperation(ctx context.Context, r AskRequest) (AskResult,
 	result := AskResult{Kind: f.Kind, Topic: f.Topic, By: f.Who, Reason: f.Reason, PerSecond: f.Rate, DryRun: f.DryRun, Over: f.DryRun}
 	switch f.Kind {
 	case relay.Pause:
-		err = a.switched(ctx, &result, o, a.cfg.Store.Pause, "paused")
+		err = a.switched(ctx, &result, o, a.asked.Pause, "paused")
 	case relay.Resume:
 		o.Reason = cmp.Or(o.Reason, "not given")
-		err = a.switched(ctx, &result, o, a.cfg.Store.Resume, "resumed")
+		err = a.switched(ctx, &result, o, a.asked.Resume, "resumed")
 	default:
 		result.SelectedBy = o.Selection.By()
-		err = a.asked(ctx, &result, o, f.OutOfOrder)
+		err = a.register(ctx, &result, o, f.OutOfOrder)
 	}
 	return result, failure(ctx, refusedText(err), nil)
 }
@@ -112,10 +112,10 @@ func (a *Activities) switched(ctx context.Context, result *AskResult, o relay.Op
 	return err
 }
 
-// asked counts what is to be moved, and puts it on record.
-func (a *Activities) asked(ctx context.Context, result *AskResult, o relay.Operation, outOfOrder bool) error {
+// register counts what is to be moved, and puts it on record.
+func (a *Activities) register(ctx context.Context, result *AskResult, o relay.Operation, outOfOrder bool) error {
 	if !result.DryRun {
-		u, found, err := a.cfg.Store.AskedBy(ctx, o)
+		u, found, err := a.asked.AskedBy(ctx, o)
 		if err != nil {
 			return askedBefore(err, u)
 		}
@@ -124,7 +124,7 @@ func (a *Activities) asked(ctx context.Context, result *AskResult, o relay.Opera
 			return nil
 		}
 	}
-	n, err := relay.CountSelected(ctx, a.cfg.Store, o.Kind, o.Topic, o.Selection, outOfOrder, nil)
+	n, err := relay.CountSelected(ctx, a.asked, o.Kind, o.Topic, o.Selection, outOfOrder, nil)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func (r *AskResult) goOn(u relay.UnderWay) {
 func (a *Activities) begin(ctx context.Context, o relay.Operation) (relay.UnderWay, error) {
 	for {
 		// A record that is made is answered with, even if the workflow is being cancelled.
-		u, err := a.cfg.Store.BeginAsked(context.WithoutCancel(ctx), o)
+		u, err := a.asked.BeginAsked(context.WithoutCancel(ctx), o)
 		if !errors.Is(err, relay.ErrSameUnderWay) {
 			return u, askedBefore(err, u)
 		}
@@ -167,7 +167,7 @@ func (a *Activities) begin(ctx context.Context, o relay.Operation) (relay.UnderW
 		if isAlive {
 			return u, fmt.Errorf("%w: operation %d, by %s: %s: look at workflow %s", relay.ErrSameUnderWay, u.ID, u.By, u.Reason, u.WorkflowID)
 		}
-		if err := a.cfg.Store.EndOperation(ctx, u.ID, relay.Abandoned+"its workflow does not run", 0); err != nil {
+		if err := a.operations.EndOperation(ctx, u.ID, relay.Abandoned+"its workflow does not run", 0); err != nil {
 			return u, err
 		}
 	}
@@ -223,7 +223,7 @@ func (a *Activities) FollowOperation(ctx context.Context, r FollowRequest) (rela
 	defer beat(ctx)()
 	for until := time.Now().Add(r.For); ; {
 		began := time.Now()
-		d, err := a.cfg.Store.Delivered(ctx, r.Operation, r.Moved)
+		d, err := a.asked.Delivered(ctx, r.Operation, r.Moved)
 		if err != nil || d.Over() || time.Now().After(until) || stopping(ctx) || ctx.Err() != nil {
 			return d, failure(ctx, err, nil)
 		}

@@ -29,6 +29,7 @@ const (
 type attempt struct {
 	PublishRequest
 	cfg      Config
+	store    PublishStore
 	policy   TopicPolicy
 	pace     func(n int) time.Duration
 	doubts   *doubts
@@ -72,7 +73,7 @@ type attempt struct {
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
 	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
 	return &attempt{
-		PublishRequest: r, cfg: a.cfg, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger, receipts: a.receipts,
+		PublishRequest: r, cfg: a.cfg, store: a.batches, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger, receipts: a.receipts,
 		clock: a.clock, lease: l, leaseFrom: leaseFrom, seenAlive: leaseFrom, last: last,
 		doubtedBefore: last.DoubtedTo, through: last.Published,
 		read: relay.Read{Next: maps.Clone(l.LowID)}, open: make(map[relay.Ref]unsettled),
@@ -157,7 +158,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		return published.Requests, loadErr
 	case early:
 		// The next claim waits anew, because this attempt is not the lanes' last in order.
-		return published.Requests, t.cfg.Store.ReleaseClaim(cleanCtx, t.Batch)
+		return published.Requests, t.store.ReleaseClaim(cleanCtx, t.Batch)
 	case publishErr != nil && !errors.Is(publishErr, relay.ErrStopped):
 		return published.Requests, publishErr
 	}

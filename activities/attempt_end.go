@@ -66,7 +66,7 @@ func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.P
 	othersDo := refused.whole == nil && t.probing.exhausted && time.Since(t.last.ProvedAt) < provedFor
 	switch {
 	case !again && (fruitless || left != nil):
-		if err := t.cfg.Store.Keep(ctx, t.lease, t.lanes()); err != nil {
+		if err := t.store.Keep(ctx, t.lease, t.lanes()); err != nil {
 			return err
 		}
 		return context.Canceled // whoever cancels a recovery says what becomes of its batch
@@ -94,7 +94,7 @@ func (t *attempt) giveUp(ctx context.Context, refused refusals) (dead []relay.Ou
 	if t.Recovering && t.probing.accepted == 0 || together {
 		return nil, nil
 	}
-	known, err := t.cfg.Store.Refuse(ctx, t.lease.Topic, refused.alone)
+	known, err := t.store.Refuse(ctx, t.lease.Topic, refused.alone)
 	if err != nil || t.published() == 0 && !t.doubts.othersGotThrough(t.lease.Topic, t.policy.GiveUpAfter) {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (t *attempt) published() int {
 
 // bury moves events to the dead letters.
 func (t *attempt) bury(ctx context.Context, dead []relay.Outcome) error {
-	if err := t.cfg.Store.DeadLetter(ctx, t.lease, t.workflowID, dead); err != nil {
+	if err := t.store.DeadLetter(ctx, t.lease, t.workflowID, dead); err != nil {
 		return err
 	}
 	t.mu.Lock()

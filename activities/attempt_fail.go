@@ -79,7 +79,7 @@ func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.Publis
 		for lane := range t.lease.LowID {
 			lanes[lane] = true
 		}
-		if err := t.cfg.Store.PauseTopic(ctx, t.lease.Topic, t.RecoveryID, t.cfg.HandoverPause); err != nil {
+		if err := t.store.PauseTopic(ctx, t.lease.Topic, t.RecoveryID, t.cfg.HandoverPause); err != nil {
 			return err
 		}
 	}
@@ -87,7 +87,7 @@ func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.Publis
 	if err := t.release(ctx, keep); err != nil {
 		return err
 	}
-	if err := t.cfg.Store.Keep(ctx, t.lease, keep); err != nil {
+	if err := t.store.Keep(ctx, t.lease, keep); err != nil {
 		return err
 	}
 	t.note(ctx, r)
@@ -105,7 +105,7 @@ func (t *attempt) note(ctx context.Context, r *refusal) {
 		next = cmp.Or(r.pause, backoff(t.number, timing.RecoveryFirst, timing.RecoveryMost))
 	}
 	f := relay.Failure{Code: r.Code, Message: printable.Cut(r.Message, relay.FailureText+len("…")), Destination: t.cfg.Publisher.Destination(t.lease.Topic)}
-	if err := t.cfg.Store.NoteFailure(ctx, t.lease.Topic, t.RecoveryID, f, next); err != nil {
+	if err := t.store.NoteFailure(ctx, t.lease.Topic, t.RecoveryID, f, next); err != nil {
 		activity.GetLogger(ctx).Warn("the reason is not kept with the topic", "topic", t.lease.Topic, "error", err)
 	}
 }
@@ -129,7 +129,7 @@ func (t *attempt) release(ctx context.Context, keep []int16) error {
 	for _, lane := range keep {
 		delete(read.Next, lane)
 	}
-	return t.cfg.Store.Release(ctx, t.lease, read)
+	return t.store.Release(ctx, t.lease, read)
 }
 
 // concurrency is how many requests may be under way: half as many after every

@@ -21,7 +21,7 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 	var seen mark
 	for lastCame := time.Now(); ; {
 		before := time.Now()
-		page, err := t.cfg.Store.Load(ctx, lease, t.inHand(), loadEvents)
+		page, err := t.store.Load(ctx, lease, t.inHand(), loadEvents)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil // stopped; whoever stopped it knows why
@@ -90,7 +90,7 @@ func (t *attempt) raise(ctx context.Context, low map[int16]int64, seen mark, pag
 		if page.Ended < seen.round {
 			return seen, nil
 		}
-		exists, err := t.cfg.Store.Exists(ctx, seen.Last)
+		exists, err := t.store.Exists(ctx, seen.Last)
 		if err != nil {
 			return seen, err
 		}
@@ -139,7 +139,7 @@ func (t *attempt) blockedKeys(ctx context.Context, events []relay.Event) (map[re
 			keys[e.Key] = true
 		}
 	}
-	return t.cfg.Store.Blocked(ctx, t.lease.Topic, slices.Sorted(maps.Keys(keys)))
+	return t.store.Blocked(ctx, t.lease.Topic, slices.Sorted(maps.Keys(keys)))
 }
 
 // roomForMore waits until half a page is settled. It reports false if there is

@@ -33,7 +33,7 @@ func (t *attempt) keep(ctx, keepCtx context.Context) {
 				continue
 			}
 			before := t.clock.Now()
-			switch err := t.cfg.Store.Renew(keepCtx, t.lease, t.lanes()); {
+			switch err := t.store.Renew(keepCtx, t.lease, t.lanes()); {
 			case err == nil:
 				renewed = before
 				t.mu.Lock()

@@ -99,7 +99,7 @@ func (a *Activities) forgetOtherHistory(ctx context.Context, c *checkpoint) erro
 		return nil
 	}
 	if c.Evidence != nil {
-		exists, err := a.cfg.Store.Exists(ctx, *c.Evidence)
+		exists, err := a.batches.Exists(ctx, *c.Evidence)
 		if err != nil || exists {
 			return err
 		}
@@ -119,7 +119,7 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 	defer cancel()
 	t.noteDoubted()
 	lease := t.lease
-	borrowed, err := t.cfg.Store.Borrow(ctx, t.Batch, t.lease)
+	borrowed, err := t.store.Borrow(ctx, t.Batch, t.lease)
 	if err != nil {
 		t.couldNotProbe(ctx, err)
 		return 0
@@ -141,7 +141,7 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 			p.After, p.Newest, p.Events = 0, true, newestEvents
 		}
 		before := time.Now()
-		probed, err := t.cfg.Store.Probe(ctx, lease, t.inHand(), p)
+		probed, err := t.store.Probe(ctx, lease, t.inHand(), p)
 		if err != nil {
 			t.couldNotProbe(ctx, err)
 			return requests
@@ -272,7 +272,7 @@ func (t *attempt) allAlike(first relay.PublishError) *relay.PublishError {
 
 // goOn keeps the batch's lanes and fails, so that the next attempt follows soon.
 func (t *attempt) goOn(ctx context.Context, why *relay.PublishError) error {
-	if err := t.cfg.Store.Keep(ctx, t.lease, t.lanes()); err != nil {
+	if err := t.store.Keep(ctx, t.lease, t.lanes()); err != nil {
 		return err
 	}
 	r := &refusal{PublishError: why, text: t.goesTo() + ": " + why.Error(), pause: provedPause}
@@ -301,7 +301,7 @@ func (t *attempt) giveBack(ctx context.Context) error {
 		}
 	}
 	t.mu.Unlock()
-	return t.cfg.Store.Release(ctx, t.lease, relay.Read{Next: next})
+	return t.store.Release(ctx, t.lease, relay.Read{Next: next})
 }
 
 // lanes are those that the attempt holds.

@@ -54,7 +54,7 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, timing.SettlePatience)
 	defer cancel()
 	for wait := 50 * time.Millisecond; ; wait *= 2 {
-		err := t.cfg.Store.Settle(ctx, t.lease.Topic, t.settling)
+		err := t.store.Settle(ctx, t.lease.Topic, t.settling)
 		if err == nil {
 			break
 		}

@@ -11,6 +11,16 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
+// ClaimStore is the part of Store that claiming needs.
+type ClaimStore interface {
+	Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error)
+	// Claimed finds what an earlier attempt of the same activity has claimed.
+	Claimed(ctx context.Context, by string) ([]relay.Batch, error)
+	// LeavesOut reports whether topics without a route have events that no claim takes.
+	LeavesOut(ctx context.Context, routed []string) (bool, error)
+	ReleaseClaim(ctx context.Context, b relay.Batch) error
+}
+
 // ClaimRequest asks for batches and says how long to wait for the first.
 type ClaimRequest struct {
 	// Batches is the most that the workflow can take.
@@ -70,7 +80,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	by := run + "/" + info.ActivityID
 	if info.Attempt > 1 {
 		// The attempt before may have claimed and then lost its answer.
-		held, err := a.cfg.Store.Claimed(ctx, by)
+		held, err := a.claims.Claimed(ctx, by)
 		// What has to be settled first expires, and is claimed again.
 		unsettled := a.ledger.waiting()
 		held = slices.DeleteFunc(held, func(b relay.Batch) bool { return slices.Contains(unsettled, b.Topic) })
@@ -83,7 +93,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	for deadline := time.Now().Add(r.Wait); ; {
 		a.sampler.lookWhenDue(func(every time.Duration) sample { return a.look(ctx, every) })
 		looked := time.Now()
-		batches, err := a.cfg.Store.Claim(ctx, relay.ClaimRequest{
+		batches, err := a.claims.Claim(ctx, relay.ClaimRequest{
 			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Shares: a.shares(r.Shares), Linger: r.Linger,
 			Routed: a.cfg.Routes, Unrouted: unroutedMost,
 		})
@@ -95,7 +105,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 			return a.sampler.tell(run, ClaimResult{Batches: batches}), nil
 		}
 		if a.cfg.Routes != nil && unroutedDue() {
-			leaves, err := a.cfg.Store.LeavesOut(ctx, a.cfg.Routes)
+			leaves, err := a.claims.LeavesOut(ctx, a.cfg.Routes)
 			if err != nil {
 				return ClaimResult{}, failure(ctx, err, nil)
 			}
@@ -119,7 +129,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 // ReleaseBatch gives up a claim whose PublishBatch was cancelled before it could
 // do so itself, between two attempts.
 func (a *Activities) ReleaseBatch(ctx context.Context, b relay.Batch) error {
-	return failure(ctx, a.cfg.Store.ReleaseClaim(ctx, b), nil)
+	return failure(ctx, a.claims.ReleaseClaim(ctx, b), nil)
 }
 
 // every returns a function that reports true once an interval, and not before the

@@ -27,13 +27,61 @@ type noted struct {
 	next time.Duration
 }
 
-// store is pending events in memory, with faults that a real database produces
-// only by accident. What it does right is tested on PostgreSQL, in
-// internal/postgres.
+// store has a fake for each port. What a real store does right is tested on PostgreSQL, in
+// internal/postgres: these have faults that a real database produces only by accident.
 type store struct {
 	OperationStore // what the tests of operations put there
 	AskStore       // and those of what is asked for
+	claimFake
+	sampleFake
+	batchFake
+	topicFake
+	receiptFake
+	maintenanceFake
+}
 
+// claimFake has what claims find.
+type claimFake struct {
+	claimMu   sync.Mutex
+	claim     func(n int) ([]relay.Batch, error)
+	asked     relay.ClaimRequest // the last one
+	claims    int
+	earlier   []relay.Batch
+	leavesOut bool // topics without a route
+}
+
+// sampleFake has the state of topics.
+type sampleFake struct {
+	sampleMu sync.Mutex
+	topics   func(n int) ([]relay.TopicState, error)
+	samples  int
+	turn     func(by string, every time.Duration) (taken bool, wait time.Duration, err error)
+	waits    []time.Duration // for the next turn, of samples that took long
+}
+
+// topicFake is told of topics whose destination is broken.
+type topicFake struct {
+	topicMu sync.Mutex
+	pauses  []string
+	noted   []noted // failures
+	noteErr error
+}
+
+// receiptFake keeps receipts.
+type receiptFake struct {
+	receiptMu   sync.Mutex
+	receipts    []relay.Receipt
+	receiptsErr func(ctx context.Context, receipts []relay.Receipt) error
+}
+
+// maintenanceFake has nothing to do.
+type maintenanceFake struct {
+	keeps          map[string]time.Duration
+	maintenanceErr error // of receipts
+}
+
+// batchFake is pending events in memory.
+type batchFake struct {
 	mu       sync.Mutex
 	pending  []relay.Event // ascending
 	settled  []relay.Ref
@@ -45,11 +93,6 @@ type store struct {
 	open      int // most events in hand at a load
 	readAt    time.Time
 
-	claim      func(n int) ([]relay.Batch, error)
-	asked      relay.ClaimRequest // the last one
-	claims     int
-	earlier    []relay.Batch
-	leavesOut  bool // topics without a route
 	settleErr  func() error
 	loadErr    func(n int) error
 	renewErr   error
@@ -65,30 +108,16 @@ type store struct {
 	deadLetterErr error
 	refusedFor    map[int64]time.Duration
 	blocked       map[relay.Chain]int64
-	pauses        []string
 
 	probes   []relay.Probe
 	probeErr error
 	free     map[int16]int64 // lanes that nobody holds
 	heads    bool            // pages and probes have the first event of each key only
-
-	noted   []noted // failures
-	noteErr error
-
-	receipts    []relay.Receipt
-	receiptsErr func(ctx context.Context, receipts []relay.Receipt) error
-	keeps       map[string]time.Duration
-	upkeepErr   error // of receipts
-
-	topics  func(n int) ([]relay.TopicState, error)
-	samples int
-	turn    func(by string, every time.Duration) (taken bool, wait time.Duration, err error)
-	waits   []time.Duration // for the next turn, of samples that took long
 }
 
-func (s *store) Claim(_ context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *claimFake) Claim(_ context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
+	s.claimMu.Lock()
+	defer s.claimMu.Unlock()
 	s.claims++
 	s.asked = r
 	if s.claim == nil {
@@ -97,11 +126,11 @@ func (s *store) Claim(_ context.Context, r relay.ClaimRequest) ([]relay.Batch, e
 	return s.claim(s.claims)
 }
 
-func (s *store) Claimed(context.Context, string) ([]relay.Batch, error) { return s.earlier, nil }
+func (s *claimFake) Claimed(context.Context, string) ([]relay.Batch, error) { return s.earlier, nil }
 
-func (s *store) LeavesOut(context.Context, []string) (bool, error) { return s.leavesOut, nil }
+func (s *claimFake) LeavesOut(context.Context, []string) (bool, error) { return s.leavesOut, nil }
 
-func (s *store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error) {
+func (s *batchFake) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.takingOver != nil {
@@ -119,7 +148,7 @@ func (s *store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error
 	return relay.Lease{Topic: b.Topic, Holder: "h", LowID: low, PausedBy: s.pausedBy}, nil
 }
 
-func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
+func (s *batchFake) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loads++
@@ -149,17 +178,17 @@ func (s *store) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, event
 	return page, nil
 }
 
-func (s *store) Exists(_ context.Context, r relay.Ref) (bool, error) {
+func (s *batchFake) Exists(_ context.Context, r relay.Ref) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.replaced, s.existsErr
 }
 
-func (s *store) Borrow(_ context.Context, _ relay.Batch, _ relay.Lease) (map[int16]int64, error) {
+func (s *batchFake) Borrow(_ context.Context, _ relay.Batch, _ relay.Lease) (map[int16]int64, error) {
 	return s.free, nil
 }
 
-func (s *store) Probe(_ context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (probed relay.Probed, err error) {
+func (s *batchFake) Probe(_ context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (probed relay.Probed, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.probes = append(s.probes, p)
@@ -185,7 +214,7 @@ func (s *store) Probe(_ context.Context, l relay.Lease, inHand []relay.Ref, p re
 	return probed, nil
 }
 
-func (s *store) Highest(_ context.Context, l relay.Lease) (b relay.Bound, err error) {
+func (s *batchFake) Highest(_ context.Context, l relay.Lease) (b relay.Bound, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.pending {
@@ -196,11 +225,11 @@ func (s *store) Highest(_ context.Context, l relay.Lease) (b relay.Bound, err er
 	return b, s.highestErr
 }
 
-func (s *store) Apart(context.Context) (settle func(context.Context, string, []relay.Ref) error, end func(), err error) {
+func (s *batchFake) Apart(context.Context) (settle func(context.Context, string, []relay.Ref) error, end func(), err error) {
 	return s.Settle, func() {}, nil
 }
 
-func (s *store) Settle(_ context.Context, _ string, done []relay.Ref) error {
+func (s *batchFake) Settle(_ context.Context, _ string, done []relay.Ref) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.settleErr != nil && len(done) > 0 {
@@ -213,7 +242,7 @@ func (s *store) Settle(_ context.Context, _ string, done []relay.Ref) error {
 	return nil
 }
 
-func (s *store) Renew(_ context.Context, _ relay.Lease, lanes []int16) error {
+func (s *batchFake) Renew(_ context.Context, _ relay.Lease, lanes []int16) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lanes = slices.Clone(lanes)
@@ -222,18 +251,18 @@ func (s *store) Renew(_ context.Context, _ relay.Lease, lanes []int16) error {
 	return s.renewErr
 }
 
-func (s *store) Release(_ context.Context, _ relay.Lease, read relay.Read) error {
+func (s *batchFake) Release(_ context.Context, _ relay.Lease, read relay.Read) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.released = maps.Clone(read.Next)
 	return nil
 }
 
-func (s *store) Keep(ctx context.Context, l relay.Lease, lanes []int16) error {
+func (s *batchFake) Keep(ctx context.Context, l relay.Lease, lanes []int16) error {
 	return s.Renew(ctx, l, lanes)
 }
 
-func (s *store) DeadLetter(_ context.Context, _ relay.Lease, workflowID string, dead []relay.Outcome) error {
+func (s *batchFake) DeadLetter(_ context.Context, _ relay.Lease, workflowID string, dead []relay.Outcome) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.deadLetterErr != nil {
@@ -247,7 +276,7 @@ func (s *store) DeadLetter(_ context.Context, _ relay.Lease, workflowID string, 
 	return nil
 }
 
-func (s *store) Refuse(_ context.Context, _ string, refused []relay.Outcome) (known []relay.Refusal, err error) {
+func (s *batchFake) Refuse(_ context.Context, _ string, refused []relay.Outcome) (known []relay.Refusal, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range refused {
@@ -256,7 +285,7 @@ func (s *store) Refuse(_ context.Context, _ string, refused []relay.Outcome) (kn
 	return known, nil
 }
 
-func (s *store) Blocked(_ context.Context, _ string, keys []string) (map[relay.Chain]int64, error) {
+func (s *batchFake) Blocked(_ context.Context, _ string, keys []string) (map[relay.Chain]int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	blocked := maps.Clone(s.blocked)
@@ -264,33 +293,33 @@ func (s *store) Blocked(_ context.Context, _ string, keys []string) (map[relay.C
 	return blocked, nil
 }
 
-func (s *store) PauseTopic(_ context.Context, topic, workflowID string, _ time.Duration) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *topicFake) PauseTopic(_ context.Context, topic, workflowID string, _ time.Duration) error {
+	s.topicMu.Lock()
+	defer s.topicMu.Unlock()
 	s.pauses = append(s.pauses, topic+" by "+workflowID)
 	return nil
 }
 
-func (s *store) NoteFailure(_ context.Context, topic, workflowID string, f relay.Failure, next time.Duration) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *topicFake) NoteFailure(_ context.Context, topic, workflowID string, f relay.Failure, next time.Duration) error {
+	s.topicMu.Lock()
+	defer s.topicMu.Unlock()
 	s.noted = append(s.noted, noted{topic + " by " + workflowID, f, next})
 	return s.noteErr
 }
 
-func (s *store) ResumeTopic(context.Context, string, string) error { return nil }
+func (s *topicFake) ResumeTopic(context.Context, string, string) error { return nil }
 
-func (s *store) MakePartitions(context.Context, int, func()) (p relay.Partitions, err error) {
+func (s *maintenanceFake) MakePartitions(context.Context, int, func()) (p relay.Partitions, err error) {
 	return p, nil
 }
 
-func (s *store) DropPartitions(context.Context, int, func()) (p relay.Partitions, err error) {
+func (s *maintenanceFake) DropPartitions(context.Context, int, func()) (p relay.Partitions, err error) {
 	return p, nil
 }
 
-func (s *store) WriteReceipts(ctx context.Context, receipts []relay.Receipt) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *receiptFake) WriteReceipts(ctx context.Context, receipts []relay.Receipt) error {
+	s.receiptMu.Lock()
+	defer s.receiptMu.Unlock()
 	if s.receiptsErr != nil {
 		if err := s.receiptsErr(ctx, receipts); err != nil {
 			return err
@@ -300,58 +329,60 @@ func (s *store) WriteReceipts(ctx context.Context, receipts []relay.Receipt) err
 	return nil
 }
 
-func (s *store) KeepReceipts(_ context.Context, topics map[string]time.Duration, _ int) (left []string, err error) {
+func (s *maintenanceFake) KeepReceipts(_ context.Context, topics map[string]time.Duration, _ int) (left []string, err error) {
 	s.keeps = maps.Clone(topics)
-	return nil, s.upkeepErr
+	return nil, s.maintenanceErr
 }
 
-func (s *store) DropReceipts(context.Context) (left []string, err error) { return nil, s.upkeepErr }
+func (s *maintenanceFake) DropReceipts(context.Context) (left []string, err error) {
+	return nil, s.maintenanceErr
+}
 
-func (s *store) Health(context.Context) (h relay.Health, err error) { return h, nil }
+func (s *maintenanceFake) Health(context.Context) (h relay.Health, err error) { return h, nil }
 
 // TakeTurn lets everybody sample, unless turn says otherwise.
-func (s *store) TakeTurn(_ context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error) {
-	s.mu.Lock()
+func (s *sampleFake) TakeTurn(_ context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error) {
+	s.sampleMu.Lock()
 	turn := s.turn
-	s.mu.Unlock()
+	s.sampleMu.Unlock()
 	if turn == nil {
 		return true, 0, nil
 	}
 	return turn(by, every)
 }
 
-func (s *store) DeferTurn(_ context.Context, _ string, wait time.Duration) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *sampleFake) DeferTurn(_ context.Context, _ string, wait time.Duration) error {
+	s.sampleMu.Lock()
+	defer s.sampleMu.Unlock()
 	s.waits = append(s.waits, wait)
 	return nil
 }
 
 // Topics is not under the lock: like a database, it may take its time.
-func (s *store) Topics(context.Context) ([]relay.TopicState, error) {
-	s.mu.Lock()
+func (s *sampleFake) Topics(context.Context) ([]relay.TopicState, error) {
+	s.sampleMu.Lock()
 	s.samples++
 	n, topics := s.samples, s.topics
-	s.mu.Unlock()
+	s.sampleMu.Unlock()
 	if topics == nil {
 		return nil, nil
 	}
 	return topics(n)
 }
 
-func (s *store) setTopics(topics func(n int) ([]relay.TopicState, error)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *sampleFake) setTopics(topics func(n int) ([]relay.TopicState, error)) {
+	s.sampleMu.Lock()
+	defer s.sampleMu.Unlock()
 	s.topics = topics
 }
 
-func (s *store) sampled() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *sampleFake) sampled() int {
+	s.sampleMu.Lock()
+	defer s.sampleMu.Unlock()
 	return s.samples
 }
 
-func (s *store) ReleaseClaim(context.Context, relay.Batch) error {
+func (s *batchFake) ReleaseClaim(context.Context, relay.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.overHeads++
@@ -359,7 +390,7 @@ func (s *store) ReleaseClaim(context.Context, relay.Batch) error {
 }
 
 // away makes settlements fail, or succeed again.
-func (s *store) away(away bool) {
+func (s *batchFake) away(away bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.settleErr = nil; away {
@@ -367,21 +398,21 @@ func (s *store) away(away bool) {
 	}
 }
 
-func (s *store) settledEvents() int {
+func (s *batchFake) settledEvents() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.settled)
 }
 
 // releasedLanes are the lanes of the last release.
-func (s *store) releasedLanes() []int16 {
+func (s *batchFake) releasedLanes() []int16 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Sorted(maps.Keys(s.released))
 }
 
 // fill makes n events pending, one lane after the other.
-func (s *store) fill(n int, lanes ...int16) {
+func (s *batchFake) fill(n int, lanes ...int16) {
 	for i := range n {
 		s.pending = append(s.pending, relay.Event{
 			Ref:     relay.Ref{ID: int64(i + 1), Lane: lanes[i%len(lanes)], At: int64(1000 + i)},

@@ -12,6 +12,13 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
+// SettleStore is where acknowledgements are settled.
+type SettleStore interface {
+	Settle(ctx context.Context, topic string, done []relay.Ref) error
+	// Apart returns Settle on a connection of its own, and what ends that.
+	Apart(ctx context.Context) (settle func(ctx context.Context, topic string, done []relay.Ref) error, end func(), err error)
+}
+
 // ledger keeps what destinations have accepted and the store does not know yet, of
 // attempts that have ended. It settles that in the background until it is empty, also
 // when the run, the batch or the lease has ended: the event of a forgotten
@@ -21,7 +28,7 @@ import (
 // of which the ledger has something: so it holds a page for each attempt that was
 // under way when the database went away.
 type ledger struct {
-	store Store
+	store SettleStore
 
 	mu     sync.Mutex
 	topics map[string]map[relay.Ref]bool
@@ -33,7 +40,7 @@ type ledger struct {
 	idle   sync.WaitGroup
 }
 
-func newLedger(s Store) *ledger {
+func newLedger(s SettleStore) *ledger {
 	l := &ledger{store: s, topics: make(map[string]map[relay.Ref]bool)}
 	l.ending, l.end = context.WithCancel(context.Background())
 	return l
@@ -89,7 +96,7 @@ type settle func(ctx context.Context, topic string, done []relay.Ref) error
 // If that connection cannot be made or has an error, the pool has the rest of the try. When
 // the pool works, the ledger stays with it.
 type way struct {
-	store Store
+	store SettleStore
 	apart bool
 	own   settle // while there is a connection
 	end   func()

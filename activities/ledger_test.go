@@ -147,7 +147,7 @@ func TestAcknowledgements_OfOneTopicDoNotWaitForThoseOfAnother(t *testing.T) {
 
 // blockedTopic is a store in which one topic's rows are locked.
 type blockedTopic struct {
-	Store
+	SettleStore
 	topic string
 }
 
@@ -156,7 +156,7 @@ func (s blockedTopic) Settle(ctx context.Context, topic string, done []relay.Ref
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	return s.Store.Settle(ctx, topic, done)
+	return s.SettleStore.Settle(ctx, topic, done)
 }
 
 func (s blockedTopic) Apart(context.Context) (settle func(context.Context, string, []relay.Ref) error, end func(), err error) {
@@ -170,7 +170,7 @@ func TestAcknowledgements_AreSettledInTimeThoughThePoolIsStuck(t *testing.T) {
 	for back := time.Duration(0); back < 10*time.Second; back += 100 * time.Millisecond {
 		for name, refusing := range map[string]bool{"silent": false, "refusing": true} {
 			synctest.Test(t, func(t *testing.T) {
-				s := &stuckPool{Store: &store{}, refusing: refusing, back: time.Now().Add(back)}
+				s := &stuckPool{SettleStore: &batchFake{}, refusing: refusing, back: time.Now().Add(back)}
 				l := newLedger(s)
 				defer l.end()
 				for _, topic := range []string{"a", "b", "c"} {
@@ -188,7 +188,7 @@ func TestAcknowledgements_AreSettledInTimeThoughThePoolIsStuck(t *testing.T) {
 // stuckPool is a store whose pool has connections only on which nobody answers. New ones
 // are as good as the database.
 type stuckPool struct {
-	Store
+	SettleStore
 	back          time.Time // when the database is
 	refusing      bool      // connections, until then
 	opened, ended int
@@ -207,14 +207,14 @@ func (s *stuckPool) Apart(ctx context.Context) (settle func(context.Context, str
 		return nil, nil, errAway
 	}
 	s.opened++
-	return s.Store.Settle, func() { s.ended++ }, nil
+	return s.SettleStore.Settle, func() { s.ended++ }, nil
 }
 
 // A name may have an address that does not answer, and the pool a connection that does.
 func TestAcknowledgements_AreSettledByThePoolWhileNoConnectionCanBeMade(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &onlyPool{Store: &store{}, back: time.Now().Add(time.Second)}
+		s := &onlyPool{SettleStore: &batchFake{}, back: time.Now().Add(time.Second)}
 		l := newLedger(s)
 		defer l.end()
 		for _, topic := range []string{"a", "b", "c"} {
@@ -227,7 +227,7 @@ func TestAcknowledgements_AreSettledByThePoolWhileNoConnectionCanBeMade(t *testi
 
 // onlyPool is a store to which nobody answers when a connection is made.
 type onlyPool struct {
-	Store
+	SettleStore
 	back time.Time // when its pool is
 }
 
@@ -235,7 +235,7 @@ func (s *onlyPool) Settle(ctx context.Context, topic string, done []relay.Ref) e
 	if time.Now().Before(s.back) {
 		return errAway
 	}
-	return s.Store.Settle(ctx, topic, done)
+	return s.SettleStore.Settle(ctx, topic, done)
 }
 
 func (*onlyPool) Apart(ctx context.Context) (settle func(context.Context, string, []relay.Ref) error, end func(), err error) {

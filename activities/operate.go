@@ -19,7 +19,7 @@ const (
 	reserveFor = 4 * time.Second
 )
 
-// OperationStore is the part of Store that operations need.
+// OperationStore is the part of Store that an operation under way needs.
 type OperationStore interface {
 	Operation(ctx context.Context, id int64) (relay.UnderWay, error)
 	TakeOperation(ctx context.Context, id int64) (relay.UnderWay, error)
@@ -88,14 +88,14 @@ func (a *Activities) Replay(ctx context.Context, r OperateRequest) (OperateResul
 func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateResult, error) {
 	var err error
 	if r.Holder != "" || r.Moved > 0 {
-		err = a.cfg.Store.CompleteOperation(ctx, r.Operation, r.Holder, r.Moved)
+		err = a.operations.CompleteOperation(ctx, r.Operation, r.Holder, r.Moved)
 	} else {
-		err = a.cfg.Store.EndOperation(ctx, r.Operation, r.Outcome, r.Done)
+		err = a.operations.EndOperation(ctx, r.Operation, r.Outcome, r.Done)
 	}
 	if err != nil {
 		return OperateResult{}, failure(ctx, err, nil)
 	}
-	u, err := a.cfg.Store.Operation(ctx, r.Operation)
+	u, err := a.operations.Operation(ctx, r.Operation)
 	return OperateResult{Done: u.Done, Over: true, Again: u.Finished == nil}, failure(ctx, err, nil)
 }
 
@@ -103,7 +103,7 @@ func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateRes
 // how far it is stands in the database, noted together with what was done.
 func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResult, error) {
 	defer beat(ctx)()
-	u, err := a.cfg.Store.TakeOperation(ctx, r.Operation)
+	u, err := a.operations.TakeOperation(ctx, r.Operation)
 	if err == nil {
 		u, err = a.bounded(ctx, u)
 	}
@@ -157,13 +157,13 @@ func (a *Activities) bounded(ctx context.Context, u relay.UnderWay) (relay.Under
 	if u.Kind != relay.Replay {
 		return u, nil
 	}
-	first, last, err := a.cfg.Store.Bounds(ctx, u)
+	first, last, err := a.operations.Bounds(ctx, u)
 	if err != nil {
 		return u, err
 	}
 	u.Last = last
 	u.From.ID = max(u.From.ID, first-1)
-	return u, a.cfg.Store.EnsureLanes(ctx, []string{u.Topic})
+	return u, a.operations.EnsureLanes(ctx, []string{u.Topic})
 }
 
 // step does the next step of an operation, and says how long its rate asks to wait.
@@ -173,13 +173,13 @@ func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond floa
 	if perSecond > 0 {
 		most = max(1, min(most, int(perSecond)))
 	}
-	step, err := a.cfg.Store.NextStep(ctx, *u, u.From, most)
+	step, err := a.operations.NextStep(ctx, *u, u.From, most)
 	moved := 0
 	if err == nil {
 		moved, err = a.move(ctx, u, step.Moves)
 	}
 	if err == nil {
-		*u, err = a.cfg.Store.Advance(ctx, *u, step.Next)
+		*u, err = a.operations.Advance(ctx, *u, step.Next)
 	}
 	result := OperateResult{Done: u.Done, Holder: u.Holder}
 	if err != nil {
@@ -196,7 +196,7 @@ func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond floa
 func (a *Activities) move(ctx context.Context, u *relay.UnderWay, moves []relay.Move) (moved int, err error) {
 	renew := every(reserveFor / 2)
 	for reserved := false; len(moves) > 0; {
-		lanes, n, err := a.cfg.Store.Move(ctx, *u, moves)
+		lanes, n, err := a.operations.Move(ctx, *u, moves)
 		moved += n
 		u.Done += int64(n)
 		if err != nil {
@@ -207,7 +207,7 @@ func (a *Activities) move(ctx context.Context, u *relay.UnderWay, moves []relay.
 			return moved, nil
 		}
 		if !reserved || renew() {
-			if err := a.cfg.Store.Reserve(ctx, u.Topic, relay.LanesOf(moves), reserveFor); err != nil {
+			if err := a.operations.Reserve(ctx, u.Topic, relay.LanesOf(moves), reserveFor); err != nil {
 				return moved, err
 			}
 			reserved = true

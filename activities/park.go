@@ -16,14 +16,14 @@ import (
 // that is pending in the batch's lanes.
 func (a *Activities) bound(ctx context.Context, l relay.Lease) (PublishResult, error) {
 	defer beat(ctx)()
-	upTo, err := a.cfg.Store.Highest(ctx, l)
+	upTo, err := a.batches.Highest(ctx, l)
 	switch {
 	case err != nil:
 		return PublishResult{}, err
 	case upTo.ID == 0:
-		return PublishResult{}, a.cfg.Store.Release(ctx, l, relay.Read{Next: l.LowID})
+		return PublishResult{}, a.batches.Release(ctx, l, relay.Read{Next: l.LowID})
 	}
-	return PublishResult{ParkUpTo: upTo.ID, ParkBefore: upTo.At, More: true}, a.cfg.Store.Keep(ctx, l, slices.Sorted(maps.Keys(l.LowID)))
+	return PublishResult{ParkUpTo: upTo.ID, ParkBefore: upTo.At, More: true}, a.batches.Keep(ctx, l, slices.Sorted(maps.Keys(l.LowID)))
 }
 
 // parked makes dead letters of everything that was refused. While there was
@@ -34,7 +34,7 @@ func (t *attempt) parked(ctx context.Context, dead []relay.Outcome) error {
 		return err
 	}
 	if len(dead) > 0 || t.mayHoldMore() {
-		return t.cfg.Store.Keep(ctx, t.lease, t.lanes())
+		return t.store.Keep(ctx, t.lease, t.lanes())
 	}
 	return t.release(ctx, nil)
 }

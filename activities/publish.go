@@ -13,6 +13,47 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
+// PublishStore is the part of Store that publishing a batch needs.
+type PublishStore interface {
+	LaneStore
+	LoadStore
+	ProbeStore
+	SettleStore
+	TopicStore
+	// Highest says how far parking goes.
+	Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
+	DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error
+	// Refuse remembers events that were refused alone, and says for how long each has been refused.
+	Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error)
+}
+
+// LaneStore holds the lanes of a batch for an attempt.
+type LaneStore interface {
+	TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error)
+	Renew(ctx context.Context, l relay.Lease, lanes []int16) error
+	// Keep renews the lease of lanes for the next attempt.
+	Keep(ctx context.Context, l relay.Lease, lanes []int16) error
+	Release(ctx context.Context, l relay.Lease, read relay.Read) error
+	// ReleaseClaim releases the lanes of a batch, whichever attempt holds them.
+	ReleaseClaim(ctx context.Context, b relay.Batch) error
+}
+
+// LoadStore is what an attempt loads from.
+type LoadStore interface {
+	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
+	Exists(ctx context.Context, r relay.Ref) (bool, error)
+	// Blocked has the first dead letter of each key.
+	Blocked(ctx context.Context, topic string, keys []string) (map[relay.Chain]int64, error)
+}
+
+// ProbeStore is what a recovery probes.
+type ProbeStore interface {
+	// Borrow leases the free lanes of a batch's topic, and says from where each is read.
+	Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[int16]int64, error)
+	Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (relay.Probed, error)
+	Exists(ctx context.Context, r relay.Ref) (bool, error)
+}
+
 // PublishRequest names a batch to publish.
 type PublishRequest struct {
 	Batch relay.Batch `json:"batch"`
@@ -120,7 +161,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		// such an id may be another event's.
 		last.Unsettled = slices.DeleteFunc(last.Unsettled, func(r relay.Ref) bool { return r.At == 0 })
 		// Ours replaces it at the first heartbeat, so it is settled before that.
-		if err := a.cfg.Store.Settle(prepareCtx, r.Batch.Topic, last.Unsettled); err != nil {
+		if err := a.batches.Settle(prepareCtx, r.Batch.Topic, last.Unsettled); err != nil {
 			a.ledger.add(r.Batch.Topic, last.Unsettled) // the run may end, and its heartbeats with it
 			return PublishResult{}, failure(ctx, err, nil)
 		}
@@ -137,7 +178,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		// The machine was suspended, and another attempt may have the batch already.
 		return PublishResult{}, failure(ctx, fmt.Errorf("%w: the machine stood still", relay.ErrStopped), nil)
 	}
-	lease, err := a.cfg.Store.TakeOver(prepareCtx, r.Batch)
+	lease, err := a.batches.TakeOver(prepareCtx, r.Batch)
 	if err != nil {
 		a.countLost(r.Batch.Topic, err)
 		return PublishResult{}, failure(ctx, err, nil)
@@ -145,9 +186,9 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	if lease.PausedBy != "" {
 		var err error
 		if r.Batch.Settling { // the next claim is to know it as well
-			err = a.cfg.Store.ReleaseClaim(prepareCtx, r.Batch)
+			err = a.batches.ReleaseClaim(prepareCtx, r.Batch)
 		} else {
-			err = a.cfg.Store.Release(prepareCtx, lease, relay.Read{Next: lease.LowID})
+			err = a.batches.Release(prepareCtx, lease, relay.Read{Next: lease.LowID})
 		}
 		result := PublishResult{Published: last.Published, Dead: last.Dead, Throttled: last.Throttled, PausedBy: lease.PausedBy}
 		return result, failure(ctx, err, result)
@@ -157,7 +198,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		if activity.GetInfo(ctx).Attempt == 1 && !activity.HasHeartbeatDetails(ctx) && !r.Park {
 			a.cfg.Metrics.RecoveryBegun(r.Batch.Topic)
 		}
-		if err := a.cfg.Store.PauseTopic(prepareCtx, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause); err != nil {
+		if err := a.batches.PauseTopic(prepareCtx, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}

@@ -366,7 +366,7 @@ func TestErrorsOfTemporalItselfStayAsTheyAre(t *testing.T) {
 
 func TestRaise_UsesAMarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
 	store := &store{}
-	a := &Activities{cfg: Config{Store: store}}
+	a := &Activities{batches: store}
 	low := map[int16]int64{1: 1}
 	attempt := a.newAttempt(PublishRequest{}, relay.Lease{LowID: low}, timing.Reading{}, checkpoint{})
 	beyond := map[int16]int64{1: 1000}

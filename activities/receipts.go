@@ -11,11 +11,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// ReceiptStore is where receipts are kept. internal/postgres implements it.
+// ReceiptStore is where receipts are written.
 type ReceiptStore interface {
 	WriteReceipts(ctx context.Context, receipts []relay.Receipt) error
-	KeepReceipts(ctx context.Context, topics map[string]time.Duration, ahead int) (left []string, err error)
-	DropReceipts(ctx context.Context) (left []string, err error)
 }
 
 const (
@@ -189,7 +187,7 @@ func (r *receipts) end(ctx context.Context) {
 // Publishing needs none of it. (It is no method, because every method of Activities is an
 // activity.)
 func KeepReceipts(ctx context.Context, a *Activities, ahead int) (left []string, err error) {
-	return a.cfg.Store.KeepReceipts(ctx, a.cfg.keepReceipts(), ahead)
+	return a.maintenance.KeepReceipts(ctx, a.cfg.keepReceipts(), ahead)
 }
 
 // keepReceipts are the topics that keep receipts.

@@ -16,9 +16,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func (s *store) written() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *receiptFake) written() int {
+	s.receiptMu.Lock()
+	defer s.receiptMu.Unlock()
 	return len(s.receipts)
 }
 
@@ -81,7 +81,6 @@ func TestReceipts_NeitherFailNorDelaySettlements(t *testing.T) {
 
 // slowReceipts is a store of receipts beside that of events.
 type slowReceipts struct {
-	store
 	err func(ctx context.Context, receipts []relay.Receipt) error
 }
 
@@ -90,7 +89,7 @@ func (s *slowReceipts) WriteReceipts(ctx context.Context, receipts []relay.Recei
 }
 
 func newTestReceipts(write func(n int, receipts []relay.Receipt) error) (r *receipts, written func() []int64, m *told) {
-	var s store
+	var s receiptFake
 	tries := 0
 	s.receiptsErr = func(_ context.Context, receipts []relay.Receipt) error {
 		tries++
@@ -98,8 +97,8 @@ func newTestReceipts(write func(n int, receipts []relay.Receipt) error) (r *rece
 	}
 	m = &told{}
 	return newReceipts(&s, m), func() (ids []int64) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		s.receiptMu.Lock()
+		defer s.receiptMu.Unlock()
 		for _, r := range s.receipts {
 			ids = append(ids, r.ID)
 		}
@@ -219,7 +218,7 @@ func TestUpkeep_GoesOnWithoutReceiptsAndSaysSo(t *testing.T) {
 	require.NoError(t, v.Get(&done))
 	require.Empty(t, done.Left)
 	require.Equal(t, map[string]time.Duration{"orders": time.Hour}, e.store.keeps)
-	e.store.upkeepErr = errors.New("may not")
+	e.store.maintenanceErr = errors.New("may not")
 	for _, activity := range []any{e.EnsurePartitions, e.DropExpiredPartitions} {
 		v, err := e.ExecuteActivity(activity, PartitionsRequest{Days: 14})
 		require.NoError(t, err)

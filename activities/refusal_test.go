@@ -28,7 +28,7 @@ func refusing(err *relay.PublishError, ids ...int64) func(int, relay.Event) *rel
 	}
 }
 
-func (s *store) deadIDs() (ids []int64) {
+func (s *batchFake) deadIDs() (ids []int64) {
 	for _, d := range s.dead {
 		ids = append(ids, d.ID)
 	}

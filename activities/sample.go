@@ -26,6 +26,15 @@ const (
 	sampleUnrouted = 5
 )
 
+// SampleStore is the part of Store that samples need.
+type SampleStore interface {
+	// TakeTurn reports whether it is this worker's turn to sample. If it is not, wait is the time
+	// until the next turn.
+	TakeTurn(ctx context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error)
+	DeferTurn(ctx context.Context, by string, wait time.Duration) error
+	Topics(ctx context.Context) ([]relay.TopicState, error)
+}
+
 // sampler knows the state of all topics as of a few seconds ago. It looks in the
 // background, so that no claim waits for it, and only while there are claims and when
 // it is this worker's turn: of several workers that claim, one samples.
@@ -56,13 +65,13 @@ type sample struct {
 func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
 	ctx = context.WithoutCancel(ctx) // it may outlast the claim that it began in
 	began := time.Now()
-	taken, wait, err := a.cfg.Store.TakeTurn(ctx, a.sampler.by, every)
+	taken, wait, err := a.samples.TakeTurn(ctx, a.sampler.by, every)
 	if err == nil && !taken {
 		// The turn may be due sooner than it seems now: the database's clock may be set back.
 		return sample{next: min(wait, every)}
 	}
 	if err == nil {
-		s.topics, err = a.cfg.Store.Topics(ctx)
+		s.topics, err = a.samples.Topics(ctx)
 		for i, t := range s.topics {
 			s.topics[i].NoRoute = a.cfg.Routes != nil && !slices.Contains(a.cfg.Routes, t.Topic)
 		}
@@ -75,7 +84,7 @@ func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
 	}
 	if taken && s.next > every {
 		// Or another worker would look sooner.
-		err = errors.Join(err, a.cfg.Store.DeferTurn(ctx, a.sampler.by, s.next-took))
+		err = errors.Join(err, a.samples.DeferTurn(ctx, a.sampler.by, s.next-took))
 	}
 	if err != nil {
 		activity.GetLogger(ctx).Warn("topics not sampled: what the Temporal UI shows of them is late", "error", err)

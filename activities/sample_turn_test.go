@@ -31,8 +31,8 @@ func TestAWorkerWhoseTurnItIsNotSamplesNothingAndAsksAgainWhenItMayBe(t *testing
 	require.Empty(t, r.Topics)
 	require.Empty(t, m.others, "no gauge stands still beside the others")
 	require.Zero(t, e.store.sampled())
-	e.store.mu.Lock()
-	defer e.store.mu.Unlock()
+	e.store.sampleMu.Lock()
+	defer e.store.sampleMu.Unlock()
 	require.Greater(t, asked.Load(), int64(1))
 	require.LessOrEqual(t, asked.Load(), 1+int64(time.Since(began)/(100*time.Millisecond)), "or every claim costs one more statement")
 }
@@ -52,12 +52,12 @@ func TestASampleThatTookLongIsDeferredForAll(t *testing.T) {
 	_, err := e.claim(t, 50*time.Millisecond)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		e.store.mu.Lock()
-		defer e.store.mu.Unlock()
+		e.store.sampleMu.Lock()
+		defer e.store.sampleMu.Unlock()
 		return len(e.store.waits) > 0
 	}, 30*time.Second, time.Millisecond)
-	e.store.mu.Lock()
-	defer e.store.mu.Unlock()
+	e.store.sampleMu.Lock()
+	defer e.store.sampleMu.Unlock()
 	require.GreaterOrEqual(t, e.store.waits[0], (sampleShare-1)*looking)
 }
 

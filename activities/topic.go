@@ -4,11 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/activity"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
+
+// TopicStore is the part of Store that has the state of topics.
+type TopicStore interface {
+	PauseTopic(ctx context.Context, topic, workflowID string, pause time.Duration) error
+	NoteFailure(ctx context.Context, topic, workflowID string, f relay.Failure, next time.Duration) error
+	ResumeTopic(ctx context.Context, topic, workflowID string) error
+}
 
 // TopicRequest names a topic and the recovery that acts on it.
 type TopicRequest struct {
@@ -18,7 +28,7 @@ type TopicRequest struct {
 
 // ResumeTopic lifts the pause of a recovery that is over, and no other.
 func (a *Activities) ResumeTopic(ctx context.Context, r TopicRequest) error {
-	return failure(ctx, a.cfg.Store.ResumeTopic(ctx, r.Topic, r.RecoveryID), nil)
+	return failure(ctx, a.batches.ResumeTopic(ctx, r.Topic, r.RecoveryID), nil)
 }
 
 // RecoveryRuns reports whether the recovery of that id runs, on this activity's task queue:
@@ -36,5 +46,5 @@ func (a *Activities) RecoveryRuns(ctx context.Context, r TopicRequest) (bool, er
 		d.GetExecutionConfig().GetTaskQueue().GetName() != activity.GetInfo(ctx).TaskQueue:
 		return false, nil
 	}
-	return true, failure(ctx, a.cfg.Store.PauseTopic(ctx, r.Topic, r.RecoveryID, a.cfg.HandoverPause), nil)
+	return true, failure(ctx, a.batches.PauseTopic(ctx, r.Topic, r.RecoveryID, a.cfg.HandoverPause), nil)
 }

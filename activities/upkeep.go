@@ -2,9 +2,21 @@ package activities
 
 import (
 	"context"
+	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
+
+// MaintenanceStore is the part of Store that maintenance needs.
+type MaintenanceStore interface {
+	MakePartitions(ctx context.Context, ahead int, progress func()) (relay.Partitions, error)
+	DropPartitions(ctx context.Context, keep int, progress func()) (relay.Partitions, error)
+	Health(ctx context.Context) (relay.Health, error)
+	// KeepReceipts notes which topics keep receipts, and makes partitions for them. left says of
+	// days without one why, and the remedy.
+	KeepReceipts(ctx context.Context, topics map[string]time.Duration, ahead int) (left []string, err error)
+	DropReceipts(ctx context.Context) (left []string, err error)
+}
 
 // PartitionsRequest says how many days to have partitions for, or to keep.
 type PartitionsRequest struct {
@@ -15,9 +27,9 @@ type PartitionsRequest struct {
 // where topics keep receipts. Without the latter it succeeds too, and says so in Left.
 func (a *Activities) EnsurePartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
 	defer beat(ctx)()
-	done, err := a.cfg.Store.MakePartitions(ctx, r.Days, nil)
+	done, err := a.maintenance.MakePartitions(ctx, r.Days, nil)
 	if err == nil {
-		done.Left = append(done.Left, asWarnings(a.cfg.Store.KeepReceipts(ctx, a.cfg.keepReceipts(), r.Days))...)
+		done.Left = append(done.Left, asWarnings(a.maintenance.KeepReceipts(ctx, a.cfg.keepReceipts(), r.Days))...)
 	}
 	return done, failure(ctx, err, done)
 }
@@ -27,9 +39,9 @@ func (a *Activities) EnsurePartitions(ctx context.Context, r PartitionsRequest) 
 // partition. It drops receipts that no topic keeps any more.
 func (a *Activities) DropExpiredPartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
 	defer beat(ctx)()
-	done, err := a.cfg.Store.DropPartitions(ctx, r.Days, nil)
+	done, err := a.maintenance.DropPartitions(ctx, r.Days, nil)
 	if err == nil {
-		done.Left = append(done.Left, asWarnings(a.cfg.Store.DropReceipts(ctx))...)
+		done.Left = append(done.Left, asWarnings(a.maintenance.DropReceipts(ctx))...)
 	}
 	return done, failure(ctx, err, done)
 }
@@ -37,7 +49,7 @@ func (a *Activities) DropExpiredPartitions(ctx context.Context, r PartitionsRequ
 // OutboxStats reads what an operator should know of the database before it hurts.
 func (a *Activities) OutboxStats(ctx context.Context) (relay.Health, error) {
 	defer beat(ctx)()
-	h, err := a.cfg.Store.Health(ctx)
+	h, err := a.maintenance.Health(ctx)
 	if err == nil {
 		a.cfg.Metrics.Health(h)
 	}
