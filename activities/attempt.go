@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,50 +35,32 @@ type attempt struct {
 	doubts   *doubts
 	ledger   *ledger
 	receipts *receipts
-	clock    timing.Clock
 	lease    relay.Lease
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
 	// number is that of the attempt, from 1, as Temporal counts for its backoff.
 	number int32
-	// last is what the attempt before left, and doubtedBefore its DoubtedTo, which this
-	// attempt may raise.
-	last          checkpoint
-	doubtedBefore int64
+	// last is what the attempt before left.
+	last checkpoint
+
+	flight *inFlight
+	tenure *tenure
 
 	// stop ends the sending of anything new; what is under way is waited for.
 	stop context.CancelCauseFunc
 
-	mu        sync.Mutex
-	leaseFrom timing.Reading          // before it was renewed last
-	read      relay.Read              // behind what was loaded
-	open      map[relay.Ref]unsettled // loaded and not settled
-	openBytes int                     // of their payloads
-	acked     []relay.Ref             // acknowledged, to be settled
-	settling  []relay.Ref             // being settled now
-	latencies []time.Duration         // used again for every report
-	refused   refusals
-	loaded    int
-	accepted  int // by the destination, in this attempt
-	through   int // accepted, in all attempts
-	probing   probing
-	seenAlive timing.Reading
-	stopped   bool // before everything was sent
-
-	// Each holds a token when there is news.
-	changed chan struct{} // acked or refused has grown
-	settled chan struct{} // open has shrunk, or something was refused
+	probing probing
+	stopped bool // before everything was sent
 }
 
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
 	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
-	return &attempt{
+	t := &attempt{
 		PublishRequest: r, cfg: a.cfg, store: a.batches, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger, receipts: a.receipts,
-		clock: a.clock, lease: l, leaseFrom: leaseFrom, seenAlive: leaseFrom, last: last,
-		doubtedBefore: last.DoubtedTo, through: last.Published,
-		read: relay.Read{Next: maps.Clone(l.LowID)}, open: make(map[relay.Ref]unsettled),
-		changed: make(chan struct{}, 1), settled: make(chan struct{}, 1),
+		lease: l, last: last, flight: newInFlight(), tenure: newTenure(a.clock, a.cfg.Lease, leaseFrom),
 	}
+	t.flight.begin(l, last)
+	return t
 }
 
 // run publishes until the lanes are empty, the time is over, something was
@@ -130,9 +112,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		published.Requests += t.probe(sendCtx)
 		cause = cmp.Or(context.Cause(sendCtx), cause)
 	}
-	t.mu.Lock()
 	t.stopped = cause != nil || errors.Is(publishErr, relay.ErrStopped)
-	t.mu.Unlock()
 	noMore()
 	settler.Wait()
 	stop(nil)
@@ -140,11 +120,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 
 	var unroutable *relay.PublishError
 	if errors.As(publishErr, &unroutable) {
-		t.mu.Lock()
-		if !t.refused.any() {
-			t.refused.stop(unroutable)
-		}
-		t.mu.Unlock()
+		t.flight.unroutable(t.lease.Topic, unroutable)
 	}
 	switch {
 	case settleErr != nil:
@@ -168,44 +144,20 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 func (t *attempt) publish(ctx context.Context, events <-chan []relay.Event) (relay.PublishResult, error) {
 	return t.cfg.Publisher.Publish(ctx, relay.PublishRequest{
 		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
-		Deadline: t.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
+		Deadline: t.tenure.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
 		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
 	})
 }
 
 // report takes the answer to one request.
 func (t *attempt) report(outcomes []relay.Outcome) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	t.latencies = t.latencies[:0]
-	for _, o := range outcomes {
-		if o.Err == nil {
-			t.through++
-			t.accepted++
-			// The event of a replay may be of any age.
-			if born := t.open[o.Ref].born; o.Replay == 0 && !born.IsZero() {
-				t.latencies = append(t.latencies, max(0, now.Sub(born)))
-			}
-			t.acked = append(t.acked, o.Ref)
-			continue
-		}
-		t.refused.add(o)
-		signal(t.settled)
-		if endsSending(o.Err) && !t.Park {
-			t.stop(relay.ErrStopped) // the rest would fare no better
-		}
+	latencies := t.flight.answered(t.lease.Topic, outcomes)
+	ends := func(o relay.Outcome) bool { return o.Err != nil && endsSending(o.Err) }
+	if !t.Park && slices.ContainsFunc(outcomes, ends) {
+		t.stop(relay.ErrStopped) // the rest would fare no better
 	}
-	signal(t.changed)
 	if t.policy.Receipts > 0 {
 		t.receipts.add(t.lease.Topic, outcomes)
 	}
-	t.cfg.Metrics.Reported(t.lease.Topic, outcomes, t.latencies)
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	t.cfg.Metrics.Reported(t.lease.Topic, outcomes, latencies)
 }

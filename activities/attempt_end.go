@@ -15,9 +15,8 @@ import (
 // will be a next attempt, it keeps the other lanes for that one and returns the
 // refusal.
 func (t *attempt) finish(ctx context.Context, again bool) error {
-	t.mu.Lock()
-	refused, accepted, stopped := t.refused, t.accepted, t.stopped
-	t.mu.Unlock()
+	s := t.flight.state(t.lease.Topic)
+	refused, accepted, stopped := s.refused, s.accepted, t.stopped
 	if t.Park {
 		if stopped && again && accepted == 0 && !refused.any() {
 			return t.untold()
@@ -63,10 +62,10 @@ func (t *attempt) recovered(ctx context.Context, refused refusals, left *relay.P
 	untold := left == nil && fruitless && stopped
 	allAlone := refused.whole == nil && len(refused.alone) < fruitlessEvents
 	// Events behind the page got through lately, and this attempt has tried all others.
-	othersDo := refused.whole == nil && t.probing.exhausted && time.Since(t.last.ProvedAt) < provedFor
+	othersDo := refused.whole == nil && t.probing.exhausted && time.Since(t.flight.state(t.lease.Topic).noted.ProvedAt) < provedFor
 	switch {
 	case !again && (fruitless || left != nil):
-		if err := t.store.Keep(ctx, t.lease, t.lanes()); err != nil {
+		if err := t.store.Keep(ctx, t.lease, t.flight.lanes(t.lease.Topic)); err != nil {
 			return err
 		}
 		return context.Canceled // whoever cancels a recovery says what becomes of its batch
@@ -111,24 +110,14 @@ func (t *attempt) giveUp(ctx context.Context, refused refusals) (dead []relay.Ou
 }
 
 // published is how much got through, in all attempts.
-func (t *attempt) published() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.through
-}
+func (t *attempt) published() int { return t.flight.state(t.lease.Topic).through }
 
 // bury moves events to the dead letters.
 func (t *attempt) bury(ctx context.Context, dead []relay.Outcome) error {
 	if err := t.store.DeadLetter(ctx, t.lease, t.workflowID, dead); err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, o := range dead {
-		t.openBytes -= t.open[o.Ref].bytes
-		delete(t.open, o.Ref)
-	}
-	t.last.Dead += len(dead)
+	t.flight.deadLettered(t.lease.Topic, dead)
 	t.cfg.Metrics.DeadLettered(t.lease.Topic, dead)
 	return nil
 }

@@ -47,32 +47,33 @@ func (r *refusal) Unwrap() error { return r.PublishError }
 // there is none in this activity, it first keeps claims away from the topic, for
 // as long as it takes its recovery to begin.
 func (t *attempt) fail(ctx context.Context, refused refusals, left *relay.PublishError, fruitless bool) error {
-	t.mu.Lock()
+	s := t.flight.state(t.lease.Topic)
+	next := s.noted
 	r := &refusal{PublishError: left}
-	r.text = fmt.Sprintf("%s: %d of %d left: %s", t.goesTo(), len(t.open), t.loaded, left.Error())
+	r.text = fmt.Sprintf("%s: %d of %d left: %s", t.goesTo(), len(s.inHand), s.loaded, left.Error())
 	lanes := make(map[int16]bool)
-	for ref := range t.open {
+	for _, ref := range s.inHand {
 		lanes[ref.Lane] = true
 	}
 	// Refusals of single events speak against their destination only if there are
 	// many of them and never anything else.
-	if fruitless && (refused.whole != nil || len(refused.alone) >= fruitlessEvents && t.through == 0) {
-		t.last.Fruitless++
+	if fruitless && (refused.whole != nil || len(refused.alone) >= fruitlessEvents && s.through == 0) {
+		next.Fruitless++
 	} else {
-		t.last.Fruitless = 0
+		next.Fruitless = 0
 	}
 	if refused.throttle != nil {
-		t.last.Throttled++
-		pause := min(throttlePauseMax, throttlePause<<min(t.last.Throttled-1, 8))
+		next.Throttled++
+		pause := min(throttlePauseMax, throttlePause<<min(next.Throttled-1, 8))
 		r.pause = pause/2 + rand.N(pause/2)
 	}
 	if t.Recovering && left.Code == relay.CodeNoRoute {
 		// Only another worker can have the route, and may have it at any time.
-		r.pause = min(timing.RouteRetryMost, timing.RecoveryFirst<<min(max(0, t.last.Fruitless-1), 8))
+		r.pause = min(timing.RouteRetryMost, timing.RecoveryFirst<<min(max(0, next.Fruitless-1), 8))
 	}
 	broken := refused.whole != nil && needsSomebody(refused.whole)
-	r.final = !t.Recovering && (broken || t.last.Fruitless >= fruitlessLimit)
-	t.mu.Unlock()
+	r.final = !t.Recovering && (broken || next.Fruitless >= fruitlessLimit)
+	t.flight.note(t.lease.Topic, func(c *checkpoint) { c.Fruitless, c.Throttled = next.Fruitless, next.Throttled })
 	if r.final {
 		// The recovery tries all that this attempt had, so that it has more than one
 		// event to tell by.
@@ -120,12 +121,7 @@ func (t *attempt) goesTo() string {
 
 // release frees all lanes that are still this attempt's, but for some.
 func (t *attempt) release(ctx context.Context, keep []int16) error {
-	t.mu.Lock()
-	read := relay.Read{Next: maps.Clone(t.read.Next), Last: t.read.Last}
-	for ref := range t.open {
-		read.Next[ref.Lane] = min(read.Next[ref.Lane], ref.ID)
-	}
-	t.mu.Unlock()
+	read := t.flight.lowWatermarks(t.lease.Topic)
 	for _, lane := range keep {
 		delete(read.Next, lane)
 	}
@@ -136,14 +132,4 @@ func (t *attempt) release(ctx context.Context, keep []int16) error {
 // attempt that was throttled.
 func (t *attempt) concurrency() int {
 	return max(1, t.Concurrency>>min(t.last.Throttled, 8))
-}
-
-func (t *attempt) checkpoint() checkpoint {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := t.last
-	c.Published, c.Unsettled = t.through, nil
-	c.Unsettled = append(c.Unsettled, t.settling...)
-	c.Unsettled = append(c.Unsettled, t.acked...)
-	return c
 }

@@ -21,7 +21,7 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 	var seen mark
 	for lastCame := time.Now(); ; {
 		before := time.Now()
-		page, err := t.store.Load(ctx, lease, t.inHand(), loadEvents)
+		page, err := t.store.Load(ctx, lease, t.flight.inHand(t.lease.Topic), loadEvents)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil // stopped; whoever stopped it knows why
@@ -39,7 +39,8 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 			}
 			return err
 		}
-		if ready := t.opened(page, before, blocked); len(ready) > 0 {
+		t.flight.loaded(t.lease.Topic, page, before)
+		if ready := t.opened(page.Events, blocked); len(ready) > 0 {
 			select {
 			case events <- ready:
 			case <-ctx.Done():
@@ -67,7 +68,7 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 		}
 		// A page is enough for a recovery to tell. Parking goes on while nothing is
 		// refused: it has an end, and is not to take an activity for every page.
-		if t.Recovering && t.ParkUpTo == 0 || time.Now().After(until) || !t.roomForMore(ctx) {
+		if t.Recovering && t.ParkUpTo == 0 || time.Now().After(until) || !t.flight.room(ctx, t.lease.Topic) {
 			return nil
 		}
 	}
@@ -104,9 +105,7 @@ func (t *attempt) raise(ctx context.Context, low map[int16]int64, seen mark, pag
 			}
 		}
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return mark{relay.Read{Next: maps.Clone(t.read.Next), Last: t.read.Last}, page.Round}, nil
+	return mark{t.flight.read(t.lease.Topic), page.Round}, nil
 }
 
 // firstIDs are the lowest ids in each lane of a page.
@@ -118,13 +117,6 @@ func firstIDs(events []relay.Event) map[int16]int64 {
 		}
 	}
 	return first
-}
-
-// inHand is what is loaded and not settled.
-func (t *attempt) inHand() []relay.Ref {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Collect(maps.Keys(t.open))
 }
 
 // blockedKeys is what has a dead letter of the keys among events, with its id, in a topic
@@ -140,25 +132,4 @@ func (t *attempt) blockedKeys(ctx context.Context, events []relay.Event) (map[re
 		}
 	}
 	return t.store.Blocked(ctx, t.lease.Topic, slices.Sorted(maps.Keys(keys)))
-}
-
-// roomForMore waits until half a page is settled. It reports false if there is
-// nothing to load for: something was refused, or ctx ended.
-func (t *attempt) roomForMore(ctx context.Context) bool {
-	for {
-		t.mu.Lock()
-		room := len(t.open) <= relay.PageEvents-loadEvents && t.openBytes <= relay.PageBytes/2
-		refused := t.refused.any()
-		t.mu.Unlock()
-		if refused || ctx.Err() != nil {
-			return false
-		}
-		if room {
-			return true
-		}
-		select {
-		case <-t.settled:
-		case <-ctx.Done():
-		}
-	}
 }

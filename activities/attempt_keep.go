@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -17,7 +18,8 @@ func (t *attempt) keep(ctx, keepCtx context.Context) {
 	stopped := activity.GetWorkerStopChannel(ctx)
 	ticker := time.NewTicker(heartbeatEvery)
 	defer ticker.Stop()
-	renewed := t.clock.Now()
+	clock := t.tenure.clock
+	renewed := clock.Now()
 	for {
 		select {
 		case <-keepCtx.Done():
@@ -26,53 +28,63 @@ func (t *attempt) keep(ctx, keepCtx context.Context) {
 			t.stop(relay.ErrStopped)
 			stopped = nil
 		case <-ticker.C:
-			activity.RecordHeartbeat(ctx, t.checkpoint())
-			stalled := t.stalled()
-			if !stalled && t.clock.Since(renewed) < t.cfg.Lease/timing.RenewalsPerLease {
-				t.alive()
+			activity.RecordHeartbeat(ctx, t.flight.checkpoint(t.lease.Topic))
+			stalled := t.tenure.stalled()
+			if !stalled && clock.Since(renewed) < t.cfg.Lease/timing.RenewalsPerLease {
+				t.tenure.alive()
 				continue
 			}
-			before := t.clock.Now()
-			switch err := t.store.Renew(keepCtx, t.lease, t.lanes()); {
+			before := clock.Now()
+			switch err := t.store.Renew(keepCtx, t.lease, t.flight.lanes(t.lease.Topic)); {
 			case err == nil:
 				renewed = before
-				t.mu.Lock()
-				t.leaseFrom, t.seenAlive = before, t.clock.Now()
-				t.mu.Unlock()
+				t.tenure.renewed(before)
 			case errors.Is(err, relay.ErrClaimLost):
 				t.stop(err)
 				return
 			case !stalled:
 				// The deadline comes nearer, and the next tick tries again.
-				t.alive()
+				t.tenure.alive()
 			}
 		}
 	}
 }
 
-func (t *attempt) alive() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.seenAlive = t.clock.Now()
+// tenure is how long an attempt may rely on its lease, by clocks that go on while the machine
+// is suspended. Only the heartbeat writes to it.
+type tenure struct {
+	clock timing.Clock
+	lease time.Duration
+	signs atomic.Pointer[signs]
 }
 
-func (t *attempt) stalled() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.clock.Since(t.seenAlive) > timing.StallLimit
+// signs are when the lease was renewed last, and when the attempt last showed that it does not
+// stand still.
+type signs struct{ renewed, alive timing.Reading }
+
+func newTenure(clock timing.Clock, lease time.Duration, leaseFrom timing.Reading) *tenure {
+	t := &tenure{clock: clock, lease: lease}
+	t.signs.Store(&signs{leaseFrom, leaseFrom})
+	return t
 }
+
+// renewed notes a lease that was asked for at that time and granted.
+func (t *tenure) renewed(asked timing.Reading) { t.signs.Store(&signs{asked, t.clock.Now()}) }
+
+func (t *tenure) alive() { t.aliveAt(t.clock.Now()) }
+
+func (t *tenure) aliveAt(at timing.Reading) { t.signs.Store(&signs{t.signs.Load().renewed, at}) }
+
+func (t *tenure) stalled() bool { return t.clock.Since(t.signs.Load().alive) > timing.StallLimit }
 
 // deadline is when this attempt must have fallen silent. It is in the past if the lease
 // is over, or if the attempt stood still: the batch may have been given to another
-// since. Both are measured with a clock that goes on while the machine is suspended.
-// The instant itself is one of Go's clock, which does not: a request that is under way
-// when the machine is suspended may still arrive when it wakes up.
-func (t *attempt) deadline() time.Time {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.clock.Now()
-	left := t.cfg.Lease - timing.LeaseMargin - now.Since(t.leaseFrom)
-	if left <= 0 || now.Since(t.seenAlive) > timing.StallLimit {
+// since. The instant itself is one of Go's clock, which stands still while the machine is
+// suspended: a request that is under way then may still arrive when it wakes up.
+func (t *tenure) deadline() time.Time {
+	s, now := t.signs.Load(), t.clock.Now()
+	left := t.lease - timing.LeaseMargin - now.Since(s.renewed)
+	if left <= 0 || now.Since(s.alive) > timing.StallLimit {
 		return time.Now().Add(-time.Second)
 	}
 	return time.Now().Add(left)

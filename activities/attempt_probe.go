@@ -34,10 +34,9 @@ const (
 
 // probing is what an attempt of a recovery has asked beyond its first page.
 type probing struct {
-	borrowed map[int16]int64 // lanes of the topic that are not of the batch, from where
-	asked    int             // events
-	accepted int             // of them
-	failed   error           // why it could not ask more
+	asked    int   // events
+	accepted int   // of them
+	failed   error // why it could not ask more
 	// exhausted is true once the place has come to the end.
 	exhausted bool
 }
@@ -46,28 +45,26 @@ type probing struct {
 // that may be the events' fault or the destination's, or that ask for a retry: a page of
 // such events cannot tell, and neither can any number of attempts with the same page.
 func (t *attempt) isDoubtful() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.Recovering && !t.Park && t.accepted == 0 && t.refused.whole == nil && len(t.refused.broken) == 0 &&
-		(len(t.refused.doubtful) > 0 || len(t.refused.alone) >= fruitlessEvents) && len(t.proved(t.refused.doubtful)) == 0
+	s := t.flight.state(t.lease.Topic)
+	return t.Recovering && !t.Park && s.accepted == 0 && s.refused.whole == nil && len(s.refused.broken) == 0 &&
+		(len(s.refused.doubtful) > 0 || len(s.refused.alone) >= fruitlessEvents) && len(t.proved(s.noted, s.refused.doubtful)) == 0
 }
 
 // decides reports whether an accepted event decides something about refused ones. It does
 // not about events that fail alone: the probes go on for the good ones among them.
 func (t *attempt) decides() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.refused.doubtful) > 0 || len(t.refused.alone) == 0 || t.refused.whole != nil || len(t.refused.broken) > 0
+	refused := t.flight.state(t.lease.Topic).refused
+	return len(refused.doubtful) > 0 || len(refused.alone) == 0 || refused.whole != nil || len(refused.broken) > 0
 }
 
 // proved returns the refusals that are believed because an attempt before was refused
 // the same, and then got another event through.
-func (t *attempt) proved(doubtful []relay.Outcome) (believed []relay.Outcome) {
-	if time.Since(t.last.ProvedAt) >= provedFor {
+func (t *attempt) proved(noted checkpoint, doubtful []relay.Outcome) (believed []relay.Outcome) {
+	if time.Since(noted.ProvedAt) >= provedFor {
 		return nil
 	}
 	for _, o := range doubtful {
-		if o.ID <= t.doubtedBefore {
+		if o.ID <= t.last.DoubtedTo {
 			believed = append(believed, o)
 		}
 	}
@@ -76,12 +73,13 @@ func (t *attempt) proved(doubtful []relay.Outcome) (believed []relay.Outcome) {
 
 // noteDoubted notes how far everything was refused.
 func (t *attempt) noteDoubted() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, o := range t.refused.doubtful {
-		t.last.DoubtedTo = max(t.last.DoubtedTo, o.ID)
-		t.last.noteEvidence(o.Ref)
-	}
+	refused := t.flight.state(t.lease.Topic).refused
+	t.flight.note(t.lease.Topic, func(c *checkpoint) {
+		for _, o := range refused.doubtful {
+			c.DoubtedTo = max(c.DoubtedTo, o.ID)
+			c.noteEvidence(o.Ref)
+		}
+	})
 }
 
 // noteEvidence keeps the event with the highest id that probing has come to.
@@ -126,22 +124,19 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 	}
 	lease.LowID = maps.Clone(t.lease.LowID)
 	maps.Copy(lease.LowID, borrowed)
-	t.mu.Lock()
-	t.probing.borrowed = borrowed
-	maps.Copy(t.read.Next, borrowed)
-	t.mu.Unlock()
+	t.flight.borrow(t.lease.Topic, borrowed)
 	// Nothing is sent that this worker knows to be published.
 	if err := t.ledger.settle(ctx, t.lease.Topic, slices.Collect(maps.Keys(borrowed))); err != nil {
 		t.couldNotProbe(ctx, err)
 		return 0
 	}
 	for page := 1; page <= probePages; page++ {
-		p := relay.Probe{After: t.last.ProbedTo, Ordered: t.cfg.Publisher.Ordered(t.lease.Topic), Events: probeEvents}
+		p := relay.Probe{After: t.flight.state(t.lease.Topic).noted.ProbedTo, Ordered: t.cfg.Publisher.Ordered(t.lease.Topic), Events: probeEvents}
 		if page == probePages {
 			p.After, p.Newest, p.Events = 0, true, newestEvents
 		}
 		before := time.Now()
-		probed, err := t.store.Probe(ctx, lease, t.inHand(), p)
+		probed, err := t.store.Probe(ctx, lease, t.flight.inHand(t.lease.Topic), p)
 		if err != nil {
 			t.couldNotProbe(ctx, err)
 			return requests
@@ -152,15 +147,16 @@ func (t *attempt) probe(ctx context.Context) (requests int) {
 			return requests
 		}
 		t.noteDoubted()
-		t.mu.Lock()
-		for _, e := range probed.Events {
-			t.last.noteEvidence(e.Ref)
-		}
-		t.last.ProbedTo = probed.Next
-		if t.accepted == 0 && len(t.refused.doubtful) > 0 { // the events left out are behind refused ones
-			t.last.DoubtedTo = max(t.last.DoubtedTo, probed.Next)
-		}
-		t.mu.Unlock()
+		s := t.flight.state(t.lease.Topic)
+		t.flight.note(t.lease.Topic, func(c *checkpoint) {
+			for _, e := range probed.Events {
+				c.noteEvidence(e.Ref)
+			}
+			c.ProbedTo = probed.Next
+			if s.accepted == 0 && len(s.refused.doubtful) > 0 { // the events left out are behind refused ones
+				c.DoubtedTo = max(c.DoubtedTo, probed.Next)
+			}
+		})
 		if t.probing.exhausted = probed.Next == 0; t.probing.exhausted || !t.isDoubtful() && t.decides() {
 			return requests
 		}
@@ -186,21 +182,14 @@ func (t *attempt) sendProbe(ctx context.Context, page relay.Page, asked time.Tim
 		t.couldNotProbe(ctx, err)
 		return 0, err
 	}
-	t.mu.Lock()
-	read := relay.Read{Next: maps.Clone(t.read.Next), Last: t.read.Last}
-	t.mu.Unlock()
-	ready := t.opened(page, asked, blocked)
-	t.mu.Lock()
-	t.read = read // the events before a probed one were not loaded
+	t.flight.probed(t.lease.Topic, page, asked)
+	ready := t.opened(page.Events, blocked)
 	t.probing.asked += len(ready)
-	t.mu.Unlock()
 	events := make(chan []relay.Event, 1)
 	events <- ready
 	close(events)
 	result, err := t.publish(ctx, events)
-	t.mu.Lock()
-	t.probing.accepted = t.accepted
-	t.mu.Unlock()
+	t.probing.accepted = t.flight.state(t.lease.Topic).accepted
 	return result.Requests, err
 }
 
@@ -209,44 +198,46 @@ func (t *attempt) sendProbe(ctx context.Context, page relay.Page, asked time.Tim
 // is set if another attempt follows at once, and says why. Without other evidence, the
 // destination is at fault.
 func (t *attempt) doubt(refused *refusals, accepted int) (soon *relay.PublishError, proved bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	noted := t.flight.state(t.lease.Topic).noted
+	defer func() {
+		t.flight.note(t.lease.Topic, func(c *checkpoint) { c.ProvedAt, c.GivenUp = noted.ProvedAt, noted.GivenUp })
+	}()
 	believed := t.doubts.believe(t.lease.Topic, len(refused.doubtful), accepted)
-	again, doubtful := t.proved(refused.doubtful), refused.doubtful
+	again, doubtful := t.proved(noted, refused.doubtful), refused.doubtful
 	switch {
 	case len(doubtful) == 0 && t.probing.accepted > 0 && !t.probing.exhausted && len(refused.alone) > 0:
-		t.last.ProvedAt = time.Now()
+		noted.ProvedAt = time.Now()
 		return because(refused.alone[0].Err, "%d events fail alone, and %d behind them were accepted; the next attempt goes on behind these",
 			len(refused.alone), t.probing.accepted), false
 	case len(doubtful) == 0 && len(refused.alone) > 0: // ProvedAt stays
 		return nil, false
 	case t.probing.accepted > 0:
 		refused.doubtful = nil
-		t.last.ProvedAt = time.Now()
+		noted.ProvedAt = time.Now()
 		return because(doubtful[0].Err, "%d events are tried once more, and then dead letters, because %d behind them were accepted",
 			len(doubtful), t.probing.accepted), false
 	case accepted == 0 && len(again) > 0:
 		refused.doubtful = again
 		return because(again[0].Err, "%d events became dead letters, because others were accepted; the next attempt reads on", len(again)), true
-	case !believed && t.mayGiveUpOne():
+	case !believed && t.mayGiveUpOne(noted.GivenUp):
 		last := slices.MaxFunc(doubtful, func(a, b relay.Outcome) int { return cmp.Compare(a.ID, b.ID) })
 		refused.doubtful = []relay.Outcome{last}
-		t.last.GivenUp++
+		noted.GivenUp++
 		return because(last.Err, "every event that may be sent is refused alike, and the others wait behind them; "+
 			"one became a dead letter, so that the next of its key can be tried"), true
 	case !believed:
 		refused.stop(t.allAlike(*doubtful[0].Err))
 		refused.doubtful = nil
 	}
-	t.last.ProvedAt = time.Time{}
+	noted.ProvedAt = time.Time{}
 	return nil, false
 }
 
 // mayGiveUpOne reports whether an event may become a dead letter though it is not
 // known to be poison: on an ordered destination, where all that may be sent was
 // refused, and only for as many as are believed without proof anyway.
-func (t *attempt) mayGiveUpOne() bool {
-	return t.probing.exhausted && t.cfg.Publisher.Ordered(t.lease.Topic) && t.last.GivenUp < doubtLimit
+func (t *attempt) mayGiveUpOne(given int) bool {
+	return t.probing.exhausted && t.cfg.Publisher.Ordered(t.lease.Topic) && given < doubtLimit
 }
 
 // because is an error that says what follows from it.
@@ -272,7 +263,7 @@ func (t *attempt) allAlike(first relay.PublishError) *relay.PublishError {
 
 // goOn keeps the batch's lanes and fails, so that the next attempt follows soon.
 func (t *attempt) goOn(ctx context.Context, why *relay.PublishError) error {
-	if err := t.store.Keep(ctx, t.lease, t.lanes()); err != nil {
+	if err := t.store.Keep(ctx, t.lease, t.flight.lanes(t.lease.Topic)); err != nil {
 		return err
 	}
 	r := &refusal{PublishError: why, text: t.goesTo() + ": " + why.Error(), pause: provedPause}
@@ -282,34 +273,9 @@ func (t *attempt) goOn(ctx context.Context, why *relay.PublishError) error {
 
 // giveBack frees the lanes that were borrowed for probing.
 func (t *attempt) giveBack(ctx context.Context) error {
-	t.mu.Lock()
-	lanes := t.probing.borrowed
-	if len(lanes) == 0 {
-		t.mu.Unlock()
+	next := t.flight.giveBack(t.lease.Topic)
+	if len(next) == 0 {
 		return nil
 	}
-	next := maps.Clone(lanes)
-	t.probing.borrowed = nil
-	for lane := range lanes {
-		delete(t.read.Next, lane)
-	}
-	for ref, e := range t.open {
-		if _, ok := lanes[ref.Lane]; ok {
-			t.openBytes -= e.bytes
-			t.loaded--
-			delete(t.open, ref)
-		}
-	}
-	t.mu.Unlock()
 	return t.store.Release(ctx, t.lease, relay.Read{Next: next})
-}
-
-// lanes are those that the attempt holds.
-func (t *attempt) lanes() []int16 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	lanes := slices.Collect(maps.Keys(t.lease.LowID))
-	lanes = slices.AppendSeq(lanes, maps.Keys(t.probing.borrowed))
-	slices.Sort(lanes)
-	return lanes
 }

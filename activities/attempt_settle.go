@@ -15,14 +15,14 @@ import (
 func (t *attempt) settle(ctx context.Context, sent <-chan struct{}) error {
 	for last := false; ; {
 		select {
-		case <-t.changed:
+		case <-t.flight.answers:
 		case <-sent:
 			last = true
 		}
 		// A few more for the same commit.
-		for enough := time.After(settleEvery); !last && t.moreComes(); {
+		for enough := time.After(settleEvery); !last && t.flight.moreComes(); {
 			select {
-			case <-t.changed:
+			case <-t.flight.answers:
 				continue
 			case <-sent:
 				last = true
@@ -40,38 +40,23 @@ func (t *attempt) settle(ctx context.Context, sent <-chan struct{}) error {
 	}
 }
 
-// moreComes reports whether acknowledgements are few and others are on their way.
-func (t *attempt) moreComes() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.acked) < settleEvents && len(t.acked) < len(t.open)
-}
-
 func (t *attempt) settleAcked(ctx context.Context) error {
-	t.mu.Lock()
-	t.settling, t.acked = t.acked, nil
-	t.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, timing.SettlePatience)
 	defer cancel()
-	for wait := 50 * time.Millisecond; ; wait *= 2 {
-		err := t.store.Settle(ctx, t.lease.Topic, t.settling)
-		if err == nil {
-			break
+	for _, acked := range t.flight.next() {
+		for wait := 50 * time.Millisecond; ; wait *= 2 {
+			err := t.store.Settle(ctx, acked.topic, acked.refs)
+			if err == nil {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(wait):
+			}
 		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-		}
+		t.flight.settled(acked.topic)
 	}
-	t.mu.Lock()
-	for _, ref := range t.settling {
-		t.openBytes -= t.open[ref].bytes
-		delete(t.open, ref)
-	}
-	t.settling = nil
-	t.mu.Unlock()
-	signal(t.settled)
 	return nil
 }
 
@@ -79,7 +64,7 @@ func (t *attempt) settleAcked(ctx context.Context) error {
 // heartbeat has them too: the next attempt may begin on another worker, or this worker
 // may die.
 func (t *attempt) handOver(ctx context.Context) {
-	left := t.checkpoint().Unsettled
+	left := t.flight.checkpoint(t.lease.Topic).Unsettled
 	if len(left) == 0 {
 		return
 	}
@@ -92,10 +77,7 @@ func (t *attempt) handOver(ctx context.Context) {
 // attempt has not given them back. The database answers that worker as well as this one.
 // It reports false if ctx ends before.
 func (t *attempt) othersHaveSettled(ctx context.Context) bool {
-	t.mu.Lock()
-	wait := t.mustWait()
-	t.mu.Unlock()
-	if !wait {
+	if !t.mustWait() {
 		return true
 	}
 	select {
@@ -103,9 +85,7 @@ func (t *attempt) othersHaveSettled(ctx context.Context) bool {
 		return false
 	case <-time.After(timing.SettleGrace):
 	}
-	t.mu.Lock()
-	t.last.Waited = true
-	t.mu.Unlock()
+	t.flight.note(t.lease.Topic, func(c *checkpoint) { c.Waited = true })
 	return true
 }
 

@@ -34,7 +34,7 @@ func (t *attempt) parked(ctx context.Context, dead []relay.Outcome) error {
 		return err
 	}
 	if len(dead) > 0 || t.mayHoldMore() {
-		return t.store.Keep(ctx, t.lease, t.lanes())
+		return t.store.Keep(ctx, t.lease, t.flight.lanes(t.lease.Topic))
 	}
 	return t.release(ctx, nil)
 }
@@ -43,7 +43,5 @@ func (t *attempt) parked(ctx context.Context, dead []relay.Outcome) error {
 // round that finds nothing at or below its bound: what was held back behind a refusal,
 // or committed late, is in the next one.
 func (t *attempt) mayHoldMore() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.ParkUpTo > 0 && t.loaded > 0
+	return t.ParkUpTo > 0 && t.flight.state(t.lease.Topic).loaded > 0
 }

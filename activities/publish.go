@@ -208,7 +208,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		return result, failure(ctx, err, nil)
 	}
 	t := a.newAttempt(r, lease, leaseFrom, last)
-	t.seenAlive = arrived
+	t.tenure.aliveAt(arrived)
 	t.workflowID, t.number = activity.GetInfo(ctx).WorkflowExecution.ID, activity.GetInfo(ctx).Attempt
 	until := began.Add(min(r.For, a.cfg.BatchFor))
 	if t.mustWait() {
@@ -216,7 +216,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	}
 	requests, err := t.run(ctx, until)
 	a.countLost(r.Batch.Topic, err)
-	end := t.checkpoint()
+	end := t.flight.checkpoint(r.Batch.Topic)
 	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, ParkBefore: r.ParkBefore, More: t.mayHoldMore()}
 	if cause := context.Cause(ctx); err == nil &&
 		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {

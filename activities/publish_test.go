@@ -368,7 +368,7 @@ func TestRaise_UsesAMarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
 	store := &store{}
 	a := &Activities{batches: store}
 	low := map[int16]int64{1: 1}
-	attempt := a.newAttempt(PublishRequest{}, relay.Lease{LowID: low}, timing.Reading{}, checkpoint{})
+	attempt := a.newAttempt(PublishRequest{}, relay.Lease{Topic: "orders", LowID: low}, timing.Reading{}, checkpoint{})
 	beyond := map[int16]int64{1: 1000}
 	raise := func(seen mark, page relay.Page, first map[int16]int64) mark {
 		t.Helper()
@@ -376,11 +376,11 @@ func TestRaise_UsesAMarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
 		require.NoError(t, err)
 		return seen
 	}
-	attempt.read.Loaded(relay.Ref{ID: 99, Lane: 1, At: 7})
+	attempt.flight.topics["orders"].read.Loaded(relay.Ref{ID: 99, Lane: 1, At: 7})
 	noted := raise(mark{}, relay.Page{Round: 5, Ended: 4}, beyond)
 	require.Equal(t, int64(1), low[1])
 
-	attempt.read.Loaded(relay.Ref{ID: 199, Lane: 1, At: 8})
+	attempt.flight.topics["orders"].read.Loaded(relay.Ref{ID: 199, Lane: 1, At: 8})
 	require.Equal(t, noted, raise(noted, relay.Page{Round: 6, Ended: 4}, beyond))
 	require.Equal(t, int64(1), low[1], "a writer of its round still writes")
 	again := raise(noted, relay.Page{Round: 6, Ended: 5, More: true}, nil)

@@ -477,11 +477,12 @@ func TestACappedTopicIsClaimedOneBatchAtATimeAndPaced(t *testing.T) {
 }
 
 func TestAnAttemptThatWasStalledRenewsBeforeItSendsAgain(t *testing.T) {
-	a := new(Activities)
-	a.cfg.Lease = time.Minute
-	x := a.newAttempt(request(1), relay.Lease{}, a.clock.Now(), checkpoint{})
+	clock := timing.Clock{}
+	x := newTenure(clock, time.Minute, clock.Now())
 	require.Greater(t, time.Until(x.deadline()), 50*time.Second)
-	x.seenAlive.Monotonic -= timing.StallLimit + time.Second
+	at := clock.Now()
+	at.Monotonic -= timing.StallLimit + time.Second
+	x.aliveAt(at)
 	require.Negative(t, time.Until(x.deadline()), "it may have been replaced while it stood still")
 	require.True(t, x.stalled())
 	x.alive()

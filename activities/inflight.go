@@ -1,0 +1,339 @@
+package activities
+
+import (
+	"context"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// inFlight holds, topic by topic, the events that an attempt has loaded and not settled, and the
+// answers of their destinations. Loading, sending, settling and the heartbeat share nothing else,
+// so it has the attempt's only mutex. Its size is bounded over all topics, because the memory of
+// the worker is.
+type inFlight struct {
+	mu     sync.Mutex
+	topics map[string]*topicInFlight
+	bytes  int // of the payloads in hand, of all topics
+
+	latencies []time.Duration // used again for every answer
+
+	// Each holds a token when there is news.
+	answers chan struct{} // a destination has answered
+	changed chan struct{} // events were settled or refused
+}
+
+// topicInFlight is the part of one topic.
+type topicInFlight struct {
+	lanes    []int16             // of the lease
+	borrowed map[int16]int64     // lanes borrowed for probing, with the id from which each is read
+	hand     map[relay.Ref]event // in hand: loaded and not settled
+	read     relay.Read          // behind what was loaded
+	acked    []relay.Ref         // acknowledged, to be settled
+	settling []relay.Ref         // being settled now
+	refused  refusals
+	loaded   int
+	accepted int        // by the destination, in this attempt
+	through  int        // accepted, in all attempts
+	noted    checkpoint // for the next attempt, but for Published and Unsettled
+}
+
+// event is what is kept of an event in hand.
+type event struct {
+	bytes int       // of its payload
+	born  time.Time // when it was written, by this worker's clock; zero: no such time
+}
+
+// acknowledgements are events of one topic that its destination has accepted.
+type acknowledgements struct {
+	topic string
+	refs  []relay.Ref
+}
+
+func newInFlight() *inFlight {
+	return &inFlight{topics: make(map[string]*topicInFlight), answers: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+}
+
+// begin adds the lanes of a lease, with what the attempt before has left.
+func (f *inFlight) begin(l relay.Lease, last checkpoint) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.topics[l.Topic] = &topicInFlight{
+		lanes: slices.Sorted(maps.Keys(l.LowID)), hand: make(map[relay.Ref]event),
+		read: relay.Read{Next: maps.Clone(l.LowID)}, through: last.Published, noted: last,
+	}
+}
+
+// loaded notes the events of a page that was asked for at the given time.
+func (f *inFlight) loaded(topic string, page relay.Page, asked time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	f.take(t, page, asked)
+	for _, e := range page.Events {
+		t.read.Loaded(e.Ref)
+	}
+}
+
+// probed notes the events of a page that was probed. The events before these were not
+// loaded, so the low watermarks stay where they are.
+func (f *inFlight) probed(topic string, page relay.Page, asked time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.take(f.topics[topic], page, asked)
+}
+
+func (f *inFlight) take(t *topicInFlight, page relay.Page, asked time.Time) {
+	t.loaded += len(page.Events)
+	for _, e := range page.Events {
+		// The database's clock is compared with itself only, and what passes since is
+		// measured here. An age comes out too high by the way of one request, never too
+		// low, whatever the difference between the two clocks.
+		t.hand[e.Ref] = event{bytes: len(e.Payload), born: born(e, asked, page.At)}
+		f.bytes += len(e.Payload)
+	}
+}
+
+// born is when an event was written, by this worker's clock. An event from before 1970 or
+// of an infinite time was not written then: one such latency would spoil the sum of all.
+func born(e relay.Event, asked, read time.Time) time.Time {
+	if e.At < 0 || e.At == math.MaxInt64 {
+		return time.Time{}
+	}
+	return asked.Add(e.CreatedAt.Sub(read))
+}
+
+// answered takes the answer to one request. It returns the latencies of the events that were
+// accepted, until the next call.
+func (f *inFlight) answered(topic string, outcomes []relay.Outcome) (latencies []time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t, now := f.topics[topic], time.Now()
+	f.latencies = f.latencies[:0]
+	for _, o := range outcomes {
+		if o.Err != nil {
+			t.refused.add(o)
+			signal(f.changed)
+			continue
+		}
+		t.through++
+		t.accepted++
+		// The event of a replay may be of any age.
+		if born := t.hand[o.Ref].born; o.Replay == 0 && !born.IsZero() {
+			f.latencies = append(f.latencies, max(0, now.Sub(born)))
+		}
+		t.acked = append(t.acked, o.Ref)
+	}
+	signal(f.answers)
+	return f.latencies
+}
+
+// refused notes events that no destination is asked for.
+func (f *inFlight) refused(topic string, outcomes []relay.Outcome) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, o := range outcomes {
+		f.topics[topic].refused.add(o)
+		signal(f.changed)
+	}
+}
+
+// unroutable notes that a topic's destination was not found, unless something was refused.
+func (f *inFlight) unroutable(topic string, why *relay.PublishError) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t := f.topics[topic]; !t.refused.any() {
+		t.refused.stop(why)
+	}
+}
+
+// next returns the acknowledgements that are to be settled next. They stay in the checkpoint
+// until settled is called.
+func (f *inFlight) next() (all []acknowledgements) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for topic, t := range f.topics {
+		t.settling, t.acked = append(t.settling, t.acked...), nil
+		if len(t.settling) > 0 {
+			all = append(all, acknowledgements{topic, t.settling})
+		}
+	}
+	return all
+}
+
+// settled notes that what next returned of a topic is settled.
+func (f *inFlight) settled(topic string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	f.drop(t, t.settling)
+	t.settling = nil
+	signal(f.changed)
+}
+
+// deadLettered notes that events have become dead letters.
+func (f *inFlight) deadLettered(topic string, dead []relay.Outcome) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	for _, o := range dead {
+		f.drop(t, []relay.Ref{o.Ref})
+	}
+	t.noted.Dead += len(dead)
+}
+
+func (f *inFlight) drop(t *topicInFlight, refs []relay.Ref) {
+	for _, ref := range refs {
+		if e, ok := t.hand[ref]; ok {
+			delete(t.hand, ref)
+			f.bytes -= e.bytes
+		}
+	}
+}
+
+// moreComes reports whether acknowledgements are few and others are on their way.
+func (f *inFlight) moreComes() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	acked, events := 0, 0
+	for _, t := range f.topics {
+		acked += len(t.acked)
+		events += len(t.hand)
+	}
+	return acked < settleEvents && acked < events
+}
+
+// room waits until half a page is settled. It reports false if there is nothing to load for:
+// an event of the topic was refused, or ctx ended.
+func (f *inFlight) room(ctx context.Context, topic string) bool {
+	for {
+		f.mu.Lock()
+		events := 0
+		for _, t := range f.topics {
+			events += len(t.hand)
+		}
+		isFree := events <= relay.PageEvents-loadEvents && f.bytes <= relay.PageBytes/2
+		refused := f.topics[topic].refused.any()
+		f.mu.Unlock()
+		if refused || ctx.Err() != nil {
+			return false
+		}
+		if isFree {
+			return true
+		}
+		select {
+		case <-f.changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// inHand are the events that are loaded and not settled.
+func (f *inFlight) inHand(topic string) []relay.Ref {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Keys(f.topics[topic].hand))
+}
+
+// lanes are those that the attempt holds.
+func (f *inFlight) lanes(topic string) []int16 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	lanes := slices.AppendSeq(slices.Clone(t.lanes), maps.Keys(t.borrowed))
+	slices.Sort(lanes)
+	return lanes
+}
+
+// read is how far the lanes were loaded.
+func (f *inFlight) read(topic string) relay.Read {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	return relay.Read{Next: maps.Clone(t.read.Next), Last: t.read.Last}
+}
+
+// lowWatermarks are those with which lanes are released: nothing is pending below them.
+func (f *inFlight) lowWatermarks(topic string) relay.Read {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	read := relay.Read{Next: maps.Clone(t.read.Next), Last: t.read.Last}
+	for ref := range t.hand {
+		read.Next[ref.Lane] = min(read.Next[ref.Lane], ref.ID)
+	}
+	return read
+}
+
+// borrow adds lanes to those that the attempt holds.
+func (f *inFlight) borrow(topic string, lanes map[int16]int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	t.borrowed = lanes
+	maps.Copy(t.read.Next, lanes)
+}
+
+// giveBack forgets the lanes that were borrowed, with their events, and returns the low
+// watermarks with which they were.
+func (f *inFlight) giveBack(topic string) (next map[int16]int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	next, t.borrowed = t.borrowed, nil
+	for lane := range next {
+		delete(t.read.Next, lane)
+	}
+	for ref := range t.hand {
+		if _, is := next[ref.Lane]; is {
+			f.drop(t, []relay.Ref{ref})
+			t.loaded--
+		}
+	}
+	return next
+}
+
+// state is a copy of what an attempt has of a topic.
+type state struct {
+	refused                   refusals
+	loaded, accepted, through int
+	inHand                    []relay.Ref
+	noted                     checkpoint
+}
+
+// state returns what the attempt has of a topic now.
+func (f *inFlight) state(topic string) state {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	return state{t.refused, t.loaded, t.accepted, t.through, slices.Collect(maps.Keys(t.hand)), t.noted}
+}
+
+// note changes what the next attempt will know of a topic.
+func (f *inFlight) note(topic string, change func(*checkpoint)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.topics[topic].noted)
+}
+
+// checkpoint is what the next attempt is to know of a topic.
+func (f *inFlight) checkpoint(topic string) checkpoint {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	c := t.noted
+	c.Published = t.through
+	c.Unsettled = slices.Concat(t.settling, t.acked)
+	return c
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
