@@ -83,13 +83,13 @@ type Activities struct {
 	asked       AskStore
 	maintenance MaintenanceStore
 
-	clock    timing.Clock
-	ledger   *ledger
-	receipts *receipts
-	doubts   doubts
-	sampler  sampler
-	paces    map[string]*rate.Limiter
-	late     lateness
+	clock     timing.Clock
+	ledger    *ledger
+	receipts  *receipts
+	ambiguous ambiguity
+	sampler   sampler
+	paces     map[string]*rate.Limiter
+	late      lateness
 	// routeWait is timing.RouteWait, but in tests.
 	routeWait time.Duration
 }

@@ -4,9 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
+
+	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
@@ -28,14 +32,15 @@ const (
 // sending, settling, and keeping the lease and the heartbeat.
 type attempt struct {
 	PublishRequest
-	cfg      Config
-	store    PublishStore
-	policy   TopicPolicy
-	pace     func(n int) time.Duration
-	doubts   *doubts
-	ledger   *ledger
-	receipts *receipts
-	lease    relay.Lease
+	mode      mode
+	cfg       Config
+	store     PublishStore
+	policy    TopicPolicy
+	pace      func(n int) time.Duration
+	ambiguous *ambiguity
+	ledger    *ledger
+	receipts  *receipts
+	lease     relay.Lease
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
 	// number is that of the attempt, from 1, as Temporal counts for its backoff.
@@ -49,14 +54,13 @@ type attempt struct {
 	// stop ends the sending of anything new; what is under way is waited for.
 	stop context.CancelCauseFunc
 
-	probing probing
-	stopped bool // before everything was sent
+	probed probe
 }
 
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
 	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
 	t := &attempt{
-		PublishRequest: r, cfg: a.cfg, store: a.batches, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), doubts: &a.doubts, ledger: a.ledger, receipts: a.receipts,
+		PublishRequest: r, mode: r.mode(), cfg: a.cfg, store: a.batches, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), ambiguous: &a.ambiguous, ledger: a.ledger, receipts: a.receipts,
 		lease: l, last: last, flight: newInFlight(), tenure: newTenure(a.clock, a.cfg.Lease, leaseFrom),
 	}
 	t.flight.begin(l, last)
@@ -112,7 +116,6 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 		published.Requests += t.probe(sendCtx)
 		cause = cmp.Or(context.Cause(sendCtx), cause)
 	}
-	t.stopped = cause != nil || errors.Is(publishErr, relay.ErrStopped)
 	noMore()
 	settler.Wait()
 	stop(nil)
@@ -122,29 +125,30 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	if errors.As(publishErr, &unroutable) {
 		t.flight.unroutable(t.lease.Topic, unroutable)
 	}
-	switch {
-	case settleErr != nil:
-		// The database is away. The claim is kept for the next attempt, and lanes with
-		// acknowledgements that are not settled are never given back.
-		return published.Requests, settleErr
-	case errors.Is(cause, relay.ErrClaimLost):
-		// Some lanes may still be ours, and nobody else would free them.
-		return published.Requests, cmp.Or(t.release(cleanCtx, nil), cause)
-	case loadErr != nil:
-		return published.Requests, loadErr
-	case early:
-		// The next claim waits anew, because this attempt is not the lanes' last in order.
-		return published.Requests, t.store.ReleaseClaim(cleanCtx, t.Batch)
-	case publishErr != nil && !errors.Is(publishErr, relay.ErrStopped):
-		return published.Requests, publishErr
+	f := t.facts()
+	f.fault = fault{settling: settleErr, loading: loadErr, early: early}
+	if errors.Is(cause, relay.ErrClaimLost) {
+		f.fault.claim = cause
 	}
-	return published.Requests, t.finish(cleanCtx, ctx.Err() == nil)
+	if publishErr != nil && !errors.Is(publishErr, relay.ErrStopped) {
+		f.fault.publishing = publishErr
+	}
+	switch {
+	case ctx.Err() != nil:
+		f.ending = cancelled
+	case cause != nil, publishErr != nil:
+		f.ending = stopped
+	}
+	if err := t.remember(cleanCtx, &f); err != nil {
+		return published.Requests, err
+	}
+	return published.Requests, t.carryOut(cleanCtx, decide(f))
 }
 
 func (t *attempt) publish(ctx context.Context, events <-chan []relay.Event) (relay.PublishResult, error) {
 	return t.cfg.Publisher.Publish(ctx, relay.PublishRequest{
 		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
-		Deadline: t.tenure.deadline, Report: t.report, Pace: t.pace, Isolate: t.Park,
+		Deadline: t.tenure.deadline, Report: t.report, Pace: t.pace, Isolate: t.mode == parking,
 		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
 	})
 }
@@ -153,11 +157,98 @@ func (t *attempt) publish(ctx context.Context, events <-chan []relay.Event) (rel
 func (t *attempt) report(outcomes []relay.Outcome) {
 	latencies := t.flight.answered(t.lease.Topic, outcomes)
 	ends := func(o relay.Outcome) bool { return o.Err != nil && endsSending(o.Err) }
-	if !t.Park && slices.ContainsFunc(outcomes, ends) {
+	if t.mode != parking && slices.ContainsFunc(outcomes, ends) {
 		t.stop(relay.ErrStopped) // the rest would fare no better
 	}
 	if t.policy.Receipts > 0 {
 		t.receipts.add(t.lease.Topic, outcomes)
 	}
 	t.cfg.Metrics.Reported(t.lease.Topic, outcomes, latencies)
+}
+
+// facts are what the attempt knows now.
+func (t *attempt) facts() facts {
+	topic := t.lease.Topic
+	return facts{
+		topic: topic, destination: t.cfg.Publisher.Destination(topic), ordered: t.cfg.Publisher.Ordered(topic),
+		mode: t.mode, state: t.flight.state(topic), probe: t.probed, number: t.number, now: time.Now(), jitter: rand.Float64(),
+		expireAfter: t.policy.GiveUpAfter, ambiguousTo: t.last.AmbiguousTo, parkUpTo: t.ParkUpTo,
+	}
+}
+
+// remember adds what is known from other attempts: it puts on record which events were refused
+// alone, and finds out for how long each has been.
+func (t *attempt) remember(ctx context.Context, f *facts) error {
+	if f.fault.is() || f.mode == parking {
+		return nil
+	}
+	if f.accepted > 0 {
+		t.ambiguous.gotThrough(f.topic)
+	}
+	f.believed, f.othersGotThrough = t.ambiguous.of(f.topic, f.expireAfter)
+	v := f.judge()
+	// The next attempt is to know this, even if the database fails from here on.
+	t.flight.note(f.topic, func(c *checkpoint) { c.ProvedAt, c.GivenUp = v.provedAt, v.givenUp })
+	known, err := t.store.Refuse(ctx, f.topic, f.toRemember(v))
+	f.refusedFor = make(map[relay.Ref]time.Duration, len(known))
+	for _, k := range known {
+		f.refusedFor[k.Ref] = k.For
+	}
+	return err
+}
+
+// carryOut carries a decision out, up to the first error.
+func (t *attempt) carryOut(ctx context.Context, d decision) error {
+	topic := t.lease.Topic
+	if len(d.deadLetters) > 0 {
+		if err := t.store.DeadLetter(ctx, t.lease, t.workflowID, d.deadLetters); err != nil {
+			return err
+		}
+		t.flight.deadLettered(topic, d.deadLetters)
+		t.cfg.Metrics.DeadLettered(topic, d.deadLetters)
+		t.ambiguous.believe(topic, d.believed)
+	}
+	if len(d.giveBack) > 0 {
+		if err := t.store.Release(ctx, t.lease, relay.Read{Next: t.flight.giveBack(topic)}); err != nil {
+			return err
+		}
+	}
+	t.flight.note(topic, func(c *checkpoint) {
+		c.AttemptsWithoutSuccess, c.Throttled = d.noted.AttemptsWithoutSuccess, d.noted.Throttled
+	})
+	if d.isHandedOver {
+		if err := t.store.PauseTopic(ctx, topic, t.RecoveryID, t.cfg.HandoverPause); err != nil {
+			return err
+		}
+	}
+	if len(d.release) > 0 {
+		read := t.flight.lowWatermarks(topic)
+		maps.DeleteFunc(read.Next, func(lane int16, _ int64) bool { return !slices.Contains(d.release, lane) })
+		if err := t.store.Release(ctx, t.lease, read); err != nil {
+			return err
+		}
+	}
+	if len(d.keep) > 0 {
+		if err := t.store.Keep(ctx, t.lease, d.keep); err != nil {
+			return err
+		}
+	}
+	if d.releaseClaim {
+		if err := t.store.ReleaseClaim(ctx, t.Batch); err != nil {
+			return err
+		}
+	}
+	if d.failure != nil {
+		// Nothing depends on it, so that the attempt ends alike if it cannot be kept.
+		if err := t.store.NoteFailure(ctx, topic, t.RecoveryID, *d.failure, d.next); err != nil {
+			activity.GetLogger(ctx).Warn("the reason is not kept with the topic", "topic", topic, "error", err)
+		}
+	}
+	return d.err
+}
+
+// concurrency is how many requests may be under way: half as many after every
+// attempt that was throttled.
+func (t *attempt) concurrency() int {
+	return max(1, t.Concurrency>>min(t.last.Throttled, 8))
 }

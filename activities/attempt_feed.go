@@ -68,7 +68,7 @@ func (t *attempt) feed(ctx context.Context, events chan<- []relay.Event, until t
 		}
 		// A page is enough for a recovery to tell. Parking goes on while nothing is
 		// refused: it has an end, and is not to take an activity for every page.
-		if t.Recovering && t.ParkUpTo == 0 || time.Now().After(until) || !t.flight.room(ctx, t.lease.Topic) {
+		if t.mode != relaying && t.ParkUpTo == 0 || time.Now().After(until) || !t.flight.room(ctx, t.lease.Topic) {
 			return nil
 		}
 	}

@@ -91,4 +91,4 @@ func (t *attempt) othersHaveSettled(ctx context.Context) bool {
 
 // mustWait reports whether another worker may have something to settle in the batch's
 // lanes. A recovery's batch has been loaded by the relay before.
-func (t *attempt) mustWait() bool { return t.Batch.Settling && !t.Recovering && !t.last.Waited }
+func (t *attempt) mustWait() bool { return t.Batch.Settling && t.mode == relaying && !t.last.Waited }

@@ -299,10 +299,14 @@ func (f *inFlight) giveBack(topic string) (next map[int16]int64) {
 
 // state is a copy of what an attempt has of a topic.
 type state struct {
-	refused                   refusals
-	loaded, accepted, through int
-	inHand                    []relay.Ref
-	noted                     checkpoint
+	lanes    []int16         // of the lease, ascending
+	borrowed map[int16]int64 // and of probes
+	refused  refusals
+	loaded   int         // events
+	accepted int         // by the destination, in this attempt
+	through  int         // accepted, in all attempts
+	inHand   []relay.Ref // loaded and not settled
+	noted    checkpoint  // for the next attempt
 }
 
 // state returns what the attempt has of a topic now.
@@ -310,7 +314,10 @@ func (f *inFlight) state(topic string) state {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.topics[topic]
-	return state{t.refused, t.loaded, t.accepted, t.through, slices.Collect(maps.Keys(t.hand)), t.noted}
+	return state{
+		lanes: t.lanes, borrowed: t.borrowed, refused: t.refused, loaded: t.loaded, accepted: t.accepted, through: t.through,
+		inHand: slices.Collect(maps.Keys(t.hand)), noted: t.noted,
+	}
 }
 
 // note changes what the next attempt will know of a topic.

@@ -169,7 +169,7 @@ func TestARecoveryIsCountedWhenItBeginsAndNotAtItsRetriesOrWhenItIsParked(t *tes
 		others []string
 	}{
 		{nil, false, []string{"recovery of orders"}},
-		{&checkpoint{Fruitless: 1}, false, nil},
+		{&checkpoint{AttemptsWithoutSuccess: 1}, false, nil},
 		{nil, true, nil},
 	} {
 		e, m := metered(t)

@@ -8,8 +8,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// parking is a request of a recovery that parks, up to a bound.
-func parking(upTo int64) PublishRequest {
+// parkingUpTo is a request of a recovery that parks, up to a bound.
+func parkingUpTo(upTo int64) PublishRequest {
 	r := request(1)
 	r.Recovering, r.Park, r.ParkUpTo = true, true, upTo
 	return r
@@ -23,7 +23,7 @@ func TestHowFarParkingGoesIsKnownBeforeAnythingIsGivenUp(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(40, 1, 2)
 	e.publisher.answer = denied
-	r := parking(0)
+	r := parkingUpTo(0)
 	r.Bound = true
 	result, err := e.publishAs(t, r)
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestHowFarParkingGoesIsKnownBeforeAnythingIsGivenUp(t *testing.T) {
 
 func TestWhereNothingIsPendingParkingIsOverAtOnce(t *testing.T) {
 	e := newEnv(t)
-	r := parking(0)
+	r := parkingUpTo(0)
 	r.Bound = true
 	result, err := e.publishAs(t, r)
 	require.NoError(t, err)
@@ -60,7 +60,7 @@ func TestParkingGivesUpNothingBehindItsBoundAndEndsWithARoundThatFindsNothing(t 
 	late := e.store.pending[6]
 	e.store.pending = append(e.store.pending[:6:6], e.store.pending[7:]...)
 
-	result, err := e.publishAs(t, parking(30))
+	result, err := e.publishAs(t, parkingUpTo(30))
 	require.NoError(t, err)
 	require.True(t, result.More)
 	require.EqualValues(t, 30, result.ParkUpTo)
@@ -68,12 +68,12 @@ func TestParkingGivesUpNothingBehindItsBoundAndEndsWithARoundThatFindsNothing(t 
 	require.Nil(t, e.store.released, "its lanes are kept for what was held back")
 
 	e.store.pending = append([]relay.Event{late}, e.store.pending...)
-	result, err = e.publishAs(t, parking(30))
+	result, err = e.publishAs(t, parkingUpTo(30))
 	require.NoError(t, err)
 	require.Equal(t, 1, result.Dead)
 	require.True(t, result.More)
 
-	result, err = e.publishAs(t, parking(30))
+	result, err = e.publishAs(t, parkingUpTo(30))
 	require.NoError(t, err)
 	require.False(t, result.More)
 	require.Zero(t, result.Dead)
@@ -87,7 +87,7 @@ func TestParkingGivesUpNothingBehindItsBoundAndEndsWithARoundThatFindsNothing(t 
 func TestARoundOfParkingTakesManyPagesWhileNothingIsRefused(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3*relay.PageEvents, 1)
-	result, err := e.publishAs(t, parking(2*relay.PageEvents+1))
+	result, err := e.publishAs(t, parkingUpTo(2*relay.PageEvents+1))
 	require.NoError(t, err)
 	require.Equal(t, 2*relay.PageEvents+1, result.Published)
 	require.True(t, result.More, "what commits late is in the next round")

@@ -84,7 +84,7 @@ func TestRecovery_DoesNotBelieveAProbeOfLongAgo(t *testing.T) {
 	for age, dead := range map[time.Duration]int{time.Second: 20, provedFor + time.Second: 0} {
 		e := newEnv(t)
 		e.poisonThenGood(20, 0, 1)
-		e.SetHeartbeatDetails(checkpoint{DoubtedTo: 20, ProvedAt: time.Now().Add(-age), Evidence: &relay.Ref{ID: 20, Lane: 1, At: 1019}})
+		e.SetHeartbeatDetails(checkpoint{AmbiguousTo: 20, ProvedAt: time.Now().Add(-age), Evidence: &relay.Ref{ID: 20, Lane: 1, At: 1019}})
 		e.recovering(t, 1, 1)
 		require.Len(t, e.store.deadIDs(), dead, "%v ago", age)
 	}
@@ -95,7 +95,7 @@ func TestRecovery_ForgetsDoubtsAboutEventsThatAreLost(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(20, 0, 1)
 	e.store.replaced = true
-	e.SetHeartbeatDetails(checkpoint{DoubtedTo: 20, ProbedTo: 5000, ProvedAt: time.Now(), GivenUp: 1, Evidence: &relay.Ref{ID: 20, Lane: 1, At: 7}})
+	e.SetHeartbeatDetails(checkpoint{AmbiguousTo: 20, ProbedTo: 5000, ProvedAt: time.Now(), GivenUp: 1, Evidence: &relay.Ref{ID: 20, Lane: 1, At: 7}})
 	e.recovering(t, 1, 1)
 	require.Empty(t, e.store.deadIDs())
 	require.Zero(t, e.store.probes[0].After, "it probes from the start")
@@ -302,7 +302,7 @@ func TestACheckpointOfAnEarlierVersionIsRead(t *testing.T) {
 	require.Len(t, e.store.deadIDs(), 300, fmt.Sprint(slices.Compact(e.store.deadIDs())))
 }
 
-// ProvedAt and DoubtedTo speak of the attempts before this one.
+// ProvedAt and AmbiguousTo speak of the attempts before this one.
 func TestRecovery_BelievesNoEventThatOnlyThisAttemptRefused(t *testing.T) {
 	failsAlone := &relay.PublishError{Code: "InternalError", Message: "again"}
 	for name, c := range map[string]struct {

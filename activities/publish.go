@@ -105,24 +105,34 @@ type PublishResult struct {
 	Destination string `json:"destination,omitempty"`
 }
 
+func (r PublishRequest) mode() mode {
+	switch {
+	case r.Park:
+		return parking
+	case r.Recovering:
+		return recovering
+	}
+	return relaying
+}
+
 // checkpoint is what a heartbeat carries from attempt to attempt. Unsettled are
 // events that the destination has and the store does not know it yet. A later
 // attempt settles them first, so that a database that was away for a moment
 // causes no duplicates.
 type checkpoint struct {
-	Published int         `json:"published"`
-	Dead      int         `json:"dead,omitempty"`
-	Throttled int         `json:"throttled,omitempty"`              // attempts
-	Fruitless int         `json:"attemptsWithoutSuccess,omitempty"` // in a row
-	Unsettled []relay.Ref `json:"unsettled,omitempty"`
+	Published              int         `json:"published"`
+	Dead                   int         `json:"dead,omitempty"`
+	Throttled              int         `json:"throttled,omitempty"`              // attempts
+	AttemptsWithoutSuccess int         `json:"attemptsWithoutSuccess,omitempty"` // in a row
+	Unsettled              []relay.Ref `json:"unsettled,omitempty"`
 	// Waited says that the workers of earlier claims have had their time to settle.
 	Waited bool `json:"waited,omitempty"`
 	// ProbedTo is the id behind which the next attempt of a recovery probes.
 	ProbedTo int64 `json:"probedTo,omitempty"`
-	// DoubtedTo is the id up to which everything was refused alike or is behind an event
+	// AmbiguousTo is the id up to which everything was refused alike or is behind an event
 	// of its key that was, and ProvedAt the time at which another event was accepted.
-	DoubtedTo int64     `json:"doubtedTo,omitempty"`
-	ProvedAt  time.Time `json:"provedAt,omitzero"`
+	AmbiguousTo int64     `json:"doubtedTo,omitempty"`
+	ProvedAt    time.Time `json:"provedAt,omitzero"`
 	// GivenUp is how many events became dead letters because nothing else could be sent.
 	GivenUp int `json:"givenUp,omitempty"`
 	// Evidence is the event with the highest id that these are about.
@@ -217,7 +227,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	requests, err := t.run(ctx, until)
 	a.countLost(r.Batch.Topic, err)
 	end := t.flight.checkpoint(r.Batch.Topic)
-	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, ParkBefore: r.ParkBefore, More: t.mayHoldMore()}
+	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, ParkBefore: r.ParkBefore, More: t.facts().parksOn()}
 	if cause := context.Cause(ctx); err == nil &&
 		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {
 		err = ctx.Err() // it has to end as an attempt, not as done

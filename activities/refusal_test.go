@@ -180,7 +180,7 @@ func TestWhenNothingGetsThroughInThreeAttemptsTheTopicIsLeftToItsRecovery(t *tes
 	for before, final := range map[int]bool{0: false, 1: false, 2: true} {
 		e := newEnv(t)
 		e.store.fill(20, 1)
-		e.SetHeartbeatDetails(checkpoint{Fruitless: before})
+		e.SetHeartbeatDetails(checkpoint{AttemptsWithoutSuccess: before})
 		e.publisher.answer = func(int, relay.Event) *relay.PublishError {
 			return &relay.PublishError{Code: "InternalError", Class: relay.ClassRetry, Whole: true}
 		}
@@ -193,7 +193,7 @@ func TestWhenNothingGetsThroughInThreeAttemptsTheTopicIsLeftToItsRecovery(t *tes
 func TestWhatFailsAloneIsNotTheDestinationsFault(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(2, 1)
-	e.SetHeartbeatDetails(checkpoint{Fruitless: 5})
+	e.SetHeartbeatDetails(checkpoint{AttemptsWithoutSuccess: 5})
 	e.publisher.answer = refusing(&relay.PublishError{Code: "InternalError"}, 1, 2)
 	_, err := e.publish(t, 1)
 	require.False(t, asApplicationError(t, err).NonRetryable())
@@ -205,9 +205,9 @@ func TestWhatFailsAloneIsNotTheDestinationsFault(t *testing.T) {
 func TestManyEventsThatFailAloneSpeakAgainstTheirDestinationOnlyIfNothingElseGetsThrough(t *testing.T) {
 	for published, final := range map[int]bool{0: true, 90: false} {
 		e := newEnv(t)
-		e.store.fill(fruitlessEvents, 1)
+		e.store.fill(aloneLimit, 1)
 		e.store.refusedFor = map[int64]time.Duration{1: 100 * time.Hour}
-		e.SetHeartbeatDetails(checkpoint{Fruitless: fruitlessLimit - 1, Published: published})
+		e.SetHeartbeatDetails(checkpoint{AttemptsWithoutSuccess: attemptsWithoutSuccessLimit - 1, Published: published})
 		e.publisher.answer = func(int, relay.Event) *relay.PublishError { return &relay.PublishError{Code: "InternalError"} }
 		_, err := e.publish(t, 1)
 		require.Equal(t, final, asApplicationError(t, err).NonRetryable())
@@ -263,7 +263,7 @@ func TestARecoveryRenewsItsPauseAndNeitherFailsForGoodNorGivesUp(t *testing.T) {
 	e.store.refusedFor = map[int64]time.Duration{3: 100 * time.Hour}
 	r := request(1)
 	r.Recovering = true
-	e.SetHeartbeatDetails(checkpoint{Fruitless: 100})
+	e.SetHeartbeatDetails(checkpoint{AttemptsWithoutSuccess: 100})
 	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return &relay.PublishError{Code: "InternalError"} }
 	_, err := e.publishAs(t, r)
 	require.False(t, asApplicationError(t, err).NonRetryable())
@@ -285,7 +285,7 @@ func TestARecoverysBatchGotThroughIfAnyEventDid(t *testing.T) {
 
 func TestARecoveryIsOverWhenWhatIsLeftFailsAlone(t *testing.T) {
 	e := newEnv(t)
-	e.store.fill(fruitlessEvents-1, 1)
+	e.store.fill(aloneLimit-1, 1)
 	r := request(1)
 	r.Recovering = true
 	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return &relay.PublishError{Code: "InternalError"} }
@@ -366,11 +366,14 @@ func TestAnAttemptPreparesBeforeTemporalGivesItsBatchToAnother(t *testing.T) {
 }
 
 func TestNoVerdictNeedsNoBelief(t *testing.T) {
-	var d doubts
-	d.buried("orders", doubtLimit)
-	d.buried("orders", doubtLimit) // two batches at once
-	require.True(t, d.believe("orders", 0, 0))
-	require.False(t, d.believe("orders", 1, 0))
+	var a ambiguity
+	a.believe("orders", ambiguousLimit)
+	a.believe("orders", ambiguousLimit) // two batches at once
+	var f facts
+	f.believed, _ = a.of("orders", time.Hour)
+	require.Nil(t, f.judge().whole)
+	f.refused.ambiguous = outcomes(doubtful(), refs(1, 1))
+	require.NotNil(t, f.judge().whole)
 }
 
 func TestParkingMakesDeadLettersOfWhatFailsAndPublishesTheRest(t *testing.T) {
@@ -426,8 +429,8 @@ func TestATrickleOfDoubtfulPoisonDoesNotDrainIntoTheDeadLetters(t *testing.T) {
 			e.store.pending = nil
 		}
 	}
-	require.Len(t, e.store.dead, doubtLimit)
-	require.Equal(t, 5-doubtLimit, final)
+	require.Len(t, e.store.dead, ambiguousLimit)
+	require.Equal(t, 5-ambiguousLimit, final)
 }
 
 func TestThrottlingStopsSendingAndComesBackLaterWithLess(t *testing.T) {

@@ -5,13 +5,13 @@ import "github.com/temporal-outbox/relay/internal/relay"
 // refusals is what an attempt's destination said no to, by what is to be done
 // about it.
 type refusals struct {
-	poison   []relay.Outcome     // never acceptable here
-	doubtful []relay.Outcome     // the same, if others get through
-	alone    []relay.Outcome     // one by one, to be retried
-	broken   []relay.Outcome     // one by one, for what somebody has to repair
-	others   []relay.Outcome     // not for their own sake
-	whole    *relay.PublishError // first that is not about an event
-	throttle *relay.PublishError // first that asked for less
+	poison    []relay.Outcome     // never acceptable here
+	ambiguous []relay.Outcome     // the same, if others get through
+	alone     []relay.Outcome     // one by one, to be retried
+	broken    []relay.Outcome     // one by one, for what somebody has to repair
+	others    []relay.Outcome     // not for their own sake
+	whole     *relay.PublishError // first that is not about an event
+	throttle  *relay.PublishError // first that asked for less
 }
 
 func (r *refusals) add(o relay.Outcome) {
@@ -25,7 +25,7 @@ func (r *refusals) add(o relay.Outcome) {
 	case needsSomebody(o.Err):
 		r.broken = append(r.broken, o)
 	case o.Err.Class == relay.ClassPoison && o.Err.Doubtful:
-		r.doubtful = append(r.doubtful, o)
+		r.ambiguous = append(r.ambiguous, o)
 	case o.Err.Class == relay.ClassPoison:
 		r.poison = append(r.poison, o)
 	default:
@@ -40,24 +40,12 @@ func (r *refusals) stop(err *relay.PublishError) {
 	}
 }
 
-// weigh decides about what depends on whether others got through: if they did,
-// what needs repair is this event and not the destination.
-func (r *refusals) weigh(accepted int) {
-	switch {
-	case len(r.broken) == 0:
-	case accepted > 0:
-		r.alone = append(r.alone, r.broken...)
-	default:
-		r.stop(r.broken[0].Err)
-	}
-}
-
 func (r *refusals) any() bool {
-	return r.whole != nil || len(r.poison)+len(r.doubtful)+len(r.alone)+len(r.broken) > 0
+	return r.whole != nil || len(r.poison)+len(r.ambiguous)+len(r.alone)+len(r.broken) > 0
 }
 
 func (r *refusals) all() (all []relay.Outcome) {
-	for _, some := range [][]relay.Outcome{r.poison, r.doubtful, r.alone, r.broken, r.others} {
+	for _, some := range [][]relay.Outcome{r.poison, r.ambiguous, r.alone, r.broken, r.others} {
 		all = append(all, some...)
 	}
 	return all

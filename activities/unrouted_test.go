@@ -75,7 +75,7 @@ func TestRecovery_OfATopicWithoutARouteTriesAgainWithinSeconds(t *testing.T) {
 		e.publisher.answer = func(int, relay.Event) *relay.PublishError {
 			return &relay.PublishError{Code: relay.CodeNoRoute, Class: relay.ClassDestination, Whole: true}
 		}
-		e.SetHeartbeatDetails(checkpoint{Fruitless: fruitless})
+		e.SetHeartbeatDetails(checkpoint{AttemptsWithoutSuccess: fruitless})
 		r := request(1)
 		r.Recovering = true
 		_, err := e.publishAs(t, r)

@@ -1,0 +1,49 @@
+package activities
+
+import (
+	"sync"
+	"time"
+)
+
+// ambiguity is what a worker knows of each topic that speaks for or against an ambiguous refusal
+// of a single event: when another event was accepted last, and how many such refusals were
+// believed since. The codes that AWS has for a bad event it also has
+// for a destination that is not what it is taken for; then every event looks like
+// poison, and a trickle of them would go to the dead letters one by one.
+type ambiguity struct {
+	mu       sync.Mutex
+	believed map[string]int
+	accepted map[string]time.Time
+}
+
+// gotThrough notes that an event of the topic was accepted.
+func (a *ambiguity) gotThrough(topic string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.accepted == nil {
+		a.accepted = make(map[string]time.Time)
+	}
+	a.accepted[topic] = time.Now().Round(0) // the time of day, which counts suspension
+	delete(a.believed, topic)
+}
+
+// believe notes that n ambiguous refusals have made dead letters.
+func (a *ambiguity) believe(topic string, n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n > 0 {
+		if a.believed == nil {
+			a.believed = make(map[string]int)
+		}
+		a.believed[topic] += n
+	}
+}
+
+// of returns how many ambiguous refusals of a topic were believed since an event of it was
+// accepted, and whether that was lately.
+func (a *ambiguity) of(topic string, lately time.Duration) (believed int, gotThrough bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, ever := a.accepted[topic]
+	return a.believed[topic], ever && time.Since(at) < lately
+}
