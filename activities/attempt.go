@@ -16,168 +16,212 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-const (
-	heartbeatEvery = timing.HeartbeatEvery
-	// loadEvents is how much is loaded at once: half a page, so that one half is
-	// sent while the other is loaded and both together stay a page.
-	loadEvents = relay.PageEvents / 2
-	// Acknowledgements are settled when there are so many of them, or after so
-	// long, unless nothing else is under way: each settlement is a commit that waits
-	// for the disk, and nothing waits for it but the next page.
-	settleEvents = loadEvents / 2
-	settleEvery  = 50 * time.Millisecond
-)
-
-// attempt is one attempt of PublishBatch. Four things go on at once: loading,
-// sending, settling, and keeping the lease and the heartbeat.
+// attempt is one attempt of PublishBatch. It sends what its lanes hold, decides what becomes of
+// what was refused, and carries that out. Four loops send: the loader, the publisher, the settler
+// and the heartbeat. They share the events in flight, and each can stop the sending of anything
+// new; a request under way is waited for.
 type attempt struct {
 	PublishRequest
 	mode      mode
+	topic     string
 	cfg       Config
-	store     PublishStore
 	policy    TopicPolicy
+	store     PublishStore
 	pace      func(n int) time.Duration
-	ambiguous *ambiguity
 	ledger    *ledger
 	receipts  *receipts
+	ambiguous *ambiguity
 	lease     relay.Lease
+	flight    *inFlight
+	tenure    *tenure
 	// workflowID goes into dead letters, so that it is known who saw them.
 	workflowID string
 	// number is that of the attempt, from 1, as Temporal counts for its backoff.
 	number int32
 	// last is what the attempt before left.
 	last checkpoint
-
-	flight *inFlight
-	tenure *tenure
-
-	// stop ends the sending of anything new; what is under way is waited for.
-	stop context.CancelCauseFunc
-
+	// probed is what a recovery has found out beyond its first page.
 	probed probe
 }
 
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
+	topic := r.Batch.Topic
 	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
 	t := &attempt{
-		PublishRequest: r, mode: r.mode(), cfg: a.cfg, store: a.batches, policy: a.cfg.policy(r.Batch.Topic), pace: a.pace(r.Batch.Topic), ambiguous: &a.ambiguous, ledger: a.ledger, receipts: a.receipts,
-		lease: l, last: last, flight: newInFlight(), tenure: newTenure(a.clock, a.cfg.Lease, leaseFrom),
+		PublishRequest: r, mode: r.mode(), topic: topic, cfg: a.cfg, policy: a.cfg.policy(topic), store: a.batches,
+		pace: a.pace(topic), ledger: a.ledger, receipts: a.receipts, ambiguous: &a.ambiguous,
+		lease: l, flight: newInFlight(), tenure: newTenure(a.clock, a.cfg.Lease, leaseFrom), last: last,
 	}
 	t.flight.begin(l, last)
 	return t
 }
 
-// run publishes until the lanes are empty, the time is over, something was
-// refused, or it is stopped, and leaves nothing leased but the lanes of what was
-// refused.
+// run publishes until the lanes are empty, the time is over, an event was refused, or it is
+// stopped. Then it leaves no lane leased but those that the next attempt needs.
 func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err error) {
-	sendCtx, stop := context.WithCancelCause(ctx)
-	t.stop = stop
-	defer stop(nil)
-	// What is loaded by then gets a little longer, but a key that is sent one event
-	// at a time must not keep the other lanes for long.
-	pageCtx, timeOver := context.WithCancelCause(sendCtx)
-	defer timeOver(nil)
-	defer time.AfterFunc(time.Until(until)+timing.SendGrace, func() { timeOver(relay.ErrStopped) }).Stop()
 	// Settling and releasing go on when the activity is cancelled or the worker
 	// stops: they are what makes the end clean.
-	cleanCtx := context.WithoutCancel(ctx)
+	detached := context.WithoutCancel(ctx)
+	sending, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer t.beat(ctx, stop)() // it heartbeats until everything is given back
 
-	events := make(chan []relay.Event)
-	var keeper, loader, settler sync.WaitGroup
-	keepCtx, keepEnd := context.WithCancel(ctx)
-	keeper.Go(func() { t.keep(ctx, keepCtx) })
-	defer func() { // it heartbeats until everything is given back
-		keepEnd()
-		keeper.Wait()
-	}()
-	var loadErr error
-	var early bool // it ended before it could load
-	loader.Go(func() {
-		if early = !t.othersHaveSettled(pageCtx); early {
-			close(events)
-			return
+	sent := t.send(sending, detached, stop, until)
+	if ctx.Err() != nil {
+		sent.ending = cancelled
+	}
+
+	f := t.facts()
+	f.ending, f.fault = sent.ending, sent.fault
+	if err := t.remember(detached, &f); err != nil {
+		return sent.requests, err
+	}
+	return sent.requests, t.carryOut(detached, decide(f))
+}
+
+// beat begins the heartbeat, and returns what ends it.
+func (t *attempt) beat(ctx context.Context, stop context.CancelCauseFunc) (end func()) {
+	h := heartbeat{store: t.store, lease: t.lease, flight: t.flight, tenure: t.tenure, stop: stop}
+	var beating sync.WaitGroup
+	until, cancel := context.WithCancel(ctx)
+	beating.Go(func() { h.run(ctx, until) })
+	return func() {
+		cancel()
+		beating.Wait()
+	}
+}
+
+// sent is how sending ended.
+type sent struct {
+	requests int
+	ending   ending
+	fault    fault
+}
+
+// send loads, sends and settles at once, until there is nothing more to send or ctx ends.
+func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFunc, until time.Time) (s sent) {
+	// What is loaded by then gets a little longer, but a key that is sent one event
+	// at a time must not keep the other lanes for long.
+	page, timeOver := context.WithCancelCause(ctx)
+	defer timeOver(nil)
+	defer time.AfterFunc(time.Until(until)+timing.SendGrace, func() { timeOver(relay.ErrStopped) }).Stop()
+
+	loader, settler := t.newLoader(stop, until), settler{store: t.store, flight: t.flight, stop: stop}
+	events, over := make(chan []relay.Event), make(chan struct{})
+	var loading, settling sync.WaitGroup
+	loading.Go(func() {
+		defer close(events)
+		if s.fault.early = !t.othersHaveSettled(page); !s.fault.early {
+			s.fault.loading = loader.run(page, events)
 		}
-		loadErr = t.feed(pageCtx, events, until, t.Stay)
 	})
-	sent := make(chan struct{})
-	noMore := sync.OnceFunc(func() { close(sent) })
-	var settleErr error
-	settler.Go(func() { settleErr = t.settle(cleanCtx, sent) })
+	settling.Go(func() { s.fault.settling = settler.run(detached, over) })
+	noMore := sync.OnceFunc(func() { close(over) })
 	defer func() { // also when it panics
 		noMore()
-		settler.Wait()
+		settling.Wait()
 		t.handOver(ctx)
 	}()
 
-	published, publishErr := t.publish(pageCtx, events)
-	cause := context.Cause(pageCtx)
-	if sendCtx.Err() == nil {
-		published.Requests += t.probe(sendCtx)
-		cause = cmp.Or(context.Cause(sendCtx), cause)
+	published, err := t.publish(page, stop, events)
+	s.requests = published.Requests
+	cause := context.Cause(page)
+	if ctx.Err() == nil {
+		if t.facts().isUndecided() {
+			t.probed = t.newProber(stop).run(ctx)
+			s.requests += t.probed.requests
+		}
+		cause = cmp.Or(context.Cause(ctx), cause)
 	}
 	noMore()
-	settler.Wait()
+	settling.Wait()
 	stop(nil)
-	loader.Wait()
+	loading.Wait()
 
-	var unroutable *relay.PublishError
-	if errors.As(publishErr, &unroutable) {
-		t.flight.unroutable(t.lease.Topic, unroutable)
-	}
-	f := t.facts()
-	f.fault = fault{settling: settleErr, loading: loadErr, early: early}
 	if errors.Is(cause, relay.ErrClaimLost) {
-		f.fault.claim = cause
+		s.fault.claim = cause
 	}
-	if publishErr != nil && !errors.Is(publishErr, relay.ErrStopped) {
-		f.fault.publishing = publishErr
+	if cause != nil || err != nil {
+		s.ending = stopped
 	}
-	switch {
-	case ctx.Err() != nil:
-		f.ending = cancelled
-	case cause != nil, publishErr != nil:
-		f.ending = stopped
+	var unroutable *relay.PublishError
+	if errors.As(err, &unroutable) {
+		t.flight.unroutable(t.topic, unroutable)
 	}
-	if err := t.remember(cleanCtx, &f); err != nil {
-		return published.Requests, err
+	if !errors.Is(err, relay.ErrStopped) {
+		s.fault.publishing = err
 	}
-	return published.Requests, t.carryOut(cleanCtx, decide(f))
+	return s
 }
 
-func (t *attempt) publish(ctx context.Context, events <-chan []relay.Event) (relay.PublishResult, error) {
+// othersHaveSettled gives the worker of the lanes' last attempt time to settle, if that
+// attempt has not given them back. The database answers that worker as well as this one.
+// It reports false if ctx ends before.
+func (t *attempt) othersHaveSettled(ctx context.Context) bool {
+	if !t.mustWait() {
+		return true
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(timing.SettleGrace):
+	}
+	t.flight.note(t.topic, func(c *checkpoint) { c.Waited = true })
+	return true
+}
+
+// mustWait reports whether another worker may have something to settle in the batch's
+// lanes. A recovery's batch has been loaded by the relay before.
+func (t *attempt) mustWait() bool { return t.Batch.Settling && t.mode == relaying && !t.last.Waited }
+
+// publish sends events until the channel is closed.
+func (t *attempt) publish(ctx context.Context, stop context.CancelCauseFunc, events <-chan []relay.Event) (relay.PublishResult, error) {
 	return t.cfg.Publisher.Publish(ctx, relay.PublishRequest{
-		Topic: t.lease.Topic, Concurrency: t.concurrency(), Events: events,
-		Deadline: t.tenure.deadline, Report: t.report, Pace: t.pace, Isolate: t.mode == parking,
-		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.lease.Topic, a) },
+		// Half as many requests may be under way after every attempt that was throttled.
+		Topic: t.topic, Concurrency: max(1, t.Concurrency>>min(t.last.Throttled, 8)), Events: events,
+		Deadline: t.tenure.deadline, Pace: t.pace, Isolate: t.mode == parking,
+		Report:   func(outcomes []relay.Outcome) { t.report(stop, outcomes) },
+		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.topic, a) },
 	})
 }
 
 // report takes the answer to one request.
-func (t *attempt) report(outcomes []relay.Outcome) {
-	latencies := t.flight.answered(t.lease.Topic, outcomes)
+func (t *attempt) report(stop context.CancelCauseFunc, outcomes []relay.Outcome) {
+	latencies := t.flight.answered(t.topic, outcomes)
 	ends := func(o relay.Outcome) bool { return o.Err != nil && endsSending(o.Err) }
 	if t.mode != parking && slices.ContainsFunc(outcomes, ends) {
-		t.stop(relay.ErrStopped) // the rest would fare no better
+		stop(relay.ErrStopped) // the rest would fare no better
 	}
 	if t.policy.Receipts > 0 {
-		t.receipts.add(t.lease.Topic, outcomes)
+		t.receipts.add(t.topic, outcomes)
 	}
-	t.cfg.Metrics.Reported(t.lease.Topic, outcomes, latencies)
+	t.cfg.Metrics.Reported(t.topic, outcomes, latencies)
 }
 
-// facts are what the attempt knows now.
+// handOver gives the ledger the acknowledgements that this attempt has not settled. The
+// heartbeat has them too: the next attempt may begin on another worker, or this worker
+// may die.
+func (t *attempt) handOver(ctx context.Context) {
+	left := t.flight.checkpoint(t.topic).Unsettled
+	if len(left) == 0 {
+		return
+	}
+	t.ledger.add(t.topic, left)
+	activity.GetLogger(ctx).Warn("acknowledged events could not be settled; the worker keeps them and settles them when the database answers",
+		"topic", t.topic, "events", len(left))
+}
+
+// facts are what the attempt itself knows now.
 func (t *attempt) facts() facts {
-	topic := t.lease.Topic
 	return facts{
-		topic: topic, destination: t.cfg.Publisher.Destination(topic), ordered: t.cfg.Publisher.Ordered(topic),
-		mode: t.mode, state: t.flight.state(topic), probe: t.probed, number: t.number, now: time.Now(), jitter: rand.Float64(),
+		topic: t.topic, destination: t.cfg.Publisher.Destination(t.topic), ordered: t.cfg.Publisher.Ordered(t.topic),
+		mode: t.mode, state: t.flight.state(t.topic), probe: t.probed, number: t.number, now: time.Now(), jitter: rand.Float64(),
 		expireAfter: t.policy.GiveUpAfter, ambiguousTo: t.last.AmbiguousTo, parkUpTo: t.ParkUpTo,
 	}
 }
 
-// remember adds what is known from other attempts: it puts on record which events were refused
-// alone, and finds out for how long each has been.
+// remember adds what other attempts have found out: it puts on record which events were refused
+// alone, and learns for how long each has been.
 func (t *attempt) remember(ctx context.Context, f *facts) error {
 	if f.fault.is() || f.mode == parking {
 		return nil
@@ -199,30 +243,29 @@ func (t *attempt) remember(ctx context.Context, f *facts) error {
 
 // carryOut carries a decision out, up to the first error.
 func (t *attempt) carryOut(ctx context.Context, d decision) error {
-	topic := t.lease.Topic
 	if len(d.deadLetters) > 0 {
 		if err := t.store.DeadLetter(ctx, t.lease, t.workflowID, d.deadLetters); err != nil {
 			return err
 		}
-		t.flight.deadLettered(topic, d.deadLetters)
-		t.cfg.Metrics.DeadLettered(topic, d.deadLetters)
-		t.ambiguous.believe(topic, d.believed)
+		t.flight.deadLettered(t.topic, d.deadLetters)
+		t.cfg.Metrics.DeadLettered(t.topic, d.deadLetters)
+		t.ambiguous.believe(t.topic, d.believed)
 	}
 	if len(d.giveBack) > 0 {
-		if err := t.store.Release(ctx, t.lease, relay.Read{Next: t.flight.giveBack(topic)}); err != nil {
+		if err := t.store.Release(ctx, t.lease, relay.Read{Next: t.flight.giveBack(t.topic)}); err != nil {
 			return err
 		}
 	}
-	t.flight.note(topic, func(c *checkpoint) {
+	t.flight.note(t.topic, func(c *checkpoint) {
 		c.AttemptsWithoutSuccess, c.Throttled = d.noted.AttemptsWithoutSuccess, d.noted.Throttled
 	})
 	if d.isHandedOver {
-		if err := t.store.PauseTopic(ctx, topic, t.RecoveryID, t.cfg.HandoverPause); err != nil {
+		if err := t.store.PauseTopic(ctx, t.topic, t.RecoveryID, t.cfg.HandoverPause); err != nil {
 			return err
 		}
 	}
 	if len(d.release) > 0 {
-		read := t.flight.lowWatermarks(topic)
+		read := t.flight.lowWatermarks(t.topic)
 		maps.DeleteFunc(read.Next, func(lane int16, _ int64) bool { return !slices.Contains(d.release, lane) })
 		if err := t.store.Release(ctx, t.lease, read); err != nil {
 			return err
@@ -239,16 +282,10 @@ func (t *attempt) carryOut(ctx context.Context, d decision) error {
 		}
 	}
 	if d.failure != nil {
-		// Nothing depends on it, so that the attempt ends alike if it cannot be kept.
-		if err := t.store.NoteFailure(ctx, topic, t.RecoveryID, *d.failure, d.next); err != nil {
-			activity.GetLogger(ctx).Warn("the reason is not kept with the topic", "topic", topic, "error", err)
+		// Nothing depends on it, so the attempt ends alike if the store cannot keep it.
+		if err := t.store.NoteFailure(ctx, t.topic, t.RecoveryID, *d.failure, d.next); err != nil {
+			activity.GetLogger(ctx).Warn("the reason is not kept with the topic", "topic", t.topic, "error", err)
 		}
 	}
 	return d.err
-}
-
-// concurrency is how many requests may be under way: half as many after every
-// attempt that was throttled.
-func (t *attempt) concurrency() int {
-	return max(1, t.Concurrency>>min(t.last.Throttled, 8))
 }

@@ -105,6 +105,7 @@ type PublishResult struct {
 	Destination string `json:"destination,omitempty"`
 }
 
+// mode says for which workflow the batch is published.
 func (r PublishRequest) mode() mode {
 	switch {
 	case r.Park:
@@ -148,39 +149,17 @@ type checkpoint struct {
 // What the destination will never accept becomes a dead letter. If it refused
 // other events, PublishBatch keeps the lanes of those, releases the others and
 // fails: the retry, its delay and its count are Temporal's. It fails for good,
-// with the topic paused in the name of its recovery, when somebody has to do
-// something about the destination, and when nothing got through in three
+// with the topic held back in the name of its recovery, when a person has to
+// repair the destination, and when nothing got through in three
 // attempts.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
 	began, arrived := time.Now(), a.clock.Now()
 	// Before it heartbeats. What takes longer leaves nothing behind that another
 	// attempt, which Temporal may have begun meanwhile, would have to share.
-	prepareCtx, prepared := context.WithTimeout(ctx, timing.StallLimit)
+	preparing, prepared := context.WithTimeout(ctx, timing.StallLimit)
 	defer prepared()
-	var last checkpoint
-	if activity.HasHeartbeatDetails(ctx) {
-		if err := activity.GetHeartbeatDetails(ctx, &last); err != nil {
-			return PublishResult{}, failure(ctx, err, nil)
-		}
-	}
-	if err := a.wanted(ctx, last); err != nil {
-		return PublishResult{}, failure(ctx, err, nil)
-	}
-	if activity.HasHeartbeatDetails(ctx) {
-		// An earlier version noted no times, and the database may have been replaced since:
-		// such an id may be another event's.
-		last.Unsettled = slices.DeleteFunc(last.Unsettled, func(r relay.Ref) bool { return r.At == 0 })
-		// Ours replaces it at the first heartbeat, so it is settled before that.
-		if err := a.batches.Settle(prepareCtx, r.Batch.Topic, last.Unsettled); err != nil {
-			a.ledger.add(r.Batch.Topic, last.Unsettled) // the run may end, and its heartbeats with it
-			return PublishResult{}, failure(ctx, err, nil)
-		}
-	}
-	if err := a.forgetOtherHistory(prepareCtx, &last); err != nil {
-		return PublishResult{}, failure(ctx, err, nil)
-	}
-	// Nothing is loaded that this worker knows to be published.
-	if err := a.ledger.settle(prepareCtx, r.Batch.Topic, r.Batch.Lanes); err != nil {
+	last, err := a.settleLast(ctx, preparing, r.Batch)
+	if err != nil {
 		return PublishResult{}, failure(ctx, err, nil)
 	}
 	leaseFrom := a.clock.Now()
@@ -188,27 +167,17 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		// The machine was suspended, and another attempt may have the batch already.
 		return PublishResult{}, failure(ctx, fmt.Errorf("%w: the machine stood still", relay.ErrStopped), nil)
 	}
-	lease, err := a.batches.TakeOver(prepareCtx, r.Batch)
-	if err != nil {
+	lease, err := a.batches.TakeOver(preparing, r.Batch)
+	switch {
+	case err != nil:
 		a.countLost(r.Batch.Topic, err)
 		return PublishResult{}, failure(ctx, err, nil)
-	}
-	if lease.PausedBy != "" {
-		var err error
-		if r.Batch.Settling { // the next claim is to know it as well
-			err = a.batches.ReleaseClaim(prepareCtx, r.Batch)
-		} else {
-			err = a.batches.Release(prepareCtx, lease, relay.Read{Next: lease.LowID})
-		}
+	case lease.PausedBy != "":
 		result := PublishResult{Published: last.Published, Dead: last.Dead, Throttled: last.Throttled, PausedBy: lease.PausedBy}
-		return result, failure(ctx, err, result)
+		return result, failure(ctx, a.leaveToOperator(preparing, r.Batch, lease), result)
 	}
-	if r.Recovering {
-		// Whoever resets the activity makes its attempts begin anew, not its heartbeats.
-		if activity.GetInfo(ctx).Attempt == 1 && !activity.HasHeartbeatDetails(ctx) && !r.Park {
-			a.cfg.Metrics.RecoveryBegun(r.Batch.Topic)
-		}
-		if err := a.batches.PauseTopic(prepareCtx, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause); err != nil {
+	if r.mode() != relaying {
+		if err := a.recover(ctx, preparing, r); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}
@@ -227,7 +196,10 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	requests, err := t.run(ctx, until)
 	a.countLost(r.Batch.Topic, err)
 	end := t.flight.checkpoint(r.Batch.Topic)
-	result := PublishResult{Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests, ParkUpTo: r.ParkUpTo, ParkBefore: r.ParkBefore, More: t.facts().parksOn()}
+	result := PublishResult{
+		Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests,
+		ParkUpTo: r.ParkUpTo, ParkBefore: r.ParkBefore, More: t.facts().parksOn(),
+	}
 	if cause := context.Cause(ctx); err == nil &&
 		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {
 		err = ctx.Err() // it has to end as an attempt, not as done
@@ -237,4 +209,50 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		result.Destination = a.cfg.Publisher.Destination(r.Batch.Topic)
 	}
 	return result, failure(ctx, err, result)
+}
+
+// settleLast settles the acknowledgements that the attempt before has left, and those of the batch
+// that this worker knows. It returns what else that attempt has left.
+func (a *Activities) settleLast(ctx, preparing context.Context, b relay.Batch) (last checkpoint, err error) {
+	isRetry := activity.HasHeartbeatDetails(ctx)
+	if isRetry {
+		if err := activity.GetHeartbeatDetails(ctx, &last); err != nil {
+			return last, err
+		}
+	}
+	if err := a.wanted(ctx, last); err != nil {
+		return last, err
+	}
+	if isRetry {
+		// An earlier version noted no times, and the database may have been replaced since:
+		// such an id may be another event's.
+		last.Unsettled = slices.DeleteFunc(last.Unsettled, func(r relay.Ref) bool { return r.At == 0 })
+		// Ours replaces it at the first heartbeat, so it is settled before that.
+		if err := a.batches.Settle(preparing, b.Topic, last.Unsettled); err != nil {
+			a.ledger.add(b.Topic, last.Unsettled) // the run may end, and its heartbeats with it
+			return last, err
+		}
+	}
+	if err := a.forgetOtherHistory(preparing, &last); err != nil {
+		return last, err
+	}
+	// No event is loaded of which this worker knows that it is published.
+	return last, a.ledger.settle(preparing, b.Topic, b.Lanes)
+}
+
+// leaveToOperator gives the lanes of a topic back that an operator has paused.
+func (a *Activities) leaveToOperator(ctx context.Context, b relay.Batch, l relay.Lease) error {
+	if b.Settling { // the next claim is to know it as well
+		return a.batches.ReleaseClaim(ctx, b)
+	}
+	return a.batches.Release(ctx, l, relay.Read{Next: l.LowID})
+}
+
+// recover keeps claims away from the topic while its recovery is at work.
+func (a *Activities) recover(ctx, preparing context.Context, r PublishRequest) error {
+	// A reset of the activity begins its attempts anew, and not its heartbeats.
+	if activity.GetInfo(ctx).Attempt == 1 && !activity.HasHeartbeatDetails(ctx) && r.mode() == recovering {
+		a.cfg.Metrics.RecoveryBegun(r.Batch.Topic)
+	}
+	return a.batches.PauseTopic(preparing, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause)
 }

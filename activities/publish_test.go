@@ -364,28 +364,29 @@ func TestErrorsOfTemporalItselfStayAsTheyAre(t *testing.T) {
 	require.ErrorAs(t, failure(t.Context(), errors.New("x"), nil), &app)
 }
 
-func TestRaise_UsesAMarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
+func TestLoader_RaisesALowWatermarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
 	store := &store{}
 	a := &Activities{batches: store}
-	low := map[int16]int64{1: 1}
-	attempt := a.newAttempt(PublishRequest{}, relay.Lease{Topic: "orders", LowID: low}, timing.Reading{}, checkpoint{})
+	attempt := a.newAttempt(PublishRequest{Batch: relay.Batch{Topic: "orders"}}, relay.Lease{Topic: "orders", LowID: map[int16]int64{1: 1}}, timing.Reading{}, checkpoint{})
+	l := attempt.newLoader(nil, time.Now())
+	low, read := l.lease.LowID, &attempt.flight.topics["orders"].read
 	beyond := map[int16]int64{1: 1000}
-	raise := func(seen mark, page relay.Page, first map[int16]int64) mark {
+	raise := func(before seen, page relay.Page, first map[int16]int64) seen {
 		t.Helper()
-		seen, err := attempt.raise(t.Context(), low, seen, page, first)
-		require.NoError(t, err)
-		return seen
+		l.seen = before
+		require.NoError(t, l.raise(t.Context(), page, first))
+		return l.seen
 	}
-	attempt.flight.topics["orders"].read.Loaded(relay.Ref{ID: 99, Lane: 1, At: 7})
-	noted := raise(mark{}, relay.Page{Round: 5, Ended: 4}, beyond)
+	read.Loaded(relay.Ref{ID: 99, Lane: 1, At: 7})
+	noted := raise(seen{}, relay.Page{Round: 5, Ended: 4}, beyond)
 	require.Equal(t, int64(1), low[1])
 
-	attempt.flight.topics["orders"].read.Loaded(relay.Ref{ID: 199, Lane: 1, At: 8})
+	read.Loaded(relay.Ref{ID: 199, Lane: 1, At: 8})
 	require.Equal(t, noted, raise(noted, relay.Page{Round: 6, Ended: 4}, beyond))
 	require.Equal(t, int64(1), low[1], "a writer of its round still writes")
 	again := raise(noted, relay.Page{Round: 6, Ended: 5, More: true}, nil)
 	require.Equal(t, int64(1), low[1], "the page says nothing of this lane")
-	require.Equal(t, mark{relay.Read{Next: map[int16]int64{1: 200}, Last: relay.Ref{ID: 199, Lane: 1, At: 8}}, 6}, again)
+	require.Equal(t, seen{relay.Read{Next: map[int16]int64{1: 200}, Last: relay.Ref{ID: 199, Lane: 1, At: 8}}, 6}, again)
 	store.replaced = true
 	raise(noted, relay.Page{Round: 6, Ended: 5}, beyond)
 	require.Equal(t, int64(1), low[1], "the database gives these ids again")

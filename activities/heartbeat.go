@@ -12,39 +12,50 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// keep heartbeats and renews the lease until keepCtx ends. It stops the attempt
+const heartbeatEvery = timing.HeartbeatEvery
+
+// heartbeat records what the next attempt is to know, and renews the lease.
+type heartbeat struct {
+	store  LaneStore
+	lease  relay.Lease
+	flight *inFlight
+	tenure *tenure
+	stop   context.CancelCauseFunc
+}
+
+// run heartbeats and renews until the second context ends. It stops the attempt
 // when the lease is in other hands or the worker shuts down.
-func (t *attempt) keep(ctx, keepCtx context.Context) {
+func (h heartbeat) run(ctx, until context.Context) {
 	stopped := activity.GetWorkerStopChannel(ctx)
 	ticker := time.NewTicker(heartbeatEvery)
 	defer ticker.Stop()
-	clock := t.tenure.clock
+	clock := h.tenure.clock
 	renewed := clock.Now()
 	for {
 		select {
-		case <-keepCtx.Done():
+		case <-until.Done():
 			return
 		case <-stopped:
-			t.stop(relay.ErrStopped)
+			h.stop(relay.ErrStopped)
 			stopped = nil
 		case <-ticker.C:
-			activity.RecordHeartbeat(ctx, t.flight.checkpoint(t.lease.Topic))
-			stalled := t.tenure.stalled()
-			if !stalled && clock.Since(renewed) < t.cfg.Lease/timing.RenewalsPerLease {
-				t.tenure.alive()
+			activity.RecordHeartbeat(ctx, h.flight.checkpoint(h.lease.Topic))
+			stalled := h.tenure.stalled()
+			if !stalled && clock.Since(renewed) < h.tenure.lease/timing.RenewalsPerLease {
+				h.tenure.alive()
 				continue
 			}
-			before := clock.Now()
-			switch err := t.store.Renew(keepCtx, t.lease, t.flight.lanes(t.lease.Topic)); {
+			asked := clock.Now()
+			switch err := h.store.Renew(until, h.lease, h.flight.lanes(h.lease.Topic)); {
 			case err == nil:
-				renewed = before
-				t.tenure.renewed(before)
+				renewed = asked
+				h.tenure.renewed(asked)
 			case errors.Is(err, relay.ErrClaimLost):
-				t.stop(err)
+				h.stop(err)
 				return
 			case !stalled:
 				// The deadline comes nearer, and the next tick tries again.
-				t.tenure.alive()
+				h.tenure.alive()
 			}
 		}
 	}

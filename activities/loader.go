@@ -1,0 +1,251 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// loadEvents is how much is loaded at once: half a page, so that one half is
+// sent while the other is loaded and both together stay a page.
+const loadEvents = relay.PageEvents / 2
+
+// loader loads what is pending in the lanes of a lease, page after page. When the lanes are empty
+// it stays on them for a while, because what comes next is then published without another claim.
+type loader struct {
+	store  LoadStore
+	screen screen
+	flight *inFlight
+	stop   context.CancelCauseFunc
+	poll   time.Duration
+
+	lease relay.Lease // with the low watermark of each lane, from which it is read
+	seen  seen
+
+	until   time.Time     // when no further page is loaded
+	stay    time.Duration // how long empty lanes are looked at
+	onePage bool
+}
+
+// seen is how far the lanes had been read, and in which round of the store. Low watermarks follow.
+type seen struct {
+	relay.Read
+	round int64
+}
+
+func (t *attempt) newLoader(stop context.CancelCauseFunc, until time.Time) *loader {
+	l := &loader{
+		store: t.store, screen: t.screen(), flight: t.flight, stop: stop, poll: t.cfg.PollEvery,
+		lease: t.lease, until: until, stay: t.Stay,
+		// A page is enough for a recovery to tell. Parking goes on while no event is
+		// refused: it has an end, and is not to take an activity for every page.
+		onePage: t.mode != relaying && t.ParkUpTo == 0,
+	}
+	l.lease.LowID = maps.Clone(t.lease.LowID)
+	return l
+}
+
+// run loads into events until no event has come for as long as it stays, the time is over, or an
+// event was refused: then it is the next attempt's turn. An error because it was stopped is none.
+func (l *loader) run(ctx context.Context, events chan<- []relay.Event) error {
+	err := l.load(ctx, events)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if errors.Is(err, relay.ErrClaimLost) {
+		l.stop(err) // what is in hand is in other hands, too
+	}
+	return err
+}
+
+func (l *loader) load(ctx context.Context, events chan<- []relay.Event) error {
+	for lastCame := time.Now(); ; {
+		page, err := l.next(ctx, events)
+		if err != nil {
+			return err
+		}
+		if len(page.Events) > 0 {
+			lastCame = time.Now()
+		}
+		if !page.More {
+			if time.Since(lastCame) >= l.stay {
+				return nil
+			}
+			l.wait(ctx)
+		}
+		if l.onePage || time.Now().After(l.until) || !l.flight.room(ctx, l.lease.Topic) {
+			return nil
+		}
+	}
+}
+
+// wait waits until it is time to look at empty lanes again.
+func (l *loader) wait(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(l.poll):
+	}
+}
+
+// next loads a page and passes on what can be sent of it.
+func (l *loader) next(ctx context.Context, events chan<- []relay.Event) (relay.Page, error) {
+	asked := time.Now()
+	page, err := l.store.Load(ctx, l.lease, l.flight.inHand(l.lease.Topic), loadEvents)
+	if err != nil || len(page.Events) == 0 {
+		return page, err
+	}
+	ready, refused, err := l.screen.sendable(ctx, page.Events)
+	if err != nil {
+		return page, err
+	}
+	first := firstIDs(page.Events) // before the page is the publisher's
+	l.flight.loaded(l.lease.Topic, page, asked)
+	l.screen.refuse(refused)
+	if len(ready) > 0 {
+		select {
+		case events <- ready:
+		case <-ctx.Done():
+			return page, ctx.Err()
+		}
+	}
+	return page, l.raise(ctx, page, first)
+}
+
+// raise advances the low watermarks from which pages are read: while a snapshot is held
+// open somewhere, everything settled above them is read again each time. It does so when the
+// round in which the lanes had been read so far had ended before a page was read from the old low
+// watermarks: then no event comes below any more but those that the page begins with. And the
+// database still has to have the last event that had been read: after a failover it gives the ids
+// below to other events.
+func (l *loader) raise(ctx context.Context, page relay.Page, first map[int16]int64) error {
+	if l.seen.Next != nil {
+		if page.Ended < l.seen.round {
+			return nil
+		}
+		exists, err := l.store.Exists(ctx, l.seen.Last)
+		if err != nil {
+			return err
+		}
+		for lane, next := range l.seen.Next {
+			switch id, ok := first[lane]; {
+			case !exists:
+			case ok:
+				l.lease.LowID[lane] = min(next, id)
+			case !page.More:
+				l.lease.LowID[lane] = next
+			}
+		}
+	}
+	l.seen = seen{l.flight.read(l.lease.Topic), page.Round}
+	return nil
+}
+
+// firstIDs are the lowest ids in each lane of a page.
+func firstIDs(events []relay.Event) map[int16]int64 {
+	first := make(map[int16]int64)
+	for _, e := range events {
+		if id, ok := first[e.Lane]; !ok || e.ID < id {
+			first[e.Lane] = e.ID
+		}
+	}
+	return first
+}
+
+// screen keeps events back that cannot be sent, or must not be.
+type screen struct {
+	topic   string
+	policy  TopicPolicy
+	store   LoadStore
+	flight  *inFlight
+	metrics Metrics
+}
+
+func (t *attempt) screen() screen {
+	return screen{topic: t.topic, policy: t.policy, store: t.store, flight: t.flight, metrics: t.cfg.Metrics}
+}
+
+// sendable divides events into those that can be sent and those that are refused here.
+func (s screen) sendable(ctx context.Context, events []relay.Event) (ready []relay.Event, refused []relay.Outcome, err error) {
+	blocked, err := s.blocked(ctx, events)
+	if err != nil {
+		return nil, nil, err
+	}
+	ready = events
+	for i, e := range events {
+		err := unsendable(e, blocked)
+		switch {
+		case err == nil && len(refused) > 0:
+			ready = append(ready, e)
+			continue
+		case err == nil:
+			continue
+		case len(refused) == 0:
+			ready = slices.Clone(events[:i])
+		}
+		refused = append(refused, relay.Outcome{Ref: e.Ref, Err: err})
+		if s.policy.OnPoison == BlockKey && e.Key != "" {
+			// Its dead letter is not in the store yet, and the rest of the page is here.
+			chain := relay.Chain{Key: e.Key, Replay: e.Replay}
+			if blocked == nil {
+				blocked = make(map[relay.Chain]int64)
+			}
+			if _, known := blocked[chain]; !known {
+				blocked[chain] = e.ID
+			}
+		}
+	}
+	return ready, refused, nil
+}
+
+// blocked has the first dead letter of each key among events, in a topic where that blocks a key.
+func (s screen) blocked(ctx context.Context, events []relay.Event) (map[relay.Chain]int64, error) {
+	if s.policy.OnPoison != BlockKey {
+		return nil, nil
+	}
+	keys := make(map[string]bool)
+	for _, e := range events {
+		if e.Key != "" {
+			keys[e.Key] = true
+		}
+	}
+	return s.store.Blocked(ctx, s.topic, slices.Sorted(maps.Keys(keys)))
+}
+
+// refuse notes what sendable has refused.
+func (s screen) refuse(refused []relay.Outcome) {
+	if len(refused) > 0 {
+		s.flight.refused(s.topic, refused)
+		s.metrics.Reported(s.topic, refused, nil)
+	}
+}
+
+// unsendable says why an event is a dead letter without being sent, or returns
+// nil.
+func unsendable(e relay.Event, blocked map[relay.Chain]int64) *relay.PublishError {
+	first, isBlocked := blocked[relay.Chain{Key: e.Key, Replay: e.Replay}]
+	switch {
+	case e.Bytes > relay.PageBytes:
+		return &relay.PublishError{
+			Code: relay.CodeTooLarge, Class: relay.ClassPoison,
+			Message: fmt.Sprintf("the event has %d bytes, no destination accepts more than %d", e.Bytes, maxMessage),
+		}
+	case e.Unreadable != "":
+		return &relay.PublishError{Code: relay.CodeInvalidCharacter, Class: relay.ClassPoison, Message: e.Unreadable}
+	case e.EventID == "":
+		return &relay.PublishError{
+			Code: relay.CodeEventMissing, Class: relay.ClassPoison,
+			Message: fmt.Sprintf("event %d is pending, and two looks did not find it in outbox.event", e.ID),
+		}
+	case isBlocked && e.ID > first:
+		return &relay.PublishError{
+			Code: relay.CodeBlocked, Class: relay.ClassPoison,
+			Message: "blocked behind an earlier event of its key that is a dead letter",
+		}
+	}
+	return nil
+}
