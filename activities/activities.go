@@ -30,7 +30,7 @@ type Store interface {
 // Publisher sends events to their destination. internal/publish implements it.
 type Publisher interface {
 	Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error)
-	// Destination says where a topic's events go, for people. Empty if nobody knows.
+	// Destination says where a topic's events go, for people. Empty if that is not known.
 	Destination(topic string) string
 	// Ordered reports whether a topic's destination keeps the events of a key in
 	// order.
@@ -51,10 +51,10 @@ type Config struct {
 	SampleEvery time.Duration
 	// BatchFor is how long a batch goes on while its lanes hold more. Default timing.BatchFor.
 	BatchFor time.Duration
-	// RecoveryPause is how long a topic stays paused when its recovery no longer
+	// RecoveryPause is how long a topic stays in recovery when its recovery no longer
 	// says that it is at work. Default timing.RecoveryPause.
 	RecoveryPause time.Duration
-	// HandoverPause is how long a topic stays paused when its recovery has to begin,
+	// HandoverPause is how long a topic is in recovery when its recovery has to begin,
 	// in case that it never does. Default timing.HandoverPause.
 	HandoverPause time.Duration
 	// Routes are the topics that Publisher has a destination for. Of others, a few are
@@ -62,10 +62,10 @@ type Config struct {
 	Routes []string
 	// Topics are topics with a policy of their own.
 	Topics map[string]TopicPolicy
-	// Metrics is told what happens. Default: nobody is.
+	// Metrics is told what happens. Default: it is not counted.
 	Metrics Metrics
-	// Running reports whether Temporal knows a workflow, and whether it runs. Default: nobody
-	// can tell, and an operation on record is taken for one that is under way.
+	// Running reports whether Temporal knows a workflow, and whether it runs. Default: that is not
+	// known, and an operation on record is taken for one that is under way.
 	Running func(ctx context.Context, workflowID string) (found, running bool, err error)
 	// WaitForStart is how long to wait for the workflow of an operation on record that has
 	// none. Default relay.WaitForStart.

@@ -7,9 +7,9 @@ import (
 
 // ambiguity is what a worker knows of each topic that speaks for or against an ambiguous refusal
 // of a single event: when another event was accepted last, and how many such refusals were
-// believed since. The codes that AWS has for a bad event it also has
-// for a destination that is not what it is taken for; then every event looks like
-// poison, and a trickle of them would go to the dead letters one by one.
+// believed since. AWS has the same codes for a bad event and for a destination of another
+// kind than the configuration says. In the second case every event looks like poison, and a trickle
+// of them would go to the dead letters one by one.
 type ambiguity struct {
 	mu       sync.Mutex
 	believed map[string]int

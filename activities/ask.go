@@ -17,7 +17,7 @@ import (
 // lookForStart is the pause before another look for a workflow that may be about to start.
 const lookForStart = 250 * time.Millisecond
 
-// AskStore is the part of Store that puts on record what somebody asks for by hand.
+// AskStore is the part of Store that puts on record the operations that a person asks for.
 type AskStore interface {
 	relay.Counter
 	AskedBy(ctx context.Context, o relay.Operation) (u relay.UnderWay, found bool, err error)
@@ -27,7 +27,7 @@ type AskStore interface {
 	Delivered(ctx context.Context, operation, moved int64) (relay.Delivered, error)
 }
 
-// AskRequest is what somebody has typed into Temporal's Start Workflow form.
+// AskRequest is the text that a person has typed into Temporal's Start Workflow form.
 type AskRequest struct {
 	Form json.RawMessage `json:"form"`
 	// FirstRun is the first run of the workflow, before it was reset or continued as new. With
@@ -35,7 +35,7 @@ type AskRequest struct {
 	FirstRun string `json:"firstRun"`
 }
 
-// AskResult is what is on record of what was asked for.
+// AskResult is the record of an operation that a person has asked for.
 type AskResult struct {
 	// Operation is its number in outbox.operation; 0 of a pause, a resume and a dry run.
 	Operation int64 `json:"operation,omitempty"`
@@ -55,11 +55,11 @@ type AskResult struct {
 	Text string `json:"text"`
 }
 
-// AskOperation checks what somebody asks for by hand, counts it, and puts it on record with
+// AskOperation checks an operation that a person asks for, counts its events, and puts it on record with
 // who and why, as the starter does. A pause and a resume are done then. An attempt that
 // follows one whose answer was lost finds the record of that one, and does nothing twice.
 //
-// What is wrong with the form is a failure of type TypeInvalidOperation, TypeNothingMatches,
+// A mistake in the form is a failure of type TypeInvalidOperation, TypeNothingMatches,
 // TypeOperationUnderWay or TypeOperationAskedBefore. None is retried.
 func (a *Activities) AskOperation(ctx context.Context, r AskRequest) (AskResult, error) {
 	defer beat(ctx)()
@@ -112,7 +112,7 @@ func (a *Activities) switched(ctx context.Context, result *AskResult, o relay.Op
 	return err
 }
 
-// register counts what is to be moved, and puts it on record.
+// register counts the events of an operation, and puts it on record.
 func (a *Activities) register(ctx context.Context, result *AskResult, o relay.Operation, outOfOrder bool) error {
 	if !result.DryRun {
 		u, found, err := a.asked.AskedBy(ctx, o)

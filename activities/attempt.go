@@ -16,8 +16,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// attempt is one attempt of PublishBatch. It sends what its lanes hold, decides what becomes of
-// what was refused, and carries that out. Four loops send: the loader, the publisher, the settler
+// attempt is one attempt of PublishBatch. It sends the events of its lanes, decides about those
+// that were refused, and carries the decision out. Four loops send: the loader, the publisher, the settler
 // and the heartbeat. They share the events in flight, and each can stop the sending of anything
 // new; a request under way is waited for.
 type attempt struct {
@@ -100,7 +100,7 @@ type sent struct {
 
 // send loads, sends and settles at once, until there is nothing more to send or ctx ends.
 func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFunc, until time.Time) (s sent) {
-	// What is loaded by then gets a little longer, but a key that is sent one event
+	// Events that are loaded by then get a little longer, but a key that is sent one event
 	// at a time must not keep the other lanes for long.
 	page, timeOver := context.WithCancelCause(ctx)
 	defer timeOver(nil)
@@ -141,6 +141,7 @@ func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFu
 	if errors.Is(cause, relay.ErrClaimLost) {
 		s.fault.claim = cause
 	}
+	s.ending = complete
 	if cause != nil || err != nil {
 		s.ending = stopped
 	}

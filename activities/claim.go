@@ -42,7 +42,7 @@ type ClaimRequest struct {
 type ClaimResult struct {
 	Batches []relay.Batch `json:"batches,omitempty"`
 	// Topics is the newest sample of the outbox's topics that the run was not told
-	// of yet, at most sampleMost of them, those first that somebody should look at.
+	// of yet, at most sampleMost of them, those first that need a look.
 	Topics []relay.TopicState `json:"topics,omitempty"`
 	// MoreTopics is how many are left out.
 	MoreTopics int `json:"moreTopics,omitempty"`
@@ -54,7 +54,7 @@ type ClaimResult struct {
 }
 
 // unroutedMost is how many topics without a route are claimed or in recovery at once: enough
-// to show what is wrong. An attempt finds no destination, so the others only wait.
+// to show the fault. An attempt finds no destination, so the others only wait.
 const unroutedMost = 3
 
 // pollShare is how much of its time a poll may spend in the database: one part
@@ -68,7 +68,7 @@ const pollShare = 5
 // another version may have the route, and get the next claim.
 //
 // About every ten seconds it also looks at all topics, if no other worker has. What it
-// sees goes along with the next answer; only if a topic has come to need somebody, or no longer does, it
+// sees goes along with the next answer; only if a topic has come to need a person, or no longer does, it
 // answers for that.
 //
 // It polls inside the worker, because a look at the database costs a fraction of
@@ -81,7 +81,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	if info.Attempt > 1 {
 		// The attempt before may have claimed and then lost its answer.
 		held, err := a.claims.Claimed(ctx, by)
-		// What has to be settled first expires, and is claimed again.
+		// A batch whose acknowledgements have to be settled first expires, and is claimed again.
 		unsettled := a.ledger.waiting()
 		held = slices.DeleteFunc(held, func(b relay.Batch) bool { return slices.Contains(unsettled, b.Topic) })
 		if err != nil || len(held) > 0 {

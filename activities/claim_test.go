@@ -22,7 +22,7 @@ func (e *env) claim(t *testing.T, wait time.Duration) (r ClaimResult, err error)
 	return r, err
 }
 
-func TestAClaimAnswersAsSoonAsSomethingIsPending(t *testing.T) {
+func TestClaim_AnswersAsSoonAsAnEventIsPending(t *testing.T) {
 	e := newEnv(t)
 	e.store.claim = func(n int) ([]relay.Batch, error) {
 		if n < 5 {
@@ -36,7 +36,7 @@ func TestAClaimAnswersAsSoonAsSomethingIsPending(t *testing.T) {
 	require.Equal(t, 5, e.store.claims)
 }
 
-func TestAClaimAnswersWithNothingWhenItsWaitIsOver(t *testing.T) {
+func TestClaim_AnswersWithNothingWhenItsWaitIsOver(t *testing.T) {
 	e := newEnv(t)
 	r, err := e.claim(t, 50*time.Millisecond)
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestAClaimAnswersWithNothingWhenItsWaitIsOver(t *testing.T) {
 	require.Greater(t, e.store.claims, 1)
 }
 
-func TestAClaimWithoutTimeToWaitStillLooksOnce(t *testing.T) {
+func TestClaim_WithoutTimeToWaitLooksOnce(t *testing.T) {
 	e := newEnv(t)
 	e.store.claim = func(int) ([]relay.Batch, error) { return someBatches, nil }
 	r, err := e.claim(t, 0)
@@ -52,7 +52,7 @@ func TestAClaimWithoutTimeToWaitStillLooksOnce(t *testing.T) {
 	require.Equal(t, someBatches, r.Batches)
 }
 
-func TestAStoppingWorkerEndsTheWaitAtOnce(t *testing.T) {
+func TestClaim_OfAStoppingWorkerEndsAtOnce(t *testing.T) {
 	e := newEnv(t)
 	stop := make(chan struct{})
 	e.SetWorkerStopChannel(stop)
@@ -81,7 +81,7 @@ func TestPollingTakesAtMostAFifthOfTheTime(t *testing.T) {
 	require.LessOrEqual(t, share, 1.0/pollShare)
 }
 
-func TestADatabaseThatIsAwayIsTemporalsToRetry(t *testing.T) {
+func TestClaim_WhoseDatabaseIsAwayIsTemporalsToRetry(t *testing.T) {
 	e := newEnv(t)
 	e.store.claim = func(int) ([]relay.Batch, error) { return nil, errAway }
 	_, err := e.claim(t, time.Hour)
@@ -90,7 +90,7 @@ func TestADatabaseThatIsAwayIsTemporalsToRetry(t *testing.T) {
 	require.False(t, failure.NonRetryable())
 }
 
-func TestARetriedClaimAnswersWithWhatItsFirstAttemptClaimed(t *testing.T) {
+func TestClaim_ThatIsRetriedAnswersWithTheClaimOfItsFirstAttempt(t *testing.T) {
 	e := newEnv(t)
 	e.store.claim = func(int) ([]relay.Batch, error) {
 		e.store.earlier = someBatches // it claims, and its answer is lost

@@ -102,7 +102,8 @@ func (f fault) is() bool {
 // decision is what becomes of one topic at the end of an attempt. It is carried out in the order
 // of its fields, up to the first error.
 type decision struct {
-	// deadLetters become dead letters. Of these, believed ambiguous ones have no evidence.
+	// deadLetters become dead letters. believed is how many of them are ambiguous, and have no
+	// evidence.
 	deadLetters []relay.Outcome
 	believed    int
 	// giveBack are lanes that were borrowed for probing.
@@ -244,7 +245,7 @@ func (f facts) outlook(v verdict, left *relay.PublishError) outlook {
 		return isForOthers
 	case left == nil && !gotThrough && f.ending == stopped:
 		return isInconclusive
-	case left == nil, failAlone, othersDo, gotThrough && !needsSomebody(left):
+	case left == nil, failAlone, othersDo, gotThrough && !needsRepair(left):
 		return isOver
 	}
 	return isRefused
@@ -286,7 +287,7 @@ func (f facts) refuse(d *decision, v verdict, left *relay.PublishError) {
 		// Only another worker can have the route, and may have it at any time.
 		r.pause = min(timing.RouteRetryMost, timing.RecoveryFirst<<min(max(0, d.noted.AttemptsWithoutSuccess-1), 8))
 	}
-	isBroken := v.whole != nil && needsSomebody(v.whole)
+	isBroken := v.whole != nil && needsRepair(v.whole)
 	r.final = f.mode == relaying && (isBroken || d.noted.AttemptsWithoutSuccess >= attemptsWithoutSuccessLimit)
 	d.isHandedOver = r.final
 	for _, lane := range f.lanes {
@@ -424,7 +425,7 @@ func because(first *relay.PublishError, format string, args ...any) *relay.Publi
 	return &err
 }
 
-// allAlike turns the doubt about every event into a verdict on the destination.
+// allAlike turns ambiguous refusals of every event into a verdict on the destination.
 func (f facts) allAlike(first relay.PublishError) *relay.PublishError {
 	probed := ""
 	switch {
@@ -456,7 +457,7 @@ func (f facts) expired(v verdict) (expired []relay.Outcome) {
 		return nil
 	}
 	for _, o := range f.toRemember(v) {
-		if f.refusedFor[o.Ref] > f.expireAfter && !needsSomebody(o.Err) {
+		if f.refusedFor[o.Ref] > f.expireAfter && !needsRepair(o.Err) {
 			expired = append(expired, o)
 		}
 	}

@@ -108,14 +108,14 @@ var rules = []struct {
 		decided{dead: ids(1, 1), remembered: ids(2, 1), kept: []int16{2}, released: []int16{1}, code: "InternalError", text: "orders: 1 of 2 left: InternalError"},
 	},
 
-	{"The relay believes such a code if", "and others were accepted", known(relaying, answers{{5, doubtful()}, {1, nil}}, believedBefore), decided{dead: ids(1, 5), released: both}},
-	{"Before that, it believes the code for at most two", "two, and no other", known(relaying, answers{{2, doubtful()}}), decided{dead: ids(1, 2), released: both}},
+	{"The relay believes such a code if", "and others were accepted", known(relaying, answers{{5, ambiguousPoison()}, {1, nil}}, believedBefore), decided{dead: ids(1, 5), released: both}},
+	{"Before that, it believes the code for at most two", "two, and no other", known(relaying, answers{{2, ambiguousPoison()}}), decided{dead: ids(1, 2), released: both}},
 	{
-		"Further such codes", "three, and no other", known(relaying, answers{{3, doubtful()}}),
+		"Further such codes", "three, and no other", known(relaying, answers{{3, ambiguousPoison()}}),
 		decided{kept: both, code: "InvalidParameterValue", final: true, text: "every event is refused alike, so it is not the events", noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
 	{
-		"Further such codes", "one after two", known(relaying, answers{{1, doubtful()}}, believedBefore),
+		"Further such codes", "one after two", known(relaying, answers{{1, ambiguousPoison()}}, believedBefore),
 		decided{kept: both, code: "InvalidParameterValue", final: true, noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
 
@@ -183,25 +183,25 @@ var rules = []struct {
 	},
 
 	{
-		"A recovery whose first page is refused one by one, with doubtful codes only", "probes", known(recovering, answers{{3, doubtful()}}),
+		"A recovery whose first page is refused one by one, with doubtful codes only", "probes", known(recovering, answers{{3, ambiguousPoison()}}),
 		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike", noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
 	{
-		"A recovery whose first page is refused one by one, with doubtful codes only", "not if one was accepted", known(recovering, answers{{3, doubtful()}, {1, nil}}),
+		"A recovery whose first page is refused one by one, with doubtful codes only", "not if one was accepted", known(recovering, answers{{3, ambiguousPoison()}, {1, nil}}),
 		decided{dead: ids(1, 3), released: both},
 	},
 	{
-		"A recovery whose first page is refused one by one, with doubtful codes only", "not if access is denied", known(recovering, answers{{3, doubtful()}, {1, forbidden}}),
+		"A recovery whose first page is refused one by one, with doubtful codes only", "not if access is denied", known(recovering, answers{{3, ambiguousPoison()}, {1, forbidden}}),
 		decided{kept: both, code: "InvalidParameterValue", noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
 
 	{
-		"It also borrows the free lanes", "and gives them back", known(recovering, answers{{3, doubtful()}}, withBorrowedLane),
+		"It also borrows the free lanes", "and gives them back", known(recovering, answers{{3, ambiguousPoison()}}, withBorrowedLane),
 		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "3 of 3 left", noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
 
 	{
-		"An accepted probe is not yet a verdict", "", known(recovering, answers{{20, doubtful()}}, probed(100, 50)),
+		"An accepted probe is not yet a verdict", "", known(recovering, answers{{20, ambiguousPoison()}}, probed(100, 50)),
 		decided{
 			kept: both, code: "InvalidParameterValue", soon: true, text: "20 events are tried once more, and then dead letters, because 50 behind them were accepted",
 			noted: checkpoint{ProvedAt: noon},
@@ -209,15 +209,15 @@ var rules = []struct {
 	},
 
 	{
-		"The events that are refused again", "", known(recovering, answers{{20, doubtful()}}, provedAgo(time.Second, 20)),
+		"The events that are refused again", "", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(time.Second, 20)),
 		decided{dead: ids(1, 20), kept: both, code: "InvalidParameterValue", soon: true, text: "20 events became dead letters", noted: checkpoint{ProvedAt: noon.Add(-time.Second)}},
 	},
 	{
-		"The events that are refused again", "up to the highest id", known(recovering, answers{{20, doubtful()}}, provedAgo(time.Second, 12)),
+		"The events that are refused again", "up to the highest id", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(time.Second, 12)),
 		decided{dead: ids(1, 12), kept: both, code: "InvalidParameterValue", soon: true, noted: checkpoint{ProvedAt: noon.Add(-time.Second)}},
 	},
 	{
-		"The events that are refused again", "for two minutes", known(recovering, answers{{20, doubtful()}}, provedAgo(2*time.Minute, 20)),
+		"The events that are refused again", "for two minutes", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(2*time.Minute, 20)),
 		decided{probes: true, kept: both, code: "InvalidParameterValue", noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
 	{
@@ -226,7 +226,7 @@ var rules = []struct {
 	},
 
 	{
-		"If every probe is refused too", "", known(recovering, answers{{20, doubtful()}}, probed(410, 0)),
+		"If every probe is refused too", "", known(recovering, answers{{20, ambiguousPoison()}}, probed(410, 0)),
 		decided{
 			probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike, 410 probed behind the first page among them, so it is not the events",
 			noted: checkpoint{AttemptsWithoutSuccess: 1},
@@ -271,16 +271,16 @@ var rules = []struct {
 	},
 
 	{
-		"If every pending key of an ordered destination begins with a refused event", "and no probe may be sent", known(recovering, answers{{20, doubtful()}}, exhausted),
+		"If every pending key of an ordered destination begins with a refused event", "and no probe may be sent", known(recovering, answers{{20, ambiguousPoison()}}, exhausted),
 		decided{probes: true, dead: ids(20, 1), kept: both, code: "InvalidParameterValue", soon: true, text: "one became a dead letter", noted: checkpoint{GivenUp: 1}},
 	},
 	{
-		"If every pending key of an ordered destination begins with a refused event", "which is not ordered", known(recovering, answers{{20, doubtful()}}, exhausted, func(f *facts) { f.ordered = false }),
+		"If every pending key of an ordered destination begins with a refused event", "which is not ordered", known(recovering, answers{{20, ambiguousPoison()}}, exhausted, func(f *facts) { f.ordered = false }),
 		decided{probes: true, kept: both, code: "InvalidParameterValue", noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
 
 	{
-		"Then the recovery makes at most two", "and no third", known(recovering, answers{{20, doubtful()}}, exhausted, func(f *facts) { f.noted.GivenUp = 2 }),
+		"Then the recovery makes at most two", "and no third", known(recovering, answers{{20, ambiguousPoison()}}, exhausted, func(f *facts) { f.noted.GivenUp = 2 }),
 		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike", noted: checkpoint{AttemptsWithoutSuccess: 1, GivenUp: 2}},
 	},
 }
@@ -460,9 +460,9 @@ func TestDecide_CountsDeadLettersThatAreBelievedWithoutEvidence(t *testing.T) {
 		facts    facts
 		believed int
 	}{
-		"no other was accepted":      {known(relaying, answers{{2, doubtful()}}), 2},
-		"another was accepted":       {known(relaying, answers{{2, doubtful()}, {1, nil}}), 0},
-		"a probe proved it before":   {known(recovering, answers{{2, doubtful()}}, provedAgo(time.Second, 2)), 0},
+		"no other was accepted":      {known(relaying, answers{{2, ambiguousPoison()}}), 2},
+		"another was accepted":       {known(relaying, answers{{2, ambiguousPoison()}, {1, nil}}), 0},
+		"a probe proved it before":   {known(recovering, answers{{2, ambiguousPoison()}}, provedAgo(time.Second, 2)), 0},
 		"they were never acceptable": {known(relaying, answers{{2, never}}), 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -30,7 +30,7 @@ const (
 	// TypeOperationElsewhere: an operation on record is not where this attempt believed it
 	// to be. The next attempt reads the place on record.
 	TypeOperationElsewhere = "OperationElsewhere"
-	// TypeInvalidOperation: the input of an Operation that somebody has typed is wrong. Its text
+	// TypeInvalidOperation: the typed input of an Operation is wrong. Its text
 	// says how. Nothing was changed. This and the next three are not retried.
 	TypeInvalidOperation = "InvalidOperation"
 	// TypeNothingMatches: nothing is there of what such an input selects.
@@ -48,7 +48,7 @@ var errTemporal = errors.New("Temporal does not answer") //nolint:staticcheck //
 
 // maxFailureText caps a failure's text. Temporal replaces a failure of more than
 // 4 KiB by "Failure exceeds size limit" (limit.mutableStateActivityFailureSize),
-// and type and text are gone; what is longer than this nobody reads in a list.
+// and type and text are gone; a longer text is not read in a list.
 const maxFailureText = 1000 + len("…")
 
 // failure turns an error of this program into a Temporal failure. It is the one
@@ -97,7 +97,7 @@ func failure(ctx context.Context, err error, details any) error {
 	}
 }
 
-// asking is the type of a failure by which an operation that somebody asks for does not
+// asking is the type of a failure by which an operation that a person asks for does not
 // begin; "" for any other.
 func asking(err error) string {
 	var form *formError
@@ -117,7 +117,7 @@ func asking(err error) string {
 }
 
 // databaseDelay is the pause before the attempt that follows one of that number, after
-// the database was away. A destination is given more time: it is somebody else's, while
+// the database was away. A destination is given more time: other people run it, while
 // everything here waits for the database.
 func databaseDelay(attempt int32) time.Duration {
 	return backoff(attempt, timing.DatabaseRetryFirst, timing.DatabaseRetryMost)

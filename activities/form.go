@@ -17,7 +17,7 @@ import (
 // starter does.
 const defaultRate = 1000
 
-// form is what somebody asks for by hand: the JSON of Temporal's Start Workflow form. It is
+// form is an operation that a person asks for: the JSON of Temporal's Start Workflow form. It is
 // strict. A field that is not known, empty, or not for its kind is a mistake: without the
 // filter that it was meant to be, more would be moved than was asked for.
 type form struct {
@@ -73,7 +73,7 @@ func LooksLikeForm(typed []byte) bool {
 	return false
 }
 
-// readForm reads what somebody has typed, and checks all of it that needs no database.
+// readForm reads the typed text, and checks all of it that needs no database.
 func readForm(typed json.RawMessage) (f form, err error) {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(typed, &given); err != nil || given == nil {
@@ -233,7 +233,7 @@ func sorted(given map[string]json.RawMessage) []string {
 	return names
 }
 
-// quoted is a part of what was typed, short enough for a failure.
+// quoted is a part of the typed text, short enough for a failure.
 func quoted(text string) string {
 	return fmt.Sprintf("%q", printable.Cut(text, 60+len("…")))
 }

@@ -42,9 +42,9 @@ type topicInFlight struct {
 	noted    checkpoint // for the next attempt, but for Published and Unsettled
 }
 
-// event is what is kept of an event in hand.
+// event is an event in hand, without its payload.
 type event struct {
-	bytes int       // of its payload
+	bytes int       // of the payload
 	born  time.Time // when it was written, by this worker's clock; zero: no such time
 }
 
@@ -195,16 +195,23 @@ func (f *inFlight) drop(t *topicInFlight, refs []relay.Ref) {
 	}
 }
 
+// events is how many are in hand, of all topics.
+func (f *inFlight) events() (n int) {
+	for _, t := range f.topics {
+		n += len(t.hand)
+	}
+	return n
+}
+
 // moreComes reports whether acknowledgements are few and others are on their way.
 func (f *inFlight) moreComes() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	acked, events := 0, 0
+	acked := 0
 	for _, t := range f.topics {
 		acked += len(t.acked)
-		events += len(t.hand)
 	}
-	return acked < settleEvents && acked < events
+	return acked < settleEvents && acked < f.events()
 }
 
 // room waits until half a page is settled. It reports false if there is nothing to load for:
@@ -212,11 +219,7 @@ func (f *inFlight) moreComes() bool {
 func (f *inFlight) room(ctx context.Context, topic string) bool {
 	for {
 		f.mu.Lock()
-		events := 0
-		for _, t := range f.topics {
-			events += len(t.hand)
-		}
-		isFree := events <= relay.PageEvents-loadEvents && f.bytes <= relay.PageBytes/2
+		isFree := f.events() <= relay.PageEvents-loadEvents && f.bytes <= relay.PageBytes/2
 		refused := f.topics[topic].refused.any()
 		f.mu.Unlock()
 		if refused || ctx.Err() != nil {

@@ -15,8 +15,8 @@ import (
 // sent while the other is loaded and both together stay a page.
 const loadEvents = relay.PageEvents / 2
 
-// loader loads what is pending in the lanes of a lease, page after page. When the lanes are empty
-// it stays on them for a while, because what comes next is then published without another claim.
+// loader loads the pending events in the lanes of a lease, page after page. When the lanes are empty
+// it stays on them for a while, so that events that come next are published without another claim.
 type loader struct {
 	store  LoadStore
 	screen screen
@@ -51,14 +51,14 @@ func (t *attempt) newLoader(stop context.CancelCauseFunc, until time.Time) *load
 }
 
 // run loads into events until no event has come for as long as it stays, the time is over, or an
-// event was refused: then it is the next attempt's turn. An error because it was stopped is none.
+// event was refused: then it is the next attempt's turn. It returns no error if it was stopped.
 func (l *loader) run(ctx context.Context, events chan<- []relay.Event) error {
 	err := l.load(ctx, events)
-	if ctx.Err() != nil {
-		return nil
-	}
-	if errors.Is(err, relay.ErrClaimLost) {
-		l.stop(err) // what is in hand is in other hands, too
+	switch {
+	case ctx.Err() != nil:
+		err = nil // the cause is known to the part that stopped it
+	case errors.Is(err, relay.ErrClaimLost):
+		l.stop(err) // the events in hand are in other hands, too
 	}
 	return err
 }

@@ -29,7 +29,7 @@ type Metrics interface {
 	// Topics gets a sample of all topics, about every ten seconds while this worker
 	// has claims. The slice may not be kept.
 	Topics(topics []relay.TopicState)
-	// Health gets the state of the database as the hourly upkeep found it.
+	// Health gets the state of the database as the hourly maintenance found it.
 	Health(h relay.Health)
 }
 

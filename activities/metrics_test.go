@@ -56,7 +56,7 @@ func metered(t *testing.T) (*env, *told) {
 	return e, m
 }
 
-func TestEveryOutcomeIsCountedOnce(t *testing.T) {
+func TestMetrics_CountEveryOutcomeOnce(t *testing.T) {
 	e, m := metered(t)
 	e.store.fill(100, 1)
 	e.store.pending[9].EventID = "" // never sent
@@ -77,7 +77,7 @@ func TestEveryOutcomeIsCountedOnce(t *testing.T) {
 	require.Empty(t, m.others)
 }
 
-func TestRequestsAreCounted(t *testing.T) {
+func TestMetrics_CountRequests(t *testing.T) {
 	e, m := metered(t)
 	e.store.fill(1, 1)
 	e.publisher.before = func(_ context.Context, _ int, r relay.PublishRequest) {
@@ -89,7 +89,7 @@ func TestRequestsAreCounted(t *testing.T) {
 }
 
 // The clocks of a database and a worker differ: by an hour here, in both directions.
-func TestLatencyIsMeasuredWithoutComparingTheClocksOfDatabaseAndWorker(t *testing.T) {
+func TestLatency_ComparesNoClockOfTheDatabaseWithOneOfTheWorker(t *testing.T) {
 	for _, skew := range []time.Duration{-time.Hour, time.Hour} {
 		e, m := metered(t)
 		now := time.Now().Add(skew)
@@ -108,7 +108,7 @@ func TestLatencyIsMeasuredWithoutComparingTheClocksOfDatabaseAndWorker(t *testin
 	}
 }
 
-func TestNoLatencyIsNegativeEvenIfAnEventIsDatedAfterItWasRead(t *testing.T) {
+func TestLatency_IsNotNegativeIfAnEventIsDatedAfterItWasRead(t *testing.T) {
 	e, m := metered(t)
 	e.store.fill(1, 1)
 	e.store.readAt = time.Now()
@@ -118,7 +118,7 @@ func TestNoLatencyIsNegativeEvenIfAnEventIsDatedAfterItWasRead(t *testing.T) {
 	require.Equal(t, []time.Duration{0}, m.latencies)
 }
 
-func TestTheAgeOfAReplayedEventIsNoLatency(t *testing.T) {
+func TestLatency_IsNotTheAgeOfAReplayedEvent(t *testing.T) {
 	e, m := metered(t)
 	e.store.fill(2, 1)
 	e.store.pending[1].Replay = 7
@@ -143,7 +143,7 @@ func TestLatency_OfATimeThatIsNoneIsNotCounted(t *testing.T) {
 	require.Len(t, m.latencies, 1)
 }
 
-func TestALostClaimIsCountedWhereverItIsFound(t *testing.T) {
+func TestMetrics_CountALostClaimWhereverItIsFound(t *testing.T) {
 	e, m := metered(t)
 	e.store.takeOverIs = relay.ErrClaimLost
 	_, err := e.publish(t, 1)
@@ -159,7 +159,7 @@ func TestALostClaimIsCountedWhereverItIsFound(t *testing.T) {
 	require.Equal(t, []string{"lost orders"}, m.others)
 }
 
-func TestARecoveryIsCountedWhenItBeginsAndNotAtItsRetriesOrWhenItIsParked(t *testing.T) {
+func TestMetrics_CountARecoveryWhenItBeginsOnly(t *testing.T) {
 	refuse := func(int, relay.Event) *relay.PublishError {
 		return &relay.PublishError{Code: "AccessDenied", Class: relay.ClassDestination, Whole: true}
 	}
@@ -185,14 +185,14 @@ func TestARecoveryIsCountedWhenItBeginsAndNotAtItsRetriesOrWhenItIsParked(t *tes
 	}
 }
 
-func TestWhatTheUpkeepFoundIsShown(t *testing.T) {
+func TestMaintenance_ShowsTheHealthThatItFound(t *testing.T) {
 	e, m := metered(t)
 	_, err := e.ExecuteActivity(e.OutboxStats)
 	require.NoError(t, err)
 	require.Equal(t, []string{"ahead 0"}, m.others)
 }
 
-func TestASampleOfTheTopicsIsShownAndOneThatFailedIsNot(t *testing.T) {
+func TestSample_IsShownUnlessItFailed(t *testing.T) {
 	m := &told{}
 	e := sampling(t, func(n int) ([]relay.TopicState, error) {
 		if n == 1 {

@@ -24,10 +24,10 @@ type OperationStore interface {
 	Operation(ctx context.Context, id int64) (relay.UnderWay, error)
 	TakeOperation(ctx context.Context, id int64) (relay.UnderWay, error)
 	Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error)
-	NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (relay.Step, error)
+	NextStep(ctx context.Context, u relay.UnderWay, from relay.Cursor, most int) (relay.Step, error)
 	Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error
 	Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error)
-	Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error)
+	Advance(ctx context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error)
 	CompleteOperation(ctx context.Context, id int64, holder string, moved int64) error
 	EndOperation(ctx context.Context, id int64, outcome string, done int64) error
 	EnsureLanes(ctx context.Context, topics []string) error

@@ -26,7 +26,7 @@ type operations struct {
 	steps    [][]relay.Move
 	moved    []relay.Move
 	reserved [][]int16
-	places   []relay.Place
+	cursors  []relay.Cursor
 	moveErr  error
 	take     func()
 }
@@ -44,9 +44,9 @@ func (o *operations) TakeOperation(context.Context, int64) (relay.UnderWay, erro
 	return o.u, nil
 }
 
-func (o *operations) NextStep(_ context.Context, _ relay.UnderWay, from relay.Place, most int) (relay.Step, error) {
+func (o *operations) NextStep(_ context.Context, _ relay.UnderWay, from relay.Cursor, most int) (relay.Step, error) {
 	n := int(from.ID)
-	step := relay.Step{Moves: slices.Clone(o.steps[n][:min(most, len(o.steps[n]))]), Next: relay.Place{ID: from.ID + 1}, Over: n == len(o.steps)-1}
+	step := relay.Step{Moves: slices.Clone(o.steps[n][:min(most, len(o.steps[n]))]), Next: relay.Cursor{ID: from.ID + 1}, Over: n == len(o.steps)-1}
 	step.Moves = slices.DeleteFunc(step.Moves, func(m relay.Move) bool { return slices.Contains(o.moved, m) })
 	return step, nil
 }
@@ -72,8 +72,8 @@ func (o *operations) Move(_ context.Context, _ relay.UnderWay, moves []relay.Mov
 	return lanes, moved, o.moveErr
 }
 
-func (o *operations) Advance(_ context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error) {
-	o.places = append(o.places, to)
+func (o *operations) Advance(_ context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error) {
+	o.cursors = append(o.cursors, to)
 	return u, nil
 }
 
@@ -104,14 +104,14 @@ func redrive(t *testing.T, o *operations, r OperateRequest) (result OperateResul
 	return result, err
 }
 
-func TestAnOperationMovesIdleLanesAtOnceAndReservesTheOthersUntilTheirBatchesEnd(t *testing.T) {
+func TestOperation_MovesIdleLanesAtOnceAndReservesTheOthers(t *testing.T) {
 	o := &operations{steps: [][]relay.Move{onLanes(1, 2, 3), onLanes(4)}, busy: map[int16]int{2: 3}}
 	result, err := redrive(t, o, OperateRequest{For: time.Minute})
 	require.NoError(t, err)
 	require.Equal(t, OperateResult{Done: 4, Over: true, Holder: "this attempt"}, result)
 	require.Equal(t, onLanes(1, 3, 2, 4), o.moved)
 	require.Equal(t, [][]int16{{2}}, o.reserved, "only what is busy, and not at every look")
-	require.Equal(t, []relay.Place{{ID: 1}, {ID: 2}}, o.places, "a step is done when all its lanes are")
+	require.Equal(t, []relay.Cursor{{ID: 1}, {ID: 2}}, o.cursors, "a step is done when all its lanes are")
 }
 
 // It waits for locks, for nearly as long as Temporal waits for a sign of life.
@@ -137,7 +137,7 @@ func TestOperation_HeartbeatsWhileItIsTaken(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestAnOperationKeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {
+func TestOperation_KeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {
 	o := &operations{steps: [][]relay.Move{onLanes(1, 2), onLanes(3, 4), onLanes(5, 6), onLanes(7, 8)}}
 	began := time.Now()
 	result, err := redrive(t, o, OperateRequest{PerSecond: 20, For: 150 * time.Millisecond})
@@ -166,7 +166,7 @@ func TestEndOperation_SaysThatTheRecordIsNotAsItsHolderLeftIt(t *testing.T) {
 	}
 }
 
-func TestAnOperationThatWasEndedOrFailsSaysSoAndKeepsWhatItMoved(t *testing.T) {
+func TestOperation_ThatWasEndedOrFailsSaysSoAndKeepsItsMoves(t *testing.T) {
 	at := time.Now()
 	_, err := redrive(t, &operations{u: relay.UnderWay{Finished: &at}}, OperateRequest{For: time.Minute})
 	var failure *temporal.ApplicationError
@@ -179,5 +179,5 @@ func TestAnOperationThatWasEndedOrFailsSaysSoAndKeepsWhatItMoved(t *testing.T) {
 	require.ErrorAs(t, err, &failure)
 	require.Equal(t, TypeDatabase, failure.Type())
 	require.False(t, failure.NonRetryable())
-	require.Empty(t, o.places, "the step is done again")
+	require.Empty(t, o.cursors, "the step is done again")
 }

@@ -19,7 +19,7 @@ func denied(int, relay.Event) *relay.PublishError {
 	return &relay.PublishError{Code: "AccessDenied", Class: relay.ClassDestination, Whole: true}
 }
 
-func TestHowFarParkingGoesIsKnownBeforeAnythingIsGivenUp(t *testing.T) {
+func TestParking_KnowsItsBoundBeforeItGivesAnEventUp(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(40, 1, 2)
 	e.publisher.answer = denied
@@ -42,7 +42,7 @@ func TestHowFarParkingGoesIsKnownBeforeAnythingIsGivenUp(t *testing.T) {
 	require.Empty(t, e.store.dead)
 }
 
-func TestWhereNothingIsPendingParkingIsOverAtOnce(t *testing.T) {
+func TestParking_IsOverAtOnceWhereNoEventIsPending(t *testing.T) {
 	e := newEnv(t)
 	r := parkingUpTo(0)
 	r.Bound = true
@@ -84,7 +84,7 @@ func TestParkingGivesUpNothingBehindItsBoundAndEndsWithARoundThatFindsNothing(t 
 	require.Len(t, e.store.pending, 10)
 }
 
-func TestARoundOfParkingTakesManyPagesWhileNothingIsRefused(t *testing.T) {
+func TestParking_TakesManyPagesInARoundWhileNoEventIsRefused(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3*relay.PageEvents, 1)
 	result, err := e.publishAs(t, parkingUpTo(2*relay.PageEvents+1))

@@ -158,7 +158,7 @@ func (c *checkpoint) noteEvidence(r relay.Ref) {
 
 // forgetOtherHistory forgets how far an attempt before has probed if the database does not
 // have the event that it came to: after a failover it gives these ids to other events, which
-// nobody has refused.
+// no destination has refused.
 func (a *Activities) forgetOtherHistory(ctx context.Context, c *checkpoint) error {
 	if c.ProbedTo == 0 && c.AmbiguousTo == 0 && c.GivenUp == 0 {
 		return nil

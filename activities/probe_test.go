@@ -16,7 +16,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func doubtful() *relay.PublishError {
+func ambiguousPoison() *relay.PublishError {
 	return &relay.PublishError{Code: "InvalidParameterValue", Message: "never", Class: relay.ClassPoison, Doubtful: true}
 }
 
@@ -48,7 +48,7 @@ func (e *env) poisonThenGood(poison, good int, lanes ...int16) {
 	e.store.fill(poison+good, lanes...)
 	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
 		if ev.ID <= int64(poison) {
-			return doubtful()
+			return ambiguousPoison()
 		}
 		return nil
 	}
@@ -90,7 +90,7 @@ func TestRecovery_DoesNotBelieveAProbeOfLongAgo(t *testing.T) {
 	}
 }
 
-// After a failover the ids that were doubted are those of other events.
+// After a failover the ids that were refused alike are those of other events.
 func TestRecovery_ForgetsDoubtsAboutEventsThatAreLost(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(20, 0, 1)
@@ -131,7 +131,7 @@ func TestRecovery_ProbesLanesThatItsBatchDoesNotHave(t *testing.T) {
 	e.store.free = map[int16]int64{7: 0}
 	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
 		if ev.Lane == 1 {
-			return doubtful()
+			return ambiguousPoison()
 		}
 		return nil
 	}
@@ -157,7 +157,7 @@ func TestRecovery_ProbesThoughItsPageHasUsedItsTimeUp(t *testing.T) {
 	require.NotEmpty(t, e.publisher.sent)
 }
 
-// Low marks must not pass what was not loaded.
+// Low watermarks must not pass what was not loaded.
 func TestRecovery_ReleasesNoLaneBehindEventsThatItOnlyProbed(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(0, 0)
@@ -168,7 +168,7 @@ func TestRecovery_ReleasesNoLaneBehindEventsThatItOnlyProbed(t *testing.T) {
 	e.store.free = map[int16]int64{7: 251}
 	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
 		if ev.ID <= 2200 {
-			return doubtful()
+			return ambiguousPoison()
 		}
 		return nil
 	}
@@ -250,7 +250,7 @@ func TestRecovery_GivesOneEventUpToSeeWhatIsBehindIt(t *testing.T) {
 				e.store.pending[i].Key = fmt.Sprint(i % 20)
 			}
 			if !good {
-				e.publisher.answer = func(int, relay.Event) *relay.PublishError { return doubtful() }
+				e.publisher.answer = func(int, relay.Event) *relay.PublishError { return ambiguousPoison() }
 			}
 			ended := e.recovering(t, 6, 1)
 			if good {
@@ -293,7 +293,7 @@ func TestRecovery_SaysWhenItCouldNotProbe(t *testing.T) {
 	require.ErrorContains(t, ended[0], "could not be probed: statement timeout")
 }
 
-func TestACheckpointOfAnEarlierVersionIsRead(t *testing.T) {
+func TestCheckpoint_OfAnEarlierVersionIsRead(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(300, 50, 1, 2)
 	e.SetHeartbeatDetails(map[string]any{"published": 3, "attemptsWithoutSuccess": 1})
@@ -310,7 +310,7 @@ func TestRecovery_BelievesNoEventThatOnlyThisAttemptRefused(t *testing.T) {
 		answer *relay.PublishError
 		proved int // attempts before the destination breaks
 	}{
-		"behind doubtful ones":            {bad: 300, answer: doubtful(), proved: 2},
+		"behind ambiguous ones":           {bad: 300, answer: ambiguousPoison(), proved: 2},
 		"behind ones that fail alone":     {bad: 400, answer: failsAlone, proved: 1},
 		"far behind ones that fail alone": {bad: 600, answer: failsAlone, proved: 1},
 	} {
@@ -326,7 +326,7 @@ func TestRecovery_BelievesNoEventThatOnlyThisAttemptRefused(t *testing.T) {
 			ended := e.recovering(t, c.proved, 1)
 			require.ErrorContains(t, ended[0], "were accepted")
 			require.NotEmpty(t, e.publisher.sent)
-			e.publisher.answer = func(int, relay.Event) *relay.PublishError { return doubtful() }
+			e.publisher.answer = func(int, relay.Event) *relay.PublishError { return ambiguousPoison() }
 			e.recovering(t, 6, 1)
 			for _, id := range e.store.deadIDs() {
 				require.LessOrEqual(t, id, c.bad, "a good event")

@@ -63,21 +63,21 @@ type PublishRequest struct {
 	// Config.BatchFor.
 	For time.Duration `json:"for"`
 	// Stay is how long to stay on lanes in which nothing is left, within For.
-	// What comes meanwhile is published without another claim. 0: not at all.
+	// Events that come meanwhile are published without another claim. 0: not at all.
 	Stay time.Duration `json:"stay,omitempty"`
 	// RecoveryID is the id of the workflow that takes the topic over when its
-	// destination is broken. The topic is paused in its name.
+	// destination is broken. Claims are kept away from the topic in its name.
 	RecoveryID string `json:"recoveryId,omitempty"`
 	// Recovering is set by that workflow: every attempt renews the pause, and none
 	// fails for good.
 	Recovering bool `json:"recovering,omitempty"`
-	// Park makes dead letters of everything that is refused, whatever the reason.
+	// Park makes dead letters of all events that are refused, for any reason.
 	Park bool `json:"park,omitempty"`
 	// Bound asks, with Park, how far that goes, and for nothing else: the answer is
 	// PublishResult.ParkUpTo.
 	Bound bool `json:"bound,omitempty"`
-	// ParkUpTo is the highest id that may be given up. What is behind it is not even
-	// loaded. 0, as from workflows of an earlier version: whatever is pending.
+	// ParkUpTo is the highest id that may be given up. Events behind it are not even
+	// loaded. 0, as from workflows of an earlier version: all pending events.
 	ParkUpTo int64 `json:"parkUpTo,omitempty"`
 	// ParkBefore is the latest time of an event that may be given up. The database may
 	// give an id up to ParkUpTo to a later event, after a failover. Zero, as from workflows
@@ -140,21 +140,21 @@ type checkpoint struct {
 	Evidence *relay.Ref `json:"evidence,omitempty"`
 }
 
-// PublishBatch publishes what is pending in a batch's lanes and settles it as it
-// is acknowledged, page after page while the lanes hold more. It returns nil if
+// PublishBatch publishes the pending events in a batch's lanes and settles them as they
+// are acknowledged, page after page while the lanes hold more. It returns nil if
 // everything that it sent was acknowledged, and also when it was stopped between
 // two requests: its lanes are released, and the next claim goes on. So it does,
 // before it sends anything, where an operator has paused the topic.
 //
-// What the destination will never accept becomes a dead letter. If it refused
+// An event that the destination will never accept becomes a dead letter. If it refused
 // other events, PublishBatch keeps the lanes of those, releases the others and
 // fails: the retry, its delay and its count are Temporal's. It fails for good,
 // with the topic held back in the name of its recovery, when a person has to
-// repair the destination, and when nothing got through in three
+// repair the destination, and when no event got through in three
 // attempts.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
 	began, arrived := time.Now(), a.clock.Now()
-	// Before it heartbeats. What takes longer leaves nothing behind that another
+	// Before it heartbeats. If this takes longer, it leaves nothing behind that another
 	// attempt, which Temporal may have begun meanwhile, would have to share.
 	preparing, prepared := context.WithTimeout(ctx, timing.StallLimit)
 	defer prepared()
@@ -177,7 +177,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		return result, failure(ctx, a.leaveToOperator(preparing, r.Batch, lease), result)
 	}
 	if r.mode() != relaying {
-		if err := a.recover(ctx, preparing, r); err != nil {
+		if err := a.holdTopic(ctx, preparing, r); err != nil {
 			return PublishResult{}, failure(ctx, err, nil)
 		}
 	}
@@ -248,8 +248,8 @@ func (a *Activities) leaveToOperator(ctx context.Context, b relay.Batch, l relay
 	return a.batches.Release(ctx, l, relay.Read{Next: l.LowID})
 }
 
-// recover keeps claims away from the topic while its recovery is at work.
-func (a *Activities) recover(ctx, preparing context.Context, r PublishRequest) error {
+// holdTopic keeps claims away from the topic while its recovery is at work.
+func (a *Activities) holdTopic(ctx, preparing context.Context, r PublishRequest) error {
 	// A reset of the activity begins its attempts anew, and not its heartbeats.
 	if activity.GetInfo(ctx).Attempt == 1 && !activity.HasHeartbeatDetails(ctx) && r.mode() == recovering {
 		a.cfg.Metrics.RecoveryBegun(r.Batch.Topic)

@@ -24,7 +24,7 @@ func asApplicationError(t *testing.T, err error) *temporal.ApplicationError {
 	return failure
 }
 
-func TestABatchPublishesAllThatItsLanesHoldPageAfterPage(t *testing.T) {
+func TestAttempt_PublishesItsLanesPageAfterPage(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3000, 1, 2, 3)
 	r, err := e.publish(t, 1, 2, 3)
@@ -33,10 +33,10 @@ func TestABatchPublishesAllThatItsLanesHoldPageAfterPage(t *testing.T) {
 	require.Empty(t, e.store.pending)
 	require.Len(t, e.store.settled, 3000)
 	require.Equal(t, []int16{1, 2, 3}, e.store.releasedLanes())
-	require.Equal(t, map[int16]int64{1: 2999, 2: 3000, 3: 3001}, e.store.released, "the marks are behind what was settled")
+	require.Equal(t, map[int16]int64{1: 2999, 2: 3000, 3: 3001}, e.store.released, "the low watermarks are behind the settled events")
 }
 
-func TestNoMoreThanAPageIsLoadedAndUnsettled(t *testing.T) {
+func TestAttempt_HasAPageOfUnsettledEventsAtMost(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(2000, 1)
 	r, err := e.publish(t, 1)
@@ -45,7 +45,7 @@ func TestNoMoreThanAPageIsLoadedAndUnsettled(t *testing.T) {
 	require.LessOrEqual(t, e.store.open+loadEvents, relay.PageEvents)
 }
 
-func TestLargePayloadsAreLoadedFewAtATime(t *testing.T) {
+func TestAttempt_LoadsLargePayloadsFewAtATime(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.PollEvery = time.Millisecond
 	for i := range 40 {
@@ -74,7 +74,7 @@ func TestLargePayloadsAreLoadedFewAtATime(t *testing.T) {
 	require.Equal(t, 40, r.Published)
 }
 
-func TestABatchStaysOnItsLanesForWhatComesNext(t *testing.T) {
+func TestAttempt_StaysOnItsLanesForEventsThatComeNext(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3, 1)
 	came := 3
@@ -96,7 +96,7 @@ func TestABatchStaysOnItsLanesForWhatComesNext(t *testing.T) {
 	require.Equal(t, map[int16]int64{1: 51}, e.store.released)
 }
 
-func TestAnEventThatCommitsLateIsNotOvertakenByLaterOnesOfItsKey(t *testing.T) {
+func TestAttempt_SendsAnEventThatCommitsLateBeforeLaterOnesOfItsKey(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3*loadEvents, 1)
 	late := e.store.pending[0] // its transaction is open when the first page is loaded
@@ -129,7 +129,7 @@ func TestOneRefusedEventDoesNotStopItsBatch(t *testing.T) {
 	require.Len(t, e.store.settled, 240)
 }
 
-func TestABatchSendsOnlyALittleLongerThanItLoads(t *testing.T) {
+func TestAttempt_SendsOnlyALittleLongerThanItLoads(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(250, 1)
 	e.publisher.before = func(context.Context, int, relay.PublishRequest) { time.Sleep(300 * time.Millisecond) } // a slow destination
@@ -143,7 +143,7 @@ func TestABatchSendsOnlyALittleLongerThanItLoads(t *testing.T) {
 	require.Equal(t, map[int16]int64{1: int64(r.Published + 1)}, e.store.released, "what was not sent is for the next claim")
 }
 
-func TestABatchEndsWhenItsTimeIsOverEvenIfItsLanesHoldMore(t *testing.T) {
+func TestAttempt_EndsWhenItsTimeIsOverThoughItsLanesHoldMore(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(5000, 1)
 	v, err := e.ExecuteActivity(e.PublishBatch, PublishRequest{Batch: relay.Batch{Topic: "orders", Lanes: []int16{1}}, For: 0})
@@ -154,7 +154,7 @@ func TestABatchEndsWhenItsTimeIsOverEvenIfItsLanesHoldMore(t *testing.T) {
 	require.Equal(t, []int16{1}, e.store.releasedLanes())
 }
 
-func TestRefusedEventsKeepTheirLanesAndTheOthersAreReleased(t *testing.T) {
+func TestAttempt_KeepsTheLanesOfRefusedEventsAndReleasesTheOthers(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(30, 1, 2, 3)
 	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
@@ -173,7 +173,7 @@ func TestRefusedEventsKeepTheirLanesAndTheOthersAreReleased(t *testing.T) {
 	require.Len(t, e.store.settled, 23)
 }
 
-func TestWhenAWholeRequestIsRefusedTheRestIsNotSent(t *testing.T) {
+func TestAttempt_SendsNoMoreWhenAWholeRequestIsRefused(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(200, 1)
 	e.publisher.answer = func(n int, _ relay.Event) *relay.PublishError {
@@ -187,7 +187,7 @@ func TestWhenAWholeRequestIsRefusedTheRestIsNotSent(t *testing.T) {
 	require.Equal(t, 3, e.publisher.requests)
 }
 
-func TestAClaimInOtherHandsIsNotRetriedAndPublishesNothing(t *testing.T) {
+func TestPublishBatch_OfAClaimInOtherHandsPublishesNothing(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3, 1)
 	e.store.takeOverIs = fmt.Errorf("take over: %w", relay.ErrClaimLost)
@@ -198,7 +198,7 @@ func TestAClaimInOtherHandsIsNotRetriedAndPublishesNothing(t *testing.T) {
 	require.Zero(t, e.publisher.requests)
 }
 
-func TestABatchOfATopicThatAnOperatorHasPausedSendsNothingAndGivesItsLanesBack(t *testing.T) {
+func TestPublishBatch_OfAPausedTopicSendsNothingAndGivesItsLanesBack(t *testing.T) {
 	for _, recovering := range []bool{false, true} {
 		e := newEnv(t)
 		e.store.fill(30, 1, 2)
@@ -210,12 +210,12 @@ func TestABatchOfATopicThatAnOperatorHasPausedSendsNothingAndGivesItsLanesBack(t
 		require.Equal(t, PublishResult{PausedBy: "ada"}, r)
 		require.Len(t, e.store.pending, 30)
 		require.Zero(t, e.publisher.requests)
-		require.Equal(t, map[int16]int64{1: 0, 2: 0}, e.store.released, "the marks stay")
+		require.Equal(t, map[int16]int64{1: 0, 2: 0}, e.store.released, "the low watermarks stay")
 		require.Empty(t, e.store.pauses, "its recovery's own pause is not renewed")
 	}
 }
 
-func TestAnAttemptThatHasLostALaneStopsAndGivesUpTheOthers(t *testing.T) {
+func TestAttempt_ThatHasLostALaneStopsAndReleasesTheOthers(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Lease = 2 * time.Second // so that it renews at the first tick
 	e.store.fill(500, 1)
@@ -230,7 +230,7 @@ func TestAnAttemptThatHasLostALaneStopsAndGivesUpTheOthers(t *testing.T) {
 	require.LessOrEqual(t, e.publisher.requests, 3)
 }
 
-func TestTheDeadlineOfRequestsIsTheLeasesEndLessAMargin(t *testing.T) {
+func TestTenure_EndsAMarginBeforeTheLease(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(1, 1)
 	began := time.Now()
@@ -242,7 +242,7 @@ func TestTheDeadlineOfRequestsIsTheLeasesEndLessAMargin(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestAStoppingWorkerEndsTheBatchBetweenRequestsAndReleasesIt(t *testing.T) {
+func TestAttempt_OfAStoppingWorkerEndsBetweenRequests(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(400, 1, 2)
 	stop := make(chan struct{})
@@ -259,7 +259,7 @@ func TestAStoppingWorkerEndsTheBatchBetweenRequestsAndReleasesIt(t *testing.T) {
 	require.Len(t, e.store.settled, 50)
 	require.Equal(t, []int16{1, 2}, e.store.releasedLanes())
 	for _, ev := range e.store.pending {
-		require.GreaterOrEqual(t, ev.ID, e.store.released[ev.Lane], "nothing pending is below the mark")
+		require.GreaterOrEqual(t, ev.ID, e.store.released[ev.Lane], "no pending event is below the low watermark")
 	}
 }
 
@@ -285,7 +285,7 @@ func TestAcknowledgementsThatCannotBeSettledAreHandedToTheNextAttempt(t *testing
 	require.Len(t, next.store.settled, 10)
 }
 
-func TestAfterItsDatabaseWasAwayABatchIsTriedWithinSeconds(t *testing.T) {
+func TestAttempt_IsRepeatedWithinSecondsWhenItsDatabaseWasAway(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(10, 1)
 	e.store.loadErr = func(int) error { return errors.New("load events: connection refused") }
@@ -296,7 +296,7 @@ func TestAfterItsDatabaseWasAwayABatchIsTriedWithinSeconds(t *testing.T) {
 	}
 }
 
-func TestADatabaseThatFailsForAMomentCausesNoNewAttempt(t *testing.T) {
+func TestSettler_OutlastsADatabaseThatFailsForAMoment(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(10, 1)
 	failures := 3
@@ -312,7 +312,7 @@ func TestADatabaseThatFailsForAMomentCausesNoNewAttempt(t *testing.T) {
 	require.Equal(t, 10, r.Published)
 }
 
-func TestALoadThatFailsKeepsTheClaimForTheNextAttempt(t *testing.T) {
+func TestAttempt_KeepsItsClaimWhenALoadFails(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(1000, 1)
 	e.store.loadErr = func(n int) error {
@@ -327,7 +327,7 @@ func TestALoadThatFailsKeepsTheClaimForTheNextAttempt(t *testing.T) {
 	require.Nil(t, e.store.released)
 }
 
-func TestFailuresAreShortAndHoldNoPayload(t *testing.T) {
+func TestFailure_IsShortAndHoldsNoPayload(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(5, 1)
 	e.publisher.answer = func(int, relay.Event) *relay.PublishError {
@@ -345,7 +345,7 @@ func TestFailuresAreShortAndHoldNoPayload(t *testing.T) {
 	}
 }
 
-func TestAnAttemptThatWasStoppedNamesItsDestinationToo(t *testing.T) {
+func TestFailure_OfAStoppedAttemptNamesItsDestination(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(5, 1)
 	e.publisher.err = relay.ErrStopped
@@ -355,7 +355,7 @@ func TestAnAttemptThatWasStoppedNamesItsDestinationToo(t *testing.T) {
 	require.Equal(t, "orders → SQS queue orders-queue: stopped before anything was sent", asApplicationError(t, err).Message())
 }
 
-func TestErrorsOfTemporalItselfStayAsTheyAre(t *testing.T) {
+func TestFailure_LeavesErrorsOfTemporalAsTheyAre(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, failure(ctx, fmt.Errorf("load: %w", ctx.Err()), nil), context.Canceled)

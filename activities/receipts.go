@@ -50,7 +50,7 @@ func newReceipts(s ReceiptStore, m Metrics) *receipts {
 	return r
 }
 
-// add takes the receipts of what was accepted. It does not block.
+// add takes the receipts of the events that were accepted. It does not block.
 func (r *receipts) add(topic string, outcomes []relay.Outcome) {
 	now, lost := time.Now(), 0
 	r.mu.Lock()

@@ -208,7 +208,7 @@ func TestReceipts_KeepNoWorkerThatEndsFromReleasingItsClaims(t *testing.T) {
 	})
 }
 
-func TestUpkeep_GoesOnWithoutReceiptsAndSaysSo(t *testing.T) {
+func TestMaintenance_GoesOnWithoutReceiptsAndSaysSo(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.keepsReceipts()

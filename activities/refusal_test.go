@@ -36,7 +36,7 @@ func (s *batchFake) deadIDs() (ids []int64) {
 	return ids
 }
 
-func TestPoisonBecomesADeadLetterAndTheRestOfItsBatchIsPublished(t *testing.T) {
+func TestAttempt_MakesPoisonADeadLetterAndPublishesTheRest(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(100, 1, 2)
 	e.publisher.answer = refusing(poison("InvalidMessageContents"), 7, 50)
@@ -50,7 +50,7 @@ func TestPoisonBecomesADeadLetterAndTheRestOfItsBatchIsPublished(t *testing.T) {
 	require.Empty(t, e.store.pauses)
 }
 
-func TestAnAttemptThatMayNotDeadLetterHasLostItsClaim(t *testing.T) {
+func TestAttempt_ThatMayNotDeadLetterHasLostItsClaim(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(10, 1)
 	e.store.deadLetterErr = fmt.Errorf("move: %w", relay.ErrClaimLost)
@@ -59,7 +59,7 @@ func TestAnAttemptThatMayNotDeadLetterHasLostItsClaim(t *testing.T) {
 	require.Equal(t, TypeClaimLost, asApplicationError(t, err).Type())
 }
 
-func TestWhatCannotBeSentIsADeadLetterWithoutBeingSent(t *testing.T) {
+func TestLoader_RefusesEventsThatCannotBeSent(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Topics = map[string]TopicPolicy{"orders": {OnPoison: BlockKey}}
 	e.store.fill(6, 1)
@@ -90,7 +90,7 @@ func TestPublish_OfAnEventThatCannotBeReadMakesItADeadLetterWithTheReason(t *tes
 	require.Equal(t, "InvalidCharacter: payload cannot be read as UTF-8: 0x81", e.store.dead[0].Err.Error())
 }
 
-func TestOnPoisonBlock_HoldsBackTheRestOfThePageToo(t *testing.T) {
+func TestLoader_HoldsTheRestOfABlockedKeyOfThePageBack(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Topics = map[string]TopicPolicy{"orders": {OnPoison: BlockKey}}
 	e.store.pending = []relay.Event{
@@ -106,7 +106,7 @@ func TestOnPoisonBlock_HoldsBackTheRestOfThePageToo(t *testing.T) {
 	require.Equal(t, relay.CodeBlocked, e.store.dead[1].Err.Code)
 }
 
-func TestADestinationFaultPausesTheTopicAndFailsForGood(t *testing.T) {
+func TestAttempt_HandsATopicOverWhoseDestinationIsAtFault(t *testing.T) {
 	for _, class := range []relay.Class{relay.ClassDestination, relay.ClassOurs} {
 		e := newEnv(t)
 		e.store.fill(100, 1)
@@ -124,7 +124,7 @@ func TestADestinationFaultPausesTheTopicAndFailsForGood(t *testing.T) {
 	}
 }
 
-func TestFail_KeepsWithTheTopicWhyItIsLeftToItsRecovery(t *testing.T) {
+func TestAttempt_KeepsWithTheTopicWhyItIsLeftToItsRecovery(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(100, 1)
 	e.publisher.answer = func(int, relay.Event) *relay.PublishError {
@@ -137,7 +137,7 @@ func TestFail_KeepsWithTheTopicWhyItIsLeftToItsRecovery(t *testing.T) {
 	}, 0}}, e.store.noted, "its recovery tries at once")
 }
 
-func TestFail_OfARecoverySaysWhenTheNextAttemptIsDue(t *testing.T) {
+func TestAttempt_OfARecoverySaysWhenTheNextOneIsDue(t *testing.T) {
 	for name, c := range map[string]struct {
 		err  relay.PublishError
 		next func(time.Duration) bool
@@ -176,7 +176,7 @@ func TestBackoff_IsThatOfARetryPolicy(t *testing.T) {
 	}
 }
 
-func TestWhenNothingGetsThroughInThreeAttemptsTheTopicIsLeftToItsRecovery(t *testing.T) {
+func TestAttempt_HandsATopicOverAfterThreeWithoutSuccess(t *testing.T) {
 	for before, final := range map[int]bool{0: false, 1: false, 2: true} {
 		e := newEnv(t)
 		e.store.fill(20, 1)
@@ -190,7 +190,7 @@ func TestWhenNothingGetsThroughInThreeAttemptsTheTopicIsLeftToItsRecovery(t *tes
 	}
 }
 
-func TestWhatFailsAloneIsNotTheDestinationsFault(t *testing.T) {
+func TestAttempt_BlamesNoDestinationForAFewEventsThatFailAlone(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(2, 1)
 	e.SetHeartbeatDetails(checkpoint{AttemptsWithoutSuccess: 5})
@@ -202,7 +202,7 @@ func TestWhatFailsAloneIsNotTheDestinationsFault(t *testing.T) {
 
 // A request's worth of events, each refused by itself: in a batch that gets nothing
 // through it is the destination, in one that did it is not.
-func TestManyEventsThatFailAloneSpeakAgainstTheirDestinationOnlyIfNothingElseGetsThrough(t *testing.T) {
+func TestAttempt_BlamesTheDestinationOnlyIfNoEventGotThrough(t *testing.T) {
 	for published, final := range map[int]bool{0: true, 90: false} {
 		e := newEnv(t)
 		e.store.fill(aloneLimit, 1)
@@ -215,7 +215,7 @@ func TestManyEventsThatFailAloneSpeakAgainstTheirDestinationOnlyIfNothingElseGet
 	}
 }
 
-func TestWhatFailsAloneIsKeptWhileNothingElseOfItsTopicGetsThrough(t *testing.T) {
+func TestAttempt_ExpiresNoEventWhileNoOtherGetsThrough(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(1, 1)
 	e.store.refusedFor = map[int64]time.Duration{1: 100 * time.Hour}
@@ -232,7 +232,7 @@ func TestWhatFailsAloneIsKeptWhileNothingElseOfItsTopicGetsThrough(t *testing.T)
 
 // Access may be denied for one event of many, as by a policy on its attributes; and
 // what this program builds wrong may be wrong for one event only.
-func TestAnEventThatNeedsRepairWhileOthersGetThroughKeepsItsLaneOnly(t *testing.T) {
+func TestAttempt_KeepsOnlyTheLaneOfAnEventThatNeedsRepair(t *testing.T) {
 	for _, class := range []relay.Class{relay.ClassDestination, relay.ClassOurs} {
 		e := newEnv(t)
 		e.store.fill(10, 1, 2)
@@ -257,7 +257,7 @@ func TestWhatFailsAloneForTooLongIsGivenUp(t *testing.T) {
 	require.Equal(t, "orders → SQS queue orders-queue: 1 of 20 left: InternalError: again", asApplicationError(t, err).Message())
 }
 
-func TestARecoveryRenewsItsPauseAndNeitherFailsForGoodNorGivesUp(t *testing.T) {
+func TestRecovery_NeitherFailsForGoodNorGivesUp(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(20, 1)
 	e.store.refusedFor = map[int64]time.Duration{3: 100 * time.Hour}
@@ -271,7 +271,7 @@ func TestARecoveryRenewsItsPauseAndNeitherFailsForGoodNorGivesUp(t *testing.T) {
 	require.Empty(t, e.store.dead)
 }
 
-func TestARecoverysBatchGotThroughIfAnyEventDid(t *testing.T) {
+func TestRecovery_IsOverIfAnyEventGotThrough(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(20, 1)
 	r := request(1)
@@ -283,7 +283,7 @@ func TestARecoverysBatchGotThroughIfAnyEventDid(t *testing.T) {
 	require.Equal(t, map[int16]int64{1: 3}, e.store.released)
 }
 
-func TestARecoveryIsOverWhenWhatIsLeftFailsAlone(t *testing.T) {
+func TestRecovery_IsOverWhenTheEventsLeftFailAlone(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(aloneLimit-1, 1)
 	r := request(1)
@@ -294,7 +294,7 @@ func TestARecoveryIsOverWhenWhatIsLeftFailsAlone(t *testing.T) {
 	require.Equal(t, []int16{1}, e.store.releasedLanes())
 }
 
-func TestPoisonIsNoSignThatADestinationIsBack(t *testing.T) {
+func TestRecovery_TakesPoisonForNoSignThatADestinationIsBack(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(20, 1)
 	e.store.pending[0].EventID = ""
@@ -307,7 +307,7 @@ func TestPoisonIsNoSignThatADestinationIsBack(t *testing.T) {
 }
 
 // Its destination hangs while it is looked up, until the batch's time is over.
-func TestABatchThatCouldNotLookItsDestinationUpFails(t *testing.T) {
+func TestAttempt_ThatCouldNotLookItsDestinationUpFails(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(20, 1)
 	e.publisher.err = fmt.Errorf("%w: %w", relay.ErrStopped, &relay.PublishError{Code: "Timeout", Message: "no answer", Whole: true})
@@ -315,7 +315,7 @@ func TestABatchThatCouldNotLookItsDestinationUpFails(t *testing.T) {
 	require.Equal(t, "Timeout", asApplicationError(t, err).Type())
 }
 
-func TestARecoverysAttemptThatIsStoppedBeforeItCouldTellIsRepeated(t *testing.T) {
+func TestRecovery_RepeatsAnAttemptThatWasStoppedBeforeItCouldTell(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(20, 1)
 	r := request(1)
@@ -334,7 +334,7 @@ func TestARecoverysAttemptThatIsStoppedBeforeItCouldTellIsRepeated(t *testing.T)
 }
 
 // As when it stood still, and its lease may be over: nobody stops it but itself.
-func TestARecoverysAttemptThatFallsSilentBeforeItCouldTellIsRepeated(t *testing.T) {
+func TestRecovery_RepeatsAnAttemptThatFellSilentBeforeItCouldTell(t *testing.T) {
 	for name, park := range map[string]bool{"retrying": false, "parking": true} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t)
@@ -349,7 +349,7 @@ func TestARecoverysAttemptThatFallsSilentBeforeItCouldTellIsRepeated(t *testing.
 	}
 }
 
-func TestAnAttemptPreparesBeforeTemporalGivesItsBatchToAnother(t *testing.T) {
+func TestPublishBatch_PreparesBeforeTemporalGivesItsBatchToAnother(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(20, 1)
 	e.store.takingOver = func(ctx context.Context) error {
@@ -365,18 +365,18 @@ func TestAnAttemptPreparesBeforeTemporalGivesItsBatchToAnother(t *testing.T) {
 	require.Nil(t, e.store.released, "the lanes may be another's")
 }
 
-func TestNoVerdictNeedsNoBelief(t *testing.T) {
+func TestDecide_BlamesNoDestinationWhereNoRefusalIsAmbiguous(t *testing.T) {
 	var a ambiguity
 	a.believe("orders", ambiguousLimit)
 	a.believe("orders", ambiguousLimit) // two batches at once
 	var f facts
 	f.believed, _ = a.of("orders", time.Hour)
 	require.Nil(t, f.judge().whole)
-	f.refused.ambiguous = outcomes(doubtful(), refs(1, 1))
+	f.refused.ambiguous = outcomes(ambiguousPoison(), refs(1, 1))
 	require.NotNil(t, f.judge().whole)
 }
 
-func TestParkingMakesDeadLettersOfWhatFailsAndPublishesTheRest(t *testing.T) {
+func TestParking_MakesDeadLettersOfRefusedEventsAndPublishesTheRest(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(40, 1)
 	r := request(1)
@@ -395,20 +395,20 @@ func TestParkingMakesDeadLettersOfWhatFailsAndPublishesTheRest(t *testing.T) {
 	require.Equal(t, []int16{1}, e.store.releasedLanes())
 }
 
-func TestDoubtfulPoisonIsBelievedOnlyWhileOthersGetThrough(t *testing.T) {
-	doubtful := poison("InvalidParameterValue")
-	doubtful.Doubtful = true
+func TestAttempt_BelievesAmbiguousRefusalsOnlyWhileOthersGetThrough(t *testing.T) {
+	ambiguous := poison("InvalidParameterValue")
+	ambiguous.Doubtful = true
 
 	e := newEnv(t)
 	e.store.fill(10, 1)
-	e.publisher.answer = refusing(doubtful, 1, 2, 3, 4, 5)
+	e.publisher.answer = refusing(ambiguous, 1, 2, 3, 4, 5)
 	r, err := e.publish(t, 1)
 	require.NoError(t, err)
 	require.Equal(t, 5, r.Dead)
 
 	e = newEnv(t)
 	e.store.fill(10, 1)
-	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return doubtful }
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return ambiguous }
 	_, err = e.publish(t, 1)
 	require.True(t, asApplicationError(t, err).NonRetryable())
 	require.Contains(t, err.Error(), "every event is refused alike")
@@ -416,11 +416,11 @@ func TestDoubtfulPoisonIsBelievedOnlyWhileOthersGetThrough(t *testing.T) {
 	require.Len(t, e.store.pauses, 1)
 }
 
-func TestATrickleOfDoubtfulPoisonDoesNotDrainIntoTheDeadLetters(t *testing.T) {
-	doubtful := poison("InvalidParameterValue")
-	doubtful.Doubtful = true
+func TestAttempt_LetsNoTrickleOfAmbiguousRefusalsBecomeDeadLetters(t *testing.T) {
+	ambiguous := poison("InvalidParameterValue")
+	ambiguous.Doubtful = true
 	e := newEnv(t)
-	e.publisher.answer = refusing(doubtful, 1)
+	e.publisher.answer = refusing(ambiguous, 1)
 	final := 0
 	for range 5 {
 		e.store.fill(1, 1)
@@ -461,7 +461,7 @@ func TestThrottlingStopsSendingAndComesBackLaterWithLess(t *testing.T) {
 	}
 }
 
-func TestACappedTopicIsClaimedOneBatchAtATimeAndPaced(t *testing.T) {
+func TestClaim_OfACappedTopicIsOneBatchAndPaced(t *testing.T) {
 	store := &store{}
 	a, err := New(Config{Store: store, Publisher: &publisher{}, Topics: map[string]TopicPolicy{"slow": {MaxPerSecond: 20}}})
 	require.NoError(t, err)
@@ -492,7 +492,7 @@ func TestAnAttemptThatWasStalledRenewsBeforeItSendsAgain(t *testing.T) {
 	require.Positive(t, time.Until(x.deadline()))
 }
 
-func TestAFailuresDetailsSayWhatGotThrough(t *testing.T) {
+func TestFailure_SaysInItsDetailsHowManyEventsGotThrough(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(20, 1)
 	e.publisher.answer = func(n int, _ relay.Event) *relay.PublishError {

@@ -2,13 +2,12 @@ package activities
 
 import "github.com/temporal-outbox/relay/internal/relay"
 
-// refusals is what an attempt's destination said no to, by what is to be done
-// about it.
+// refusals are the events that a destination has refused, by what follows for each.
 type refusals struct {
 	poison    []relay.Outcome     // never acceptable here
 	ambiguous []relay.Outcome     // the same, if others get through
 	alone     []relay.Outcome     // one by one, to be retried
-	broken    []relay.Outcome     // one by one, for what somebody has to repair
+	broken    []relay.Outcome     // one by one, for what a person has to repair
 	others    []relay.Outcome     // not for their own sake
 	whole     *relay.PublishError // first that is not about an event
 	throttle  *relay.PublishError // first that asked for less
@@ -22,7 +21,7 @@ func (r *refusals) add(o relay.Outcome) {
 	case o.Err.Whole, o.Err.Throttled:
 		r.others = append(r.others, o)
 		r.stop(o.Err)
-	case needsSomebody(o.Err):
+	case needsRepair(o.Err):
 		r.broken = append(r.broken, o)
 	case o.Err.Class == relay.ClassPoison && o.Err.Doubtful:
 		r.ambiguous = append(r.ambiguous, o)
@@ -35,7 +34,7 @@ func (r *refusals) add(o relay.Outcome) {
 
 // stop notes a refusal that is about no event.
 func (r *refusals) stop(err *relay.PublishError) {
-	if r.whole == nil || needsSomebody(err) && !needsSomebody(r.whole) {
+	if r.whole == nil || needsRepair(err) && !needsRepair(r.whole) {
 		r.whole = err
 	}
 }
@@ -54,10 +53,10 @@ func (r *refusals) all() (all []relay.Outcome) {
 // endsSending reports whether a refusal says that other events would fare no
 // better now.
 func endsSending(err *relay.PublishError) bool {
-	return err.Whole || err.Throttled || needsSomebody(err)
+	return err.Whole || err.Throttled || needsRepair(err)
 }
 
-// needsSomebody reports whether retrying alone will not help.
-func needsSomebody(err *relay.PublishError) bool {
+// needsRepair reports whether a retry alone will not help.
+func needsRepair(err *relay.PublishError) bool {
 	return err.Class == relay.ClassDestination || err.Class == relay.ClassOurs
 }

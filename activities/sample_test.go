@@ -43,7 +43,7 @@ func (e *env) sampled(t *testing.T, n int) {
 	e.sampleEvery(time.Hour)
 }
 
-func TestAClaimThatFindsSomethingTellsOfTheTopicsOnceARun(t *testing.T) {
+func TestSample_IsToldByAClaimOnceARun(t *testing.T) {
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		return []relay.TopicState{{Topic: "audit", Pending: 1}, {Topic: "orders", Pending: 7}}, nil
 	})
@@ -66,7 +66,7 @@ func TestAClaimThatFindsSomethingTellsOfTheTopicsOnceARun(t *testing.T) {
 
 // While nothing is to be done, a sample alone ends no claim: each would cost an
 // activity.
-func TestAnIdleClaimWaitsItsTimeUnlessATopicNeedsSomebody(t *testing.T) {
+func TestSample_EndsAnIdleClaimOnlyIfATopicNeedsAPerson(t *testing.T) {
 	for name, c := range map[string]struct {
 		before, after relay.TopicState
 		early         bool
@@ -113,7 +113,7 @@ func TestAnIdleClaimWaitsItsTimeUnlessATopicNeedsSomebody(t *testing.T) {
 	}
 }
 
-func TestASampleThatTakesItsTimeOrFailsDelaysNoClaim(t *testing.T) {
+func TestSample_DelaysNoClaim(t *testing.T) {
 	held := make(chan struct{})
 	e := sampling(t, func(n int) ([]relay.TopicState, error) {
 		if n > 1 {
@@ -139,7 +139,7 @@ func TestASampleThatTakesItsTimeOrFailsDelaysNoClaim(t *testing.T) {
 	claim()
 }
 
-func TestSamplingTakesAtMostATwentiethOfTheTime(t *testing.T) {
+func TestSample_TakesAtMostATwentiethOfTheTime(t *testing.T) {
 	const looking = 5 * time.Millisecond // and nobody waits for it
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		time.Sleep(looking)
@@ -154,7 +154,7 @@ func TestSamplingTakesAtMostATwentiethOfTheTime(t *testing.T) {
 	require.LessOrEqual(t, e.store.sampled(), 1+int(time.Since(began)/(sampleShare*looking)))
 }
 
-func TestASampleIsBoundedAndNamesTheWorstFirst(t *testing.T) {
+func TestSample_IsBoundedAndNamesTheWorstFirst(t *testing.T) {
 	e := sampling(t, func(int) (topics []relay.TopicState, _ error) {
 		for i := range 100 {
 			topics = append(topics, relay.TopicState{Topic: fmt.Sprintf("topic-%03d", i), Pending: int64(i)})
@@ -178,7 +178,7 @@ func TestASampleIsBoundedAndNamesTheWorstFirst(t *testing.T) {
 	require.Equal(t, []string{"topic-003", "topic-004", "topic-005", "topic-006", "topic-002", "topic-099"}, names)
 }
 
-func TestAnOldSampleIsNotToldAsNews(t *testing.T) {
+func TestSample_ThatIsOldIsNotToldAsNews(t *testing.T) {
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		return []relay.TopicState{{Topic: "orders", Recovery: "r"}}, nil
 	})

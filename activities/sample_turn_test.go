@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func TestAWorkerWhoseTurnItIsNotSamplesNothingAndAsksAgainWhenItMayBe(t *testing.T) {
+func TestSample_IsNotTakenByAWorkerWhoseTurnItIsNot(t *testing.T) {
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		return []relay.TopicState{{Topic: "orders", Recovery: "r"}}, nil
 	})
@@ -37,13 +37,13 @@ func TestAWorkerWhoseTurnItIsNotSamplesNothingAndAsksAgainWhenItMayBe(t *testing
 	require.LessOrEqual(t, asked.Load(), 1+int64(time.Since(began)/(100*time.Millisecond)), "or every claim costs one more statement")
 }
 
-func TestTwoWorkersHaveNamesOfTheirOwn(t *testing.T) {
+func TestSample_HasANameForEachWorker(t *testing.T) {
 	a, b := newEnv(t), newEnv(t)
 	require.NotEmpty(t, a.sampler.by)
 	require.NotEqual(t, a.sampler.by, b.sampler.by)
 }
 
-func TestASampleThatTookLongIsDeferredForAll(t *testing.T) {
+func TestSample_ThatTookLongIsDeferredForAll(t *testing.T) {
 	const looking = 5 * time.Millisecond // and nobody waits for it
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		time.Sleep(looking)
@@ -61,6 +61,6 @@ func TestASampleThatTookLongIsDeferredForAll(t *testing.T) {
 	require.GreaterOrEqual(t, e.store.waits[0], (sampleShare-1)*looking)
 }
 
-func TestASampleIsDeferredForNoLongerThanWorkersBelieve(t *testing.T) {
+func TestSample_IsDeferredForNoLongerThanWorkersBelieve(t *testing.T) {
 	require.Less(t, (sampleShare-1)*timing.StatementTimeout, timing.SampleDeferMost)
 }

@@ -46,7 +46,7 @@ func TestClaim_EndsItsWaitEarlyOnlyWhileTopicsWithoutARouteWait(t *testing.T) {
 	}
 }
 
-func TestASampleNamesAFewTopicsWithoutARouteAndCountsAll(t *testing.T) {
+func TestSample_NamesAFewTopicsWithoutARouteAndCountsAll(t *testing.T) {
 	e := sampling(t, func(int) (topics []relay.TopicState, _ error) {
 		for i := range 100 {
 			topics = append(topics, relay.TopicState{Topic: fmt.Sprintf("topic-%03d", i), Pending: 1, Oldest: time.Hour, NoRoute: true})
@@ -69,13 +69,13 @@ func TestASampleNamesAFewTopicsWithoutARouteAndCountsAll(t *testing.T) {
 // The route comes with another worker, and the recovery notices it within seconds.
 func TestRecovery_OfATopicWithoutARouteTriesAgainWithinSeconds(t *testing.T) {
 	var pauses []time.Duration
-	for fruitless := range 8 {
+	for without := range 8 {
 		e := newEnv(t)
 		e.store.fill(1, 1)
 		e.publisher.answer = func(int, relay.Event) *relay.PublishError {
 			return &relay.PublishError{Code: relay.CodeNoRoute, Class: relay.ClassDestination, Whole: true}
 		}
-		e.SetHeartbeatDetails(checkpoint{AttemptsWithoutSuccess: fruitless})
+		e.SetHeartbeatDetails(checkpoint{AttemptsWithoutSuccess: without})
 		r := request(1)
 		r.Recovering = true
 		_, err := e.publishAs(t, r)

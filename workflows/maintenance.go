@@ -40,16 +40,16 @@ func Maintenance(ctx workflow.Context, in MaintenanceInput) (r MaintenanceResult
 	}
 	var dropped relay.Partitions
 	ahead := activities.PartitionsRequest{Days: in.AheadDays}
-	if err := workflow.ExecuteActivity(upkeepOptions(ctx, "make partitions ahead"), act.EnsurePartitions, ahead).Get(ctx, &r.Partitions); err != nil {
+	if err := workflow.ExecuteActivity(maintenanceOptions(ctx, "make partitions ahead"), act.EnsurePartitions, ahead).Get(ctx, &r.Partitions); err != nil {
 		return r, fmt.Errorf("make partitions: %w", err)
 	}
 	keep := activities.PartitionsRequest{Days: in.KeepDays}
-	if err := workflow.ExecuteActivity(upkeepOptions(ctx, "drop expired partitions"), act.DropExpiredPartitions, keep).Get(ctx, &dropped); err != nil {
+	if err := workflow.ExecuteActivity(maintenanceOptions(ctx, "drop expired partitions"), act.DropExpiredPartitions, keep).Get(ctx, &dropped); err != nil {
 		return r, fmt.Errorf("drop expired partitions: %w", err)
 	}
 	r.Dropped, r.Deleted, r.Needed = dropped.Dropped, dropped.Deleted, dropped.Needed
 	r.Left = append(r.Left, dropped.Left...)
-	if err := workflow.ExecuteActivity(upkeepOptions(ctx, "look for what will hurt"), act.OutboxStats).Get(ctx, &r.Health); err != nil {
+	if err := workflow.ExecuteActivity(maintenanceOptions(ctx, "look for what will hurt"), act.OutboxStats).Get(ctx, &r.Health); err != nil {
 		return r, fmt.Errorf("read statistics: %w", err)
 	}
 	r.Warnings = warnings(in, r)

@@ -55,8 +55,8 @@ const (
 	// MaintenanceEvery is how often partitions are looked after.
 	MaintenanceEvery = time.Hour
 	// MaintenanceTimeout ends a run whose locks producers never let through.
-	MaintenanceTimeout = 30 * time.Minute
-	upkeepTimeout      = 10 * time.Minute
+	MaintenanceTimeout     = 30 * time.Minute
+	maintenanceStepTimeout = 10 * time.Minute
 
 	// DefaultKeepDays is for how many days after its own a partition is kept.
 	DefaultKeepDays = 7
@@ -192,9 +192,9 @@ func releaseOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 	})
 }
 
-func upkeepOptions(ctx workflow.Context, summary string) workflow.Context {
+func maintenanceOptions(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: upkeepTimeout,
+		StartToCloseTimeout: maintenanceStepTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
 		Summary:             summary,

@@ -46,7 +46,7 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 		{"a recovery renews its pause before it ends, with a request that hangs", timing.RecoveryMost + 2*timing.RequestTimeout, timing.RecoveryPause},
 		{"a listing of SNS topics outlives the pause between two attempts, the first of which dies", timing.RecoveryMost + timing.HeartbeatTimeout + timing.RequestTimeout, timing.ListingAge},
 		{"a batch whose worker died is taken over before its topic is claimed again", timing.HeartbeatTimeout + timing.RetryFirst, timing.HandoverPause},
-		{"a run of maintenance has time for a retry", upkeepTimeout + timing.RetryMost, MaintenanceTimeout},
+		{"a run of maintenance has time for a retry", maintenanceStepTimeout + timing.RetryMost, MaintenanceTimeout},
 		{"a run of maintenance ends before the next", MaintenanceTimeout, MaintenanceEvery},
 		{"a claim that leaves topics out ends before it would", timing.RouteWait, ClaimWait},
 		{"a topic without a route is tried again within its pause", timing.RouteRetryMost + 2*timing.RequestTimeout, timing.RecoveryPause},

@@ -169,7 +169,7 @@ func TestOperation_BegunAheadOfTheClockMovesNothingTwice(t *testing.T) {
 	moved, _, _ := o.step(&u, 10)
 	require.Equal(t, 3, moved)
 	require.Len(t, o.bury("Poison"), 3)
-	u.From = relay.Place{}
+	u.From = relay.Cursor{}
 	moved, _, _ = o.step(&u, 10)
 	require.Zero(t, moved)
 }

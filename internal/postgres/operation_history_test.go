@@ -43,7 +43,7 @@ func (m *moments) Bounds(ctx context.Context, u relay.UnderWay) (first, last int
 	return m.Store.Bounds(ctx, u)
 }
 
-func (m *moments) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (relay.Step, error) {
+func (m *moments) NextStep(ctx context.Context, u relay.UnderWay, from relay.Cursor, most int) (relay.Step, error) {
 	m.next()
 	return m.Store.NextStep(ctx, u, from, most)
 }
@@ -53,7 +53,7 @@ func (m *moments) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move
 	return m.Store.Move(ctx, u, moves)
 }
 
-func (m *moments) Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error) {
+func (m *moments) Advance(ctx context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error) {
 	m.next()
 	return m.Store.Advance(ctx, u, to)
 }

@@ -266,7 +266,7 @@ func TestRedrive_MovesNoEventAgainThatDiedAgain(t *testing.T) {
 	moved, _, _ := o.step(&u, 10)
 	require.Equal(t, 4, moved)
 	o.bury("Poison")
-	u.From = relay.Place{}
+	u.From = relay.Cursor{}
 	moved, _, over := o.step(&u, 10)
 	require.Zero(t, moved)
 	require.True(t, over)

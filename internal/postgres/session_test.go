@@ -292,7 +292,7 @@ func TestSession_ATimeoutOfTheRoleEndsNoOperatorsCommand(t *testing.T) {
 		"replay count": func() error { _, _, err := s.CountPublished(t.Context(), "orders", relay.Selection{}, nil); return err },
 		"where":        func() error { _, err := s.ByKey(t.Context(), "orders", "k1", 1, nil); return err },
 		"replay": func() error {
-			step, err := s.NextStep(t.Context(), under, relay.Place{}, 10)
+			step, err := s.NextStep(t.Context(), under, relay.Cursor{}, 10)
 			if err == nil {
 				_, _, err = s.Move(t.Context(), under, step.Moves)
 			}

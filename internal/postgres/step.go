@@ -35,7 +35,7 @@ WHERE e.id > $8 AND e.id <= $9 AND e.id > ($10::bigint[])[e.lane + 1] AND ` + pu
 ORDER BY e.id LIMIT $11`
 
 // NextStep reads what an operation moves next, from a place on: about so many events.
-func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place, most int) (step relay.Step, err error) {
+func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Cursor, most int) (step relay.Step, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	sp, err := spanOf(u.Selection, u.At)
@@ -56,7 +56,7 @@ func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Place
 	return step, nil
 }
 
-func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
+func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Cursor, most int) (step relay.Step, err error) {
 	args := append(deadArguments(u.Topic, u.Selection, sp), from.Lane, from.ID, from.Replay, most)
 	type move struct {
 		relay.Move
@@ -73,7 +73,7 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from re
 	for _, m := range found {
 		step.Moves = append(step.Moves, m.Move)
 		if m.ofPage {
-			step.Next = relay.Place{Lane: m.Lane, ID: m.ID, Replay: m.Replay}
+			step.Next = relay.Cursor{Lane: m.Lane, ID: m.ID, Replay: m.Replay}
 			n++
 		}
 	}
@@ -81,7 +81,7 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from re
 	return step, err
 }
 
-func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Place, most int) (step relay.Step, err error) {
+func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Cursor, most int) (step relay.Step, err error) {
 	last := min(from.ID+window, u.Last)
 	args := append(eventArguments(u.Topic, u.Selection, sp), u.ID, from.ID, last, u.Lanes, most)
 	step.Moves, err = collect(ctx, s, func(row pgx.CollectableRow) (m relay.Move, err error) {
@@ -93,7 +93,7 @@ func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from 
 	if n := len(step.Moves); n == most {
 		last = step.Moves[n-1].ID
 	}
-	step.Next = relay.Place{ID: last}
+	step.Next = relay.Cursor{ID: last}
 	step.Over = last >= u.Last
 	return step, err
 }
@@ -122,7 +122,7 @@ const advanceSQL = `UPDATE outbox.operation SET next_after = $5 WHERE id = $1 AN
 
 // Advance notes that a replay is done up to a place, and returns the operation as it is
 // on record then. relay.ErrOperationElsewhere says that its record was not as u says.
-func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Place) (relay.UnderWay, error) {
+func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error) {
 	if u.Kind != relay.Replay {
 		return u, nil // what is done is no dead letter any more
 	}

@@ -110,7 +110,7 @@ func TestLoad_OfAnEventThatCannotBeReadReadsAllOthers(t *testing.T) {
 			letters, err := o.DeadLetters(t.Context(), "orders", relay.Selection{}, 10)
 			require.NoError(t, err)
 			require.Len(t, letters, 5)
-			step, err := o.NextStep(t.Context(), o.begin(relay.Redrive, relay.Selection{}), relay.Place{}, 10)
+			step, err := o.NextStep(t.Context(), o.begin(relay.Redrive, relay.Selection{}), relay.Cursor{}, 10)
 			require.NoError(t, err)
 			require.Len(t, step.Moves, 5)
 			lives, err := o.ByKey(t.Context(), "orders", "k", 20, nil)

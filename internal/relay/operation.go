@@ -183,7 +183,7 @@ type UnderWay struct {
 	Finished *time.Time
 	Outcome  string
 	// From is where its next step begins, and Lanes how far each lane is beyond that.
-	From  Place
+	From  Cursor
 	Lanes []int64
 	// Noted is the place on record of a replay.
 	Noted int64
@@ -193,9 +193,9 @@ type UnderWay struct {
 	Last int64
 }
 
-// Place is how far an operation has come: of a replay the last id, of dead letters
+// Cursor is how far an operation has come: of a replay the last id, of dead letters
 // the last in the order of lanes.
-type Place struct {
+type Cursor struct {
 	Lane   int16
 	ID     int64
 	Replay int64
@@ -206,7 +206,7 @@ type Step struct {
 	// Moves are what is moved.
 	Moves []Move
 	// Next is where the step after it begins. Over says that there is none.
-	Next Place
+	Next Cursor
 	Over bool
 }
 

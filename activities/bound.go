@@ -9,7 +9,7 @@ import (
 )
 
 // bound is the first round of parking. It says how far parking goes, and gives nothing
-// up: services may go on writing, and what they write from now on nobody has given up.
+// up: services may go on writing, and no operator has given up the events of later.
 // It is a round of its own so that the bound is in the workflow's history before
 // anything is a dead letter, whatever becomes of a heartbeat: an attempt that dies
 // leaves nothing behind, and the next may look again. It heartbeats, because it reads all
