@@ -224,7 +224,7 @@ func (t *attempt) facts() facts {
 // remember adds what other attempts have found out: it puts on record which events were refused
 // alone, and learns for how long each has been.
 func (t *attempt) remember(ctx context.Context, f *facts) error {
-	if f.fault.is() || f.mode == parking {
+	if f.fault.any() || f.mode == parking {
 		return nil
 	}
 	if f.accepted > 0 {

@@ -95,7 +95,7 @@ type fault struct {
 	early      bool  // the attempt ended before it could load
 }
 
-func (f fault) is() bool {
+func (f fault) any() bool {
 	return f.settling != nil || f.claim != nil || f.loading != nil || f.publishing != nil || f.early
 }
 

@@ -23,6 +23,7 @@ var (
 	throttled  = &relay.PublishError{Code: "Throttled", Class: relay.ClassRetry, Throttled: true}
 	silent     = &relay.PublishError{Code: "Timeout", Class: relay.ClassRetry, Whole: true}
 	never      = poison("InvalidMessageContents")
+	closed     = &relay.PublishError{Code: "AccessDenied", Class: relay.ClassDestination, Whole: true}
 	noRoute    = &relay.PublishError{Code: relay.CodeNoRoute, Class: relay.ClassDestination, Whole: true}
 	noon       = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 )
@@ -67,7 +68,11 @@ func attemptsBefore(f *facts)   { f.noted.AttemptsWithoutSuccess = attemptsWitho
 func exhausted(f *facts)        { f.probe.exhausted = true }
 func publishedBefore(f *facts)  { f.through++ }
 func upToABound(f *facts)       { f.parkUpTo = 100 }
-func withBorrowedLane(f *facts) { f.borrowed = map[int16]int64{7: 3} }
+func withBorrowedLane(f *facts) {
+	f.borrowed = map[int16]int64{7: 3}
+	f.inHand, f.loaded = append(f.inHand, relay.Ref{ID: 99, Lane: 7}), f.loaded+1
+}
+
 func probed(asked, accepted int) func(*facts) {
 	return func(f *facts) {
 		f.probe.asked, f.probe.accepted, f.accepted, f.through = asked, accepted, f.accepted+accepted, f.through+accepted
@@ -120,6 +125,12 @@ var rules = []struct {
 	},
 
 	{
+		"The relay remembers each", "for an hour", known(relaying, answers{{1, failsAlone}, {9, nil}}, func(f *facts) {
+			f.refusedFor = map[relay.Ref]time.Duration{refs(1, 1)[0]: time.Hour}
+		}),
+		decided{remembered: ids(1, 1), kept: []int16{1}, released: []int16{2}, code: "InternalError"},
+	},
+	{
 		"The relay remembers each", "and retried", known(relaying, answers{{1, failsAlone}, {9, nil}}),
 		decided{remembered: ids(1, 1), kept: []int16{1}, released: []int16{2}, code: "InternalError", text: "orders: 1 of 10 left"},
 	},
@@ -165,6 +176,14 @@ var rules = []struct {
 		decided{kept: both, code: "Timeout", final: true, noted: checkpoint{AttemptsWithoutSuccess: 3}},
 	},
 	{
+		"If ten events are refused one by one", "or no answer, but poison became a dead letter", known(relaying, answers{{1, never}, {1, silent}}, attemptsBefore),
+		decided{dead: ids(1, 1), kept: []int16{2}, released: []int16{1}, code: "Timeout"},
+	},
+	{
+		"If ten events are refused one by one", "a fault of the destination, though an earlier attempt got through", known(relaying, answers{{1, forbidden}}, publishedBefore),
+		decided{kept: both, code: "AccessDenied", final: true, noted: checkpoint{AttemptsWithoutSuccess: 1}},
+	},
+	{
 		"If ten events are refused one by one", "a fault of the destination at once", known(relaying, answers{{1, forbidden}}),
 		decided{kept: both, code: "AccessDenied", final: true, noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
@@ -176,6 +195,14 @@ var rules = []struct {
 	{
 		"A topic in recovery gives no event up", "however often", known(recovering, answers{{1, silent}}, attemptsBefore),
 		decided{kept: []int16{1}, released: []int16{2}, code: "Timeout", noted: checkpoint{AttemptsWithoutSuccess: 3}},
+	},
+	{
+		"A topic in recovery gives no event up", "but poison", known(recovering, answers{{1, never}, {1, silent}}, attemptsBefore),
+		decided{dead: ids(1, 1), kept: []int16{2}, released: []int16{1}, code: "Timeout", noted: checkpoint{AttemptsWithoutSuccess: 3}},
+	},
+	{
+		"A topic in recovery gives no event up", "while its destination is closed, though one got through", known(recovering, answers{{1, nil}, {1, closed}}),
+		decided{kept: []int16{2}, released: []int16{1}, code: "AccessDenied"},
 	},
 	{
 		"Only an operator does", "by the update", known(parking, answers{{1, forbidden}, {1, failsAlone}, {1, silent}, {1, nil}}),
@@ -221,6 +248,10 @@ var rules = []struct {
 		decided{probes: true, kept: both, code: "InvalidParameterValue", noted: checkpoint{AttemptsWithoutSuccess: 1}},
 	},
 	{
+		"An accepted probe is not yet a verdict", "and a request without an answer ends the recovery", known(recovering, answers{{20, ambiguousPoison()}, {1, silent}}, probed(100, 50)),
+		decided{released: both, noted: checkpoint{ProvedAt: noon}},
+	},
+	{
 		"The next attempt sends the refused events once more", "and they are accepted", known(recovering, answers{{20, nil}}, provedAgo(time.Second, 20)),
 		decided{released: both},
 	},
@@ -259,6 +290,14 @@ var rules = []struct {
 	{
 		"The recovery ends when there is no event behind", "", known(recovering, answers{{20, failsAlone}}, probed(0, 0), provedAgo(time.Second, 0), exhausted),
 		decided{probes: true, released: both, noted: checkpoint{ProvedAt: noon.Add(-time.Second)}},
+	},
+	{
+		"The recovery ends when there is no event behind", "and the last ones were accepted", known(recovering, answers{{20, failsAlone}}, probed(100, 50), exhausted),
+		decided{probes: true, remembered: ids(1, 20), released: both},
+	},
+	{
+		"The recovery ends when there is no event behind", "not before", known(recovering, answers{{20, failsAlone}}, probed(100, 0), provedAgo(time.Second, 0)),
+		decided{probes: true, kept: both, code: "InternalError", noted: checkpoint{AttemptsWithoutSuccess: 1, ProvedAt: noon.Add(-time.Second)}},
 	},
 	{
 		"The recovery ends when there is no event behind", "not where everything fails alone", known(recovering, answers{{20, failsAlone}}, exhausted),
@@ -400,6 +439,7 @@ func TestDecide_SaysWhatBecomesOfTheLanesHoweverTheAttemptEnds(t *testing.T) {
 		"some events were not sent":                  {facts: known(relaying, answers{{5, nil}}, whenStopped), released: both},
 		"no other attempt":                           {facts: known(relaying, answers{{5, failsAlone}}, whenCancelled), released: both},
 		"no other attempt of a recovery":             {facts: known(recovering, answers{{5, forbidden}}, whenCancelled), kept: both, err: context.Canceled},
+		"nor is a probe a verdict then":              {facts: known(recovering, answers{{20, ambiguousPoison()}}, probed(100, 50), whenCancelled), kept: both, err: context.Canceled},
 		"nor did it get through":                     {facts: known(recovering, nil, whenCancelled), kept: both, err: context.Canceled},
 		"no other, but it got through":               {facts: known(recovering, answers{{1, nil}}, whenCancelled), released: both},
 		"a recovery that could not tell":             {facts: known(recovering, nil, whenStopped), err: relay.ErrStopped},
