@@ -109,7 +109,7 @@ type decision struct {
 	// giveBack are lanes that were borrowed for probing.
 	giveBack []int16
 	noted    checkpoint // for the next attempt
-	// isHandedOver pauses the topic in the name of its recovery, until that begins.
+	// isHandedOver keeps claims away from the topic in the name of its recovery, until that begins.
 	isHandedOver bool
 	// release are lanes for the next claim, and keep those for the next attempt. Lanes in neither
 	// stay as they are, until their lease ends or the next attempt takes them over.
@@ -158,7 +158,7 @@ func decide(f facts) decision {
 	case f.mode == parking:
 		f.park(&d)
 	default:
-		f.decide(&d)
+		f.weigh(&d)
 	}
 	return d
 }
@@ -182,10 +182,10 @@ func (f facts) park(d *decision) {
 // or committed late, is in the next one.
 func (f facts) parksOn() bool { return f.parkUpTo > 0 && f.loaded > 0 }
 
-// decide decides for Relay and for Recovery. Three questions follow one another: which refusals
+// weigh decides for Relay and for Recovery. Three questions follow one another: which refusals
 // are the events' fault, which events have been refused for too long, and whether the destination
 // is at fault for the others.
-func (f facts) decide(d *decision) {
+func (f facts) weigh(d *decision) {
 	v := f.judge()
 	expired := f.expired(v)
 	d.deadLetters = slices.Concat(v.poison, v.ambiguous, expired)
