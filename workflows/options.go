@@ -25,6 +25,10 @@ const (
 	DrainFor = 3 * time.Second
 	// RunTimeout ends a run that is stuck, so that the next can begin.
 	RunTimeout = 4 * time.Minute
+	// TaskTimeout is how long Temporal waits for a decision of Relay (a workflow task), which
+	// takes milliseconds. A decision that is lost with its worker holds the whole relay up for
+	// as long. Temporal's default is 10 s. It waits longer by itself from the fourth attempt on.
+	TaskTimeout = 2 * time.Second
 	// ScheduleEvery starts runs. It is shorter than a run, so that with overlap
 	// policy BUFFER_ONE the next is always waiting for the one that runs.
 	ScheduleEvery = time.Minute

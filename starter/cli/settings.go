@@ -129,7 +129,7 @@ func plain[T any](v T) string { return fmt.Sprint(v) }
 func (s *settings) relaySchedule(attributes func(stored *bool) (bool, error)) planner {
 	d := definition{
 		id: s.taskQueue, taskQueue: s.taskQueue, workflow: "Relay",
-		overlap: enumspb.SCHEDULE_OVERLAP_POLICY_BUFFER_ONE, timeout: workflows.RunTimeout,
+		overlap: enumspb.SCHEDULE_OVERLAP_POLICY_BUFFER_ONE, timeout: workflows.RunTimeout, decision: workflows.TaskTimeout,
 		summary: "publishes the outbox's pending events", details: workflows.RelayDetails,
 	}
 	return func(have *schedulepb.Schedule) (p plan, err error) {
@@ -275,7 +275,8 @@ func turn(s *schedulepb.ScheduleState, off bool) {
 type definition struct {
 	id, taskQueue, workflow string
 	overlap                 enumspb.ScheduleOverlapPolicy
-	timeout                 time.Duration
+	timeout                 time.Duration // of a run
+	decision                time.Duration // of a workflow task; 0: Temporal's default
 	summary, details        string
 }
 
@@ -311,6 +312,9 @@ func apply[T any](p *plan, d definition, have *schedulepb.Schedule, every time.D
 		start.TaskQueue = &taskqueuepb.TaskQueue{Name: d.taskQueue, Kind: enumspb.TASK_QUEUE_KIND_NORMAL}
 	}
 	setDuration(&start.WorkflowRunTimeout, d.timeout)
+	if d.decision > 0 {
+		setDuration(&start.WorkflowTaskTimeout, d.decision)
+	}
 	if start.UserMetadata == nil {
 		start.UserMetadata = &sdkpb.UserMetadata{}
 	}

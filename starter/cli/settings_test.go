@@ -260,10 +260,12 @@ func TestSchedule_WhatNoFlagSetsStays(t *testing.T) {
 
 	// An upgrade may change what no flag sets.
 	relay.Action.GetStartWorkflow().WorkflowRunTimeout = durationpb.New(time.Hour)
+	relay.Action.GetStartWorkflow().WorkflowTaskTimeout = nil // as versions before stored it
 	p, err = with().relaySchedule(asStored)(relay)
 	require.NoError(t, err)
 	require.Empty(t, p.changes)
 	require.Equal(t, workflows.RunTimeout, p.schedule.Action.GetStartWorkflow().WorkflowRunTimeout.AsDuration())
+	require.Equal(t, workflows.TaskTimeout, p.schedule.Action.GetStartWorkflow().WorkflowTaskTimeout.AsDuration())
 }
 
 // encrypted are schedules with inputs that nobody can read, as of another data converter, which
