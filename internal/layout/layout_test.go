@@ -34,11 +34,12 @@ var allowed = map[string][]string{
 	},
 	"internal/postgres": {module + "internal/program", module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
-		module + "internal/relay", module + "internal/timing", module + "outbox", module + "internal/publish/detach", "github.com/aws/",
+		module + "internal/relay", module + "internal/timing", module + "outbox", module + "internal/publish/detach", module + "internal/publish/errorcode", "github.com/aws/",
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/propagation",
 		"go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
 	},
-	"internal/publish/detach": {"github.com/aws/"},
+	"internal/publish/detach":    {"github.com/aws/"},
+	"internal/publish/errorcode": {module + "internal/relay"},
 	"internal/telemetry": {
 		module + "internal/relay", "go.opentelemetry.io/", "github.com/prometheus/",
 		"go.temporal.io/sdk/activity", "go.temporal.io/sdk/client", "go.temporal.io/sdk/interceptor", "go.temporal.io/sdk/contrib/opentelemetry",

@@ -26,6 +26,7 @@ var earlier = map[string]int{
 	"internal/e2e":                 107,
 	"internal/publish":             76,
 	"internal/publish/detach":      2,
+	"internal/publish/errorcode":   9,
 	"internal/testenv":             7,
 	"internal/tools/vuln":          4,
 	"localstack":                   11,

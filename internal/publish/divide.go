@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -13,12 +14,12 @@ import (
 // refusal fewer events stand beside the guilty one. They may be in flight at once:
 // no two of them have a key in common that is kept in order.
 func (s *stream) refused(entries []*entry, whole *relay.PublishError) {
-	r := lookUpCode(whole.Code)
-	ofSender := r == &unknown && whole.SenderFault && !whole.Throttled
-	if r.size && len(entries) > 1 {
+	meaning := errorcode.Lookup(whole.Code)
+	ofSender := !meaning.Known() && whole.SenderFault && !whole.Throttled
+	if meaning.Size && len(entries) > 1 {
 		s.learn(weight(entries))
 	}
-	divides := r.splits || ofSender || s.Isolate && isAnswer(whole)
+	divides := meaning.Divides || ofSender || s.Isolate && isAnswer(whole)
 	if !divides {
 		s.note(entries, func(int) *relay.PublishError { return whole })
 		return
@@ -30,7 +31,7 @@ func (s *stream) refused(entries []*entry, whole *relay.PublishError) {
 	}
 	own := *whole
 	own.Whole = false
-	if r.size {
+	if meaning.Size {
 		tooLarge(&own, entries[0].bytes, s.route)
 	}
 	s.note(entries, func(int) *relay.PublishError { return &own })
@@ -45,10 +46,10 @@ func isAnswer(whole *relay.PublishError) bool {
 // tooLarge makes pe the refusal of an event that the destination finds too large
 // even alone.
 func tooLarge(pe *relay.PublishError, bytes int, r Route) {
-	pe.Message = shorten(fmt.Sprintf("the event has %d bytes with its attributes, and the destination, which accepts %d as far as is known, refused it: %s",
+	pe.Message = errorcode.Shorten(fmt.Sprintf("the event has %d bytes with its attributes, and the destination, which accepts %d as far as is known, refused it: %s",
 		bytes, r.Limit, pe.Error()))
 	pe.Code = relay.CodeTooLarge
-	classify(pe)
+	errorcode.Classify(pe)
 	// What finds even this one too large may find all too large.
 	pe.Doubtful = bytes <= r.Limit
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -42,11 +43,11 @@ func (d *strict) send(_ context.Context, entries []*entry) (a answer) {
 	}
 	if code != "" {
 		d.refused++
-		return failAll(refusal(code, "no"))
+		return failAll(errorcode.New(code, "no"))
 	}
 	for i, e := range entries {
 		if d.sick[e.ev.ID] {
-			a[i] = refusal("InternalError", "")
+			a[i] = errorcode.New("InternalError", "")
 			continue
 		}
 		d.accepted = append(d.accepted, e.ev.ID)
@@ -140,7 +141,7 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 				if got == nil || got.Code != code || got.Whole {
 					t.Fatalf("event %d: %+v, want %s of its own", ev.ID, got, code)
 				}
-				if wantClass := lookUpCode(code).class; got.Class != wantClass {
+				if wantClass := errorcode.Lookup(code).Class; got.Class != wantClass {
 					t.Fatalf("event %d: %s, want %s", ev.ID, got.Class, wantClass)
 				}
 			default:
@@ -339,7 +340,7 @@ func TestACodeThatNobodyKnowsIsDividedIfItBlamesTheSender(t *testing.T) {
 			p, _ := publisherTo(func(_ context.Context, entries []*entry) (a answer) {
 				for _, e := range entries {
 					if e.ev.ID == 7 {
-						pe := refusal(c.code, "no")
+						pe := errorcode.New(c.code, "no")
 						pe.SenderFault = c.sender
 						return failAll(pe)
 					}

@@ -23,6 +23,6 @@
 //   - stream.go runs it all, with several requests at once and one goroutine that
 //     owns the state; fill.go starts requests, at the topic's pace, and divide.go
 //     finds the event that a whole request was refused for.
-//   - classes.go says what is to be done about every error code. Outcomes carry
-//     its verdict; acting on it is the caller's business.
+//   - errorcode knows the reaction to every error code. Outcomes carry its
+//     verdict; acting on it is the caller's business.
 package publish

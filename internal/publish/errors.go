@@ -6,34 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
-
-// maxText bounds an error's text in bytes. These texts end up in workflow
-// histories and tables, many times over.
-const maxText = 500
-
-// shorten cuts s to maxText bytes, between two characters.
-func shorten(s string) string {
-	if len(s) > maxText {
-		s = s[:maxText-len("…")]
-		for len(s) > 0 {
-			if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size > 1 {
-				break
-			}
-			s = s[:len(s)-1]
-		}
-		s += "…"
-	}
-	// PostgreSQL keeps no NUL in a text.
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
-}
 
 // publishError says in the domain's words why a request failed as a whole. None
 // of its texts can contain a payload: they are AWS's error message, or Go's
@@ -66,8 +45,8 @@ func publishError(err error) *relay.PublishError {
 		// No credentials, for one.
 		pe.Code, pe.Message = relay.CodeNotSent, operationError(err).Error()
 	}
-	pe.Message = shorten(pe.Message)
-	classify(pe)
+	pe.Message = errorcode.Shorten(pe.Message)
+	errorcode.Classify(pe)
 	if status == http.StatusTooManyRequests && pe.Class == relay.ClassRetry {
 		pe.Throttled = true // whatever the code
 	}

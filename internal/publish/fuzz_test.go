@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/stretchr/testify/require"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -64,7 +65,7 @@ func (f *fuzzed) send(t *testing.T, s Service, n int) answer {
 		case e == nil:
 		case e.Code == "" || e.Class == "" || e == unanswered:
 			t.Fatalf("entry %d: %#v", i, e)
-		case len(e.Message) > maxText:
+		case len(e.Message) > errorcode.MaxText:
 			t.Fatalf("entry %d: a text of %d bytes", i, len(e.Message))
 		case e.Throttled && e.Class != relay.ClassRetry, e.Doubtful && e.Class != relay.ClassPoison:
 			t.Fatalf("entry %d: %#v", i, e)

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
@@ -86,7 +87,7 @@ func (l *listing) look(name, region string) (arn string, page *listingPage, err 
 		return arn, nil, nil
 	}
 	if l.complete {
-		return "", nil, refusal(relay.CodeNoTopic, fmt.Sprintf("none of the %s topics in region %s has that name", thousands(len(l.arns)), region))
+		return "", nil, errorcode.New(relay.CodeNoTopic, fmt.Sprintf("none of the %s topics in region %s has that name", thousands(len(l.arns)), region))
 	}
 	if l.page == nil {
 		l.page = &listingPage{began: l.now(), done: make(chan struct{})}
@@ -180,9 +181,9 @@ func (l *listing) unfinished(ctx context.Context, page *listingPage) error {
 	defer l.mu.Unlock()
 	progress := fmt.Sprintf("listing SNS topics: %s read, page %d", thousands(len(l.arns)), l.pages+1)
 	if late := l.now().Sub(page.began); late >= slowPage {
-		return refusal(relay.CodeTimeout, fmt.Sprintf("%s has had no answer for %s", progress, late.Round(100*time.Millisecond)))
+		return errorcode.New(relay.CodeTimeout, fmt.Sprintf("%s has had no answer for %s", progress, late.Round(100*time.Millisecond)))
 	}
-	return refusal(relay.CodeListing, progress)
+	return errorcode.New(relay.CodeListing, progress)
 }
 
 // IsListing reports whether a destination could not be resolved only because the

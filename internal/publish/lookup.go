@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -40,7 +41,7 @@ func (p *Publisher) lookUp(ctx context.Context, r Route) (Route, error) {
 			attributes = p.queueAttributes
 		}
 		if values, err = attributes(ctx, r); err != nil {
-			if pe := publishError(err); lookUpCode(pe.Code).cause != causeForbidden {
+			if pe := publishError(err); errorcode.Lookup(pe.Code).Cause != errorcode.CauseForbidden {
 				return r, resolveError(r, pe)
 			}
 			// Reading attributes is a permission of its own, and publishing does
@@ -79,7 +80,7 @@ func (p *Publisher) queueURL(ctx context.Context, r Route) (string, error) {
 		return "", err
 	}
 	if out.QueueUrl == nil {
-		return "", refusal(relay.CodeResponse, "the response to GetQueueUrl has no URL")
+		return "", errorcode.New(relay.CodeResponse, "the response to GetQueueUrl has no URL")
 	}
 	return *out.QueueUrl, nil
 }
@@ -98,9 +99,9 @@ func (p *Publisher) topicARN(ctx context.Context, r Route) (string, map[string]s
 		switch {
 		case err == nil && values[topicArn] == r.Address:
 			return r.Address, values, nil
-		case err != nil && lookUpCode(publishError(err).Code).cause == causeMissing:
-			return "", nil, refusal(relay.CodeNoTopic, "there is no topic "+r.Address)
-		case err != nil && lookUpCode(publishError(err).Code).cause != causeForbidden:
+		case err != nil && errorcode.Lookup(publishError(err).Code).Cause == errorcode.CauseMissing:
+			return "", nil, errorcode.New(relay.CodeNoTopic, "there is no topic "+r.Address)
+		case err != nil && errorcode.Lookup(publishError(err).Code).Cause != errorcode.CauseForbidden:
 			return "", nil, err
 		}
 	}
@@ -120,27 +121,27 @@ func resolveError(r Route, err error) error {
 		// No event was part of this, so it is the address that is not allowed.
 		pe.Class, pe.Doubtful = relay.ClassDestination, false
 	}
-	pe.Message = shorten(fmt.Sprintf("%s; %s", strings.TrimRight(pe.Message, "."), remedy(r, pe.Code)))
+	pe.Message = errorcode.Shorten(fmt.Sprintf("%s; %s", strings.TrimRight(pe.Message, "."), remedy(r, pe.Code)))
 	return fmt.Errorf("resolve topic %s, %s: %w", r.Topic, r, &pe)
 }
 
 // remedy says what to do about a code met while resolving.
 func remedy(r Route, code string) string {
-	switch lookUpCode(code).cause {
-	case causeMissing:
+	switch errorcode.Lookup(code).Cause {
+	case errorcode.CauseMissing:
 		return fmt.Sprintf("create it in %s, or correct its name, AWS_REGION or the account", r.Region)
-	case causeForbidden:
+	case errorcode.CauseForbidden:
 		if r.Service == SNS {
 			return "allow the worker sns:ListTopics, or give the topic's ARN instead of its name"
 		}
 		return "allow the worker sqs:GetQueueUrl, or give the queue's URL instead of its name"
-	case causeNetwork:
+	case errorcode.CauseNetwork:
 		return "check the network, AWS_REGION and AWS_ENDPOINT_URL"
-	case causeListing:
+	case errorcode.CauseListing:
 		return "the next attempt reads on; give the topic's ARN instead of its name, and nothing has to be listed"
-	case causeCredentials:
+	case errorcode.CauseCredentials:
 		return "check that the worker has AWS credentials, that they are valid, and its clock"
-	case causeKey:
+	case errorcode.CauseKey:
 		return "check the key that encrypts it, and the worker's rights on that"
 	}
 	return "see AWS's documentation of this code"

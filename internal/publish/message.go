@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -68,10 +69,10 @@ func measure(ev *relay.Event) (bytes, attributes int) {
 func refuse(bytes, attributes, limit int) *relay.PublishError {
 	switch {
 	case bytes > limit:
-		return refusal(relay.CodeTooLarge,
+		return errorcode.New(relay.CodeTooLarge,
 			fmt.Sprintf("the event has %d bytes with its attributes, the destination accepts %d", bytes, limit))
 	case attributes > maxAttributes:
-		return refusal(relay.CodeTooManyAttributes,
+		return errorcode.New(relay.CodeTooManyAttributes,
 			fmt.Sprintf("the event has %d attributes with the built-in ones, AWS accepts %d", attributes, maxAttributes))
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -85,8 +86,8 @@ func (p *Publisher) Look(ctx context.Context, topic string) error {
 func (p *Publisher) resolve(ctx context.Context, topic string) (Route, sender, error) {
 	c := p.routes[topic]
 	if c == nil {
-		return Route{Topic: topic}, nil, fmt.Errorf("resolve: %w", refusal(relay.CodeNoRoute,
-			fmt.Sprintf("no destination is configured for topic %q: add it to the worker's topics", shorten(topic))))
+		return Route{Topic: topic}, nil, fmt.Errorf("resolve: %w", errorcode.New(relay.CodeNoRoute,
+			fmt.Sprintf("no destination is configured for topic %q: add it to the worker's topics", errorcode.Shorten(topic))))
 	}
 	select {
 	case c.turn <- struct{}{}:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -30,7 +31,7 @@ func broken(ev *relay.Event) *relay.PublishError {
 	if reason == "" {
 		return nil
 	}
-	return refusal(relay.CodeInvalidEvent, reason)
+	return errorcode.New(relay.CodeInvalidEvent, reason)
 }
 
 func brokenAttribute(name, value string) string {

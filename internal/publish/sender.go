@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -89,7 +90,7 @@ func (r *reader) failed(id, code, message *string, senderFault bool) {
 	if !ok {
 		return
 	}
-	r.answer[i] = refusal(orElse(code, relay.CodeResponse), shorten(orElse(message, "")))
+	r.answer[i] = errorcode.New(orElse(code, relay.CodeResponse), errorcode.Shorten(orElse(message, "")))
 	r.answer[i].SenderFault = senderFault
 }
 
@@ -97,7 +98,7 @@ func (r *reader) failed(id, code, message *string, senderFault bool) {
 func (r *reader) done() answer {
 	for i, err := range r.answer {
 		if err == unanswered {
-			r.answer[i] = refusal(relay.CodeUnanswered, "the response names the event neither as accepted nor as failed")
+			r.answer[i] = errorcode.New(relay.CodeUnanswered, "the response names the event neither as accepted nor as failed")
 		}
 	}
 	return r.answer

@@ -11,6 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	snstypes "github.com/aws/aws-sdk-go-v2/service/sns/types"
+
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 )
 
 const (
@@ -99,7 +101,7 @@ func untold(of, permission string, err error) error {
 		return nil
 	}
 	pe := publishError(err)
-	if lookUpCode(pe.Code).cause == causeForbidden {
+	if errorcode.Lookup(pe.Code).Cause == errorcode.CauseForbidden {
 		return fmt.Errorf("%w whether %s get an envelope around the payload: to have it checked, allow the worker %s", ErrUntold, of, permission)
 	}
 	return fmt.Errorf("%w whether %s get an envelope around the payload: %w", ErrUntold, of, pe)

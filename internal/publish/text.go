@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"unicode/utf8"
 
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -56,7 +57,7 @@ func unfit(ev *relay.Event) *relay.PublishError {
 }
 
 func unfitAt(part string, at int, what string) *relay.PublishError {
-	return refusal(relay.CodeInvalidCharacter, fmt.Sprintf("%s %s at byte %d", part, what, at))
+	return errorcode.New(relay.CodeInvalidCharacter, fmt.Sprintf("%s %s at byte %d", part, what, at))
 }
 
 const notUTF8 = "is not valid UTF-8"

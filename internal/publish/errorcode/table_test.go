@@ -1,4 +1,4 @@
-package publish
+package errorcode
 
 import (
 	"go/ast"
@@ -22,17 +22,17 @@ import (
 
 func TestEveryCodeHasOneRow(t *testing.T) {
 	rows := make(map[string]int)
-	for i, r := range classes {
-		for _, code := range r.codes {
+	for i, r := range table {
+		for _, code := range r.Codes {
 			n := normal(code)
 			if other, ok := rows[n]; ok {
-				t.Errorf("%s is in row %v and in %v", code, classes[other].codes, r.codes)
+				t.Errorf("%s is in row %v and in %v", code, table[other].Codes, r.Codes)
 			}
 			rows[n] = i
 		}
-		assert.False(t, r.throttling && r.class != relay.ClassRetry, "%v: throttling passes", r.codes)
-		assert.False(t, r.doubtful && r.class != relay.ClassPoison, "%v: only a poison verdict can be doubtful", r.codes)
-		assert.False(t, r.size && !r.splits, "%v: too large for one is not too large for half", r.codes)
+		assert.False(t, r.Throttling && r.Class != relay.ClassRetry, "%v: throttling passes", r.Codes)
+		assert.False(t, r.Doubtful && r.Class != relay.ClassPoison, "%v: only a poison verdict can be doubtful", r.Codes)
+		assert.False(t, r.Size && !r.Divides, "%v: too large for one is not too large for half", r.Codes)
 	}
 }
 
@@ -94,11 +94,11 @@ func TestEveryErrorThatTheSDKKnowsHasARow(t *testing.T) {
 
 func TestWhatTheSDKTakesForThrottlingIsThrottlingHere(t *testing.T) {
 	for code := range retry.DefaultThrottleErrorCodes {
-		assert.True(t, lookUpCode(code).throttling, code)
+		assert.True(t, Lookup(code).Throttling, code)
 	}
 	for code := range retry.DefaultRetryableErrorCodes {
-		assert.NotEqual(t, &unknown, lookUpCode(code), code)
-		assert.Equal(t, relay.ClassRetry, lookUpCode(code).class, code)
+		assert.NotEqual(t, &unknown, Lookup(code), code)
+		assert.Equal(t, relay.ClassRetry, Lookup(code).Class, code)
 	}
 }
 
@@ -130,16 +130,16 @@ func TestACodeHasItsClassInEverySpelling(t *testing.T) {
 			BatchRequestTooLong AWS.SimpleQueueService.BatchRequestTooLong`,
 	} {
 		for _, code := range strings.Fields(codes) {
-			assert.Equal(t, class, lookUpCode(code).class, code)
+			assert.Equal(t, class, Lookup(code).Class, code)
 		}
 	}
 	for _, code := range []string{"AWS.SimpleQueueService.BatchRequestTooLong", "BatchRequestTooLongException", "HTTP413"} {
-		assert.True(t, lookUpCode(code).size, code)
+		assert.True(t, Lookup(code).Size, code)
 	}
 	for _, code := range []string{"InvalidParameter", "ValidationError", "InvalidAttributeValue"} {
-		assert.True(t, lookUpCode(code).doubtful, code)
+		assert.True(t, Lookup(code).Doubtful, code)
 	}
 	for _, code := range []string{"InvalidMessageContents", "EventTooLarge"} {
-		assert.False(t, lookUpCode(code).doubtful, code)
+		assert.False(t, Lookup(code).Doubtful, code)
 	}
 }

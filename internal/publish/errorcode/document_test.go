@@ -1,4 +1,4 @@
-package publish
+package errorcode
 
 import (
 	"flag"
@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write docs/errors.md")
 
-const errorsIntroduction = `<!-- Made from internal/publish/classes.go: go test ./internal/publish -run TestErrorsDocument -update -->
+const errorsIntroduction = `<!-- Made from internal/publish/errorcode/table.go: go test ./internal/publish/errorcode -run TestErrorsDocument -update -->
 
 # Error codes
 
@@ -87,10 +87,10 @@ func errorsDocument() string {
 	b.WriteString(errorsIntroduction)
 	for _, c := range classTitles {
 		fmt.Fprintf(&b, "## %s\n\n%s\n\n| code | from | | why | source |\n|---|---|---|---|---|\n", c.title, c.text)
-		for i := range classes {
-			if classes[i].class == c.class {
-				fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", strings.Join(classes[i].codes, "`, `"),
-					classes[i].from, marks(&classes[i]), classes[i].why, classes[i].source)
+		for i := range table {
+			if table[i].Class == c.class {
+				fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", strings.Join(table[i].Codes, "`, `"),
+					table[i].From, marks(&table[i]), table[i].Why, table[i].Source)
 			}
 		}
 		b.WriteString("\n")
@@ -99,21 +99,21 @@ func errorsDocument() string {
 	return b.String()
 }
 
-func marks(r *row) string {
-	var m []string
+func marks(m *Meaning) string {
+	var set []string
 	for _, mark := range []struct {
 		set  bool
 		name string
-	}{{r.throttling, "throttling"}, {r.doubtful, "doubtful"}, {r.splits, "divided"}, {r.size, "size"}} {
+	}{{m.Throttling, "throttling"}, {m.Doubtful, "doubtful"}, {m.Divides, "divided"}, {m.Size, "size"}} {
 		if mark.set {
-			m = append(m, mark.name)
+			set = append(set, mark.name)
 		}
 	}
-	return strings.Join(m, ", ")
+	return strings.Join(set, ", ")
 }
 
 func TestErrorsDocumentSaysWhatTheTableSays(t *testing.T) {
-	path := filepath.Join("..", "..", "docs", "errors.md")
+	path := filepath.Join("..", "..", "..", "docs", "errors.md")
 	want := errorsDocument()
 	if *update {
 		require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
@@ -123,22 +123,22 @@ func TestErrorsDocumentSaysWhatTheTableSays(t *testing.T) {
 	// Not in one comparison, whose output would be the whole document.
 	for i, line := range strings.Split(want, "\n") {
 		lines := strings.Split(string(got), "\n")
-		require.True(t, i < len(lines) && lines[i] == line, "docs/errors.md is stale at %q: go test ./internal/publish -run TestErrorsDocument -update", line)
+		require.True(t, i < len(lines) && lines[i] == line, "docs/errors.md is stale at %q: go test ./internal/publish/errorcode -run TestErrorsDocument -update", line)
 	}
-	require.Len(t, got, len(want), "docs/errors.md is stale: go test ./internal/publish -run TestErrorsDocument -update")
+	require.Len(t, got, len(want), "docs/errors.md is stale: go test ./internal/publish/errorcode -run TestErrorsDocument -update")
 }
 
 func TestEveryRowIsInTheDocument(t *testing.T) {
-	for _, r := range classes {
+	for _, r := range table {
 		require.True(t, slices.ContainsFunc(classTitles, func(c struct {
 			class       relay.Class
 			title, text string
 		},
 		) bool {
-			return c.class == r.class
-		}), "%v", r.codes)
-		require.NotEmpty(t, r.from, "%v", r.codes)
-		require.NotEmpty(t, r.why, "%v", r.codes)
-		require.NotEmpty(t, r.source, "%v", r.codes)
+			return c.class == r.Class
+		}), "%v", r.Codes)
+		require.NotEmpty(t, r.From, "%v", r.Codes)
+		require.NotEmpty(t, r.Why, "%v", r.Codes)
+		require.NotEmpty(t, r.Source, "%v", r.Codes)
 	}
 }
