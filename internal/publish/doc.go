@@ -16,8 +16,8 @@
 //   - message.go turns an event into what AWS wants: attributes, size, group and
 //     deduplication ids.
 //   - sns.go and sqs.go send one request each and account for every entry.
-//   - trace.go knows the trace that an event was written in, and span.go makes a
-//     span of every request, linked to those traces.
+//   - trace.go knows the trace that an event was written in, and tracing.go
+//     decorates a sender: it makes a span of every request, linked to those traces.
 //   - listing.go finds SNS topics by name, in accounts of any size.
 //   - resolve.go finds out where a topic's events go and how large they may be.
 //   - stream.go runs it all, with several requests at once and one goroutine that

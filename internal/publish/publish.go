@@ -47,9 +47,6 @@ func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 		packer:      newPacker(route.Ordered, route.Limit),
 		answers:     make(chan *slot, r.Concurrency),
 	}
-	if p.tracer != nil {
-		s.spans = newSpans(p.tracer, route)
-	}
 	if err != nil {
 		s.unroutable = publishError(err)
 		s.unroutable.Whole = !r.Isolate

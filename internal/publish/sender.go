@@ -24,9 +24,9 @@ type request interface {
 // newSender returns the sender for a resolved route.
 func (p *Publisher) newSender(r Route) sender {
 	if r.Service == SNS {
-		return &snsSender{client: p.clients.sns(r.Region), route: r}
+		return traced(&snsSender{client: p.clients.sns(r.Region), route: r}, p.tracer, r)
 	}
-	return &sqsSender{client: p.clients.sqs(r.Region), route: r}
+	return traced(&sqsSender{client: p.clients.sqs(r.Region), route: r}, p.tracer, r)
 }
 
 // answer is what became of the entries of a request, by index: nil where the

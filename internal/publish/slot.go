@@ -30,7 +30,7 @@ func (s *stream) serve(sl *slot) {
 	for deadline := range sl.deadlines {
 		sl.fate = fate{}
 		ctx, cancel := context.WithDeadline(context.WithValue(base, fateKey{}, &sl.fate), deadline)
-		sl.answer = s.send(ctx, sl)
+		sl.answer = sl.request.send(ctx, sl.entries)
 		cancel()
 		s.answers <- sl
 	}

@@ -20,7 +20,6 @@ type stream struct {
 	route       Route
 	sender      sender
 	destination string              // for receipts
-	spans       *spans              // nil: none
 	unroutable  *relay.PublishError // why no event can be sent
 
 	packer   *packer

@@ -16,31 +16,37 @@ import (
 // tracerName says in every span which part of the program it is of.
 const tracerName = "github.com/temporal-outbox/relay/internal/publish"
 
-// What the semantic conventions have no name for.
+// Attributes for which the semantic conventions have no name.
 const (
 	spanTopic   = attribute.Key("outbox.topic")    // of the events, not of SNS
 	spanFailed  = attribute.Key("outbox.failed")   // how many events were not accepted
 	linkEventID = attribute.Key("outbox.event_id") // of the event that a link is for
 )
 
-// spans makes a span for every request of a stream, in the words of
+// tracedSender decorates a sender: each of its requests is a span, in the words of
 // OpenTelemetry's conventions for messaging. A span says where how many events
-// went and with what outcome, and links to the spans that its events were written
+// went and with which outcome, and links to the spans that its events were written
 // in, ten at most. It never holds anything of a payload.
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
-type spans struct {
+type tracedSender struct {
+	sender
 	tracer trace.Tracer
 	name   string
 	route  trace.SpanStartEventOption // the attributes that all requests share
 }
 
-func newSpans(tracer trace.Tracer, r Route) *spans {
+// traced returns s itself if there is no tracer, so that tracing costs nothing then.
+func traced(s sender, tracer trace.Tracer, r Route) sender {
+	if tracer == nil {
+		return s
+	}
 	destination := r.Address[strings.LastIndexAny(r.Address, ":/")+1:]
 	operation, system, address := "send", semconv.MessagingSystemAWSSQS, semconv.AWSSQSQueueURL(r.Address)
 	if r.Service == SNS {
 		operation, system, address = "publish", semconv.MessagingSystemAWSSNS, semconv.AWSSNSTopicARN(r.Address)
 	}
-	return &spans{
+	return &tracedSender{
+		sender: s,
 		tracer: tracer,
 		name:   operation + " " + destination,
 		route: trace.WithAttributes(system, address, semconv.MessagingOperationName(operation),
@@ -48,19 +54,22 @@ func newSpans(tracer trace.Tracer, r Route) *spans {
 	}
 }
 
-// send sends a slot's request, in a span if there is somebody to tell.
-func (s *stream) send(ctx context.Context, sl *slot) answer {
-	if s.spans == nil {
-		return sl.request.send(ctx, sl.entries)
-	}
-	ctx, span := s.spans.start(ctx, sl.entries)
+func (s *tracedSender) newRequest() request { return &tracedRequest{s.sender.newRequest(), s} }
+
+type tracedRequest struct {
+	request
+	of *tracedSender
+}
+
+func (r *tracedRequest) send(ctx context.Context, entries []*entry) answer {
+	ctx, span := r.of.start(ctx, entries)
 	defer span.End()
-	a := sl.request.send(ctx, sl.entries)
-	outcome(span, a[:len(sl.entries)])
+	a := r.request.send(ctx, entries)
+	noteOutcome(span, a[:len(entries)])
 	return a
 }
 
-func (s *spans) start(ctx context.Context, entries []*entry) (context.Context, trace.Span) {
+func (s *tracedSender) start(ctx context.Context, entries []*entry) (context.Context, trace.Span) {
 	links := make([]trace.Link, 0, len(entries))
 	for _, e := range entries {
 		if c := creationContext(e.ev); c.IsValid() {
@@ -71,9 +80,9 @@ func (s *spans) start(ctx context.Context, entries []*entry) (context.Context, t
 		trace.WithAttributes(semconv.MessagingBatchMessageCount(len(entries))), trace.WithLinks(links...))
 }
 
-// outcome notes what became of a request's events. Where some failed, the first of
-// them speaks for the others: an answer rarely has two reasons.
-func outcome(span trace.Span, answers []*relay.PublishError) {
+// noteOutcome says in a span how many of a request's events failed. The first failure
+// speaks for the others: an answer rarely has two reasons.
+func noteOutcome(span trace.Span, answers []*relay.PublishError) {
 	failed := 0
 	var first *relay.PublishError
 	for _, err := range answers {
