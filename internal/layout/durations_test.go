@@ -21,7 +21,10 @@ var related = regexp.MustCompile(`(?i)(^|[^e])lease|stall|margin|patience|grace|
 func TestDurations_ThatMustRelateAreWrittenOnce(t *testing.T) {
 	root := filepath.Join("..", "..")
 	assigned := 0
-	for _, dir := range []string{"activities", "workflows", "worker/service", "internal/postgres", "internal/publish"} {
+	for _, dir := range []string{
+		"activities", "workflows", "worker/service", "internal/postgres",
+		"internal/publish", "internal/publish/awsapi", "internal/publish/destination", "internal/publish/sns", "internal/publish/sqs",
+	} {
 		entries, err := os.ReadDir(filepath.Join(root, dir))
 		require.NoError(t, err)
 		for _, e := range entries {

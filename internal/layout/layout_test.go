@@ -34,12 +34,27 @@ var allowed = map[string][]string{
 	},
 	"internal/postgres": {module + "internal/program", module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
-		module + "internal/relay", module + "internal/timing", module + "outbox", module + "internal/publish/detach", module + "internal/publish/errorcode", "github.com/aws/",
-		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/propagation",
-		"go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
+		module + "internal/relay", module + "internal/timing", module + "internal/publish/", "github.com/aws/aws-sdk-go-v2/aws",
+		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
 	},
-	"internal/publish/detach":    {"github.com/aws/"},
-	"internal/publish/errorcode": {module + "internal/relay"},
+	"internal/publish/errorcode":   {module + "internal/relay"},
+	"internal/publish/destination": {module + "internal/relay", module + "internal/publish/errorcode"},
+	"internal/publish/message": {
+		module + "internal/relay", module + "internal/publish/errorcode", "go.opentelemetry.io/otel/propagation", "go.opentelemetry.io/otel/trace",
+	},
+	"internal/publish/detach": {"github.com/aws/"},
+	"internal/publish/awsapi": {
+		module + "internal/relay", module + "internal/publish/destination", module + "internal/publish/detach", module + "internal/publish/errorcode",
+		"github.com/aws/",
+	},
+	"internal/publish/sns": {
+		module + "internal/relay", module + "internal/timing", module + "internal/publish/awsapi", module + "internal/publish/destination",
+		module + "internal/publish/errorcode", module + "internal/publish/message", "github.com/aws/",
+	},
+	"internal/publish/sqs": {
+		module + "internal/relay", module + "internal/publish/awsapi", module + "internal/publish/destination", module + "internal/publish/errorcode",
+		module + "internal/publish/message", "github.com/aws/", "go.opentelemetry.io/otel/trace",
+	},
 	"internal/telemetry": {
 		module + "internal/relay", "go.opentelemetry.io/", "github.com/prometheus/",
 		"go.temporal.io/sdk/activity", "go.temporal.io/sdk/client", "go.temporal.io/sdk/interceptor", "go.temporal.io/sdk/contrib/opentelemetry",

@@ -11,17 +11,21 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/temporal-outbox/relay/internal/publish/awsapi"
+	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/publish/sns"
+	"github.com/temporal-outbox/relay/internal/publish/sqs"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// Destination is where a topic's events go. Exactly one of SNS and SQS is set.
+// Destination configures where a topic's events go. Exactly one of SNS and SQS is set.
 // A name (or ARN, or URL) that ends in ".fifo" makes the destination ordered.
 type Destination struct {
 	SNS string // topic name or ARN
 	SQS string // queue name or URL
 	// Fair sets MessageGroupId to the event's key on a standard destination,
 	// which turns on SQS fair queues there. A FIFO destination has its group
-	// ids anyway, so Fair is refused with one.
+	// ids anyway, so Fair is a mistake with one.
 	Fair bool
 }
 
@@ -36,6 +40,40 @@ type Mistake struct {
 func (d Destination) Mistakes(topic string) []Mistake {
 	_, mistakes := parse(topic, d, "")
 	return mistakes
+}
+
+// parse turns a configured destination into a route as far as that goes without
+// asking AWS.
+func parse(topic string, d Destination, region string) (r Route, wrong []Mistake) {
+	r = Route{Topic: topic, Region: region, Fair: d.Fair, Guessed: true}
+	note := func(key string, err error) {
+		if err != nil {
+			wrong = append(wrong, Mistake{key, err})
+		}
+	}
+	if topic == "" {
+		note("", errors.New("the topic's name is empty"))
+	}
+	var err error
+	switch {
+	case d.SNS != "" && d.SQS != "":
+		note("sqs", errors.New("has both an SNS and an SQS destination: remove one"))
+		return r, wrong
+	case d.SNS != "":
+		r.Name = d.SNS
+		r, err = sns.Parse(r)
+		note("sns", err)
+	case d.SQS != "":
+		r.Name = d.SQS
+		r, err = sqs.Parse(r)
+		note("sqs", err)
+	default:
+		note("", errors.New("has no destination: set sns to a topic's name or ARN, or sqs to a queue's name or URL"))
+	}
+	if r.Ordered = strings.HasSuffix(r.Name, ".fifo"); r.Ordered && r.Fair {
+		note("fair", fmt.Errorf("%s is FIFO, where the key is the group id anyway: remove fair", r))
+	}
+	return r, wrong
 }
 
 // Config configures a Publisher. Topics and AWS are required.
@@ -77,7 +115,7 @@ func (c Config) withDefaults() Config {
 		c.RequestTimeout = timing.RequestTimeout
 	}
 	if c.AttemptTimeout == 0 && c.RequestTimeout > 0 {
-		c.AttemptTimeout = max((c.RequestTimeout-maxBackoff)/2, c.RequestTimeout/4)
+		c.AttemptTimeout = max((c.RequestTimeout-awsapi.MaxBackoff)/2, c.RequestTimeout/4)
 	}
 	if c.Attempts == 0 {
 		c.Attempts = 2
@@ -86,15 +124,6 @@ func (c Config) withDefaults() Config {
 		c.RefreshAfter = 10 * time.Minute
 	}
 	return c
-}
-
-// Publisher publishes events. It is safe for concurrent use.
-type Publisher struct {
-	cfg     Config
-	routes  map[string]*cachedRoute
-	clients clients
-	topics  *listing
-	tracer  trace.Tracer // nil: none
 }
 
 // New checks the configuration and reports everything that is wrong with it in
@@ -137,20 +166,11 @@ func New(cfg Config) (*Publisher, error) {
 		slices.SortFunc(problems, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 		return nil, fmt.Errorf("publish configuration: %w", errors.Join(problems...))
 	}
-	p.clients = newClients(cfg)
-	p.topics = &listing{read: p.listTopics, timeout: cfg.RequestTimeout, now: time.Now}
+	api := awsapi.Config(cfg.AWS, cfg.Attempts, cfg.AttemptTimeout)
+	p.sns = sns.New(api, cfg.RequestTimeout)
+	p.drivers = map[Service]destination.Driver{SNS: p.sns, SQS: sqs.New(api)}
 	if cfg.Traces != nil {
 		p.tracer = cfg.Traces.Tracer(tracerName, trace.WithSchemaURL(semconv.SchemaURL))
 	}
 	return p, nil
-}
-
-// Topics returns the configured topics, sorted.
-func (p *Publisher) Topics() []string {
-	topics := make([]string, 0, len(p.routes))
-	for topic := range p.routes {
-		topics = append(topics, topic)
-	}
-	slices.Sort(topics)
-	return topics
 }

@@ -21,7 +21,7 @@ func (s *stream) refused(entries []*entry, whole *relay.PublishError) {
 	}
 	divides := meaning.Divides || ofSender || s.Isolate && isAnswer(whole)
 	if !divides {
-		s.note(entries, func(int) *relay.PublishError { return whole })
+		s.note(entries, func(int) (string, *relay.PublishError) { return "", whole })
 		return
 	}
 	if n := len(entries); n > 1 {
@@ -32,9 +32,9 @@ func (s *stream) refused(entries []*entry, whole *relay.PublishError) {
 	own := *whole
 	own.Whole = false
 	if meaning.Size {
-		tooLarge(&own, entries[0].bytes, s.route)
+		tooLarge(&own, entries[0].bytes, s.is.MaxBytes)
 	}
-	s.note(entries, func(int) *relay.PublishError { return &own })
+	s.note(entries, func(int) (string, *relay.PublishError) { return "", &own })
 }
 
 // isAnswer reports whether a whole refusal is something that the destination said
@@ -45,13 +45,13 @@ func isAnswer(whole *relay.PublishError) bool {
 
 // tooLarge makes pe the refusal of an event that the destination finds too large
 // even alone.
-func tooLarge(pe *relay.PublishError, bytes int, r Route) {
+func tooLarge(pe *relay.PublishError, bytes, limit int) {
 	pe.Message = errorcode.Shorten(fmt.Sprintf("the event has %d bytes with its attributes, and the destination, which accepts %d as far as is known, refused it: %s",
-		bytes, r.Limit, pe.Error()))
+		bytes, limit, pe.Error()))
 	pe.Code = relay.CodeTooLarge
 	errorcode.Classify(pe)
 	// What finds even this one too large may find all too large.
-	pe.Doubtful = bytes <= r.Limit
+	pe.Doubtful = bytes <= limit
 }
 
 // learn makes further requests smaller after one of so many bytes was too large:

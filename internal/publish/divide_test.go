@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/temporal-outbox/relay/internal/publish/errorcode"
+	"github.com/temporal-outbox/relay/internal/publish/message"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -29,38 +30,47 @@ type strict struct {
 	refused  int // requests
 }
 
-func (d *strict) send(_ context.Context, entries []*entry) (a answer) {
+func (d *strict) send(_ context.Context, events []*relay.Event) (a answer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	code := ""
-	for _, e := range entries {
-		if c := d.guilty[e.ev.ID]; c != "" {
+	for _, e := range events {
+		if c := d.guilty[e.ID]; c != "" {
 			code = c
 		}
 	}
-	if weight(entries) > d.limit {
+	if weighEvents(events) > d.limit {
 		code = "AWS.SimpleQueueService.BatchRequestTooLong"
 	}
 	if code != "" {
 		d.refused++
 		return failAll(errorcode.New(code, "no"))
 	}
-	for i, e := range entries {
-		if d.sick[e.ev.ID] {
+	for i, e := range events {
+		if d.sick[e.ID] {
 			a[i] = errorcode.New("InternalError", "")
 			continue
 		}
-		d.accepted = append(d.accepted, e.ev.ID)
+		d.accepted = append(d.accepted, e.ID)
 	}
 	return a
 }
 
+// weighEvents is the size of a request with these events.
+func weighEvents(events []*relay.Event) (bytes int) {
+	for _, ev := range events {
+		n, _ := message.Measure(ev)
+		bytes += n
+	}
+	return bytes
+}
+
 // publisherTo routes "orders" to send, with a limit that is taken to be the
 // destination's.
-func publisherTo(send func(context.Context, []*entry) answer, ordered bool, limit int) (*Publisher, *stub) {
+func publisherTo(send func(context.Context, []*relay.Event) answer, ordered bool, limit int) (*Publisher, *stub) {
 	s := &stub{send: send}
 	p := s.publisher(ordered)
-	p.routes["orders"].Limit = limit
+	s.limit = limit
 	return p, s
 }
 
@@ -90,7 +100,7 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 		limit := rapid.SampledFrom([]int{600, 1000, 5000, 100_000}).Draw(t, "limit")
 		d.limit = min(limit, rapid.SampledFrom([]int{600, 1000, 5000, 100_000}).Draw(t, "true limit"))
 		p, s := publisherTo(d.send, ordered, limit)
-		p.routes["orders"].Guessed = true
+		s.guessed = true
 		outcome := make(map[int64]*relay.PublishError)
 		result, err := p.Publish(context.Background(), Request{
 			Topic: "orders", Events: feed(events[:n/2], events[n/2:]), Isolate: isolate,
@@ -117,7 +127,7 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 		failing := 0
 		for i := range events {
 			ev := &events[i]
-			bytes, _ := measure(ev)
+			bytes, _ := message.Measure(ev)
 			code := d.guilty[ev.ID]
 			switch {
 			case bytes > d.limit:
@@ -215,11 +225,11 @@ func TestWithoutARouteNothingIsWholeOnceEventsAreToBeIsolated(t *testing.T) {
 func TestAStopAmidDividingLeavesTheRestUnsent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	d := &strict{limit: 1000, guilty: map[int64]string{1: "InvalidParameter"}}
-	p, _ := publisherTo(func(ctx context.Context, entries []*entry) answer {
-		if len(entries) <= 5 {
+	p, _ := publisherTo(func(ctx context.Context, events []*relay.Event) answer {
+		if len(events) <= 5 {
 			cancel()
 		}
-		return d.send(ctx, entries)
+		return d.send(ctx, events)
 	}, true, 1000)
 	// Key k1 has an event behind the one that is being looked for.
 	events := append(numbered(1, 10, func(id int64) string { return fmt.Sprint("k", id) }), numbered(11, 1, func(int64) string { return "k1" })...)
@@ -236,12 +246,12 @@ func TestAStopAmidDividingLeavesTheRestUnsent(t *testing.T) {
 // sizes publishes events and returns the sizes of the requests that were sent.
 func sizes(t *testing.T, p *Publisher, d *strict, events []relay.Event) (accepted []int, refused int) {
 	d.refused = 0
-	s, ok := p.routes["orders"].sender.(*stub)
+	s, ok := p.routes["orders"].open.(*stub)
 	require.True(t, ok)
-	s.send = func(ctx context.Context, entries []*entry) answer {
-		a := d.send(ctx, entries)
+	s.send = func(ctx context.Context, events []*relay.Event) answer {
+		a := d.send(ctx, events)
 		if a[0] == nil {
-			accepted = append(accepted, weight(entries))
+			accepted = append(accepted, weighEvents(events))
 		}
 		return a
 	}
@@ -256,7 +266,7 @@ func TestRequestsStayBelowASizeThatWasRefusedUntilTheLimitIsLookedUpAgain(t *tes
 	for i := range events {
 		events[i].Payload = strings.Repeat("x", 80)
 	}
-	each, _ := measure(&events[len(events)-1])
+	each, _ := message.Measure(&events[len(events)-1])
 	d := &strict{limit: 4*each + each/2}
 	p, _ := publisherTo(d.send, false, 100*each)
 	route := p.routes["orders"]
@@ -268,7 +278,7 @@ func TestRequestsStayBelowASizeThatWasRefusedUntilTheLimitIsLookedUpAgain(t *tes
 	accepted, refused = sizes(t, p, d, events)
 	assert.Zero(t, refused, "the next stream knows")
 	assert.Equal(t, 3*each, slices.Max(accepted), "what was accepted is not given up")
-	assert.Equal(t, 100*each, route.Limit, "an event alone may still have the whole")
+	assert.Equal(t, 100*each, route.open.Properties().MaxBytes, "an event alone may still have the whole")
 
 	// The limit was raised, and a look-up says so.
 	d.limit = 100 * each
@@ -281,10 +291,10 @@ func TestRequestsStayBelowASizeThatWasRefusedUntilTheLimitIsLookedUpAgain(t *tes
 	d.limit = 2 * each
 	at := 0
 	p2, s2 := publisherTo(nil, false, 100*each)
-	s2.send = func(ctx context.Context, entries []*entry) answer {
+	s2.send = func(ctx context.Context, events []*relay.Event) answer {
 		at++
 		d.limit = map[bool]int{true: 100 * each, false: 2 * each}[at < 5]
-		return d.send(ctx, entries)
+		return d.send(ctx, events)
 	}
 	d.refused = 0
 	result, err := p2.Publish(t.Context(), Request{Topic: "orders", Concurrency: 1, Events: feed(events), Report: ignore})
@@ -299,8 +309,8 @@ func TestASingleEventTooLargeForADestinationSaysBothSizes(t *testing.T) {
 		events[0].Payload = strings.Repeat("x", 5000) // above what is taken for the limit
 		events[1].Payload = strings.Repeat("x", 500)  // below
 		d := &strict{limit: 100_000, guilty: map[int64]string{1: code, 2: code}}
-		p, _ := publisherTo(d.send, false, 1000)
-		p.routes["orders"].Guessed = true
+		p, s := publisherTo(d.send, false, 1000)
+		s.guessed = true
 		got := make(map[int64]*relay.PublishError)
 		_, err := p.Publish(t.Context(), Request{Topic: "orders", Events: feed(events), Report: func(outcomes []relay.Outcome) {
 			for _, o := range outcomes {
@@ -309,7 +319,7 @@ func TestASingleEventTooLargeForADestinationSaysBothSizes(t *testing.T) {
 		}})
 		require.NoError(t, err)
 		for id, err := range maps.All(got) {
-			bytes, _ := measure(&events[id-1])
+			bytes, _ := message.Measure(&events[id-1])
 			assert.Equal(t, relay.CodeTooLarge, err.Code)
 			assert.Equal(t, relay.ClassPoison, err.Class)
 			assert.False(t, err.Whole)
@@ -337,9 +347,9 @@ func TestACodeThatNobodyKnowsIsDividedIfItBlamesTheSender(t *testing.T) {
 		"denied, to isolate": {"AccessDenied", true, true, 9},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, _ := publisherTo(func(_ context.Context, entries []*entry) (a answer) {
-				for _, e := range entries {
-					if e.ev.ID == 7 {
+			p, _ := publisherTo(func(_ context.Context, events []*relay.Event) (a answer) {
+				for _, e := range events {
+					if e.ID == 7 {
 						pe := errorcode.New(c.code, "no")
 						pe.SenderFault = c.sender
 						return failAll(pe)

@@ -13,7 +13,7 @@ import (
 // refused without a request, so that a stream of those is reported as it flows.
 func (s *stream) fill() (refused bool) {
 	for s.inFlight < s.Concurrency && s.stop == nil {
-		if len(s.packer.ready) < maxEntries && s.wantsMore() {
+		if len(s.packer.ready) < s.is.MaxEvents && s.wantsMore() {
 			// A page that waits already makes this request a full one.
 			select {
 			case page, ok := <-s.Events:
@@ -79,7 +79,7 @@ func (s *stream) form() (refused bool) {
 		s.waiting, s.notBefore = sl, time.Time{}
 	}
 	if len(refusals) > 0 {
-		s.note(refusals, func(i int) *relay.PublishError { return refusals[i].refusal })
+		s.note(refusals, func(i int) (string, *relay.PublishError) { return "", refusals[i].refusal })
 	}
 	return len(refusals) > 0
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/stretchr/testify/require"
 
+	"github.com/temporal-outbox/relay/internal/publish/awsapi"
+	"github.com/temporal-outbox/relay/internal/publish/destination"
 	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -37,43 +39,45 @@ func (c *canned) Do(req *http.Request) (*http.Response, error) {
 // fuzzed has a request to each service whose response is canned.
 type fuzzed struct {
 	response canned
-	requests map[Service]request
+	senders  map[Service]destination.Sender
 }
 
 func newFuzzed(t testing.TB) *fuzzed {
-	f := &fuzzed{requests: map[Service]request{}}
+	f := &fuzzed{senders: map[Service]destination.Sender{}}
 	p, err := New(Config{Attempts: 1, AWS: aws.Config{
 		Region: "eu-west-1", HTTPClient: &f.response, Credentials: credentials.NewStaticCredentialsProvider("id", "secret", ""),
 	}})
 	require.NoError(t, err)
 	for _, s := range []Service{SNS, SQS} {
-		f.requests[s] = p.newSender(Route{Service: s, Address: "https://sqs.eu-west-1.amazonaws.com/1/q", Region: "eu-west-1"}).newRequest()
+		f.senders[s] = p.drivers[s].Open(Route{Service: s, Address: "https://sqs.eu-west-1.amazonaws.com/1/q", Region: "eu-west-1"}).NewSender()
 	}
 	return f
 }
 
-// send sends n events and checks what holds of every answer.
-func (f *fuzzed) send(t *testing.T, s Service, n int) answer {
-	events := numbered(1, n, nil)
-	entries := make([]*entry, n)
-	for i := range events {
-		entries[i] = &entry{ev: &events[i]}
+// send sends n events and checks what holds of every answer. It returns why each event was not
+// accepted, nil for those that were.
+func (f *fuzzed) send(t *testing.T, s Service, n int) []*relay.PublishError {
+	events := make([]*relay.Event, n)
+	for i, ev := range numbered(1, n, nil) {
+		events[i] = &ev
 	}
-	a := f.requests[s].send(t.Context(), entries)
+	answer := f.senders[s].Send(t.Context(), events)
+	failed := make([]*relay.PublishError, n)
 	for i := range n {
-		switch e := a[i]; {
+		_, failed[i] = answer.Of(i)
+		switch e := failed[i]; {
 		case e == nil:
-		case e.Code == "" || e.Class == "" || e == unanswered:
+		case e.Code == "" || e.Class == "":
 			t.Fatalf("entry %d: %#v", i, e)
 		case len(e.Message) > errorcode.MaxText:
 			t.Fatalf("entry %d: a text of %d bytes", i, len(e.Message))
 		case e.Throttled && e.Class != relay.ClassRetry, e.Doubtful && e.Class != relay.ClassPoison:
 			t.Fatalf("entry %d: %#v", i, e)
-		case e.Whole != (a[0] != nil && a[0].Whole):
-			t.Fatalf("entry %d: a request is refused as a whole or not", i)
+		case e.Whole != (failed[0] != nil && failed[0].Whole):
+			t.Fatalf("entry %d: a request fails as a whole or not", i)
 		}
 	}
-	return a
+	return failed
 }
 
 // FuzzResponse lets a service answer anything at all.
@@ -97,7 +101,7 @@ func FuzzResponse(f *testing.F) {
 		}
 		a := fz.send(t, service, 7)
 		for i := range 7 {
-			if a[i] == nil && (status > 299 || !mentioned[entryIDs[i]]) {
+			if a[i] == nil && (status > 299 || !mentioned[awsapi.EntryIDs[i]]) {
 				t.Fatalf("entry %d counts as accepted by status %d, %q", i, status, body)
 			}
 		}
@@ -166,9 +170,9 @@ func FuzzResponseLists(f *testing.F) {
 		for i := range 7 {
 			want := relay.CodeUnanswered
 			switch {
-			case strings.Contains(failed, entryIDs[i]):
+			case strings.Contains(failed, awsapi.EntryIDs[i]):
 				want = "InternalError"
-			case strings.Contains(accepted, entryIDs[i]):
+			case strings.Contains(accepted, awsapi.EntryIDs[i]):
 				want = ""
 			}
 			got := ""

@@ -37,7 +37,7 @@ func TestATopicKeepsItsPaceHoweverManyRequestsMayBeInFlight(t *testing.T) {
 		start := time.Now()
 		var mu sync.Mutex
 		var at []time.Duration
-		s := &stub{send: func(context.Context, []*entry) (a answer) {
+		s := &stub{send: func(context.Context, []*relay.Event) (a answer) {
 			mu.Lock()
 			at = append(at, time.Since(start))
 			mu.Unlock()
@@ -82,7 +82,7 @@ func TestALeaseThatEndsWhileARequestWaitsForThePaceStopsIt(t *testing.T) {
 		start := time.Now()
 		// Renewed until 40 s, to last for 20.
 		lease := func() time.Time { return start.Add(min(time.Since(start), 40*time.Second) + 20*time.Second) }
-		s := &stub{send: func(ctx context.Context, _ []*entry) (a answer) {
+		s := &stub{send: func(ctx context.Context, _ []*relay.Event) (a answer) {
 			deadline, ok := ctx.Deadline()
 			assert.True(t, ok)
 			assert.Equal(t, 15*time.Second, time.Until(deadline), "waiting is not part of a request's time")
@@ -115,12 +115,12 @@ func TestPaceAllowsEveryRequestOnceWithItsMessages(t *testing.T) {
 		var err error
 		outcomes := 0
 		synctest.Test(outer, func(t *testing.T) {
-			p, _ := publisherTo(func(ctx context.Context, entries []*entry) answer {
-				a := d.send(ctx, entries)
+			p, _ := publisherTo(func(ctx context.Context, events []*relay.Event) answer {
+				a := d.send(ctx, events)
 				d.mu.Lock()
-				sent = append(sent, len(entries))
+				sent = append(sent, len(events))
 				d.mu.Unlock()
-				time.Sleep(time.Duration(len(entries)) * 10 * time.Millisecond)
+				time.Sleep(time.Duration(len(events)) * 10 * time.Millisecond)
 				return a
 			}, ordered, 100_000)
 			ctx, cancel := context.WithTimeout(t.Context(), stop)

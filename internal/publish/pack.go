@@ -2,20 +2,15 @@ package publish
 
 import "github.com/temporal-outbox/relay/internal/relay"
 
-// maxEntries is AWS's limit for a batch request, of both services.
-const maxEntries = 10
-
 // entry is one event on its way.
 type entry struct {
 	ev    *relay.Event
 	seq   int // position in the stream
-	bytes int // what AWS counts, see measure
+	bytes int // as the destination counts
 	// refusal is set where the event need not be sent to know its outcome.
 	refusal *relay.PublishError
-	// messageID is the destination's, once it has accepted the event.
-	messageID string
-	line      *line  // the key's, nil where nothing is to be kept in order
-	next      *entry // behind this one in line
+	line    *line  // the key's, nil where nothing is to be kept in order
+	next    *entry // behind this one in line
 }
 
 // line is the events of one key on an ordered destination. As long as it exists
@@ -35,6 +30,7 @@ type line struct {
 // others, and the number of its events is what the whole takes at least.
 type packer struct {
 	ordered bool
+	most    int // events of a request
 	limit   int // bytes of a request, unless a single event has more
 	lines   map[string]*line
 	ready   readyHeap
@@ -43,8 +39,8 @@ type packer struct {
 	seq     int
 }
 
-func newPacker(ordered bool, limit int) *packer {
-	p := &packer{ordered: ordered, limit: limit}
+func newPacker(ordered bool, most, limit int) *packer {
+	p := &packer{ordered: ordered, most: most, limit: limit}
 	if ordered {
 		p.lines = make(map[string]*line)
 	}
@@ -92,7 +88,7 @@ func (p *packer) unsent() int { return len(p.ready) + p.queued }
 // for them. An empty batch means that nothing can be sent now.
 func (p *packer) next(batch, refused []*entry) (_, _ []*entry) {
 	bytes := 0
-	for len(p.ready) > 0 && len(batch) < maxEntries {
+	for len(p.ready) > 0 && len(batch) < p.most {
 		e := p.ready[0]
 		if e.refusal == nil {
 			if len(batch) > 0 && bytes+e.bytes > p.limit {

@@ -61,7 +61,7 @@ func TestPackerKeepsItsPromisesUnderEverySchedule(t *testing.T) {
 			state:     map[int64]string{}, out: map[*entry]bool{}, size: map[int64]int{},
 			refused: map[int64]bool{}, behind: map[int64]*relay.Event{},
 		}
-		p := newPacker(m.ordered, m.limit)
+		p := newPacker(m.ordered, maxEntries, m.limit)
 		t.Repeat(map[string]func(*rapid.T){
 			"add":  func(t *rapid.T) { m.add(t, p) },
 			"next": func(t *rapid.T) { m.next(t, p) },
@@ -191,64 +191,4 @@ func (m *packModel) check(t *rapid.T, p *packer) {
 	if p.held != held || p.unsent() != unsent {
 		t.Fatalf("packer counts %d held and %d unsent, they are %d and %d", p.held, p.unsent(), held, unsent)
 	}
-}
-
-func TestTheAnswerToAnyResponseHasOneVerdictForEachEntry(t *testing.T) {
-	id := rapid.Custom(func(t *rapid.T) *string {
-		s := rapid.OneOf(rapid.StringMatching(`[0-9]`), rapid.StringMatching(`[0-9:/-]{0,2}`)).Draw(t, "id")
-		return &s
-	})
-	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(1, maxEntries).Draw(t, "n")
-		accepted := rapid.SliceOf(id).Draw(t, "accepted")
-		failed := rapid.SliceOf(id).Draw(t, "failed")
-		code := "InternalError"
-		entries := make([]*entry, n)
-		for i := range entries {
-			entries[i] = new(entry)
-		}
-		r := newReader(entries)
-		lists := []func(){
-			func() {
-				for _, id := range append(accepted, nil) {
-					r.accepted(id, &code)
-				}
-			},
-			func() {
-				for _, id := range failed {
-					r.failed(id, &code, nil, false)
-				}
-			},
-		}
-		for _, i := range rapid.Permutation([]int{0, 1}).Draw(t, "order") {
-			lists[i]()
-		}
-		a := r.done()
-		for i := range maxEntries {
-			if i >= n {
-				if a[i] != nil {
-					t.Fatalf("entry %d was never sent and has a verdict", i)
-				}
-				continue
-			}
-			want := relay.CodeUnanswered
-			for _, id := range accepted {
-				if *id == entryIDs[i] {
-					want = ""
-				}
-			}
-			for _, id := range failed {
-				if *id == entryIDs[i] {
-					want = code
-				}
-			}
-			got := ""
-			if a[i] != nil {
-				got = a[i].Code
-			}
-			if got != want {
-				t.Fatalf("entry %d: %q, want %q", i, got, want)
-			}
-		}
-	})
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/temporal-outbox/relay/internal/publish/awsapi"
+	"github.com/temporal-outbox/relay/internal/publish/destination"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -33,23 +35,22 @@ type (
 // an event is never an error of Publish, and neither is a topic that has no
 // destination or whose destination cannot be resolved: its events all fail.
 func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
-	route, sender, err := p.resolve(ctx, r.Topic)
+	route, to, err := p.resolve(ctx, r.Topic)
+	if err != nil {
+		to = unroutable(route, err, !r.Isolate)
+	}
 	if r.Concurrency <= 0 {
 		r.Concurrency = DefaultConcurrency
 	}
+	is := to.Properties()
 	s := &stream{
 		Request:     r,
 		ctx:         ctx,
 		timeout:     p.cfg.RequestTimeout,
-		route:       route,
-		sender:      sender,
-		destination: shown(route.Address),
-		packer:      newPacker(route.Ordered, route.Limit),
+		destination: to,
+		is:          is,
+		packer:      newPacker(is.Ordered, is.MaxEvents, is.MaxBytes),
 		answers:     make(chan *slot, r.Concurrency),
-	}
-	if err != nil {
-		s.unroutable = publishError(err)
-		s.unroutable.Whole = !r.Isolate
 	}
 	if c := p.routes[r.Topic]; c != nil {
 		s.learned = &c.learned
@@ -65,3 +66,21 @@ func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 func stopped(topic string, cause error) error {
 	return fmt.Errorf("publish %s: %w: %w", topic, relay.ErrStopped, cause)
 }
+
+// noDestination takes the place of a destination that is not configured or not found. No
+// event can be sent to it.
+type noDestination struct {
+	destination.Destination
+	is  destination.Properties
+	err *relay.PublishError
+}
+
+func unroutable(r Route, err error, whole bool) *noDestination {
+	n := &noDestination{is: destination.Properties{Ordered: r.Ordered, MaxEvents: awsapi.MaxEvents, MaxBytes: r.Limit}, err: awsapi.Error(err)}
+	n.err.Whole = whole
+	return n
+}
+
+func (n *noDestination) Properties() destination.Properties { return n.is }
+
+func (n *noDestination) Check(*relay.Event) (int, *relay.PublishError) { return 0, n.err }

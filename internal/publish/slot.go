@@ -4,17 +4,19 @@ import (
 	"context"
 	"time"
 
+	"github.com/temporal-outbox/relay/internal/publish/destination"
 	"github.com/temporal-outbox/relay/internal/publish/detach"
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // slot is one of the requests that may be in flight at once, and its goroutine.
 // One goroutine for many requests keeps its stack: the SDK's is deep, and growing
 // a new one for every request costs a tenth of the whole.
 type slot struct {
-	request request
+	sender  destination.Sender
 	entries []*entry
-	answer  answer
-	fate    fate
+	events  []*relay.Event // those of entries
+	answer  destination.Answer
 	// deadlines starts a request with entries, and gives its deadline.
 	deadlines chan time.Time
 }
@@ -28,9 +30,12 @@ func (s *stream) serve(sl *slot) {
 		base = detach.WithDeadline(base, s.Deadline)
 	}
 	for deadline := range sl.deadlines {
-		sl.fate = fate{}
-		ctx, cancel := context.WithDeadline(context.WithValue(base, fateKey{}, &sl.fate), deadline)
-		sl.answer = sl.request.send(ctx, sl.entries)
+		sl.events = sl.events[:0]
+		for _, e := range sl.entries {
+			sl.events = append(sl.events, e.ev)
+		}
+		ctx, cancel := context.WithDeadline(base, deadline)
+		sl.answer = sl.sender.Send(ctx, sl.events)
 		cancel()
 		s.answers <- sl
 	}
@@ -43,9 +48,9 @@ func (s *stream) takeSlot() *slot {
 		s.idle = s.idle[:n-1]
 		return sl
 	}
-	sl := &slot{entries: make([]*entry, 0, maxEntries), deadlines: make(chan time.Time, 1)}
-	if s.sender != nil {
-		sl.request = s.sender.newRequest()
+	sl := &slot{entries: make([]*entry, 0, s.is.MaxEvents), deadlines: make(chan time.Time, 1)}
+	if _, none := s.destination.(*noDestination); !none {
+		sl.sender = s.destination.NewSender()
 		s.running.Go(func() { s.serve(sl) })
 	}
 	s.slots = append(s.slots, sl)
@@ -58,4 +63,15 @@ func (s *stream) close() {
 		close(sl.deadlines)
 	}
 	s.running.Wait()
+}
+
+// ended says how the request in a slot went.
+func (s *slot) ended() relay.Answer {
+	a := relay.Answer{Events: len(s.entries), Err: s.answer.Failure}
+	for i := range s.entries {
+		if _, err := s.answer.Of(i); s.answer.DeliveryUncertain || err != nil && err.Code == relay.CodeUnanswered {
+			a.Suspected++
+		}
+	}
+	return a
 }

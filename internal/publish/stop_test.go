@@ -17,7 +17,7 @@ func TestAStopSendsNothingNewAndWaitsForWhatIsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reason := errors.New("the worker shuts down")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		s := &stub{send: func(ctx context.Context, _ []*entry) (a answer) {
+		s := &stub{send: func(ctx context.Context, _ []*relay.Event) (a answer) {
 			time.Sleep(time.Second)
 			assert.NoError(t, ctx.Err(), "a request in flight is cancelled")
 			return a
@@ -66,9 +66,9 @@ func TestAStopWhileWaitingForEventsEndsAtOnce(t *testing.T) {
 func TestReportCanStopPublishing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		s := &stub{send: func(_ context.Context, entries []*entry) (a answer) {
+		s := &stub{send: func(_ context.Context, events []*relay.Event) (a answer) {
 			time.Sleep(time.Second)
-			for i := range entries {
+			for i := range events {
 				a[i] = errRefused
 			}
 			return a
@@ -89,7 +89,7 @@ func TestNoRequestOutlivesTheLeaseAndNoneStartsAfterIt(t *testing.T) {
 		lease := func() time.Time {
 			return start.Add(min(time.Since(start).Truncate(time.Second), 9*time.Second) + 20*time.Second)
 		}
-		s := &stub{send: func(ctx context.Context, _ []*entry) (a answer) {
+		s := &stub{send: func(ctx context.Context, _ []*relay.Event) (a answer) {
 			want := lease()
 			if l := time.Now().Add(15 * time.Second); l.Before(want) {
 				want = l

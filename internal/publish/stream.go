@@ -1,13 +1,13 @@
 package publish
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/temporal-outbox/relay/internal/publish/destination"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -17,10 +17,8 @@ type stream struct {
 	Request
 	ctx         context.Context
 	timeout     time.Duration
-	route       Route
-	sender      sender
-	destination string              // for receipts
-	unroutable  *relay.PublishError // why no event can be sent
+	destination destination.Destination
+	is          destination.Properties
 
 	packer   *packer
 	parts    [][]*entry     // of divided requests, to be sent before anything new
@@ -60,9 +58,9 @@ func (s *stream) run() error {
 			if finished {
 				return nil
 			}
-			if s.unroutable != nil {
+			if none, ok := s.destination.(*noDestination); ok {
 				// Nothing could have been sent anyhow, and the caller should know.
-				return fmt.Errorf("%w: %w", stopped(s.Topic, s.stop), s.unroutable)
+				return fmt.Errorf("%w: %w", stopped(s.Topic, s.stop), none.err)
 			}
 			return stopped(s.Topic, s.stop)
 		}
@@ -96,11 +94,11 @@ func (s *stream) settle(sl *slot) {
 	if s.Answered != nil {
 		s.Answered(sl.ended())
 	}
-	if whole := sl.answer[0]; whole != nil && whole.Whole {
+	if whole := sl.answer.Failure; whole != nil {
 		s.refused(sl.entries, whole)
 	} else {
 		s.accepted(sl.entries)
-		s.note(sl.entries, func(i int) *relay.PublishError { return sl.answer[i] })
+		s.note(sl.entries, sl.answer.Of)
 	}
 	s.idle = append(s.idle, sl)
 }
@@ -119,14 +117,14 @@ func (s *stream) unsent() int {
 }
 
 // note tells the packer about the outcomes of entries and queues their report.
-func (s *stream) note(entries []*entry, verdict func(int) *relay.PublishError) {
+func (s *stream) note(entries []*entry, verdict func(int) (string, *relay.PublishError)) {
 	outcomes := make([]relay.Outcome, len(entries))
 	for i, e := range entries {
-		err := verdict(i)
+		messageID, err := verdict(i)
 		outcomes[i] = relay.Outcome{Ref: e.ev.Ref, Err: err}
 		s.packer.done(e, err == nil)
 		if err == nil {
-			outcomes[i].MessageID, outcomes[i].Destination = e.messageID, s.destination
+			outcomes[i].MessageID, outcomes[i].Destination = messageID, s.is.Address
 			s.result.Acknowledged++
 		} else {
 			s.result.Failed++
@@ -144,11 +142,8 @@ func (s *stream) read(page []relay.Event, ok bool) {
 	entries := make([]entry, len(page))
 	for i := range page {
 		ev := &page[i]
-		bytes, attributes := measure(ev)
-		entries[i] = entry{ev: ev, bytes: bytes, refusal: s.unroutable}
-		if s.unroutable == nil {
-			entries[i].refusal = cmp.Or(refuse(bytes, attributes, s.route.refusesAbove()), broken(ev), unfit(ev))
-		}
+		bytes, invalid := s.destination.Check(ev)
+		entries[i] = entry{ev: ev, bytes: bytes, refusal: invalid}
 	}
 	s.result.Events += len(page)
 	s.packer.add(entries)

@@ -13,13 +13,34 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/temporal-outbox/relay/internal/publish/awsapi"
+	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/publish/message"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
+// maxEntries is how many events a request to a stub carries.
+const maxEntries = 10
+
+// answer is how a stub answers, by the event's place in the request: nil where it accepts one.
+type answer [maxEntries]*relay.PublishError
+
+// failAll is the answer to a request that failed as a whole.
+func failAll(err *relay.PublishError) (a answer) {
+	err.Whole = true
+	for i := range a {
+		a[i] = err
+	}
+	return a
+}
+
 // stub is a destination inside the process.
 type stub struct {
+	ordered bool
+	limit   int
+	guessed bool // the limit is not known to be the true one
 	// send answers a request. Default: everything is accepted at once.
-	send func(ctx context.Context, entries []*entry) answer
+	send func(ctx context.Context, events []*relay.Event) answer
 
 	mu       sync.Mutex
 	inFlight int
@@ -30,20 +51,41 @@ type stub struct {
 	clash    error          // two events of a key were in flight at once
 }
 
-func (s *stub) newRequest() request { return stubRequest{s} }
-
-type stubRequest struct{ *stub }
-
-func (s stubRequest) send(ctx context.Context, entries []*entry) (a answer) {
-	s.count(entries, +1)
-	defer s.count(entries, -1)
-	if s.stub.send != nil {
-		a = s.stub.send(ctx, entries)
-	}
-	return a
+func (s *stub) Properties() destination.Properties {
+	return destination.Properties{Ordered: s.ordered, MaxEvents: maxEntries, MaxBytes: s.limit}
 }
 
-func (s *stub) count(entries []*entry, d int) {
+func (s *stub) Check(ev *relay.Event) (bytes int, invalid *relay.PublishError) {
+	if s.guessed {
+		return message.Check(ev, awsapi.MaxLimit)
+	}
+	return message.Check(ev, s.limit)
+}
+
+func (s *stub) NewSender() destination.Sender { return &stubSender{stub: s} }
+
+type stubSender struct {
+	*stub
+	outcomes [maxEntries]destination.Outcome
+}
+
+func (s *stubSender) Send(ctx context.Context, events []*relay.Event) destination.Answer {
+	s.count(events, +1)
+	defer s.count(events, -1)
+	var a answer
+	if s.send != nil {
+		a = s.send(ctx, events)
+	}
+	if a[0] != nil && a[0].Whole {
+		return destination.Failed(a[0])
+	}
+	for i, err := range a {
+		s.outcomes[i] = destination.Outcome{Accepted: err == nil, Err: err}
+	}
+	return destination.Answer{Outcomes: s.outcomes[:len(events)]}
+}
+
+func (s *stub) count(events []*relay.Event, d int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy == nil {
@@ -51,13 +93,13 @@ func (s *stub) count(entries []*entry, d int) {
 	}
 	s.inFlight += d
 	s.most = max(s.most, s.inFlight)
-	for _, e := range entries {
-		s.busy[e.ev.Key] += d
-		if e.ev.Key != "" && s.busy[e.ev.Key] > 1 {
-			s.clash = fmt.Errorf("key %q has %d events in flight", e.ev.Key, s.busy[e.ev.Key])
+	for _, ev := range events {
+		s.busy[ev.Key] += d
+		if ev.Key != "" && s.busy[ev.Key] > 1 {
+			s.clash = fmt.Errorf("key %q has %d events in flight", ev.Key, s.busy[ev.Key])
 		}
 		if d > 0 {
-			s.sent = append(s.sent, e.ev.ID)
+			s.sent = append(s.sent, ev.ID)
 		}
 	}
 	if d > 0 {
@@ -67,8 +109,9 @@ func (s *stub) count(entries []*entry, d int) {
 
 // publisher routes "orders" to s.
 func (s *stub) publisher(ordered bool) *Publisher {
-	c := newCachedRoute(Route{Topic: "orders", Ordered: ordered, Limit: 1000})
-	c.sender, c.next = s, time.Now().Add(time.Hour)
+	s.ordered, s.limit = ordered, 1000
+	c := newCachedRoute(Route{Topic: "orders", Ordered: ordered, Limit: s.limit})
+	c.open, c.next = s, time.Now().Add(time.Hour)
 	return &Publisher{cfg: Config{}.withDefaults(), routes: map[string]*cachedRoute{"orders": c}}
 }
 
@@ -103,9 +146,9 @@ func TestEveryEventHasOneOutcomeOrIsHeldBehindAFailureOfItsKey(t *testing.T) {
 		ordered := rapid.Bool().Draw(t, "ordered")
 		keys := rapid.IntRange(1, 40).Draw(t, "keys")
 		failing := rapid.MapOf(rapid.Int64Range(1, 300), rapid.Just(true)).Draw(t, "failing")
-		s := &stub{send: func(_ context.Context, entries []*entry) (a answer) {
-			for i, e := range entries {
-				if failing[e.ev.ID] {
+		s := &stub{send: func(_ context.Context, events []*relay.Event) (a answer) {
+			for i, ev := range events {
+				if failing[ev.ID] {
 					a[i] = errRefused
 				}
 			}
@@ -183,9 +226,9 @@ func TestRequestsAreFullAcrossPages(t *testing.T) {
 		events := make(chan []relay.Event, 1)
 		var sizes []int
 		// When Report is done, there are five events left, an answer, and a page.
-		s := &stub{send: func(_ context.Context, entries []*entry) (a answer) {
+		s := &stub{send: func(_ context.Context, batch []*relay.Event) (a answer) {
 			time.Sleep(time.Second)
-			sizes = append(sizes, len(entries))
+			sizes = append(sizes, len(batch))
 			if sent := len(sizes); sent < pages {
 				events <- numbered(6+10*sent, 10, nil)
 			} else if sent == pages {
@@ -209,7 +252,7 @@ func TestRequestsAreFullAcrossPages(t *testing.T) {
 func TestTheNextPageIsTakenWhileTheLastIsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const work = 10 * time.Millisecond
-		s := &stub{send: func(context.Context, []*entry) (a answer) { time.Sleep(work); return a }}
+		s := &stub{send: func(context.Context, []*relay.Event) (a answer) { time.Sleep(work); return a }}
 		pages := make(chan []relay.Event)
 		go func() {
 			defer close(pages)
@@ -230,7 +273,7 @@ func TestTheNextPageIsTakenWhileTheLastIsInFlight(t *testing.T) {
 
 func TestAHotKeyDoesNotWaitBehindYoungerEventsOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &stub{send: func(context.Context, []*entry) (a answer) { time.Sleep(time.Second); return a }}
+		s := &stub{send: func(context.Context, []*relay.Event) (a answer) { time.Sleep(time.Second); return a }}
 		events := numbered(1, 420, func(id int64) string {
 			if id <= 20 {
 				return "hot"

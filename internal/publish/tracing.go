@@ -10,6 +10,8 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/publish/message"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -23,70 +25,72 @@ const (
 	linkEventID = attribute.Key("outbox.event_id") // of the event that a link is for
 )
 
-// tracedSender decorates a sender: each of its requests is a span, in the words of
+// tracedDestination decorates a destination: each request to it is a span, in the words of
 // OpenTelemetry's conventions for messaging. A span says where how many events
 // went and with which outcome, and links to the spans that its events were written
-// in, ten at most. It never holds anything of a payload.
+// in, one for each event at most. It never holds anything of a payload.
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
-type tracedSender struct {
-	sender
+type tracedDestination struct {
+	destination.Destination
 	tracer trace.Tracer
 	name   string
 	route  trace.SpanStartEventOption // the attributes that all requests share
 }
 
-// traced returns s itself if there is no tracer, so that tracing costs nothing then.
-func traced(s sender, tracer trace.Tracer, r Route) sender {
+// traced returns d itself if there is no tracer, so that tracing costs nothing then.
+func traced(d destination.Destination, tracer trace.Tracer, r Route) destination.Destination {
 	if tracer == nil {
-		return s
+		return d
 	}
-	destination := r.Address[strings.LastIndexAny(r.Address, ":/")+1:]
+	name := r.Address[strings.LastIndexAny(r.Address, ":/")+1:]
 	operation, system, address := "send", semconv.MessagingSystemAWSSQS, semconv.AWSSQSQueueURL(r.Address)
 	if r.Service == SNS {
 		operation, system, address = "publish", semconv.MessagingSystemAWSSNS, semconv.AWSSNSTopicARN(r.Address)
 	}
-	return &tracedSender{
-		sender: s,
-		tracer: tracer,
-		name:   operation + " " + destination,
+	return &tracedDestination{
+		Destination: d,
+		tracer:      tracer,
+		name:        operation + " " + name,
 		route: trace.WithAttributes(system, address, semconv.MessagingOperationName(operation),
-			semconv.MessagingOperationTypeSend, semconv.MessagingDestinationName(destination), spanTopic.String(r.Topic)),
+			semconv.MessagingOperationTypeSend, semconv.MessagingDestinationName(name), spanTopic.String(r.Topic)),
 	}
 }
 
-func (s *tracedSender) newRequest() request { return &tracedRequest{s.sender.newRequest(), s} }
-
-type tracedRequest struct {
-	request
-	of *tracedSender
+func (d *tracedDestination) NewSender() destination.Sender {
+	return &tracedSender{d.Destination.NewSender(), d}
 }
 
-func (r *tracedRequest) send(ctx context.Context, entries []*entry) answer {
-	ctx, span := r.of.start(ctx, entries)
+type tracedSender struct {
+	destination.Sender
+	to *tracedDestination
+}
+
+func (s *tracedSender) Send(ctx context.Context, events []*relay.Event) destination.Answer {
+	ctx, span := s.to.start(ctx, events)
 	defer span.End()
-	a := r.request.send(ctx, entries)
-	noteOutcome(span, a[:len(entries)])
+	a := s.Sender.Send(ctx, events)
+	noteOutcome(span, &a, len(events))
 	return a
 }
 
-func (s *tracedSender) start(ctx context.Context, entries []*entry) (context.Context, trace.Span) {
-	links := make([]trace.Link, 0, len(entries))
-	for _, e := range entries {
-		if c := creationContext(e.ev); c.IsValid() {
-			links = append(links, trace.Link{SpanContext: c, Attributes: []attribute.KeyValue{linkEventID.String(e.ev.EventID)}})
+func (d *tracedDestination) start(ctx context.Context, events []*relay.Event) (context.Context, trace.Span) {
+	links := make([]trace.Link, 0, len(events))
+	for _, ev := range events {
+		if c := message.CreationContext(ev); c.IsValid() {
+			links = append(links, trace.Link{SpanContext: c, Attributes: []attribute.KeyValue{linkEventID.String(ev.EventID)}})
 		}
 	}
-	return s.tracer.Start(ctx, s.name, trace.WithSpanKind(trace.SpanKindProducer), s.route,
-		trace.WithAttributes(semconv.MessagingBatchMessageCount(len(entries))), trace.WithLinks(links...))
+	return d.tracer.Start(ctx, d.name, trace.WithSpanKind(trace.SpanKindProducer), d.route,
+		trace.WithAttributes(semconv.MessagingBatchMessageCount(len(events))), trace.WithLinks(links...))
 }
 
 // noteOutcome says in a span how many of a request's events failed. The first failure
 // speaks for the others: an answer rarely has two reasons.
-func noteOutcome(span trace.Span, answers []*relay.PublishError) {
+func noteOutcome(span trace.Span, a *destination.Answer, events int) {
 	failed := 0
 	var first *relay.PublishError
-	for _, err := range answers {
-		if err != nil {
+	for i := range events {
+		if _, err := a.Of(i); err != nil {
 			failed++
 			if first == nil {
 				first = err
@@ -97,5 +101,5 @@ func noteOutcome(span trace.Span, answers []*relay.PublishError) {
 		return
 	}
 	span.SetAttributes(semconv.ErrorTypeKey.String(first.Code), spanFailed.Int(failed))
-	span.SetStatus(codes.Error, fmt.Sprintf("%d of %d: %s", failed, len(answers), first.Error()))
+	span.SetStatus(codes.Error, fmt.Sprintf("%d of %d: %s", failed, events, first.Error()))
 }

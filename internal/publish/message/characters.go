@@ -1,4 +1,4 @@
-package publish
+package message
 
 import (
 	"encoding/binary"
@@ -16,32 +16,32 @@ import (
 //
 //   - SNS accepts it and does not deliver the message to queues. Seen with a tab in an
 //     attribute: https://github.com/aws/aws-sdk-java-v2/issues/5828
-//   - SQS refuses it with InvalidMessageContents. AWS's pages also said that it stores
+//   - SQS rejects it with InvalidMessageContents. AWS's pages also said that it stores
 //     U+FFFD instead: https://github.com/async-aws/aws/pull/1950
 //   - The AWS SDK replaces bytes that are no UTF-8 with U+FFFD in JSON.
 //
 // The outbox's Writer and table have the same rules for producers.
 
-// unfit says which character of ev no destination delivers unaltered, or returns nil.
-func unfit(ev *relay.Event) *relay.PublishError {
+// badText says which character of ev no destination delivers unaltered, or returns nil.
+func badText(ev *relay.Event) *relay.PublishError {
 	for _, part := range [...]struct {
 		name, text string
 		lines      bool
 	}{{"payload", ev.Payload, true}, {"type", ev.Type, false}, {"content_type", ev.ContentType, false}} {
 		if at, what := badCharacter(part.text, part.lines); at >= 0 {
-			return unfitAt(part.name, at, what)
+			return badTextAt(part.name, at, what)
 		}
 	}
 	// It becomes a group id, hashed if need be.
 	for at, r := range ev.Key {
 		if r == utf8.RuneError {
 			if _, width := utf8.DecodeRuneInString(ev.Key[at:]); width == 1 {
-				return unfitAt("key", at, notUTF8)
+				return badTextAt("key", at, notUTF8)
 			}
 		}
 	}
-	var first string // of the unfit attributes, by name
-	var refused *relay.PublishError
+	var first string // of the bad attributes, by name
+	var invalid *relay.PublishError
 	for name, value := range ev.Attributes {
 		part := "attribute"
 		at, what := badCharacter(value, false)
@@ -49,14 +49,14 @@ func unfit(ev *relay.Event) *relay.PublishError {
 			part = "the name of attribute"
 			at, what = badCharacter(name, false)
 		}
-		if at >= 0 && (refused == nil || name < first) {
-			first, refused = name, unfitAt(fmt.Sprintf("%s %.64q", part, name), at, what)
+		if at >= 0 && (invalid == nil || name < first) {
+			first, invalid = name, badTextAt(fmt.Sprintf("%s %.64q", part, name), at, what)
 		}
 	}
-	return refused
+	return invalid
 }
 
-func unfitAt(part string, at int, what string) *relay.PublishError {
+func badTextAt(part string, at int, what string) *relay.PublishError {
 	return errorcode.New(relay.CodeInvalidCharacter, fmt.Sprintf("%s %s at byte %d", part, what, at))
 }
 

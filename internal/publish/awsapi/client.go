@@ -1,4 +1,7 @@
-package publish
+// Package awsapi has what the destinations on SNS and SQS share: the SDK's configuration, the
+// translation of its errors, the accounting for the entries of a batch, and the texts about a
+// destination that is not found.
+package awsapi
 
 import (
 	"math/rand/v2"
@@ -9,8 +12,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/service/sns"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/temporal-outbox/relay/internal/publish/detach"
 )
@@ -24,51 +25,37 @@ const (
 	// for each connection in use. net/http's default is 4 KiB.
 	writeBuffer = 32 << 10
 
-	// maxBackoff bounds the pause between two attempts of one request. It is
+	// MaxBackoff bounds the pause between two attempts of one request. It is
 	// short because the long, visible backoff is the caller's, and because the
 	// SDK's own, of up to 20 s, would use up the request's time.
-	maxBackoff = 150 * time.Millisecond
+	MaxBackoff = 150 * time.Millisecond
 )
 
 // backoff is the pause before another attempt, spread so that what failed
 // together does not come back together.
 func backoff(int, error) (time.Duration, error) {
-	return maxBackoff/3 + rand.N(maxBackoff*2/3), nil
+	return MaxBackoff/3 + rand.N(MaxBackoff*2/3), nil
 }
 
-// clients makes SDK clients. Every destination gets its own: its ARN or URL may
-// name a region other than the configured one, and the SDK's retry quota is kept
-// for each client, so that a broken destination does not use up another's. The
-// connections are shared.
-type clients struct{ aws aws.Config }
-
-func newClients(cfg Config) clients {
-	c := cfg.AWS.Copy()
-	c.HTTPClient = detach.Client{HTTPClient: tuned(c.HTTPClient, cfg.AttemptTimeout)}
+// Config returns cfg as clients of a publisher need it: with so many attempts of a request, each
+// no longer than attemptTimeout, and noting whether a delivery is uncertain.
+//
+// Every destination gets a client of its own: its ARN or URL may name a region other than the
+// configured one, and the SDK's retry quota is kept for each client, so that a broken destination
+// does not use up another's. The connections are shared.
+func Config(cfg aws.Config, attempts int, attemptTimeout time.Duration) aws.Config {
+	c := cfg.Copy()
+	c.HTTPClient = detach.Client{HTTPClient: tuned(c.HTTPClient, attemptTimeout)}
 	c.Retryer = func() aws.Retryer {
 		return retry.NewStandard(func(o *retry.StandardOptions) {
-			o.MaxAttempts = cfg.Attempts
+			o.MaxAttempts = attempts
 			o.Backoff = retry.BackoffDelayerFunc(backoff)
 		})
 	}
 	// AWS_MAX_ATTEMPTS ends up here and would win over the retryer.
 	c.RetryMaxAttempts = 0
-	c.APIOptions = append(slices.Clone(c.APIOptions), noteFate)
-	return clients{c}
-}
-
-func (c clients) sns(region string) *sns.Client {
-	return sns.NewFromConfig(c.aws, func(o *sns.Options) { o.Region = region })
-}
-
-func (c clients) sqs(region string) *sqs.Client {
-	return sqs.NewFromConfig(c.aws, func(o *sqs.Options) {
-		o.Region = region
-		// The check runs after the queue has accepted the batch and outside the
-		// retry loop: it could only turn an acknowledgement into an error. TLS
-		// already guards the bytes.
-		o.DisableMessageChecksumValidation = true
-	})
+	c.APIOptions = append(slices.Clone(c.APIOptions), noteDelivery)
+	return c
 }
 
 // tuned copies the SDK's own HTTP client, which may carry a CA bundle, with a

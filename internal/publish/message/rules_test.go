@@ -1,4 +1,4 @@
-package publish
+package message
 
 import (
 	"strings"
@@ -33,7 +33,7 @@ func TestBroken_NamesTheRule(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ev := fit()
 			c.change(&ev)
-			requirePoison(t, broken(&ev), relay.CodeInvalidEvent, c.want)
+			requirePoison(t, brokenRule(&ev), relay.CodeInvalidEvent, c.want)
 		})
 	}
 }

@@ -1,4 +1,4 @@
-package publish
+package message
 
 import (
 	"fmt"
@@ -8,9 +8,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// broken says which rule of the outbox ev breaks, or returns nil. The trigger of the table
+// brokenRule says which rule of the outbox ev breaks, or returns nil. The trigger of the table
 // has the same rules. It does not see a row that is written past it, or changed later.
-func broken(ev *relay.Event) *relay.PublishError {
+func brokenRule(ev *relay.Event) *relay.PublishError {
 	reason := ev.Invalid
 	switch {
 	case reason != "":

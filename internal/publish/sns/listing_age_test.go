@@ -1,4 +1,4 @@
-package publish
+package sns
 
 import (
 	"context"
@@ -14,6 +14,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns/types"
 	"github.com/stretchr/testify/require"
 
+	"github.com/temporal-outbox/relay/internal/publish/awsapi"
+	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
@@ -72,13 +75,13 @@ func TestListing_IsReadOnOverTheLongestPauseBetweenAttempts(t *testing.T) {
 			return out, nil
 		}}
 		attempt := func(name string) error {
-			ctx, cancel := context.WithTimeout(t.Context(), firstTimeout)
+			ctx, cancel := context.WithTimeout(t.Context(), destination.LookUpTimeout)
 			defer cancel()
 			_, err := l.find(ctx, name, "r")
 			return err
 		}
 		attempts := 0
-		for err := error(nil); err == nil || IsListing(err); attempts++ {
+		for err := error(nil); err == nil || awsapi.Error(err).Code == relay.CodeListing; attempts++ {
 			err = attempt("misspelt")
 			time.Sleep(timing.RecoveryMost)
 		}
@@ -108,7 +111,7 @@ func TestListing_ReadsAtMostFivePagesASecond(t *testing.T) {
 		}}
 		began := time.Now()
 		for found := false; !found; {
-			ctx, cancel := context.WithTimeout(t.Context(), firstTimeout)
+			ctx, cancel := context.WithTimeout(t.Context(), destination.LookUpTimeout)
 			_, err := l.find(ctx, "1000", "r")
 			cancel()
 			found = err == nil

@@ -1,4 +1,4 @@
-package publish
+package sns
 
 import (
 	"context"
@@ -10,9 +10,10 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
-	snstypes "github.com/aws/aws-sdk-go-v2/service/sns/types"
+	"github.com/aws/aws-sdk-go-v2/service/sns/types"
 
-	"github.com/temporal-outbox/relay/internal/publish/errorcode"
+	"github.com/temporal-outbox/relay/internal/publish/awsapi"
+	"github.com/temporal-outbox/relay/internal/publish/destination"
 )
 
 const (
@@ -26,23 +27,15 @@ const (
 // https://docs.aws.amazon.com/sns/latest/dg/sns-large-payload-raw-message-delivery.html
 var rawProtocols = []string{"sqs", "http", "https", "firehose"}
 
-// Enveloped lists subscriptions of a topic's SNS topic that get an envelope of SNS with the
-// payload inside, because raw message delivery is off, as it is by default. It looks at the
-// first 200, and passes over those that are not confirmed. A topic that goes to SQS has none.
+// Enveloped lists the subscriptions of a topic that get an envelope of SNS with the payload
+// inside, because raw message delivery is off, as it is by default. It looks at the first 200,
+// and passes over those that are not confirmed.
 //
-// The error wraps ErrUntold and says what could not be found out, and which permission is
-// missing; what was found is returned with it. Neither permission is needed to publish.
-func (p *Publisher) Enveloped(ctx context.Context, topic string) ([]string, error) {
-	r, err := p.Resolve(ctx, topic)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUntold, err)
-	}
-	if r.Service != SNS {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.RequestTimeout)
-	defer cancel()
-	client := p.clients.sns(r.Region)
+// The error wraps destination.ErrUntold and says what could not be found out, and which
+// permission is missing; what was found is returned with it. Neither permission is needed to
+// publish.
+func (d *Driver) Enveloped(ctx context.Context, r destination.Route) ([]string, error) {
+	client := d.client(r.Region)
 	all, listing := subscriptions(ctx, client, r.Address)
 	found := make([]string, len(all))
 	failed := make([]error, len(all))
@@ -54,7 +47,7 @@ func (p *Publisher) Enveloped(ctx context.Context, topic string) ([]string, erro
 			defer func() { <-places }()
 			var raw bool
 			if raw, failed[i] = deliversRaw(ctx, client, s); failed[i] == nil && !raw {
-				found[i] = fmt.Sprintf("%s (%s %s)", aws.ToString(s.SubscriptionArn), aws.ToString(s.Protocol), withoutSecrets(aws.ToString(s.Endpoint)))
+				found[i] = fmt.Sprintf("%s (%s %s)", aws.ToString(s.SubscriptionArn), aws.ToString(s.Protocol), destination.WithoutSecrets(aws.ToString(s.Endpoint)))
 			}
 		})
 	}
@@ -69,7 +62,7 @@ func (p *Publisher) Enveloped(ctx context.Context, topic string) ([]string, erro
 }
 
 // subscriptions lists those that may have raw message delivery, also with an error.
-func subscriptions(ctx context.Context, client *sns.Client, arn string) (all []snstypes.Subscription, err error) {
+func subscriptions(ctx context.Context, client *sns.Client, arn string) (all []types.Subscription, err error) {
 	pages := sns.NewListSubscriptionsByTopicPaginator(client, &sns.ListSubscriptionsByTopicInput{TopicArn: &arn})
 	for pages.HasMorePages() && len(all) < subscriptionsMost {
 		page, err := pages.NextPage(ctx)
@@ -87,7 +80,7 @@ func subscriptions(ctx context.Context, client *sns.Client, arn string) (all []s
 	return all[:min(len(all), subscriptionsMost)], nil
 }
 
-func deliversRaw(ctx context.Context, client *sns.Client, s snstypes.Subscription) (bool, error) {
+func deliversRaw(ctx context.Context, client *sns.Client, s types.Subscription) (bool, error) {
 	out, err := client.GetSubscriptionAttributes(ctx, &sns.GetSubscriptionAttributesInput{SubscriptionArn: s.SubscriptionArn})
 	if err != nil {
 		return false, err
@@ -100,14 +93,8 @@ func untold(of, permission string, err error) error {
 	if err == nil {
 		return nil
 	}
-	pe := publishError(err)
-	if errorcode.Lookup(pe.Code).Cause == errorcode.CauseForbidden {
-		return fmt.Errorf("%w whether %s get an envelope around the payload: to have it checked, allow the worker %s", ErrUntold, of, permission)
+	if awsapi.IsForbidden(err) {
+		return fmt.Errorf("%w whether %s get an envelope around the payload: to have it checked, allow the worker %s", destination.ErrUntold, of, permission)
 	}
-	return fmt.Errorf("%w whether %s get an envelope around the payload: %w", ErrUntold, of, pe)
-}
-
-// withoutSecrets leaves out what a URL may have of these.
-func withoutSecrets(endpoint string) string {
-	return strings.Trim(strings.TrimPrefix(Route{Service: SQS, Name: endpoint}.label(), "SQS queue "), `"`)
+	return fmt.Errorf("%w whether %s get an envelope around the payload: %w", destination.ErrUntold, of, awsapi.Error(err))
 }

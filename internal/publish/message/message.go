@@ -1,6 +1,10 @@
-package publish
+// Package message knows how an event becomes a message of SNS or SQS: its attributes, its size as
+// AWS counts it, its group and deduplication ids, and the rules that it has to keep. It calls
+// nothing.
+package message
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -18,23 +22,23 @@ const (
 	attributeContentType = "content_type"
 )
 
-// stringType is the type of every attribute; AWS counts it towards the size.
-var stringType = "String"
+// StringType is the type of every attribute; AWS counts it towards the size.
+const StringType = "String"
 
-// maxAttributes is what SQS accepts. SNS accepts more, and then silently
-// discards the message for subscribed queues with raw delivery, so more are
-// refused here.
+// MaxAttributes is how many attributes SQS accepts. SNS accepts more, and then silently
+// discards the message for subscribed queues with raw delivery, so an event with more is
+// invalid for both.
 // https://docs.aws.amazon.com/sns/latest/dg/SNSMessageAttributes.html
-const maxAttributes = 10
+const MaxAttributes = 10
 
 // maxGroupID is AWS's limit for group and deduplication ids, in characters.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 const maxGroupID = 128
 
-// eachAttribute calls yield with every attribute that ev is published with. The
+// EachAttribute calls yield with every attribute that ev is published with. The
 // value's address stays valid as long as the event. No name comes twice: an attribute with
-// the name of one of the relay's is left out, see broken.
-func eachAttribute(ev *relay.Event, yield func(name string, value *string)) {
+// the name of one of the relay's is left out, see brokenRule.
+func EachAttribute(ev *relay.Event, yield func(name string, value *string)) {
 	if ev.EventID != "" {
 		yield(attributeEventID, &ev.EventID)
 	}
@@ -53,27 +57,33 @@ func eachAttribute(ev *relay.Event, yield func(name string, value *string)) {
 	}
 }
 
-// measure returns how many bytes AWS counts for ev (body, and the attributes'
+// Measure returns how many bytes AWS counts for ev (body, and the attributes'
 // names, types and values) and how many attributes it has.
-func measure(ev *relay.Event) (bytes, attributes int) {
+func Measure(ev *relay.Event) (bytes, attributes int) {
 	bytes = len(ev.Payload)
-	eachAttribute(ev, func(name string, value *string) {
-		bytes += len(name) + len(stringType) + len(*value)
+	EachAttribute(ev, func(name string, value *string) {
+		bytes += len(name) + len(StringType) + len(*value)
 		attributes++
 	})
 	return bytes, attributes
 }
 
-// refuse says why an event that measures so much cannot be sent to a destination
-// with that limit, or returns nil.
-func refuse(bytes, attributes, limit int) *relay.PublishError {
+// Check measures ev, and returns why neither SNS nor SQS can accept it as a message of at
+// most limit bytes, or nil.
+func Check(ev *relay.Event, limit int) (bytes int, invalid *relay.PublishError) {
+	bytes, attributes := Measure(ev)
+	return bytes, cmp.Or(exceeded(bytes, attributes, limit), brokenRule(ev), badText(ev))
+}
+
+// exceeded says which limit an event exceeds that measures so much, or returns nil.
+func exceeded(bytes, attributes, limit int) *relay.PublishError {
 	switch {
 	case bytes > limit:
 		return errorcode.New(relay.CodeTooLarge,
 			fmt.Sprintf("the event has %d bytes with its attributes, the destination accepts %d", bytes, limit))
-	case attributes > maxAttributes:
+	case attributes > MaxAttributes:
 		return errorcode.New(relay.CodeTooManyAttributes,
-			fmt.Sprintf("the event has %d attributes with the built-in ones, AWS accepts %d", attributes, maxAttributes))
+			fmt.Sprintf("the event has %d attributes with the built-in ones, AWS accepts %d", attributes, MaxAttributes))
 	}
 	return nil
 }
@@ -118,14 +128,19 @@ func deduplicationID(ev *relay.Event) string {
 	return ev.EventID + "/" + strconv.FormatInt(ev.Replay, 10)
 }
 
-// groupAndDeduplication returns the two ids of ev for a route, nil where the
-// destination gets none.
-func groupAndDeduplication(r Route, ev *relay.Event) (group, deduplication *string) {
+// Groups says which ids the messages of a destination get.
+type Groups struct {
+	FIFO bool // a group and a deduplication id, always
+	Fair bool // the key as group, and no deduplication id
+}
+
+// IDs returns the group and the deduplication id of ev, nil where it gets none.
+func (g Groups) IDs(ev *relay.Event) (group, deduplication *string) {
 	switch {
-	case r.Ordered:
+	case g.FIFO:
 		g, d := groupOnFIFO(ev), deduplicationID(ev)
 		return &g, &d
-	case r.Fair && ev.Key != "":
+	case g.Fair && ev.Key != "":
 		g := groupID(ev.Key)
 		return &g, nil
 	}

@@ -1,4 +1,4 @@
-package publish
+package message
 
 import (
 	"strings"
@@ -58,7 +58,7 @@ func TestUnfit_NamesTheCharacterItsPlaceAndThePart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ev := fit()
 			c.change(&ev)
-			requirePoison(t, unfit(&ev), relay.CodeInvalidCharacter, c.want)
+			requirePoison(t, badText(&ev), relay.CodeInvalidCharacter, c.want)
 		})
 	}
 }
@@ -102,7 +102,7 @@ func BenchmarkUnfit(b *testing.B) {
 			ev.Payload = payload
 			b.SetBytes(int64(len(payload)))
 			for b.Loop() {
-				if unfit(&ev) != nil {
+				if badText(&ev) != nil {
 					b.Fatal("refused")
 				}
 			}

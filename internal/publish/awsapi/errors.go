@@ -1,4 +1,4 @@
-package publish
+package awsapi
 
 import (
 	"context"
@@ -14,10 +14,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// publishError says in the domain's words why a request failed as a whole. None
-// of its texts can contain a payload: they are AWS's error message, or Go's
-// description of what happened to the connection.
-func publishError(err error) *relay.PublishError {
+// Error says in the domain's words why a call failed. None of its texts can contain a
+// payload: they are AWS's error message, or Go's description of what happened to the
+// connection.
+func Error(err error) *relay.PublishError {
 	if pe, ok := errors.AsType[*relay.PublishError](err); ok {
 		return pe
 	}

@@ -1,4 +1,4 @@
-package publish
+package awsapi
 
 import (
 	"crypto/tls"

@@ -1,4 +1,4 @@
-package publish
+package awsapi
 
 import (
 	"context"
@@ -13,40 +13,39 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/temporal-outbox/relay/internal/publish/detach"
-	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// fate is what is known of a request beside its answer.
-type fate struct {
-	// unknown is true if an attempt of it may have been accepted with nobody hearing
-	// of it. The SDK repeats such an attempt, and the answer is the last one's.
-	unknown bool
+// delivery is what is known of a request beside its answer.
+type delivery struct {
+	// uncertain is true if an attempt may have been accepted although its answer was
+	// lost. The SDK repeats such an attempt, and the answer is the last one's.
+	uncertain bool
 }
 
-// fateKey finds a request's fate in its context.
-type fateKey struct{}
+// deliveryKey finds a request's delivery in its context.
+type deliveryKey struct{}
 
-// noteFate adds a step around the SDK's retries: outside of the SDK only the last
+// noteDelivery adds a step around the SDK's retries: outside of the SDK only the last
 // attempt is seen.
-func noteFate(stack *middleware.Stack) error {
-	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("OutboxFate", func(
+func noteDelivery(stack *middleware.Stack) error {
+	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("OutboxDelivery", func(
 		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
 	) (out middleware.FinalizeOutput, metadata middleware.Metadata, err error) {
 		out, metadata, err = next.HandleFinalize(ctx, in)
-		f, ok := ctx.Value(fateKey{}).(*fate)
+		d, ok := ctx.Value(deliveryKey{}).(*delivery)
 		if !ok {
 			return out, metadata, err // it publishes nothing
 		}
 		attempts, _ := retry.GetAttemptResults(metadata)
 		for _, a := range attempts.Results {
-			f.unknown = f.unknown || mayHaveArrived(a.Err)
+			d.uncertain = d.uncertain || mayHaveArrived(a.Err)
 		}
 		return out, metadata, err
 	}), (*retry.Attempt)(nil).ID(), middleware.Before)
 }
 
 // mayHaveArrived reports whether an attempt that failed with err may have been
-// accepted. What a service says of an attempt is believed.
+// accepted. An answer of the service itself is believed.
 func mayHaveArrived(err error) bool {
 	if err == nil {
 		return false
@@ -58,7 +57,7 @@ func mayHaveArrived(err error) bool {
 		return false
 	}
 	if re, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
-		// A proxy refused it, or lost what was behind it; or nobody can read the answer.
+		// A proxy rejected it, or lost the service behind it; or the answer cannot be read.
 		status := re.HTTPStatusCode()
 		return status < http.StatusMultipleChoices || status >= http.StatusInternalServerError
 	}
@@ -71,18 +70,4 @@ func neverSent(err error) bool {
 	_, name := errors.AsType[*net.DNSError](err)
 	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
 	return network && op.Op == "dial" || name || certificate || errors.Is(err, detach.ErrTooLate)
-}
-
-// ended says how the request in a slot went.
-func (s *slot) ended() relay.Answer {
-	a := relay.Answer{Events: len(s.entries)}
-	if whole := s.answer[0]; whole != nil && whole.Whole {
-		a.Err = whole
-	}
-	for i := range s.entries {
-		if s.fate.unknown || s.answer[i] != nil && s.answer[i].Code == relay.CodeUnanswered {
-			a.Suspected++
-		}
-	}
-	return a
 }

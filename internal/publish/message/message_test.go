@@ -1,4 +1,4 @@
-package publish
+package message
 
 import (
 	"strings"
@@ -39,44 +39,16 @@ func TestTheSizeIsWhatAWSCounts(t *testing.T) {
 		EventID: "0b9bd2a4", Type: "order.placed", ContentType: "text/plain", Payload: "ü€", // 5 bytes
 		Attributes: map[string]string{"tenant": "ä", "event_type": "ignored", "traceparent": "00-1"},
 	}
-	bytes, attributes := measure(&ev)
+	bytes, attributes := Measure(&ev)
 	assert.Equal(t, 5, attributes)
 	want := len("ü€") + 5*len("String") +
 		len("event_id"+"0b9bd2a4"+"event_type"+"order.placed"+"content_type"+"text/plain"+"tenant"+"ä"+"traceparent"+"00-1")
 	assert.Equal(t, want, bytes)
 
-	assert.Nil(t, refuse(want, attributes, want))
-	assert.Equal(t, relay.CodeTooLarge, refuse(want, attributes, want-1).Code)
-	assert.Nil(t, refuse(want, 10, want))
-	assert.Equal(t, relay.CodeTooManyAttributes, refuse(want, 11, want).Code)
-}
-
-func TestTheSizeIsThatOfTheEntriesThatAreSent(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		text := rapid.String()
-		ev := relay.Event{
-			EventID: text.Draw(t, "id"), Type: text.Draw(t, "type"), ContentType: text.Draw(t, "content type"),
-			Payload: text.Draw(t, "payload"), Attributes: rapid.MapOf(text, text).Draw(t, "attributes"),
-		}
-		want, _ := measure(&ev)
-		topic, queue := snsRequest{sender: &snsSender{}}, sqsRequest{sender: &sqsSender{}}
-		for range 2 { // the second time with what the first left behind
-			topic.fill(3, &entry{ev: &ev})
-			queue.fill(3, &entry{ev: &ev})
-			gotSNS, gotSQS := len(*topic.entries[3].Message), len(*queue.entries[3].MessageBody)
-			for name, a := range topic.entries[3].MessageAttributes {
-				gotSNS += len(name) + len(*a.DataType) + len(*a.StringValue)
-			}
-			for name, a := range queue.entries[3].MessageAttributes {
-				gotSQS += len(name) + len(*a.DataType) + len(*a.StringValue)
-			}
-			if gotSNS != want || gotSQS != want {
-				t.Fatalf("measured %d bytes, SNS gets %d and SQS %d", want, gotSNS, gotSQS)
-			}
-			topic.fill(3, &entry{ev: &relay.Event{Attributes: map[string]string{"left": "behind"}}})
-			queue.fill(3, &entry{ev: &relay.Event{Attributes: map[string]string{"left": "behind"}}})
-		}
-	})
+	assert.Nil(t, exceeded(want, attributes, want))
+	assert.Equal(t, relay.CodeTooLarge, exceeded(want, attributes, want-1).Code)
+	assert.Nil(t, exceeded(want, 10, want))
+	assert.Equal(t, relay.CodeTooManyAttributes, exceeded(want, 11, want).Code)
 }
 
 func TestARetryKeepsItsDeduplicationIDAndAReplayGetsAnother(t *testing.T) {

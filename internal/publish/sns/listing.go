@@ -1,4 +1,4 @@
-package publish
+package sns
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
+	"github.com/temporal-outbox/relay/internal/publish/awsapi"
 	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
@@ -149,7 +150,7 @@ func (l *listing) readPage(page *listingPage) {
 	defer close(page.done)
 	l.page = nil
 	if err != nil {
-		if token != nil && publishError(err).Class == relay.ClassPoison {
+		if token != nil && awsapi.Error(err).Class == relay.ClassPoison {
 			l.token, l.pages, l.arns = nil, 0, make(map[string]string) // the token is no longer good
 		}
 		page.err = err
@@ -184,13 +185,6 @@ func (l *listing) unfinished(ctx context.Context, page *listingPage) error {
 		return errorcode.New(relay.CodeTimeout, fmt.Sprintf("%s has had no answer for %s", progress, late.Round(100*time.Millisecond)))
 	}
 	return errorcode.New(relay.CodeListing, progress)
-}
-
-// IsListing reports whether a destination could not be resolved only because the
-// account's SNS topics are not all listed yet. Resolve goes on where it was.
-func IsListing(err error) bool {
-	pe, ok := errors.AsType[*relay.PublishError](err)
-	return ok && pe.Code == relay.CodeListing
 }
 
 // thousands writes a number the way people read it: 3,100.

@@ -1,0 +1,78 @@
+package awsapi
+
+import (
+	"context"
+
+	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/publish/errorcode"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// MaxEvents is AWS's limit for a batch request, of both services.
+const MaxEvents = 10
+
+// EntryIDs name the entries inside a request. AWS only wants them to be distinct.
+var EntryIDs = [MaxEvents]string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}
+
+// Batch accounts for the entries of one batch request at a time. An entry that the response
+// leaves out has no outcome: with the batch APIs, a status of 200 says nothing about the single
+// entry.
+type Batch struct {
+	entries  int
+	outcomes [MaxEvents]destination.Outcome
+	delivery delivery
+}
+
+// Begin prepares for a request with so many entries, and returns the context to send it with.
+func (b *Batch) Begin(ctx context.Context, entries int) context.Context {
+	b.entries = entries
+	clear(b.outcomes[:])
+	b.delivery = delivery{}
+	return context.WithValue(ctx, deliveryKey{}, &b.delivery)
+}
+
+// Accepted notes an entry of the response's successful list.
+func (b *Batch) Accepted(id, messageID *string) {
+	if i, ok := b.index(id); ok && b.outcomes[i] == (destination.Outcome{}) {
+		b.outcomes[i] = destination.Outcome{Accepted: true, MessageID: orElse(messageID, "")}
+	}
+}
+
+// Failed notes an entry of the response's failed list. If an entry is on both
+// lists, this one counts: to publish twice is better than not at all.
+func (b *Batch) Failed(id, code, message *string, senderFault bool) {
+	i, ok := b.index(id)
+	if !ok {
+		return
+	}
+	err := errorcode.New(orElse(code, relay.CodeResponse), errorcode.Shorten(orElse(message, "")))
+	err.SenderFault = senderFault
+	b.outcomes[i] = destination.Outcome{Err: err}
+}
+
+// Answer ends the request. The error is that of the call: the request failed as a whole.
+func (b *Batch) Answer(err error) destination.Answer {
+	a := destination.Answer{Outcomes: b.outcomes[:b.entries]}
+	if err != nil {
+		a = destination.Failed(Error(err))
+	}
+	a.DeliveryUncertain = b.delivery.uncertain
+	return a
+}
+
+// index returns the entry with that id. A response may contain anything,
+// so an id that was never sent is no entry.
+func (b *Batch) index(id *string) (int, bool) {
+	if id == nil || len(*id) != 1 {
+		return 0, false
+	}
+	i := int((*id)[0]) - '0'
+	return i, i >= 0 && i < b.entries
+}
+
+func orElse(s *string, otherwise string) string {
+	if s == nil || *s == "" {
+		return otherwise
+	}
+	return *s
+}
