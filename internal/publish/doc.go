@@ -13,11 +13,13 @@
 //
 //   - config.go and publisher.go know the configured topics, look their destinations
 //     up, and answer questions about them.
-//   - stream.go publishes: one goroutine owns the state, and several requests are in
-//     flight; fill.go starts requests, at the topic's pace, and divide.go finds the
-//     event for which a whole request was rejected.
-//   - pack.go decides what may go into the next request. It is pure: no clock,
-//     no network, no goroutines, so that it can be tested against a model.
+//   - loop.go publishes, from events in to outcomes out. One goroutine owns all state;
+//     request.go is a request in flight, the only thing that another goroutine holds.
+//   - outlet.go decides which events the next request carries. It is made of queue.go,
+//     which keeps the order of keys and is tested against a model, requestsize.go, which
+//     learns how large a request may be, and divide.go, which finds the event for which
+//     a whole request was rejected.
+//   - unroutable.go stands in for a destination that is not there.
 //   - tracing.go decorates a destination: it makes a span of every request.
 //
 // The folders below do not know of the loop:

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -9,8 +10,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// packModel is what the packer promises, kept in the simplest way: lists.
-type packModel struct {
+// queueModel is what the packer promises, kept in the simplest way: lists.
+type queueModel struct {
 	ordered bool
 	limit   int
 	// smallness is how many of the largest events fit into a request.
@@ -24,7 +25,7 @@ type packModel struct {
 }
 
 // held reports whether an earlier event of ev's key failed.
-func (m *packModel) held(ev *relay.Event) bool {
+func (m *queueModel) held(ev *relay.Event) bool {
 	for p := m.behind[ev.ID]; p != nil; p = m.behind[p.ID] {
 		if m.state[p.ID] == "failed" {
 			return true
@@ -34,12 +35,12 @@ func (m *packModel) held(ev *relay.Event) bool {
 }
 
 // sendable reports whether ev may leave now.
-func (m *packModel) sendable(ev *relay.Event) bool {
+func (m *queueModel) sendable(ev *relay.Event) bool {
 	before := m.behind[ev.ID]
 	return m.state[ev.ID] == "" && (before == nil || m.state[before.ID] == "acked")
 }
 
-func (m *packModel) count() (held, unsent int) {
+func (m *queueModel) count() (held, unsent int) {
 	for _, ev := range m.events {
 		switch {
 		case m.state[ev.ID] != "":
@@ -54,36 +55,36 @@ func (m *packModel) count() (held, unsent int) {
 
 func TestPackerKeepsItsPromisesUnderEverySchedule(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &packModel{
+		m := &queueModel{
 			ordered:   rapid.Bool().Draw(t, "ordered"),
 			limit:     rapid.IntRange(1, 100).Draw(t, "limit"),
 			smallness: rapid.SampledFrom([]int{1, 3, 9, 30}).Draw(t, "smallness"),
 			state:     map[int64]string{}, out: map[*entry]bool{}, size: map[int64]int{},
 			refused: map[int64]bool{}, behind: map[int64]*relay.Event{},
 		}
-		p := newPacker(m.ordered, maxEntries, m.limit)
+		q := newQueue(m.ordered, maxEntries)
 		t.Repeat(map[string]func(*rapid.T){
-			"add":  func(t *rapid.T) { m.add(t, p) },
-			"next": func(t *rapid.T) { m.next(t, p) },
-			"done": func(t *rapid.T) { m.done(t, p) },
-			"":     func(t *rapid.T) { m.check(t, p) },
+			"add":  func(t *rapid.T) { m.add(t, q) },
+			"next": func(t *rapid.T) { m.next(t, q) },
+			"done": func(t *rapid.T) { m.done(t, q) },
+			"":     func(t *rapid.T) { m.check(t, q) },
 		})
 		// In the end everything leaves that is not held.
 		for range 10_000 {
-			m.check(t, p)
-			if len(m.out) == 0 && p.unsent() == 0 {
+			m.check(t, q)
+			if len(m.out) == 0 && q.unsent() == 0 {
 				return
 			}
-			m.next(t, p)
+			m.next(t, q)
 			if len(m.out) > 0 {
-				m.done(t, p)
+				m.done(t, q)
 			}
 		}
-		t.Fatalf("%d events never leave", p.unsent())
+		t.Fatalf("%d events never leave", q.unsent())
 	})
 }
 
-func (m *packModel) add(t *rapid.T, p *packer) {
+func (m *queueModel) add(t *rapid.T, q *queue) {
 	n := rapid.IntRange(0, 30).Draw(t, "n")
 	entries := make([]entry, n)
 	for i := range entries {
@@ -109,20 +110,20 @@ func (m *packModel) add(t *rapid.T, p *packer) {
 		entries[i] = entry{ev: ev, bytes: m.size[ev.ID]}
 		if rapid.IntRange(0, 19).Draw(t, "refused") == 0 {
 			m.refused[ev.ID] = true
-			entries[i].refusal = &relay.PublishError{Code: "no"}
+			entries[i].invalid = &relay.PublishError{Code: "no"}
 		}
 	}
-	p.add(entries)
+	q.add(entries)
 }
 
-func (m *packModel) next(t *rapid.T, p *packer) {
+func (m *queueModel) next(t *rapid.T, q *queue) {
 	possible := 0
 	for _, ev := range m.events {
 		if m.sendable(ev) {
 			possible++
 		}
 	}
-	batch, refused := p.next(nil, nil)
+	batch, invalid := q.next(m.limit)
 	bytes, keys, last := 0, map[string]bool{}, int64(0)
 	for _, e := range batch {
 		if !m.sendable(e.ev) || m.refused[e.ev.ID] {
@@ -137,12 +138,12 @@ func (m *packModel) next(t *rapid.T, p *packer) {
 		keys[e.ev.Key], last = true, e.ev.ID
 		bytes += m.size[e.ev.ID]
 	}
-	for _, e := range refused {
+	for _, e := range invalid {
 		if !m.sendable(e.ev) || !m.refused[e.ev.ID] {
 			t.Fatalf("event %d refused when it must not", e.ev.ID)
 		}
 	}
-	for _, e := range append(batch, refused...) {
+	for _, e := range slices.Concat(batch, invalid) {
 		if m.state[e.ev.ID] != "" {
 			t.Fatalf("event %d left twice", e.ev.ID)
 		}
@@ -153,7 +154,7 @@ func (m *packModel) next(t *rapid.T, p *packer) {
 		t.Fatalf("a request of %d events and %d bytes, limit %d", len(batch), bytes, m.limit)
 	}
 	// Full means that the oldest of the rest does not fit.
-	if left := possible - len(batch) - len(refused); left > 0 && len(batch) < maxEntries {
+	if left := possible - len(batch) - len(invalid); left > 0 && len(batch) < maxEntries {
 		for _, ev := range m.events {
 			if m.sendable(ev) {
 				if bytes+m.size[ev.ID] <= m.limit || len(batch) == 0 {
@@ -165,7 +166,7 @@ func (m *packModel) next(t *rapid.T, p *packer) {
 	}
 }
 
-func (m *packModel) done(t *rapid.T, p *packer) {
+func (m *queueModel) done(t *rapid.T, q *queue) {
 	if len(m.out) == 0 {
 		t.Skip("nothing is out")
 	}
@@ -174,10 +175,10 @@ func (m *packModel) done(t *rapid.T, p *packer) {
 			if e.ev != ev {
 				continue
 			}
-			ok := e.refusal == nil && rapid.IntRange(0, 9).Draw(t, "acknowledged") > 0
+			ok := e.invalid == nil && rapid.IntRange(0, 9).Draw(t, "acknowledged") > 0
 			delete(m.out, e)
 			m.state[ev.ID] = map[bool]string{true: "acked", false: "failed"}[ok]
-			p.done(e, ok)
+			q.done(e, ok)
 			if rapid.Bool().Draw(t, "enough") {
 				return
 			}
@@ -186,9 +187,9 @@ func (m *packModel) done(t *rapid.T, p *packer) {
 	}
 }
 
-func (m *packModel) check(t *rapid.T, p *packer) {
+func (m *queueModel) check(t *rapid.T, q *queue) {
 	held, unsent := m.count()
-	if p.held != held || p.unsent() != unsent {
-		t.Fatalf("packer counts %d held and %d unsent, they are %d and %d", p.held, p.unsent(), held, unsent)
+	if q.held != held || q.unsent() != unsent {
+		t.Fatalf("packer counts %d held and %d unsent, they are %d and %d", q.held, q.unsent(), held, unsent)
 	}
 }

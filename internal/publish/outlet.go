@@ -1,0 +1,118 @@
+package publish
+
+import (
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// outlet is the way of a topic's events to its destination. It holds the events that have no
+// outcome yet, and decides which of them the next request carries. It sends nothing.
+type outlet struct {
+	destination destination.Destination
+	is          destination.Properties
+	isolate     bool                    // see Request
+	pace        func(int) time.Duration // see Request; nil: no limit
+
+	queue  *queue
+	halves [][]*entry // of divided requests, sent before anything new
+	size   requestSize
+
+	next      []*entry  // of the next request, once that is decided
+	notBefore time.Time // when to ask again whether it may start, for the topic's rate
+
+	senders []destination.Sender // those that no request uses
+}
+
+func newOutlet(to destination.Destination, route *cachedRoute, r Request) *outlet {
+	is := to.Properties()
+	return &outlet{
+		destination: to,
+		is:          is,
+		isolate:     r.Isolate,
+		pace:        r.Pace,
+		queue:       newQueue(is.Ordered, is.MaxEvents),
+		size:        newRequestSize(is.MaxBytes, route),
+	}
+}
+
+// add takes a page of events.
+func (o *outlet) add(page []relay.Event) {
+	entries := make([]entry, len(page))
+	for i := range page {
+		ev := &page[i]
+		bytes, invalid := o.destination.Check(ev)
+		entries[i] = entry{ev: ev, bytes: bytes, invalid: invalid}
+	}
+	o.queue.add(entries)
+}
+
+// wantsFuller reports whether more events could make the next request a fuller one.
+func (o *outlet) wantsFuller() bool { return len(o.queue.ready) < o.is.MaxEvents }
+
+// empty reports whether there is nothing to send, and no invalid event to report.
+func (o *outlet) empty() bool {
+	return len(o.next) == 0 && len(o.halves) == 0 && len(o.queue.ready) == 0
+}
+
+// unsent is the number of events that were read, have no outcome and are not
+// held, apart from those in flight.
+func (o *outlet) unsent() int {
+	n := o.queue.unsent() + len(o.next)
+	for _, half := range o.halves {
+		n += len(half)
+	}
+	return n
+}
+
+// prepare decides on the next request, unless that has been done. It returns the invalid events
+// that it met on the way, which are no longer in the queue.
+func (o *outlet) prepare() (invalid []*entry) {
+	if len(o.next) > 0 {
+		return nil
+	}
+	if n := len(o.halves); n > 0 {
+		o.next, o.halves = o.halves[n-1], o.halves[:n-1]
+	} else {
+		o.next, invalid = o.queue.next(o.size.limit)
+	}
+	o.notBefore = time.Time{}
+	return invalid
+}
+
+// accepted takes a request whose events the destination has answered one by one.
+func (o *outlet) accepted(entries []*entry) { o.size.accepted(weight(entries), len(entries)) }
+
+// wait returns for how long the next request has to wait for the topic's rate.
+func (o *outlet) wait() time.Duration {
+	if o.pace == nil {
+		return 0
+	}
+	wait := time.Until(o.notBefore)
+	if wait <= 0 {
+		// Not asked for longer than that, or a loop that is stopped meanwhile would
+		// have used up a share that it never sent.
+		if wait = o.pace(len(o.next)); wait > 0 {
+			o.notBefore = time.Now().Add(wait)
+		}
+	}
+	return wait
+}
+
+// start gives the entries of the next request to r, and a sender.
+func (o *outlet) start(r *request) {
+	r.outlet, r.entries = o, append(r.entries[:0], o.next...)
+	o.next = nil
+	if n := len(o.senders); n > 0 {
+		r.sender, o.senders = o.senders[n-1], o.senders[:n-1]
+	} else {
+		r.sender = o.destination.NewSender()
+	}
+}
+
+// end takes the sender of r back.
+func (o *outlet) end(r *request) {
+	o.senders = append(o.senders, r.sender)
+	r.outlet, r.sender = nil, nil
+}

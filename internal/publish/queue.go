@@ -1,0 +1,178 @@
+package publish
+
+import "github.com/temporal-outbox/relay/internal/relay"
+
+// entry is one event on its way.
+type entry struct {
+	ev    *relay.Event
+	seq   int // position in the stream
+	bytes int // as the destination counts
+	// invalid is set where the event need not be sent to know its outcome.
+	invalid *relay.PublishError
+	key     *keyQueue // the key's, nil where nothing is to be kept in order
+	next    *entry    // behind this one in its key's queue
+}
+
+// keyQueue is the events of one key on an ordered destination. As long as it exists
+// one of them is ready or out, and the others wait here. Once one has failed the
+// queue is blocked for good.
+type keyQueue struct {
+	first, last *entry
+	waiting     int
+	blocked     bool
+}
+
+func (k *keyQueue) push(e *entry) {
+	if k.first == nil {
+		k.first = e
+	} else {
+		k.last.next = e
+	}
+	k.last = e
+	k.waiting++
+}
+
+func (k *keyQueue) pop() *entry {
+	e := k.first
+	k.first, e.next = e.next, nil
+	k.waiting--
+	return e
+}
+
+// block gives up the events that wait, and returns how many there were.
+func (k *keyQueue) block() (waiting int) {
+	waiting = k.waiting
+	*k = keyQueue{blocked: true}
+	return waiting
+}
+
+// queue decides which events may be sent next, and together. It is pure: no clock, no
+// network, no goroutines, so that it can be tested against a model.
+//
+// Ready events leave oldest first. On ordered destinations that serves the key
+// with the most events best: its next one does not queue behind younger ones of
+// others, and the number of its events is what the whole takes at least.
+type queue struct {
+	maxEvents int                  // of a request
+	keys      map[string]*keyQueue // nil where nothing is to be kept in order
+	ready     readyHeap
+	waiting   int // in key queues
+	held      int // behind a failed event of their key
+	seq       int
+	batch     []*entry // of the last call of next
+}
+
+func newQueue(ordered bool, maxEvents int) *queue {
+	q := &queue{maxEvents: maxEvents}
+	if ordered {
+		q.keys = make(map[string]*keyQueue)
+	}
+	return q
+}
+
+// add takes the next events of the stream. They must stay untouched until they
+// are done.
+func (q *queue) add(entries []entry) {
+	for i := range entries {
+		e := &entries[i]
+		e.seq = q.seq
+		q.seq++
+		if q.keys == nil || e.ev.Key == "" {
+			q.ready.push(e)
+			continue
+		}
+		k := q.keys[e.ev.Key]
+		switch {
+		case k == nil:
+			e.key = &keyQueue{}
+			q.keys[e.ev.Key] = e.key
+			q.ready.push(e)
+		case k.blocked:
+			q.held++
+		default:
+			e.key = k
+			k.push(e)
+			q.waiting++
+		}
+	}
+}
+
+// unsent is the number of events that were added and neither left nor are held.
+func (q *queue) unsent() int { return len(q.ready) + q.waiting }
+
+// next returns the entries of the next request, of maxBytes at most unless it is a single one,
+// and the invalid entries that it met, which need no request. Both are out until done is called
+// for them. An empty batch means that nothing can be sent now. The batch is valid until the next
+// call.
+func (q *queue) next(maxBytes int) (batch, invalid []*entry) {
+	bytes := 0
+	batch = q.batch[:0]
+	for len(q.ready) > 0 && len(batch) < q.maxEvents {
+		e := q.ready[0]
+		if e.invalid == nil {
+			if len(batch) > 0 && bytes+e.bytes > maxBytes {
+				break
+			}
+			bytes += e.bytes
+			batch = append(batch, e)
+		} else {
+			invalid = append(invalid, e)
+		}
+		q.ready.pop()
+	}
+	q.batch = batch
+	return batch, invalid
+}
+
+// done says what became of an entry that next has returned: if it was accepted
+// the next of its key becomes ready, if not, all behind it are held.
+func (q *queue) done(e *entry, accepted bool) {
+	switch k := e.key; {
+	case k == nil:
+	case !accepted:
+		waiting := k.block()
+		q.held += waiting
+		q.waiting -= waiting
+	case k.first == nil:
+		delete(q.keys, e.ev.Key)
+	default:
+		q.waiting--
+		q.ready.push(k.pop())
+	}
+}
+
+// readyHeap is a binary heap with the oldest entry on top. (container/heap would
+// do, but for its detour over any.)
+type readyHeap []*entry
+
+func (h *readyHeap) push(e *entry) {
+	*h = append(*h, e)
+	q := *h
+	for i := len(q) - 1; i > 0; {
+		parent := (i - 1) / 2
+		if q[parent].seq < q[i].seq {
+			return
+		}
+		q[parent], q[i] = q[i], q[parent]
+		i = parent
+	}
+}
+
+func (h *readyHeap) pop() *entry {
+	q := *h
+	top, last := q[0], len(q)-1
+	q[0], q[last] = q[last], nil
+	q = q[:last]
+	*h = q
+	for i := 0; ; {
+		child := 2*i + 1
+		if child+1 < last && q[child+1].seq < q[child].seq {
+			child++
+		}
+		if child >= last || q[i].seq < q[child].seq {
+			return top
+		}
+		q[i], q[child] = q[child], q[i]
+		i = child
+	}
+}

@@ -1,0 +1,49 @@
+package publish
+
+import (
+	"context"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// request is one request at a time, and has a goroutine that sends it.
+// One goroutine for many requests keeps its stack: the SDK's is deep, and growing
+// a new one for every request costs a tenth of the whole.
+type request struct {
+	outlet  *outlet
+	sender  destination.Sender // of outlet
+	entries []*entry
+	events  []*relay.Event // those of entries
+	answer  destination.Answer
+	// start starts the request with its deadline. Closing it ends the goroutine.
+	start chan time.Time
+}
+
+// serve sends the request whenever it is started, and returns it through answered. ctx must not
+// be one that is cancelled: such a request may have been accepted. Only its deadline ends it.
+func (r *request) serve(ctx context.Context, answered chan<- *request) {
+	for deadline := range r.start {
+		r.events = r.events[:0]
+		for _, e := range r.entries {
+			r.events = append(r.events, e.ev)
+		}
+		ctx, cancel := context.WithDeadline(ctx, deadline)
+		r.answer = r.sender.Send(ctx, r.events)
+		cancel()
+		answered <- r
+	}
+}
+
+// ended says how the request ended, for statistics.
+func (r *request) ended() relay.Answer {
+	a := relay.Answer{Events: len(r.entries), Err: r.answer.Failure}
+	for i := range r.entries {
+		_, err := r.answer.Of(i)
+		if r.answer.DeliveryUncertain || err != nil && err.Code == relay.CodeUnanswered {
+			a.Suspected++
+		}
+	}
+	return a
+}
