@@ -106,7 +106,7 @@ type Config struct {
 
 	// Traces gets a span for every request, as a child of the span in Publish's
 	// context, and linked to the spans that its events were written in. Default:
-	// nobody, and then it costs nothing.
+	// none, and then tracing costs nothing.
 	Traces trace.TracerProvider
 }
 

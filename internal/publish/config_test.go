@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/publish"
 )
 
-func TestNewSaysEverythingThatIsWrongAtOnce(t *testing.T) {
+func TestNew_ReportsAllMistakesAtOnce(t *testing.T) {
 	arn, fifo := "arn:aws:sns:eu-west-1:123456789012:orders", "arn:aws-cn:sns:cn-north-1:1:a.fifo"
 	wrong := map[string]publish.Destination{
 		"a-nothing":     {},
@@ -42,7 +42,7 @@ func TestNewSaysEverythingThatIsWrongAtOnce(t *testing.T) {
 	assert.Equal(t, len(wrong)+2, strings.Count(err.Error(), "\n")+1, err)
 }
 
-func TestADestinationIsNamedAsItIsConfiguredAndHoldsNoSecret(t *testing.T) {
+func TestDestination_IsNamedAsConfiguredWithoutSecrets(t *testing.T) {
 	p, err := publish.New(publish.Config{AWS: aws.Config{Region: "eu-west-1"}, Topics: map[string]publish.Destination{
 		"a": {SNS: "arn:aws:sns:eu-west-1:1:a"},
 		"b": {SQS: "b.fifo"},
@@ -55,7 +55,7 @@ func TestADestinationIsNamedAsItIsConfiguredAndHoldsNoSecret(t *testing.T) {
 	assert.Empty(t, p.Destination("unknown"))
 }
 
-func TestTheRegionMayComeFromTheDestination(t *testing.T) {
+func TestRegion_MayComeFromTheDestination(t *testing.T) {
 	p, err := publish.New(publish.Config{Topics: map[string]publish.Destination{
 		"b": {SQS: "https://sqs.cn-north-1.amazonaws.com.cn/1/b"},
 		"a": {SNS: "arn:aws:sns:eu-west-1:1:a"},

@@ -19,10 +19,11 @@ func (o *outlet) failed(entries []*entry, failure *relay.PublishError) *relay.Pu
 	if meaning.Size && len(entries) > 1 {
 		o.size.rejected(weight(entries))
 	}
-	if !mayBeOneEvent(failure, meaning) && !(o.isolate && isAnswer(failure)) {
+	divides := mayBeOneEvent(failure, meaning) || o.isolate && isAnswer(failure)
+	switch n := len(entries); {
+	case !divides:
 		return failure
-	}
-	if n := len(entries); n > 1 {
+	case n > 1:
 		// Clones, because the request uses its slice again.
 		o.halves = append(o.halves, slices.Clone(entries[n/2:]), slices.Clone(entries[:n/2]))
 		return nil
@@ -30,7 +31,7 @@ func (o *outlet) failed(entries []*entry, failure *relay.PublishError) *relay.Pu
 	own := *failure
 	own.Whole = false
 	if meaning.Size {
-		tooLarge(&own, entries[0].bytes, o.is.MaxBytes)
+		tooLarge(&own, entries[0].bytes, o.props.MaxBytes)
 	}
 	return &own
 }

@@ -18,16 +18,16 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// strict is a destination that refuses whole requests, for one event in them or
+// strict is a destination that rejects whole requests, for one event in them or
 // for their size.
 type strict struct {
-	limit  int              // bytes of a request
-	guilty map[int64]string // the code of every request with that event
-	sick   map[int64]bool   // fails in a response, for itself alone
+	limit int              // bytes of a request
+	bad   map[int64]string // the code of every request with that event
+	sick  map[int64]bool   // fails in a response, for itself alone
 
 	mu       sync.Mutex
 	accepted []int64
-	refused  int // requests
+	rejected int // requests
 }
 
 func (d *strict) send(_ context.Context, events []*relay.Event) (a answer) {
@@ -35,7 +35,7 @@ func (d *strict) send(_ context.Context, events []*relay.Event) (a answer) {
 	defer d.mu.Unlock()
 	code := ""
 	for _, e := range events {
-		if c := d.guilty[e.ID]; c != "" {
+		if c := d.bad[e.ID]; c != "" {
 			code = c
 		}
 	}
@@ -43,7 +43,7 @@ func (d *strict) send(_ context.Context, events []*relay.Event) (a answer) {
 		code = "AWS.SimpleQueueService.BatchRequestTooLong"
 	}
 	if code != "" {
-		d.refused++
+		d.rejected++
 		return failAll(errorcode.New(code, "no"))
 	}
 	for i, e := range events {
@@ -74,7 +74,7 @@ func publisherTo(send func(context.Context, []*relay.Event) answer, ordered bool
 	return p, s
 }
 
-func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T) {
+func TestDivide_OnlyTheBadEventsFailAndTheOthersArrive(t *testing.T) {
 	splitting := []string{"InvalidMessageContents", "InvalidParameter", "ValidationError"}
 	rapid.Check(t, func(t *rapid.T) {
 		ordered := rapid.Bool().Draw(t, "ordered")
@@ -88,8 +88,8 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 			codes = append([]string{"AccessDenied", "NobodyKnows"}, codes...)
 		}
 		d := &strict{
-			guilty: rapid.MapOfN(rapid.Int64Range(1, int64(n)), rapid.SampledFrom(codes), 0, 8).Draw(t, "guilty"),
-			sick:   rapid.MapOfN(rapid.Int64Range(1, int64(n)), rapid.Just(true), 0, 3).Draw(t, "sick"),
+			bad:  rapid.MapOfN(rapid.Int64Range(1, int64(n)), rapid.SampledFrom(codes), 0, 8).Draw(t, "bad"),
+			sick: rapid.MapOfN(rapid.Int64Range(1, int64(n)), rapid.Just(true), 0, 3).Draw(t, "sick"),
 		}
 		for i := range events {
 			events[i].Payload = strings.Repeat("x", rapid.IntRange(1, 400).Draw(t, "size"))
@@ -128,7 +128,7 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 		for i := range events {
 			ev := &events[i]
 			bytes, _ := message.Measure(ev)
-			code := d.guilty[ev.ID]
+			code := d.bad[ev.ID]
 			switch {
 			case bytes > d.limit:
 				code = relay.CodeTooLarge
@@ -158,7 +158,7 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 				want.Acknowledged++
 				arrive = append(arrive, ev.ID)
 				if got != nil {
-					t.Fatalf("event %d is innocent: %v", ev.ID, got)
+					t.Fatalf("event %d is good: %v", ev.ID, got)
 				}
 			}
 		}
@@ -175,7 +175,7 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 		if got := slices.Sorted(slices.Values(d.accepted)); !slices.Equal(got, arrive) {
 			t.Fatalf("accepted %v, want %v", got, arrive)
 		}
-		// A guilty event costs its own refusal and, of a batch of ten, at most
+		// A bad event costs its own rejection and, of a batch of ten, at most
 		// four on the way to it, and each of these two more requests. Each of the
 		// two pages may end in a request that is not full.
 		if d.limit == limit && s.requests > n+8*failing {
@@ -187,9 +187,9 @@ func TestOnlyTheGuiltyOfARefusedRequestAreRefusedAndTheOthersArrive(t *testing.T
 	})
 }
 
-func TestAWholeRefusalThatIsAboutNoEventStaysWhole(t *testing.T) {
+func TestDivide_AFailureThatIsAboutNoEventStaysWhole(t *testing.T) {
 	for _, code := range []string{"AccessDenied", "Throttled", "InternalError", "EmptyBatchRequest", relay.CodeTimeout, "HTTP403", "NobodyKnows"} {
-		d := &strict{limit: 1000, guilty: map[int64]string{3: code}}
+		d := &strict{limit: 1000, bad: map[int64]string{3: code}}
 		p, s := publisherTo(d.send, false, 1000)
 		result, err := p.Publish(t.Context(), Request{
 			Topic: "orders", Events: feed(numbered(1, 10, nil)),
@@ -207,7 +207,7 @@ func TestAWholeRefusalThatIsAboutNoEventStaysWhole(t *testing.T) {
 	}
 }
 
-func TestWithoutARouteNothingIsWholeOnceEventsAreToBeIsolated(t *testing.T) {
+func TestUnroutable_NothingIsWholeOnceEventsAreToBeIsolated(t *testing.T) {
 	for _, isolate := range []bool{false, true} {
 		_, err := new(stub).publisher(false).Publish(t.Context(), Request{
 			Topic: "unknown", Events: feed(numbered(1, 2, nil)), Isolate: isolate,
@@ -222,9 +222,9 @@ func TestWithoutARouteNothingIsWholeOnceEventsAreToBeIsolated(t *testing.T) {
 	}
 }
 
-func TestAStopAmidDividingLeavesTheRestUnsent(t *testing.T) {
+func TestDivide_AStopLeavesTheRestUnsent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	d := &strict{limit: 1000, guilty: map[int64]string{1: "InvalidParameter"}}
+	d := &strict{limit: 1000, bad: map[int64]string{1: "InvalidParameter"}}
 	p, _ := publisherTo(func(ctx context.Context, events []*relay.Event) answer {
 		if len(events) <= 5 {
 			cancel()
@@ -244,8 +244,8 @@ func TestAStopAmidDividingLeavesTheRestUnsent(t *testing.T) {
 }
 
 // sizes publishes events and returns the sizes of the requests that were sent.
-func sizes(t *testing.T, p *Publisher, d *strict, events []relay.Event) (accepted []int, refused int) {
-	d.refused = 0
+func sizes(t *testing.T, p *Publisher, d *strict, events []relay.Event) (accepted []int, rejected int) {
+	d.rejected = 0
 	s, ok := p.routes["orders"].open.(*stub)
 	require.True(t, ok)
 	s.send = func(ctx context.Context, events []*relay.Event) answer {
@@ -258,10 +258,10 @@ func sizes(t *testing.T, p *Publisher, d *strict, events []relay.Event) (accepte
 	result, err := p.Publish(t.Context(), Request{Topic: "orders", Concurrency: 1, Events: feed(events), Report: ignore})
 	require.NoError(t, err)
 	require.Equal(t, len(events), result.Acknowledged)
-	return accepted, d.refused
+	return accepted, d.rejected
 }
 
-func TestRequestsStayBelowASizeThatWasRefusedUntilTheLimitIsLookedUpAgain(t *testing.T) {
+func TestRequestSize_StaysBelowARejectedOneUntilTheNextLookUp(t *testing.T) {
 	events := numbered(100, 200, nil) // names of one length
 	for i := range events {
 		events[i].Payload = strings.Repeat("x", 80)
@@ -271,20 +271,20 @@ func TestRequestsStayBelowASizeThatWasRefusedUntilTheLimitIsLookedUpAgain(t *tes
 	p, _ := publisherTo(d.send, false, 100*each)
 	route := p.routes["orders"]
 
-	accepted, refused := sizes(t, p, d, events)
-	assert.LessOrEqual(t, refused, 3, "it learns from one refusal, and from one of what it learned")
+	accepted, rejected := sizes(t, p, d, events)
+	assert.LessOrEqual(t, rejected, 3, "it learns from one rejection, and from one of what it learned")
 	assert.LessOrEqual(t, slices.Max(accepted), d.limit)
 
-	accepted, refused = sizes(t, p, d, events)
-	assert.Zero(t, refused, "the next stream knows")
+	accepted, rejected = sizes(t, p, d, events)
+	assert.Zero(t, rejected, "the next stream knows")
 	assert.Equal(t, 3*each, slices.Max(accepted), "what was accepted is not given up")
 	assert.Equal(t, 100*each, route.open.Properties().MaxBytes, "an event alone may still have the whole")
 
 	// The limit was raised, and a look-up says so.
 	d.limit = 100 * each
 	route.learned.Store(0)
-	accepted, refused = sizes(t, p, d, events)
-	assert.Zero(t, refused)
+	accepted, rejected = sizes(t, p, d, events)
+	assert.Zero(t, rejected)
 	assert.Equal(t, 10*each, slices.Max(accepted))
 
 	// It shrinks below what has been accepted in this very stream.
@@ -296,19 +296,19 @@ func TestRequestsStayBelowASizeThatWasRefusedUntilTheLimitIsLookedUpAgain(t *tes
 		d.limit = map[bool]int{true: 100 * each, false: 2 * each}[at < 5]
 		return d.send(ctx, events)
 	}
-	d.refused = 0
+	d.rejected = 0
 	result, err := p2.Publish(t.Context(), Request{Topic: "orders", Concurrency: 1, Events: feed(events), Report: ignore})
 	require.NoError(t, err)
 	assert.Equal(t, len(events), result.Acknowledged)
-	assert.Less(t, d.refused, 10)
+	assert.Less(t, d.rejected, 10)
 }
 
-func TestASingleEventTooLargeForADestinationSaysBothSizes(t *testing.T) {
+func TestDivide_AnEventThatIsTooLargeAloneSaysBothSizes(t *testing.T) {
 	for _, code := range []string{"BatchRequestTooLong", "HTTP413"} {
 		events := numbered(1, 2, nil)
 		events[0].Payload = strings.Repeat("x", 5000) // above what is taken for the limit
 		events[1].Payload = strings.Repeat("x", 500)  // below
-		d := &strict{limit: 100_000, guilty: map[int64]string{1: code, 2: code}}
+		d := &strict{limit: 100_000, bad: map[int64]string{1: code, 2: code}}
 		p, s := publisherTo(d.send, false, 1000)
 		s.guessed = true
 		got := make(map[int64]*relay.PublishError)
@@ -332,7 +332,7 @@ func TestASingleEventTooLargeForADestinationSaysBothSizes(t *testing.T) {
 	}
 }
 
-func TestACodeThatNobodyKnowsIsDividedIfItBlamesTheSender(t *testing.T) {
+func TestDivide_ForAnUnknownCodeIfItBlamesTheSender(t *testing.T) {
 	for name, c := range map[string]struct {
 		code     string
 		sender   bool

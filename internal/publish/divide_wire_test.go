@@ -15,12 +15,12 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// refuseWith refuses every batch that has an entry with "guilty" in its body.
-func refuseWith(code string, requests *atomic.Int64, arrived *sync.Map) func(wireBatch) wireReply {
+// rejectBad rejects every batch that has an entry with "bad" in its body.
+func rejectBad(code string, requests *atomic.Int64, arrived *sync.Map) func(wireBatch) wireReply {
 	return func(b wireBatch) wireReply {
 		requests.Add(1)
 		for _, e := range b.Entries {
-			if strings.Contains(e.Body, "guilty") {
+			if strings.Contains(e.Body, "bad") {
 				return wireReply{Status: 400, Error: &wireError{Code: code, Message: "not allowed"}}
 			}
 		}
@@ -33,15 +33,15 @@ func refuseWith(code string, requests *atomic.Int64, arrived *sync.Map) func(wir
 	}
 }
 
-func TestOneBadEventOfARefusedRequestIsFoundAndTheOthersArrive(t *testing.T) {
+func TestDivide_FindsTheBadEventOfARejectedRequestAndTheOthersArrive(t *testing.T) {
 	for _, fifo := range []bool{false, true} {
 		both(t, fifo, func(t *testing.T, w *wire, d publish.Destination) {
 			for _, code := range []string{"InvalidParameter", "InvalidMessageContents", "ParameterValueInvalid", "SerializationException"} {
 				var requests atomic.Int64
 				var arrived sync.Map
-				w.publish = refuseWith(code, &requests, &arrived)
+				w.publish = rejectBad(code, &requests, &arrived)
 				events := simple(10)
-				events[6].Payload = "guilty"
+				events[6].Payload = "bad"
 				l := publishAll(t, w.publisher(d), events...)
 				want := map[int64]string{1: "", 2: "", 3: "", 4: "", 5: "", 6: "", 7: code, 8: "", 9: "", 10: ""}
 				assert.Equal(t, want, l.codes())
@@ -55,14 +55,14 @@ func TestOneBadEventOfARefusedRequestIsFoundAndTheOthersArrive(t *testing.T) {
 	}
 }
 
-func TestARequestIsDividedForAnyCodeOnlyIfItsEventsAreToBeIsolated(t *testing.T) {
+func TestDivide_ForAnyCodeOnlyIfEventsAreToBeIsolated(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		for _, isolate := range []bool{false, true} {
 			var requests atomic.Int64
 			var arrived sync.Map
-			w.publish = refuseWith("AccessDenied", &requests, &arrived)
+			w.publish = rejectBad("AccessDenied", &requests, &arrived)
 			events := simple(10)
-			events[2].Payload = "guilty"
+			events[2].Payload = "bad"
 			l := &ledger{t: t}
 			result, err := w.publisher(d).Publish(t.Context(), publish.Request{
 				Topic: "orders", Events: stream(events), Report: l.report, Isolate: isolate,
@@ -75,7 +75,7 @@ func TestARequestIsDividedForAnyCodeOnlyIfItsEventsAreToBeIsolated(t *testing.T)
 	})
 }
 
-func TestABatchThatIsTooLongIsSentInPartsAndFurtherOnesAreSmaller(t *testing.T) {
+func TestDivide_ATooLongRequestIsSentInPartsAndLaterOnesAreSmaller(t *testing.T) {
 	for _, code := range []string{"BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong"} {
 		both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 			var limit atomic.Int64
@@ -134,7 +134,7 @@ func TestABatchThatIsTooLongIsSentInPartsAndFurtherOnesAreSmaller(t *testing.T) 
 	}
 }
 
-func TestAProxysLimitDividesRequestsToo(t *testing.T) {
+func TestDivide_AProxysLimitCountsToo(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		w.other = func(string, *http.Request, url.Values) wireReply { return wireReply{} }
 		w.publish = func(b wireBatch) wireReply {

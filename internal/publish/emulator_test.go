@@ -108,7 +108,7 @@ func stream(pages ...[]relay.Event) <-chan []relay.Event {
 	return c
 }
 
-func TestEventsArriveAsTheyWereWrittenAndInOrderPerKeyOnFIFO(t *testing.T) {
+func TestEmulator_EventsArriveAsWrittenAndInOrderPerKeyOnFIFO(t *testing.T) {
 	cfg := testenv.AWS(t)
 	for _, service := range []publish.Service{publish.SNS, publish.SQS} {
 		for _, fifo := range []bool{false, true} {
@@ -185,7 +185,7 @@ func TestEventsArriveAsTheyWereWrittenAndInOrderPerKeyOnFIFO(t *testing.T) {
 	}
 }
 
-func TestFIFOAbsorbsARetryAndDeliversAReplay(t *testing.T) {
+func TestFIFO_AbsorbsARetryAndDeliversAReplay(t *testing.T) {
 	cfg := testenv.AWS(t)
 	f := newFixture(t, cfg, publish.SQS, true)
 	p, err := publish.New(publish.Config{AWS: cfg, Topics: map[string]publish.Destination{"orders": f.destination}})

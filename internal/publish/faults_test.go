@@ -89,7 +89,7 @@ func publishAll(t testing.TB, p *publish.Publisher, events ...relay.Event) *ledg
 	return l
 }
 
-func TestEveryEntryOfAResponseIsAccountedFor(t *testing.T) {
+func TestResponse_EveryEntryIsAccountedFor(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		w.publish = func(wireBatch) wireReply {
 			return wireReply{
@@ -114,7 +114,7 @@ func TestEveryEntryOfAResponseIsAccountedFor(t *testing.T) {
 	})
 }
 
-func TestARequestThatFailsAsAWholeFailsEachOfItsEventsWithItsCode(t *testing.T) {
+func TestFailure_OfARequestIsThatOfEachOfItsEvents(t *testing.T) {
 	for name, c := range map[string]struct {
 		reply     wireReply
 		code      string
@@ -159,7 +159,7 @@ func TestARequestThatFailsAsAWholeFailsEachOfItsEventsWithItsCode(t *testing.T) 
 	}
 }
 
-func TestWhatWasAcceptedBeforeTheConnectionDroppedIsSentAgainUnderTheSameDeduplicationID(t *testing.T) {
+func TestRepetition_AfterALostAnswerHasTheSameDeduplicationID(t *testing.T) {
 	both(t, true, func(t *testing.T, w *wire, d publish.Destination) {
 		var seen [][]wireEntry
 		w.publish = func(b wireBatch) wireReply {
@@ -173,7 +173,7 @@ func TestWhatWasAcceptedBeforeTheConnectionDroppedIsSentAgainUnderTheSameDedupli
 	})
 }
 
-func TestASilentServerCostsTheRequestTimeoutAndNoMore(t *testing.T) {
+func TestTimeout_BoundsTheCostOfASilentServer(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		release := make(chan struct{})
 		defer close(release)
@@ -189,7 +189,7 @@ func TestASilentServerCostsTheRequestTimeoutAndNoMore(t *testing.T) {
 	})
 }
 
-func TestTheLeaseBoundsARequestWithAllItsAttempts(t *testing.T) {
+func TestLease_BoundsARequestWithAllItsAttempts(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		release := make(chan struct{})
 		defer close(release)
@@ -216,7 +216,7 @@ func TestTheLeaseBoundsARequestWithAllItsAttempts(t *testing.T) {
 
 // The machine is suspended while a request is under way. The context's timer stands
 // still meanwhile, so that the SDK would repeat the request when it wakes up.
-func TestASuspendedMachine_RepeatsNoRequestWhenItsLeaseIsOver(t *testing.T) {
+func TestLease_ASuspendedMachineRepeatsNoRequestAfterIt(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		var isOver atomic.Bool
 		w.publish = func(wireBatch) wireReply {
@@ -243,7 +243,7 @@ func TestASuspendedMachine_RepeatsNoRequestWhenItsLeaseIsOver(t *testing.T) {
 	})
 }
 
-func TestALongErrorTextIsCutBetweenCharacters(t *testing.T) {
+func TestErrorText_IsCutBetweenCharacters(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		w.publish = func(b wireBatch) wireReply {
 			long := wireError{Code: "InternalError", Message: "x" + strings.Repeat("ü", 5000)}
@@ -262,7 +262,7 @@ func TestALongErrorTextIsCutBetweenCharacters(t *testing.T) {
 	})
 }
 
-func TestMissingCredentialsFailTheEventsAndNothingElse(t *testing.T) {
+func TestCredentials_ThatAreMissingFailTheEventsAndNothingElse(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		p := w.publisher(d)
 		l := publishAll(t, p, simple(1)...)
@@ -279,7 +279,7 @@ func TestMissingCredentialsFailTheEventsAndNothingElse(t *testing.T) {
 	})
 }
 
-func TestTheBodyOnTheWireIsThePayloadByteForByte(t *testing.T) {
+func TestBody_IsThePayloadByteForByte(t *testing.T) {
 	both(t, true, func(t *testing.T, w *wire, d publish.Destination) {
 		var mu sync.Mutex
 		got := make(map[string]wireEntry)
@@ -318,7 +318,7 @@ func TestTheBodyOnTheWireIsThePayloadByteForByte(t *testing.T) {
 	})
 }
 
-func TestOnlyFairStandardDestinationsGetGroups(t *testing.T) {
+func TestGroups_OfStandardDestinationsAreForFairOnesOnly(t *testing.T) {
 	for _, fair := range []bool{false, true} {
 		t.Run(fmt.Sprint("fair=", fair), func(t *testing.T) {
 			both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
@@ -335,7 +335,7 @@ func TestOnlyFairStandardDestinationsGetGroups(t *testing.T) {
 				} else {
 					assert.Nil(t, got[0].Group)
 				}
-				assert.Nil(t, got[1].Group, "AWS refuses an empty one")
+				assert.Nil(t, got[1].Group, "AWS rejects an empty one")
 				assert.Nil(t, got[0].Dedup)
 				assert.Nil(t, got[1].Dedup)
 			})
@@ -343,7 +343,7 @@ func TestOnlyFairStandardDestinationsGetGroups(t *testing.T) {
 	}
 }
 
-func TestRequestsGoToTheRegionOfTheDestination(t *testing.T) {
+func TestRegion_OfARequestIsThatOfItsDestination(t *testing.T) {
 	for _, d := range []publish.Destination{
 		{SNS: "arn:aws:sns:ap-south-1:1:orders"},
 		{SQS: "https://sqs.ap-south-1.amazonaws.com/1/orders"},

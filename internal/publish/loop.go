@@ -80,7 +80,7 @@ type loop struct {
 	requests []*request     // all of them
 	idle     []*request     // those that are not in flight
 	running  sync.WaitGroup // the goroutines of all
-	answered chan *request  // has room for all, so that they end even if nobody waits for them
+	answered chan *request  // has room for all, so that they end even after a panic in Report
 	inFlight int
 	timer    *time.Timer // ends a wait for the topic's rate
 
@@ -255,7 +255,7 @@ func (l *loop) record(o *outlet, entries []*entry, of func(int) (messageID strin
 		outcomes[i] = relay.Outcome{Ref: e.ev.Ref, Err: err}
 		o.queue.done(e, err == nil)
 		if err == nil {
-			outcomes[i].MessageID, outcomes[i].Destination = messageID, o.is.Address
+			outcomes[i].MessageID, outcomes[i].Destination = messageID, o.props.Address
 			l.result.Acknowledged++
 		} else {
 			l.result.Failed++

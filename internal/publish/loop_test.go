@@ -139,9 +139,9 @@ func feed(pages ...[]relay.Event) <-chan []relay.Event {
 
 func ignore([]relay.Outcome) {}
 
-var errRefused = &relay.PublishError{Code: "no"}
+var errRejected = &relay.PublishError{Code: "no"}
 
-func TestEveryEventHasOneOutcomeOrIsHeldBehindAFailureOfItsKey(t *testing.T) {
+func TestLoop_EveryEventHasOneOutcomeOrIsHeldBehindAFailureOfItsKey(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ordered := rapid.Bool().Draw(t, "ordered")
 		keys := rapid.IntRange(1, 40).Draw(t, "keys")
@@ -149,7 +149,7 @@ func TestEveryEventHasOneOutcomeOrIsHeldBehindAFailureOfItsKey(t *testing.T) {
 		s := &stub{send: func(_ context.Context, events []*relay.Event) (a answer) {
 			for i, ev := range events {
 				if failing[ev.ID] {
-					a[i] = errRefused
+					a[i] = errRejected
 				}
 			}
 			return a
@@ -220,7 +220,7 @@ func TestEveryEventHasOneOutcomeOrIsHeldBehindAFailureOfItsKey(t *testing.T) {
 	})
 }
 
-func TestRequestsAreFullAcrossPages(t *testing.T) {
+func TestLoop_RequestsAreFullAcrossPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const pages = 50
 		events := make(chan []relay.Event, 1)
@@ -249,7 +249,7 @@ func TestRequestsAreFullAcrossPages(t *testing.T) {
 	})
 }
 
-func TestTheNextPageIsTakenWhileTheLastIsInFlight(t *testing.T) {
+func TestLoop_TakesTheNextPageWhileTheLastIsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const work = 10 * time.Millisecond
 		s := &stub{send: func(context.Context, []*relay.Event) (a answer) { time.Sleep(work); return a }}
@@ -271,7 +271,7 @@ func TestTheNextPageIsTakenWhileTheLastIsInFlight(t *testing.T) {
 	})
 }
 
-func TestAHotKeyDoesNotWaitBehindYoungerEventsOfOthers(t *testing.T) {
+func TestLoop_AHotKeyDoesNotWaitBehindYoungerEventsOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stub{send: func(context.Context, []*relay.Event) (a answer) { time.Sleep(time.Second); return a }}
 		events := numbered(1, 420, func(id int64) string {

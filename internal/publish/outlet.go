@@ -11,7 +11,7 @@ import (
 // outcome yet, and decides which of them the next request carries. It sends nothing.
 type outlet struct {
 	destination destination.Destination
-	is          destination.Properties
+	props       destination.Properties
 	isolate     bool                    // see Request
 	pace        func(int) time.Duration // see Request; nil: no limit
 
@@ -26,14 +26,14 @@ type outlet struct {
 }
 
 func newOutlet(to destination.Destination, route *cachedRoute, r Request) *outlet {
-	is := to.Properties()
+	props := to.Properties()
 	return &outlet{
 		destination: to,
-		is:          is,
+		props:       props,
 		isolate:     r.Isolate,
 		pace:        r.Pace,
-		queue:       newQueue(is.Ordered, is.MaxEvents),
-		size:        newRequestSize(is.MaxBytes, route),
+		queue:       newQueue(props.Ordered, props.MaxEvents),
+		size:        newRequestSize(props.MaxBytes, route),
 	}
 }
 
@@ -49,7 +49,7 @@ func (o *outlet) add(page []relay.Event) {
 }
 
 // wantsFuller reports whether more events could make the next request a fuller one.
-func (o *outlet) wantsFuller() bool { return len(o.queue.ready) < o.is.MaxEvents }
+func (o *outlet) wantsFuller() bool { return len(o.queue.ready) < o.props.MaxEvents }
 
 // empty reports whether there is nothing to send, and no invalid event to report.
 func (o *outlet) empty() bool {

@@ -32,7 +32,7 @@ func perSecond(rate int) func(int) time.Duration {
 	}
 }
 
-func TestATopicKeepsItsPaceHoweverManyRequestsMayBeInFlight(t *testing.T) {
+func TestPace_HoldsHoweverManyRequestsMayBeInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var mu sync.Mutex
@@ -57,7 +57,7 @@ func TestATopicKeepsItsPaceHoweverManyRequestsMayBeInFlight(t *testing.T) {
 	})
 }
 
-func TestAStopWhileWaitingForThePaceLeavesTheEventsUnsent(t *testing.T) {
+func TestPace_AStopWhileARequestWaitsLeavesItsEventsUnsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reason := errors.New("the worker shuts down")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -77,7 +77,7 @@ func TestAStopWhileWaitingForThePaceLeavesTheEventsUnsent(t *testing.T) {
 	})
 }
 
-func TestALeaseThatEndsWhileARequestWaitsForThePaceStopsIt(t *testing.T) {
+func TestPace_ALeaseThatEndsWhileARequestWaitsStopsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		// Renewed until 40 s, to last for 20.
@@ -101,12 +101,12 @@ func TestALeaseThatEndsWhileARequestWaitsForThePaceStopsIt(t *testing.T) {
 	})
 }
 
-func TestPaceAllowsEveryRequestOnceWithItsMessages(t *testing.T) {
+func TestPace_CountsEveryRequestOnceWithItsEvents(t *testing.T) {
 	outer := t
 	rapid.Check(t, func(t *rapid.T) {
 		waits := rapid.SliceOfN(rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Second, time.Hour}), 1, 9).Draw(t, "waits")
 		n := rapid.IntRange(0, 80).Draw(t, "n")
-		d := &strict{limit: 100_000, guilty: rapid.MapOfN(rapid.Int64Range(1, 80), rapid.Just("InvalidParameter"), 0, 3).Draw(t, "guilty")}
+		d := &strict{limit: 100_000, bad: rapid.MapOfN(rapid.Int64Range(1, 80), rapid.Just("InvalidParameter"), 0, 3).Draw(t, "bad")}
 		ordered := rapid.Bool().Draw(t, "ordered")
 		stop := rapid.SampledFrom([]time.Duration{2 * time.Second, 1000 * time.Hour}).Draw(t, "stop")
 		var sent, paced []int

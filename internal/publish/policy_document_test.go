@@ -47,7 +47,7 @@ func policy(t *testing.T) map[string][]string {
 }
 
 // called is what a publisher asks AWS for, as permissions: while it resolves its
-// topic, publishes, is refused as a whole so that it divides requests, and looks its
+// topic, publishes, is rejected so that it divides requests, and looks its
 // limit up again.
 func called(t *testing.T, d publish.Destination) []string {
 	t.Helper()
@@ -92,7 +92,7 @@ func called(t *testing.T, d publish.Destination) []string {
 	return slices.Sorted(maps.Keys(actions))
 }
 
-func TestThePolicyInTheDocumentAllowsWhatThePublisherCallsAndNoMore(t *testing.T) {
+func TestPolicy_AllowsTheCallsOfThePublisherAndNoMore(t *testing.T) {
 	statements := policy(t)
 	for name, c := range map[string]struct {
 		destination publish.Destination

@@ -16,13 +16,13 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// Route is a topic's destination, looked up, and Service its kind.
-type (
-	Route   = destination.Route
-	Service = destination.Service
-)
+// Route is a topic's destination, looked up.
+type Route = destination.Route
 
-// The services that a destination can belong to.
+// Service is the kind of a destination.
+type Service = destination.Service
+
+// The kinds of destinations.
 const (
 	SNS = destination.SNS
 	SQS = destination.SQS

@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// queueModel is what the packer promises, kept in the simplest way: lists.
+// queueModel is what a queue promises, kept in the simplest way: lists.
 type queueModel struct {
 	ordered bool
 	limit   int
@@ -20,7 +20,7 @@ type queueModel struct {
 	state     map[int64]string       // "", "out", "acked", "failed"
 	out       map[*entry]bool        // handed out, not done
 	size      map[int64]int          // bytes
-	refused   map[int64]bool         // need no request
+	invalid   map[int64]bool         // need no request
 	behind    map[int64]*relay.Event // the event before, of the same key
 }
 
@@ -53,14 +53,14 @@ func (m *queueModel) count() (held, unsent int) {
 	return held, unsent
 }
 
-func TestPackerKeepsItsPromisesUnderEverySchedule(t *testing.T) {
+func TestQueue_KeepsItsPromisesUnderEverySchedule(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &queueModel{
 			ordered:   rapid.Bool().Draw(t, "ordered"),
 			limit:     rapid.IntRange(1, 100).Draw(t, "limit"),
 			smallness: rapid.SampledFrom([]int{1, 3, 9, 30}).Draw(t, "smallness"),
 			state:     map[int64]string{}, out: map[*entry]bool{}, size: map[int64]int{},
-			refused: map[int64]bool{}, behind: map[int64]*relay.Event{},
+			invalid: map[int64]bool{}, behind: map[int64]*relay.Event{},
 		}
 		q := newQueue(m.ordered, maxEntries)
 		t.Repeat(map[string]func(*rapid.T){
@@ -108,8 +108,8 @@ func (m *queueModel) add(t *rapid.T, q *queue) {
 			m.size[ev.ID] = m.limit + 1
 		}
 		entries[i] = entry{ev: ev, bytes: m.size[ev.ID]}
-		if rapid.IntRange(0, 19).Draw(t, "refused") == 0 {
-			m.refused[ev.ID] = true
+		if rapid.IntRange(0, 19).Draw(t, "invalid") == 0 {
+			m.invalid[ev.ID] = true
 			entries[i].invalid = &relay.PublishError{Code: "no"}
 		}
 	}
@@ -126,7 +126,7 @@ func (m *queueModel) next(t *rapid.T, q *queue) {
 	batch, invalid := q.next(m.limit)
 	bytes, keys, last := 0, map[string]bool{}, int64(0)
 	for _, e := range batch {
-		if !m.sendable(e.ev) || m.refused[e.ev.ID] {
+		if !m.sendable(e.ev) || m.invalid[e.ev.ID] {
 			t.Fatalf("event %d of key %q left when it must not", e.ev.ID, e.ev.Key)
 		}
 		if m.ordered && e.ev.Key != "" && keys[e.ev.Key] {
@@ -139,8 +139,8 @@ func (m *queueModel) next(t *rapid.T, q *queue) {
 		bytes += m.size[e.ev.ID]
 	}
 	for _, e := range invalid {
-		if !m.sendable(e.ev) || !m.refused[e.ev.ID] {
-			t.Fatalf("event %d refused when it must not", e.ev.ID)
+		if !m.sendable(e.ev) || !m.invalid[e.ev.ID] {
+			t.Fatalf("event %d left as invalid when it must not", e.ev.ID)
 		}
 	}
 	for _, e := range slices.Concat(batch, invalid) {
@@ -190,6 +190,6 @@ func (m *queueModel) done(t *rapid.T, q *queue) {
 func (m *queueModel) check(t *rapid.T, q *queue) {
 	held, unsent := m.count()
 	if q.held != held || q.unsent() != unsent {
-		t.Fatalf("packer counts %d held and %d unsent, they are %d and %d", q.held, q.unsent(), held, unsent)
+		t.Fatalf("the queue counts %d held and %d unsent, they are %d and %d", q.held, q.unsent(), held, unsent)
 	}
 }

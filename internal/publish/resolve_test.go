@@ -56,7 +56,7 @@ func count(calls *sync.Map, action string) int64 {
 	return n.(*atomic.Int64).Load()
 }
 
-func TestATopicsNameIsFoundByOnePageOfTheListingForAllTopics(t *testing.T) {
+func TestResolve_FindsNamesByOnePageOfTheListingForAllTopics(t *testing.T) {
 	w := newWire(t)
 	var calls sync.Map
 	var limit atomic.Int64
@@ -84,7 +84,7 @@ func TestATopicsNameIsFoundByOnePageOfTheListingForAllTopics(t *testing.T) {
 	assert.EqualValues(t, 3, count(&calls, "GetTopicAttributes"))
 }
 
-func TestALimitIsLearnedAndRefreshed(t *testing.T) {
+func TestResolve_LearnsALimitAndRefreshesIt(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		var calls sync.Map
 		var limit atomic.Int64
@@ -139,7 +139,7 @@ func weigh(b wireBatch) int {
 	return n
 }
 
-func TestWithoutPermissionToReadAttributesTheDefaultLimitHolds(t *testing.T) {
+func TestResolve_TakesTheDefaultLimitIfAttributesMayNotBeRead(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		want := map[bool]int{true: 256 << 10, false: 1 << 20}[d.SNS != ""]
 		for _, code := range []string{"AuthorizationError", "AccessDenied", "AccessDeniedException"} {
@@ -154,7 +154,7 @@ func TestWithoutPermissionToReadAttributesTheDefaultLimitHolds(t *testing.T) {
 	})
 }
 
-func TestAnEventAboveALimitThatIsOnlyGuessedIsLeftToTheDestination(t *testing.T) {
+func TestResolve_LeavesAnEventAboveAGuessedLimitToTheDestination(t *testing.T) {
 	for _, known := range []bool{false, true} {
 		t.Run(fmt.Sprint("known=", known), func(t *testing.T) {
 			w := newWire(t)
@@ -195,7 +195,7 @@ func TestAnEventAboveALimitThatIsOnlyGuessedIsLeftToTheDestination(t *testing.T)
 	}
 }
 
-func TestAnUnresolvableDestinationIsNamedWithARemedy(t *testing.T) {
+func TestResolve_NamesAnUnresolvableDestinationWithARemedy(t *testing.T) {
 	deny := wireReply{Status: 403, Error: &wireError{Code: "AuthorizationError", Message: "no"}}
 	for name, c := range map[string]struct {
 		d     publish.Destination
@@ -214,7 +214,7 @@ func TestAnUnresolvableDestinationIsNamedWithARemedy(t *testing.T) {
 		},
 		"topics may not be listed": {publish.Destination{SNS: "orders"}, deny, []string{"sns:ListTopics", "ARN"}},
 		"queue may not be read":    {publish.Destination{SQS: "orders"}, deny, []string{"sqs:GetQueueUrl", "URL"}},
-		"nobody there":             {publish.Destination{SQS: "orders"}, wireReply{Drop: true}, []string{relay.CodeConnection, "AWS_ENDPOINT_URL"}},
+		"no server":                {publish.Destination{SQS: "orders"}, wireReply{Drop: true}, []string{relay.CodeConnection, "AWS_ENDPOINT_URL"}},
 		"an answer without a URL":  {publish.Destination{SQS: "orders"}, wireReply{Raw: "{}"}, []string{relay.CodeResponse, "GetQueueUrl"}},
 		"a bad token": {
 			publish.Destination{SNS: "orders"},
@@ -259,7 +259,7 @@ func TestAnUnresolvableDestinationIsNamedWithARemedy(t *testing.T) {
 	}
 }
 
-func TestAFailedResolveIsTriedAgain(t *testing.T) {
+func TestResolve_IsTriedAgainAfterAFailure(t *testing.T) {
 	w := newWire(t)
 	var calls sync.Map
 	var limit atomic.Int64
@@ -275,7 +275,7 @@ func TestAFailedResolveIsTriedAgain(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestAStopWhileResolvingIsAStop(t *testing.T) {
+func TestStop_WhileResolvingIsAStop(t *testing.T) {
 	w := newWire(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	release := make(chan struct{})

@@ -13,7 +13,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestAStopSendsNothingNewAndWaitsForWhatIsInFlight(t *testing.T) {
+func TestStop_SendsNothingNewAndWaitsForRequestsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reason := errors.New("the worker shuts down")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -36,7 +36,7 @@ func TestAStopSendsNothingNewAndWaitsForWhatIsInFlight(t *testing.T) {
 	})
 }
 
-func TestNothingIsSentOnceTheContextIsOver(t *testing.T) {
+func TestStop_NothingIsSentOnceTheContextIsOver(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s := &stub{}
@@ -50,7 +50,7 @@ func TestNothingIsSentOnceTheContextIsOver(t *testing.T) {
 	assert.Equal(t, result.Events, result.Unsent)
 }
 
-func TestAStopWhileWaitingForEventsEndsAtOnce(t *testing.T) {
+func TestStop_WhileWaitingForEventsEndsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -63,13 +63,13 @@ func TestAStopWhileWaitingForEventsEndsAtOnce(t *testing.T) {
 	})
 }
 
-func TestReportCanStopPublishing(t *testing.T) {
+func TestStop_CanComeFromReport(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := &stub{send: func(_ context.Context, events []*relay.Event) (a answer) {
 			time.Sleep(time.Second)
 			for i := range events {
-				a[i] = errRefused
+				a[i] = errRejected
 			}
 			return a
 		}}
@@ -82,7 +82,7 @@ func TestReportCanStopPublishing(t *testing.T) {
 	})
 }
 
-func TestNoRequestOutlivesTheLeaseAndNoneStartsAfterIt(t *testing.T) {
+func TestLease_NoRequestOutlivesItAndNoneStartsAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// Renewed every second until the ninth, to last for twenty.
 		start := time.Now()
@@ -112,7 +112,7 @@ func TestNoRequestOutlivesTheLeaseAndNoneStartsAfterIt(t *testing.T) {
 	})
 }
 
-func TestAPanicInReportReachesTheCaller(t *testing.T) {
+func TestReport_APanicReachesTheCaller(t *testing.T) {
 	s := &stub{}
 	assert.PanicsWithValue(t, "boom", func() {
 		_, _ = s.publisher(false).Publish(t.Context(), Request{

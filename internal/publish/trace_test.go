@@ -36,7 +36,7 @@ func (s *entriesSent) watch(w *wire) *entriesSent {
 	return s
 }
 
-func TestSQSGetsAnEventsTraceInXRaysWordsIfThereIsAValidOne(t *testing.T) {
+func TestTraceHeader_OfSQSIsTheEventsTraceIfThatIsValid(t *testing.T) {
 	w := newWire(t)
 	sent := new(entriesSent).watch(w)
 	traces := map[string]string{
@@ -71,7 +71,7 @@ func TestSQSGetsAnEventsTraceInXRaysWordsIfThereIsAValidOne(t *testing.T) {
 	}
 }
 
-func TestARepetitionIsTheSameToTheByteWithItsTrace(t *testing.T) {
+func TestRepetition_IsTheSameToTheByteWithItsTrace(t *testing.T) {
 	both(t, true, func(t *testing.T, w *wire, d publish.Destination) {
 		sent := new(entriesSent).watch(w)
 		events := simple(25)

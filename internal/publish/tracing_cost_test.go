@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestWithoutATracerARequestCostsNothingMore(t *testing.T) {
+func TestTracing_CostsNothingWithoutATracer(t *testing.T) {
 	events := []*relay.Event{{Attributes: map[string]string{"traceparent": producersTraceparent}}}
 	allocations := func(d destination.Destination) float64 {
 		sender := d.NewSender()

@@ -39,7 +39,7 @@ func attributesOf(s sdktrace.ReadOnlySpan) map[string]any {
 	return all
 }
 
-func TestEveryRequestIsASpanUnderItsBatchWithLinksToTheTracesOfItsEvents(t *testing.T) {
+func TestTracing_EveryRequestIsASpanWithLinksToTheTracesOfItsEvents(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		events := simple(25)
 		want := map[string]string{} // trace id by event
@@ -87,7 +87,7 @@ func TestEveryRequestIsASpanUnderItsBatchWithLinksToTheTracesOfItsEvents(t *test
 	})
 }
 
-func TestTheSpanOfARequestThatFailedSaysHowManyEventsAndWhy(t *testing.T) {
+func TestTracing_TheSpanOfAFailedRequestSaysHowManyEventsAndWhy(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		w.publish = func(wireBatch) wireReply {
 			return wireReply{Fail: map[string]wireError{"1": {Code: "InternalError", Message: "try again"}}, Omit: map[string]bool{"2": true}}
@@ -109,7 +109,7 @@ func TestTheSpanOfARequestThatFailedSaysHowManyEventsAndWhy(t *testing.T) {
 	})
 }
 
-func TestASpanHoldsNothingOfAPayload(t *testing.T) {
+func TestTracing_ASpanHoldsNothingOfAPayload(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		events := simple(10)
 		for i := range events {
@@ -125,7 +125,7 @@ func TestASpanHoldsNothingOfAPayload(t *testing.T) {
 	})
 }
 
-func TestAnUnsampledBatchHasNoSpansOfRequests(t *testing.T) {
+func TestTracing_AnUnsampledBatchHasNoSpansOfRequests(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		recorder := tracetest.NewSpanRecorder()
 		never := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder), sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())))

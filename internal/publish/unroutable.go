@@ -10,19 +10,19 @@ import (
 // events are invalid for it, so no request is ever made.
 type unroutable struct {
 	destination.Destination
-	is  destination.Properties
-	err *relay.PublishError
+	props destination.Properties
+	err   *relay.PublishError
 }
 
 func newUnroutable(r Route, err error, whole bool) *unroutable {
 	u := &unroutable{
-		is:  destination.Properties{Ordered: r.Ordered, MaxEvents: awsapi.MaxEvents, MaxBytes: r.Limit},
-		err: awsapi.Error(err),
+		props: destination.Properties{Ordered: r.Ordered, MaxEvents: awsapi.MaxEvents, MaxBytes: r.Limit},
+		err:   awsapi.Error(err),
 	}
 	u.err.Whole = whole
 	return u
 }
 
-func (u *unroutable) Properties() destination.Properties { return u.is }
+func (u *unroutable) Properties() destination.Properties { return u.props }
 
 func (u *unroutable) Check(*relay.Event) (bytes int, invalid *relay.PublishError) { return 0, u.err }

@@ -15,7 +15,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/publish/detach"
 )
 
-// delivery is what is known of a request beside its answer.
+// delivery is a fact about a request that its answer does not have.
 type delivery struct {
 	// uncertain is true if an attempt may have been accepted although its answer was
 	// lost. The SDK repeats such an attempt, and the answer is the last one's.

@@ -12,7 +12,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/publish/detach"
 )
 
-func TestWhatFailedBeforeItsFirstByteHasNotArrived(t *testing.T) {
+func TestMayHaveArrived_IsFalseBeforeTheFirstByte(t *testing.T) {
 	reset := &net.OpError{Op: "read", Err: errors.New("connection reset by peer")}
 	for _, c := range []struct {
 		err     error

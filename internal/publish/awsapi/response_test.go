@@ -8,7 +8,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestTheAnswerToAnyResponseHasOneVerdictForEachEntry(t *testing.T) {
+func TestBatch_AccountsForEveryEntryOfAnyResponse(t *testing.T) {
 	id := rapid.Custom(func(t *rapid.T) *string {
 		s := rapid.OneOf(rapid.StringMatching(`[0-9]`), rapid.StringMatching(`[0-9:/-]{0,2}`)).Draw(t, "id")
 		return &s

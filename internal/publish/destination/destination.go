@@ -1,6 +1,6 @@
 // Package destination is the port between the relay and the services that it publishes to.
 //
-// A destination says what it is and sends requests. Everything else is the relay's, and the
+// A destination describes itself and sends requests. Everything else is the relay's, and the
 // same for all destinations: which events share a request, the order of a key, the division
 // of a rejected request, throttling, retries, dead letters, receipts, metrics and traces. A
 // new kind of destination is a folder beside sns and sqs that has a Driver.
@@ -63,8 +63,8 @@ type Properties struct {
 	Ordered bool
 	// MaxEvents is how many events a request may carry.
 	MaxEvents int
-	// MaxBytes is how large a request may be, as Check counts. A single event that Check
-	// lets through is sent whatever its size.
+	// MaxBytes is how large a request may be, as Check counts. A larger event that Check
+	// lets through is sent alone.
 	MaxBytes int
 }
 

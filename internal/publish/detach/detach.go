@@ -57,7 +57,7 @@ func (c Client) Do(req *http.Request) (*http.Response, error) {
 // nil. net/http looks for surplus bytes after the last one has left, and where
 // the response was quicker than that look it takes the io.EOF for a failed write
 // and closes the connection, in the middle of the response if need be. The batch
-// was accepted then, but nobody hears of it, and it is sent again.
+// was accepted then, but the answer is lost, and it is sent again.
 //
 // A body of a type that net/http knows also leaves in one write with the header,
 // and can be sent again where a kept connection turns out to be dead.

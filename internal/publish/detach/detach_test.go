@@ -18,7 +18,7 @@ type doer func(*http.Request) (*http.Response, error)
 
 func (f doer) Do(r *http.Request) (*http.Response, error) { return f(r) }
 
-func TestAResponseThatOvertakesTheEndOfItsRequestBreaksNothing(t *testing.T) {
+func TestClient_AResponseThatOvertakesItsRequestBreaksNothing(t *testing.T) {
 	in := smithyhttp.NewStackRequest().(*smithyhttp.Request)
 	in, err := in.SetStream(bytes.NewReader([]byte("request body")))
 	require.NoError(t, err)
@@ -47,7 +47,7 @@ func TestAResponseThatOvertakesTheEndOfItsRequestBreaksNothing(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestNoRequestLeavesAfterItsDeadlineEvenIfTheTimerHasNotRun(t *testing.T) {
+func TestClient_SendsNothingAfterTheDeadlineThoughTheTimerStandsStill(t *testing.T) {
 	client := Client{HTTPClient: doer(func(*http.Request) (*http.Response, error) {
 		t.Error("sent")
 		return nil, nil

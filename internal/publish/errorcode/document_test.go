@@ -112,7 +112,7 @@ func marks(m *Meaning) string {
 	return strings.Join(set, ", ")
 }
 
-func TestErrorsDocumentSaysWhatTheTableSays(t *testing.T) {
+func TestErrorsDocument_SaysWhatTheTableSays(t *testing.T) {
 	path := filepath.Join("..", "..", "..", "docs", "errors.md")
 	want := errorsDocument()
 	if *update {
@@ -128,7 +128,7 @@ func TestErrorsDocumentSaysWhatTheTableSays(t *testing.T) {
 	require.Len(t, got, len(want), "docs/errors.md is stale: go test ./internal/publish/errorcode -run TestErrorsDocument -update")
 }
 
-func TestEveryRowIsInTheDocument(t *testing.T) {
+func TestErrorsDocument_HasEveryRow(t *testing.T) {
 	for _, r := range table {
 		require.True(t, slices.ContainsFunc(classTitles, func(c struct {
 			class       relay.Class

@@ -20,7 +20,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestEveryCodeHasOneRow(t *testing.T) {
+func TestTable_HasOneRowForEachCode(t *testing.T) {
 	rows := make(map[string]int)
 	for i, r := range table {
 		for _, code := range r.Codes {
@@ -74,7 +74,7 @@ var notSending = map[string]bool{
 	"QueueNameExists": true, "ReceiptHandleIsInvalid": true,
 }
 
-func TestEveryErrorThatTheSDKKnowsHasARow(t *testing.T) {
+func TestTable_HasARowForEveryErrorOfTheSDK(t *testing.T) {
 	for code := range modelled(t) {
 		assert.NotNil(t, byCode[normal(code)], "SNS's %s", code)
 	}
@@ -92,7 +92,7 @@ func TestEveryErrorThatTheSDKKnowsHasARow(t *testing.T) {
 	}
 }
 
-func TestWhatTheSDKTakesForThrottlingIsThrottlingHere(t *testing.T) {
+func TestTable_AgreesWithTheSDKAboutThrottling(t *testing.T) {
 	for code := range retry.DefaultThrottleErrorCodes {
 		assert.True(t, Lookup(code).Throttling, code)
 	}
@@ -104,7 +104,7 @@ func TestWhatTheSDKTakesForThrottlingIsThrottlingHere(t *testing.T) {
 
 // The rows are few enough to be read; these are the spellings in which codes
 // have been seen to arrive, and the decisions that cost most if they change.
-func TestACodeHasItsClassInEverySpelling(t *testing.T) {
+func TestLookup_FindsACodeInEverySpelling(t *testing.T) {
 	for class, codes := range map[relay.Class]string{
 		relay.ClassRetry: `InternalError InternalFailure ServiceUnavailable ServiceUnavailableException HTTP500 HTTP502 HTTP503
 			Timeout Connection Unanswered BrokenResponse NotSent ExpiredToken ExpiredTokenException RequestExpired

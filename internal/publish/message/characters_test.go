@@ -18,21 +18,21 @@ func fit() relay.Event {
 	}
 }
 
-// requirePoison wants a refusal with this message, or none if the message is empty.
-func requirePoison(t *testing.T, refused *relay.PublishError, code, message string) {
+// requirePoison wants an error with this message, or none if the message is empty.
+func requirePoison(t *testing.T, err *relay.PublishError, code, message string) {
 	t.Helper()
 	if message == "" {
-		require.Nil(t, refused)
+		require.Nil(t, err)
 		return
 	}
-	require.NotNil(t, refused)
-	assert.Equal(t, code, refused.Code)
-	assert.Equal(t, relay.ClassPoison, refused.Class)
-	assert.False(t, refused.Doubtful)
-	assert.Equal(t, message, refused.Message)
+	require.NotNil(t, err)
+	assert.Equal(t, code, err.Code)
+	assert.Equal(t, relay.ClassPoison, err.Class)
+	assert.False(t, err.Doubtful)
+	assert.Equal(t, message, err.Message)
 }
 
-func TestUnfit_NamesTheCharacterItsPlaceAndThePart(t *testing.T) {
+func TestBadText_NamesTheCharacterItsPlaceAndThePart(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*relay.Event)
 		want   string // empty: it is sent
@@ -65,7 +65,7 @@ func TestUnfit_NamesTheCharacterItsPlaceAndThePart(t *testing.T) {
 
 // The writer of producers in Go and the relay have one set of rules, each in its own
 // words.
-func FuzzUnfit(f *testing.F) {
+func FuzzBadText(f *testing.F) {
 	for _, s := range []string{"", "x", "a\tb", "\v", "ü\ufffe", "\uffff", "\xff", "01234567\x1f", "01234567\x80", "\x7f0123456789", "\ufffd", "\xed\xa0\x80"} {
 		f.Add(s)
 	}
@@ -92,7 +92,7 @@ func FuzzUnfit(f *testing.F) {
 	})
 }
 
-func BenchmarkUnfit(b *testing.B) {
+func BenchmarkBadText(b *testing.B) {
 	for name, payload := range map[string]string{
 		"512 B": strings.Repeat("x", 512), "200 KiB": strings.Repeat("x", 200<<10),
 		"512 B of Cyrillic": strings.Repeat("ж", 256), "512 B in lines": strings.Repeat("{\n  x: 1\n}\n", 46),
@@ -103,7 +103,7 @@ func BenchmarkUnfit(b *testing.B) {
 			b.SetBytes(int64(len(payload)))
 			for b.Loop() {
 				if badText(&ev) != nil {
-					b.Fatal("refused")
+					b.Fatal("it has no bad text")
 				}
 			}
 		})

@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestGroupIDsAreLegalAndOneForEachKey(t *testing.T) {
+func TestGroupID_IsLegalAndOneForEachKey(t *testing.T) {
 	key := rapid.OneOf(rapid.String(), rapid.StringMatching(`[!-~]{1,130}`), rapid.StringMatching(`[a-z ]{1,20}`))
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := key.Draw(t, "a"), key.Draw(t, "b")
@@ -34,7 +34,7 @@ func TestGroupIDsAreLegalAndOneForEachKey(t *testing.T) {
 	}
 }
 
-func TestTheSizeIsWhatAWSCounts(t *testing.T) {
+func TestMeasure_CountsAsAWSDoes(t *testing.T) {
 	ev := relay.Event{
 		EventID: "0b9bd2a4", Type: "order.placed", ContentType: "text/plain", Payload: "ü€", // 5 bytes
 		Attributes: map[string]string{"tenant": "ä", "event_type": "ignored", "traceparent": "00-1"},
@@ -51,7 +51,7 @@ func TestTheSizeIsWhatAWSCounts(t *testing.T) {
 	assert.Equal(t, relay.CodeTooManyAttributes, exceeded(want, 11, want).Code)
 }
 
-func TestARetryKeepsItsDeduplicationIDAndAReplayGetsAnother(t *testing.T) {
+func TestDeduplicationID_StaysForARetryAndChangesForAReplay(t *testing.T) {
 	ev := relay.Event{EventID: "0b9bd2a4"}
 	assert.Equal(t, "0b9bd2a4", deduplicationID(&ev))
 	ev.Replay = 12

@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-func TestBroken_NamesTheRule(t *testing.T) {
+func TestBrokenRule_NamesTheRule(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*relay.Event)
 		want   string // empty: it is sent

@@ -127,7 +127,7 @@ func (d *Driver) listTopics(ctx context.Context, token *string) (*sns.ListTopics
 	return d.client(d.cfg.Region).ListTopics(ctx, &sns.ListTopicsInput{NextToken: token})
 }
 
-// MayPublish sends a batch without entries, which SNS refuses: there is no dry run.
+// MayPublish sends a batch without entries, which SNS rejects: there is no dry run.
 func (d *Driver) MayPublish(ctx context.Context, r destination.Route) error {
 	_, err := d.client(r.Region).PublishBatch(ctx, &sns.PublishBatchInput{
 		TopicArn: &r.Address, PublishBatchRequestEntries: []types.PublishBatchRequestEntry{},

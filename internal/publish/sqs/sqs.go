@@ -106,7 +106,7 @@ func (d *Driver) url(ctx context.Context, r destination.Route) (string, error) {
 	return *out.QueueUrl, nil
 }
 
-// MayPublish sends a batch without entries, which SQS refuses: there is no dry run.
+// MayPublish sends a batch without entries, which SQS rejects: there is no dry run.
 func (d *Driver) MayPublish(ctx context.Context, r destination.Route) error {
 	_, err := d.client(r.Region).SendMessageBatch(ctx, &sqs.SendMessageBatchInput{
 		QueueUrl: &r.Address, Entries: []types.SendMessageBatchRequestEntry{},

@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestWhatCannotBeSentIsRefusedInItsPlace(t *testing.T) {
+func TestInvalidEvents_FailInTheirPlace(t *testing.T) {
 	for _, ordered := range []bool{false, true} {
 		t.Run(fmt.Sprint("ordered=", ordered), func(t *testing.T) {
 			s := &stub{}
@@ -52,7 +52,7 @@ func TestWhatCannotBeSentIsRefusedInItsPlace(t *testing.T) {
 	}
 }
 
-func TestRefusedEventsAreReportedWhileTheStreamGoesOn(t *testing.T) {
+func TestInvalidEvents_AreReportedWhileOthersAreRead(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var pages [][]relay.Event
 	for i := range 1000 {

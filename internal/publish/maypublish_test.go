@@ -11,10 +11,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func TestWhetherPublishingIsAllowedIsAskedWithoutPublishing(t *testing.T) {
+func TestMayPublish_AsksWithoutPublishing(t *testing.T) {
 	for name, c := range map[string]struct {
 		reply  wireReply
-		code   string // of a certain refusal
+		code   string // of a certain rejection
 		untold string // why it is not known
 	}{
 		"denied":          {wireReply{Status: 403, Error: &wireError{Code: "AccessDenied", Message: "no"}}, "AccessDenied", ""},
@@ -52,7 +52,7 @@ func TestWhetherPublishingIsAllowedIsAskedWithoutPublishing(t *testing.T) {
 	}
 }
 
-func TestADestinationThatIsNotThereIsNotAskedWhetherItMayBePublishedTo(t *testing.T) {
+func TestMayPublish_AsksNoDestinationThatIsNotThere(t *testing.T) {
 	w := newWire(t)
 	w.other = func(string, *http.Request, url.Values) wireReply {
 		return wireReply{Status: 400, Error: &wireError{Code: "AWS.SimpleQueueService.NonExistentQueue", Message: "none"}}
