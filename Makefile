@@ -96,6 +96,10 @@ versions: cc ## the tests of everything that is SQL on PostgreSQL 14 and 18, and
 	@OUTBOX_TEMPORAL_CONFIG=frontend.enableCancelWorkerPollsOnShutdown=true OUTBOX_TEMPORAL_CLI=$(TEMPORAL_NEWEST) CGO_ENABLED=1 \
 		go run ./localstack exec -- go test -race -count=1 ./internal/drain/
 
+.PHONY: texts
+texts: ## print every help, error, log and UI text as one Markdown document, to read and check them like documents
+	@go run ./internal/tools/texts
+
 .PHONY: chaos
 chaos: ## everything around the relay fails for two minutes, and a checker proves its promises (SEED=N MINUTES=M)
 	go run ./localstack chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
