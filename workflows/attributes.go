@@ -9,27 +9,27 @@ import (
 	"github.com/temporal-outbox/relay/internal/printable"
 )
 
-// Search attributes of the outbox, all of type Keyword. "starter schedule" registers
-// them where it may, and tells the runs whether they are there: a workflow that sets
-// one that is not cannot go on.
+// Search attributes of the outbox, all of type Keyword. "starter schedule" registers them where
+// it has the right to, and tells the runs whether they are registered: a workflow that sets an
+// unregistered attribute cannot continue.
 const (
 	// AttributeTopic is the topic that a workflow acts on.
 	AttributeTopic = "OutboxTopic"
 	// AttributeState is one of the states below.
 	AttributeState = "OutboxState"
-	// AttributeError is the type of the failure for which the workflow began.
+	// AttributeError is the type of the failure that started the workflow.
 	AttributeError = "OutboxError"
 )
 
 // Attributes are the names of all of them.
 func Attributes() []string { return []string{AttributeTopic, AttributeState, AttributeError} }
 
-// States of a recovery. One that was terminated keeps the state that it had.
+// States of a recovery. A terminated recovery keeps the state that it had.
 const (
 	StateRecovering = "recovering"
-	StateRecovered  = "recovered" // its batch got through
-	StateParked     = "parked"    // somebody gave up what failed
-	StateLost       = "lost"      // its batch is in other hands
+	StateRecovered  = "recovered" // its destination accepted the batch
+	StateParked     = "parked"    // an operator gave up the events that failed
+	StateLost       = "lost"      // another claim has its batch
 	StatePaused     = "paused"    // an operator has paused the topic
 	StateCancelled  = "cancelled"
 	StateFailed     = "failed"
@@ -38,12 +38,12 @@ const (
 // maxAttribute is the longest value that every visibility store takes, in bytes.
 const maxAttribute = 255
 
-// TopicAttribute is AttributeTopic of what acts on a topic.
+// TopicAttribute sets AttributeTopic of a workflow that acts on a topic.
 func TopicAttribute(topic string) temporal.SearchAttributeUpdate {
 	return temporal.NewSearchAttributeKeyKeyword(AttributeTopic).ValueSet(printable.Cut(topic, maxAttribute))
 }
 
-// describe sets the attributes with which a recovery begins.
+// describe sets the attributes of a recovery that begins.
 func (r *recovery) describe(ctx workflow.Context) {
 	updates := []temporal.SearchAttributeUpdate{
 		TopicAttribute(r.in.Batch.Topic),
@@ -55,7 +55,7 @@ func (r *recovery) describe(ctx workflow.Context) {
 	r.set(ctx, updates...)
 }
 
-// conclude sets the state in which it ends.
+// conclude sets the state of a recovery that ends.
 func (r *recovery) conclude(ctx workflow.Context) {
 	r.set(ctx, temporal.NewSearchAttributeKeyKeyword(AttributeState).ValueSet(r.state))
 }

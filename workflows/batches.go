@@ -35,8 +35,8 @@ func (r *run) claim(ctx workflow.Context) {
 			}
 			return
 		}
-		// When as many were claimed as were asked for, others may be waiting for
-		// a slot, and no batch stays.
+		// A claim that got all the batches that it asked for may have left others, which need
+		// a slot. So no batch stays on its lanes then.
 		plenty := len(result.Batches) < asked
 		r.leftOut = result.LeftOut
 		r.board.told(workflow.Now(ctx), result)
@@ -69,7 +69,7 @@ func (r *run) publish(ctx workflow.Context, b relay.Batch, plenty bool) {
 	})
 }
 
-// published takes a batch's end.
+// published handles the end of a batch.
 func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.PublishResult, err error) {
 	r.board.stale = true
 	var failure *temporal.ApplicationError
@@ -95,11 +95,11 @@ func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.P
 	}
 }
 
-// changeTopicInID is when RecoveryID began to encode topics. The name is in histories.
+// changeTopicInID marks runs whose RecoveryID encodes topics. The name is in histories.
 const changeTopicInID = "topic-in-id"
 
-// recover hands a batch to its topic's recovery, which outlives this run. If there
-// is one already, the batch is released: the topic is paused.
+// recover hands a batch to its topic's recovery, which outlives this run. If the topic has a
+// recovery already, it is paused, and recover releases the batch.
 func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.ApplicationError, destination string) {
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	r.ending++
@@ -113,14 +113,14 @@ func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.App
 		r.beginRecovery(free, id, in)
 	case workflow.GetVersion(ctx, changeTopicInID, workflow.DefaultVersion, 1) == workflow.DefaultVersion:
 		r.beginRecovery(free, earlier, in)
-	case !IsID(earlier): // no recovery of that name could do anything
+	case !IsID(earlier): // no recovery of that name could run
 		r.beginRecovery(free, id, in)
 	default:
 		r.beginUnlessRuns(free, id, earlier, in)
 	}
 }
 
-// beginRecovery starts a recovery. It counts down ending.
+// beginRecovery starts a recovery and decrements ending.
 func (r *run) beginRecovery(ctx workflow.Context, id string, in RecoveryInput) {
 	child := workflow.ExecuteChildWorkflow(recoveryChild(ctx, id, in), Recovery, in)
 	r.selector.AddFuture(child.GetChildWorkflowExecution(), func(f workflow.Future) {
@@ -131,9 +131,9 @@ func (r *run) beginRecovery(ctx workflow.Context, id string, in RecoveryInput) {
 	})
 }
 
-// beginUnlessRuns starts a recovery, unless an earlier version has begun one for the topic
-// that still runs, under the id that it had then. If that cannot be found out, the topic is
-// tried again.
+// beginUnlessRuns starts a recovery, unless one that an earlier version started for the topic
+// still runs, under the id that recoveries had then. If Temporal does not say whether it runs,
+// beginUnlessRuns releases the batch, and the relay tries the topic again.
 func (r *run) beginUnlessRuns(ctx workflow.Context, id, earlier string, in RecoveryInput) {
 	request := activities.TopicRequest{Topic: in.Batch.Topic, RecoveryID: earlier}
 	r.selector.AddFuture(workflow.ExecuteActivity(runsOptions(ctx, in.Batch.Topic), act.RecoveryRuns, request), func(f workflow.Future) {
@@ -148,15 +148,15 @@ func (r *run) beginUnlessRuns(ctx workflow.Context, id, earlier string, in Recov
 	})
 }
 
-// release gives up a batch that was cancelled between two attempts, when it could
-// not release its lanes itself.
+// release releases the lanes of a batch that was cancelled between two attempts, because no
+// activity was running that could release them.
 func (r *run) release(ctx workflow.Context, b relay.Batch) {
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	r.ending++
 	r.selector.AddFuture(workflow.ExecuteActivity(releaseOptions(free, b), act.ReleaseBatch, b), func(f workflow.Future) {
 		r.ending--
 		if err := f.Get(free, nil); err != nil {
-			workflow.GetLogger(free).Warn("batch not released: its lanes wait for the end of their lease",
+			workflow.GetLogger(free).Warn("batch not released: its lanes stay leased until the lease expires",
 				"topic", b.Topic, "lanes", relay.FormatLanes(b.Lanes), "error", err)
 		}
 	})

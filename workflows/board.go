@@ -13,30 +13,30 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// board is what a run shows of itself in the Temporal UI, as its current details:
-// each topic that was sampled, with what this run has published of it. Details are
-// no events: they are kept where the run is, and handed out when somebody asks.
+// board is the table that a run shows in the Temporal UI, as its current details: each topic
+// of the last sample, with the number of its events that this run has published. Details are not
+// in the history: the worker that has the run keeps them, and answers queries with them.
 type board struct {
 	topics []relay.TopicState // the worst first
 	more   int
-	// unrouted is how many topics have events and no destination, also of more.
+	// unrouted is how many topics have events and no destination, including those of more.
 	unrouted int
 	asOf     time.Time
 	since    time.Time // when the run began
 
-	stale bool // what is shown is not what is known
+	stale bool // the run knows more than it shows
 	shown time.Time
 }
 
-// told takes a sample, if a claim brought one along.
+// told takes over the sample of a claim, if the claim has one.
 func (b *board) told(now time.Time, r activities.ClaimResult) {
 	if len(r.Topics) > 0 {
 		b.topics, b.more, b.unrouted, b.asOf, b.stale = r.Topics, r.MoreTopics, r.Unrouted, now, true
 	}
 }
 
-// show sets the run's details if they have changed: at most once a second, and when
-// nothing is in flight and therefore the next change may be far.
+// show sets the run's details if they have changed: at most once a second, but always when no
+// batch is in flight, because the next change may then be far away.
 func (r *run) show(ctx workflow.Context) {
 	now := workflow.Now(ctx)
 	if !r.board.stale || len(r.began) > 0 && now.Sub(r.board.shown) < time.Second {
@@ -46,12 +46,12 @@ func (r *run) show(ctx workflow.Context) {
 	workflow.SetCurrentDetails(ctx, r.board.markdown(r.result))
 }
 
-// markdown is a sentence that says whether somebody is needed, and a table. The UI
-// hands it to its own page in an address, which proxies limit; so rows that would
-// make it too long are left out, the last first.
+// markdown returns a sentence that says whether an operator has to act, and a table. The UI
+// passes the text to its own page as a part of an address, and proxies limit the length of
+// addresses. So markdown leaves out the last rows if the text would be too long.
 func (b *board) markdown(result RelayResult) string {
 	if len(b.topics) == 0 {
-		return framed(fmt.Sprintf("Published in this run: **%s**. What each topic has comes here within half a minute.", events(result.Published)))
+		return framed(fmt.Sprintf("Published in this run: **%s**. The table of topics appears here within half a minute.", events(result.Published)))
 	}
 	head := fmt.Sprintf("%s Seen at %s UTC.\n\n"+
 		"| topic | state | pending | "+apart("oldest")+" | "+apart("batches in retry")+" | "+apart("dead letters")+" | "+apart("published since %s")+" |\n"+
@@ -82,7 +82,7 @@ func row(t relay.TopicState, result RelayResult) string {
 		pending, apart(unbroken(age(t.Oldest))), apart(some(t.Retrying)), apart(some(int(t.Dead))), apart(count(published)))
 }
 
-// others says how many topics there are beside those shown.
+// others says how many topics there are besides those shown.
 func (b *board) others(shown int) string {
 	more, unrouted := b.more+len(b.topics)-shown, b.unrouted
 	for _, t := range b.topics[:shown] {
@@ -107,7 +107,7 @@ func (b *board) others(shown int) string {
 	}
 }
 
-// verdict says what an operator has to do: mostly nothing.
+// verdict names the problems that an operator has to solve. Usually there are none.
 func (b *board) verdict() string {
 	var broken, paused, waiting, dead int
 	for _, t := range b.topics {
@@ -131,9 +131,9 @@ func (b *board) verdict() string {
 	}{
 		{broken, "with a broken destination"},
 		{paused, "paused by an operator"},
-		{b.unrouted, "without a route in `OUTBOX_CONFIG`: their events wait"},
-		{waiting, "with events that wait for more than " + relay.Late.String()},
-		{dead, "with dead letters, `starter dead list` has their reasons"},
+		{b.unrouted, "without a route in `OUTBOX_CONFIG` (their events wait)"},
+		{waiting, "with events that have waited for more than " + relay.Late.String()},
+		{dead, "with dead letters (`starter dead list` shows the reasons)"},
 	} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("**%s** %s", count(p.n), p.text))
@@ -145,7 +145,8 @@ func (b *board) verdict() string {
 	return "Topics: " + strings.Join(parts, "; ") + "."
 }
 
-// state says in a few words how a topic is, of which a run has published so much.
+// state describes the state of a topic in a few words; published is the number of its events
+// that this run has published.
 func state(t relay.TopicState, published int) string {
 	parts := trouble(t)
 	if t.NoRoute && t.Pending > 0 {
@@ -160,7 +161,7 @@ func state(t relay.TopicState, published int) string {
 	return strings.Join(parts, "; ")
 }
 
-// trouble is what keeps a topic from being published.
+// trouble returns the reasons why a topic is not published.
 func trouble(t relay.TopicState) (parts []string) {
 	if t.Recovery != "" {
 		parts = append(parts, "**destination broken**"+cause(t.Failure)+", see workflow "+escape(t.Recovery, maxID))
@@ -171,7 +172,8 @@ func trouble(t relay.TopicState) (parts []string) {
 	return parts
 }
 
-// cause says why a destination is taken for broken, if an attempt has said so.
+// cause returns the failure for which a destination counts as broken, if an attempt has
+// recorded it.
 func cause(f relay.Failure) string {
 	if f.Code == "" {
 		return ""
@@ -189,7 +191,7 @@ func flow(t relay.TopicState, published int) string {
 	case t.Concern() == relay.Waiting:
 		return "**late**"
 	case t.Concern() == relay.Retried:
-		return "some refused, tried again"
+		return "some events refused, retrying"
 	case t.Pending == 0 && published == 0:
 		return "idle"
 	default:
@@ -197,8 +199,8 @@ func flow(t relay.TopicState, published int) string {
 	}
 }
 
-// standing names the topics of the last sample that need somebody, for who looks at a
-// run that is over.
+// standing puts the topics of the last sample that need an operator into the result, so that
+// you see them in a run that is over.
 func (b *board) standing(r *RelayResult) {
 	r.Broken, r.Paused, r.HaveDead = nil, nil, nil
 	for _, t := range b.topics {
@@ -214,8 +216,8 @@ func (b *board) standing(r *RelayResult) {
 	}
 }
 
-// summary is that of the run's claims, which the UI shows at the first glance: what
-// they wait for, and which topics need somebody meanwhile.
+// summary returns the summary of the run's claims, which the UI shows in the timeline. It names
+// the topics that need an operator.
 func (b *board) summary() string {
 	names := map[relay.Concern][]string{}
 	for _, t := range b.topics {

@@ -32,14 +32,14 @@ func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
 		relay.TopicState{Topic: "mail"},
 	)
 	want := strings.NewReplacer("_", "\u00a0", "'", "`").Replace(`Topics: **1** with a broken destination; **1** paused by an operator; ` +
-		`**1** with events that wait for more than 30s; **2** with dead letters, 'starter dead list' has their reasons. Seen at 04:05:06 UTC.
+		`**1** with events that have waited for more than 30s; **2** with dead letters ('starter dead list' shows the reasons). Seen at 04:05:06 UTC.
 
 | topic | state | pending | _oldest | _batches in retry | _dead letters | _published since 04:04:00 |
 |---|---|--:|--:|--:|--:|--:|
 | billing | **destination broken**, see workflow outbox-recovery/billing | ≥ 100,000 | _3_h_5_min | _1 |  | _0 |
 | orders | **paused** by ada: their deploy | 1,234 | _1_min_5_s |  |  | _0 |
 | audit | **late** | 1 | _30_s |  |  | _0 |
-| refunds | some refused, tried again; has **dead letters**: EventTooLarge | 1 | _2_s | _2 | _3 | _0 |
+| refunds | some events refused, retrying; has **dead letters**: EventTooLarge | 1 | _2_s | _2 | _3 | _0 |
 | bulk | idle; has **dead letters**: InvalidMessageContents |  |  |  | _1 | _0 |
 | ledger | flows |  |  |  |  | _12,000 |
 | mail | idle |  |  |  |  | _0 |
@@ -80,7 +80,7 @@ func TestATableNamesAFewTopicsWithoutARouteAndCountsTheOthers(t *testing.T) {
 	b := boardOf(topics...)
 	b.more, b.unrouted = 2005, 2000
 	text := b.markdown(RelayResult{})
-	require.Contains(t, text, "**2,000** without a route in `OUTBOX_CONFIG`: their events wait")
+	require.Contains(t, text, "**2,000** without a route in `OUTBOX_CONFIG` (their events wait)")
 	require.Contains(t, text, "| odrers | **no route** | 7 |")
 	require.Contains(t, text, "| oders | **destination broken**, see workflow outbox-recovery/oders; **no route** | 7 |")
 	require.Contains(t, text, "… and 1,999 more without a route, and 6 others.")

@@ -13,35 +13,34 @@ import (
 // GateActivity is the name of the activity that checks a worker from inside.
 const GateActivity = "CheckWorker"
 
-// TypeGateFailed is the type of the failure of a Gate: something failed that
-// "worker --check" would name.
+// TypeGateFailed is the type of the failure of a Gate: a check failed that "worker --check"
+// has as well.
 const TypeGateFailed = "GateFailed"
 
-// GateInput is what a Gate may be told. Anything else than such an object is ignored.
+// GateInput is the input of a Gate. A Gate ignores any other input.
 type GateInput struct {
-	// Destinations is "warn" if a destination that is missing, or denies publishing, shall not
-	// stop a roll-out: it harms only its topics. Otherwise the Gate fails for it.
+	// Destinations is "warn" if a missing destination, or one that denies publishing, does not
+	// stop a roll-out, because it affects only its topics. Otherwise the Gate fails.
 	Destinations string `json:"destinations,omitempty"`
 }
 
-// GateResult is what a Gate found.
+// GateResult is the findings of a Gate.
 type GateResult struct {
 	Checked int `json:"checked"` // lines of "worker --check"
-	// Findings are those lines that are not ok, as far as they fit.
+	// Findings are the lines that are not ok, as many as fit.
 	Findings []string `json:"findings,omitempty"`
 }
 
-// gateTimeout is longer than all checks take together.
+// gateTimeout is longer than the time of all checks together.
 const gateTimeout = time.Minute
 
-// Gate is for a roll-out that asks a new version before traffic moves to it, such as the
-// gate.workflowType of Temporal's worker controller. It runs on that version, claims and
-// publishes nothing, and fails with GateFailed and the reasons if "worker --check" would
-// fail there.
+// Gate checks a new version before a roll-out moves traffic to it, as the gate.workflowType of
+// Temporal's worker controller does. It runs on that version, and claims and publishes nothing.
+// If "worker --check" would fail there, it fails with GateFailed and the reasons.
 func Gate(ctx workflow.Context, in converter.RawValue) (r GateResult, err error) {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: gateTimeout,
-		// A worker that leaves takes its answer with it; a finding is no reason to ask again.
+		// Retry for a worker that stopped before it answered. Do not retry for a finding.
 		RetryPolicy: &temporal.RetryPolicy{
 			InitialInterval: timing.RetryFirst, MaximumAttempts: 3, NonRetryableErrorTypes: []string{TypeGateFailed},
 		},

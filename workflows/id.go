@@ -5,30 +5,30 @@ import (
 	"strings"
 )
 
-// RecoveryID is the workflow id of a topic's recovery: one at a time. Relays with
-// a task queue of their own do not meet in one namespace.
+// RecoveryID is the workflow id of a topic's recovery, so a topic has one recovery at a time.
+// The id contains the task queue, so that relays can share a namespace.
 //
-// Temporal's SDK sends a workflow's id in a header of gRPC, which takes printable ASCII
-// only, and a topic may have any character. So each byte of task queue and topic that is
-// not a letter, a digit or one of "-._~" is written as in an address: "größe" is
-// "gr%C3%B6%C3%9Fe". A slash then only stands between them, and no two ids are the same.
+// Temporal's SDK sends a workflow's id in a gRPC header, which accepts only printable ASCII,
+// and a topic may have any character. So RecoveryID percent-encodes each byte of task queue and
+// topic that is not a letter, a digit or one of "-._~": "größe" is "gr%C3%B6%C3%9Fe". A slash
+// then only separates them, and no two recoveries have the same id.
 func RecoveryID(taskQueue, topic string) string { return inID("recovery", taskQueue) + encoded(topic) }
 
-// EarlierRecoveryID is the id that earlier versions gave to that recovery. It is
-// RecoveryID for most topics, and the same for topic "a/b" of task queue "q" as for topic
-// "b" of task queue "q/a".
+// EarlierRecoveryID is the id that earlier versions gave to that recovery. For most topics it
+// is RecoveryID. It is ambiguous: topic "a/b" of task queue "q" and topic "b" of task queue "q/a"
+// have the same one.
 func EarlierRecoveryID(taskQueue, topic string) string {
 	return inEarlierID("recovery", taskQueue) + topic
 }
 
-// OperationIDPrefix is what the workflow ids of a topic's operations begin with; the
-// operation's number follows. Relays with a task queue of their own do not meet in
-// one namespace. Task queue and topic are written as in a RecoveryID.
+// OperationIDPrefix is the prefix of the workflow ids of a topic's operations; the operation's
+// number follows it. It contains the task queue, so that relays can share a namespace. Task queue
+// and topic are encoded as in a RecoveryID.
 func OperationIDPrefix(taskQueue, kind, topic string) string {
 	return inID(kind, taskQueue) + encoded(topic) + "/"
 }
 
-// EarlierOperationIDPrefix is the prefix that earlier versions gave to them.
+// EarlierOperationIDPrefix is the prefix of these ids in earlier versions.
 func EarlierOperationIDPrefix(taskQueue, kind, topic string) string {
 	return inEarlierID(kind, taskQueue) + topic + "/"
 }
@@ -47,8 +47,7 @@ func inEarlierID(kind, taskQueue string) string {
 	return "outbox-" + kind + "/" + taskQueue + "/"
 }
 
-// encoded writes every byte in hexadecimal that is not one of RFC 3986's unreserved
-// characters.
+// encoded percent-encodes every byte that is not one of RFC 3986's unreserved characters.
 func encoded(name string) string {
 	const digits = "0123456789ABCDEF"
 	var b strings.Builder
@@ -65,8 +64,8 @@ func encoded(name string) string {
 	return b.String()
 }
 
-// IsID reports whether Temporal's SDK can ask for a workflow by this id: it refuses
-// anything but printable ASCII.
+// IsID reports whether Temporal's SDK can address a workflow by this id: the SDK refuses every
+// id that has other characters than printable ASCII.
 func IsID(id string) bool {
 	for _, c := range []byte(id) {
 		if c < ' ' || c > '~' {
@@ -76,18 +75,18 @@ func IsID(id string) bool {
 	return id != ""
 }
 
-// maxTaskQueue is how long a task queue may be in an id, in bytes. Temporal takes ids of
-// 1,000 (limit.maxIDLength), and a topic of 256 bytes can take 768 of them.
+// maxTaskQueue is the maximum length of a task queue in an id, in bytes. Temporal accepts ids
+// of 1,000 bytes (limit.maxIDLength), and a topic of 256 bytes can take 768 of these.
 const maxTaskQueue = 190
 
-// CheckTaskQueue returns why Temporal would not take a task queue, a schedule of its name
-// or the ids of its workflows, or nil.
+// CheckTaskQueue returns an error if Temporal would refuse the task queue, the schedule of that
+// name, or the ids of its workflows.
 func CheckTaskQueue(name string) error {
 	switch {
 	case !IsID(name):
-		return fmt.Errorf("is %q: Temporal takes printable ASCII characters only", name)
+		return fmt.Errorf("is %q: Temporal accepts only printable ASCII characters", name)
 	case len(encoded(name)) > maxTaskQueue:
-		return fmt.Errorf("has %d bytes, counting three for each character that is not a letter, a digit or one of -._~: %d are the most", len(encoded(name)), maxTaskQueue)
+		return fmt.Errorf("has %d bytes, counting three for each character that is not a letter, a digit or one of -._~: the limit is %d", len(encoded(name)), maxTaskQueue)
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func TestTaskQueue_ThatTemporalWouldNotTakeIsNamed(t *testing.T) {
 	for _, fine := range []string{DefaultTaskQueue, "q/a", "shop orders"} {
 		require.NoError(t, CheckTaskQueue(fine))
 	}
-	require.EqualError(t, CheckTaskQueue("größe"), `is "größe": Temporal takes printable ASCII characters only`)
+	require.EqualError(t, CheckTaskQueue("größe"), `is "größe": Temporal accepts only printable ASCII characters`)
 	require.ErrorContains(t, CheckTaskQueue("a\x1b[31m"), `is "a\x1b[31m"`)
 	require.ErrorContains(t, CheckTaskQueue(""), `is ""`)
 	require.ErrorContains(t, CheckTaskQueue(strings.Repeat("/", 64)), "has 192 bytes")

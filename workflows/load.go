@@ -2,24 +2,24 @@ package workflows
 
 import "go.temporal.io/sdk/workflow"
 
-// loads is how much each topic may have under way. It falls when its destination
-// asks for less or breaks, and comes back step by step as batches get through:
-// multiplicative decrease, additive increase. The run is the one place that sees
-// all batches of a topic, whichever worker has them.
+// loads limits the batches and requests that each topic may have in flight. The limit falls when
+// the destination throttles or breaks, and rises step by step as the destination accepts batches:
+// multiplicative decrease, additive increase. Only the run sees all batches of a topic, because
+// several workers may have them.
 type loads struct {
 	share int // claims that a topic may have
 	most  int // requests that a batch may have under way
 	topic map[string]*load
 }
 
-// load is that of a topic which is not at its most.
+// load is the limit of a topic that is below the maximum.
 type load struct{ share, requests int }
 
 func newLoads(in RelayInput) loads {
 	return loads{share: max(1, in.Slots/topicShare), most: in.Concurrency, topic: map[string]*load{}}
 }
 
-// ended notes that a batch of a topic got through.
+// ended records that the destination accepted a batch of a topic.
 func (l loads) ended(topic string, throttled bool) {
 	t := l.topic[topic]
 	switch {
@@ -39,10 +39,11 @@ func (l loads) ended(topic string, throttled bool) {
 	}
 }
 
-// failed notes that nothing of a batch got through: one at a time, until one does.
+// failed records that the destination accepted no event of a batch. The topic then has one batch
+// at a time, until the destination accepts one.
 func (l loads) failed(topic string) { l.topic[topic] = &load{share: 1, requests: l.most} }
 
-// lowered are the topics that may have fewer claims than the others.
+// lowered returns the topics that may have fewer claims than the others.
 func (l loads) lowered() map[string]int {
 	var lowered map[string]int
 	for _, topic := range workflow.DeterministicKeys(l.topic) {

@@ -60,6 +60,6 @@ func TestMaintenanceSaysWhichDayHasNoPartitionAndThatPublishingGoesOn(t *testing
 		relay.Partitions{Made: []string{"2026-12-08"}, Later: []string{"2026-12-07"}}, relay.Partitions{}, relay.Health{Ahead: 0, Caught: 20_000})
 	require.Len(t, r.Warnings, 2)
 	require.Contains(t, r.Warnings[0], "1 days have no partition, the first is 2026-12-07")
-	require.Contains(t, r.Warnings[0], "publishing is not affected")
+	require.Contains(t, r.Warnings[0], "Publishing is not affected")
 	require.Contains(t, r.Warnings[0], "20000 events")
 }

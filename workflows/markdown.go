@@ -9,28 +9,28 @@ import (
 	"github.com/temporal-outbox/relay/internal/printable"
 )
 
-// How long texts may be in a table, in characters.
+// Maximum lengths of texts in a table, in characters.
 const (
 	maxName   = 60
 	maxReason = 100
 	maxID     = 300
 	maxCause  = 600
-	// maxNamed is how many topics a summary names of one kind.
+	// maxNamed is how many topics of one kind a summary names.
 	maxNamed = 3
-	// maxAddress is how long details may be as a part of an address, in bytes. Common
-	// proxies take 8 KiB for the whole of it.
+	// maxAddress is the maximum length of details as a part of an address, in bytes. Common
+	// proxies accept addresses of 8 KiB.
 	maxAddress = 6000
 )
 
-// framed ends details with an empty line, because the UI's box is a line too short
-// for what it shows. (A non-breaking space: it shows entities as they are written.)
+// framed ends details with an empty line, because the UI's box is one line shorter than its
+// text. (The line is a non-breaking space, because the UI does not decode entities.)
 func framed(details string) string { return details + "\n\n\u00a0" }
 
-// brief makes a summary of a text, in which names are somebody's choice.
+// brief makes a summary of a text. Its names may have any character and any length.
 func brief(s string) string { return printable.Cut(printable.Line(s), maxSummary) }
 
-// escape makes Markdown show a text as it is, on one line, and cuts it after so many
-// characters. Names and reasons are somebody's choice.
+// escape makes Markdown show a text literally and on one line, and cuts it to the given number
+// of characters. Names and reasons may have any character and any length.
 func escape(s string, most int) string {
 	var b strings.Builder
 	n := 0
@@ -56,8 +56,8 @@ var breaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ", "
 // unbroken keeps a text on one line.
 func unbroken(s string) string { return strings.ReplaceAll(s, " ", "\u00a0") }
 
-// apart keeps a cell from touching the one before it: UI 2.54 leaves no space between columns,
-// and 404 events beside 1 min would read 4041 min.
+// apart separates a cell from the cell before it: UI 2.54 leaves no space between columns, and
+// shows 404 events beside 1 min as 4041 min.
 func apart(cell string) string {
 	if cell == "" {
 		return ""
@@ -65,7 +65,7 @@ func apart(cell string) string {
 	return "\u00a0" + cell
 }
 
-// count writes a number the way people read it: 1,234,567.
+// count writes a number with separators: 1,234,567.
 func count(n int) string {
 	digits := strconv.Itoa(n)
 	for i := len(digits) - 3; i > 0; i -= 3 {
@@ -74,7 +74,7 @@ func count(n int) string {
 	return digits
 }
 
-// some is count, and nothing for none: what stands out in a table should matter.
+// some is count, but returns "" for 0, so that a table shows only numbers that matter.
 func some(n int) string {
 	if n == 0 {
 		return ""
@@ -82,7 +82,7 @@ func some(n int) string {
 	return count(n)
 }
 
-// age writes a duration in its two largest units: "3 min 5 s", and nothing for none.
+// age writes a duration in its two largest units: "3 min 5 s". It returns "" for 0.
 func age(d time.Duration) string {
 	switch {
 	case d <= 0:

@@ -14,33 +14,33 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// OperationInput names an operation that is on record in outbox.operation. What it
-// selects stays there: a key may say more than a history should keep. Without an operation's
-// number it is a form: what somebody has typed into Temporal's Start Workflow form.
+// OperationInput names an operation that is recorded in outbox.operation. The operation's
+// filters stay there, because a key may be too confidential for a history. An input without an
+// operation's number is a form: the text that an operator typed into Temporal's Start Workflow form.
 type OperationInput struct {
 	Operation int64  `json:"operation"`
 	Kind      string `json:"kind"`
 	Topic     string `json:"topic"`
 	Matched   int64  `json:"matched"`
-	// PerSecond is how many events are moved in a second at most. 0: no limit.
+	// PerSecond is the maximum number of events moved in a second. 0: no limit.
 	PerSecond float64 `json:"perSecond,omitempty"`
-	// Began is when its first run did, once it continues as new.
+	// Began is the time at which its first run began. It is set when a run continues as new.
 	Began time.Time `json:"began,omitzero"`
-	// Asked is what came of the form, once it is on record.
+	// Asked is the result of the form, once the operation is recorded.
 	Asked *activities.AskResult `json:"asked,omitempty"`
-	// Form is what was typed. It counts instead of all the others.
+	// Form is the typed text. It replaces all other fields.
 	Form json.RawMessage `json:"-"`
 }
 
-// UnmarshalJSON reads either. It refuses nothing, so that AskOperation can say what is
-// wrong with a form. An operation's number beside what only a form has is a form, too: its
-// filters would be ignored otherwise.
+// UnmarshalJSON reads both. It refuses no input, so that AskOperation can explain the mistakes of
+// a form. An input with an operation's number and with fields that only a form has is a form too:
+// otherwise its filters would be ignored.
 func (in *OperationInput) UnmarshalJSON(typed []byte) error {
 	type plain OperationInput
 	var p plain
 	if err := json.Unmarshal(typed, &p); err != nil || p.Operation == 0 {
 		*in = OperationInput{Form: bytes.Clone(typed)}
-		return nil //nolint:nilerr // AskOperation says it
+		return nil //nolint:nilerr // AskOperation explains it
 	}
 	*in = OperationInput(p)
 	if activities.LooksLikeForm(typed) {
@@ -49,7 +49,7 @@ func (in *OperationInput) UnmarshalJSON(typed []byte) error {
 	return nil
 }
 
-// MarshalJSON writes what UnmarshalJSON reads.
+// MarshalJSON is the reverse of UnmarshalJSON.
 func (in OperationInput) MarshalJSON() ([]byte, error) {
 	if len(in.Form) > 0 {
 		return in.Form, nil
@@ -58,25 +58,26 @@ func (in OperationInput) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(in))
 }
 
-// OperationResult says how an operation ended.
+// OperationResult is the result of an operation.
 type OperationResult struct {
 	Done   int64  `json:"done"`   // events moved
 	Lasted string `json:"lasted"` // over all its runs
-	// Text says what happened, of an operation that somebody has asked for with a form.
+	// Text describes the result in words. Only operations that began with a form have it.
 	Text string `json:"text,omitempty"`
-	// Asked is what was asked for, and put on record.
+	// Asked is the request of the form, as it is recorded.
 	Asked *activities.AskResult `json:"asked,omitempty"`
-	// Delivered is what became of the events that were made pending, if that was followed.
+	// Delivered counts the outcomes of the events that became pending again, if the operation
+	// followed them.
 	Delivered *relay.Delivered `json:"delivered,omitempty"`
 }
 
-// Operation does to many events what an operator asked for: redrive or discard dead
-// letters, or replay what was published. It goes on whatever becomes of the terminal
-// that started it. Cancelling it leaves done what is done.
+// Operation redrives or discards dead letters, or replays published events, as an operator asked.
+// It continues if the terminal that started it closes. Cancelling it does not undo the moves that
+// it has made.
 //
-// An operator may start it by hand, with a form as its input: see docs/runbook.md. It
-// then checks and counts first, puts on record who and why, and follows the events to their
-// outcome. A form may also pause or resume a topic.
+// An operator may start it by hand, with a form as its input: see docs/runbook.md. It then checks
+// the form and counts the events first, records the operator and the reason, and follows the events
+// to their outcome. A form may also pause or resume a topic.
 func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err error) {
 	if in.Began.IsZero() {
 		in.Began = workflow.GetInfo(ctx).WorkflowStartTime
@@ -107,8 +108,8 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 		if isLong(ctx) {
 			return r, workflow.NewContinueAsNewError(ctx, Operation, in)
 		}
-		// It may see two databases by turns, until all connections lead to the new primary.
-		// If it is cancelled meanwhile, so is what it does next.
+		// Activities may see the old and the new primary in turn, until all connections lead to
+		// the new one. A cancellation during this sleep also cancels the next activity.
 		_ = workflow.Sleep(ctx, againAfter)
 	}
 	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
@@ -126,7 +127,7 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 	return r, err
 }
 
-// operate goes on until everything is done.
+// operate runs activities until the operation is done.
 func operate(ctx workflow.Context, in OperationInput) (done activities.OperateResult, err error) {
 	do := map[string]any{relay.Redrive: act.Redrive, relay.Discard: act.Discard, relay.Replay: act.Replay}[in.Kind]
 	if do == nil {
@@ -150,13 +151,13 @@ func operate(ctx workflow.Context, in OperationInput) (done activities.OperateRe
 	return done, nil
 }
 
-// isLong is true if an operation is to continue as new. One that is cancelled ends instead: a
-// run that follows knows nothing of it.
+// isLong reports whether an operation has to continue as new. A cancelled operation ends instead,
+// because the next run would not know that it was cancelled.
 func isLong(ctx workflow.Context) bool {
 	return ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
 }
 
-// outcome is what is put on record.
+// outcome returns the outcome that is recorded.
 func outcome(err error) string {
 	switch {
 	case err == nil:
@@ -171,7 +172,7 @@ func outcome(err error) string {
 	return err.Error()
 }
 
-// moved is what has become of an event that an operation of a kind has moved.
+// moved returns the state of an event after an operation of the given kind has moved it.
 func moved(kind string) string {
 	if kind == relay.Discard {
 		return "discarded"
@@ -181,5 +182,5 @@ func moved(kind string) string {
 
 func details(in OperationInput, done int64) string {
 	return in.Kind + " of **" + escape(in.Topic, maxName) + "**: " + strconv.FormatInt(done, 10) + " of about " + strconv.FormatInt(in.Matched, 10) + " events moved so far. " +
-		"Cancel this workflow to stop it; what was moved stays so."
+		"Cancel this workflow to stop the operation; events that it has moved stay moved."
 }

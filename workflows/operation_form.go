@@ -17,14 +17,14 @@ import (
 // changeForm marks runs of Operation that read a form. Runs of earlier versions did not.
 const changeForm = "operation-form"
 
-// maxDetails is how long the text of an operation may be in its details, in characters.
+// maxDetails is the maximum length of an operation's text in its details, in characters.
 const maxDetails = 1500
 
-// ask has a form checked, counted and put on record, and returns the operation to go on
-// with. Its failures have a type of their own, and are short: the form is not repeated.
+// ask has an activity check the form, count its events and record the operation, and returns the
+// operation to continue with. Its failures have a type of their own, and do not repeat the form.
 func ask(ctx workflow.Context, in OperationInput) (OperationInput, error) {
 	info := workflow.GetInfo(ctx)
-	workflow.SetCurrentDetails(ctx, "Checks and counts what the input asks for. Nothing is moved yet.")
+	workflow.SetCurrentDetails(ctx, "Checks the input and counts the events that it selects. No event has been moved yet.")
 	var asked activities.AskResult
 	err := workflow.ExecuteActivity(askOptions(ctx), act.AskOperation, activities.AskRequest{Form: in.Form, FirstRun: cmp.Or(info.FirstRunID, info.WorkflowExecution.RunID)}).Get(ctx, &asked)
 	if err != nil {
@@ -47,12 +47,12 @@ func ask(ctx workflow.Context, in OperationInput) (OperationInput, error) {
 	}, nil
 }
 
-// ended is the result of a form that there is nothing to go on with.
+// ended returns the result of a form after which no events have to be moved.
 func ended(ctx workflow.Context, in OperationInput) (r OperationResult) {
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	r.Lasted = workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
 	if in.Asked == nil {
-		workflow.SetCurrentDetails(free, "Nothing was changed: the failure says why.")
+		workflow.SetCurrentDetails(free, "Nothing was changed. The failure names the reason.")
 		return r
 	}
 	r.Done, r.Text, r.Asked = in.Asked.Done, in.Asked.Text, in.Asked
@@ -60,8 +60,8 @@ func ended(ctx workflow.Context, in OperationInput) (r OperationResult) {
 	return r
 }
 
-// follow looks for what became of the events that are pending again. Without an answer, the
-// operation is done all the same.
+// follow looks for the outcome of the events that became pending again. Without an answer, the
+// operation is done nevertheless.
 func (r *OperationResult) follow(ctx workflow.Context, in OperationInput) {
 	if !relay.Pends(in.Kind) || ctx.Err() != nil {
 		return
@@ -69,7 +69,7 @@ func (r *OperationResult) follow(ctx workflow.Context, in OperationInput) {
 	var d relay.Delivered
 	request := activities.FollowRequest{Operation: in.Operation, Moved: r.Done, For: FollowFor}
 	if err := workflow.ExecuteActivity(followOptions(ctx, in), act.FollowOperation, request).Get(ctx, &d); err != nil {
-		r.Text += " It is not known what became of them: see outbox.status."
+		r.Text += " Their outcome is not known: see outbox.status."
 		return
 	}
 	r.Delivered = &d
@@ -82,13 +82,13 @@ func (r *OperationResult) follow(ctx workflow.Context, in OperationInput) {
 		r.Text += " They died: " + strings.Join(causes, ", ") + "."
 	}
 	if d.NotKnown > 0 {
-		r.Text += fmt.Sprintf(" It is not known of %d: a worker of an earlier version has moved them, or made dead letters.", d.NotKnown)
+		r.Text += fmt.Sprintf(" The outcome of %d is not known: a worker of an earlier version moved them, or made dead letters of them.", d.NotKnown)
 	}
 	if len(d.Taken) > 0 {
-		r.Text += fmt.Sprintf(" Operations %d have moved some of them since.", d.Taken)
+		r.Text += fmt.Sprintf(" Since then, operations %d have moved some of them.", d.Taken)
 	}
 	if d.Lacks() {
-		r.Text += " The database has lost a part of the operation, as in a failover: ask for the same again, with another workflow id."
+		r.Text += " The database has lost a part of the operation, for example in a failover: start the same operation again, with another workflow id."
 	}
 	if d.Why != "" {
 		r.Text += " Still pending: " + d.Why + "."

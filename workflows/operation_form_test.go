@@ -114,7 +114,7 @@ func TestOperation_OfAFormIsDoneThoughItsOutcomeCannotBeFollowed(t *testing.T) {
 	r, _, err := e.typedIn(typed, onRecord, nil)
 	require.NoError(t, err)
 	require.Nil(t, r.Delivered)
-	require.Contains(t, r.Text, "It is not known what became of them")
+	require.Contains(t, r.Text, "Their outcome is not known")
 }
 
 func TestOperation_OfAFormSaysThatTheDatabaseHasLostAPartOfIt(t *testing.T) {

@@ -12,16 +12,15 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// The durations that only workflows need are here. Those that other parts must keep
-// as well are in internal/timing. options_test.go asserts how all of them relate.
+// Here are the durations that only workflows need. Durations that other parts must keep as well
+// are in internal/timing. options_test.go asserts how all of them relate.
 const (
-	// RunFor is how long a run of Relay claims. Short runs keep histories small,
-	// make one line each in the UI, and let a new worker version take over at the
-	// next run.
+	// RunFor is the time for which a run of Relay claims. Short runs keep histories small, appear
+	// as one line each in the UI, and let a new worker version take over with the next run.
 	RunFor = 2 * time.Minute
-	// DrainFor is how long batches in flight then have before they are cancelled.
-	// Those that get through end by themselves within a second; it is the others
-	// that it keeps the next run waiting for.
+	// DrainFor is the time that batches in flight then have before they are cancelled. Batches
+	// that their destination accepts end by themselves within a second. The next run waits for
+	// the others, for at most this time.
 	DrainFor = 3 * time.Second
 	// RunTimeout ends a run that is stuck, so that the next can begin.
 	RunTimeout = 4 * time.Minute
@@ -32,93 +31,89 @@ const (
 	// ScheduleEvery starts runs. It is shorter than a run, so that with overlap
 	// policy BUFFER_ONE the next is always waiting for the one that runs.
 	ScheduleEvery = time.Minute
-	// CatchUp is how late a scheduled start may be. Runs missed while Temporal was
-	// away are not made up for: one run takes everything that waits. (Temporal's
-	// default is a year.)
+	// CatchUp is how late a scheduled start may be. Temporal starts no runs for the time when it
+	// was down: one run takes everything that waits. (Temporal's default is a year.)
 	CatchUp = time.Minute
 
-	// ClaimWait is how long ClaimBatches waits for something to be pending.
+	// ClaimWait is how long ClaimBatches waits for pending events.
 	ClaimWait    = 30 * time.Second
 	claimTimeout = time.Minute
 
-	// BatchStay is how long a batch stays on lanes in which nothing is left, while
-	// slots are plenty: a topic with traffic then needs a claim every few seconds
-	// and not for every few events.
+	// BatchStay is how long a batch stays on empty lanes while slots are free. A topic with
+	// traffic then needs a claim every few seconds, and not for every few events.
 	BatchStay = 500 * time.Millisecond
 
 	releaseTimeout = 10 * time.Second
 
-	// Lease, ClaimLease and BatchFor are those of internal/timing, for programs that
-	// put a relay together.
+	// Lease, ClaimLease and BatchFor are the durations of internal/timing, for programs that
+	// assemble a relay.
 	Lease      = timing.Lease
 	ClaimLease = timing.ClaimLease
 	BatchFor   = timing.BatchFor
 )
 
 const (
-	// MaintenanceEvery is how often partitions are looked after.
+	// MaintenanceEvery is the interval between runs of Maintenance.
 	MaintenanceEvery = time.Hour
-	// MaintenanceTimeout ends a run whose locks producers never let through.
+	// MaintenanceTimeout ends a run that never gets its locks because of producers.
 	MaintenanceTimeout     = 30 * time.Minute
 	maintenanceStepTimeout = 10 * time.Minute
 
-	// DefaultKeepDays is for how many days after its own a partition is kept.
+	// DefaultKeepDays is the number of days after its own day for which a partition is kept.
 	DefaultKeepDays = 7
-	// DefaultAheadDays is for how many days after today there are partitions.
+	// DefaultAheadDays is the number of days after today that have a partition.
 	DefaultAheadDays = 14
-	// heldXIDs is how many transactions a snapshot may hold vacuum back before it is
-	// worth a warning: scans of what was settled since then show.
+	// heldXIDs is how many transactions a snapshot may hold vacuum back before Maintenance warns:
+	// scans over the events that were settled since then become noticeably slower.
 	heldXIDs = 1_000_000
 )
 
 const (
-	// OperateFor is how long one activity of an operation goes on. What an operation has
-	// done shows in its workflow's details as often.
+	// OperateFor is how long one activity of an operation runs. The workflow updates its details
+	// after each activity.
 	OperateFor = 15 * time.Second
-	// operateTimeout leaves time to wait for lanes whose batch takes its longest.
+	// operateTimeout leaves time to wait for lanes whose batch takes as long as a batch may.
 	operateTimeout = 10 * time.Minute
-	// askTimeout leaves time to count what a form selects: a replay reads all events of its
-	// time range.
+	// askTimeout leaves time to count the events that a form selects: a replay reads all events of
+	// its time range.
 	askTimeout = 30 * time.Minute
-	// FollowFor is how long a form's operation looks for the outcome of the events that it has
-	// made pending, and followTimeout how long it tries to.
+	// FollowFor is how long a form's operation looks for the outcome of the events that it made
+	// pending. followTimeout is how long it tries to look.
 	FollowFor     = time.Minute
 	followTimeout = 2 * time.Minute
 )
 
 const (
-	// DefaultSlots is how many batches are in flight at most.
+	// DefaultSlots is the maximum number of batches in flight.
 	DefaultSlots = 16
-	// topicShare is the part of the slots that one topic may take: a quarter.
+	// topicShare is the divisor of the slots that gives the maximum for one topic: a quarter.
 	topicShare = 4
-	// DefaultConcurrency is how many requests one batch has under way.
+	// DefaultConcurrency is the maximum number of requests that one batch has in flight.
 	DefaultConcurrency = 4
-	// maxLate bounds the batches in flight, late ones included, in multiples of the
-	// slots.
+	// maxLate limits the batches in flight, including late ones, in multiples of the slots.
 	maxLate = 8
-	// maxSummary is how long a summary may be, in bytes: Temporal refuses one of more
-	// than 400 (limit.userMetadataSummarySize).
+	// maxSummary is the maximum length of a summary, in bytes: Temporal refuses summaries of more
+	// than 400 bytes (limit.userMetadataSummarySize).
 	maxSummary = 380
-	// maxMemo is how long a name or a reason may be in a memo, in bytes.
+	// maxMemo is the maximum length of a name or a reason in a memo, in bytes.
 	maxMemo = 200
-	// againAfter is the pause before an operation goes on whose end found another record.
+	// againAfter is the pause before an operation continues whose end found another record.
 	againAfter = 5 * time.Second
-	// maxHistory is the length at which a run continues as new, with the deadline
-	// it had. Temporal ends a workflow at 51,200 events.
+	// maxHistory is the length at which a run continues as new and keeps its deadline. Temporal
+	// ends a workflow at 51,200 events.
 	maxHistory = 20_000
 )
 
 // PublishActivity is the name of the activity that a recovery repeats.
 const PublishActivity = "PublishBatch"
 
-// retries have no limit but the run's own end: what is left then is claimed by
-// the next run.
+// retries last until the run ends. The next run then claims the events that are left.
 func retries(first, most time.Duration) *temporal.RetryPolicy {
 	return &temporal.RetryPolicy{InitialInterval: first, BackoffCoefficient: 2, MaximumInterval: most}
 }
 
-// claimOptions are those of a claim; anywhere: by any worker, and not at once by the one that
-// has the run. Another one may have routes that this one lacks.
+// claimOptions are the options of a claim. If anywhere is set, any worker may run the claim, not
+// only the worker that has the run: another worker may have routes that this one lacks.
 func claimOptions(ctx workflow.Context, summary string, anywhere bool) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: claimTimeout,
@@ -147,7 +142,7 @@ func recoveryOptions(ctx workflow.Context, in RecoveryInput) workflow.Context {
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RecoveryFirst, timing.RecoveryMost),
 		WaitForCancellation: true,
-		// Without a count: more comes while it waits, and its last failure says how much.
+		// Without a number of events: it grows while the topic waits, and the last failure has it.
 		Summary: brief("retry " + goesTo(in)),
 	})
 }
@@ -162,7 +157,7 @@ func recoveryChild(ctx workflow.Context, id string, in RecoveryInput) workflow.C
 	})
 }
 
-// runsOptions give up soon: the batch keeps its lanes meanwhile.
+// runsOptions give up soon, because the batch keeps its lanes meanwhile.
 func runsOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
@@ -179,12 +174,12 @@ func resumeOptions(ctx workflow.Context, topic string) workflow.Context {
 	})
 }
 
-// reportOptions give up in the end: a recovery that stays open keeps the next from beginning.
+// reportOptions give up in the end, because an open recovery keeps the next one from starting.
 func reportOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
-		Summary:             brief("end " + relay.RecoverPark + " " + topic),
+		Summary:             brief("record the end of " + relay.RecoverPark + " of " + topic),
 	})
 }
 
@@ -220,12 +215,12 @@ func askOptions(ctx workflow.Context) workflow.Context {
 		StartToCloseTimeout: askTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
-		WaitForCancellation: true, // it may have put an operation on record
-		Summary:             "check, count, and put on record",
+		WaitForCancellation: true, // it may have recorded an operation
+		Summary:             "check the form, count the events, record the operation",
 	})
 }
 
-// followOptions give up in the end: the operation is done already.
+// followOptions give up in the end, because the operation is done already.
 func followOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		ScheduleToCloseTimeout: followTimeout,
@@ -240,6 +235,6 @@ func endOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
-		Summary:             brief("end " + in.Kind + " " + in.Topic),
+		Summary:             brief("record the end of " + in.Kind + " of " + in.Topic),
 	})
 }

@@ -10,44 +10,44 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// ParkRequest says who gives up, and why.
+// ParkRequest names the person who gives up the events, and the reason.
 type ParkRequest struct {
 	By     string `json:"by"`
 	Reason string `json:"reason"`
-	// Operation is the number under which it is on record, 0 if it is not. The recovery
-	// notes there how it ended, whether or not somebody still waits for it.
+	// Operation is the number of its record in outbox.operation, 0 without one. The recovery
+	// writes the outcome there, even if no command waits for it any more.
 	Operation int64 `json:"operation,omitempty"`
 }
 
-// ParkResult is what became of the batch that was parked.
+// ParkResult is the outcome of the parked batch.
 type ParkResult struct {
 	Published int `json:"published"`
 	Dead      int `json:"dead"`
-	// State is that in which the recovery ended: StateParked, or another if something
-	// came in between. Empty from a worker of an earlier version.
+	// State is the state in which the recovery ended: StateParked, or another if the recovery
+	// ended for another reason first. Workers of earlier versions leave it empty.
 	State string `json:"state,omitempty"`
-	// GoesOn is true if parking is not over: the recovery continues as new, and the same
-	// update waits on.
+	// GoesOn is true if parking is not over: the recovery continues as new. Send the same update
+	// again to wait for its end.
 	GoesOn bool `json:"goesOn,omitempty"`
 }
 
-// Outcome says in words what became of it, for people and for the record.
+// Outcome describes the result in words, for people and for the record.
 func (p ParkResult) Outcome() string {
 	counts := fmt.Sprintf("%d published, %d dead letters", p.Published, p.Dead)
 	switch p.State {
 	case StateParked, "":
 		return "parked: " + counts
 	case StateRecovered:
-		return "not parked, because the destination was back before: " + counts
+		return "not parked, because the destination recovered first: " + counts
 	case StateLost:
-		return "lost to another claim before all was parked: " + counts
+		return "lost to another claim before all events were parked: " + counts
 	default:
-		return p.State + " before all was parked: " + counts
+		return p.State + " before all events were parked: " + counts
 	}
 }
 
-// onPark makes the next attempt the one that gives up, and waits for its end. It is over
-// before the workflow continues as new, because no update outlives its run.
+// onPark makes the next attempt give up events, and waits for its end. It returns before the
+// workflow continues as new, because no update outlives its run.
 func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, error) {
 	switch {
 	case r.over || r.goesOn:
@@ -55,7 +55,7 @@ func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, erro
 		r.park = &p
 		workflow.SetCurrentDetails(ctx, r.details())
 		r.cancel()
-	case r.park.Operation == 0: // the first was not on record
+	case r.park.Operation == 0: // the first request was not recorded
 		r.park.Operation = p.Operation
 	}
 	if err := workflow.Await(ctx, func() bool { return r.over || r.goesOn }); err != nil {
@@ -68,27 +68,27 @@ func (r *recovery) parkResult() ParkResult {
 	return ParkResult{Published: r.result.Published, Dead: r.result.Dead, State: r.state, GoesOn: r.goesOn && !r.over}
 }
 
-// parksOn reports whether parking needs another round after one with this result. It
-// goes up to what was pending when it began: as long as services write, something new
-// is there in every round, and nobody has given that up.
+// parksOn reports whether parking needs another round after a round with this result. Parking
+// takes the events that were pending when it began: services write new events during every round,
+// and the operator has not given these up.
 func (r *recovery) parksOn(result activities.PublishResult) bool {
-	if result.ParkUpTo == 0 { // nothing was pending, or the worker knows of no bound
+	if result.ParkUpTo == 0 { // no event was pending, or the worker does not know the bound
 		return result.Dead > 0
 	}
 	r.upTo = relay.Bound{ID: result.ParkUpTo, At: result.ParkBefore}
 	return result.More
 }
 
-// isLong reports whether it has to continue as new. It is parking that makes a history
-// long, with an activity for each page: attempts leave nothing in it. (A park without a
-// bound is of an earlier version, which never continued.)
+// isLong reports whether the recovery has to continue as new. Only parking makes a history long,
+// with an activity for each page: attempts add no events to it. (A park without a bound was begun
+// by an earlier version, which never continued as new.)
 func (r *recovery) isLong(ctx workflow.Context) bool {
 	return r.park != nil && r.upTo.ID > 0 && ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
 }
 
-// continueAsNew goes on under the same id, and on the current version of the worker, as
-// what upgrades by itself does. The lanes stay leased, and the topic paused, as between
-// two rounds.
+// continueAsNew continues under the same id on the current version of the worker, because the
+// workflow's versioning behavior is AutoUpgrade. The lanes stay leased and the topic stays paused,
+// as between two rounds.
 func (r *recovery) continueAsNew(ctx workflow.Context) error {
 	r.goesOn = true
 	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
@@ -99,7 +99,7 @@ func (r *recovery) continueAsNew(ctx workflow.Context) error {
 	return workflow.NewContinueAsNewError(ctx, Recovery, in)
 }
 
-// RecoveryProgress is what a recovery hands on when it continues as new.
+// RecoveryProgress is the state that a recovery passes on when it continues as new.
 type RecoveryProgress struct {
 	Began      time.Time      `json:"began"`
 	Result     RecoveryResult `json:"result"`
@@ -108,7 +108,7 @@ type RecoveryProgress struct {
 	ParkBefore time.Time      `json:"parkBefore,omitzero"`
 }
 
-// report notes on record how a park ended, if it is on record.
+// report records the outcome of a park that has a record.
 func (r *recovery) report(ctx workflow.Context) {
 	if r.park == nil || r.park.Operation == 0 {
 		return
@@ -116,6 +116,6 @@ func (r *recovery) report(ctx workflow.Context) {
 	end := activities.EndRequest{Operation: r.park.Operation, Outcome: r.parkResult().Outcome(), Done: int64(r.result.Dead)}
 	err := workflow.ExecuteActivity(reportOptions(ctx, r.in.Batch.Topic), act.EndOperation, end).Get(ctx, nil)
 	if err != nil {
-		workflow.GetLogger(ctx).Warn("park not ended on record", "operation", end.Operation, "topic", r.in.Batch.Topic, "error", err)
+		workflow.GetLogger(ctx).Warn("the end of the park was not recorded", "operation", end.Operation, "topic", r.in.Batch.Topic, "error", err)
 	}
 }

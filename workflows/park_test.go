@@ -152,10 +152,10 @@ func TestAParkIsToldWhatCameInBetween(t *testing.T) {
 	for state, says := range map[string]string{
 		"":                       "parked: 3 published, 4 dead letters", // of an earlier version
 		workflows.StateParked:    "parked: 3 published, 4 dead letters",
-		workflows.StateLost:      "lost to another claim before all was parked: 3 published, 4 dead letters",
-		workflows.StateCancelled: "cancelled before all was parked: 3 published, 4 dead letters",
-		workflows.StateFailed:    "failed before all was parked: 3 published, 4 dead letters",
-		workflows.StateRecovered: "not parked, because the destination was back before: 3 published, 4 dead letters",
+		workflows.StateLost:      "lost to another claim before all events were parked: 3 published, 4 dead letters",
+		workflows.StateCancelled: "cancelled before all events were parked: 3 published, 4 dead letters",
+		workflows.StateFailed:    "failed before all events were parked: 3 published, 4 dead letters",
+		workflows.StateRecovered: "not parked, because the destination recovered first: 3 published, 4 dead letters",
 	} {
 		require.Equal(t, says, workflows.ParkResult{Published: 3, Dead: 4, State: state}.Outcome())
 	}

@@ -17,37 +17,37 @@ import (
 // UpdatePark is the name of Recovery's update handler.
 const UpdatePark = "park"
 
-// RecoveryInput says what Recovery takes over.
+// RecoveryInput is the batch that a Recovery takes over, and the reason.
 //
-// Its order is that in which the Temporal UI shows it.
+// The Temporal UI shows the fields in this order.
 type RecoveryInput struct {
-	// Reason is the failure for which it began: the destination's code and text.
+	// Reason is the failure that started the recovery: the destination's code and text.
 	Reason string `json:"reason"`
 	// Error is the code alone, the failure's type.
 	Error string `json:"error,omitempty"`
-	// Destination is the one that is broken.
+	// Destination is the broken destination.
 	Destination string `json:"destination,omitempty"`
-	// SearchAttributes says that they are registered.
+	// SearchAttributes says that the search attributes are registered.
 	SearchAttributes bool `json:"searchAttributes,omitempty"`
-	// Concurrency is how many requests may be under way.
+	// Concurrency is the maximum number of requests in flight.
 	Concurrency int `json:"concurrency"`
-	// Batch is one that its destination refuses. Its lanes are still leased.
+	// Batch is the batch that the destination refuses. Its lanes are still leased.
 	Batch relay.Batch `json:"batch"`
 	// Before is set when a recovery continues as new.
 	Before *RecoveryProgress `json:"before,omitempty"`
 }
 
-// RecoveryResult says how a recovery ended.
+// RecoveryResult is the result of a recovery.
 type RecoveryResult struct {
 	Published int `json:"published"`      // of its batch
 	Dead      int `json:"dead,omitempty"` // made dead letters
-	// Parked names who gave up what failed.
+	// Parked names the operator who gave up the events that failed.
 	Parked string `json:"parked,omitempty"`
-	// Paused names the operator who has paused the topic: the relay tries it when it is
-	// resumed, and starts another recovery if it has to.
+	// Paused names the operator who paused the topic. After the resume, the relay tries the topic,
+	// and starts another recovery if the topic fails.
 	Paused string `json:"paused,omitempty"`
-	// Lost is true if the batch is in other hands: they go on with it, and start a
-	// recovery of their own if they have to.
+	// Lost is true if another claim has the batch. That claim publishes it, and starts another
+	// recovery if the topic fails.
 	Lost   bool   `json:"lost,omitempty"`
 	Lasted string `json:"lasted"`
 }
@@ -60,20 +60,20 @@ func goesTo(in RecoveryInput) string {
 	return in.Batch.Topic + " → " + in.Destination
 }
 
-// Recovery owns a topic whose destination is broken. It retries one batch without
-// limit, while its attempts keep the topic paused, and completes when that batch
-// gets through. Terminating it, or pausing its activity, lets the pause expire;
-// the relay then tries the topic again and starts another recovery if it must. It also
-// ends, with its next attempt, when an operator has paused the topic.
+// Recovery handles a topic whose destination is broken. It retries one batch without limit, while
+// its attempts keep the topic paused, and completes when the destination accepts the batch. If you
+// terminate it or pause its activity, the topic's pause expires; the relay then tries the topic
+// again, and starts another recovery if the topic fails. A recovery also ends, with its next
+// attempt, when an operator has paused the topic.
 func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	r := newRecovery(ctx, in)
 	workflow.SetCurrentDetails(ctx, r.details())
 	r.describe(ctx)
 	err := workflow.SetUpdateHandlerWithOptions(ctx, UpdatePark, r.onPark, workflow.UpdateHandlerOptions{
-		Description: "Give up what this batch's destination refuses: it becomes dead letters, and the topic goes on.",
+		Description: "Give up the events of this batch that the destination refuses: they become dead letters, and the topic continues.",
 		Validator: func(_ workflow.Context, p ParkRequest) error {
 			if p.By == "" {
-				return errors.New("say who parks: by is empty")
+				return errors.New("by is empty: name the person who parks")
 			}
 			return nil
 		},
@@ -89,14 +89,14 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	r.result.Lasted = workflow.Now(ctx).Sub(r.began).Round(time.Second).String()
 	free, _ := workflow.NewDisconnectedContext(ctx)
 	if ctx.Err() != nil {
-		// Cancelled: what the batch holds is free at once.
+		// Cancelled: the lanes of the batch become free at once.
 		if err := workflow.ExecuteActivity(releaseOptions(free, in.Batch), act.ReleaseBatch, in.Batch).Get(free, nil); err != nil {
-			workflow.GetLogger(free).Warn("batch not released: its lanes wait for the end of their lease", "topic", in.Batch.Topic, "error", err)
+			workflow.GetLogger(free).Warn("batch not released: its lanes stay leased until the lease expires", "topic", in.Batch.Topic, "error", err)
 		}
 	}
 	resume := activities.TopicRequest{Topic: in.Batch.Topic, RecoveryID: r.id}
 	if err := workflow.ExecuteActivity(resumeOptions(free, in.Batch.Topic), act.ResumeTopic, resume).Get(free, nil); err != nil {
-		workflow.GetLogger(free).Warn("topic not resumed: its pause expires", "topic", in.Batch.Topic, "error", err)
+		workflow.GetLogger(free).Warn("topic not resumed: it stays paused until the pause expires", "topic", in.Batch.Topic, "error", err)
 	}
 	r.report(free)
 	workflow.SetCurrentDetails(free, r.epilogue())
@@ -114,11 +114,11 @@ type recovery struct {
 	began  time.Time
 	result RecoveryResult
 	park   *ParkRequest
-	upTo   relay.Bound         // how far parking goes, once that is known
-	cancel workflow.CancelFunc // the attempt under way
+	upTo   relay.Bound         // the bound of parking, once it is known
+	cancel workflow.CancelFunc // cancels the current attempt
 	over   bool
-	state  string // in which it ended
-	goesOn bool   // as new
+	state  string // the state in which it ended
+	goesOn bool   // it continues as new
 }
 
 func newRecovery(ctx workflow.Context, in RecoveryInput) *recovery {
@@ -129,7 +129,8 @@ func newRecovery(ctx workflow.Context, in RecoveryInput) *recovery {
 	return r
 }
 
-// run publishes the batch until it gets through, is given up, or is lost.
+// run publishes the batch until the destination accepts it, an operator gives it up, or another
+// claim takes it.
 func (r *recovery) run(ctx workflow.Context) error {
 	for {
 		if r.isLong(ctx) {
@@ -170,27 +171,27 @@ func (r *recovery) run(ctx workflow.Context) error {
 	}
 }
 
-// details is what the UI shows under User Metadata while it lasts. The failure in it
-// is the first; the last is with the pending activity.
+// details returns the text that the UI shows under User Metadata during the recovery. It has the
+// first failure; the pending activity has the last one.
 func (r *recovery) details() string {
 	topic, parked := escape(r.in.Batch.Topic, maxName), ""
 	if r.park != nil {
 		parked = "Parked by " + escape(r.park.By, maxName) + ": " + escape(r.park.Reason, maxReason) + "\n\n"
 	}
-	return framed(fmt.Sprintf("Topic **%s** waits for its destination since **%s UTC**. The first failure:\n\n> %s\n\n%s"+
-		"Repair the destination, and everything goes on by itself, in order. Nothing is lost meanwhile, however long it takes. "+
-		"If every event is refused one by one, each attempt also tries events behind the first page. Once one of those is accepted, the refused ones "+
-		"are tried again, and those that are refused again become dead letters. "+
-		"The last failure, and when the next attempt is due, is in *Pending Activities*, in the table of `Relay` and in `starter status`. "+
-		"That table also has how much waits.\n\n"+
-		"To try at once: `starter recover TOPIC --now`, or *Reset* of the pending activity (not of this workflow). "+
-		"To give up what is pending of its batch now: `starter recover TOPIC --park`, or the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}` "+
-		"(*More Actions*). It becomes dead letters.",
+	return framed(fmt.Sprintf("Topic **%s** has been waiting for its destination since **%s UTC**. The first failure:\n\n> %s\n\n%s"+
+		"Repair the destination: the topic then continues by itself, in order. No event is lost meanwhile, however long the repair takes. "+
+		"If the destination refuses every event one by one, each attempt also tries events behind the first page. Once the destination accepts one of these, "+
+		"the attempt tries the refused events again, and events that are refused again become dead letters. "+
+		"*Pending Activities*, the table of `Relay` and `starter status` show the last failure and the time of the next attempt. "+
+		"The table also shows how many events wait.\n\n"+
+		"To try again at once, run `starter recover TOPIC --now`, or use *Reset* of the pending activity (not of this workflow). "+
+		"To give up the pending events of its batch, run `starter recover TOPIC --park`, or send the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}` "+
+		"(*More Actions*): the events that the destination refuses become dead letters.",
 		topic, r.began.UTC().Format(time.DateTime), escape(r.in.Reason, maxCause), parked, UpdatePark))
 }
 
-// uncounted leaves out of a failure's text how many events were left of one attempt:
-// more comes while a recovery lasts.
+// uncounted removes the number of events that one attempt left from a failure's text, because the
+// number grows during a recovery.
 func uncounted(text string) string {
 	before, after, found := strings.Cut(text, " left: ")
 	i := strings.LastIndex(before, ": ")
@@ -200,8 +201,8 @@ func uncounted(text string) string {
 	return before[:i+len(": ")] + after
 }
 
-// epilogue is what it shows when it is over.
+// epilogue returns the text that the UI shows after the recovery.
 func (r *recovery) epilogue() string {
-	return framed(fmt.Sprintf("Topic **%s** goes on: this recovery is over (%s) after %s, with %s published and %s made dead letters.",
+	return framed(fmt.Sprintf("The recovery of topic **%s** is over (%s) after %s, with %s published and %s dead letters.",
 		escape(r.in.Batch.Topic, maxName), r.state, r.result.Lasted, events(r.result.Published), count(r.result.Dead)))
 }

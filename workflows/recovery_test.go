@@ -196,7 +196,7 @@ func TestSomebodyHasToSayWhoParks(t *testing.T) {
 		e.UpdateWorkflow(workflows.UpdatePark, "", &updates{onReject: func(err error) { rejected = err }}, workflows.ParkRequest{})
 	}, 10*time.Second)
 	e.recover()
-	require.ErrorContains(t, rejected, "say who parks")
+	require.ErrorContains(t, rejected, "name the person who parks")
 }
 
 func TestACancelledRecoveryFreesItsLanesAndItsTopic(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package workflows decides: what is claimed when, how much of it is in flight,
-// and what happens to what fails. It does nothing itself; activities do.
+// Package workflows makes the relay's decisions: when to claim batches, how many to have in flight,
+// and how to handle failures. Activities carry the decisions out.
 package workflows
 
 import (
@@ -9,21 +9,20 @@ import (
 	"github.com/temporal-outbox/relay/activities"
 )
 
-// DefaultTaskQueue is where the relay's workflows and activities run.
+// DefaultTaskQueue is the task queue of the relay's workflows and activities.
 const DefaultTaskQueue = "outbox-relay"
 
-// Register makes a worker run everything that this package schedules.
+// Register makes a worker run the workflows of this package and their activities.
 func Register(r worker.Registry, a *activities.Activities) {
-	// Every run goes over to the version that becomes current, with its next decision. A
-	// pinned run is finished by its own version or by nobody: with the old workers gone,
-	// the schedule would wait for it until its timeout. Replay tests over recorded histories
-	// are the guard (decision 019).
+	// Every run moves to the version that becomes current, with its next decision. Only its own
+	// version could finish a pinned run: without the old workers, the schedule would wait for the
+	// run until its timeout. Replay tests of recorded histories guard the moves (decision 019).
 	moves := workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade}
 	r.RegisterWorkflowWithOptions(Relay, moves)
 	r.RegisterWorkflowWithOptions(Recovery, moves)
 	r.RegisterWorkflowWithOptions(Maintenance, moves)
 	r.RegisterWorkflowWithOptions(Operation, moves)
-	// It is about the version that it is started on.
+	// A Gate checks the version on which it starts.
 	r.RegisterWorkflowWithOptions(Gate, workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorPinned})
 	r.RegisterActivity(a)
 }

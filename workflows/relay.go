@@ -10,46 +10,46 @@ import (
 
 // RelayInput configures a run of Relay. The zero value is the default.
 type RelayInput struct {
-	// Slots is how many batches may be in flight. Default DefaultSlots.
+	// Slots is the maximum number of batches in flight. Default DefaultSlots.
 	Slots int `json:"slots,omitempty"`
-	// Concurrency is how many requests each batch may have under way. Default
+	// Concurrency is the maximum number of requests that each batch has in flight. Default
 	// DefaultConcurrency.
 	Concurrency int `json:"concurrency,omitempty"`
 	// Linger is how long a topic's oldest event may wait for a page to fill.
 	// Default 0: events are claimed as soon as they are seen.
 	Linger time.Duration `json:"linger,omitempty"`
-	// RunFor is how long the run claims. Default RunFor.
+	// RunFor is the time for which the run claims. Default RunFor.
 	RunFor time.Duration `json:"runFor,omitempty"`
-	// SearchAttributes says that Attributes are registered in the namespace, and that
-	// recoveries are to set them.
+	// SearchAttributes says that Attributes are registered in the namespace, and makes recoveries
+	// set them.
 	SearchAttributes bool `json:"searchAttributes,omitempty"`
 	// Before is set when a run continues as new.
 	Before *Progress `json:"before,omitempty"`
 }
 
-// Progress is what a run hands on when it continues as new.
+// Progress is the state that a run passes on when it continues as new.
 type Progress struct {
 	Deadline time.Time   `json:"deadline"`
 	Result   RelayResult `json:"result"`
 }
 
-// RelayResult says what a run did.
+// RelayResult is the result of a run.
 type RelayResult struct {
 	Published int           `json:"published"` // events
 	Batches   int           `json:"batches"`
 	Topics    []TopicResult `json:"topics,omitempty"` // by name
-	// Lost counts batches that turned out to be in other hands, as after a worker
-	// was stopped: nothing is wrong, another claim has their events.
+	// Lost counts batches that another claim has taken, for example after a worker was stopped.
+	// That is harmless: the other claim publishes their events.
 	Lost int `json:"lost,omitempty"`
-	// Cancelled counts batches that were still failing when the run ended. Their
-	// events are pending, and the next run claims them.
+	// Cancelled counts batches that still failed when the run ended. Their events are pending, and
+	// the next run claims them.
 	Cancelled int `json:"cancelled,omitempty"`
-	// Recovering counts batches that were left to their topic's recovery.
+	// Recovering counts batches that their topic's recovery took over.
 	Recovering int `json:"recovering,omitempty"`
 	// Dead counts events that became dead letters.
 	Dead int `json:"dead,omitempty"`
-	// Broken, Paused and HaveDead name topics whose destination was broken, that an
-	// operator had paused, and that had dead letters, of whatever age, when last seen.
+	// Broken, Paused and HaveDead name the topics that had a broken destination, a pause by an
+	// operator, or dead letters of any age, in the last sample.
 	Broken   []string `json:"broken,omitempty"`
 	Paused   []string `json:"paused,omitempty"`
 	HaveDead []string `json:"haveDeadLetters,omitempty"`
@@ -79,8 +79,8 @@ func (in RelayInput) withDefaults(now time.Time) RelayInput {
 	return in
 }
 
-// Relay claims batches of pending events and publishes them for RunFor, and then
-// completes with a summary. A schedule has the next run waiting.
+// Relay claims batches of pending events and publishes them for RunFor, and then completes with a
+// summary. The next run of its schedule is already waiting.
 func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 	in = in.withDefaults(workflow.Now(ctx))
 	workCtx, cancel := workflow.WithCancel(ctx)
@@ -96,7 +96,7 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 		if r.mayClaim(ctx) {
 			r.claim(workCtx)
 		} else if r.mustEnd(ctx) && !draining {
-			// Sooner than its deadline, with batches that may be retried for ever.
+			// It ends before its deadline, and its batches may be retried for ever.
 			draining = true
 			r.cancelAfter(workCtx, DrainFor)
 		}
@@ -112,7 +112,7 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 	switch {
 	case r.failure != nil:
 		return r.result, r.failure
-	case ctx.Err() != nil: // somebody cancelled the run
+	case ctx.Err() != nil: // the run was cancelled from outside
 		return r.result, ctx.Err()
 	case !workflow.Now(ctx).Before(in.Before.Deadline):
 		return r.result, nil
@@ -132,14 +132,14 @@ type run struct {
 	claiming  bool
 	leftOut   bool        // the last claim left events to workers that have their route
 	began     []time.Time // of batches in flight, ascending
-	waking    bool        // when the next batch is late
-	ending    int         // batches being released, or handed to a recovery
+	waking    bool        // a timer runs until the next batch is late
+	ending    int         // batches that are being released or handed to a recovery
 	cancel    workflow.CancelFunc
 	cancelled bool
 	failure   error
 }
 
-// cancelAfter cancels whatever is still under way then.
+// cancelAfter cancels all activities that still run after d.
 func (r *run) cancelAfter(ctx workflow.Context, d time.Duration) {
 	r.selector.AddFuture(workflow.NewTimer(ctx, d), func(f workflow.Future) {
 		if f.Get(ctx, nil) == nil {
@@ -159,8 +159,8 @@ func (r *run) mayClaim(ctx workflow.Context) bool {
 		!r.mustEnd(ctx) && workflow.Now(ctx).Before(r.in.Before.Deadline)
 }
 
-// free is the number of batches that may be claimed. Those that are late do not
-// count, or a few topics that get nothing through would stop all others.
+// free is the number of batches that may be claimed. Late batches do not count: otherwise a few
+// topics whose events are not accepted would stop all others.
 func (r *run) free(ctx workflow.Context) int {
 	if len(r.began) >= maxLate*r.in.Slots {
 		return 0
@@ -174,7 +174,7 @@ func (r *run) free(ctx workflow.Context) int {
 	return r.in.Slots - busy
 }
 
-// wakeForLate has the run look again when no slot is free until a batch is late.
+// wakeForLate starts a timer if no slot is free until a batch is late. The run then looks again.
 func (r *run) wakeForLate(ctx workflow.Context) {
 	now := workflow.Now(ctx)
 	if r.waking || r.claiming || r.cancelled || r.free(ctx) > 0 || !now.Before(r.in.Before.Deadline) {
@@ -189,5 +189,5 @@ func (r *run) wakeForLate(ctx workflow.Context) {
 	}
 }
 
-// isEnding reports whether errors are those of being cancelled, whatever they say.
+// isEnding reports whether the run is cancelled, so that every error counts as a cancellation.
 func (r *run) isEnding(ctx workflow.Context) bool { return r.cancelled || ctx.Err() != nil }

@@ -10,8 +10,8 @@ import (
 	"github.com/temporal-outbox/relay/activities"
 )
 
-// add counts one batch of a topic. Topics are a sorted list rather than a map, so
-// that the result reads the same in every client.
+// add adds one batch of a topic. Topics are a sorted list and not a map, so that the result reads
+// the same in every client.
 func (r *RelayResult) add(topic string, batch activities.PublishResult) {
 	r.Published += batch.Published
 	r.Dead += batch.Dead
@@ -25,7 +25,7 @@ func (r *RelayResult) add(topic string, batch activities.PublishResult) {
 	r.Topics[i].Batches++
 }
 
-// find returns where a topic is in Topics, or belongs.
+// find returns the index of a topic in Topics, or the index at which to insert it.
 func (r *RelayResult) find(topic string) (i int, found bool) {
 	return slices.BinarySearchFunc(r.Topics, topic, func(t TopicResult, name string) int {
 		return cmp.Compare(t.Topic, name)

@@ -129,7 +129,7 @@ func TestARecoveryIsFoundByItsStateAndTheStateSaysHowItEnded(t *testing.T) {
 			set := e.upserts()
 			if c.during != nil {
 				e.RegisterDelayedCallback(func() {
-					require.Contains(t, e.details(), "Topic **a\\_b** waits for its destination since **20")
+					require.Contains(t, e.details(), "Topic **a\\_b** has been waiting for its destination since **20")
 					require.Contains(t, e.details(), "> a\\_b → SQS queue q: no")
 					c.during(e)
 				}, 10*time.Second)
@@ -194,8 +194,8 @@ func TestARunTellsItsRecoveriesWhatTheyNeedToSay(t *testing.T) {
 func TestMaintenanceShowsItsWarningsOrThatItsPartIsWell(t *testing.T) {
 	e := newEnv(t)
 	e.maintain(workflows.MaintenanceInput{}, relay.Partitions{}, relay.Partitions{}, relay.Health{Ahead: 14})
-	require.Contains(t, e.details(), "Partitions and retention are as they should be: there are partitions for 14 days ahead.")
+	require.Contains(t, e.details(), "Partitions and retention are in order: partitions exist for 14 days ahead.")
 	e = newEnv(t)
 	e.maintain(workflows.MaintenanceInput{}, relay.Partitions{}, relay.Partitions{}, relay.Health{Ahead: 14, HeldXIDs: 2_000_000, HeldBy: "replication slot a_b"})
-	require.Contains(t, e.details(), "Somebody should act:\n\n- replication slot a\\_b holds vacuum back")
+	require.Contains(t, e.details(), "Action needed:\n\n- replication slot a\\_b holds vacuum back")
 }

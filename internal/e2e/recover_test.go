@@ -229,7 +229,7 @@ func TestAParkThatFindsTheDestinationBackIsOnRecordAsSuch(t *testing.T) {
 		return errors.New("the attempt under way is not to be ended yet")
 	})
 	close(answered) // it gets through all the same
-	const outcome = "not parked, because the destination was back before: 20 published, 0 dead letters"
+	const outcome = "not parked, because the destination recovered first: 20 published, 0 dead letters"
 	require.Equal(t, "orders: "+outcome+"\n", (<-asked).out)
 	require.Empty(t, o.ended(c, "orders").Parked)
 	require.Equal(t, []string{"recover-park by ada: " + outcome}, o.record())

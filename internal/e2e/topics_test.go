@@ -98,7 +98,7 @@ func TestTopics_OfTwoTaskQueuesHaveRecoveriesOfTheirOwn(t *testing.T) {
 func TestTaskQueue_ThatTemporalWouldNotTakeIsRefusedBeforeAnything(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: none}\n")
 	env := append(slices.Clone(o.env), "OUTBOX_TASK_QUEUE=größe")
-	const says = `"größe": Temporal takes printable ASCII characters only`
+	const says = `"größe": Temporal accepts only printable ASCII characters`
 	require.Contains(t, o.refused("OUTBOX_TASK_QUEUE=größe"), "OUTBOX_TASK_QUEUE is "+says)
 	for _, args := range [][]string{
 		{"schedule"}, {"recover", "orders", "--now", "--reason", "x"}, {"replay", "orders", "--all", "--reason", "x"},
