@@ -1,10 +1,9 @@
 // Package outbox writes events into the transactional outbox, inside the
-// transaction that makes the business change they tell of. Committing and
-// announcing become one act: an event exists exactly if its transaction
-// committed, and the relay then publishes it to Amazon SNS or SQS at least
-// once. Publishing from the service itself cannot promise that, because a crash
-// between COMMIT and Publish loses the event, and the other order announces
-// what may still be rolled back.
+// transaction of the business change that they announce. An event exists exactly
+// if its transaction committed, and the relay then publishes it to Amazon SNS or
+// SQS at least once. A service that publishes by itself cannot promise that: a
+// crash between COMMIT and Publish loses the event, and in the other order the
+// service announces a change that may still be rolled back.
 //
 // The first use is one call before the commit:
 //
@@ -16,35 +15,36 @@
 //		Topic: "orders", Key: order.ID, Type: "order.placed", Payload: payload,
 //	})
 //
-// Any number of events costs one round trip. Nothing here talks to AWS, to
-// Temporal or to a network other than the transaction's own connection.
+// Any number of events costs one round trip. The package does not connect to AWS
+// or Temporal, and uses only the transaction's own connection.
 //
 // # Validation
 //
-// What SQS or SNS would refuse for ever is refused by [Write] before anything
-// is sent to the database, while the code that can repair it is still running.
-// All problems of all events come back together as [ValidationErrors], and the
-// transaction stays usable. [Event.Validate] applies the same rules without a
-// transaction.
+// [Write] refuses events that SQS or SNS would refuse for ever. It does so before
+// it sends data to the database, while the code that can repair the event still
+// runs. It returns all problems of all events together as [ValidationErrors], and
+// the transaction stays usable. [Event.Validate] applies the same rules without
+// a transaction.
 //
 // # Order
 //
 // Events of one key reach a FIFO destination in the order of their ids, and ids
 // are in commit order only if the transactions of that key follow one another.
-// A service that updates the aggregate's row before it writes the event has
-// that already: the row lock does it. Otherwise set [Writer.SerializeKeys].
-// Events with an empty key are not ordered among each other.
+// If a service updates the aggregate's row before it writes the event, the row
+// lock ensures that. Otherwise set [Writer.SerializeKeys]. Events with an empty
+// key have no order among each other.
 //
 // # Tracing
 //
-// When ctx carries a valid OpenTelemetry span context, its W3C traceparent is
-// stored with each event and published as the message attribute "traceparent".
-// The tracestate is not carried: AWS allows ten attributes, and its contents
-// concern tracing vendors rather than consumers.
+// If ctx has a valid OpenTelemetry span context, Write stores its W3C traceparent
+// with each event, and the relay publishes it as the message attribute
+// "traceparent". It omits the tracestate, because AWS allows only ten attributes,
+// and a tracestate is for tracing vendors, not for consumers.
 //
 // # Pools, proxies and protocols
 //
-// Only the transaction's own state is used, so that PgBouncer in transaction
-// mode and every query execution mode of pgx work. A pool or a bare connection
-// is not accepted: without a transaction there is nothing to be atomic with.
+// The package uses only the transaction's own state, so it works with PgBouncer in
+// transaction mode and with every query execution mode of pgx. It accepts neither a
+// pool nor a connection without a transaction, because the event must be part of
+// the caller's transaction.
 package outbox

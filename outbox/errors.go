@@ -8,12 +8,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ValidationError is one rule that one event breaks. Write returns these inside
-// of [ValidationErrors]; errors.As finds the first.
+// ValidationError is a rule that an event breaks. Write returns these errors inside
+// [ValidationErrors]; errors.As finds the first one.
 type ValidationError struct {
 	Index  int    // the event's position among Write's arguments, from 0
 	Field  string // the field of [Event]: "Topic", "Payload", "Attributes", ...
-	Reason string // what is wrong; never contains payload, key or attribute values
+	Reason string // the broken rule; never contains payload, key or attribute values
 }
 
 func (e *ValidationError) Error() string {
@@ -64,17 +64,17 @@ func (v ValidationErrors) orNil() error {
 	return v
 }
 
-// explain names the operation, and the remedy where the cause is a missing step
-// of the installation and PostgreSQL's message alone would not lead there.
+// explain adds the operation. If a step of the installation is missing, it also adds
+// the remedy, because PostgreSQL's message does not name it.
 func explain(err error) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code {
 		case "42P01", "42703": // undefined_table, undefined_column
-			return fmt.Errorf("write events: the database lacks the outbox or has an older one; run \"starter migrate\": %w", err)
+			return fmt.Errorf("write events: the database has no outbox, or an older version of it; run \"starter migrate\": %w", err)
 		case "42501": // insufficient_privilege
-			return fmt.Errorf("write events: the role may not write events; "+
-				"grant it the producer's rights as in schema/README.md: %w", err)
+			return fmt.Errorf("write events: the role has no right to write events; "+
+				"grant it the producer's rights, see schema/README.md: %w", err)
 		}
 	}
 	return fmt.Errorf("write events: %w", err)

@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// DefaultContentType is published for events that name none.
+// DefaultContentType is the content type of events that name none.
 const DefaultContentType = "application/json"
 
 // Message attributes that the relay adds to every message, for consumers to
@@ -33,13 +33,13 @@ type Event struct {
 	// SNS topic or SQS queue. Printable characters, at most 256 bytes.
 	Topic string
 
-	// Key orders: events of one topic and key are published in sequence on
-	// ordered destinations. Usually the aggregate's id; at most 1024 bytes.
-	// Empty: no order is asked for, and the event never waits for another.
+	// Key orders events: ordered destinations get the events of one topic and key in
+	// sequence. Usually it is the aggregate's id; at most 1024 bytes. Empty: the event
+	// has no order, and never waits for another event.
 	Key string
 
-	// Type says what happened, for consumers to route and filter by, such as
-	// "order.placed". At most 256 bytes, in one line.
+	// Type names the kind of event, such as "order.placed". Consumers route and
+	// filter events by it. At most 256 bytes, in one line.
 	Type string
 
 	// Payload is published byte for byte. It is text, because SQS and SNS carry
@@ -51,16 +51,16 @@ type Event struct {
 	ContentType string
 
 	// Attributes are further message attributes, all of type String, which SNS
-	// filter policies can match. Each value is one line. At most six: AWS allows ten, and the relay uses
-	// four. A valid "traceparent" in here does not count, and goes before the
-	// one in Write's ctx.
+	// filter policies can match. Each value is one line. At most six: AWS allows
+	// ten, and the relay uses four. A valid "traceparent" among them does not
+	// count, and replaces the one of Write's ctx.
 	Attributes map[string]string
 }
 
 // Size returns the bytes that count against the size limit of SQS and SNS:
-// payload, own attributes and those of the relay, each with name, type and
-// value. Room for a traceparent is always counted, so that whether an event is
-// valid does not depend on who traces it.
+// payload, own attributes and the attributes of the relay, each with name, type and
+// value. It always includes a traceparent, so that tracing does not decide
+// whether an event is valid.
 func (e Event) Size() int {
 	size := len(e.Payload) +
 		attributeSize(AttributeEventID, len("00000000-0000-0000-0000-000000000000")) +
@@ -75,20 +75,20 @@ func (e Event) Size() int {
 	return size
 }
 
-// Validate checks the event against the rules of SQS and SNS and of the outbox
-// itself, and returns nil or [ValidationErrors] with everything that is wrong.
-// Write does the same by itself.
+// Validate checks the event against the rules of SQS, SNS and the outbox, and
+// returns nil or [ValidationErrors] with all broken rules. Write validates events
+// by itself.
 //
-// An event of more than 256 KiB is valid, but SNS topics take it only with the
-// topic attribute MaximumMessageSize raised. Validate cannot know; the relay
-// learns each destination's limit and makes a dead letter of what exceeds it.
+// An event of more than 256 KiB is valid, but SNS topics accept it only with a
+// raised topic attribute MaximumMessageSize. Validate does not know that limit; the
+// relay learns each destination's limit and makes dead letters of larger events.
 func (e Event) Validate() error {
 	var problems ValidationErrors
 	e.check(problems.collect(0))
 	return problems.orNil()
 }
 
-// check hands every broken rule to report.
+// check passes every broken rule to report.
 func (e Event) check(report func(field, reason string, args ...any)) {
 	e.checkTopic(report)
 	e.checkKey(report)
@@ -113,8 +113,8 @@ func (e Event) check(report func(field, reason string, args ...any)) {
 	e.checkAttributes(report)
 }
 
-// checkTopic holds the topic to what can be shown in one line, because it
-// becomes part of workflow ids, configuration files and error messages.
+// checkTopic accepts only topics that can be shown in one line, because topics are
+// part of workflow ids, configuration files and error messages.
 func (e Event) checkTopic(report func(field, reason string, args ...any)) {
 	switch {
 	case e.Topic == "":
@@ -130,8 +130,8 @@ func (e Event) checkTopic(report func(field, reason string, args ...any)) {
 	}
 }
 
-// checkKey holds the key to what PostgreSQL can store as text. AWS's narrower
-// rules for MessageGroupId do not bind producers: the relay hashes such keys.
+// checkKey accepts all keys that PostgreSQL can store as text. AWS's narrower rules
+// for MessageGroupId do not apply to producers: the relay hashes such keys.
 func (e Event) checkKey(report func(field, reason string, args ...any)) {
 	if len(e.Key) > maxKey {
 		report("Key", "is %d bytes long, the limit is %d", len(e.Key), maxKey)
@@ -148,7 +148,7 @@ func (e Event) checkAttributes(report func(field, reason string, args ...any)) {
 	own := 0
 	for _, name := range slices.Sorted(maps.Keys(e.Attributes)) {
 		value := e.Attributes[name]
-		// A bad name can be of any length and content; the report is for people.
+		// A bad name can have any length and content; people read the report.
 		label := fmt.Sprintf("%.64q", name)
 		switch name {
 		case AttributeTraceparent:
@@ -173,7 +173,7 @@ func (e Event) checkAttributes(report func(field, reason string, args ...any)) {
 	}
 }
 
-// contentType is what is stored and published.
+// contentType returns the content type that is stored and published.
 func (e Event) contentType() string {
 	if e.ContentType == "" {
 		return DefaultContentType

@@ -18,9 +18,9 @@ import (
 type ID [16]byte
 
 // NewID returns a new ID, a UUID of version 7. These begin with the time, so
-// that an index over them, such as a consumer's table of processed events,
-// grows at its end instead of everywhere. They are no order to rely on: clocks
-// differ, and transactions commit in their own order.
+// that an index on them, such as a consumer's table of processed events, grows
+// only at its end. Do not rely on their order: clocks differ, and transactions
+// commit in their own order.
 func NewID() ID {
 	var id ID
 	_, _ = rand.Read(id[6:]) // never fails, by its contract since Go 1.24

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// MaxSize bounds [Event.Size]. It is SQS's limit for a message and the most
-	// that an SNS topic can be set to.
+	// MaxSize is the maximum of [Event.Size]. It is SQS's limit for a message, and
+	// the highest limit that an SNS topic can have.
 	//
 	// Amazon SQS API Reference, SendMessage: "The maximum size is 1 MiB or
 	// 1,048,576 bytes." Amazon SNS Developer Guide, "Large message payloads".
@@ -38,17 +38,17 @@ func attributeSize(name string, value int) int {
 	return len(name) + len("String") + value
 }
 
-// badText says what forbids s as a message body, or in one line as a String attribute
-// value, or returns "".
+// badText returns the rule that forbids s as a message body, or, if lines is false,
+// as a String attribute value, and "" if s is allowed.
 //
 // Amazon SQS API Reference, SendMessage, MessageBody: at least one character;
 // allowed are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to
 // #x10FFFF. MessageAttributeValue, in SQS and SNS alike: String values have the
 // restrictions of the body, are UTF-8, and must not be empty; the reference names
 // printable characters only. SNS accepts others and does not deliver the message
-// to queues: seen with a tab, github.com/aws/aws-sdk-java-v2/issues/5828. SNS says
-// of the body only that it is UTF-8, but what it delivers to SQS must pass here
-// too. The table and the relay have the same rules.
+// to queues: seen with a tab, github.com/aws/aws-sdk-java-v2/issues/5828. SNS
+// requires only UTF-8 of a body, but a message that it delivers to SQS must obey
+// SQS's rules too. The table and the relay have the same rules.
 func badText(s string, lines bool) string {
 	if s == "" {
 		return "is empty"
@@ -70,8 +70,8 @@ func badText(s string, lines bool) string {
 	return ""
 }
 
-// badAttributeName says what forbids the name of a message attribute, or
-// returns "".
+// badAttributeName returns the rule that forbids the name of a message attribute,
+// or "" if the name is allowed.
 //
 // Amazon SQS Developer Guide, "Message metadata", and Amazon SNS Developer
 // Guide, "Message attributes", in the same words: A-Z, a-z, 0-9, underscore,

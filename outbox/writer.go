@@ -14,20 +14,20 @@ import (
 type Writer struct {
 	// SerializeKeys makes transactions that write events of the same topic and
 	// key follow one another, from the call of Write to the end of the
-	// transaction, so that ids, and with them the published order, are in commit
-	// order for each key. Default: false, for services whose transactions lock
-	// the aggregate's row anyway before they write its event.
+	// transaction. Ids, and so the published order, are then in commit order for
+	// each key. Default: false, for services whose transactions lock the
+	// aggregate's row anyway before they write its event.
 	//
-	// It takes one transaction-level advisory lock a key, before any id is
-	// assigned and in the same round trip. The locks of one call are taken in a
-	// fixed order, so that calls cannot deadlock with each other. Two calls in
-	// one transaction can, like any two locks taken in an order of the caller's:
-	// pass all events of a transaction to one call. The wait ends with ctx or
+	// It takes one transaction-level advisory lock for each key, before any id is
+	// assigned and in the same round trip. One call takes its locks in a fixed
+	// order, so that calls cannot deadlock with each other. Transactions with
+	// several calls can deadlock, because the caller chooses their order: pass
+	// all events of a transaction to one call. The wait ends with ctx or
 	// PostgreSQL's lock_timeout. Each lock takes a place in PostgreSQL's shared
 	// lock table (see max_locks_per_transaction): write thousands of keys in
 	// several transactions.
 	//
-	// A producer in plain SQL takes part by taking the same lock first:
+	// A producer in plain SQL takes the same lock first:
 	//
 	//	SELECT pg_advisory_xact_lock(hashtextextended('outbox/' || topic || '/' || key, 0))
 	SerializeKeys bool
@@ -38,8 +38,8 @@ func Write(ctx context.Context, tx pgx.Tx, events ...Event) error {
 	return Writer{}.Write(ctx, tx, events...)
 }
 
-// Names are qualified, because a service may have functions and operators of its own
-// before those of PostgreSQL in its search_path.
+// Names are qualified, because a service's search_path may have other functions and
+// operators before PostgreSQL's own.
 //
 // Locks are taken while the rows of the subquery are read, so ORDER BY is the
 // order of the locks. It sorts the lock numbers, not the keys: two keys can
@@ -104,15 +104,15 @@ func (w Writer) Write(ctx context.Context, tx pgx.Tx, events ...Event) error {
 	return nil
 }
 
-// columns are the events turned by ninety degrees, for unnest.
+// columns holds the events as one list for each column, for unnest.
 type columns struct {
 	ids, topics, keys, types, payloads, contentTypes, attributes []string
 
 	keyed bool // some event has a key
 }
 
-// newColumns validates events and fills in what the caller left open, in copies:
-// the caller's events stay as they are. Its error is a ValidationErrors.
+// newColumns validates events and fills in the fields that the caller left empty. It
+// changes copies, not the caller's events. Its error is a ValidationErrors.
 func newColumns(ctx context.Context, events []Event) (*columns, error) {
 	var c columns
 	var problems ValidationErrors
@@ -122,8 +122,8 @@ func newColumns(ctx context.Context, events []Event) (*columns, error) {
 		report := problems.collect(i)
 		e.check(report)
 
-		// A repeated id would be two rows, of which a FIFO destination silently
-		// drops one. Across calls the caller may have reasons; within one it is a slip.
+		// A repeated id would make two rows, and a FIFO destination silently drops one
+		// of them. Across calls the caller may have reasons; within a call it is a mistake.
 		if first, repeated := chosen[e.ID]; repeated {
 			report("ID", "is the same as event %d's", first)
 		} else if !e.ID.IsZero() {
@@ -145,7 +145,7 @@ func newColumns(ctx context.Context, events []Event) (*columns, error) {
 }
 
 // encodeAttributes returns the JSON object to store. The event's own traceparent
-// goes before the context's.
+// replaces the context's.
 func encodeAttributes(own map[string]string, parent string) string {
 	if _, given := own[AttributeTraceparent]; !given && parent != "" {
 		with := make(map[string]string, len(own)+1)

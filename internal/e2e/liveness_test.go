@@ -82,7 +82,7 @@ func TestStatus_SaysThatNothingRunsTheRelayAndHowItGoesOn(t *testing.T) {
 	require.Regexp(t, `orders +│ +3`, out, "the table is there all the same")
 
 	o.schedule()
-	shown = o.showsProblems("waits for a worker since", "no worker polls task queue "+o.queue)
+	shown = o.showsProblems("has been waiting for a worker since", "no worker polls task queue "+o.queue)
 	require.Equal(t, "stuck", shown.Run.State)
 	require.Equal(t, "active", shown.Schedule.State)
 	require.NotNil(t, shown.Schedule.NextAction)
@@ -94,7 +94,7 @@ func TestStatus_SaysThatNothingRunsTheRelayAndHowItGoesOn(t *testing.T) {
 	require.Nil(t, shown.Version)
 	out = o.starter("status")
 	require.NotContains(t, out, "warning")
-	require.Contains(t, out, "relay: run "+shown.Run.WorkflowID+" is under way since")
+	require.Contains(t, out, "relay: run "+shown.Run.WorkflowID+" has been under way since")
 	require.Contains(t, out, "schedule: schedule "+o.queue+" is active, its next action is at")
 
 	schedule := c.ScheduleClient().GetHandle(t.Context(), o.queue)
@@ -128,7 +128,7 @@ func TestStatus_OfVersionedWorkersSaysThatNoVersionIsCurrent(t *testing.T) {
 	o.work("TEMPORAL_DEPLOYMENT_NAME="+o.queue, "TEMPORAL_WORKER_BUILD_ID=v1")
 	// The command learns the deployment from the workers.
 	promote := "starter promote --deployment " + o.queue + " --build-id v1"
-	shown := o.showsProblems("waits for a worker since", "has no current version, so no workflow runs: run \""+promote+"\"")
+	shown := o.showsProblems("has been waiting for a worker since", "has no current version, so no workflow runs: run \""+promote+"\"")
 	require.Equal(t, "absent", shown.Version.State)
 
 	out, status := o.check([]string{"TEMPORAL_DEPLOYMENT_NAME=" + o.queue, "TEMPORAL_WORKER_BUILD_ID=v1"})

@@ -19,12 +19,13 @@ import (
 // relayType is the name of the workflow. Names in histories never change.
 const relayType = "Relay"
 
-// Look asks Temporal about the relay of a task queue. The deployment is that of its workers,
-// or empty: then the task queue and its workers tell. Look takes timing.LookFor at most.
+// Look asks Temporal about the relay of a task queue. deployment is the deployment of its
+// workers; if it is empty, the task queue and its workers name it. Look takes timing.LookFor at
+// most.
 //
-// What Temporal does not tell is unknown in the state, for want of rights, say. The error is
-// that of the first part if Temporal told nothing at all; the state may be shown all the
-// same.
+// A part of the state is Unknown if Temporal does not answer for it, for example because a right
+// is missing. If Temporal answers for no part, Look returns the first error; you may show the
+// state nevertheless.
 func Look(ctx context.Context, c client.Client, taskQueue, deployment string) (State, error) {
 	ctx, cancel := context.WithTimeout(ctx, timing.LookFor)
 	defer cancel()
@@ -55,7 +56,7 @@ func Look(ctx context.Context, c client.Client, taskQueue, deployment string) (S
 	return s, nil
 }
 
-// Untold is the state of which nothing is known, because Temporal could not be asked.
+// Untold is the state in which all is unknown, because Temporal could not be asked.
 func Untold(taskQueue string, why error) State {
 	text := why.Error()
 	return State{
@@ -73,7 +74,7 @@ func Quoted(text string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`, `"`, `\"`).Replace(text) + "'"
 }
 
-// IsAbsent reports that Temporal does not have something, or has it no more.
+// IsAbsent reports whether an error says that Temporal does not have the object, or no longer.
 func IsAbsent(err error) bool {
 	var absent *serviceerror.NotFound
 	return errors.As(err, &absent)
@@ -114,8 +115,8 @@ func lookAtSchedule(ctx context.Context, c client.Client, id string) (Schedule, 
 	return s, d.Info.RunningWorkflows, nil
 }
 
-// lookForRun looks at the run that the schedule has started, or else for one that was
-// started in another way.
+// lookForRun describes the run that the schedule has started. Without one, it looks for a run that
+// was started in another way.
 func lookForRun(ctx context.Context, c client.Client, taskQueue string, scheduled []client.ScheduleWorkflowExecution, now time.Time) Run {
 	var ids []string
 	for _, w := range scheduled {
@@ -143,8 +144,7 @@ func lookForRun(ctx context.Context, c client.Client, taskQueue string, schedule
 	return found
 }
 
-// describeRun describes the run of a workflow id that is under way: it may have continued
-// as new.
+// describeRun describes the current run of a workflow id: the workflow may have continued as new.
 func describeRun(ctx context.Context, c client.Client, workflowID string, now time.Time) Run {
 	d, err := c.DescribeWorkflowExecution(ctx, workflowID, "")
 	switch {
@@ -212,7 +212,7 @@ func lookForWorkers(ctx context.Context, c client.Client, taskQueue string, now 
 	return w, named, nil
 }
 
-// newestOf is the build id that polled last, if it is of that deployment.
+// newestOf is the build id that polled last, if it belongs to that deployment.
 func newestOf(w Workers, deployment string) string {
 	if of, build, _ := strings.Cut(w.newest, "\x00"); of == deployment {
 		return build

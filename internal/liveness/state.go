@@ -1,8 +1,7 @@
-// Package liveness asks Temporal whether anything runs the relay: a schedule that starts
-// runs, a run of Relay, workers that poll, a current version. Temporal reports none of these
-// as an error while they are missing: events wait, and everything else looks well. The
-// worker and the starter show the same state with the same remedies, because they take both
-// from here.
+// Package liveness asks Temporal whether the relay runs: a schedule that starts runs, a run of
+// Relay, workers that poll, a current version. Temporal reports no error if one of these is
+// missing: events wait, and everything else looks well. The worker and the starter show the same
+// state with the same remedies, because both use this package.
 package liveness
 
 import (
@@ -16,14 +15,14 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// State is what Temporal knows of one relay. Every part has a State of its own; Unknown says
-// why Temporal did not tell.
+// State is the state of one relay, as Temporal reports it. Every part has a Status of its own. If
+// the Status is Unknown, Why is the reason.
 type State struct {
 	TaskQueue string `json:"taskQueue"`
-	// At is when Temporal was asked, by this machine's clock.
+	// At is the time at which Temporal was asked, by this machine's clock.
 	At       time.Time `json:"askedAt"`
 	Schedule Schedule  `json:"schedule"`
-	// Maintenance is the schedule that looks after partitions. An operator may do without.
+	// Maintenance is the schedule of Maintenance. An operator may turn it off.
 	Maintenance Schedule `json:"maintenance"`
 	Run         Run      `json:"run"`
 	Workers     Workers  `json:"workers"`
@@ -41,24 +40,24 @@ func (s State) ForWorker(deployment string) State {
 	return s
 }
 
-// Status is how a part of a State is.
+// Status is the condition of a part of a State.
 type Status string
 
 // The values of Status. A part uses some of them.
 const (
-	Unknown Status = "unknown" // Temporal did not tell
+	Unknown Status = "unknown" // Temporal did not answer
 	Absent  Status = "absent"
 	Active  Status = "active"  // a schedule that starts runs
 	Paused  Status = "paused"  // a schedule
 	Off     Status = "off"     // the schedule of maintenance, by "starter schedule --maintain-every 0"
 	Running Status = "running" // a run that makes progress
-	Stuck   Status = "stuck"   // a run of which no worker takes the next task
+	Stuck   Status = "stuck"   // a run whose next task no worker takes
 	Polling Status = "polling" // workers
 	Current Status = "current" // a deployment has a current version
 )
 
-// OffNote begins the note of a schedule of maintenance that is paused because maintenance was
-// turned off: nobody has to be told.
+// OffNote begins the note of the schedule of Maintenance while maintenance is turned off. That
+// pause is no problem to report.
 const OffNote = "maintenance is off: starter schedule --maintain-every 0"
 
 // Schedule is a schedule of the relay.
@@ -66,10 +65,10 @@ type Schedule struct {
 	ID     string `json:"id"`
 	Status Status `json:"state"` // active, paused, off, absent or unknown
 	Why    string `json:"unknown,omitempty"`
-	// Note is what the operator who paused it wrote.
+	// Note is the note of the operator who paused it.
 	Note string     `json:"note,omitempty"`
 	Next *time.Time `json:"nextAction,omitempty"`
-	// last is when it started a run, was made or was changed, whatever came last.
+	// last is the latest of these times: it was made, it was changed, it started a run.
 	last  time.Time
 	every time.Duration // 0: it has no interval
 }
@@ -81,23 +80,23 @@ type Run struct {
 	WorkflowID string     `json:"workflowId,omitempty"`
 	RunID      string     `json:"runId,omitempty"`
 	Since      *time.Time `json:"since,omitempty"`
-	// StuckSince is since when no worker has taken its next task.
+	// StuckSince is the time since which no worker has taken its next task.
 	StuckSince *time.Time `json:"stuckSince,omitempty"`
 	// Version is the build id that it is pinned to.
 	Version string `json:"version,omitempty"`
 }
 
-// Workers are those that have polled the task queue in the last timing.PolledWithin. One
-// that was killed counts for that long.
+// Workers are the workers that have polled the task queue in the last timing.PolledWithin. A
+// killed worker counts for that long.
 type Workers struct {
 	Status Status `json:"state"` // polling, absent or unknown
 	Why    string `json:"unknown,omitempty"`
-	// Workflow and Activity are how many poll for tasks of that kind.
+	// Workflow and Activity are the numbers of pollers for tasks of that kind.
 	Workflow int `json:"workflow"`
 	Activity int `json:"activity"`
 
-	unversioned int            // of those for workflows
-	builds      map[string]int // and by deployment and build, see version
+	unversioned int            // pollers for workflows
+	builds      map[string]int // pollers for workflows by deployment and build, see version
 	newest      string         // the build that polled last, of the deployment in State.Version
 }
 
@@ -121,22 +120,22 @@ const (
 	OfVersion     = "version"
 )
 
-// Finding says how one part of a State is. A part may have none.
+// Finding is the verdict on one part of a State. A part may have none.
 type Finding struct {
 	Of string
-	// Bad says that events wait, or soon will; Unknown that Temporal did not tell.
-	// Neither: all is well.
+	// Bad says that events wait, or will wait soon. Unknown says that Temporal did not answer.
+	// Without both, the part is well.
 	Bad, Unknown bool
 	Text         string // with the remedy if it is bad
 }
 
-// Problems returns the texts of everything that keeps events waiting, or soon will, with
-// the remedies. It is empty if all is well, and also if nothing is known: see Unknowns.
+// Problems returns the texts of all problems for which events wait, or will wait soon, with the
+// remedies. It is empty if all is well, and also if all is unknown: see Unknowns.
 func (s State) Problems() []string {
 	return s.texts(func(f Finding) bool { return f.Bad })
 }
 
-// Unknowns returns why Temporal did not tell what it was asked.
+// Unknowns returns the reasons why parts of the state are unknown.
 func (s State) Unknowns() []string {
 	return s.texts(func(f Finding) bool { return f.Unknown })
 }
@@ -203,15 +202,15 @@ func (s State) run() Finding {
 	r := s.Run
 	switch r.Status {
 	case Running:
-		return good(OfRun, "run %s is under way since %s", r.WorkflowID, clock(*r.Since))
+		return good(OfRun, "run %s has been under way since %s", r.WorkflowID, clock(*r.Since))
 	case Stuck:
-		return bad(OfRun, "run %s waits for a worker%s since %s%s", r.WorkflowID, ofVersion(r.Version), clock(*r.StuckSince), s.unstick())
+		return bad(OfRun, "run %s has been waiting for a worker%s since %s%s", r.WorkflowID, ofVersion(r.Version), clock(*r.StuckSince), s.unstick())
 	case Unknown:
 		return unknown(OfRun, r.Why)
 	}
 	switch {
 	case s.Schedule.Status == Unknown:
-		return unknown(OfRun, "no run of Relay is under way; whether the schedule starts one is not known: "+s.Schedule.Why)
+		return unknown(OfRun, "no run of Relay is under way, and it is not known whether the schedule starts one: "+s.Schedule.Why)
 	case s.Schedule.Status != Active:
 		return bad(OfRun, "no run of Relay is under way, and the schedule starts none")
 	case s.overdue():
@@ -222,13 +221,13 @@ func (s State) run() Finding {
 	}
 }
 
-// unstick is the remedy for a run that waits though workers get work. Without any, or
-// without a current version, it goes on by itself when that is repaired.
+// unstick is the remedy for a run that waits although workers get tasks. Without workers, or
+// without a current version, the run continues by itself after the repair of that problem.
 func (s State) unstick() string {
 	if s.Workers.Status != Polling || s.Version != nil && s.Version.Status != Current {
 		return ""
 	}
-	return fmt.Sprintf(": start one, or end the run, which loses nothing, and the schedule starts the next: %q",
+	return fmt.Sprintf(": start one, or terminate the run (no event is lost, and the schedule starts the next run): %q",
 		"temporal workflow terminate --workflow-id "+s.Run.WorkflowID)
 }
 
@@ -248,10 +247,10 @@ func (s State) workers() Finding {
 	case w.Workflow == 0 && w.Activity == 0:
 		return bad(OfWorkers, "no worker polls task queue %s: start one with OUTBOX_TASK_QUEUE=%[1]s", s.TaskQueue)
 	case w.Workflow == 0 || w.Activity == 0:
-		return bad(OfWorkers, "of the workers that poll task queue %s, %d take workflows and %d take activities, and both are needed: start a worker, or restart those",
+		return bad(OfWorkers, "task queue %s has %d pollers for workflows and %d for activities, and the relay needs both: start a worker, or restart the workers",
 			s.TaskQueue, w.Workflow, w.Activity)
 	default:
-		return good(OfWorkers, "%d poll task queue %s", max(w.Workflow, w.Activity), s.TaskQueue)
+		return good(OfWorkers, "%d workers poll task queue %s", max(w.Workflow, w.Activity), s.TaskQueue)
 	}
 }
 
@@ -262,7 +261,7 @@ func (s State) version() Finding {
 	case v.Status == Unknown:
 		return unknown(OfVersion, v.Why)
 	case v.Status == Absent && w.Status == Polling && w.unversioned > 0:
-		return good(OfVersion, "no version of deployment %s is current, and workers without a version get the work", v.Deployment)
+		return good(OfVersion, "no version of deployment %s is current, so workers without a version get the tasks", v.Deployment)
 	case v.Unmade:
 		return bad(OfVersion, "there is no worker deployment %s: start a worker of it, and then run %q", v.Deployment, promote(v.Deployment, w.newest))
 	case v.Status == Absent:
@@ -276,7 +275,7 @@ func (s State) version() Finding {
 			"stop it; or start it as a version, with TEMPORAL_DEPLOYMENT_NAME=%[2]s and a TEMPORAL_WORKER_BUILD_ID, and promote that; or %[3]s",
 			v.Current, v.Deployment, unversion(v.Deployment))
 	case w.Status != Unknown && polls == 0 && w.Workflow > 0:
-		return bad(OfVersion, "version %s of deployment %s is current, and only other workers poll: start a worker of that version, or run %q",
+		return bad(OfVersion, "version %s of deployment %s is current, but no worker of that version polls: start one, or run %q",
 			v.Current, v.Deployment, promote(v.Deployment, w.newest))
 	default:
 		return good(OfVersion, "version %s of deployment %s is current", v.Current, v.Deployment)
@@ -299,7 +298,7 @@ func unpause(schedule string) string {
 	return "temporal schedule toggle --unpause --schedule-id " + schedule
 }
 
-// queueFlag is for a command that would act on the default task queue.
+// queueFlag is the flag of a command for another task queue than the default one.
 func (s State) queueFlag() string {
 	if s.TaskQueue == "" || s.TaskQueue == defaultTaskQueue {
 		return ""

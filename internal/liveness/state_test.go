@@ -87,21 +87,21 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 		},
 		"nobody takes activities": {
 			is:       func(s *State) { s.Workers.Activity = 0 },
-			problems: []string{"of the workers that poll task queue orders, 2 take workflows and 0 take activities, and both are needed: start a worker, or restart those"},
+			problems: []string{"task queue orders has 2 pollers for workflows and 0 for activities, and the relay needs both: start a worker, or restart the workers"},
 		},
 		"nobody polls, and the run waits": {
 			is: func(s *State) {
 				s.Run.Status, s.Run.StuckSince, s.Workers = Stuck, ago(30*time.Second), Workers{Status: Absent}
 			},
 			problems: []string{
-				"run orders-2026-11-29T11:59:00Z waits for a worker since 2026-11-29 11:59:30 UTC",
+				"run orders-2026-11-29T11:59:00Z has been waiting for a worker since 2026-11-29 11:59:30 UTC",
 				"no worker polls task queue orders: start one with OUTBOX_TASK_QUEUE=orders",
 			},
 		},
 		"the run is pinned to a version that nobody polls": {
 			of:       versioned,
 			is:       func(s *State) { s.Run.Status, s.Run.StuckSince, s.Run.Version = Stuck, ago(30*time.Second), "6" },
-			problems: []string{`run orders-2026-11-29T11:59:00Z waits for a worker of version 6 since 2026-11-29 11:59:30 UTC: start one, or end the run, which loses nothing, and the schedule starts the next: "temporal workflow terminate --workflow-id orders-2026-11-29T11:59:00Z"`},
+			problems: []string{`run orders-2026-11-29T11:59:00Z has been waiting for a worker of version 6 since 2026-11-29 11:59:30 UTC: start one, or terminate the run (no event is lost, and the schedule starts the next run): "temporal workflow terminate --workflow-id orders-2026-11-29T11:59:00Z"`},
 		},
 		"no version is current": {
 			of: versioned,
@@ -110,7 +110,7 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 				s.Run.Status, s.Run.StuckSince = Stuck, ago(30*time.Second)
 			},
 			problems: []string{
-				"run orders-2026-11-29T11:59:00Z waits for a worker since 2026-11-29 11:59:30 UTC",
+				"run orders-2026-11-29T11:59:00Z has been waiting for a worker since 2026-11-29 11:59:30 UTC",
 				`worker deployment shop has no current version, so no workflow runs: run "starter promote --deployment shop --build-id 7"`,
 			},
 		},
@@ -129,7 +129,7 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 		"only other versions than the current one poll": {
 			of:       versioned,
 			is:       func(s *State) { s.Version.Current = "6" },
-			problems: []string{`version 6 of deployment shop is current, and only other workers poll: start a worker of that version, or run "starter promote --deployment shop --build-id 7"`},
+			problems: []string{`version 6 of deployment shop is current, but no worker of that version polls: start one, or run "starter promote --deployment shop --build-id 7"`},
 		},
 		"only workers without a version poll, and a version is current": {
 			is:       func(s *State) { s.Version = &Version{Deployment: "shop", Status: Current, Current: "6"} },
@@ -138,7 +138,7 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 		"workers without a version and of other versions poll, and a version is current": {
 			of:       versioned,
 			is:       func(s *State) { s.Version.Current, s.Workers.unversioned, s.Workers.Workflow = "6", 1, 3 },
-			problems: []string{`version 6 of deployment shop is current, and only other workers poll: start a worker of that version, or run "starter promote --deployment shop --build-id 7"`},
+			problems: []string{`version 6 of deployment shop is current, but no worker of that version polls: start one, or run "starter promote --deployment shop --build-id 7"`},
 		},
 		"a worker without a version polls beside those of the current one": {
 			of: versioned,
@@ -176,7 +176,7 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 			is: func(s *State) {
 				s.Schedule, s.Run = Schedule{ID: "orders", Status: Unknown, Why: "denied"}, Run{Status: Absent}
 			},
-			unknown: []string{"denied", "no run of Relay is under way; whether the schedule starts one is not known: denied"},
+			unknown: []string{"denied", "no run of Relay is under way, and it is not known whether the schedule starts one: denied"},
 		},
 		"nothing is known": {
 			of:      func() State { return Untold("orders", errors.New("no answer")) },
@@ -210,8 +210,8 @@ func TestFindings_SayOfEachPartThatItIsWell(t *testing.T) {
 	}
 	require.Equal(t, map[string]string{
 		"schedule": "schedule orders is active, its next action is at 2026-11-29 12:01:00 UTC",
-		"relay":    "run orders-2026-11-29T11:59:00Z is under way since 2026-11-29 11:59:00 UTC",
-		"workers":  "2 poll task queue orders",
+		"relay":    "run orders-2026-11-29T11:59:00Z has been under way since 2026-11-29 11:59:00 UTC",
+		"workers":  "2 workers poll task queue orders",
 		"version":  "version 7 of deployment shop is current",
 	}, texts)
 }

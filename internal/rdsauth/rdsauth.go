@@ -1,6 +1,5 @@
-// Package rdsauth logs in to RDS and Aurora with IAM database authentication: the password
-// of each connection is a token that AWS's credentials sign, and that is valid for 15
-// minutes.
+// Package rdsauth logs in to RDS and Aurora with IAM database authentication. The password of
+// each connection is a token, signed with AWS's credentials and valid for 15 minutes.
 // https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html
 package rdsauth
 
@@ -16,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Variable says how connections to the database log in.
+// Variable names the environment variable that sets how connections to the database log in.
 const Variable = "OUTBOX_DATABASE_AUTH"
 
 // The values of Variable.
@@ -25,11 +24,11 @@ const (
 	ByIAM      = "iam"
 )
 
-// Password returns what makes the password of each connection to a database, as
-// Variable's value says, or nil if it is the URL's own. It connects to nobody.
+// Password returns the function that makes the password of each connection to a database, or nil
+// if the password is in the URL. how is Variable's value. Password opens no connection.
 //
-// IAM needs a region, a user, one host that is the endpoint of RDS, not another name for
-// it, and TLS: the errors say so, and quote nothing of the URL but host and user.
+// IAM needs a region, a user, TLS, and one host, which must be the RDS endpoint itself and no
+// alias of it. The errors name the missing part. Of the URL they quote only host and user.
 func Password(ctx context.Context, how, url string) (func(context.Context) (string, error), error) {
 	switch how {
 	case "", ByPassword:
@@ -45,12 +44,12 @@ func Password(ctx context.Context, how, url string) (func(context.Context) (stri
 	encrypted := c.TLSConfig != nil
 	for _, f := range c.Fallbacks {
 		if f.Host != c.Host {
-			return nil, fmt.Errorf("%s=%s needs one host, because a token is for one endpoint: give the cluster's or instance's endpoint", Variable, ByIAM)
+			return nil, fmt.Errorf("%s=%s needs one host, because a token is valid for one endpoint: use the endpoint of the cluster or the instance", Variable, ByIAM)
 		}
 		encrypted = encrypted && f.TLSConfig != nil
 	}
 	if !encrypted {
-		return nil, fmt.Errorf("%s=%s needs TLS: add sslmode=verify-full and sslrootcert, with the certificates of RDS, to the database URL", Variable, ByIAM)
+		return nil, fmt.Errorf("%s=%s needs TLS: add sslmode=verify-full, and sslrootcert with the certificates of RDS, to the database URL", Variable, ByIAM)
 	}
 	cfg, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {

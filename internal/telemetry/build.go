@@ -8,20 +8,19 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 )
 
-// An image and a release are built without a repository beside the sources, so their build
-// tells the linker, by -X and the names of these two. Empty is not told.
+// An image and a release are built without a repository next to the sources, so their builds set
+// these two variables with the linker's flag -X. Empty: not set.
 var version, revision string
 
-// Build says what a program was built from, as far as it was told: a version only
-// where the build said one, or where it was built as a module of a version or from a
-// repository.
+// Build names the version and the revision of a program, if they are known: if the build set
+// them, or if the program was built as a module of a version or from a repository.
 type Build struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"` // of the repository
 	Go       string `json:"go"`
 }
 
-// ReadBuild reads what the linker wrote into this program.
+// ReadBuild reads this program's build information.
 func ReadBuild() Build {
 	b := Build{Version: "unknown"}
 	info, ok := debug.ReadBuildInfo()
@@ -41,7 +40,7 @@ func ReadBuild() Build {
 	return b
 }
 
-// String is what --version prints.
+// String returns the text that --version prints.
 func (b Build) String() string {
 	if b.Revision == "" {
 		return fmt.Sprintf("%s (%s)", b.Version, b.Go)

@@ -6,22 +6,22 @@ import (
 )
 
 const (
-	// maxCodes is how many different error codes a worker shows. AWS has some eighty
-	// that concern publishing.
+	// maxCodes is the maximum number of different error codes that a worker shows. AWS has
+	// about eighty that concern publishing.
 	maxCodes = 200
-	// otherCode stands for the rest, and for what does not look like a code.
+	// otherCode stands for further codes, and for texts that do not look like a code.
 	otherCode = "other"
 )
 
 var codePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,63}$`)
 
-// codes keeps the label "code" small, whatever calls itself AWS and answers.
+// codes bounds the values of the label "code", even if another server than AWS answers.
 type codes struct {
 	mu   sync.Mutex
 	seen map[string]bool
 }
 
-// label is how a code is shown.
+// label returns the value of the label for a code.
 func (c *codes) label(code string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

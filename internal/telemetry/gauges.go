@@ -12,8 +12,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// gauges are read from the samples when Prometheus asks. A sample that is too old
-// is not shown at all.
+// gauges are read from the samples when Prometheus asks. Samples that are too old are not shown.
 type gauges struct {
 	up, found, runs, topics, pending, capped, dead, retrying, paused, ahead, caught, held metric.Int64ObservableGauge
 
@@ -32,16 +31,16 @@ func (m *Metrics) observe(meter metric.Meter) error {
 	}
 	g.up = gauge("outbox_dependency_up", "1 if the database or Temporal answered when it was last asked, 0 if not.")
 	g.found = gauge("outbox_destination_up", "1 if the topic's destination was found when it was last looked up, 0 if not.")
-	g.runs = gauge("outbox_relay_up", "1 if this part of what runs the relay was as it has to be when Temporal was last asked, 0 if not.")
+	g.runs = gauge("outbox_relay_up", "1 if this part of the relay was in order when Temporal was last asked, 0 if not.")
 	g.topics = gauge("outbox_topics_sampled", "Topics in the last sample.")
 	g.pending = gauge("outbox_pending_events", "Events that are still to be published, counted up to 100,000.")
 	g.capped = gauge("outbox_pending_events_capped", "1 if outbox_pending_events stopped counting.")
 	g.dead = gauge("outbox_dead_letters", "Dead letters, counted up to 100,000.")
 	g.retrying = gauge("outbox_retrying_batches", "Batches that wait for another attempt.")
 	g.paused = gauge("outbox_topic_paused", "1 if the topic is paused, by an operator or by its recovery.")
-	g.ahead = gauge("outbox_partitions_ahead_days", "For how many days after today there are partitions, without a gap.")
-	g.caught = gauge("outbox_default_partition_events", "Events in the default partition, because their days had no partition of their own.")
-	g.held = gauge("outbox_vacuum_held_transactions", "By how many transactions the oldest snapshot, slot or prepared transaction lags.")
+	g.ahead = gauge("outbox_partitions_ahead_days", "Number of days after today that have a partition, without a gap.")
+	g.caught = gauge("outbox_default_partition_events", "Events in the default partition, because their days had no partition.")
+	g.held = gauge("outbox_vacuum_held_transactions", "Number of transactions by which the oldest snapshot, slot or prepared transaction lags.")
 	var err error
 	g.oldest, err = meter.Float64ObservableGauge("outbox_oldest_pending_age", metric.WithUnit("s"),
 		metric.WithDescription("Age of the oldest event that is still to be published, 0 if there is none."))
@@ -61,7 +60,7 @@ func (m *Metrics) observe(meter metric.Meter) error {
 	return nil
 }
 
-// show gives what is not too old. mu is held.
+// show observes the samples that are not too old. The caller holds mu.
 func (m *Metrics) show(o metric.Observer, g *gauges) {
 	for name, up := range m.up {
 		o.ObserveInt64(g.up, oneIf(up), metric.WithAttributes(attribute.String("dependency", name)))

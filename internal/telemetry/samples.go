@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// topicsLife is how long a sample of the topics is shown: three times as long as
-	// it takes until the next. When another worker claims, that one samples, and this
-	// one's numbers would stand still beside the others.
+	// topicsLife is how long a sample of the topics is shown: three times the interval
+	// between samples. The worker that claims takes the samples. If another worker claims,
+	// the numbers of this one would otherwise stand still.
 	topicsLife = 30 * time.Second
-	// healthLife is how long what the hourly upkeep found is shown: until the next
-	// time, which may be another worker's, and a little longer.
+	// healthLife is how long the findings of the hourly Maintenance are shown: a little
+	// longer than until the next run, which another worker may have.
 	healthLife = 75 * time.Minute
 )
 
-// samples are what this worker read last, and when.
+// samples are the last values that this worker read, with their times.
 type samples struct {
 	mu       sync.Mutex
 	up       map[string]bool
@@ -42,15 +42,14 @@ func (m *Metrics) Topics(topics []relay.TopicState) {
 	m.sampled, m.topicsAt = slices.Clone(topics), m.now()
 }
 
-// Health shows what the hourly upkeep found.
+// Health shows the findings of the hourly Maintenance.
 func (m *Metrics) Health(h relay.Health) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.health, m.healthAt = h, m.now()
 }
 
-// Dependency shows whether something that this worker needs answered when it was
-// last asked.
+// Dependency shows whether a dependency of this worker answered when it was last asked.
 func (m *Metrics) Dependency(name string, up bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -71,8 +70,8 @@ func (m *Metrics) Destination(topic string, found bool) {
 	m.found[topic] = found
 }
 
-// Relay shows for each part that runs the relay (schedule, relay, workers, version and so
-// on) whether it is as it has to be. A part that is left out is not shown.
+// Relay shows for each part of the relay (schedule, relay, workers, version and so on) whether it
+// is in order. It does not show parts that are missing from the map.
 func (m *Metrics) Relay(parts map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,11 +1,9 @@
-// Package telemetry brings what the relay tells about itself to where its operator
-// wants to have it. It counts what a worker does and serves it to Prometheus, and
-// sends traces where the standard variables say. It is the one place that knows
-// OpenTelemetry's SDK: activities and the store tell it what happens through small
-// interfaces of their own.
+// Package telemetry serves a worker's metrics to Prometheus, and sends traces to the collector
+// that OpenTelemetry's standard variables name. Only this package uses OpenTelemetry's SDK:
+// activities and the store report to it through small interfaces of their own.
 //
-// docs/metrics.md describes every metric. Labels are topics, error codes and
-// classes, so that their number is bounded; nothing of an event is ever a label.
+// docs/metrics.md describes every metric. Labels are topics, error codes and classes, so that
+// their number is bounded; no part of an event is ever a label.
 package telemetry
 
 import (
@@ -29,14 +27,14 @@ import (
 
 // Config configures Metrics. The zero value is the default.
 type Config struct {
-	// Topics are those that the worker routes. Their counters are there from the
-	// start, at 0, because Prometheus does not see an increase from nothing.
+	// Topics are the topics that the worker routes. Their counters start at 0 when the worker
+	// starts, because Prometheus does not see the increase of a counter that did not exist.
 	Topics []string
-	// Operations are those that DatabaseError is told of, for the same reason.
+	// Operations are the operations of DatabaseError. Their counters start at 0 as well.
 	Operations []string
 }
 
-// Metrics are a worker's. They are safe for concurrent use.
+// Metrics are the metrics of a worker. They are safe for concurrent use.
 type Metrics struct {
 	registry *prometheus.Registry
 	provider *sdk.MeterProvider
@@ -51,7 +49,7 @@ type Metrics struct {
 // milliseconds, ClaimBatches waits for half a minute, and a run lasts two minutes.
 var temporalBuckets = []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 10, 30, 120, 300}
 
-// New makes metrics that nothing has been counted in yet.
+// New makes metrics in which all counters are 0.
 func New(cfg Config) (*Metrics, error) {
 	m := &Metrics{registry: prometheus.NewRegistry(), now: time.Now}
 	m.registry.MustRegister(
@@ -61,7 +59,7 @@ func New(cfg Config) (*Metrics, error) {
 	exporter, err := otelprometheus.New(
 		otelprometheus.WithRegisterer(m.registry),
 		otelprometheus.WithTranslationStrategy(otlptranslator.UnderscoreEscapingWithSuffixes),
-		// Three labels on every series that would say "this program" each time.
+		// Without three labels that would name this program in every series.
 		otelprometheus.WithoutScopeInfo(),
 		otelprometheus.WithoutTargetInfo(),
 	)
@@ -70,8 +68,8 @@ func New(cfg Config) (*Metrics, error) {
 	}
 	m.provider = sdk.NewMeterProvider(
 		sdk.WithReader(exporter),
-		// Looking for a trace to give as an example is three quarters of what it costs
-		// to count something, and there is none where it is counted.
+		// The search for an exemplar's trace takes three quarters of the time of a count,
+		// and never finds one: no trace is active where the relay counts.
 		sdk.WithExemplarFilter(exemplar.AlwaysOffFilter),
 		sdk.WithView(sdk.NewView(
 			sdk.Instrument{Name: "temporal_*", Kind: sdk.InstrumentKindHistogram},
@@ -104,12 +102,12 @@ func (m *Metrics) Handler() http.Handler {
 func (m *Metrics) Temporal() client.MetricsHandler {
 	return opentelemetry.NewMetricsHandler(opentelemetry.MetricsHandlerOptions{
 		Meter: m.provider.Meter("temporal-sdk-go"), UseMonotonicCounters: true,
-		// Its default is to panic. A metric less is not worth a worker.
+		// Its default is to panic. A missing metric must not stop a worker.
 		OnError: func(error) {},
 	})
 }
 
-// build shows what this program is.
+// build shows this program's version.
 func (m *Metrics) build(b Build) {
 	m.buildInfo.Record(context.Background(), 1, metric.WithAttributes(b.attributes()...))
 }

@@ -10,20 +10,20 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// What became of a request. "Unanswered" includes answers that nobody can read.
+// The outcomes of a request. "Unanswered" includes unreadable answers.
 const (
 	answered   = "answered"
 	refused    = "refused"
 	unanswered = "unanswered"
 )
 
-// topicMetrics are one topic's, with its labels made once.
+// topicMetrics are the metrics of one topic. They keep its labels, which are made once.
 type topicMetrics struct {
 	*Metrics
 	name   string
 	add    []metric.AddOption
 	record []metric.RecordOption
-	ended  map[string][]metric.AddOption // requests, by what became of them
+	ended  map[string][]metric.AddOption // requests, by outcome
 }
 
 func (m *Metrics) topic(name string) *topicMetrics {
@@ -73,7 +73,7 @@ func outcome(a relay.Answer) string {
 	return refused
 }
 
-// Reported counts what became of events, and how old those were that got through.
+// Reported counts the outcomes of events, and the ages of the accepted ones.
 func (m *Metrics) Reported(topic string, outcomes []relay.Outcome, latencies []time.Duration) {
 	ctx, t := context.Background(), m.topic(topic)
 	published := 0
@@ -108,7 +108,7 @@ func (m *Metrics) DeadLettered(topic string, dead []relay.Outcome) {
 	}
 }
 
-// ClaimLost counts an attempt that found its lanes in other hands.
+// ClaimLost counts an attempt whose lanes another claim had taken.
 func (m *Metrics) ClaimLost(topic string) {
 	m.claimsLost.Add(context.Background(), 1, m.topic(topic).add...)
 }

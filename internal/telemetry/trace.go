@@ -14,25 +14,24 @@ import (
 	"go.temporal.io/sdk/interceptor"
 )
 
-// flushTimeout is what Stop may cost where the collector does not answer. The
-// worker's own end takes up to 25 s of Kubernetes' 30.
+// flushTimeout is the maximum time of Stop if the collector does not answer. The worker's own
+// stop takes up to 25 s of Kubernetes' 30.
 const flushTimeout = 2 * time.Second
 
-// Traces sends spans to a collector. A nil Traces is one that is off, and all its
-// methods work.
+// Traces sends spans to a collector. A nil Traces is off, and all its methods work.
 type Traces struct {
 	provider *sdktrace.TracerProvider
 	temporal interceptor.WorkerInterceptor
 	log      *slog.Logger
 }
 
-// StartTraces begins to send the spans of a service where OpenTelemetry's standard
-// variables say, and returns nil if they do not: see newExporter. Sampling, batches
-// and limits follow the standard variables too; OTEL_SERVICE_NAME and
-// OTEL_RESOURCE_ATTRIBUTES go before the service's name and this program's version.
+// StartTraces begins to send the spans of a service to the collector that OpenTelemetry's standard
+// variables name. It returns nil if they name none: see newExporter. Sampling, batches and limits
+// follow the standard variables too. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override the
+// service's name and this program's version.
 //
-// Spans that the collector does not take are lost with a warning to the log, and
-// nothing waits for it.
+// Spans that the collector does not accept are lost with a warning in the log. The relay never
+// waits for the collector.
 func StartTraces(ctx context.Context, service string, log *slog.Logger) (*Traces, error) {
 	exporter, err := newExporter(ctx)
 	if exporter == nil || err != nil {
@@ -64,7 +63,7 @@ func (t *Traces) Provider() trace.TracerProvider {
 	return t.provider
 }
 
-// Stop sends what is still to be sent, for two seconds at most.
+// Stop sends the remaining spans, for two seconds at most.
 func (t *Traces) Stop() {
 	if t == nil {
 		return

@@ -12,10 +12,9 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// newExporter returns the exporter that OpenTelemetry's standard variables ask
-// for, or nil. It differs from the standard in one point: if neither
-// OTEL_TRACES_EXPORTER nor an endpoint is set, there is none, rather than one that
-// tries localhost.
+// newExporter returns the exporter that OpenTelemetry's standard variables describe, or nil. It
+// differs from the standard in one point: if neither OTEL_TRACES_EXPORTER nor an endpoint is set,
+// it returns nil, and not an exporter that tries localhost.
 // https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 func newExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
@@ -32,7 +31,7 @@ func newExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	default:
 		return nil, fmt.Errorf("OTEL_TRACES_EXPORTER is %q: it must be otlp or none", name)
 	}
-	// Endpoint, headers, TLS and timeout are the exporters' own to read.
+	// The exporters themselves read the variables for endpoint, headers, TLS and timeout.
 	var exporter sdktrace.SpanExporter
 	var err error
 	switch protocol := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL")); protocol {

@@ -11,12 +11,11 @@ import (
 	"go.temporal.io/sdk/interceptor"
 )
 
-// Interceptors make a span of every attempt of an activity, apart from the silent
-// ones, named by their types. None if traces are off.
+// Interceptors make a span for every attempt of an activity, except activities of the silent
+// types. There are none if traces are off.
 //
-// Workflows get no spans, and their histories no headers; docs/decisions/011 says
-// why. So each of these spans begins a trace, and names the workflow and run that
-// it belongs to.
+// Workflows get no spans, and their histories no headers: docs/decisions/011 explains this. So
+// each of these spans begins a trace, and names its workflow and run.
 func (t *Traces) Interceptors(silent ...string) []interceptor.WorkerInterceptor {
 	if t == nil {
 		return nil
@@ -24,7 +23,7 @@ func (t *Traces) Interceptors(silent ...string) []interceptor.WorkerInterceptor 
 	return []interceptor.WorkerInterceptor{&activitySpans{all: t.temporal, silent: silent}}
 }
 
-// newTemporal is Temporal's own interceptor, of which activitySpans takes a part.
+// newTemporal returns Temporal's own interceptor. activitySpans uses a part of it.
 func newTemporal(provider trace.TracerProvider) (interceptor.WorkerInterceptor, error) {
 	i, err := opentelemetry.NewTracingInterceptor(opentelemetry.TracerOptions{
 		Tracer: provider.Tracer("go.temporal.io/sdk/contrib/opentelemetry"), DisableBaggage: true,
@@ -35,7 +34,7 @@ func newTemporal(provider trace.TracerProvider) (interceptor.WorkerInterceptor, 
 	return i, nil
 }
 
-// activitySpans is the part of Temporal's interceptor that is for activities.
+// activitySpans is the part of Temporal's interceptor for activities.
 type activitySpans struct {
 	interceptor.WorkerInterceptorBase
 	all    interceptor.WorkerInterceptor
