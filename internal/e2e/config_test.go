@@ -93,7 +93,7 @@ topics: {g: {sqs: g}}
 		`outbox.yaml:5: topic "d": snss is no key of a topic: did you mean sns?`,
 		`outbox.yaml:6: topic "e": maxPerSecond is "many": it must be a number`,
 		`outbox.yaml:9: a second YAML document begins here`,
-		`DATABASE_URL: read the database URL: its scheme is postgresql+psycopg2, which only Python's SQLAlchemy knows: write postgresql:// instead`,
+		`DATABASE_URL: read the database URL: its scheme is postgresql+psycopg2, which only Python's SQLAlchemy knows: use postgresql:// instead`,
 	} {
 		require.Contains(t, out, want)
 	}

@@ -70,7 +70,7 @@ func TestOperation_StartedFromTheUIChecksCountsRecordsAndMoves(t *testing.T) {
 		{`{"kind": "redrive", "topic": "orders", "who": "ann", "reason": "x"}`, "InvalidOperation", `or give "all": true`},
 		{`{"kind": "redrive", "topic": "orders", "all": true, "reason": "x"}`, "InvalidOperation", "who is missing"},
 		{`{"kind": "redrive", "topic": "orders", "all": true, "rate": -5, "who": "ann", "reason": "x"}`, "InvalidOperation", "rate is -5"},
-		{`{"kind": "redrive", "topic": "odrers", "all": true, "who": "ann", "reason": "x"}`, "InvalidOperation", `unknown topic "odrers": there are orders`},
+		{`{"kind": "redrive", "topic": "odrers", "all": true, "who": "ann", "reason": "x"}`, "InvalidOperation", `unknown topic "odrers": known topics are orders`},
 		{`{"kind": "pause", "topic": "odrers", "who": "ann", "reason": "x"}`, "InvalidOperation", `unknown topic "odrers"`},
 		{`{"kind": "redrive", "topic": "orders", "code": "Nothing", "who": "ann", "reason": "x"}`, "NothingMatches", "no dead letters of orders match"},
 		{`{"kind": "discard", "topic": "orders", "all": true, "who": "ann", "reason": "x"}`, "InvalidOperation", "starter dead discard"},

@@ -202,7 +202,7 @@ func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
 		{[]string{"where"}, 2, "give an event id, or both --topic and --key"},
 		{[]string{"where", "4711"}, 2, `parse event id "4711"`},
 		{[]string{"where", id}, 3, "there is no such event"},
-		{[]string{"where", "--topic", "odrers", "--key", "k"}, 2, `unknown topic "odrers": there are orders`},
+		{[]string{"where", "--topic", "odrers", "--key", "k"}, 2, `unknown topic "odrers": known topics are orders`},
 		{[]string{"where", "--topic", "orders", "--key", "nobody"}, 3, "there is no such event"},
 		{[]string{"dead", "list", "odrers"}, 2, `unknown topic "odrers"`},
 		{[]string{"dead", "list", "orders", "--code", "Nothing"}, 3, "no dead letters match"},

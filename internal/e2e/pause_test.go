@@ -41,7 +41,7 @@ func TestAPausedTopicWaitsAndTheOthersFlowUntilItIsResumed(t *testing.T) {
 	requireOnce(t, orders.receive(20, 30*time.Second), "o", 20)
 
 	for wrong, args := range map[string][]string{
-		`unknown topic "odrers": there are audit, orders`: {"pause", "odrers", "--reason", "x"},
+		`unknown topic "odrers": known topics are audit, orders`: {"pause", "odrers", "--reason", "x"},
 		"--reason is empty": {"pause", "orders"},
 		"--by is empty":     {"resume", "orders", "--by", ""},
 		"accepts 1 arg":     {"pause"},

@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// askSQL gives nothing if the same is asked of the same recovery and not answered yet.
+// askSQL returns no row if the same request to the same recovery is still open.
 const askSQL = `
 INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, workflow_id)
 VALUES ($1, $2, $3, $4, $5, nullif($6::bigint, 0), $7)
@@ -21,9 +21,9 @@ const askedTooSQL = `
 INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, workflow_id, finished_at, outcome)
 VALUES ($1, $2, $3, $4, $5, nullif($6::bigint, 0), $7, now(), 'joined operation ' || $8::bigint)`
 
-// Ask puts on record what is asked of a recovery, before it is: the answer may be late,
-// and who asked is to be known. EndOperation ends it. If the same is asked of the same
-// recovery already, it notes who asked too, and returns the number of the first.
+// Ask records a request to a recovery before the request is sent: the answer may be late, and the
+// record must name the operator. EndOperation ends it. If the same request to the same recovery is
+// already open, Ask records the second operator too, and returns the number of the first request.
 func (s *Store) Ask(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -40,23 +40,23 @@ func (s *Store) Ask(ctx context.Context, o relay.Operation) (id int64, joined bo
 		return err
 	})
 	if err != nil {
-		return 0, false, fmt.Errorf("put on record what is asked: %w", err)
+		return 0, false, fmt.Errorf("record the request: %w", err)
 	}
 	return id, joined, nil
 }
 
-// oneAtATimeSQL has two attempts of a workflow ask one after the other, until the
-// transaction ends: the second one finds the record of the first.
+// oneAtATimeSQL makes two attempts of a workflow ask one after the other, until the transaction
+// ends: the second attempt finds the record of the first.
 const oneAtATimeSQL = `SELECT pg_advisory_xact_lock(hashtextextended('outbox/operation/' || $1, 0))`
 
-// askedBySQL finds what the workflow of an id has asked for, first of all the same run.
+// askedBySQL finds the operations of a workflow id. Those of the same run come first.
 const askedBySQL = `
 SELECT id, run_id FROM outbox.operation
 WHERE workflow_id = $1 AND run_id <> ''
 ORDER BY run_id <> $2, id DESC LIMIT 1`
 
-// askedBy returns what the workflow of o has asked for: its number, 0 if it is nothing, and
-// whether it was the same run. It keeps other attempts of the workflow waiting.
+// askedBy returns the number of the operation that the workflow of o has asked for, 0 if there is
+// none, and whether the same run asked. It makes other attempts of the workflow wait.
 func askedBy(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, sameRun bool, err error) {
 	if _, err := tx.Exec(ctx, oneAtATimeSQL, o.WorkflowID); err != nil {
 		return 0, false, err
@@ -69,9 +69,9 @@ func askedBy(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, sameR
 	return id, run == o.RunID, err
 }
 
-// AskedBy returns what a workflow that somebody has started by hand has asked for, if it has:
-// another attempt of it then goes on with that. The error wraps relay.ErrAskedBefore if it
-// was an earlier workflow of the same id.
+// AskedBy returns the operation that a workflow with a form has asked for, if it has: another
+// attempt of the workflow then continues with that operation. The error wraps
+// relay.ErrAskedBefore if an earlier workflow of the same id asked.
 func (s *Store) AskedBy(ctx context.Context, o relay.Operation) (u relay.UnderWay, found bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -90,11 +90,11 @@ func (s *Store) AskedBy(ctx context.Context, o relay.Operation) (u relay.UnderWa
 	return u, true, err
 }
 
-// BeginAsked puts on record what a workflow asks for that somebody has started by hand, and
-// returns the operation. Another attempt of the workflow, and a run to which it was reset,
-// get the same one, however far it is. The error wraps relay.ErrAskedBefore if an earlier
-// workflow of the same id has asked for an operation, or relay.ErrSameUnderWay if another
-// workflow does the same already; then the operation is that one.
+// BeginAsked records the operation of a workflow with a form, and returns it. Another attempt of
+// the workflow, and a run to which it was reset, get the same operation with its progress. The
+// error wraps relay.ErrAskedBefore if an earlier workflow of the same id has asked for an
+// operation. It wraps relay.ErrSameUnderWay if another workflow already runs the same operation;
+// BeginAsked then returns that operation.
 func (s *Store) BeginAsked(ctx context.Context, o relay.Operation) (relay.UnderWay, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -102,7 +102,7 @@ func (s *Store) BeginAsked(ctx context.Context, o relay.Operation) (relay.UnderW
 	var id int64
 	var joined, sameRun bool
 	err := pgx.ErrNoRows
-	for errors.Is(err, pgx.ErrNoRows) { // what was under way has just ended
+	for errors.Is(err, pgx.ErrNoRows) { // the operation under way has just ended
 		err = s.record(ctx, func(tx pgx.Tx) (err error) {
 			if id, sameRun, err = askedBy(ctx, tx, o); err != nil || id != 0 {
 				return err
@@ -113,7 +113,7 @@ func (s *Store) BeginAsked(ctx context.Context, o relay.Operation) (relay.UnderW
 		})
 	}
 	if err != nil {
-		return relay.UnderWay{}, fmt.Errorf("put the operation on record: %w", err)
+		return relay.UnderWay{}, fmt.Errorf("record the operation: %w", err)
 	}
 	u, err := s.Operation(ctx, id)
 	switch {

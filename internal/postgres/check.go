@@ -11,14 +11,14 @@ import (
 
 const reachSQL = `SELECT to_regnamespace('outbox') IS NOT NULL, pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', session_user::text`
 
-// Reach connects and makes sure that there is an outbox, on a server that can write. Its
-// errors name the remedy. Connections that cannot write are given up: the next ones are
-// made anew.
+// Reach connects, and checks that the database has an outbox and that the server can write. Its
+// errors name the remedy. If a connection cannot write, Reach closes all connections of the pool,
+// so that the next calls connect again.
 func (s *Store) Reach(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	var there bool
-	now := session{isolation: readCommitted} // no connection begins with another
+	now := session{isolation: readCommitted} // prepare checked it for each connection
 	if err := s.pool.QueryRow(ctx, reachSQL).Scan(&there, &now.inRecovery, &now.readOnly, &now.role); err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
@@ -32,9 +32,9 @@ func (s *Store) Reach(ctx context.Context) error {
 	return nil
 }
 
-// rightsSQL lists what the relay needs and what its role lacks of it. What is not
-// there at all comes with a later migration. Without USAGE on the schema its tables
-// can be seen in the catalogue all the same.
+// rightsSQL lists the rights that the relay needs and its role lacks, and the objects that do not
+// exist because a later migration makes them. The catalogue shows tables even without USAGE on
+// their schema.
 const rightsSQL = `
 WITH needed(kind, name, privilege) AS (VALUES
     ('table', 'event', 'SELECT'), ('table', 'pending', 'SELECT'), ('table', 'pending', 'INSERT'), ('table', 'pending', 'DELETE'),
@@ -75,8 +75,8 @@ SELECT has_schema_privilege(to_regnamespace('outbox')::oid, 'USAGE'),
        current_user::text,
        has_table_privilege('pg_catalog.pg_locks', 'SELECT') AND has_function_privilege('pg_catalog.pg_lock_status()', 'EXECUTE')`
 
-// Rights makes sure that the role may do everything that the relay does. Its errors
-// name what is missing, and the remedy.
+// Rights checks that the role has all rights that the relay needs. Its errors name the missing
+// rights, and the remedy.
 func (s *Store) Rights(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -90,21 +90,21 @@ func (s *Store) Rights(ctx context.Context) error {
 		return fmt.Errorf("the outbox is older than this program and has no %s: run %q", strings.Join(absent, ", "), program.Starter("migrate"))
 	}
 	if !locks {
-		return fmt.Errorf("the database role %s may not read pg_locks, so low watermarks stay where they are and publishing gets slower: "+
+		return fmt.Errorf("the database role %s may not read pg_locks, so low watermarks do not rise and publishing becomes slower: "+
 			"run \"GRANT SELECT ON pg_catalog.pg_locks TO %s\" and \"GRANT EXECUTE ON FUNCTION pg_catalog.pg_lock_status() TO %s\" as a superuser", role, role, role)
 	}
 	if !usage {
 		lacking = append([]string{"USAGE of the schema"}, lacking...)
 	}
 	if len(lacking) > 0 {
-		return errors.New("the database role " + role + " may not use the outbox, it lacks " + strings.Join(lacking, ", ") +
+		return errors.New("the database role " + role + " may not use the outbox: it lacks " + strings.Join(lacking, ", ") +
 			": run schema/roles.sql and grant outbox_relay to it")
 	}
 	return nil
 }
 
-// Check connects and makes sure that the outbox is there and may be used, and that no row
-// of it is hidden. Its errors name the remedy.
+// Check connects, and checks that the outbox exists, that the role has the rights to use it, and
+// that no row is hidden. Its errors name the remedy.
 func (s *Store) Check(ctx context.Context) error {
 	if err := s.Reach(ctx); err != nil {
 		return err

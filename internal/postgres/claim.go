@@ -15,22 +15,21 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-// waitingSQL finds the free lanes that have something pending, in the order in
-// which they are to be served: round-robin over topics, and within a topic the
-// lane that was claimed longest ago. (In index order, topic "audit" would starve
-// topic "orders".) A topic that has its share of claims is left out; how many it
-// has is read here and now, because a claim waits, and what its caller knew when
-// it began to wait is not true for long.
+// waitingSQL finds the free lanes that have pending events, in the order in which to serve
+// them: round-robin over topics, and within a topic the lane first that was claimed longest ago.
+// (In index order, topic "audit" would starve topic "orders".) It leaves out a topic that has its
+// share of claims. It counts these claims itself, because a claim waits, and its caller's knowledge
+// is soon out of date.
 //
-// A lane that an operation has reserved is left to it.
+// It leaves out lanes that an operation has reserved.
 //
-// Topics without a route are left out, but for a few at a time: publishing them only finds
-// that they have none. Those that are leased or in recovery count. When that many are, the
-// lanes of the others are not probed, and there may be thousands of them.
+// It leaves out topics without a route, except a few at a time, because an attempt to publish such
+// a topic can only fail. Unrouted topics that are leased or in recovery count as these few. Once
+// they are enough, the statement probes no lanes of the others: there may be thousands.
 //
-// Each lane is probed from its low_id: from its beginning, a probe would read
-// everything settled since the oldest snapshot that is open. The probe is a
-// LATERAL with LIMIT, because EXISTS becomes a join that scans the whole table.
+// It probes each lane from its low_id: from the lane's beginning, a probe would read all events
+// that were settled since the oldest open snapshot. The probe is a LATERAL with LIMIT, because
+// PostgreSQL makes a join of EXISTS, which scans the whole table.
 const waitingSQL = `
 WITH leased AS MATERIALIZED (
     SELECT topic, claim_id, retrying FROM outbox.lane WHERE leased_until >= now()),
@@ -64,8 +63,8 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0)
         AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
 
-// countSQL counts what waits in some lanes, up to a limit in each. The age is that of
-// a time between 1970 and now, whatever a row holds: see safeAgeFrom.
+// countSQL counts the waiting events of some lanes, up to a limit in each. It takes a time before
+// 1970 for 1970, and a time to come for now: see safeAgeFrom.
 const countSQL = `
 SELECT l.topic, l.lane, c.events, c.bytes, ` + safeAgeFrom + `c.oldest` + safeAgeTo + `
 FROM unnest($1::text[], $2::smallint[]) AS wanted(topic, lane)
@@ -77,13 +76,12 @@ CROSS JOIN LATERAL (
           ORDER BY p.id LIMIT $3) page) c
 WHERE c.events > 0`
 
-// claimSQL leases what is still free of some lanes. The lanes are chosen where
-// they are locked, by the predicate of the lease itself: with the choice in a
-// sub-select, two claimers got the same lanes.
+// claimSQL leases the lanes that are still free. It chooses them where it locks them, by the
+// predicate of the lease itself: with the choice in a sub-select, two claimers got the same lanes.
 //
-// A lane that has a holder was not given back: the lease of the last attempt expired,
-// or its claim was released over its head. Its worker may live, with acknowledgements
-// to settle, and has until quiet_at.
+// A lane that has a holder was not given back: the lease of the last attempt expired, or another
+// activity released its claim. The worker of that attempt may still run and have acknowledgements
+// to settle. It has until quiet_at for that.
 const claimSQL = `
 WITH free AS (
     SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying AS settling
@@ -101,9 +99,9 @@ FROM free
 WHERE l.topic = free.topic AND l.lane = free.lane
 RETURNING l.topic, l.lane, free.settling`
 
-// Claim leases pending lanes and returns them as batches; none if nothing is
-// pending, or all of it is leased, paused, in topics that have their share in
-// flight already or no route, or still lingering. It does not wait.
+// Claim leases pending lanes and returns them as batches. It returns none if no event is pending,
+// or if all pending events are leased, paused, lingering, or in topics without a route or with their
+// share of claims in flight. It does not wait.
 func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
 	if r.Batches <= 0 {
 		return nil, nil
@@ -146,7 +144,7 @@ func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []stri
 	}
 	var isFiltered bool
 	var l lane
-	var more int // topics without a route, -1 of one that has a route
+	var more int // how many topics without a route may follow; -1: this one has a route
 	unrouted := make(map[string]bool)
 	_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &l.claims, &more, &isFiltered}, func() error {
 		if more >= 0 && !unrouted[l.topic] {
@@ -164,7 +162,7 @@ func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []stri
 	return found, err
 }
 
-// leftOutSQL finds a topic without a route that nobody has claimed and nobody has paused.
+// leftOutSQL finds a topic without a route that is neither claimed nor paused.
 const leftOutSQL = `
 WITH routed AS MATERIALIZED (SELECT DISTINCT topic FROM unnest($1::text[]) AS r(topic))
 SELECT coalesce((
@@ -180,8 +178,7 @@ SELECT coalesce((
       AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())
     LIMIT 1), false)`
 
-// LeavesOut reports whether events wait that Claim leaves out because their topic is none
-// of those that have a route.
+// LeavesOut reports whether events wait that Claim leaves out because their topic has no route.
 func (s *Store) LeavesOut(ctx context.Context, routed []string) (leaves bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -191,8 +188,8 @@ func (s *Store) LeavesOut(ctx context.Context, routed []string) (leaves bool, er
 	return leaves, nil
 }
 
-// countLimit is how far a lane is counted: so far that all lanes of a topic
-// together show as many full pages as the topic may have batches.
+// countLimit is the number up to which a lane is counted: all lanes of a topic together then show
+// as many full pages as the topic may have batches.
 func countLimit(perTopic int) int { return max(1, relay.PageEvents*perTopic/relay.Lanes) }
 
 func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, error) {
@@ -212,8 +209,8 @@ func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, err
 	if err != nil {
 		return nil, fmt.Errorf("count waiting events: %w", err)
 	}
-	// The order of serving is that of the argument. A lane that is not in the
-	// answer was emptied since.
+	// Serve in the order of the argument. A lane that is missing from the answer has become
+	// empty since.
 	inOrder := make([]lane, 0, len(counted))
 	for _, l := range lanes {
 		if c, ok := counted[l.key()]; ok {
@@ -243,7 +240,7 @@ func (s *Store) lease(ctx context.Context, by string, packed [][]lane) ([]relay.
 	if err != nil {
 		return nil, fmt.Errorf("claim lanes: %w", err)
 	}
-	settling := make(map[laneKey]bool, len(all)) // of the lanes that it got
+	settling := make(map[laneKey]bool, len(all)) // of the leased lanes
 	var k laneKey
 	var isSettling bool
 	_, err = pgx.ForEachRow(rows, []any{&k.topic, &k.lane, &isSettling}, func() error {
@@ -277,9 +274,8 @@ func batchOf(lanes []lane, claim string) relay.Batch {
 	return b
 }
 
-// claimedSQL finds the claims of one activity that no attempt has begun, and
-// that will hold long enough to be worth handing out. Lanes that are not quiet may
-// have something to be settled.
+// claimedSQL finds the claims of one activity that no attempt has begun and whose leases last long
+// enough to hand them out. Lanes that are not quiet may have acknowledgements to settle.
 const claimedSQL = `
 SELECT topic, lane, claim_id::text, coalesce(quiet_at > now(), false)
 FROM outbox.lane
@@ -287,8 +283,8 @@ WHERE claimed_by = $1 AND claim_id IS NOT NULL AND holder IS NULL
   AND leased_until > now() + interval '1 second'
 ORDER BY topic, lane`
 
-// Claimed returns what an earlier attempt of the same activity claimed before
-// its answer was lost.
+// Claimed returns the batches that an earlier attempt of the same activity claimed before its
+// answer was lost.
 func (s *Store) Claimed(ctx context.Context, by string) ([]relay.Batch, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()

@@ -13,12 +13,11 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// deadLetterSQL moves pending events into the dead letters. Unlike settling, this
-// is only for the holder of their lanes: an event that a stale attempt could not
-// send may be on its way in a later one. So the lanes are locked first, which
-// makes the holder's check hold until the move is done; without the lock a stale
-// holder got through. An event stays pending if another event's dead letter has its id:
-// a sequence that was set back gives ids again.
+// deadLetterSQL moves pending events into the dead letters. Unlike Settle, it works only for the
+// holder of their lanes: a later attempt may be sending an event that a stale attempt could not
+// send. So it locks the lanes first, and the check of the holder stays true until the move is done;
+// without the lock, a stale holder could move events. An event stays pending if another event's
+// dead letter has its id, because a sequence that was set back gives ids again.
 const deadLetterSQL = `
 WITH mine AS (
     SELECT lane FROM outbox.lane
@@ -57,10 +56,11 @@ moved AS (
     WHERE NOT EXISTS (SELECT FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = gone.lane AND d.id = gone.id AND d.replay = gone.replay))
 SELECT (SELECT count(*) FROM mine), (SELECT coalesce(min(id), 0) FROM taken)`
 
-// DeadLetter parks events that l's attempt holds and that its destination will not
-// accept, with the reason. It does all or nothing: relay.ErrClaimLost if any of
-// their lanes is in other hands. An event that is no longer pending is left alone. If an
-// event has to stay because its id is taken, the others are moved and an error names it.
+// DeadLetter makes dead letters of events that l's attempt holds and that their destination
+// refuses, with the reason. It moves all events or none: it returns relay.ErrClaimLost if another
+// claim has one of their lanes. It ignores events that are no longer pending. If an event has to
+// stay because a dead letter has its id, it moves the others and returns an error that names the
+// event.
 func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error {
 	if len(dead) == 0 {
 		return nil
@@ -84,7 +84,7 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 	})
 	if err == nil && taken != 0 {
 		err = fmt.Errorf("event %d of the topic %s stays pending, because the dead letter of an older event has its id: "+
-			"redrive or discard that one with %q", taken, l.Topic, program.Starter("dead"))
+			"redrive or discard that dead letter with %q", taken, l.Topic, program.Starter("dead"))
 	}
 	if err != nil {
 		return fmt.Errorf("move to dead letters: %w", err)
@@ -92,12 +92,11 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 	return nil
 }
 
-// refuseSQL counts another refusal of each event and says for how long it has been
-// refused. Retries come half a minute apart at most, so after five minutes without
-// one something else was in the way, a pause or an outage, and the time begins
-// anew. It does, too, where the row is of another event, which had the same id before
-// a failover; and where the clock was ahead and was set back. (A worker of the version
-// before writes no time.)
+// refuseSQL counts another refusal of each event, and returns how long the event has been refused.
+// Retries are at most half a minute apart. After five minutes without a retry, a pause or an outage
+// was the reason, and the time begins again. It also begins again if the row belongs to another
+// event that had the same id before a failover, and if the clock was ahead and was set back. (A
+// worker of the previous version writes no time.)
 const refuseSQL = `
 INSERT INTO outbox.refusal AS r (topic, lane, id, replay, created_at, code, message, attempts)
 SELECT $1, lane, id, replay, created_at, code, message, 1
@@ -110,7 +109,7 @@ SET attempts = CASE WHEN coalesce(r.created_at, excluded.created_at) = excluded.
     last_at = now(), created_at = excluded.created_at, code = excluded.code, message = excluded.message
 RETURNING lane, id, replay, created_at, extract(epoch FROM now() - first_at)::float8`
 
-// Refuse remembers that a destination refused pending events one by one.
+// Refuse records that a destination refused pending events one by one.
 func (s *Store) Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error) {
 	if len(refused) == 0 {
 		return nil, nil
@@ -136,7 +135,7 @@ func (s *Store) Refuse(ctx context.Context, topic string, refused []relay.Outcom
 	return known, nil
 }
 
-// forgetRefusalsSQL forgets refusals of events that got through after all.
+// forgetRefusalsSQL deletes the refusals of events that are no longer pending.
 const forgetRefusalsSQL = `
 DELETE FROM outbox.refusal r
 WHERE NOT EXISTS (
@@ -151,16 +150,16 @@ func (s *Store) forgetRefusals(ctx context.Context) error {
 	return nil
 }
 
-// blockedSQL finds the keys of a topic that have a dead letter, and the first of each. A
-// replay that died blocks the rest of that replay: the event had arrived before. A row of
-// id 0 says that dead letters may be hidden.
+// blockedSQL finds the keys of a topic that have a dead letter, and the first dead letter of each
+// key. A dead letter of a replay blocks only the rest of that replay, because the first delivery of
+// its event had arrived. A row with id 0 says that dead letters may be hidden.
 const blockedSQL = `
 SELECT key, replay, min(id) FROM outbox.dead_letter
 WHERE topic = $1 AND key = ANY ($2) AND key <> '' GROUP BY key, replay
 UNION ALL SELECT '', 0, 0 WHERE row_security_active('outbox.dead_letter')`
 
-// Blocked returns what of the keys has a dead letter in the topic, with the id of the
-// first: what comes behind that is blocked, and what is redriven before it is not.
+// Blocked returns the keys that have a dead letter in the topic, with the id of their first dead
+// letter. Events of the key behind that id are blocked; an event that is redriven before it is not.
 func (s *Store) Blocked(ctx context.Context, topic string, keys []string) (map[relay.Chain]int64, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()

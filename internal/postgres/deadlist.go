@@ -26,7 +26,7 @@ type DeadLetter struct {
 	Attempts   int       `json:"attempts"`
 	WrittenAt  time.Time `json:"writtenAt"`
 	DeadAt     time.Time `json:"deadAt"`
-	WorkflowID string    `json:"workflowId"` // that saw it refused
+	WorkflowID string    `json:"workflowId"` // the workflow in which it was refused
 }
 
 // deadLettersSQL reads the newest dead letters first.
@@ -38,7 +38,7 @@ LEFT JOIN LATERAL (SELECT event_id, type FROM outbox.event e WHERE e.id = d.id A
 WHERE ` + deadFits + `
 ORDER BY d.dead_at DESC, d.id LIMIT $8`
 
-// DeadLetters returns the newest of a topic's dead letters that are selected.
+// DeadLetters returns the newest selected dead letters of a topic.
 func (s *Store) DeadLetters(ctx context.Context, topic string, chosen relay.Selection, limit int) ([]DeadLetter, error) {
 	if err := s.Known(ctx, topic); err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (s *Store) DeadCounts(ctx context.Context) ([]DeadCount, error) {
 	return counts, nil
 }
 
-// EventContent is what an event says.
+// EventContent is the content of an event.
 type EventContent struct {
 	ContentType string            `json:"contentType"`
 	Attributes  map[string]string `json:"attributes,omitempty"`
@@ -99,7 +99,7 @@ const contentSQL = `
 SELECT content_type, attributes, CASE WHEN $3 THEN payload ELSE '' END
 FROM outbox.event WHERE event_id = $1 AND id = $2`
 
-// Content reads what an event says, its payload only if asked for.
+// Content reads the content of an event. It reads the payload only if payload is true.
 func (s *Store) Content(ctx context.Context, eventID outbox.ID, id int64, payload bool) (c EventContent, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
@@ -108,6 +108,6 @@ func (s *Store) Content(ctx context.Context, eventID outbox.ID, id int64, payloa
 	if err != nil {
 		return c, fmt.Errorf("read event %s: %w", eventID, err)
 	}
-	c.Attributes, _ = attributes(raw) // none, if they cannot be those of a message
+	c.Attributes, _ = attributes(raw) // none, if a message cannot have them
 	return c, nil
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// deliveredSQL looks for the rows that an operation has moved. A redrive has put its number on
-// them, and a replay made rows of its own number. All of it is one snapshot: between two
-// of them, an event could go from pending to the dead letters and be in neither.
+// deliveredSQL finds the rows that an operation has moved. A redrive writes its number to the
+// rows, and a replay makes rows with its own number. One statement reads all of it in one snapshot:
+// between two snapshots, an event could move from pending to the dead letters and be in neither.
 //
-// Of a redrive nothing is known of rows that a worker of the version before has moved, and of
-// dead letters that such a worker has made since: it does not carry the number over. If
-// another operation has moved some of those, the first number of its took is negative, and
-// says when the last of them died: it may have been one of these. No
-// index has the number, because each insert of an event would pay for it.
+// A worker of the previous version does not write the number of a redrive. So the outcome is
+// unknown of rows that such a worker moved, and of dead letters that it made since. If another
+// operation has moved such dead letters, the first number of its took is negative: it is the time
+// at which the last of them died, which may have been one of this redrive. No index has the number,
+// because each insert of an event would pay for it.
 const deliveredSQL = `
 WITH o AS (
     SELECT id, topic, kind, at, done, finished_at, CASE kind WHEN '` + relay.Replay + `' THEN done ELSE marked END AS marked
@@ -46,10 +46,10 @@ SELECT o.done, o.finished_at IS NULL,
                         END FROM outbox.topic t WHERE t.topic = o.topic), '')
 FROM o`
 
-// Delivered looks for what became of the events that a redrive or a replay has made
-// pending, after it has ended and said that it has moved so many. It reads all that is
-// pending and dead of the topic. It returns relay.ErrUnknownOperation if there is no
-// operation of that number.
+// Delivered counts the outcomes of the events that a redrive or a replay has made pending, after
+// the operation has ended; moved is the number of events that the operation reported. It reads all
+// pending events and dead letters of the topic. It returns relay.ErrUnknownOperation if no
+// operation has that number.
 func (s *Store) Delivered(ctx context.Context, operation, moved int64) (d relay.Delivered, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
@@ -64,12 +64,12 @@ func (s *Store) Delivered(ctx context.Context, operation, moved int64) (d relay.
 		err = s.Security(ctx)
 	}
 	if err != nil {
-		return relay.Delivered{}, fmt.Errorf("look for what became of operation %d: %w", operation, err)
+		return relay.Delivered{}, fmt.Errorf("look for the outcome of operation %d: %w", operation, err)
 	}
 	for i, code := range codes {
 		d.Causes = append(d.Causes, relay.Cause{Code: code, Message: messages[i], Events: events[i]})
 	}
-	// Dead letters without a number need not be of this operation.
+	// Dead letters without a number may belong to another operation.
 	d.NotKnown = max(0, min(d.NotKnown, d.Moved-d.Pending-d.Dead))
 	d.Published = max(0, d.Moved-d.Pending-d.Dead-d.NotKnown)
 	d.Lost = max(0, moved-d.Moved)

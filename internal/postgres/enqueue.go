@@ -9,16 +9,16 @@ import (
 	"github.com/temporal-outbox/relay/internal/program"
 )
 
-// Enqueue says whether an event that is inserted becomes pending. A trigger of outbox.event
-// does it. An event that it misses is never published, and nothing in the tables shows it.
+// Enqueue says whether inserted events become pending. A trigger of outbox.event makes them
+// pending. An event without the trigger is never published, and no table shows that.
 type Enqueue struct {
-	trigger string // how it fires, as in pg_trigger.tgenabled; empty if there is none
+	trigger string // its state, as in pg_trigger.tgenabled; empty without a trigger
 	replica bool   // sessions replicate by default
-	roles   string // whose sessions replicate by a setting of theirs
-	rights  string // who may insert into partitions, which fires no trigger
+	roles   string // roles whose own setting makes their sessions replicate
+	rights  string // roles that may insert into partitions, which fires no trigger
 }
 
-// enqueueSQL reads what anybody may read.
+// enqueueSQL reads only catalogues that every role may read.
 const enqueueSQL = `
 SELECT coalesce((SELECT t.tgenabled::text FROM pg_trigger t
                  WHERE t.tgrelid = 'outbox.event'::regclass AND t.tgfoid = 'outbox.enqueue'::regproc LIMIT 1), ''),
@@ -32,7 +32,7 @@ SELECT coalesce((SELECT t.tgenabled::text FROM pg_trigger t
                  LEFT JOIN pg_roles r ON r.oid = a.grantee
                  WHERE i.inhparent = 'outbox.event'::regclass AND a.privilege_type = 'INSERT' AND a.grantee <> c.relowner), '')`
 
-// Enqueue looks at what decides whether inserted events become pending.
+// Enqueue reads the trigger and the settings that decide whether inserted events become pending.
 func (s *Store) Enqueue(ctx context.Context) (e Enqueue, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -45,15 +45,15 @@ func (s *Store) Enqueue(ctx context.Context) (e Enqueue, err error) {
 // Failure says that no inserted event becomes pending, and names the remedy.
 func (e Enqueue) Failure() error {
 	after := "; then publish the events that were written meanwhile: " + program.Starter("replay TOPIC --since … --until … --reason …") + ", for each topic " +
-		"(consumers get a second copy of events in that time that were published)"
+		"(consumers get published events of that time a second time)"
 	switch e.trigger {
 	case "O", "A": // in sessions that do not replicate, and in all
 		return nil
 	case "":
-		return errors.New("outbox.event has no trigger that calls outbox.enqueue, so events that are inserted never become pending: " +
+		return errors.New("outbox.event has no trigger that calls outbox.enqueue, so inserted events never become pending: " +
 			"CREATE TRIGGER enqueue AFTER INSERT ON outbox.event REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION outbox.enqueue()" + after)
 	default:
-		return errors.New("the trigger of outbox.event is disabled, so events that are inserted never become pending: " +
+		return errors.New("the trigger of outbox.event is disabled, so inserted events never become pending: " +
 			"ALTER TABLE outbox.event ENABLE TRIGGER enqueue" + after)
 	}
 }
@@ -73,5 +73,5 @@ func (e Enqueue) Warning() error {
 	if len(why) == 0 {
 		return nil
 	}
-	return errors.New("events may be inserted that never become pending: " + strings.Join(why, "; "))
+	return errors.New("some inserted events may never become pending: " + strings.Join(why, "; "))
 }

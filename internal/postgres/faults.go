@@ -9,14 +9,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What a fault happened to. Metrics have these as labels.
+// The operations that can fail. Metrics have these as labels.
 const (
 	FaultConnect   = "connect"
 	FaultStatement = "statement"
 )
 
-// faults is pgx's tracer. It tells Config.Fault of what went wrong, because callers see
-// an error only where trying again did not help, and it explains the server's errors.
+// faults is pgx's tracer. It reports every failure to Config.Fault, because callers see an error
+// only if a retry did not help. It also explains the server's errors.
 type faults struct{ store *Store }
 
 func (f faults) tell(operation string) {
@@ -39,8 +39,8 @@ func (f faults) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.TraceQuer
 	}
 	f.store.session.Load().explain(refused, conn.PgConn().ParameterStatus("session_authorization"))
 	if refused.Code == readOnlyTransaction {
-		// A failover has left this connection with a reader, and others with it. This one
-		// is closed when it is released.
+		// After a failover this connection leads to a reader, and other connections may too.
+		// The pool closes this one when it is released.
 		f.store.pool.Reset()
 	}
 }
@@ -55,8 +55,8 @@ func (f faults) TraceConnectEnd(_ context.Context, d pgx.TraceConnectEndData) {
 	}
 }
 
-// isFault leaves out what belongs to the way things go: who stops no longer waits
-// for an answer, and a partition's lock is tried again when producers are in the way.
+// isFault leaves out errors of normal operation: a worker that stops cancels its statements, and
+// Maintenance retries the lock of a partition that producers use.
 func isFault(err error) bool {
 	return err != nil && !hasState(err, lockNotAvailable) && !errors.Is(err, context.Canceled) && !errors.Is(err, pgx.ErrNoRows)
 }

@@ -12,8 +12,7 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-// Progress learns which part, from 0 to 1, of what may have to be read has been read.
-// It may be nil.
+// Progress gets the part, from 0 to 1, of the events that has been read. It may be nil.
 type Progress = relay.Progress
 
 func read(p Progress, events, all int64) {
@@ -22,8 +21,8 @@ func read(p Progress, events, all int64) {
 	}
 }
 
-// An event's time is near the one that its id of version 7 begins with, unless clocks
-// differ or the id was made long before the event was written.
+// An event's time is near the time in its id of version 7, unless clocks differ or the id was made
+// long before the event was written.
 var idSlacks = []time.Duration{time.Minute, 24 * time.Hour}
 
 const byEventIDSQL = `
@@ -31,9 +30,9 @@ SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, ` + shownFrom + `
 WHERE e.event_id = $1 AND e.id > $2 AND e.id <= $3
 ORDER BY e.id LIMIT 20`
 
-// ByEventID returns the events with an id: usually one, none if there is none or it is
-// older than retention. One of version 7 is looked for around the time that it begins
-// with, at first; any other, or one that is not there, takes a look at all events.
+// ByEventID returns the events with an id: usually one, and none if no event has it or retention
+// has dropped the event. It looks for an id of version 7 around the time in the id first. For any
+// other id, or if it does not find the event, it reads all events.
 func (s *Store) ByEventID(ctx context.Context, id outbox.ID, progress Progress) (found []EventLife, err error) {
 	return s.byEventID(ctx, id, progress, func(after, upTo int64) ([]EventLife, error) {
 		return s.lives(ctx, byEventIDSQL, id, after, upTo)
@@ -64,7 +63,7 @@ func (s *Store) byEventID(ctx context.Context, id outbox.ID, progress Progress, 
 	return l.through(first, last)
 }
 
-// slacksOf are the slacks to look with, narrow ones first; none if the id says no time.
+// slacksOf returns the slacks to look with, narrow ones first; none if the id has no time.
 func slacksOf(id outbox.ID) []time.Duration {
 	if id[6]>>4 != 7 {
 		return nil
@@ -72,7 +71,7 @@ func slacksOf(id outbox.ID) []time.Duration {
 	return idSlacks
 }
 
-// timeOf is what an id of version 7 begins with.
+// timeOf returns the time in an id of version 7.
 func timeOf(id outbox.ID) time.Time {
 	var ms int64
 	for _, b := range id[:6] {
@@ -81,19 +80,18 @@ func timeOf(id outbox.ID) time.Time {
 	return time.UnixMilli(ms)
 }
 
-// search is a look that widens: what was read is not read again.
+// search reads ever wider ranges of ids. It reads no id twice.
 type search struct {
 	read     func(after, upTo int64) ([]EventLife, error)
 	progress Progress
-	all      int64 // so much there is
-	least    int64 // so much is read before there is anything to tell
-	done     int64 // so much was read
-	// The ids from low to high were read; none yet if high is less.
+	all      int64 // the number of all ids
+	least    int64 // ids to read before progress is reported
+	done     int64 // the number of ids read
+	// The ids from low to high were read; none yet if high is less than low.
 	low, high int64
 }
 
-// through looks at the ids from first to last, which have all that was read before
-// between them.
+// through reads the ids from first to last. This range includes all ids that were read before.
 func (l *search) through(first, last int64) (found []EventLife, err error) {
 	look := func(after, upTo int64) (enough bool, err error) {
 		found, err = l.read(after, upTo)
@@ -116,7 +114,7 @@ func (l *search) through(first, last int64) (found []EventLife, err error) {
 	return found, err
 }
 
-// backwards looks at the ids from last to first, window by window, until it has enough.
+// backwards calls look for the ids from last to first, window by window, until look has enough.
 func backwards(first, last int64, look func(after, upTo int64) (enough bool, err error)) error {
 	for upTo := last; upTo >= first; upTo -= window {
 		if enough, err := look(max(upTo-window, first-1), upTo); err != nil || enough {
@@ -128,9 +126,9 @@ func backwards(first, last int64, look func(after, upTo int64) (enough bool, err
 
 const fromIDSQL = `SELECT e.id, ` + shownFrom + `e.created_at` + shownTo + ` FROM outbox.event e WHERE e.id >= $1 ORDER BY e.id LIMIT 1`
 
-// idAt finds the first of the ids from first to last whose event was written at a time
-// or later, by halving: ids and times ascend together, but for a moment where producers
-// meet, or where somebody set created_at. Without such an event it is past the last one.
+// idAt finds the first id from first to last whose event was written at the given time or later, by
+// binary search: ids and times ascend together, except where transactions of producers overlap or a
+// program has set created_at. Without such an event it returns last+1.
 func (s *Store) idAt(ctx context.Context, at time.Time, first, last int64) (int64, error) {
 	low, high := first, last+1
 	for low < high {
@@ -161,8 +159,8 @@ SELECT e.id, e.event_id::text, e.topic, e.key, e.lane, e.type, ` + shownFrom + `
 WHERE e.topic = $1 AND e.key = $2 AND e.id > $3 AND e.id <= $4
 ORDER BY e.id DESC LIMIT $5`
 
-// ByKey returns the last events of a key, the newest first. It reads backwards until it
-// has as many as limit says.
+// ByKey returns the last events of a key, the newest first. It reads backwards until it has limit
+// events.
 func (s *Store) ByKey(ctx context.Context, topic, key string, limit int, progress Progress) (found []EventLife, err error) {
 	if err := s.Known(ctx, topic); err != nil {
 		return nil, err

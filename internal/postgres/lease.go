@@ -13,10 +13,10 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-// takeOverSQL makes an attempt the holder of what its claim still has. An
-// expired lease is still good if nobody has claimed the lane since. An earlier attempt
-// that has not ended in order may go on until the end of its lease: quiet_at. Claims
-// keep away from a topic that an operator has paused, but this one may be from before.
+// takeOverSQL makes an attempt the holder of the lanes that its claim still has. An expired lease
+// is still valid if no other claim has the lane since. An earlier attempt that did not end in order
+// may continue until the end of its lease: quiet_at. Claims skip a topic that an operator has
+// paused, but this claim may be older than the pause.
 const takeOverSQL = `
 WITH mine AS (
     SELECT topic, lane FROM outbox.lane
@@ -31,9 +31,9 @@ WHERE l.topic = mine.topic AND l.lane = mine.lane
 RETURNING l.lane, l.low_id,
           coalesce((SELECT t.paused_by FROM outbox.topic t WHERE t.topic = l.topic AND t.paused_at IS NOT NULL), ''), ` + filtered
 
-// TakeOver makes the caller the holder of a batch. Whatever an earlier attempt
-// still does with that batch is fenced off from here on. It returns
-// relay.ErrClaimLost if none of the lanes belongs to the claim any more.
+// TakeOver makes the caller the holder of a batch. An earlier attempt of the batch that still runs
+// can change nothing from then on. TakeOver returns relay.ErrClaimLost if the claim has none of the
+// lanes any more.
 func (s *Store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -75,14 +75,14 @@ SET leased_until = now() + $4::interval, retrying = l.retrying OR $5
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`
 
-// Renew extends an attempt's hold on some of its lanes to a full lease from now.
-// It returns relay.ErrClaimLost if any of them is in other hands.
+// Renew extends an attempt's hold on some of its lanes to a full lease from now. It returns
+// relay.ErrClaimLost if another claim has one of them.
 func (s *Store) Renew(ctx context.Context, l relay.Lease, lanes []int16) error {
 	return s.renew(ctx, l, lanes, false)
 }
 
-// Keep is Renew for lanes that wait for another attempt of their batch. Until that
-// begins, they do not count towards their topic's share of claims.
+// Keep is Renew for lanes that wait for another attempt of their batch. Until that attempt begins,
+// they do not count towards their topic's share of claims.
 func (s *Store) Keep(ctx context.Context, l relay.Lease, lanes []int16) error {
 	return s.renew(ctx, l, lanes, true)
 }
@@ -100,11 +100,11 @@ func (s *Store) renew(ctx context.Context, l relay.Lease, lanes []int16, retryin
 	return nil
 }
 
-// releaseSQL frees lanes that an attempt still holds, and notes their next low watermark,
-// unless the one before still waits for its round. A round that is ahead of outbox.round is
-// of another history, and nothing would end it. It notes nothing if the last event that
-// was read is not in this database: then the ids are from before a failover, and the
-// database will give them to other events.
+// releaseSQL frees lanes that an attempt still holds, and notes their next low watermark, unless
+// the previous mark still waits for its round. (A round ahead of outbox.round belongs to another
+// history of the database, and never ends.) It notes no mark if this database does not have the
+// last event that was read: the ids are then from before a failover, and the database will give
+// them to other events.
 const releaseSQL = `
 WITH history AS (
     SELECT EXISTS (SELECT FROM outbox.event e WHERE e.id = $5 AND e.created_at = $6::timestamptz) AS ours),
@@ -124,8 +124,7 @@ SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claim
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`
 
-// Release frees lanes that were read as far as read says. Lanes that are in other hands
-// are left alone.
+// Release frees lanes, and notes how far they were read. It ignores lanes that another claim has.
 func (s *Store) Release(ctx context.Context, l relay.Lease, read relay.Read) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -144,8 +143,8 @@ func (s *Store) Release(ctx context.Context, l relay.Lease, read relay.Read) err
 	return nil
 }
 
-// releaseClaimsSQL frees claims that no attempt has begun. A lane that is not quiet
-// gets the id of no attempt as its holder, see claimSQL.
+// releaseClaimsSQL frees claims that no attempt has begun. A lane that is not quiet gets a new id
+// as its holder, which belongs to no attempt: see claimSQL.
 const releaseClaimsSQL = `
 WITH idle AS (
     SELECT topic, lane FROM outbox.lane
@@ -158,9 +157,9 @@ SET claim_id = NULL, leased_until = NULL, claimed_by = NULL,
 FROM idle
 WHERE l.topic = idle.topic AND l.lane = idle.lane`
 
-// ReleaseUnbegun frees what this process has claimed and nobody has begun to
-// publish. A worker calls it last when it shuts down: its final answers may still
-// be on their way to a worker that is not there.
+// ReleaseUnbegun frees the lanes that this process has claimed and no attempt has begun to
+// publish. It is the last call of a worker that shuts down: Temporal may still schedule the batches
+// of its last answers, while no worker runs.
 func (s *Store) ReleaseUnbegun(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -172,13 +171,13 @@ func (s *Store) ReleaseUnbegun(ctx context.Context) error {
 		return nil
 	}
 	if _, err := s.pool.Exec(ctx, releaseClaimsSQL, claims); err != nil {
-		return fmt.Errorf("release claims that nobody began: %w", err)
+		return fmt.Errorf("release claims without an attempt: %w", err)
 	}
 	return nil
 }
 
-// remember notes a claim made here. Claims that another process took over are
-// forgotten when their first lease is long past.
+// remember notes a claim of this process. It forgets claims that another process took over once
+// their first lease is long past.
 func (s *Store) remember(claim string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,9 +194,9 @@ func (s *Store) forget(claim string) {
 	delete(s.untook, claim)
 }
 
-// releaseClaimSQL frees what a claim still has, whoever holds it. If an attempt did not
-// end in order, its lane gets the id of no attempt as its holder: that attempt is fenced
-// off, and the next claim sees that the lane was not given back.
+// releaseClaimSQL frees the lanes that a claim still has, with and without a holder. If an attempt
+// did not end in order, its lane gets a new id as its holder, which belongs to no attempt: the
+// attempt can change nothing any more, and the next claim sees that the lane was not given back.
 const releaseClaimSQL = `
 WITH mine AS (
     SELECT topic, lane FROM outbox.lane
@@ -211,7 +210,7 @@ SET claim_id = NULL, retrying = false, leased_until = NULL, claimed_by = NULL,
 FROM mine
 WHERE l.topic = mine.topic AND l.lane = mine.lane`
 
-// ReleaseClaim frees the lanes of a claim that nobody publishes any more.
+// ReleaseClaim frees the lanes of a claim that no attempt will publish any more.
 func (s *Store) ReleaseClaim(ctx context.Context, b relay.Batch) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()

@@ -17,17 +17,17 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// pageSQL reads what is pending next in some lanes, except what the caller has in
-// hand already. Each lane is one short index scan from where the lease begins, not
-// from behind the page before: an event of a lower id may have committed since,
-// and must not be overtaken by a later one of its key. The sum before a row cuts
-// the page at so many bytes, but never before the first row.
+// pageSQL reads the next pending events of some lanes, without the events that the caller already
+// has. Each lane is one short index scan from the beginning of the lease, not from the end of the
+// last page: an event with a lower id may have committed since, and a later event of its key must
+// not overtake it. The sum before a row cuts the page at the limit of bytes, but never before the
+// first row.
 //
-// One row comes before the page, even before an empty one: how many lanes the attempt
-// holds, because after a failover its lease may never have been; and the rounds, in the
-// same snapshot as the page (see rounds). It comes without a round, too: then no round
-// ends. As a join, this cost a third of the statement, and so did an ORDER BY around both
-// parts. PostgreSQL returns the parts one after the other, and page looks whether it did.
+// One row comes before the page, even before an empty page: the number of lanes that the attempt
+// holds, because after a failover the database may not have its lease; and the rounds, in the same
+// snapshot as the page (see rounds). Without a round, the row says that no round ends. As a join,
+// this row took a third of the statement's time, and so did an ORDER BY around both parts.
+// PostgreSQL returns the parts one after the other, and page checks that.
 const pageSQL = `
 SELECT (SELECT count(*)::int FROM outbox.lane WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND holder = $12) AS held,
        clock_timestamp() AS read_at, coalesce(round.number, 9223372036854775807), coalesce(round.ended, -1),
@@ -50,10 +50,9 @@ FROM (
 WHERE page.bytes_before < $8
 ORDER BY turn, lane LIMIT $9)`
 
-// eventsSQL reads the events of a page, each by its primary key: a plain join
-// scanned every partition. The bounds on created_at are constants to the planner,
-// which then plans for the days that the page is of and not for all of them; that
-// was more than half of the work.
+// eventsSQL reads the events of a page, each by its primary key: a plain join scanned every
+// partition. For the planner, the bounds on created_at are constants, so it plans only for the days
+// of the page, and not for all days; that was more than half of the work.
 const eventsSQL = `
 SELECT wanted.n::int, e.event_id::text, e.key, e.type, e.payload, e.content_type,
        CASE WHEN e.attributes <> '{}' THEN e.attributes END
@@ -65,17 +64,17 @@ CROSS JOIN LATERAL (
       AND e.created_at BETWEEN $3 AND $4
     LIMIT 1) e`
 
-// leastPerLane is the least that a page takes of one lane if that is all there is.
+// leastPerLane is the minimum number of events that a page takes of one lane, if the lane has them.
 const leastPerLane = 10
 
-// Load reads what is pending in a lease's lanes, up to its bound and without what
-// inHand names: at most events events, lanes taking turns, and relay.PageBytes, at least one event.
-// It returns relay.ErrClaimLost if any of the lanes is in other hands.
+// Load reads pending events of a lease's lanes, up to the lease's bound and without the events of
+// inHand. It reads at most events events and relay.PageBytes, but at least one event; the lanes take
+// turns. It returns relay.ErrClaimLost if another claim has one of the lanes.
 //
-// Three kinds of events are in the page without an EventID, because left out they
-// would be claimed for ever: one that is pending but gone from outbox.event, one that
-// exceeds relay.PageBytes by itself, which no destination accepts and no worker should
-// have to hold, and one that is Unreadable.
+// Three kinds of events are in the page without an EventID, because they would be claimed for ever
+// if Load omitted them: an event that is pending but missing from outbox.event; an event that alone
+// exceeds relay.PageBytes, which no destination accepts and no worker should have to hold; and an
+// Unreadable event.
 func (s *Store) Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -98,7 +97,7 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 		lows[i] = l.LowID[n]
 	}
 	c := refColumns(inHand)
-	// Twice an even share, so that a page is full though lanes differ.
+	// Twice an even share, so that a page is full although lanes differ.
 	perLane := max(leastPerLane, 2*events/max(1, len(lanes)))
 	rows, err := s.pool.Query(ctx, pageSQL, l.Topic, lanes, lows, c.ids, c.replays, c.created, perLane, relay.PageBytes, events,
 		cmp.Or(l.UpTo.ID, math.MaxInt64), latest(l.UpTo.At), l.Holder)
@@ -136,9 +135,9 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	return page, nil
 }
 
-// fill reads what the events say, except those too large to be read. The server fails a
-// statement that reads a text which it cannot convert to UTF-8. Then fill reads the halves
-// of the events, down to the one that is Unreadable.
+// fill reads the contents of the events, except of those that are too large. If the server cannot
+// convert a text to UTF-8, the statement that reads it fails. Then fill reads the halves of the
+// events separately, down to the one that is Unreadable.
 func (s *Store) fill(ctx context.Context, events []relay.Event) error {
 	err := s.fillAll(ctx, events)
 	switch {
@@ -173,8 +172,8 @@ func (s *Store) fillAll(ctx context.Context, events []relay.Event) error {
 	return s.lookAgain(ctx, events)
 }
 
-// readContents reads the rows of eventsSQL or lookAgainSQL into the events that they are
-// about, and closes them. known finds an event by its place among the wanted ones, from 0.
+// readContents reads the rows of eventsSQL or lookAgainSQL into their events, and closes the rows.
+// known finds an event by its place among the wanted ones, from 0.
 func readContents(rows pgx.Rows, known func(n int) *relay.Event) error {
 	defer rows.Close()
 	for rows.Next() {
@@ -193,10 +192,10 @@ func readContents(rows pgx.Rows, known func(n int) *relay.Event) error {
 	return rows.Err()
 }
 
-// attributes reads attributes as jsonb prints them, if there are any, and says why they
-// cannot be those of a message. encoding/json would replace what is not UTF-8, and such a
-// text comes from a SQL_ASCII database only. Its bytes are kept, so that the event can be
-// refused instead of being altered.
+// attributes reads attributes as jsonb prints them, if there are any. invalid is the reason why a
+// message cannot have them. Only a SQL_ASCII database returns texts that are not UTF-8, and
+// encoding/json would replace their invalid bytes. attributes keeps these bytes, so that the relay
+// refuses the event and does not alter it.
 func attributes(raw []byte) (all map[string]string, invalid string) {
 	if raw == nil {
 		return nil, ""
@@ -206,14 +205,14 @@ func attributes(raw []byte) (all map[string]string, invalid string) {
 		if err := json.Unmarshal(raw, &all); err != nil {
 			return nil, invalidAttributes
 		}
-		// null became no attributes, and a null in them an empty text, which no attribute has.
+		// A null becomes a nil map. A null value becomes "", which no attribute may be.
 		if all == nil {
 			return nil, invalidAttributes
 		}
 		return all, ""
 	}
-	// Each byte becomes the character of that number, and back. jsonb escapes nothing
-	// but control characters, so no other characters come from escapes.
+	// Each byte becomes the character of that number, and then a byte again. jsonb escapes only
+	// control characters, so escapes give no other characters.
 	wide := make([]rune, len(raw))
 	for i, b := range raw {
 		wide[i] = rune(b)

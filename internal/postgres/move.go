@@ -13,17 +13,17 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// goesOnSQL locks an operation, so that no other attempt takes it before the move is
-// counted. A worker that freezes from here on loses its transaction, or the lanes would be
-// locked for as long as it is frozen.
+// goesOnSQL locks an operation, so that no other attempt takes it before the move is counted. The
+// timeouts end the transaction of a worker that freezes: otherwise the lanes would stay locked until
+// the worker continues.
 const goesOnSQL = `
 SELECT finished_at IS NULL, ` + sameSQL + `,
        set_config('idle_in_transaction_session_timeout', '5s', true) || set_config('lock_timeout', '5s', true)
 FROM outbox.operation WHERE id = $1 FOR UPDATE`
 
-// idle is true of lanes in which nothing can be in flight: free ones, ones whose lease
-// has expired, and those that wait for the next attempt of their batch, whose last one
-// has ended; unless an attempt before that one may still be sending.
+// idle is true of lanes that cannot have requests in flight: free lanes, lanes with an expired
+// lease, and lanes that wait for the next attempt of their batch, because its last attempt has ended.
+// It is false while an earlier attempt may still be sending.
 const idle = `topic = $1 AND lane = ANY ($2::smallint[])
   AND (leased_until IS NULL OR leased_until < now() OR retrying)
   AND (quiet_at IS NULL OR quiet_at < now())`
@@ -37,11 +37,11 @@ ORDER BY topic, lane
 FOR NO KEY UPDATE`
 
 // countedSQL counts the dead letters that a statement has moved (gone). It notes in took which
-// operations had moved them before: those cannot tell any more what became of them. Of a
-// dead letter that a worker of the version before made, or that is older than the column, that is
-// not known: any redrive that began before the event died may have moved it. The latest
-// death of these is noted as one negative number, of seconds since 1970, see deliveredSQL. One
-// without a date may have been at any time until now.
+// operations had moved them before, because these can no longer report their outcome. If a worker of
+// the previous version made the dead letter, or if it is older than the column, that operation is
+// unknown: any redrive that began before the event died may have moved it. For these, took has the
+// latest time of death as one negative number, of seconds since 1970: see deliveredSQL. A time of
+// death that is infinite counts as now.
 const countedSQL = `
     UPDATE outbox.operation o
     SET done = done + (SELECT count(*) FROM gone), marked = marked + (SELECT count(*) FROM gone),
@@ -55,10 +55,10 @@ const countedSQL = `
                      HAVING min(t) IS NOT NULL ORDER BY 1)
     WHERE id = $1`
 
-// redriveSQL makes dead letters pending again, and what was blocked behind them. It is
-// a statement of its own behind idleSQL, so that it sees what the lanes' last batch
-// has left. What has died again since it was chosen is left alone. It fails if a pending
-// event has the id of a dead letter, which a sequence that was set back gives again.
+// redriveSQL makes dead letters pending again, together with the events that were blocked behind
+// them. It is a statement of its own after idleSQL, so that it sees the result of the lanes' last
+// batch. It ignores an event that has died again since it was chosen. It fails if a pending event
+// has the id of a dead letter: a sequence that was set back gives ids again.
 const redriveSQL = `
 WITH wanted AS (
     SELECT d.lane, d.id, d.replay, d.key
@@ -89,8 +89,8 @@ back AS (
 counted AS (` + countedSQL + `)
 SELECT lane, min(id), count(*) FROM gone GROUP BY lane`
 
-// discardSQL drops dead letters, and keeps on record which. A dead letter stays if the record
-// of an older event has its id: without a record, a replay would publish the event.
+// discardSQL drops dead letters and records them in outbox.discarded. A dead letter stays if the
+// record of an older event has its id: without a record of its own, a replay would publish it.
 const discardSQL = `
 WITH gone AS (
     DELETE FROM outbox.dead_letter
@@ -112,7 +112,7 @@ kept AS (
 counted AS (` + countedSQL + `)
 SELECT lane, 0::bigint, count(*) FROM gone GROUP BY lane`
 
-// takenSQL finds the first dead letter that discardSQL has left because of its id.
+// takenSQL finds the first dead letter that stayed because a record has its id.
 const takenSQL = `
 SELECT coalesce(min(d.id), 0)
 FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::timestamptz[]) AS w(lane, id, replay, created_at)
@@ -121,8 +121,8 @@ CROSS JOIN LATERAL (
     JOIN outbox.discarded x ON x.topic = d.topic AND x.lane = d.lane AND x.id = d.id AND x.replay = d.replay AND x.created_at <> d.created_at
     WHERE d.topic = $1 AND d.lane = w.lane AND d.id = w.id AND d.replay = w.replay AND d.created_at = w.created_at LIMIT 1) d`
 
-// replaySQL makes published events pending under the operation's own number, and
-// notes for each lane how far it is. What was noted before is left out.
+// replaySQL makes published events pending under the operation's own number, and notes the progress
+// in each lane. It omits events up to the noted progress.
 const replaySQL = `
 WITH made AS (
     INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)
@@ -143,11 +143,11 @@ counted AS (
     WHERE id = $1)
 SELECT lane, min(id), count(*) FROM made GROUP BY lane`
 
-// lowerSQL lets scans of the lanes begin at what was put there, and ends the
-// reservation. A claim whose lease has expired is ended, as if another had taken its
-// lanes: an attempt that wakes up late must not go on with what it has in hand. One
-// that waits for its next attempt stays, expired or not: it has nothing in hand. (The
-// id of no attempt as holder shows the next claim that the lane was not given back, see
+// lowerSQL lowers the low watermarks to the events that were put into the lanes, and ends the
+// reservation. It ends a claim whose lease has expired, as if another claim had taken its lanes: an
+// attempt that wakes up late must not continue with the events that it has read. A claim that waits
+// for its next attempt stays, even if its lease has expired: no attempt of it has events. (The new
+// holder belongs to no attempt. It shows the next claim that the lane was not given back: see
 // claimSQL.)
 const lowerSQL = `
 UPDATE outbox.lane l
@@ -161,15 +161,15 @@ WHERE l.topic = $1 AND l.lane = low.lane`
 
 const uniqueViolation = "23505"
 
-// Move does a part of a step: that of the lanes in which nothing can be in flight. It
-// returns those lanes, and how many events were moved, by which u.Done is to be raised.
-// relay.ErrOperationOver says that the operation has been ended, and
-// relay.ErrOperationElsewhere that its record is not as u says. If a dead letter cannot be
-// discarded because its id is on record, the others are, and an error names it.
+// Move does a part of a step: the moves in lanes that cannot have requests in flight. It returns
+// these lanes and the number of moved events. The caller adds that number to u.Done. It returns
+// relay.ErrOperationOver if the operation has been ended, and relay.ErrOperationElsewhere if the
+// record differs from u. If it cannot discard a dead letter because a record has its id, it discards
+// the others and returns an error that names the event.
 func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	var free bool // looked at first, without a lock: an operation may wait for long
+	var free bool // checked first without a lock, because an operation may wait long
 	err = s.pool.QueryRow(ctx, anyIdleSQL, u.Topic, relay.LanesOf(moves)).Scan(&free)
 	if err == nil && !free {
 		err = s.Security(ctx)
@@ -188,7 +188,7 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 					return err
 				}
 			}
-			return security(ctx, tx, false) // what is hidden was not moved
+			return security(ctx, tx, false) // hidden rows were not moved
 		})
 	}
 	if err == nil && taken != 0 {
@@ -197,7 +197,7 @@ func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) 
 	}
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == uniqueViolation {
-		err = fmt.Errorf("an event that is pending has the id of a dead letter, which can be redriven when that event is published: %s: %w", refused.Detail, err)
+		err = fmt.Errorf("an event that is pending has the id of a dead letter; redrive the dead letter after that event is published: %s: %w", refused.Detail, err)
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s events: %w", u.Kind, err)
@@ -242,7 +242,7 @@ func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) 
 	if err != nil {
 		return nil, 0, err
 	}
-	lows := make([]int64, len(lanes)) // 0: stays where it is
+	lows := make([]int64, len(lanes)) // 0: the low watermark stays
 	var lane int16
 	var low int64
 	var n int
@@ -257,7 +257,7 @@ func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) 
 	return lanes, moved, err
 }
 
-// moveStatement is what moves those events of a step that are in some lanes.
+// moveStatement returns the statement that moves the events of a step that are in some lanes.
 func moveStatement(u relay.UnderWay, moves []relay.Move, lanes []int16) (sql string, args []any) {
 	var refs []relay.Ref
 	for _, m := range moves {

@@ -13,23 +13,23 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// ErrUnknownTopic says that no event of a topic was ever written and no worker
-// routes it.
+// ErrUnknownTopic says that no event of a topic was ever written, and that no worker has a route for
+// it.
 var ErrUnknownTopic = relay.ErrUnknownTopic
 
 const knownSQL = `
 SELECT EXISTS (SELECT FROM outbox.lane WHERE topic = $1) OR EXISTS (SELECT FROM outbox.pending WHERE topic = $1),
        ARRAY(SELECT DISTINCT topic FROM outbox.lane ORDER BY 1 LIMIT 20)`
 
-// Known returns ErrUnknownTopic, with the names of those there are, unless an event of
-// the topic was written or a worker routes it.
+// Known returns ErrUnknownTopic, with the names of known topics, unless an event of the topic was
+// written or a worker has a route for it.
 func (s *Store) Known(ctx context.Context, topic string) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	return known(ctx, s.pool, topic)
 }
 
-// known returns an error that names the topics there are, if the topic is none.
+// known returns an error with the names of known topics if the topic is unknown.
 func known(ctx context.Context, db querier, topic string) error {
 	var is bool
 	var topics []string
@@ -43,9 +43,9 @@ func known(ctx context.Context, db querier, topic string) error {
 		if err := security(ctx, db, false); err != nil {
 			return err
 		}
-		return fmt.Errorf("%w %q: there is none yet", ErrUnknownTopic, topic)
+		return fmt.Errorf("%w %q: no topic has had an event yet", ErrUnknownTopic, topic)
 	}
-	return fmt.Errorf("%w %q: there are %s", ErrUnknownTopic, topic, strings.Join(topics, ", "))
+	return fmt.Errorf("%w %q: known topics are %s", ErrUnknownTopic, topic, strings.Join(topics, ", "))
 }
 
 // querier is a pool, a connection or a transaction.
@@ -54,7 +54,7 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// beginOperationSQL gives nothing if the same is under way.
+// beginOperationSQL returns no row if the same operation is under way.
 const beginOperationSQL = `
 INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, at, workflow_id, run_id)
 VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8, $9)
@@ -74,8 +74,8 @@ func orNow(at time.Time) any {
 	return at
 }
 
-// SameUnderWay returns the operation that is on record for the same selection of the
-// topic and has not ended, or false.
+// SameUnderWay returns the recorded operation of the same selection of the topic that has not
+// ended, or false.
 func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen relay.Selection) (u relay.UnderWay, found bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -91,28 +91,28 @@ func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen rel
 	return u, err == nil, err
 }
 
-// BeginOperation puts an operation on record and returns its number. If the same
-// selection of the topic is under way already, it returns that one's, and true: the
-// same command given twice does a thing once. o.WorkflowID is what the workflow's id
-// begins with, before that number. BeginAsked is for a workflow that runs already.
+// BeginOperation records an operation and returns its number. If an operation of the same selection
+// of the topic is under way already, it returns the number of that one, and true: two equal commands
+// make one operation. o.WorkflowID is the prefix of the workflow's id, before the number. BeginAsked
+// is for a workflow that runs already.
 func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	o.By, o.Reason = s.text(o.By), s.text(o.Reason)
-	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows); { // what was under way has just ended
+	for err = pgx.ErrNoRows; errors.Is(err, pgx.ErrNoRows); { // the operation under way has just ended
 		err = s.record(ctx, func(tx pgx.Tx) error {
 			id, joined, err = beginOperation(ctx, tx, o)
 			return err
 		})
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("put the operation on record: %w", err)
+		return 0, false, fmt.Errorf("record the operation: %w", err)
 	}
 	return id, joined, nil
 }
 
-// record runs a transaction that puts an operation on record. The number of an operation is
-// the microsecond in which it begins. If another has it, the transaction runs again, and
+// record runs a transaction that records an operation. The number of an operation is the microsecond
+// in which it begins. If another operation has that number, record runs the transaction again, which
 // draws another number.
 func (s *Store) record(ctx context.Context, do func(tx pgx.Tx) error) error {
 	for {
@@ -140,15 +140,15 @@ func beginOperation(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64
 	return id, false, err
 }
 
-// operationColumns are what is known of an operation. One that began ahead of the clock has
-// begun now at the latest: it leaves alone what dies from then on.
+// operationColumns are the columns of an operation. If its beginning is ahead of the clock, it began
+// now: it ignores events that die from now on.
 const operationColumns = `id, least(at, now()), clock_timestamp() - at, kind, topic, by, reason, selection, coalesce(matched, 0), workflow_id,
     done, finished_at, outcome, next_after, lanes_after, coalesce(holder::text, '')`
 
 const operationSQL = `SELECT ` + operationColumns + ` FROM outbox.operation WHERE id = $1`
 
-// Operation reads an operation and how far it is; relay.ErrUnknownOperation if there
-// is none of that number.
+// Operation reads an operation with its progress. It returns relay.ErrUnknownOperation if no
+// operation has that number.
 func (s *Store) Operation(ctx context.Context, id int64) (relay.UnderWay, error) {
 	u, err := s.readOperation(ctx, operationSQL, id)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -169,15 +169,15 @@ func (s *Store) readOperation(ctx context.Context, sql string, id int64) (u rela
 	return u, err
 }
 
-// takeOperationSQL makes an attempt the holder of an operation. No other history of the
-// database has its number. As nobody else writes under it, and each move counts, the holder
-// and the count together say which state of the record this is (see sameSQL).
+// takeOperationSQL makes an attempt the holder of an operation, with a new id that no other history
+// of the database has. Only the holder writes under this id, and each move increases the count, so
+// the holder and the count together identify a state of the record (see sameSQL).
 const takeOperationSQL = `
 UPDATE outbox.operation SET holder = gen_random_uuid() WHERE id = $1 AND finished_at IS NULL RETURNING ` + operationColumns
 
-// TakeOperation makes the caller the holder of an operation, and returns how far it is. An
-// earlier holder moves nothing any more. relay.ErrOperationOver says that it has been ended,
-// and relay.ErrUnknownOperation that there is none of that number.
+// TakeOperation makes the caller the holder of an operation, and returns it with its progress. An
+// earlier holder can move no events any more. TakeOperation returns relay.ErrOperationOver if the
+// operation has been ended, and relay.ErrUnknownOperation if no operation has that number.
 func (s *Store) TakeOperation(ctx context.Context, id int64) (relay.UnderWay, error) {
 	u, err := s.readOperation(ctx, takeOperationSQL, id)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -191,16 +191,16 @@ func (s *Store) TakeOperation(ctx context.Context, id int64) (relay.UnderWay, er
 	return u, nil
 }
 
-// sameSQL is true if the record is as an attempt has left it: another attempt has not taken
-// the operation, and the database was not replaced by an earlier state of itself.
+// sameSQL is true if the record is as an attempt has left it: no other attempt has taken the
+// operation, and the database was not replaced by an earlier state of itself.
 const sameSQL = `coalesce(holder::text, '') = $2 AND done = $3 AND next_after = $4`
 
 const endOperationSQL = `
 UPDATE outbox.operation SET finished_at = now(), outcome = $2, done = greatest(done, $3)
 WHERE id = $1 AND finished_at IS NULL`
 
-// completeOperationSQL leaves an operation under way whose record is not as its holder left
-// it or, where a worker of an earlier version names no holder, lacks events.
+// completeOperationSQL ends an operation only if its record is as its holder left it. A worker of an
+// earlier version names no holder: then the record must have all moved events.
 const completeOperationSQL = endOperationSQL + `
   AND CASE WHEN $4 = '' THEN done >= $3 ELSE done = $3 AND coalesce(holder::text, '') = $4 END`
 
@@ -213,15 +213,15 @@ func (s *Store) endOperation(ctx context.Context, sql string, id int64, args ...
 	return nil
 }
 
-// EndOperation notes how an operation ended, and how many events were moved, unless more
-// are on record already. The first outcome stays.
+// EndOperation records the outcome of an operation and the number of moved events, unless the record
+// has a higher number already. The first outcome stays.
 func (s *Store) EndOperation(ctx context.Context, id int64, outcome string, done int64) error {
 	return s.endOperation(ctx, endOperationSQL, id, s.text(outcome), done)
 }
 
-// CompleteOperation notes that an operation is done, unless its record is not as the holder
-// left it when so many events were moved: a failover or a restore may have lost some of them,
-// and the operation stays under way. With holder "" the record needs that many events.
+// CompleteOperation records that an operation is done, if its record is as the holder left it when
+// moved events were moved. Otherwise a failover or a restore may have lost some of them, and the
+// operation stays under way. With holder "", the record must have at least moved events.
 func (s *Store) CompleteOperation(ctx context.Context, id int64, holder string, moved int64) error {
 	return s.endOperation(ctx, completeOperationSQL, id, "done", moved, holder)
 }

@@ -26,24 +26,24 @@ const recordSQL = `
 INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id, run_id, finished_at, outcome)
 VALUES ($1, $2, $3, $4, $5, $6, now(), 'done')`
 
-// Pause keeps claims away from a topic until an operator resumes it. Batches under
-// way end within seconds, and those that wait for another attempt with that. It reports
-// whether anything was different before. A recovery's pause is another matter, and stays as it is.
-// If a workflow asks for it, another attempt of its run changes nothing, and is told what the
-// first one did; the error wraps relay.ErrUndone if the topic is not paused any more.
+// Pause keeps claims away from a topic until an operator resumes it. Batches under way end within
+// seconds; batches that wait for another attempt end with that attempt. Pause reports whether it
+// changed anything. It does not touch a recovery's pause. If a workflow asks for it, another attempt
+// of its run changes nothing and gets the result of the first attempt; the error wraps
+// relay.ErrUndone if the topic is not paused any more.
 func (s *Store) Pause(ctx context.Context, o relay.Operation) (changed bool, err error) {
 	return s.operate(ctx, relay.Pause, o, operatorPauseSQL, o.Topic, s.text(o.By), s.text(o.Reason))
 }
 
-// Resume lifts an operator's pause. It reports whether there was one. Another attempt of a
-// workflow's run is told what the first one did; the error wraps relay.ErrUndone if the topic is
-// paused again.
+// Resume lifts an operator's pause. It reports whether the topic was paused. Another attempt of a
+// workflow's run gets the result of the first attempt; the error wraps relay.ErrUndone if the topic
+// is paused again.
 func (s *Store) Resume(ctx context.Context, o relay.Operation) (changed bool, err error) {
 	return s.operate(ctx, relay.Resume, o, operatorResumeSQL, o.Topic)
 }
 
-// operate runs a statement on a topic that is known, and records it if it changed
-// something.
+// operate runs a statement on a known topic, and records the operation if the statement changed a
+// row.
 func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql string, args ...any) (changed bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -76,8 +76,8 @@ func (s *Store) operate(ctx context.Context, kind string, o relay.Operation, sql
 	return changed, nil
 }
 
-// stillSo returns relay.ErrUndone if a topic that was paused is not any more, or one that was
-// resumed is paused again.
+// stillSo returns relay.ErrUndone if a paused topic is no longer paused, or if a resumed topic is
+// paused again.
 func stillSo(ctx context.Context, tx pgx.Tx, kind, topic string) error {
 	var isPaused bool
 	err := tx.QueryRow(ctx, isPausedSQL, topic).Scan(&isPaused)

@@ -62,7 +62,7 @@ func TestPause_OfAnUnknownTopicNamesItAndChangesNothing(t *testing.T) {
 	} {
 		_, err := operate()
 		require.ErrorIs(t, err, ErrUnknownTopic)
-		require.ErrorContains(t, err, `"odrers": there are audit, orders`)
+		require.ErrorContains(t, err, `"odrers": known topics are audit, orders`)
 	}
 	require.Zero(t, query[int](o, `SELECT count(*) FROM outbox.topic`)+query[int](o, `SELECT count(*) FROM outbox.operation`))
 }

@@ -8,14 +8,14 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// lane is a lane with something pending.
+// lane is a lane with pending events.
 type lane struct {
 	topic  string
 	lane   int16
 	events int
 	bytes  int64
 	age    time.Duration // of its oldest event
-	claims int           // that its topic has already
+	claims int           // the claims that its topic has already
 }
 
 type laneKey struct {
@@ -32,8 +32,8 @@ func columns(lanes []lane) (topics []string, numbers []int16) {
 	return topics, numbers
 }
 
-// ofFirstTopics keeps the lanes of the first n topics: with n batches to give,
-// and one for each topic in turn, no later topic can get one.
+// ofFirstTopics keeps the lanes of the first n topics: n batches go to the topics in turn, so no
+// later topic can get one.
 func ofFirstTopics(lanes []lane, n int) []lane {
 	chosen := make(map[string]bool, n)
 	kept := make([]lane, 0, len(lanes))
@@ -48,11 +48,10 @@ func ofFirstTopics(lanes []lane, n int) []lane {
 	return kept
 }
 
-// pack makes batches of waiting lanes. A topic gets as many as it has pages
-// waiting, within its share and what the caller can take, and at least one;
-// topics take turns in the order given. A topic's lanes are spread over its
-// batches evenly, so that a backlog drains in all of its lanes at once and small
-// lanes share one batch.
+// pack makes batches of waiting lanes. A topic gets a batch for each waiting page, at least one,
+// within its share and the number of batches that the caller can take; topics take turns in the
+// given order. pack spreads a topic's lanes evenly over its batches, so that a backlog drains in all
+// lanes at once and small lanes share one batch.
 func pack(waiting []lane, r relay.ClaimRequest) [][]lane {
 	var order []string
 	lanesOf := make(map[string][]lane)
@@ -90,9 +89,8 @@ func pack(waiting []lane, r relay.ClaimRequest) [][]lane {
 	return batches
 }
 
-// withIdleLanes adds the lanes of a topic in which nothing waits. They are claimed
-// along, as far as they are free, because a batch stays on its lanes for what
-// comes next, and that may come in any of them.
+// withIdleLanes adds the lanes of a topic without waiting events. The claim takes them too if they
+// are free, because a batch stays on its lanes for the next events, which may come in any lane.
 func withIdleLanes(topic string, lanes []lane) []lane {
 	busy := make(map[int16]bool, len(lanes))
 	for _, l := range lanes {
@@ -123,8 +121,8 @@ func wantedBatches(lanes []lane, share int, linger time.Duration) int {
 	return max(0, min(pages, share, len(lanes)))
 }
 
-// spread divides lanes into n groups of about equal numbers of events: largest
-// lane first, each into the group that has least.
+// spread divides lanes into n groups of about equal numbers of events: the largest lane first, each
+// into the group that has the fewest events.
 func spread(lanes []lane, n int) [][]lane {
 	slices.SortStableFunc(lanes, func(a, b lane) int { return cmp.Compare(b.events, a.events) })
 	groups, events := make([][]lane, n), make([]int, n)

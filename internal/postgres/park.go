@@ -11,9 +11,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// highestSQL finds the last pending event of some lanes, each from its end, and the latest
-// time up to there. An event may have a time to come: it is from before a failover to a
-// host whose clock is behind, or the owner has inserted it.
+// highestSQL finds the last pending event of some lanes, each from its end, and the latest time of
+// the events up to it. An event may have a future time: after a failover to a host whose clock is
+// behind, or if the owner has inserted it.
 const highestSQL = `
 WITH lease AS (SELECT * FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)),
 bound AS MATERIALIZED (
@@ -27,9 +27,9 @@ SELECT bound.id, greatest(bound.at, (
     ON p.topic = $1 AND p.lane = lease.lane AND p.id BETWEEN lease.low_id AND bound.id))
 FROM bound`
 
-// Highest returns the bound of what is pending in a lease's lanes now, the zero value if
-// nothing is. What is inserted later is beyond it. What commits later, having drawn its
-// id before, may be within it. It reads all that is pending in these lanes.
+// Highest returns the bound of the events that are pending in a lease's lanes now, the zero value
+// if there are none. Events that are inserted later are beyond it. An event that commits later, but
+// drew its id before, may be within it. Highest reads all pending events of these lanes.
 func (s *Store) Highest(ctx context.Context, l relay.Lease) (relay.Bound, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
@@ -52,17 +52,17 @@ func (s *Store) Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
 	return relay.Bound{ID: id, At: at.Time}, nil
 }
 
-// waitsSQL counts what a claim's lanes have, and their topic.
+// waitsSQL counts the pending events of a claim's lanes and of their topic.
 const waitsSQL = `
 SELECT count(*) FILTER (WHERE l.claim_id::text = $2), count(*)
 FROM outbox.pending p LEFT JOIN outbox.lane l USING (topic, lane)
 WHERE p.topic = $1`
 
-// Waits counts exactly what is pending in the lanes that a batch still holds, and in
-// its topic: it reads all that is pending there.
+// Waits counts exactly the pending events in the lanes that a batch still has, and in its topic. It
+// reads all pending events of the topic.
 func (s *Store) Waits(ctx context.Context, b relay.Batch) (inBatch, inTopic int64, err error) {
 	if err := s.pool.QueryRow(ctx, waitsSQL, b.Topic, b.ClaimID).Scan(&inBatch, &inTopic); err != nil {
-		return 0, 0, fmt.Errorf("count what is pending: %w", err)
+		return 0, 0, fmt.Errorf("count pending events: %w", err)
 	}
 	return inBatch, inTopic, nil
 }

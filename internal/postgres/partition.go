@@ -14,21 +14,21 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// lockRetry is the pause after a lock on a table was not to be had.
+// lockRetry is the pause after a lock on a table was not available.
 const lockRetry = 250 * time.Millisecond
 
-// queueFirst is the pause between two locks that producers wait behind. Each time it doubles,
-// up to queueMost.
+// queueFirst is the pause between two waits for a lock that make producers wait too. It doubles each
+// time, up to queueMost.
 const (
 	queueFirst = time.Second
 	queueMost  = 16 * time.Second
 )
 
-// lockNotAvailable is PostgreSQL's code for a lock that is not worth waiting for.
+// lockNotAvailable is PostgreSQL's SQLSTATE for a lock that was not available in time.
 const lockNotAvailable = "55P03"
 
-// hasPartition is true of a day whose partition belongs to outbox.event. There may be a table
-// of its name all the same: one that was detached.
+// hasPartition is true of a day whose partition belongs to outbox.event. Without one, a table of its
+// name may exist nevertheless: a detached partition.
 const hasPartition = `EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'outbox.event'::regclass AND c.relname = 'event_' || to_char(d.day, 'YYYYMMDD'))`
 
@@ -39,8 +39,8 @@ FROM (SELECT (now() AT TIME ZONE 'UTC')::date + n AS day FROM generate_series(0,
 WHERE NOT ` + hasPartition + `
 ORDER BY d.day`
 
-// detachedSQL says of the same days which have a table that was detached, and how to attach
-// it beside the events that the default partition has caught since.
+// detachedSQL lists the days of missingSQL that have a detached table, and how to attach it next to
+// the events that the default partition has received since.
 const detachedSQL = `
 SELECT format('%s has no partition: outbox.event_%s was detached, so events of the day go to the default partition, and those in the table become '
            || 'dead letters (EventMissing); attach it again: ALTER TABLE outbox.event ATTACH PARTITION outbox.event_%s FOR VALUES FROM (%L) TO (%L); '
@@ -53,17 +53,16 @@ FROM (SELECT (now() AT TIME ZONE 'UTC')::date + n AS day FROM generate_series(0,
 WHERE NOT ` + hasPartition + ` AND to_regclass('outbox.event_' || to_char(d.day, 'YYYYMMDD')) IS NOT NULL
 ORDER BY d.day`
 
-// partitionTimeout bounds each statement about partitions: one may look through all that
-// is pending, or count the events in the default partition. They stop no producer, however
-// long they take; redrives and replays wait for the look.
+// partitionTimeout limits each statement about partitions: it may read all pending events, or count
+// the events in the default partition. Such a statement never stops producers, even if it takes
+// long; redrives and replays wait for it.
 const partitionTimeout = 5 * time.Minute
 
 const makePartitionSQL = `SELECT outbox.make_partition($1::text::date)`
 
-// MakePartitions makes the partitions of today and so many days after it. A day of which
-// the default partition has events gets none, and neither does one that producers keep
-// from being made for too long: those are Later. Left says which partitions were detached,
-// and the remedy. Running it again changes nothing.
+// MakePartitions makes the partitions of today and of the ahead days after it. Two kinds of days get
+// none and are Later: days with events in the default partition, and days whose partition producers
+// block for too long. Left names detached partitions, and the remedy. A second call changes nothing.
 // progress, which may be nil, is called before each step.
 func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) (done relay.Partitions, err error) {
 	days, err := list(ctx, s, missingSQL, ahead)
@@ -92,7 +91,7 @@ func (s *Store) MakePartitions(ctx context.Context, ahead int, progress func()) 
 	return done, nil
 }
 
-// makePartition returns nil if the partition is left to a later run.
+// makePartition returns nil if a later run has to make the partition.
 func (s *Store) makePartition(ctx context.Context, day string, turn *turns, progress func()) (made *bool, err error) {
 	patience, cancel := context.WithTimeout(ctx, s.cfg.MakePatience)
 	defer cancel()
@@ -103,7 +102,7 @@ func (s *Store) makePartition(ctx context.Context, day string, turn *turns, prog
 	return made, err
 }
 
-// expiredSQL lists the partitions of days that ended at least so many days ago.
+// expiredSQL lists the partitions of days that ended at least $1 days ago.
 const expiredSQL = `
 SELECT day::text
 FROM (SELECT to_date(substr(c.relname, 7), 'YYYYMMDD') AS day
@@ -112,7 +111,7 @@ FROM (SELECT to_date(substr(c.relname, 7), 'YYYYMMDD') AS day
 WHERE day < (now() AT TIME ZONE 'UTC')::date - $1::int
 ORDER BY day`
 
-// forgetDiscardedSQL forgets what was discarded of events that are gone.
+// forgetDiscardedSQL deletes the records of discarded events that no longer exist.
 const forgetDiscardedSQL = `
 DELETE FROM outbox.discarded x
 WHERE x.created_at < (now() AT TIME ZONE 'UTC')::date - $1::int
@@ -120,12 +119,12 @@ WHERE x.created_at < (now() AT TIME ZONE 'UTC')::date - $1::int
 
 const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 
-// DropPartitions drops the partitions of days that ended at least keep days ago,
-// with their events, unless one of those is pending or dead. A partition that a session uses
-// for too long is Left to a later run, with the session's id. The others are then tried once:
-// one session may use all of them, and a run has an end. It deletes events of such days
-// from the default partition, except those that are pending or dead. progress, which may be
-// nil, is called before each step.
+// DropPartitions drops the partitions of days that ended at least keep days ago, with their events,
+// unless one of these is pending or dead. A partition that a session uses for too long is Left to a
+// later run, with the session's id. DropPartitions then tries the other partitions only once: one
+// session may use all of them, and a run must end. It also deletes the events of such days from the
+// default partition, except pending and dead ones. progress, which may be nil, is called before each
+// step.
 func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (done relay.Partitions, err error) {
 	days, err := list(ctx, s, expiredSQL, keep)
 	if err != nil {
@@ -153,13 +152,13 @@ func (s *Store) DropPartitions(ctx context.Context, keep int, progress func()) (
 		return done, fmt.Errorf("delete expired events of the default partition: %w", err)
 	}
 	if _, err := s.pool.Exec(ctx, forgetDiscardedSQL, keep); err != nil {
-		return done, fmt.Errorf("forget what was discarded: %w", err)
+		return done, fmt.Errorf("delete records of discarded events: %w", err)
 	}
 	return done, nil
 }
 
-// dropPartition returns errInTheWay if the partition is left to a later run. Without patience,
-// its one try waits for its lock if it is time for that.
+// dropPartition returns errInTheWay if a later run has to drop the partition. With a patience of 0,
+// it tries once; that try waits for its lock if turn allows it.
 func (s *Store) dropPartition(ctx context.Context, day string, patience time.Duration, turn *turns, progress func()) (became string, err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -167,8 +166,8 @@ func (s *Store) dropPartition(ctx context.Context, day string, patience time.Dur
 	return became, err
 }
 
-// expiredCaughtSQL lists the days that ended at least so many days ago of which the
-// default partition has events.
+// expiredCaughtSQL lists the days that ended at least $1 days ago and have events in the default
+// partition.
 const expiredCaughtSQL = `
 SELECT day::text FROM outbox.caught() WHERE day < (now() AT TIME ZONE 'UTC')::date - $1::int ORDER BY day`
 
@@ -212,17 +211,16 @@ func list(ctx context.Context, s *Store, sql string, days int) ([]string, error)
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// errInTheWay says that a lock was never to be had.
-var errInTheWay = errors.New("a lock was never to be had")
+// errInTheWay says that a lock was never available.
+var errInTheWay = errors.New("a lock was never available")
 
 // mayQueueSQL lets the functions of the schema wait 50 ms for a lock on outbox.event, with
 // all producers behind them.
 const mayQueueSQL = `SELECT set_config('outbox.may_queue', 'on', true)`
 
-// turns says when a run of Maintenance may wait for a lock on outbox.event again. A reader of
-// the table, or a transaction that has inserted, may hold its lock for hours. Then each wait
-// is in vain, and all producers wait with it, so the waits become rare. The zero value may wait
-// at once.
+// turns says when a run of Maintenance may wait for a lock on outbox.event again. A reader of the
+// table, or a transaction that has inserted, may hold its lock for hours. Each wait is then in vain
+// and makes all producers wait too, so the waits become rarer. The zero value may wait at once.
 type turns struct {
 	next  time.Time
 	pause time.Duration
@@ -235,8 +233,8 @@ func (t *turns) inVain() {
 	t.next = time.Now().Add(t.pause)
 }
 
-// ofOneDay is what the message says if only the partition of one day was in the way. Then
-// outbox.event was not asked for, and no producer has waited.
+// ofOneDay matches the message if only the lock of one day's partition was not available. The
+// statement had then not requested the lock of outbox.event, and no producer has waited.
 var ofOneDay = regexp.MustCompile(`event_[0-9]{8}`)
 
 func producersWaited(err error) bool {
@@ -244,10 +242,9 @@ func producersWaited(err error) bool {
 	return ok && !ofOneDay.MatchString(pg.Message)
 }
 
-// unlocked runs a statement until it gets its locks, or patience or ctx ends. For the time
-// of politely it takes only locks that are free. Where producers' transactions always
-// overlap, that never succeeds, so it waits 50 ms for its lock from then on, whenever turn
-// has come.
+// unlocked runs a statement until it gets its locks, or until patience or ctx ends. During politely
+// it takes only free locks. If the transactions of producers always overlap, that never succeeds. So
+// it then waits 50 ms for its lock, whenever turn allows it.
 func (s *Store) unlocked(ctx, patience context.Context, politely time.Duration, turn *turns, progress func(), sql string, args []any, to ...any) error {
 	for began := time.Now(); ; {
 		if progress != nil {
@@ -269,8 +266,8 @@ func (s *Store) unlocked(ctx, patience context.Context, politely time.Duration, 
 	}
 }
 
-// committed runs a statement that needs a snapshot taken after its locks: READ COMMITTED,
-// also where the role or the database sets another default.
+// committed runs a statement that needs a snapshot from after its locks: in READ COMMITTED, even if
+// the role or the database sets another default.
 func (s *Store) committed(ctx context.Context, mayQueue bool, sql string, args, to []any) error {
 	ctx, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()
@@ -284,9 +281,9 @@ func (s *Store) committed(ctx context.Context, mayQueue bool, sql string, args, 
 	})
 }
 
-// healthSQL reads what holds vacuum back as far as any role may see it. A transaction that
-// has written and is idle has no snapshot under READ COMMITTED, and holds vacuum back by
-// its id. If it has inserted an event, it may be the one that the current round waits for.
+// healthSQL reads the oldest transaction that holds vacuum back, from catalogues that every role may
+// read. Under READ COMMITTED, an idle transaction that has written has no snapshot, and holds vacuum
+// back by its id. If it has inserted an event, the current round may wait for it.
 const healthSQL = `
 WITH held AS (
     SELECT greatest(age(a.backend_xmin), age(a.backend_xid))::bigint AS xids,
@@ -303,7 +300,7 @@ SELECT (SELECT coalesce(min(n), 366) FROM today t, generate_series(0, 366) n, LA
        coalesce((SELECT xids FROM held ORDER BY xids DESC LIMIT 1), 0),
        coalesce((SELECT what FROM held ORDER BY xids DESC LIMIT 1), '')`
 
-// Health reads what should be known of the database before it hurts.
+// Health reads the state of the database that warns of problems ahead.
 func (s *Store) Health(ctx context.Context) (h relay.Health, err error) {
 	ctx, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()

@@ -8,17 +8,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrPlainText says that a connection may go over a network without encryption.
-var ErrPlainText = errors.New("DATABASE_URL allows a connection over the network without encryption, in which payloads can be read: " +
+// ErrPlainText says that a connection may use a network without encryption.
+var ErrPlainText = errors.New("DATABASE_URL allows a connection over the network without encryption, so that others can read payloads: " +
 	"add sslmode=verify-full, and sslrootcert=... for a CA of your own")
 
-// Encrypted returns ErrPlainText if a connection string, or the environment that it
-// leaves something to, allows plain text to a host that is not this machine. libpq's
-// default, prefer, does: it falls back. A string that cannot be read is not its concern.
+// Encrypted returns ErrPlainText if a connection string, or an environment variable that completes
+// it, allows plain text to a host other than this machine. libpq's default, prefer, allows it: it
+// falls back to plain text. Encrypted returns nil for a string that cannot be parsed.
 func Encrypted(url string) error {
 	c, err := pgx.ParseConfig(url)
 	if err != nil {
-		return nil //nolint:nilerr // Open says so
+		return nil //nolint:nilerr // Open returns that error
 	}
 	if c.TLSConfig == nil && !isLocal(c.Host) {
 		return ErrPlainText

@@ -13,9 +13,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// borrowSQL leases the free lanes of a topic that a batch does not have, although the
-// batch's own recovery has paused the topic. Unlike a claim it takes no lane that was not
-// given back: another worker may have acknowledgements of it to settle.
+// borrowSQL leases the free lanes of a topic that a batch does not have, although the batch's own
+// recovery has paused the topic. Unlike a claim, it takes no lane that was not given back: another
+// worker may have acknowledgements of that lane to settle.
 const borrowSQL = `
 WITH free AS (
     SELECT topic, lane FROM outbox.lane
@@ -30,9 +30,9 @@ FROM free
 WHERE l.topic = free.topic AND l.lane = free.lane
 RETURNING l.lane, l.low_id`
 
-// Borrow adds the free lanes of the topic to what an attempt holds, and returns
-// from where each is read. The lanes are not part of the batch: the attempt
-// releases them before it ends, and if it dies, their lease expires.
+// Borrow adds the free lanes of the topic to the lanes of an attempt, and returns the low watermark of
+// each. These lanes are not part of the batch: the attempt releases them before it ends, and if its
+// worker dies, their lease expires.
 func (s *Store) Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[int16]int64, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -49,9 +49,9 @@ func (s *Store) Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[i
 	return low, nil
 }
 
-// probeSQL reads pending events of some lanes beyond a page, in the order of ids
-// over all lanes that the attempt still holds. It leaves out the events that the caller has, and those that no
-// destination accepts: a page makes dead letters of these. %[1]s is the direction.
+// probeSQL reads pending events of some lanes behind a page, in the order of ids over all lanes that
+// the attempt still holds. It omits the events that the caller has, and events that no destination
+// accepts: these become dead letters as part of a page. %[1]s is the direction.
 const probeSQL = `
 SELECT p.lane, p.id, p.replay, p.created_at, p.bytes, (SELECT clock_timestamp())
 FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
@@ -64,10 +64,9 @@ CROSS JOIN LATERAL (
     ORDER BY p.id %[1]s, p.replay %[1]s LIMIT $6) p
 ORDER BY p.id %[1]s, p.replay %[1]s LIMIT $6`
 
-// Probe reads pending events behind a place, but for what inHand names. The events
-// come from all lanes of the lease, and lanes of which nothing was sent yet are
-// among them. With Ordered, an event is left out while an earlier event of its key
-// is pending, whether the caller has that one or not.
+// Probe reads pending events behind a place, without the events of inHand. They come from all lanes of
+// the lease, also from lanes of which no event was sent yet. With Ordered, Probe omits an event while
+// an earlier event of its key is pending, even if the caller has that earlier event.
 func (s *Store) Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (relay.Probed, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -76,7 +75,7 @@ func (s *Store) Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p 
 		err = s.fill(ctx, probed.Events)
 	}
 	if err == nil {
-		// An event that is not found is for a page to judge.
+		// A page, not a probe, decides about an event that was not found.
 		probed.Events = slices.DeleteFunc(probed.Events, func(e relay.Event) bool { return e.EventID == "" })
 		if p.Ordered && len(probed.Events) > 0 {
 			probed.Events, err = s.firstOfKeys(ctx, l, inHand, probed.Events)
@@ -127,12 +126,11 @@ func (s *Store) probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p 
 	return probed, nil
 }
 
-// earlierLimit is how many pending events firstOfKeys looks through.
+// earlierLimit is the maximum number of pending events that firstOfKeys reads.
 const earlierLimit = 100_000
 
-// earlierSQL finds the first pending event of some keys. An event that is not found
-// counts as one of every key of its lane: the partition that has it may be about to
-// be attached.
+// earlierSQL finds the first pending event of some keys. An event that is not found counts as an event
+// of every key of its lane: its partition may be about to be attached.
 const earlierSQL = `
 SELECT p.lane, e.key, min(p.id)
 FROM (SELECT p.lane, p.id, p.created_at
@@ -147,7 +145,7 @@ LEFT JOIN LATERAL (
 WHERE e.key IS NULL OR e.key = ANY ($5)
 GROUP BY p.lane, e.key`
 
-// earlierCountSQL counts what earlierSQL would look through.
+// earlierCountSQL counts the events that earlierSQL would read.
 const earlierCountSQL = `
 SELECT count(*)
 FROM (SELECT FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
@@ -157,10 +155,10 @@ FROM (SELECT FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
           ORDER BY p.id LIMIT $5) p
       LIMIT $5) p`
 
-// firstOfKeys keeps the events whose key has no earlier pending event. It reads the
-// earlier ones after the events themselves: transactions of one key follow one
-// another, so every earlier event of a key that is pending shows by then. Where too
-// many are pending to look through, it keeps events without a key only.
+// firstOfKeys keeps the events whose key has no earlier pending event. It reads the earlier events
+// after the events themselves: transactions of one key follow one another, so every earlier pending
+// event of a key is visible by then. If too many events are pending to read, it keeps only events
+// without a key.
 func (s *Store) firstOfKeys(ctx context.Context, l relay.Lease, inHand []relay.Ref, events []relay.Event) ([]relay.Event, error) {
 	firstID, lows := make(map[string]int64), make(map[int16]int64)
 	var last int64

@@ -16,10 +16,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// writeReceiptsSQL waits for no disk: a server that crashes may lose what it wrote in the
-// last moments, and a lost receipt is no harm. Topics and destinations are few, so they
-// travel once. published_at is the database's time less the age of the acknowledgement, so
-// that a receipt that had to wait has the same time as one that did not.
+// writeReceiptsSQL does not wait for the disk: a server that crashes may lose the receipts of the last
+// moments, and that is acceptable. Topics and destinations are few, so the statement sends each one
+// once. published_at is the database's time minus the age of the acknowledgement, so that a delayed
+// receipt has the right time.
 const writeReceiptsSQL = `
 WITH lazily AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS is),
 place AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS p(topic, destination, number))
@@ -30,10 +30,9 @@ FROM lazily, unnest($3::int[], $4::bigint[], $5::timestamptz[], $6::bigint[], $7
 JOIN place ON place.number = w.place
 WHERE lazily.is = 'off'`
 
-// WriteReceipts writes receipts of any topics. Those whose day has no partition, or which
-// the database does not take for another reason of theirs, it refuses all together:
-// relay.ErrReceiptsRefused. After any other error they may be written again; a receipt that
-// was written twice is shown once.
+// WriteReceipts writes receipts of any topics. If the day of one receipt has no partition, or if the
+// database refuses its data, it writes none of them and returns relay.ErrReceiptsRefused. After any
+// other error you may write them again: a receipt that was written twice is shown once.
 func (s *Store) WriteReceipts(ctx context.Context, receipts []relay.Receipt) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -66,7 +65,7 @@ func (s *Store) WriteReceipts(ctx context.Context, receipts []relay.Receipt) err
 	return fmt.Errorf("write receipts: %w", err)
 }
 
-// keepReceiptsSQL notes which topics keep receipts. It writes nothing if nothing has changed.
+// keepReceiptsSQL records which topics keep receipts. It writes no row without a change.
 const keepReceiptsSQL = `
 WITH ended AS (
     UPDATE outbox.receipt_topic SET ended_at = now()
@@ -77,8 +76,8 @@ ON CONFLICT (topic) DO UPDATE
 SET keep = excluded.keep, since = CASE WHEN t.ended_at IS NULL THEN t.since ELSE now() END, ended_at = NULL
 WHERE t.ended_at IS NOT NULL OR t.keep <> excluded.keep`
 
-// missingReceiptDaysSQL lists the days from today on that need a partition of receipts. While no
-// topic keeps receipts, none does.
+// missingReceiptDaysSQL lists the days from today on that need a partition of receipts. It lists none
+// while no topic keeps receipts.
 const missingReceiptDaysSQL = `
 SELECT d.day::text
 FROM (SELECT (now() AT TIME ZONE 'UTC')::date + n AS day FROM generate_series(0, $1::int) n) d
@@ -89,12 +88,13 @@ ORDER BY d.day`
 
 const makeReceiptPartitionSQL = `SELECT outbox.make_receipt_partition($1::text::date)`
 
-// KeepReceipts notes which topics keep receipts, and for how long: the receipts of all others
-// are off. If any does, it makes the partitions of today and so many days after it. left says
-// of days that got none what is in the way, and the remedy; their receipts will be lost.
-// Running it again changes nothing.
+// KeepReceipts records which topics keep receipts, and for how long; it turns receipts off for all
+// other topics. If a topic keeps receipts, it makes the partitions of today and of the ahead days
+// after it. left names the days without a partition, the obstacle and the remedy; their receipts will
+// be lost. A second call changes nothing.
 func (s *Store) KeepReceipts(ctx context.Context, topics map[string]time.Duration, ahead int) (left []string, err error) {
-	// Two workers that start at once meet the rows in one order. No name is no NULL.
+	// Sorted, so that two workers that start at once lock the rows in one order. An empty slice, not
+	// a nil one, because nil would become NULL.
 	names := slices.AppendSeq(make([]string, 0, len(topics)), maps.Keys(topics))
 	slices.Sort(names)
 	keep := make([]int64, len(names))
@@ -104,7 +104,7 @@ func (s *Store) KeepReceipts(ctx context.Context, topics map[string]time.Duratio
 	noting, cancel := s.limit(ctx)
 	defer cancel()
 	if _, err := s.pool.Exec(noting, keepReceiptsSQL, names, keep); err != nil {
-		return nil, fmt.Errorf("note which topics keep receipts: %w", err)
+		return nil, fmt.Errorf("record which topics keep receipts: %w", err)
 	}
 	days, err := list(ctx, s, missingReceiptDaysSQL, ahead)
 	if err != nil {
@@ -122,15 +122,14 @@ func (s *Store) KeepReceipts(ctx context.Context, topics map[string]time.Duratio
 		case err != nil:
 			return left, fmt.Errorf("make the partition of receipts of %s: %w", day, err)
 		case made == nil:
-			left = append(left, fmt.Sprintf("%s has no partition for receipts, because the table %s exists and is none: receipts of the day are lost; rename or drop that table", day, name))
+			left = append(left, fmt.Sprintf("%s has no partition for receipts, because a table %s exists that is no partition: receipts of the day are lost; rename or drop that table", day, name))
 		}
 	}
 	return left, nil
 }
 
-// expiredReceiptDaysSQL lists the partitions of receipts that no topic keeps any more. A day
-// is kept for as long as the topic that keeps its receipts longest, or kept them before they
-// were turned off.
+// expiredReceiptDaysSQL lists the partitions of receipts that no topic keeps any more. A day is kept
+// for the longest time of all topics, including topics whose receipts were turned off.
 const expiredReceiptDaysSQL = `
 SELECT day::text
 FROM (SELECT to_date(substr(c.relname, 9), 'YYYYMMDD') AS day
@@ -142,12 +141,12 @@ ORDER BY day`
 
 const dropReceiptPartitionSQL = `SELECT outbox.drop_receipt_partition($1::text::date)`
 
-// forgetReceiptTopicsSQL forgets topics of which no receipt is left.
+// forgetReceiptTopicsSQL deletes the records of topics without any receipt left.
 const forgetReceiptTopicsSQL = `
 DELETE FROM outbox.receipt_topic WHERE ended_at + keep < now() - interval '1 day'`
 
-// DropReceipts drops the partitions of receipts that are older than any topic keeps them.
-// left says of those that stay for now what is in the way.
+// DropReceipts drops the partitions of receipts that no topic keeps any more. left names the partitions
+// that stay for now, with the obstacle.
 func (s *Store) DropReceipts(ctx context.Context) (left []string, err error) {
 	listing, cancel := context.WithTimeout(ctx, partitionTimeout)
 	defer cancel()
@@ -178,13 +177,13 @@ func (s *Store) DropReceipts(ctx context.Context) (left []string, err error) {
 	return left, nil
 }
 
-// ReceiptsLife is what receipts say of one event.
+// ReceiptsLife is the information that receipts have about one event.
 type ReceiptsLife struct {
-	// Receipts are the messages that the event was published as, the first first. An event
-	// that was sent twice has two of its first delivery.
+	// Receipts are the messages of the event, the first one first. An event that was sent twice has
+	// two for its first delivery.
 	Receipts []Receipt `json:"receipts,omitempty"`
-	// ReceiptsFor is for how long the event's topic keeps receipts, such as "168h0m0s", and
-	// ReceiptsSince when that began. Absent if receipts are off for the topic.
+	// ReceiptsFor is how long the event's topic keeps receipts, such as "168h0m0s", and
+	// ReceiptsSince is when it began to. Both are absent if receipts are off for the topic.
 	ReceiptsFor   string     `json:"receiptsFor,omitempty"`
 	ReceiptsSince *time.Time `json:"receiptsSince,omitempty"`
 	// ReceiptsUnknown is true if this role may not read receipts, or the outbox is too old
@@ -198,8 +197,8 @@ type ReceiptsLife struct {
 // Receipt is one message of an event.
 type Receipt struct {
 	PublishedAt time.Time `json:"publishedAt"` // when its destination acknowledged it
-	// MessageID is the destination's. A subscriber of an SNS topic gets another one with raw
-	// delivery: that of its queue.
+	// MessageID is the id that the destination gave. With raw delivery, a subscriber of an SNS topic
+	// gets another id: the one of its queue.
 	MessageID   string `json:"messageId,omitempty"`
 	Destination string `json:"destination"` // ARN or URL
 	// Replay is the number of the operation that replayed the event. 0: its first delivery.
@@ -210,7 +209,7 @@ const mayReadReceiptsSQL = `
 SELECT coalesce(has_table_privilege(to_regclass('outbox.receipt'), 'SELECT')
             AND has_table_privilege(to_regclass('outbox.receipt_topic'), 'SELECT'), false)`
 
-// receiptsOfSQL finds the receipts of one event. One that was written twice is shown once.
+// receiptsOfSQL finds the receipts of one event. It shows a receipt once that was written twice.
 const receiptsOfSQL = `
 SELECT min(published_at), message_id, destination, replay FROM outbox.receipt
 WHERE id = $1 AND created_at = $2
@@ -221,7 +220,7 @@ const receiptTopicSQL = `
 SELECT extract(epoch FROM keep)::float8, since, since > $2 OR now() - keep > $2
 FROM outbox.receipt_topic WHERE topic = $1 AND ended_at IS NULL`
 
-// fillReceipts reads what receipts say of an event.
+// fillReceipts reads the receipts of an event.
 func (s *Store) fillReceipts(ctx context.Context, e *EventLife) error {
 	r := &e.ReceiptsLife
 	var may bool

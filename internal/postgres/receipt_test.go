@@ -198,7 +198,7 @@ func TestKeepReceipts_SaysWhichTableIsInTheWay(t *testing.T) {
 	left, err := o.KeepReceipts(t.Context(), map[string]time.Duration{"orders": time.Hour}, 2)
 	require.NoError(t, err)
 	require.Len(t, left, 1)
-	require.Contains(t, left[0], "because the table "+name+" exists")
+	require.Contains(t, left[0], "because a table "+name+" exists")
 }
 
 // Partitions come and go beside writers: neither do those wait, nor is anything refused.

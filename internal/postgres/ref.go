@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// microseconds is a time as relay.Ref has it: exact, because PostgreSQL keeps no more.
+// microseconds is a time as in relay.Ref. It is exact, because PostgreSQL stores microseconds.
 func microseconds(t pgtype.Timestamptz) int64 {
 	switch t.InfinityModifier {
 	case pgtype.Infinity:
@@ -37,7 +37,7 @@ func timestamp(at int64) pgtype.Timestamptz {
 	return t
 }
 
-// latest is the time that a bound ends at: never, if it has none.
+// latest is the time at which a bound ends: infinity, if it has none.
 func latest(at time.Time) pgtype.Timestamptz {
 	if at.IsZero() {
 		return pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}

@@ -14,27 +14,25 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// Scans of pending begin at a lane's low watermark, low_id. An event that is inserted
-// below it would be found late, after later events of its key. So a mark, the next low
-// watermark, waits until no transaction can insert an event below it any more.
+// Scans of pending begin at a lane's low watermark, low_id. They would find an event that is inserted
+// below it late, after later events of its key. So a mark, the next low watermark, waits until no
+// transaction can insert an event below it any more.
 //
-// Those that can are known: a transaction holds RowExclusiveLock on outbox.event from
-// before it draws an id until its end, however slow its statement is and whether or not it
-// has a transaction id yet. Readers hold weaker locks, and writers of other tables none.
-// A round collects the marks of about a second, of all workers together. When it is closed,
-// the holders are listed, which is after the ids of its marks were read. When all of them
-// have ended, so has the round. A mark waits for that fact and for no amount of time.
+// PostgreSQL knows the transactions that can: a transaction holds RowExclusiveLock on outbox.event
+// from before it draws an id until its end, even if its statement is slow and it has no transaction
+// id yet. Readers hold weaker locks, and writers of other tables hold none. A round collects the marks
+// of about a second, of all workers together. After a round is closed, a worker lists the holders;
+// the ids of the round's marks were read before. The round ends when all holders have ended. So a mark
+// waits for a fact, and for no fixed time.
 //
-// Both steps are visible in the database, so all workers share the rounds: a statement
-// that sees a round ended in its own snapshot also sees all that its writers have
-// committed.
+// Both steps are visible in the database, so all workers share the rounds: a statement whose snapshot
+// has a round as ended also sees all commits of the round's writers.
 
-// Rounds advance this often while there is something to mark, and less often while a
-// writer keeps one open.
+// Rounds advance this often while there are marks, and less often while a writer keeps a round open.
 const (
 	roundEvery = time.Second
 	roundMost  = 4 * time.Second
-	// raiseLanes is how many lanes are locked at once to raise their low watermark.
+	// raiseLanes is the number of lanes that raise locks at once.
 	raiseLanes = 512
 )
 
@@ -44,11 +42,11 @@ type roundState struct {
 	writers       []string // nil: not listed yet
 }
 
-// next returns the state that follows, given the transactions that held the lock at a
-// moment after s was read, and whether anything changes. close asks for a new round.
+// next returns the next state, and whether it differs from s. holders are the transactions that held
+// the lock at a moment after s was read. close requests a new round.
 func (s roundState) next(holders []string, close bool) (roundState, bool) {
 	switch {
-	case s.ended == s.number-1: // nothing waits
+	case s.ended == s.number-1: // no round waits
 		if close {
 			s.number, s.writers = s.number+1, nil
 		}
@@ -60,8 +58,8 @@ func (s roundState) next(holders []string, close bool) (roundState, bool) {
 		if len(left) > 0 {
 			return s, false
 		}
-		// A prepared transaction has another name after a restart of the server. It is one
-		// of those that have that kind of name now.
+		// After a restart of the server, a prepared transaction has another name. It is one of
+		// the holders that have a name of that kind now.
 		var prepared []string
 		if slices.ContainsFunc(s.writers, func(w string) bool { return !isRecovered(w) }) {
 			prepared = slices.DeleteFunc(slices.Clone(holders), func(w string) bool { return !isRecovered(w) })
@@ -74,12 +72,12 @@ func (s roundState) next(holders []string, close bool) (roundState, bool) {
 	return s, true
 }
 
-// isRecovered is true of the virtual transaction of a prepared transaction that was there
-// before the server started: it belongs to no backend.
+// isRecovered is true of the virtual transaction of a prepared transaction that is older than the
+// server's start: it belongs to no backend.
 func isRecovered(virtualTransaction string) bool { return strings.HasPrefix(virtualTransaction, "-1/") }
 
-// roundSQL reads the round and then, because pg_locks follows no snapshot, who holds the
-// lock. A round that was closed ahead of the clock was closed before the clock was set back.
+// roundSQL reads the round, and then the holders of the lock, because pg_locks has no snapshot. If
+// the round was closed ahead of the clock, the clock was set back since.
 const roundSQL = `
 SELECT number, ended, writers, closed_at NOT BETWEEN clock_timestamp() - $1::interval AND clock_timestamp() + $1::interval,
        ARRAY(SELECT DISTINCT l.virtualtransaction FROM pg_locks l
@@ -87,24 +85,24 @@ SELECT number, ended, writers, closed_at NOT BETWEEN clock_timestamp() - $1::int
                AND l.relation = 'outbox.event'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted)
 FROM outbox.round`
 
-// moveRoundSQL changes nothing if another worker was faster.
+// moveRoundSQL changes no row if another worker was faster.
 const moveRoundSQL = `
 UPDATE outbox.round SET number = $4, ended = $5, writers = $6, closed_at = CASE WHEN number = $4 THEN closed_at ELSE clock_timestamp() END
 WHERE number = $1 AND ended = $2 AND writers IS NOT DISTINCT FROM $3`
 
-// AdvanceRounds ends the round that waits, if all its writers have ended, raises low
-// watermarks, and closes the current round if it is asked to and none waits. It reports
-// whether it closed one, and whether one waits.
+// AdvanceRounds ends the waiting round if all its writers have ended, and raises low watermarks. With
+// closeRound, it closes the current round if no round waits. It reports whether it closed a round, and
+// whether a round waits.
 func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, waits bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	for changed := true; changed; {
 		var r, n roundState
-		// In one transaction, because between two statements the pool may begin to lead to
-		// another server: its writers would not be those that were listed.
+		// In one transaction, because between two statements the pool may connect to another
+		// server, which has other writers than the listed ones.
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			var holders []string
-			var due bool // another worker may have closed one
+			var due bool // another worker may have closed a round
 			if err := tx.QueryRow(ctx, roundSQL, s.rounds.every()).Scan(&r.number, &r.ended, &r.writers, &due, &holders); err != nil {
 				return orRow(err, "outbox.round")
 			}
@@ -126,19 +124,18 @@ func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, wai
 	return closed, waits, nil
 }
 
-// raisableSQL locks lanes whose mark has waited for its round. It reads by itself which
-// rounds have ended: the caller may know that from another server, before a failover.
-// Others that have a lock on a lane, as the move of a redrive has, may be about to put
-// events there: such lanes wait.
+// raisableSQL locks lanes whose mark has waited for its round. It reads itself which rounds have
+// ended, because the caller's knowledge may be from another server, before a failover. It skips locked
+// lanes: another transaction, such as the move of a redrive, may be putting events into them.
 const raisableSQL = `
 SELECT l.topic, l.lane, l.low_id, l.mark_id FROM outbox.lane l
 WHERE l.mark_id > l.low_id AND l.mark_round <= (SELECT ended FROM outbox.round) AND (l.topic, l.lane) > ($2, $3::smallint)
 ORDER BY l.topic, l.lane LIMIT $1
 FOR NO KEY UPDATE SKIP LOCKED`
 
-// raiseSQL looks once more from the old low watermark. It is a statement of its own, with
-// a snapshot from after the locks, so that it sees the commits of the round's writers and
-// the events that were moved to the lane.
+// raiseSQL reads once more from the old low watermark. It is a statement of its own, with a snapshot
+// from after the locks, so that it sees the commits of the round's writers and the events that were
+// moved to the lane.
 const raiseSQL = `
 WITH raised AS (
     SELECT w.topic, w.lane, coalesce(first.id, w.mark_id) AS low_id
@@ -150,8 +147,8 @@ WITH raised AS (
 UPDATE outbox.lane l SET low_id = raised.low_id FROM raised
 WHERE l.topic = raised.topic AND l.lane = raised.lane AND l.low_id < raised.low_id`
 
-// raise lets scans of lanes begin at their marks of ended rounds, or at the first event
-// that is pending before. It does so once for each value of ended.
+// raise advances the low watermarks of lanes to their marks of ended rounds, or to the first pending
+// event before the mark. It does so once for each value of ended.
 func (s *Store) raise(ctx context.Context, ended int64) error {
 	if !s.rounds.mayRaise(ended) {
 		return nil
@@ -188,8 +185,8 @@ func (s *Store) raise(ctx context.Context, ended int64) error {
 
 const existsSQL = `SELECT EXISTS (SELECT FROM outbox.event e WHERE e.id = $1 AND e.created_at = $2)`
 
-// Exists reports whether the database has an event: one that it had before a failover may
-// be lost, and its id may be another's now.
+// Exists reports whether the database has an event. A failover may lose an event, and give its id to
+// another event.
 func (s *Store) Exists(ctx context.Context, r relay.Ref) (exists bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -202,8 +199,8 @@ func (s *Store) Exists(ctx context.Context, r relay.Ref) (exists bool, err error
 	return true, nil
 }
 
-// rounds says when this process advances the rounds: in the background, one at a time, and
-// only while there is something to mark. The zero value is ready.
+// rounds says when this process advances the rounds: in the background, one at a time, and only while
+// there are marks. The zero value is ready.
 type rounds struct {
 	running sync.WaitGroup
 
@@ -244,9 +241,9 @@ func (r *rounds) hasRaised(ended int64) {
 	r.raised = ended
 }
 
-// advanceWhenDue begins an Advance if it is time for one. No caller waits for it, and none
-// fails with it: a low watermark that stays where it is costs time and no event. Config.Fault
-// is told of its errors, as of all statements'.
+// advanceWhenDue starts AdvanceRounds in the background if it is due. No caller waits for it or fails
+// with it: a low watermark that does not rise costs time, but loses no event. Config.Fault gets its
+// errors, as those of all statements.
 func (s *Store) advanceWhenDue(ctx context.Context) {
 	r := &s.rounds
 	r.mu.Lock()

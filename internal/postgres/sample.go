@@ -8,10 +8,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// turnSQL takes the turn to look at all topics, if it is due. Who looked last comes
-// first: for everybody else it is due a little later, so that it stays with a worker
-// that goes on claiming. Otherwise it says how long to wait. A turn further ahead than any
-// worker makes it was noted before the clock was set back, and is due.
+// turnSQL takes the turn to sample all topics, if it is due. Otherwise it returns how long to wait. For
+// other workers than the last one, the turn is due a little later, so that it stays with a worker that
+// continues to claim. A turn that is further ahead than any worker sets it is from before the clock was
+// set back, and is due.
 const turnSQL = `
 WITH due AS (
     SELECT due_at + CASE WHEN by = $1 THEN interval '0' ELSE $3::interval END AS at FROM outbox.sample),
@@ -23,12 +23,11 @@ SELECT EXISTS (SELECT FROM taken),
        CASE WHEN due.at > now() THEN extract(epoch FROM due.at - now()) ELSE 0 END::float8
 FROM due`
 
-// graceShare is how much longer it takes until another worker may look: one part in so
-// many.
+// graceShare is the part of the interval, one in graceShare, that other workers wait longer.
 const graceShare = 5
 
-// TakeTurn reports whether it is by's turn to look at all topics: of all workers that
-// ask, one may in every interval. If it is not, it says how long it takes until then.
+// TakeTurn reports whether it is by's turn to sample all topics: one of the workers that ask gets the
+// turn in every interval. If it is not, TakeTurn returns how long to wait.
 func (s *Store) TakeTurn(ctx context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -41,8 +40,8 @@ func (s *Store) TakeTurn(ctx context.Context, by string, every time.Duration) (t
 
 const deferTurnSQL = `UPDATE outbox.sample SET due_at = now() + $2::interval WHERE by = $1`
 
-// DeferTurn makes everybody wait for the next turn, after one that took long: for
-// timing.SampleDeferMost at most.
+// DeferTurn makes all workers wait for the next turn, after a sample that took long, for at most
+// timing.SampleDeferMost.
 func (s *Store) DeferTurn(ctx context.Context, by string, wait time.Duration) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()

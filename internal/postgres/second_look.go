@@ -9,8 +9,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// lookAgainSQL reads events by their primary key, wherever they are. It has no bounds on
-// created_at, so that no partition is left out when it is planned.
+// lookAgainSQL reads events by their primary key in all partitions. It has no bounds on created_at, so
+// that the planner excludes no partition.
 const lookAgainSQL = `
 SELECT wanted.n::int, e.event_id::text, e.key, e.type, e.payload, e.content_type,
        CASE WHEN e.attributes <> '{}' THEN e.attributes END
@@ -21,11 +21,10 @@ CROSS JOIN LATERAL (
     WHERE e.id = wanted.id AND e.created_at = wanted.created_at
     LIMIT 1) e`
 
-// lookAgain reads those of a page's events that a first look did not find. That look
-// may have been planned with a list of partitions that was out of date when it had waited
-// for a lock. This one is a statement of its own: it is planned anew and has a snapshot of
-// its own. If it does not find an event either, the event is not there, unless it is
-// hidden: then this returns an error.
+// lookAgain reads the events of a page that a first look did not find. That look may have waited for a
+// lock after it was planned, and its list of partitions may have been out of date. The second look is a
+// statement of its own, with a new plan and a new snapshot. If it does not find the event either, the
+// event does not exist, unless it is hidden: then lookAgain returns an error.
 func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	var missing []int
 	var ids []int64

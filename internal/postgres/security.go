@@ -12,11 +12,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// hiddenSQL lists the tables of which row level security may hide rows, with the role
-// from which it may: the current one; the owner, as whom the trigger and retention run,
-// if it is forced; and, if $1 is true, every role that acts as the relay. A policy that
-// lets the role see and write all rows hides nothing. The relay only reads events, and
-// never names a partition.
+// hiddenSQL lists the tables whose rows row level security may hide, each with the affected role: the
+// current role; the owner, if row level security is forced, because the trigger and retention run as
+// the owner; and, if $1 is true, every role that acts as the relay. A policy that lets the role see
+// and write all rows hides none. The relay only reads events, and never names a partition.
 const hiddenSQL = `
 SELECT r.rolname::text, r.oid = c.relowner, c.relname::text
 FROM pg_class c
@@ -36,7 +35,7 @@ WHERE c.relnamespace = to_regnamespace('outbox') AND c.relkind IN ('r', 'p') AND
                  AND coalesce(pg_get_expr(p.polwithcheck, c.oid), 'true') = 'true'))
 ORDER BY 2, 1, 3`
 
-// hidden is a role, and the tables of which it may not see every row.
+// hidden is a role with the tables whose rows it may not all see.
 type hidden struct {
 	role    string
 	isOwner bool
@@ -47,20 +46,20 @@ type hidden struct {
 func (h hidden) err() error {
 	what := "row level security can hide rows of outbox." + strings.Join(h.tables, ", outbox.") + " from the role " + h.role
 	if h.isOwner {
-		return errors.New(what + ", their owner, as whom the outbox's functions run: run \"ALTER TABLE outbox." +
+		return errors.New(what + ", the owner, and the outbox's functions run as the owner: run \"ALTER TABLE outbox." +
 			h.tables[0] + " NO FORCE ROW LEVEL SECURITY\", and the same for each table that is named")
 	}
-	return errors.New(what + ", so that the relay cannot go on: run \"ALTER TABLE outbox." + h.tables[0] +
+	return errors.New(what + ", so the relay cannot work: run \"ALTER TABLE outbox." + h.tables[0] +
 		" DISABLE ROW LEVEL SECURITY\" as the owner, and the same for each table that is named, or \"ALTER ROLE " + h.role + " BYPASSRLS\"")
 }
 
-// filtered is true, in a statement, if a policy may keep rows of a table from the role
-// that runs it. Security knows whether the policy does. PostgreSQL looks once for each
+// filtered is true, in a statement, if a policy may hide rows of a table from the role that runs the
+// statement. Security finds out whether the policy does. PostgreSQL evaluates it once for each
 // statement.
 const filtered = `(SELECT row_security_active('outbox.event') OR row_security_active('outbox.pending')
     OR row_security_active('outbox.lane') OR row_security_active('outbox.topic') OR row_security_active('outbox.dead_letter'))`
 
-// Security makes sure that no row is hidden from the relay. Its errors name the remedy.
+// Security checks that no row is hidden from the relay. Its errors name the remedy.
 func (s *Store) Security(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -93,13 +92,13 @@ func security(ctx context.Context, db querier, everyRelay bool) error {
 	return errors.Join(all...)
 }
 
-// Warning is a fact that an operator should change although the relay works.
+// Warning is a setting or a state that an operator should change although the relay works.
 type Warning struct {
 	Check string // session or sequence
 	Err   error  // names the remedy
 }
 
-// Warnings looks for facts that an operator should change although the relay works.
+// Warnings looks for settings and states that an operator should change although the relay works.
 func (s *Store) Warnings(ctx context.Context) []Warning {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -126,8 +125,7 @@ func (s *Store) Warnings(ctx context.Context) []Warning {
 	return warnings
 }
 
-// needs is how long a timeout of the server must be at least. Where more is needed, the
-// relay sets it for its transaction.
+// needs is the minimum of a timeout of the server. A transaction that needs more sets it itself.
 func (s *Store) needs(timeout string) time.Duration {
 	if timeout == lockTimeout || timeout == idleTimeout {
 		return time.Second
@@ -135,18 +133,18 @@ func (s *Store) needs(timeout string) time.Duration {
 	return s.cfg.Timeout
 }
 
-var errASCII = errors.New("the database's encoding is SQL_ASCII, so PostgreSQL stores texts without checking them: " +
+var errASCII = errors.New("the database's encoding is SQL_ASCII, so PostgreSQL stores texts without a check: " +
 	"events that are not UTF-8 become dead letters; move to a database with the encoding UTF8 (pg_dump --encoding and createdb --encoding)")
 
-// cacheSQL reads how many ids a session takes from the sequence at once. It may be read by every role.
+// cacheSQL reads how many ids a session takes from the sequence at once. Every role may run it.
 const cacheSQL = `
 SELECT coalesce((SELECT s.seqcache FROM pg_sequence s
                  WHERE s.seqrelid = pg_get_serial_sequence('outbox.event', 'id')::regclass), 1),
        coalesce(has_sequence_privilege(to_regclass('outbox.event_id_seq'), 'SELECT'), true), current_user::text`
 
-// sequenceWarning warns of ids that are taken before the transaction that uses them begins:
-// the low watermark believes that a transaction takes its ids after it has locked the table.
-// It also warns if the role may not see whether the sequence is behind.
+// sequenceWarning warns if sessions take ids before the transaction begins that uses them: low
+// watermarks rely on transactions that take ids after they have locked the table. It also warns if the
+// role may not read the sequence, so that the relay cannot see whether it is behind.
 func (s *Store) sequenceWarning(ctx context.Context) error {
 	var cache int64
 	var mayRead bool
@@ -155,21 +153,21 @@ func (s *Store) sequenceWarning(ctx context.Context) error {
 		return fmt.Errorf("look at the sequence of outbox.event.id: %w", err)
 	}
 	if !mayRead {
-		return fmt.Errorf("the database role %s may not read the sequence of outbox.event.id, so a sequence that is behind the events is not noticed: "+
+		return fmt.Errorf("the database role %s may not read the sequence of outbox.event.id, so the relay cannot notice a sequence that is behind the events: "+
 			"run \"GRANT SELECT ON SEQUENCE outbox.event_id_seq TO outbox_relay\" as the owner", role)
 	}
 	if cache > 1 {
-		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session takes ids long before it uses them, and the events of a key can be published "+
-			"in another order than they were committed: run \"ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 1\" as the owner", cache)
+		return fmt.Errorf("the sequence of outbox.event.id has CACHE %d, so a session takes ids long before it uses them, and the relay can publish the events of a key "+
+			"in another order than that of their commits: run \"ALTER TABLE outbox.event ALTER COLUMN id SET CACHE 1\" as the owner", cache)
 	}
 	return nil
 }
 
-// holdSQL is converted to the database's encoding, or fails.
+// holdSQL fails if its text cannot be converted to the database's encoding.
 const holdSQL = `SELECT length($1::text)`
 
-// CanHold makes sure that the database can store the names of topics, whose encoding may
-// lack some characters.
+// CanHold checks that the database can store the names of topics: its encoding may lack some
+// characters.
 func (s *Store) CanHold(ctx context.Context, topics []string) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -186,8 +184,8 @@ func (s *Store) CanHold(ctx context.Context, topics []string) error {
 	return errors.Join(all...)
 }
 
-// Examine looks, as the owner of a database that was just migrated, for faults that keep
-// producers or the relay from working. Each error names its remedy.
+// Examine looks for faults that stop producers or the relay, as the owner of a database that was just
+// migrated. Each error names its remedy.
 func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
 	if err := security(ctx, conn, true); err != nil {
 		found = append(found, err)
@@ -201,8 +199,7 @@ func Examine(ctx context.Context, conn *pgx.Conn) (found []error) {
 	return found
 }
 
-// explained is the tracer of a single connection, whose errors name the setting that
-// causes them.
+// explained is the tracer of a single connection. Its errors name the setting that causes them.
 type explained struct{ session *session }
 
 func (e *explained) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
@@ -216,9 +213,9 @@ func (e *explained) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.Trace
 	}
 }
 
-// Connect makes a single connection to a database, for "starter migrate". password makes its
-// password, nil: it is in the URL. notice gets the server's notices that are for people. Its
-// errors name the remedy.
+// Connect makes a single connection to a database, for "starter migrate". password makes its password;
+// nil: the password is in the URL. notice gets the server's notices for people. The errors name the
+// remedy.
 func Connect(ctx context.Context, url string, password func(context.Context) (string, error), notice func(text string)) (*pgx.Conn, error) {
 	if err := CheckURL(url); err != nil {
 		return nil, err

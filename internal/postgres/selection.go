@@ -8,16 +8,16 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// eventFits is true of an event e that a selection's arguments name: $1 is the topic,
-// $2 to $4 are ids, key and type, $5 and $6 a time range; $7 is for dead letters only.
-// An argument that is NULL selects all.
+// eventFits is true of an event e that matches a selection's arguments: $1 is the topic, $2 to $4 are
+// ids, key and type, $5 and $6 are a time range; $7 is for dead letters only. A NULL argument matches
+// every event.
 const eventFits = `($2::uuid[] IS NULL OR e.event_id = ANY ($2::uuid[]))
       AND ($3::text IS NULL OR e.key = $3)
       AND ($4::text IS NULL OR e.type = $4)`
 
-// deadFits is true of a dead letter d that a selection names. Its event is read only
-// for what the dead letter does not know itself. One of a time ahead of the clock is from
-// before the clock was set back.
+// deadFits is true of a dead letter d that matches a selection. It reads the event only for columns
+// that the dead letter does not have. A dead letter with a time ahead of the clock is from before the
+// clock was set back, and matches every end.
 const deadFits = `d.topic = $1
       AND ($3::text IS NULL OR d.key = $3)
       AND ($5::timestamptz IS NULL OR d.dead_at >= $5) AND ($6::timestamptz IS NULL OR d.dead_at < $6 OR d.dead_at > now())
@@ -28,13 +28,13 @@ const deadFits = `d.topic = $1
 // span is the time range of a selection.
 type span struct {
 	since, until *time.Time
-	at           time.Time // when it was asked for
+	at           time.Time // the time of the request
 	// open is true if the selection itself has no end.
 	open bool
 }
 
-// spanOf resolves a selection's time range. A selection is asked for at a time, and has
-// nothing from then on: what an operation moves must not be met by it again.
+// spanOf resolves a selection's time range. The range ends at the time of the request at the latest:
+// an operation must not find the events again that it has moved.
 func spanOf(s relay.Selection, at time.Time) (span, error) {
 	since, until, err := s.Range(at)
 	open := until == nil
@@ -44,7 +44,7 @@ func spanOf(s relay.Selection, at time.Time) (span, error) {
 	return span{since, until, at, open}, err
 }
 
-// spanNow is spanOf for one that is asked for now, by the database's clock.
+// spanNow is spanOf for a request at this moment, by the database's clock.
 func (s *Store) spanNow(ctx context.Context, chosen relay.Selection) (sp span, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -69,9 +69,9 @@ func eventArguments(topic string, s relay.Selection, sp span) []any {
 	return arguments(topic, s, eventSpan(s, sp))
 }
 
-// eventSpan is the time range of a selection of events by their own time. One without an
-// end has nothing from the time on at which it was asked for: an id would not bound it,
-// because a failover may give lower ids to later events. Events that are named need no end.
+// eventSpan is the time range of a selection of events by their own time. A selection without an end
+// ends at the time of its request: an id would not bound it, because a failover may give lower ids to
+// later events. A selection by ids needs no end.
 func eventSpan(s relay.Selection, sp span) span {
 	if sp.open && len(s.EventIDs) > 0 {
 		sp.until = nil
@@ -91,10 +91,11 @@ func orNull(s string) any {
 	return s
 }
 
-// Count is what a selection of dead letters comes to.
+// Count is the result of counting a selection of dead letters.
 type Count = relay.Count
 
-// countDeadSQL counts selected dead letters, and what of their keys is not selected.
+// countDeadSQL counts the selected dead letters, and the dead letters of their keys that are not
+// selected.
 const countDeadSQL = `
 WITH chosen AS MATERIALIZED (
     SELECT d.lane, d.id, d.replay, d.key FROM outbox.dead_letter d
@@ -110,7 +111,7 @@ SELECT (SELECT count(*) FROM chosen), (SELECT count(DISTINCT key) FROM chains),
             SELECT FROM others o WHERE (o.key, o.replay) = (c.key, c.replay) AND o.id < c.id AND NOT (o.code = '` + relay.CodeBlocked + `'
                 AND o.id > (SELECT first FROM chains k WHERE (k.key, k.replay) = (o.key, o.replay)))))`
 
-// CountDead counts the dead letters of a topic that are selected.
+// CountDead counts the selected dead letters of a topic.
 func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Selection) (c Count, err error) {
 	if err := s.Known(ctx, topic); err != nil {
 		return c, err
@@ -132,19 +133,19 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 	return c, nil
 }
 
-// publishedFits is true of an event e that was published and that a selection names.
-// What is pending, dead or discarded is looked up event by event: as a join, the
-// planner reads all that is pending once it holds much.
+// publishedFits is true of a published event e that matches a selection. It looks up pending, dead and
+// discarded rows event by event: for a join, the planner reads the whole table of pending events once
+// it is large.
 const publishedFits = `e.topic = $1 AND ` + eventFits + `
       AND ($5::timestamptz IS NULL OR e.created_at >= $5) AND ($6::timestamptz IS NULL OR e.created_at < $6)
       AND (SELECT p.id FROM outbox.pending     p WHERE p.topic = $1 AND p.lane = e.lane AND p.id = e.id AND p.replay = 0 AND p.created_at = e.created_at LIMIT 1) IS NULL
       AND (SELECT d.id FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = e.lane AND d.id = e.id AND d.replay = 0 AND d.created_at = e.created_at LIMIT 1) IS NULL
       AND (SELECT x.id FROM outbox.discarded   x WHERE x.topic = $1 AND x.lane = e.lane AND x.id = e.id AND x.replay = 0 AND x.created_at = e.created_at LIMIT 1) IS NULL`
 
-// window is how many ids are looked at by one statement, so that each is short.
+// window is the number of ids that one statement reads, so that each statement is short.
 const window = 200_000
 
-// boundsSQL finds the ids that a time range can have.
+// boundsSQL finds the first and last id in a time range.
 const boundsSQL = `
 SELECT coalesce(min(e.id), 0), coalesce(max(e.id), 0) FROM outbox.event e
 WHERE ($1::timestamptz IS NULL OR e.created_at >= $1) AND ($2::timestamptz IS NULL OR e.created_at < $2)`
@@ -153,9 +154,9 @@ const countPublishedSQL = `
 SELECT count(*) FROM outbox.event e
 WHERE e.id > $7 AND e.id <= $8 AND ` + publishedFits
 
-// CountPublished counts the published events of a topic that are selected. It reads
-// all events of the selection's time range; progress, which may be nil, learns which
-// part of it was read. It also returns when it counted, by the database's clock.
+// CountPublished counts the selected published events of a topic. It reads all events of the
+// selection's time range; progress, which may be nil, gets the part that was read. It also returns the
+// time of the count, by the database's clock.
 func (s *Store) CountPublished(ctx context.Context, topic string, chosen relay.Selection, progress Progress) (n int64, at time.Time, err error) {
 	if err := s.Known(ctx, topic); err != nil {
 		return 0, at, err
@@ -187,8 +188,7 @@ func (s *Store) countWindow(ctx context.Context, args []any) (n int64, err error
 	return n, err
 }
 
-// Bounds are the first and last id that an operation's time range can have; 0 if there
-// is no event in it.
+// Bounds returns the first and last id in an operation's time range, 0 if the range has no event.
 func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error) {
 	sp, err := spanOf(u.Selection, u.At)
 	if err != nil {

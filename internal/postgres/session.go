@@ -15,12 +15,12 @@ import (
 	"github.com/temporal-outbox/relay/internal/program"
 )
 
-// This file holds everything that the relay needs of a session. Startup parameters
-// set what PgBouncer in transaction mode keeps for each client. The rest is checked
-// when a connection is made, because no statement may depend on session state.
+// This file has all requirements of the relay on a session. Startup parameters set the settings that
+// PgBouncer in transaction mode keeps for each client. The relay checks the other settings when it
+// connects, because no statement may depend on session state.
 
-// ErrSession says that the server or a setting does not let the relay work. The error
-// names the remedy.
+// ErrSession says that the relay cannot work with the server or with a setting. The error names the
+// remedy.
 var ErrSession = errors.New("the relay cannot work in this session")
 
 // settingError is an ErrSession whose text begins with the setting.
@@ -29,26 +29,26 @@ type settingError string
 func (e settingError) Error() string        { return string(e) }
 func (e settingError) Is(target error) bool { return target == ErrSession }
 
-// session is what a new connection finds.
+// session is the state of a new connection.
 type session struct {
 	inRecovery, readOnly bool
 	isolation            string // default_transaction_isolation
 	encoding             string // of the database
-	role                 string // that logged in, or "…" where a pooler does not pass it on
-	// timeouts are those that the role, the database or the server sets, by name.
+	role                 string // the role that logged in, or "…" if a pooler does not report it
+	// timeouts are the timeouts that the role, the database or the server sets, by name.
 	timeouts map[string]time.Duration
 }
 
-// startup are the parameters of every connection. They come before those of the URL, the
-// role and the database. PgBouncer tracks each of them.
+// startup are the parameters of every connection. They override those of the URL, the role and the
+// database. PgBouncer tracks each of them.
 var startup = map[string]string{
 	"client_encoding": "UTF8",
 	"DateStyle":       "ISO, YMD", // days are passed as text
 	"TimeZone":        "UTC",      // days are days in UTC
 }
 
-// prepare makes the connections of a configuration suit the relay. seen is told what
-// each new connection finds.
+// prepare makes the connections of a configuration suitable for the relay. seen gets the session of
+// each new connection.
 func prepare(c *pgx.ConnConfig, seen func(session)) {
 	for name := range c.RuntimeParams {
 		for own := range startup {
@@ -78,9 +78,9 @@ func prepare(c *pgx.ConnConfig, seen func(session)) {
 	c.AfterConnect = readBytesOfASCII
 }
 
-// readBytesOfASCII makes a session with a SQL_ASCII database pass bytes on as they are.
-// PostgreSQL validates such text before it sends it to a client that speaks UTF-8, and
-// one invalid row would fail the page that it is on. PgBouncer tracks this setting.
+// readBytesOfASCII makes a session with a SQL_ASCII database return bytes unchanged. For a UTF-8
+// client, PostgreSQL validates such texts before it sends them, and one invalid row would fail its
+// whole page. PgBouncer tracks this setting.
 func readBytesOfASCII(ctx context.Context, conn *pgconn.PgConn) error {
 	if conn.ParameterStatus("server_encoding") != sqlASCII {
 		return nil
@@ -88,11 +88,11 @@ func readBytesOfASCII(ctx context.Context, conn *pgconn.PgConn) error {
 	return conn.Exec(ctx, "SET client_encoding TO '"+sqlASCII+"'").Close()
 }
 
-// sqlASCII is the encoding of a database that keeps bytes without knowing what they mean.
+// sqlASCII is the encoding of a database that stores bytes without an encoding of their own.
 const sqlASCII = "SQL_ASCII"
 
-// sessionSQL reads everything as text, one column for each. transaction_timeout exists
-// from PostgreSQL 17 on. The view would convert units, but takes a hundred times longer.
+// sessionSQL reads all settings as text, in one column each. transaction_timeout exists from
+// PostgreSQL 17 on. The view pg_settings would convert units, but takes a hundred times longer.
 const sessionSQL = `
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), current_setting('default_transaction_isolation'),
        current_setting('server_encoding'),
@@ -111,7 +111,7 @@ const (
 	transactionTimeout = "transaction_timeout"
 )
 
-// lookAt reads a session that has just begun.
+// lookAt reads the state of a session that has just begun.
 func lookAt(ctx context.Context, conn *pgconn.PgConn) (s session, err error) {
 	results, err := conn.Exec(ctx, sessionSQL).ReadAll()
 	if err != nil {
@@ -139,8 +139,8 @@ func (s session) check() error {
 	case s.readOnly:
 		return fmt.Errorf("%w: it is read-only: %s", ErrSession, settingRemedy(s.role, "default_transaction_read_only", "off"))
 	case s.isolation != readCommitted:
-		return settingError(fmt.Sprintf("default_transaction_isolation is %q, under which claims fail and retention does not see what is pending: %s; "+
-			"%s and the worker use different roles, and each role needs it",
+		return settingError(fmt.Sprintf("default_transaction_isolation is %q, under which claims fail and retention does not see pending events: %s; "+
+			"%s and the worker use different roles, and each role needs this setting",
 			s.isolation, settingRemedy(s.role, "default_transaction_isolation", "'"+readCommitted+"'"), program.Starter("migrate")))
 	}
 	return nil
@@ -148,12 +148,12 @@ func (s session) check() error {
 
 const readCommitted = "read committed"
 
-const standbyRemedy = "the server is a standby and cannot write: DATABASE_URL must lead to the writer, " +
-	"such as the cluster (writer) endpoint of Aurora; during a failover, wait until it does"
+const standbyRemedy = "the server is a standby and cannot write: DATABASE_URL must name the writer, " +
+	"such as the cluster (writer) endpoint of Aurora; during a failover, wait until it is over"
 
-// settingRemedy says how to change a setting for the relay's sessions.
+// settingRemedy is the remedy for a setting of the relay's sessions.
 func settingRemedy(role, setting, value string) string {
-	return fmt.Sprintf("run \"ALTER ROLE %s SET %s = %s\" (a setting of the role in this database, made by ALTER ROLE … IN DATABASE …, comes before it)",
+	return fmt.Sprintf("run \"ALTER ROLE %s SET %s = %s\" (if ALTER ROLE … IN DATABASE … has set it for this database, change it there: that setting has priority)",
 		role, setting, value)
 }
 
@@ -165,13 +165,13 @@ const (
 	transactionTimeHit  = "25P04"
 )
 
-// explain adds to an error of the server which setting causes it, and the remedy, so
-// that every caller's error has them.
+// explain adds the cause and the remedy to an error of the server that a setting causes, so that every
+// caller's error has them.
 func (s *session) explain(refused *pgconn.PgError, role string) {
 	var name string
 	switch refused.Code {
 	case readOnlyTransaction:
-		refused.Message += ": the server was made a reader, or default_transaction_read_only is on: the relay connects anew"
+		refused.Message += ": the server has become a reader, or default_transaction_read_only is on; the relay connects again"
 		return
 	case queryCanceled:
 		name = statementTimeout
@@ -185,14 +185,14 @@ func (s *session) explain(refused *pgconn.PgError, role string) {
 	if s == nil || s.timeouts[name] == 0 {
 		return
 	}
-	refused.Message += fmt.Sprintf(" (%s is %s for this role: ALTER ROLE %s SET %s = 0 ends that)", name, s.timeouts[name], role, name)
+	refused.Message += fmt.Sprintf(" (%s is %s for this role: run ALTER ROLE %s SET %s = 0 to turn it off)", name, s.timeouts[name], role, name)
 }
 
 // patientSQL ends a timeout for the rest of the transaction.
 const patientSQL = `SELECT set_config($1, '0', true)`
 
-// patiently runs statements that may read or move much, and that have a limit in ctx. If
-// the server would end them sooner, they run in a transaction in which it does not.
+// patiently runs statements that may read or move many rows. ctx limits their time. If a timeout of the
+// server would end them sooner, they run in a transaction without that timeout.
 func (s *Store) patiently(ctx context.Context, do func(db querier) error) error {
 	if len(s.impatient()) == 0 {
 		return do(s.pool)
@@ -244,8 +244,8 @@ func (s *Store) readRow(ctx context.Context, into []any, sql string, args ...any
 	return s.patiently(ctx, func(db querier) error { return db.QueryRow(ctx, sql, args...).Scan(into...) })
 }
 
-// text makes a text storable in a database of any encoding. It is for texts that say why
-// something failed, which may quote anything. It replaces characters that cannot be stored.
+// text makes a text storable in a database of any encoding, by replacing characters that cannot be
+// stored. It is for reasons of failures, which may quote any text.
 func (s *Store) text(v string) string {
 	v = strings.ReplaceAll(strings.ToValidUTF8(v, "\uFFFD"), "\x00", "\uFFFD")
 	seen := s.session.Load()
@@ -260,7 +260,7 @@ func (s *Store) text(v string) string {
 	}, v)
 }
 
-// texts is text for each of several.
+// texts applies text to each element.
 func (s *Store) texts(all []string) []string {
 	storable := make([]string, len(all))
 	for i, v := range all {

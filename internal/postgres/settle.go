@@ -12,12 +12,11 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// settleSQL removes exactly the events named, never a range: between two ids
-// that were published there may be one that committed since. The rows are looked
-// up one by one by the primary key, and then deleted by their place (nothing ever
-// moves them): as a plain join, the planner reads all that is pending of the
-// topic once it holds much. The time is compared because after a failover the
-// database gives the same ids to other events.
+// settleSQL removes exactly the given events, and no range of ids: an event between two published ids
+// may have committed since. It looks up the rows one by one by the primary key, and deletes them by
+// their ctid (no statement ever updates them): for a plain join, the planner reads all pending events
+// of the topic once they are many. It compares the time, because after a failover the database gives
+// the same ids to other events.
 const settleSQL = `
 DELETE FROM outbox.pending
 WHERE ctid = ANY (ARRAY(
@@ -28,17 +27,16 @@ WHERE ctid = ANY (ARRAY(
         WHERE p.topic = $1 AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay AND p.created_at = done.created_at
         LIMIT 1) found))`
 
-// Settle removes acknowledged events of a topic from pending. Anyone may do it,
-// holder or not, because the destination has them; doing it again changes
-// nothing.
+// Settle removes acknowledged events of a topic from pending. The caller need not be the holder,
+// because the destination has the events. A second call changes nothing.
 func (s *Store) Settle(ctx context.Context, topic string, done []relay.Ref) error {
 	return s.settle(ctx, s.pool, topic, done)
 }
 
-// Apart returns Settle on a connection that is not one of the pool's. After a failover the
-// places of the pool may be taken for many seconds: by attempts to connect to a machine that
-// is gone, by statements that it does not answer, and by connections that are being closed.
-// The caller ends the connection, and does not go on with one that had an error.
+// Apart returns Settle on a connection outside the pool. After a failover all places of the pool may
+// be busy for many seconds: with attempts to connect to a machine that is gone, with statements without
+// an answer, and with connections that are being closed. The caller calls end, and does not use the
+// connection again after an error.
 func (s *Store) Apart(ctx context.Context) (settle func(ctx context.Context, topic string, done []relay.Ref) error, end func(), err error) {
 	config := s.pool.Config().ConnConfig
 	// An address that does not answer leaves time for the others.
@@ -61,7 +59,7 @@ func (s *Store) Apart(ctx context.Context) (settle func(ctx context.Context, top
 	return settle, end, nil
 }
 
-// addresses counts those that an attempt to connect may try. A host whose name cannot be
+// addresses counts the addresses that an attempt to connect may try. A host whose name cannot be
 // looked up counts as one.
 func addresses(ctx context.Context, config *pgx.ConnConfig) (n int) {
 	hosts := map[string]bool{config.Host: true}
@@ -90,11 +88,11 @@ func (s *Store) settle(ctx context.Context, db settler, topic string, done []rel
 	if len(done) == 0 {
 		return nil
 	}
-	// Two attempts that settle the same events meet them in the same order.
+	// Sorted, so that two attempts that settle the same events lock them in the same order.
 	c := refColumns(sortedRefs(done))
 	tag, err := db.Exec(ctx, settleSQL, topic, c.lanes, c.ids, c.replays, c.created)
 	if err == nil && tag.RowsAffected() < int64(len(done)) {
-		// They are settled already, or hidden. Hidden ones would be published again.
+		// The others are settled already, or hidden. Hidden events would be published again.
 		err = security(ctx, db, false)
 	}
 	if err != nil {

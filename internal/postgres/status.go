@@ -23,7 +23,7 @@ type TopicStatus struct {
 	// Recovery is the id of the workflow that keeps the topic paused because its
 	// destination is broken.
 	Recovery string `json:"recovery,omitempty"`
-	// Failure is why: the last refusal, if an attempt of that workflow has noted one.
+	// Failure is the reason: the last refusal, if an attempt of that workflow has recorded it.
 	Failure *relay.Failure `json:"failure,omitempty"`
 }
 
@@ -45,12 +45,12 @@ FULL JOIN leased USING (topic)
 FULL JOIN outbox.topic t USING (topic)
 ORDER BY topic`
 
-// Status describes every topic that the outbox has seen. It counts exactly, so
-// it reads all that is pending.
+// Status describes every topic that the outbox has seen. It counts exactly, so it reads all pending
+// events.
 func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	// Of rows that are hidden it would say that there are none.
+	// It would report hidden rows as absent.
 	if err := s.Security(ctx); err != nil {
 		return nil, err
 	}

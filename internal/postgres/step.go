@@ -11,9 +11,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// deadStepSQL reads the next selected dead letters, and with them all that are
-// selected of the same keys: a key moves whole, or what is left of it would be
-// overtaken by its pending events.
+// deadStepSQL reads the next selected dead letters, together with all selected dead letters of the same
+// keys: a key moves as a whole, because otherwise its pending events would overtake its remaining dead
+// letters.
 const deadStepSQL = `
 WITH page AS MATERIALIZED (
     SELECT d.lane, d.id, d.replay, d.created_at, d.key FROM outbox.dead_letter d
@@ -26,15 +26,15 @@ WHERE d.key <> '' AND d.key = ANY (ARRAY(SELECT key FROM page)) AND ` + deadFits
   AND (d.lane, d.id, d.replay) > (SELECT lane, id, replay FROM page ORDER BY lane DESC, id DESC, replay DESC LIMIT 1)
 ORDER BY lane, id, replay`
 
-// replayStepSQL reads the next selected events that were published, but for those
-// that an interrupted step has moved.
+// replayStepSQL reads the next selected published events, without those that an interrupted step has
+// moved.
 const replayStepSQL = `
 SELECT e.lane, e.id, $7::bigint, e.created_at, ''
 FROM outbox.event e
 WHERE e.id > $8 AND e.id <= $9 AND e.id > ($10::bigint[])[e.lane + 1] AND ` + publishedFits + `
 ORDER BY e.id LIMIT $11`
 
-// NextStep reads what an operation moves next, from a place on: about so many events.
+// NextStep reads the events that an operation moves next, from a place on: about most events.
 func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Cursor, most int) (step relay.Step, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
@@ -51,7 +51,7 @@ func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Curso
 		err = s.Security(ctx)
 	}
 	if err != nil {
-		return relay.Step{}, fmt.Errorf("read what to %s: %w", u.Kind, err)
+		return relay.Step{}, fmt.Errorf("read the events to %s: %w", u.Kind, err)
 	}
 	return step, nil
 }
@@ -98,8 +98,7 @@ func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from 
 	return step, err
 }
 
-// reserveSQL keeps claims away from lanes for a while. What is under way on them goes
-// on.
+// reserveSQL keeps new claims away from lanes for a while. Batches under way on these lanes continue.
 const reserveSQL = `
 WITH wanted AS (
     SELECT topic, lane FROM outbox.lane WHERE topic = $1 AND lane = ANY ($2::smallint[])
@@ -107,8 +106,8 @@ WITH wanted AS (
 UPDATE outbox.lane l SET reserved_until = now() + $3::interval
 FROM wanted WHERE l.topic = wanted.topic AND l.lane = wanted.lane`
 
-// Reserve keeps new claims away from lanes for so long, so that their batches end and
-// an operation can have them. Move lifts it.
+// Reserve keeps new claims away from lanes for the time d, so that their batches end and an operation
+// can take them. Move ends the reservation.
 func (s *Store) Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -120,11 +119,11 @@ func (s *Store) Reserve(ctx context.Context, topic string, lanes []int16, d time
 
 const advanceSQL = `UPDATE outbox.operation SET next_after = $5 WHERE id = $1 AND ` + sameSQL
 
-// Advance notes that a replay is done up to a place, and returns the operation as it is
-// on record then. relay.ErrOperationElsewhere says that its record was not as u says.
+// Advance records that a replay is done up to a place, and returns the operation as recorded. It
+// returns relay.ErrOperationElsewhere if the record differed from u.
 func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error) {
 	if u.Kind != relay.Replay {
-		return u, nil // what is done is no dead letter any more
+		return u, nil // a moved event is no dead letter any more
 	}
 	ctx, cancel := s.limit(ctx)
 	defer cancel()

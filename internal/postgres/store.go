@@ -1,11 +1,10 @@
-// Package postgres is the outbox's store: it finds what is pending, leases it,
-// loads it and settles it. Every statement that touches the outbox's tables on
-// the hot path is here, each as a constant above the method that runs it.
+// Package postgres is the outbox's store: it finds, leases, loads and settles pending events. It has
+// every statement of the hot path on the outbox's tables, each as a constant above the method that
+// runs it.
 //
-// All times are the database's, so that the clocks of workers do not matter.
-// Nothing here needs a session: every method is one autocommitted statement,
-// several that are each complete, or one transaction, so it works through
-// PgBouncer in transaction mode.
+// All times are the database's, so that the clocks of workers do not matter. No method needs session
+// state: each is one autocommitted statement, several that are each complete, or one transaction. So
+// the package works through PgBouncer in transaction mode.
 package postgres
 
 import (
@@ -26,30 +25,30 @@ type Config struct {
 	// URL is a PostgreSQL connection string. Required.
 	URL string
 	// Password makes the password of each new connection, such as a token that is valid for
-	// minutes. Default: the URL's.
+	// minutes. Default: the password of the URL.
 	Password func(context.Context) (string, error)
 	// MaxConns is the size of the pool. Default 16.
 	MaxConns int32
-	// ClaimLease is how long a claim holds before PublishBatch has taken it
-	// over. Default timing.ClaimLease.
+	// ClaimLease is how long a claim holds its lanes until PublishBatch takes it over. Default
+	// timing.ClaimLease.
 	ClaimLease time.Duration
-	// Lease is how long an attempt of PublishBatch holds its lanes without
-	// renewing. Default timing.Lease.
+	// Lease is how long an attempt of PublishBatch holds its lanes without a renewal. Default
+	// timing.Lease.
 	Lease time.Duration
-	// Timeout bounds every call, so that a database that is silent is an error in
-	// time. Default timing.StatementTimeout.
+	// Timeout limits every call, so that a database that does not answer becomes an error in time.
+	// Default timing.StatementTimeout.
 	Timeout time.Duration
-	// LongTimeout bounds each statement, instead, that reads or moves what may be much:
-	// an operation's step, or what an operator looks at. Default timing.LongTimeout.
+	// LongTimeout is the limit, instead of Timeout, for each statement that may read or move many
+	// rows: a step of an operation, or the data for an operator. Default timing.LongTimeout.
 	LongTimeout time.Duration
-	// MakePatience is for how long a partition that producers keep from being made is tried
-	// before it is left to the next run. Default 10 s.
+	// MakePatience is how long a run tries to make a partition while producers block it. The next
+	// run then tries again. Default 10 s.
 	MakePatience time.Duration
-	// DropPolitely is for how long a partition is tried to be dropped with locks that are
-	// free, so that no producer waits. Default 1 min.
+	// DropPolitely is how long a run tries to drop a partition with free locks only, so that no
+	// producer waits. Default 1 min.
 	DropPolitely time.Duration
-	// Fault is told of everything that failed, whether or not it is tried again, as
-	// FaultConnect or FaultStatement. It must not block. Default: nobody is told.
+	// Fault gets every failure as FaultConnect or FaultStatement, also of operations that are
+	// retried. It must not block. Default: no function.
 	Fault func(operation string)
 }
 
@@ -86,10 +85,10 @@ type Store struct {
 	sweep  sweeper
 	rounds rounds
 
-	session atomic.Pointer[session] // what the newest connection found
+	session atomic.Pointer[session] // of the newest connection
 
 	mu     sync.Mutex
-	untook map[string]time.Time // claims made here that may not have begun yet
+	untook map[string]time.Time // claims of this process that may not have begun yet
 }
 
 // Open makes a store. It does not connect; Ping does.
@@ -109,9 +108,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if pc.ConnConfig.RuntimeParams["application_name"] == "" {
 		pc.ConnConfig.RuntimeParams["application_name"] = "outbox-relay"
 	}
-	// Statements are planned anew each time, with their real arguments: a plan
-	// cached while pending was empty reads the whole table once it is not. And an
-	// unnamed statement is what PgBouncer in transaction mode always understands.
+	// PostgreSQL plans each statement again, with its real arguments: a plan that was cached while
+	// outbox.pending was empty reads the whole table later. And PgBouncer in transaction mode
+	// accepts unnamed statements in every version.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	s := &Store{cfg: cfg, untook: map[string]time.Time{}}
 	pc.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error { return logIn(ctx, c, cfg.Password) }
@@ -121,11 +120,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	s.rounds.want() // for marks that another process has noted
+	s.rounds.want() // for marks of other processes
 	return s, nil
 }
 
-// logIn gives a connection that is about to be made its password.
+// logIn sets the password of a new connection.
 func logIn(ctx context.Context, c *pgx.ConnConfig, password func(context.Context) (string, error)) error {
 	if password == nil {
 		return nil
@@ -145,12 +144,12 @@ func (s *Store) Close() {
 	s.pool.Close()
 }
 
-// limit bounds one call.
+// limit limits one call.
 func (s *Store) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, s.cfg.Timeout)
 }
 
-// long bounds a statement that may read or move much. No other call waits for it.
+// long limits a statement that may read or move many rows. No other call waits for it.
 func (s *Store) long(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, s.cfg.LongTimeout)
 }

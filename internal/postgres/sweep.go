@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// New topics are looked for this often. That reads nothing of the others.
+	// The store looks for new topics this often. That reads no rows of known topics.
 	findEvery = time.Second
-	// Sweeps begin this often, but take at most a tenth of the time.
+	// Sweeps begin this often, but take at most a tenth of the whole time.
 	sweepEvery   = 15 * time.Second
 	sweepShare   = 10
 	sweepTimeout = 30 * time.Second
-	// Refusals of events that got through are forgotten this often.
+	// The store deletes refusals of published events this often.
 	forgetEvery = time.Minute
 )
 
-// sweeper looks for new topics and runs sweeps, one after the other, in the background:
-// with a snapshot held open somewhere a sweep reads everything settled since, and claims
-// must not wait for that.
+// sweeper looks for new topics and runs sweeps, one after the other, in the background: while an old
+// snapshot is open, a sweep reads all events that were settled since, and claims must not wait for
+// that.
 type sweeper struct {
 	mu      sync.Mutex
 	running sync.WaitGroup
@@ -32,15 +32,14 @@ type sweeper struct {
 	swept   bool // at least once
 	err     error
 
-	// Of the goroutine that runs only.
+	// Only the running goroutine uses these.
 	sweep, forget time.Time // when they are due
 }
 
 func (w *sweeper) wait() { w.running.Wait() }
 
-// sweepWhenDue starts a look for new topics if one is due, and returns the error of the
-// last. A process waits for its first sweep, so that its first claim finds the events of
-// topics without lanes.
+// sweepWhenDue starts a look for new topics if it is due, and returns the error of the last one. A
+// process waits for its first sweep, so that its first claim finds the events of topics without lanes.
 func (s *Store) sweepWhenDue(ctx context.Context) error {
 	w := &s.sweep
 	w.mu.Lock()
@@ -69,7 +68,7 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 	return err
 }
 
-// look looks for new topics, and now and then for more.
+// look looks for new topics. Less often, it also runs a sweep and deletes refusals.
 func (s *Store) look(ctx context.Context) error {
 	w := &s.sweep
 	if err := s.findTopics(ctx); err != nil {
@@ -88,10 +87,10 @@ func (s *Store) look(ctx context.Context) error {
 	return nil
 }
 
-// holdNoLongerSQL is about times that are further ahead than any worker writes them: the
-// clock has been set back since, or another server has the database. They become what a
-// worker would write now. Nothing is freed at once: the worker that has a lane may live, and
-// then renews its lease in time.
+// holdNoLongerSQL corrects times that are further ahead than any worker writes them: the clock has been
+// set back since, or the database has moved to another server. They become the times that a worker
+// would write now. No lane becomes free at once: its worker may still run, and then renews the lease in
+// time.
 const holdNoLongerSQL = `
 WITH topics AS (
     UPDATE outbox.topic SET recovery_paused_until = now() + $2::interval
@@ -109,8 +108,8 @@ SET leased_until   = CASE WHEN l.leased_until   > now() + $1::interval THEN now(
 FROM ahead
 WHERE l.topic = ahead.topic AND l.lane = ahead.lane`
 
-// holdNoLonger makes sure that no lane and no topic is held for longer than a worker holds
-// one, whatever the database's clock was.
+// holdNoLonger makes sure that no lane and no topic is held for longer than a worker holds it, even if
+// the database's clock was ahead.
 func (s *Store) holdNoLonger(ctx context.Context) error {
 	if _, err := s.pool.Exec(ctx, holdNoLongerSQL, max(s.cfg.Lease, timing.Lease), timing.RecoveryPause, timing.ClockMargin); err != nil {
 		return fmt.Errorf("look for times ahead of the clock: %w", err)
@@ -118,8 +117,8 @@ func (s *Store) holdNoLonger(ctx context.Context) error {
 	return nil
 }
 
-// findTopicsSQL makes the lanes of topics that have none. It looks between the topics that
-// are known, where the index has no entries of settled events.
+// findTopicsSQL makes the lanes of topics without lanes. It looks between the known topics, where the
+// index has no entries of settled events.
 const findTopicsSQL = `
 WITH known AS (SELECT topic, lead(topic) OVER (ORDER BY topic) AS following FROM outbox.lane WHERE lane = 0),
 gap AS (SELECT topic AS after, following AS before FROM known UNION ALL SELECT '', min(topic) FROM known),
@@ -136,7 +135,7 @@ SELECT topic, n FROM found CROSS JOIN generate_series(0, $1 - 1) n
 ORDER BY topic, n
 ON CONFLICT DO NOTHING`
 
-// findTopics makes the lanes of topics that are new.
+// findTopics makes the lanes of new topics.
 func (s *Store) findTopics(ctx context.Context) error {
 	for more := true; more; { // one in each gap
 		tag, err := s.pool.Exec(ctx, findTopicsSQL, relay.Lanes)
@@ -148,10 +147,10 @@ func (s *Store) findTopics(ctx context.Context) error {
 	return nil
 }
 
-// sweepSQL finds the first pending event of every lane by a loose index scan. It makes
-// the rows of lanes that are new, and lowers low_id where something is pending below it:
-// no event is inserted there (see rounds), but people and other programs can put one, and
-// a sequence can be set back. The mark is lowered as well, or low_id would follow it again.
+// sweepSQL finds the first pending event of every lane by a loose index scan. It makes the rows of new
+// lanes, and lowers low_id to a pending event below it. The trigger inserts no event there (see
+// rounds), but people and other programs can, and a sequence can be set back. It also lowers the mark,
+// because otherwise low_id would rise to the mark again.
 const sweepSQL = `
 WITH RECURSIVE first AS (
     (SELECT topic, lane, id FROM outbox.pending ORDER BY topic, lane, id LIMIT 1)
@@ -178,8 +177,8 @@ UPDATE outbox.lane l SET low_id = lowering.id, mark_id = least(l.mark_id, loweri
 FROM lowering
 WHERE l.topic = lowering.topic AND l.lane = lowering.lane AND l.low_id > lowering.id`
 
-// Sweep makes sure that everything pending can be found by a claim, and that nothing is
-// held for longer than a worker holds it. Claim starts one now and then.
+// Sweep makes sure that claims can find all pending events, and that no lane is held for longer than a
+// worker holds it. Claim starts a sweep from time to time.
 func (s *Store) Sweep(ctx context.Context) error {
 	if err := s.holdNoLonger(ctx); err != nil {
 		return err
@@ -190,15 +189,15 @@ func (s *Store) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// ensureLanesSQL makes the rows of topics before their first event.
+// ensureLanesSQL makes the lanes of topics before their first event.
 const ensureLanesSQL = `
 INSERT INTO outbox.lane (topic, lane)
 SELECT t, n FROM unnest($1::text[]) t CROSS JOIN generate_series(0, $2 - 1) n
 ORDER BY t, n
 ON CONFLICT DO NOTHING`
 
-// EnsureLanes makes the given topics known, so that the very first event of each
-// need not wait for a sweep.
+// EnsureLanes makes the lanes of topics, so that the first event of each topic need not wait for a
+// sweep.
 func (s *Store) EnsureLanes(ctx context.Context, topics []string) error {
 	if _, err := s.pool.Exec(ctx, ensureLanesSQL, topics, relay.Lanes); err != nil {
 		return fmt.Errorf("prepare lanes: %w", err)

@@ -10,11 +10,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// topicsSQL describes every topic. It stops counting at $1, over all lanes of a
-// topic together, and begins in each lane at its low_id: whatever is pending, and
-// however much was settled since the oldest snapshot that is open, it reads a
-// bounded part. The counts are LATERALs with LIMIT for the reason that the probes
-// of a claim are.
+// topicsSQL describes every topic. It counts to at most $1, over all lanes of a topic together, and
+// begins in each lane at its low_id. So it reads a bounded part, even if many events are pending, or
+// many were settled since the oldest open snapshot. The counts are LATERALs with LIMIT for the same
+// reason as the probes of a claim.
 const topicsSQL = `
 WITH RECURSIVE dead AS (
     (SELECT topic FROM outbox.dead_letter ORDER BY topic LIMIT 1)
@@ -52,14 +51,13 @@ CROSS JOIN LATERAL (
     FROM (SELECT d.code FROM outbox.dead_letter d WHERE d.topic = k.topic ORDER BY d.lane, d.id LIMIT $1) counted) letters
 ORDER BY k.topic`
 
-// sampleSettingsSQL holds for one transaction. Compiling the statement takes longer
-// than running it; and where the planner believes that a lane has few rows, a
-// bitmap scan would read and sort all of them before it stops counting.
+// sampleSettingsSQL is for one transaction. To compile the statement takes longer than to run it. And
+// if the planner expects few rows in a lane, a bitmap scan would read and sort all of them before the
+// count ends.
 const sampleSettingsSQL = `SELECT set_config('jit', 'off', true), set_config('enable_bitmapscan', 'off', true)`
 
-// Topics describes every topic that is known: by its lanes, a pause or a dead
-// letter. Unlike Status it reads a bounded part of what is pending, and long names
-// and reasons are cut.
+// Topics describes every topic that has lanes, a pause or a dead letter. Unlike Status, it reads a
+// bounded part of the pending events, and cuts long names and reasons.
 func (s *Store) Topics(ctx context.Context) ([]relay.TopicState, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()

@@ -14,9 +14,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// buryTopicSQL makes dead letters of what is pending of a topic, in lanes that nobody has.
-// It waits for no lock, because a claim of other topics waits for it. An event stays pending
-// if another event's dead letter has its id: a sequence that was set back gives ids again.
+// buryTopicSQL makes dead letters of a topic's pending events in free lanes. It waits for no lock,
+// because a claim of other topics waits for it. An event stays pending if another event's dead letter
+// has its id: a sequence that was set back gives ids again.
 const buryTopicSQL = `
 WITH free AS (
     SELECT topic, lane FROM outbox.lane
@@ -37,9 +37,9 @@ SELECT $1, lane, id, created_at, bytes, replay,
        '` + relay.CodeInvalidCharacter + `', $2, 1, $3, coalesce(operation, 0)
 FROM gone`
 
-// buryUnreadable takes the lanes of topics that are not valid UTF-8 out of those that wait,
-// and makes dead letters of their events. Only a database of encoding SQL_ASCII hands out
-// such topics. No workflow can have one: in JSON it would be the name of another topic.
+// buryUnreadable removes the lanes of topics that are not valid UTF-8 from the waiting ones, and makes
+// dead letters of their events. Only a database of encoding SQL_ASCII returns such topics. No workflow
+// can handle one: in JSON it would be the name of another topic.
 func (s *Store) buryUnreadable(ctx context.Context, by string, waiting []lane) []lane {
 	readable := make([]lane, 0, len(waiting))
 	buried := make(map[string]bool)
@@ -51,8 +51,8 @@ func (s *Store) buryUnreadable(ctx context.Context, by string, waiting []lane) [
 		case !buried[l.topic]:
 			buried[l.topic] = true
 			message := fmt.Sprintf("topic is not valid UTF-8 at byte %d", at)
-			// The next claim tries again, and Config.Fault is told of an error. Other topics
-			// do not wait.
+			// The next claim tries again, and Config.Fault gets an error. Other topics do not
+			// wait.
 			_, _ = s.pool.Exec(ctx, buryTopicSQL, l.topic, message, by)
 		}
 	}
@@ -74,8 +74,8 @@ func badUTF8(s string) (at int, found bool) {
 	return at, true
 }
 
-// readableTopic is how a topic is shown: one that is not valid UTF-8 is quoted, because
-// neither JSON nor a metric can hold it.
+// readableTopic returns a topic as it is shown. It quotes a topic that is not valid UTF-8, because
+// neither JSON nor a metric can have it.
 func readableTopic(topic string) string {
 	if utf8.ValidString(topic) {
 		return topic
@@ -83,9 +83,9 @@ func readableTopic(topic string) string {
 	return strconv.Quote(topic)
 }
 
-// SQLSTATEs of a text that the server cannot convert to UTF-8. An encoding other than UTF8
-// has bytes that are no characters, such as 81 in WIN1252. The trigger of outbox.event refuses
-// them, but not in events that are older than this rule.
+// SQLSTATEs of a text that the server cannot convert to UTF-8. Encodings other than UTF8 have bytes that
+// are no characters, such as 81 in WIN1252. The trigger of outbox.event refuses them, but events may be
+// older than this rule.
 const (
 	untranslatableCharacter  = "22P05"
 	characterNotInRepertoire = "22021"
@@ -108,8 +108,8 @@ func (s *Store) convert(ctx context.Context, column string, r relay.Ref) error {
 
 const keySQL = `SELECT key FROM outbox.event WHERE id = $1 AND created_at = $2 LIMIT 1`
 
-// unreadable notes why an event cannot be read, and its key if that can be read: events
-// behind it may be blocked.
+// unreadable records why an event cannot be read. It also reads the event's key if possible, because
+// the key may block later events.
 func (s *Store) unreadable(ctx context.Context, e *relay.Event, cause error) error {
 	known := *e
 	*e = relay.Event{Ref: known.Ref, CreatedAt: known.CreatedAt, Bytes: known.Bytes}
@@ -131,8 +131,8 @@ func (s *Store) unreadable(ctx context.Context, e *relay.Event, cause error) err
 	return cause
 }
 
-// unreadableKeys are the ids of dead letters to be whose keys cannot be read. They get no
-// key: all events of such a key become dead letters.
+// unreadableKeys returns the ids of future dead letters whose keys cannot be read. These get no key: all
+// events of such a key become dead letters anyway.
 func (s *Store) unreadableKeys(ctx context.Context, dead []relay.Outcome) (ids []int64, err error) {
 	if !s.converts() {
 		return nil, nil
@@ -151,7 +151,7 @@ func (s *Store) unreadableKeys(ctx context.Context, dead []relay.Outcome) (ids [
 	return ids, nil
 }
 
-// converts says that the server converts texts to UTF-8 from another encoding.
+// converts reports whether the server converts texts from another encoding to UTF-8.
 func (s *Store) converts() bool {
 	seen := s.session.Load()
 	return seen != nil && seen.encoding != "UTF8" && seen.encoding != sqlASCII
@@ -163,7 +163,7 @@ func asEscaped(expression string) string {
 	return "encode(convert_to(" + expression + ", getdatabaseencoding()), 'escape')"
 }
 
-// strangeTopicsSQL lists topics as bytes of the database's encoding, but for those of ASCII.
+// strangeTopicsSQL lists topics with characters beyond ASCII, as bytes of the database's encoding.
 const strangeTopicsSQL = `
 SELECT DISTINCT convert_to(topic, getdatabaseencoding()) FROM outbox.lane
 WHERE octet_length(convert_to(topic, getdatabaseencoding())) <> octet_length(encode(convert_to(topic, getdatabaseencoding()), 'escape'))`
@@ -191,11 +191,10 @@ func (s *Store) unreadableTopics(ctx context.Context) (topics [][]byte, err erro
 	return topics, nil
 }
 
-// setAsideSQL takes a topic that cannot be read as UTF-8 away. Its pending events become
-// dead letters under the topic's escaped name, and its lanes are replaced by lanes of that
-// name. If more is pending than one step takes, the lanes come back with the next look for
-// new topics. No claim can have had the lanes. An event stays pending, as in buryTopicSQL, if
-// a dead letter has its id.
+// setAsideSQL removes a topic that cannot be read as UTF-8. Its pending events become dead letters under
+// the topic's escaped name, and lanes of that name replace its lanes. If more events are pending than
+// one step takes, the next look for new topics makes the lanes again. No claim can have had the lanes.
+// An event stays pending if a dead letter has its id, as in buryTopicSQL.
 const setAsideSQL = `
 WITH topic AS (SELECT convert_from($1::bytea, getdatabaseencoding()) COLLATE "C" AS name),
 lanes AS (DELETE FROM outbox.lane l USING topic WHERE l.topic = topic.name),
@@ -216,8 +215,7 @@ INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, replay, code
 SELECT encode($1::bytea, 'escape'), lane, id, created_at, bytes, replay, '` + relay.CodeInvalidCharacter + `', $2, 1, $3, coalesce(operation, 0)
 FROM gone`
 
-// setAside takes topics that the server cannot convert to UTF-8 out of the way of all
-// others.
+// setAside removes topics that the server cannot convert to UTF-8, because they block all other topics.
 func (s *Store) setAside(ctx context.Context, by string) error {
 	topics, err := s.unreadableTopics(ctx)
 	if err != nil {

@@ -19,13 +19,12 @@ type Unrouted struct {
 	Lanes  int  // of 16
 }
 
-// unroutedCount is how far the events of one such topic are counted.
+// unroutedCount is the number up to which the events of such a topic are counted.
 const unroutedCount = 1_000
 
-// unroutedSQL looks between the topics of $1, and from each one that it finds to the next: one
-// short index scan for each. It reads nothing of the topics of $1, however much of them was
-// settled, and stops after $2 topics. The branches are two because a bound that may be null is
-// no bound of an index scan.
+// unroutedSQL looks between the topics of $1, and then from each topic that it finds to the next: one
+// short index scan for each. It reads no rows of the topics of $1, not even settled ones, and stops
+// after $2 topics. It has two branches, because an index scan cannot use a bound that may be null.
 const unroutedSQL = `
 WITH RECURSIVE routed AS (SELECT t COLLATE "C" AS topic FROM unnest($1::text[]) t),
 gap AS (SELECT topic AS after, lead(topic) OVER (ORDER BY topic) AS before FROM routed
@@ -50,8 +49,8 @@ SELECT u.topic,
         WHERE EXISTS (SELECT FROM outbox.pending p WHERE p.topic = u.topic AND p.lane = n))::int
 FROM (SELECT topic FROM unrouted LIMIT $2) u`
 
-// Unrouted lists topics that have pending events and are not among routed, by name, at most
-// so many. It reads a bounded part of what is pending.
+// Unrouted lists topics that have pending events and are not among routed, by name, and at most
+// the given number of them. It reads a bounded part of the pending events.
 func (s *Store) Unrouted(ctx context.Context, routed []string, most int) ([]Unrouted, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()

@@ -10,10 +10,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// CheckURL returns why a PostgreSQL connection string cannot be used, without
-// quoting any of it. pgx quotes it with what it takes for the password left out; in
-// one with an "@" that is not written %40 it takes the rest of the password for the
-// host, shows that, and asks the name server for it.
+// CheckURL returns an error if a PostgreSQL connection string cannot be used. The error quotes no part
+// of the string. pgx quotes the string without the password. But if the password has an "@" that is not
+// written as %40, pgx takes the rest of the password for the host, shows it, and sends it to the name
+// server.
 func CheckURL(url string) error {
 	if err := otherLibrarys(url); err != nil {
 		return fmt.Errorf("read the database URL: %w", err)
@@ -24,16 +24,16 @@ func CheckURL(url string) error {
 		if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok && errors.Unwrap(err) != nil {
 			reason = errors.Unwrap(err).Error()
 		}
-		return fmt.Errorf("read the database URL: %s: it must be such as postgres://user:password@host/name, with special characters of the password escaped (@ is %%40)", reason)
+		return fmt.Errorf("read the database URL: %s: use the form postgres://user:password@host/name, with special characters of the password escaped (@ is %%40)", reason)
 	}
 	hosts := []string{c.Host}
 	for _, f := range c.Fallbacks {
 		hosts = append(hosts, f.Host)
 	}
 	for _, host := range hosts {
-		// A socket's path may hold one, and an abstract socket's begins with one.
+		// A socket's path may contain an @, and that of an abstract socket begins with one.
 		if !strings.HasPrefix(host, "/") && strings.LastIndexByte(host, '@') > 0 {
-			return errors.New("read the database URL: there is an @ in the host: write one that belongs to the user or password as %40")
+			return errors.New("read the database URL: the host contains an @: write an @ of the user or the password as %40")
 		}
 	}
 	return nil
@@ -45,17 +45,17 @@ var (
 	scheme = regexp.MustCompile(`(?i)^\s*([a-z][a-z0-9_+.-]{0,30})://`)
 )
 
-// otherLibrarys returns what to change in a URL that is made for another library or another
-// database, and nil for any other string. It quotes no more than the scheme.
+// otherLibrarys returns an error with the correction of a URL that is made for another library or
+// another database, and nil for any other string. The error quotes only the scheme.
 func otherLibrarys(url string) error {
 	if jdbc.MatchString(url) {
-		return errors.New("it is a JDBC URL: take off jdbc:, and write it such as postgres://user:password@host/name")
+		return errors.New("it is a JDBC URL: take off jdbc:, and use the form postgres://user:password@host/name")
 	}
 	if m := driver.FindStringSubmatch(url); m != nil {
-		return fmt.Errorf("its scheme is %s, which only Python's SQLAlchemy knows: write postgresql:// instead", m[1])
+		return fmt.Errorf("its scheme is %s, which only Python's SQLAlchemy knows: use postgresql:// instead", m[1])
 	}
 	if m := scheme.FindStringSubmatch(url); m != nil && !isPostgres[strings.ToLower(m[1])] {
-		return fmt.Errorf("its scheme is %s: write postgres:// instead, and it must lead to PostgreSQL", m[1])
+		return fmt.Errorf("its scheme is %s: use postgres:// and the address of a PostgreSQL server instead", m[1])
 	}
 	return nil
 }

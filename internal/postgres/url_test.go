@@ -38,13 +38,13 @@ func TestURL_AMistakeIsToldWithoutAnyOfThePassword(t *testing.T) {
 
 func TestURL_OfAnotherLibraryIsNamedWithItsRemedy(t *testing.T) {
 	for text, want := range map[string]string{
-		"postgresql+psycopg2://relay:secret@127.0.0.1/db":           "its scheme is postgresql+psycopg2, which only Python's SQLAlchemy knows: write postgresql:// instead",
+		"postgresql+psycopg2://relay:secret@127.0.0.1/db":           "its scheme is postgresql+psycopg2, which only Python's SQLAlchemy knows: use postgresql:// instead",
 		"postgresql+asyncpg://relay:se@cret@127.0.0.1/db":           "its scheme is postgresql+asyncpg, which only Python's SQLAlchemy knows",
-		"POSTGRES+pg8000://relay:secret@127.0.0.1/db":               "write postgresql:// instead",
-		"jdbc:postgresql://127.0.0.1/db?user=relay&password=secret": "it is a JDBC URL: take off jdbc:, and write it such as postgres://user:password@host/name",
+		"POSTGRES+pg8000://relay:secret@127.0.0.1/db":               "use postgresql:// instead",
+		"jdbc:postgresql://127.0.0.1/db?user=relay&password=secret": "it is a JDBC URL: take off jdbc:, and use the form postgres://user:password@host/name",
 		"jdbc:postgresql://relay:secret@127.0.0.1/db":               "it is a JDBC URL",
-		"mysql://relay:secret@127.0.0.1/db":                         "its scheme is mysql: write postgres:// instead, and it must lead to PostgreSQL",
-		"psql://relay:secret@127.0.0.1/db":                          "write postgres:// instead",
+		"mysql://relay:secret@127.0.0.1/db":                         "its scheme is mysql: use postgres:// and the address of a PostgreSQL server instead",
+		"psql://relay:secret@127.0.0.1/db":                          "use postgres:// and the address",
 	} {
 		_, err := postgres.Open(t.Context(), postgres.Config{URL: text})
 		require.ErrorContains(t, err, "read the database URL: ", text)

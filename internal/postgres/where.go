@@ -12,11 +12,11 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// StateNotPending is the state of an event that was published, or that never became
-// pending: see Enqueue. The outbox keeps which, and when, for topics that keep receipts.
+// StateNotPending is the state of an event that was published or never became pending: see Enqueue. Only
+// receipts distinguish the two, and have the time of publication.
 const StateNotPending = "not pending"
 
-// EventLife is what the outbox knows of one event.
+// EventLife is all information of the outbox about one event.
 type EventLife struct {
 	ID        int64     `json:"id"`
 	EventID   string    `json:"eventId"`
@@ -25,17 +25,17 @@ type EventLife struct {
 	Lane      int16     `json:"lane"`
 	Type      string    `json:"type"`
 	WrittenAt time.Time `json:"writtenAt"`
-	// Deliveries are the first delivery, while it is pending or after it died, and replays.
+	// Deliveries are the first delivery, while it is pending or after it died, and the replays.
 	Deliveries []Delivery `json:"deliveries,omitempty"`
-	// Published is true if State is StateNotPending. It claims more than the outbox knows
-	// without a receipt, and is kept for scripts that read it.
+	// Published is true if State is StateNotPending. Without a receipt the outbox does not know that;
+	// the field stays for scripts that read it.
 	Published bool `json:"published"`
-	// State is that of the first delivery: pending, dead, discarded or StateNotPending.
+	// State is the state of the first delivery: pending, dead, discarded or StateNotPending.
 	State string `json:"state"`
 	ReceiptsLife
 	LaneLife
 
-	at int64 // WrittenAt as relay.Ref has it
+	at int64 // WrittenAt in the form of relay.Ref
 }
 
 // Delivery is one delivery of an event that is pending, dead or discarded.
@@ -43,34 +43,34 @@ type Delivery struct {
 	State string `json:"state"` // pending, dead or discarded
 	// Replay is the number of the operation that replays it. 0: its first delivery.
 	Replay int64 `json:"replay,omitempty"`
-	// Code and Message are of the last refusal, if it was refused one by one.
+	// Code and Message are those of the last refusal, if the destination refused the event alone.
 	Code     string `json:"code,omitempty"`
 	Message  string `json:"message,omitempty"`
 	Attempts int    `json:"attempts,omitempty"`
-	// Since is when it was first refused, or died.
+	// Since is the time of the first refusal, or of death.
 	Since *time.Time `json:"since,omitempty"`
 	// Ahead is how many events of its lane are pending before it, up to 10,000.
 	Ahead      int    `json:"ahead,omitempty"`
-	WorkflowID string `json:"workflowId,omitempty"` // that made it a dead letter
-	// By and Reason are of who discarded it.
+	WorkflowID string `json:"workflowId,omitempty"` // the workflow that made it a dead letter
+	// By and Reason are those of the operator who discarded it.
 	By     string `json:"by,omitempty"`
 	Reason string `json:"reason,omitempty"`
 }
 
-// LaneLife is what keeps, or publishes, a lane.
+// LaneLife is the state of a lane: the run that publishes it, or the reason why no run does.
 type LaneLife struct {
 	// RunID is the workflow run that has the lane, if one has.
 	RunID    string `json:"runId,omitempty"`
 	Retrying bool   `json:"retrying,omitempty"` // its batch waits for another attempt
 	// ReservedUntil is set while an operation waits for the lane: no claim takes it before.
 	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`
-	// Operations are the workflow ids of the topic's operations under way, while the lane
-	// is reserved: it is for one of them.
+	// Operations are the workflow ids of the topic's operations under way, while the lane is
+	// reserved for one of them.
 	Operations  []string `json:"operations,omitempty"`
 	PausedBy    string   `json:"pausedBy,omitempty"`
 	PauseReason string   `json:"pauseReason,omitempty"`
 	Recovery    string   `json:"recovery,omitempty"` // workflow id
-	// Failure is why that workflow keeps the topic paused, if an attempt has noted it.
+	// Failure is the reason why that workflow keeps the topic paused, if an attempt has recorded it.
 	Failure *relay.Failure `json:"failure,omitempty"`
 }
 
@@ -84,7 +84,7 @@ func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife
 		return e, err
 	}
 	found, err := collect(ctx, s, scan, sql, args...)
-	// A topic that cannot be read has its dead letters under its escaped name.
+	// The dead letters of an unreadable topic are under its escaped name.
 	for _, columns := range [...][]string{{"e.key", "e.type"}, {"e.topic"}} {
 		if !unconvertible(err) {
 			break
@@ -99,13 +99,13 @@ func (s *Store) lives(ctx context.Context, sql string, args ...any) ([]EventLife
 	}
 	for i := range found {
 		if err := s.fillLife(ctx, &found[i]); err != nil {
-			return nil, fmt.Errorf("look for what became of event %s: %w", found[i].EventID, err)
+			return nil, fmt.Errorf("look for the outcome of event %s: %w", found[i].EventID, err)
 		}
 	}
 	return found, nil
 }
 
-// deliveriesSQL reads all that is known of one event's deliveries, the first first.
+// deliveriesSQL reads the deliveries of one event, the first delivery first.
 const deliveriesSQL = `
 SELECT 'pending', p.replay, coalesce(r.code, ''), coalesce(r.message, ''), coalesce(r.attempts, 0), r.first_at,
        (SELECT count(*)::int FROM (
@@ -124,7 +124,7 @@ FROM outbox.discarded x JOIN outbox.operation o ON o.id = x.operation
 WHERE x.topic = $1 AND x.lane = $2 AND x.id = $3 AND x.created_at = $4
 ORDER BY 2`
 
-// laneLifeSQL reads who has a lane, and what keeps its topic.
+// laneLifeSQL reads the run that has a lane, and the pauses of its topic.
 const laneLifeSQL = `
 SELECT CASE WHEN l.leased_until >= now() THEN coalesce(split_part(l.claimed_by, '/', 1), '') ELSE '' END,
        l.retrying AND l.leased_until >= now() IS TRUE,
