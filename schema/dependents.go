@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// dependentsSQL names objects that are not of the outbox and use a column that still has to
-// change to COLLATE "C", or a primary key that is replaced with it. The view outbox.status
-// is changed by the migrations themselves.
+// dependentsSQL names objects of other programs that use a column that has to change to
+// COLLATE "C", or a primary key that the change replaces. The migrations themselves change the
+// view outbox.status.
 const dependentsSQL = `
 WITH changing AS (
     SELECT a.attrelid, a.attnum
@@ -39,7 +39,8 @@ FROM (SELECT DISTINCT o.type || ' ' || o.identity AS name
       CROSS JOIN LATERAL pg_identify_object(CASE WHEN v.oid IS NULL THEN d.classid ELSE 'pg_class'::regclass END, coalesce(v.oid, d.objid), 0) o
       WHERE r.ev_class IS DISTINCT FROM to_regclass('outbox.status')) named`
 
-// refuseDependents names the objects that would stop a migration, before any work is done.
+// refuseDependents returns an error that names the objects that would stop a migration, before
+// the first migration runs.
 func refuseDependents(ctx context.Context, conn *pgx.Conn) error {
 	var names string
 	if err := conn.QueryRow(ctx, dependentsSQL).Scan(&names); err != nil {
@@ -51,7 +52,7 @@ func refuseDependents(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// withRemedy explains an error of a migration that the database's owner can mend.
+// withRemedy adds the remedy to an error of a migration that the database's owner can repair.
 func withRemedy(err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -61,7 +62,7 @@ func withRemedy(err error) error {
 	case "23505": // unique_violation
 		return fmt.Errorf("a table of the outbox has two rows under one key: %s See docs/runbook.md, \"migrate finds two rows under one key\": %w", pg.Detail, err)
 	case "2BP01", "0A000": // dependent_objects_still_exist, feature_not_supported: the type of a column that is used
-		return fmt.Errorf("an object that is not of the outbox depends on it: drop that object, run this again, and create it again: %w: %s", err, pg.Detail)
+		return fmt.Errorf("an object of another program depends on the outbox: drop that object, run this again, and create the object again: %w: %s", err, pg.Detail)
 	}
 	return err
 }

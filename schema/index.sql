@@ -5,17 +5,17 @@
 --     psql "$DATABASE_URL" -v name=event_key -v columns='topic, key, id' -f schema/index.sql
 --     psql "$DATABASE_URL" -v name=event_event_id -v columns='event_id' -f schema/index.sql
 --
--- Producers and the relay go on meanwhile. Run it again if it was interrupted; where
--- all is there, it changes nothing. Partitions that are made later have the index, too.
--- To be rid of it: DROP INDEX outbox.event_key.
+-- Producers and the relay continue meanwhile. Run it again if it was interrupted; a complete
+-- index stays as it is. Partitions that are made later have the index, too. To remove the
+-- index: DROP INDEX outbox.event_key.
 
 \set ON_ERROR_STOP on
 \set QUIET on
-SET lock_timeout = '500ms'; -- rather fail, and be run again, than have producers wait
+SET lock_timeout = '500ms'; -- rather fail, and be run again, than make producers wait
 
 CREATE INDEX IF NOT EXISTS :"name" ON ONLY outbox.event (:columns);
 
--- What an interrupted run left half made.
+-- Drop the invalid indexes that an interrupted run has left.
 SELECT format('DROP INDEX %s', x.indexrelid::regclass)
 FROM pg_index x
 JOIN pg_inherits p ON p.inhrelid = x.indrelid AND p.inhparent = 'outbox.event'::regclass
@@ -23,8 +23,8 @@ JOIN pg_class c ON c.oid = x.indexrelid
 WHERE NOT x.indisvalid AND c.relname LIKE '%' || :'name'
 \gexec
 
--- Partitions that have none yet, each without stopping who writes to it. It waits for
--- open transactions, and nobody waits for it.
+-- Build the index on each partition without one. CONCURRENTLY waits for open transactions,
+-- and makes no producer wait.
 SET lock_timeout = 0;
 SELECT format('CREATE INDEX CONCURRENTLY %I ON %s (%s)', c.relname || '_' || :'name', c.oid::regclass, :'columns')
 FROM pg_inherits p JOIN pg_class c ON c.oid = p.inhrelid

@@ -1,4 +1,4 @@
--- Two roles with no more rights than they need. Run it as the owner of the
+-- Two roles with only the rights that they need. Run this file as the owner of the
 -- database, after "starter migrate", as often as you like:
 --
 --     psql "$DATABASE_URL" -f schema/roles.sql
@@ -21,10 +21,10 @@ BEGIN
     END LOOP;
 END $$;
 
--- A producer inserts events and can do nothing else: not read, not delete, not
--- choose id or created_at (with a right on the whole table COPY could set id and
--- collide), and not write to a partition (which would fire no trigger, so the
--- event would never be published).
+-- A producer can only insert events. It cannot read, delete, or choose id or
+-- created_at (with a right on the whole table, COPY could set an id that collides),
+-- and it cannot write to a partition (which fires no trigger, so the relay would
+-- never publish the event).
 GRANT USAGE ON SCHEMA outbox TO outbox_producer;
 GRANT INSERT (event_id, topic, key, type, payload, content_type, attributes)
     ON outbox.event TO outbox_producer;
@@ -35,18 +35,18 @@ GRANT SELECT ON outbox.event, outbox.status TO outbox_relay;
 GRANT SELECT, INSERT, DELETE ON outbox.pending, outbox.dead_letter, outbox.discarded TO outbox_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic, outbox.refusal TO outbox_relay;
 GRANT SELECT, UPDATE ON outbox.sample, outbox.round TO outbox_relay;
--- It looks whether the sequence of ids is behind the events.
+-- The relay checks whether the sequence of ids is behind the events.
 GRANT SELECT ON SEQUENCE outbox.event_id_seq TO outbox_relay;
--- Who did what and why is written once; how far it is, as it goes on.
+-- An operation's operator, kind and reason are written once; its progress is updated.
 GRANT SELECT, INSERT, UPDATE (workflow_id, done, marked, took, next_after, lanes_after, holder, finished_at, outcome) ON outbox.operation TO outbox_relay;
 
--- It writes receipts and never changes them, and notes which topics keep them.
+-- The relay writes receipts and never changes them, and records which topics keep them.
 GRANT SELECT, INSERT ON outbox.receipt TO outbox_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.receipt_topic TO outbox_relay;
 
--- It makes the partitions of days to come and drops those that nobody needs any
--- more, through functions that run as the owner.
+-- The relay makes the partitions of future days and drops expired ones, through
+-- functions that run as the owner.
 GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught(),
     outbox.delete_caught(date, bigint), outbox.make_receipt_partition(date), outbox.drop_receipt_partition(date) TO outbox_relay;
--- Workers of the version before decide with it when the low watermark advances.
+-- Workers of the previous version use it to decide when the low watermark advances.
 GRANT EXECUTE ON FUNCTION outbox.mark_is_safe(timestamptz, xid8) TO outbox_relay;

@@ -1,7 +1,6 @@
-// Package schema creates and upgrades the tables that producers write to and
-// the relay reads: numbered migrations that travel inside the binary, so that a
-// deployment needs no files beside it, and the daily partitions of the event
-// table.
+// Package schema creates and upgrades the tables of producers and of the relay: by
+// numbered migrations, which are part of the binary, so that a deployment needs no other
+// files, and by the daily partitions of the event table.
 package schema
 
 import (
@@ -20,38 +19,38 @@ import (
 //go:embed migrations/*.sql
 var files embed.FS
 
-// RolesSQL creates the roles outbox_producer and outbox_relay and grants each
-// what it needs and no more. It may be run again.
+// RolesSQL creates the roles outbox_producer and outbox_relay and grants each only the
+// rights that it needs. You may run it again.
 //
 //go:embed roles.sql
 var RolesSQL string
 
-// PartitionsAhead is how many days beyond today Migrate makes partitions for.
-// Events of days without one are kept in the default partition until they expire:
-// retention deletes them there one by one, which costs more than dropping a partition.
+// PartitionsAhead is the number of days after today for which Migrate makes partitions.
+// Events of days without a partition stay in the default partition until they expire.
+// Retention deletes them there one by one, which costs more than to drop a partition.
 const PartitionsAhead = 14
 
-// Result says what a migration changed.
+// Result lists the changes of a migration.
 type Result struct {
 	From       int32 `json:"from"`       // schema version before
 	To         int32 `json:"to"`         // schema version after
 	Partitions int   `json:"partitions"` // daily partitions made
 }
 
-// Changed reports whether anything was different before.
+// Changed reports whether the migration changed anything.
 func (r Result) Changed() bool { return r.From != r.To || r.Partitions > 0 }
 
-// Migrate brings the database to the newest version and makes the partitions of
-// today and the next PartitionsAhead days. Running it again changes nothing; of
-// two that run at once, one waits. It needs the rights of the database's owner
-// and a direct connection: behind PgBouncer in transaction mode the lock that
-// keeps two migrations apart does not hold.
+// Migrate upgrades the database to the newest version and makes the partitions of
+// today and the next PartitionsAhead days. A second call changes nothing; of two
+// concurrent calls, one waits. It needs the rights of the database's owner and a
+// direct connection: behind PgBouncer in transaction mode, the lock that keeps two
+// migrations apart does not work.
 //
-// A migration that needs a table of the producers waits 50 ms at most for their
-// transactions, lets them pass and tries again, for Patience.
+// A migration that needs a lock on the producers' tables waits at most 50 ms for their
+// transactions, lets them pass and tries again, for up to Patience.
 //
-// The roles of RolesSQL are not created here, because roles belong to the whole
-// server and many teams manage them elsewhere.
+// Migrate does not create the roles of RolesSQL, because roles belong to the whole
+// server, and many teams manage them elsewhere.
 func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	unlock, err := lock(ctx, conn)
 	if err != nil {
@@ -101,9 +100,9 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	return r, err
 }
 
-// rowsSQL puts back the rows of tables that always have one, which a TRUNCATE or a copy
-// without data has removed. The round is behind every one that a lane's mark belongs to, and
-// none has ended: all marks wait, once more, for the transactions that may insert below them.
+// rowsSQL restores the row of tables that must have one, after a TRUNCATE or a copy without
+// data. The new round is later than the rounds of all marks, and no round has ended: all marks
+// wait once more for the transactions that may insert below them.
 var rowsSQL = []string{
 	`INSERT INTO outbox.round (number, ended)
 	 SELECT coalesce(max(mark_round), 0) + 1, 0 FROM outbox.lane
@@ -115,20 +114,19 @@ var rowsSQL = []string{
 func putRowsBack(ctx context.Context, conn *pgx.Conn) error {
 	for _, sql := range rowsSQL {
 		if _, err := conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("put the relay's own rows back: %w", err)
+			return fmt.Errorf("restore the relay's own rows: %w", err)
 		}
 	}
 	return nil
 }
 
-// ownerSQL finds the role that owns an outbox which is there, if it is another than the
-// session's.
+// ownerSQL finds the role that owns an existing outbox, if it differs from the session's role.
 const ownerSQL = `
 SELECT coalesce((SELECT quote_ident(r.rolname) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
                  WHERE c.oid = to_regclass('outbox.event') AND r.rolname <> current_user), '')`
 
-// asOwner lets a superuser, or a member of the owner's role, migrate in the owner's name:
-// functions that run as the owner could not use the objects of another.
+// asOwner makes a superuser, or a member of the owner's role, migrate as the owner: functions
+// that run as the owner could not use the objects of another role.
 func asOwner(ctx context.Context, conn *pgx.Conn) (reset func(), err error) {
 	var owner string
 	if err := conn.QueryRow(ctx, ownerSQL).Scan(&owner); err != nil {
@@ -147,9 +145,8 @@ func asOwner(ctx context.Context, conn *pgx.Conn) (reset func(), err error) {
 // from tern's own, which Migrate takes inside it.
 const lockNumber = int64(0x6f7574626f78) // "outbox"
 
-// lock asks again and again instead of waiting inside one statement: an index that is
-// built concurrently waits for every statement that is under way, so the two would wait
-// for each other.
+// lock tries again and again instead of waiting inside one statement: the concurrent build of
+// an index waits for every running statement, so the two would wait for each other.
 func lock(ctx context.Context, conn *pgx.Conn) (unlock func(), err error) {
 	for locked := false; !locked; {
 		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, lockNumber).Scan(&locked); err != nil {
@@ -162,22 +159,22 @@ func lock(ctx context.Context, conn *pgx.Conn) (unlock func(), err error) {
 		}
 	}
 	return func() {
-		// If this fails the connection is gone, and the lock with it.
+		// If this fails, the connection is gone, and so is the lock.
 		_, _ = conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, lockNumber)
 	}, nil
 }
 
-// Patience is how long Migrate tries to get the lock that one migration needs. A
-// transaction that uses the outbox's tables for longer must end first.
+// Patience is how long Migrate tries to get the locks of one migration. You must end a
+// transaction that uses the outbox's tables for longer.
 const Patience = 5 * time.Minute
 
-// migrateWhenFree runs the migrations that are missing. Each is done completely or not
-// at all, so one that found a table in use is simply tried again.
+// migrateWhenFree runs the missing migrations. Each takes effect completely or not at all, so
+// it retries a migration that found a table in use.
 func migrateWhenFree(ctx context.Context, conn *pgx.Conn, m *migrate.Migrator) error {
-	// For every migration, so that none can forget it: a lock that is waited for stops
-	// everything behind it, producers or the relay.
+	// For every migration, so that none can forget it: while a migration waits for a lock, all
+	// later requests of producers and the relay wait too.
 	if _, err := conn.Exec(ctx, `SET lock_timeout = '50ms'`); err != nil {
-		return fmt.Errorf("bound the wait for locks: %w", err)
+		return fmt.Errorf("set lock_timeout: %w", err)
 	}
 	defer func() { _, _ = conn.Exec(context.WithoutCancel(ctx), `RESET lock_timeout`) }()
 	for deadline := time.Now().Add(Patience); ; {
@@ -230,7 +227,7 @@ func lockBusy(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "55P03" // lock_not_available
 }
 
-// pause lets whoever has the lock go on.
+// pause waits a moment, so that the holder of the lock can finish.
 func pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -241,7 +238,7 @@ func pause(ctx context.Context) error {
 }
 
 // identifySQL is for the version table, which the migration library makes without a primary
-// key. PostgreSQL refuses to update such a table once a publication of all tables has it.
+// key. PostgreSQL refuses to update such a table if a publication of all tables exists.
 const identifySQL = `
 DO $$ BEGIN
     IF (SELECT relreplident FROM pg_class WHERE oid = 'outbox.schema_version'::regclass) <> 'f' THEN
@@ -249,7 +246,7 @@ DO $$ BEGIN
     END IF;
 END $$`
 
-// identify comes before the first update of the version table.
+// identify must run before the first update of the version table.
 func identify(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, identifySQL); err != nil {
 		return fmt.Errorf("give the version table a replica identity: %w", err)
@@ -260,11 +257,12 @@ func identify(ctx context.Context, conn *pgx.Conn) error {
 const makePartitionSQL = `
 SELECT outbox.make_partition(((now() AT TIME ZONE 'UTC')::date + $1::int))`
 
-// MakePartitions makes the partitions of today and of the given number of days
-// ahead, where missing, and says how many it made. For five seconds each is tried with
-// locks that are free, so that no producer waits, and for five more it waits 50 ms for
-// them; then it leaves the partition to Maintenance and goes on. A day of which the default
-// partition has events gets none. While that is today, and they are many, it makes tomorrow's only.
+// MakePartitions makes the missing partitions of today and of the given number of days
+// ahead, and returns the number of partitions that it made. For each it takes only free locks
+// for five seconds, so that no producer waits. For five more seconds it waits 50 ms for a lock.
+// Then it leaves the partition to Maintenance and continues with the next one. A day with
+// events in the default partition gets no partition. If that day is today, and its events are
+// many, MakePartitions makes only tomorrow's.
 func MakePartitions(ctx context.Context, conn *pgx.Conn, daysAhead int) (made int, err error) {
 	for day := 0; day <= daysAhead; day++ {
 		isNew, err := makePartition(ctx, conn, day)
@@ -284,7 +282,7 @@ const mayQueueSQL = `SELECT set_config('outbox.may_queue', $1, true)`
 func makePartition(ctx context.Context, conn *pgx.Conn, day int) (made bool, err error) {
 	const politely = 5 * time.Second
 	for deadline := time.Now().Add(2 * politely); ; {
-		var done *bool // null: later
+		var done *bool // nil: later
 		mayQueue := "off"
 		if time.Until(deadline) < politely {
 			mayQueue = "on"

@@ -1,8 +1,8 @@
 -- The tables of outbox-relay. Sections 4 and 5 of the design give the reasons;
 -- schema/README.md is the guide for producers.
 
--- An attribute becomes a message attribute of SNS or SQS. What AWS would reject,
--- or silently discard, is refused here, while the producer can still roll back:
+-- An attribute becomes a message attribute of SNS or SQS. This function refuses events that
+-- AWS would reject or silently discard, while the producer can still roll back:
 -- names of A-Z a-z 0-9 _ - . up to 256 characters, not beginning with "AWS." or
 -- "Amazon.", no dot at either end and no two in a row; values that are non-empty
 -- strings; at most six beside traceparent, because the relay adds four and a
@@ -47,8 +47,8 @@ CREATE TABLE outbox.event (
     CONSTRAINT event_attributes_are_valid           CHECK (attributes = '{}' OR outbox.attributes_are_valid(attributes))
 ) PARTITION BY RANGE (created_at);
 
--- Catches what no daily partition covers, so that a business transaction never
--- fails for want of one.
+-- Receives the events of days without a partition, so that a business transaction never
+-- fails because a partition is missing.
 CREATE TABLE outbox.event_default PARTITION OF outbox.event DEFAULT;
 
 -- A row here is an event still to be published. Narrow, and the only table whose
@@ -79,11 +79,11 @@ CREATE TABLE outbox.lane (
     leased_until timestamptz, -- database clock
     claimed_at   timestamptz, -- also after release: who was served longest ago goes first
     claimed_by   text,        -- workflow run and activity
-    -- Scans of pending begin here. What is pending below it (a transaction that
-    -- committed late) would be found by the sweep only, after later events of its
-    -- key. So seen_id becomes low_id not before every transaction that was open
-    -- when it was noted has ended, and two seconds have passed: a transaction may
-    -- have drawn its id a moment before it shows in a snapshot.
+    -- Scans of pending begin here. Only the sweep would find a pending event below it
+    -- (of a transaction that committed late), after later events of its key. So seen_id
+    -- becomes low_id only after every transaction has ended that was open when seen_id
+    -- was noted, and two seconds have passed: a transaction may have drawn its id a
+    -- moment before it shows in a snapshot.
     low_id       bigint      NOT NULL DEFAULT 0,
     seen_id      bigint      NOT NULL DEFAULT 0,
     seen_at      timestamptz NOT NULL DEFAULT '-infinity',

@@ -1,4 +1,4 @@
--- What destinations refuse, and what became of it.
+-- Refusals of destinations, and dead letters.
 
 -- The key goes along into the dead letters, so that events of a key can be held
 -- back behind one of theirs without reading outbox.event.
@@ -10,10 +10,10 @@ CREATE INDEX dead_letter_key ON outbox.dead_letter (topic, key) WHERE key <> '';
 -- keep all others of the topic waiting.
 ALTER TABLE outbox.lane ADD COLUMN retrying boolean NOT NULL DEFAULT false;
 
--- Pending events that their destination has refused one by one, while others got
--- through. A retry is Temporal's and ends with its run; this remembers over all
--- runs since when, so that an event can be given up. Rows are few: only what is
--- refused is here, and goes with the event's end.
+-- Pending events that their destination has refused one by one, while it accepted others. A
+-- retry belongs to Temporal and ends with its run; this table has the time of the first refusal
+-- over all runs, so that the relay can give an event up. Rows are few: only refused events have
+-- one, until they are published or dead.
 CREATE TABLE outbox.refusal (
     topic    text        NOT NULL,
     lane     smallint    NOT NULL,

@@ -6,9 +6,9 @@ ALTER FUNCTION outbox.make_partition(date) SECURITY DEFINER SET search_path = pg
 -- Drops the partition of one UTC day that is over, with all its events: "dropped",
 -- "absent", or "needed" if an event of it is still to be published or a dead
 -- letter. The look is taken under the lock, behind every transaction that has
--- written to the table: an event that commits late is seen. The caller sees
--- lock_not_available instead of a wait when producers are in the way, and tries
--- again, because whoever waits for this lock stops all of them.
+-- written to the table: an event that commits late is seen. If producers
+-- are in the way, the caller gets lock_not_available instead of a wait, and tries
+-- again, because a session that waits for this lock stops all producers.
 CREATE FUNCTION outbox.drop_partition(day date) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET timezone = 'UTC' AS $$

@@ -1,6 +1,6 @@
--- What operators did, do, and why: one row for each command that changes something.
--- The relay's workflows note here how far they are, in the same transaction as what
--- they do, so that an interrupted operation goes on where it was.
+-- The operations of operators, with their reasons: one row for each command that changes
+-- data. The relay's workflows record their progress here, in the same transaction as the
+-- change, so that an interrupted operation continues where it was.
 CREATE TABLE outbox.operation (
     id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at          timestamptz NOT NULL DEFAULT now(),
@@ -19,7 +19,7 @@ CREATE TABLE outbox.operation (
     finished_at timestamptz,                       -- null: under way
     outcome     text        NOT NULL DEFAULT ''    -- done, cancelled, or what went wrong
 );
--- The same command given twice joins what is under way.
+-- A second command with the same selection joins the operation under way.
 CREATE UNIQUE INDEX operation_under_way ON outbox.operation (topic, kind, md5(selection::text)) WHERE finished_at IS NULL;
 
 -- Dead letters that were dropped for good. They go with their event's partition.
@@ -36,8 +36,8 @@ CREATE TABLE outbox.discarded (
     PRIMARY KEY (topic, lane, id, replay)
 );
 
--- An operation that waits for a lane keeps claims away from it until then. It ends by
--- itself: whoever reserved the lane may have died.
+-- An operation that waits for a lane keeps claims away from it until then. The reservation
+-- expires, because the worker that made it may have died.
 ALTER TABLE outbox.lane ADD COLUMN reserved_until timestamptz;
 
 -- Until then an attempt that was followed by another before it had ended may still be

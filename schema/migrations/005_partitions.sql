@@ -4,9 +4,9 @@
 -- "absent", or "needed" if an event of it is still to be published or a dead letter.
 -- Before it looks, it makes sure that nothing of the day can become either: a
 -- transaction that writes to the day's table late, and the steps of a redrive or
--- replay, come before it or wait. Only what is certain then stops all producers, for
--- the moment that dropping a table takes. The caller sees lock_not_available instead
--- of a wait when anybody is in the way, and tries again.
+-- replay, come before it or wait. Only when that is certain does it stop all producers, for
+-- the moment that dropping a table takes. If another session is in the way, the caller
+-- gets lock_not_available instead of a wait, and tries again.
 CREATE OR REPLACE FUNCTION outbox.drop_partition(day date) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET timezone = 'UTC' AS $$
@@ -41,9 +41,9 @@ END $$;
 -- are in the way, and tries again.
 --
 -- Null: later. While there is no partition for today, producers write to the default
--- one. If that has caught much, moving it, and looking through it once for each day
--- that is attached, would keep them waiting for all that time; so only tomorrow's is
--- made, and from tomorrow on nobody waits for the rest.
+-- one. If that has many events, producers would wait while the function moves them, and
+-- while PostgreSQL reads them for each day that it attaches. So the function makes only
+-- tomorrow's partition, and from tomorrow on no producer waits for the other days.
 CREATE OR REPLACE FUNCTION outbox.make_partition(day date) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET timezone = 'UTC' AS $$

@@ -1,4 +1,4 @@
--- Which operation has made an event pending again, so that its command can say how many of its
+-- The operation that has made an event pending again, so that its command can say how many of its
 -- events arrived and how many died again. A replay has its number in pending.replay already.
 -- The columns are null or constant, so no row is written and no lock is held for long.
 --
@@ -15,8 +15,8 @@ ALTER TABLE outbox.operation
     ADD COLUMN marked bigint   NOT NULL DEFAULT 0,
     ADD COLUMN took   bigint[] NOT NULL DEFAULT '{}';
 
--- The first run of a workflow that somebody has started by hand, as from Temporal's UI. With
--- workflow_id it says whose the record is: an attempt whose answer was lost finds its own.
+-- The first run of a workflow that an operator has started by hand, for example in Temporal's UI.
+-- Together with workflow_id it identifies the record: an attempt whose answer was lost finds it.
 ALTER TABLE outbox.operation ADD COLUMN run_id text NOT NULL DEFAULT '';
 
 -- Where schema/roles.sql has been run, the relay's role goes on without running it again.

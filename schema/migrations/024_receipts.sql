@@ -14,7 +14,7 @@ CREATE TABLE outbox.receipt (
     published_at timestamptz NOT NULL
 ) PARTITION BY RANGE (published_at);
 
--- Without a key, PostgreSQL lets nobody delete a row of a published table.
+-- Without a key, PostgreSQL refuses every DELETE on a table that is part of a publication.
 ALTER TABLE outbox.receipt REPLICA IDENTITY FULL;
 
 -- The only index, because each costs as much as the row. It is for "starter where".
@@ -30,8 +30,8 @@ CREATE TABLE outbox.receipt_topic (
 );
 
 -- Makes the partition of one UTC day. True: made. False: it is there already. Null: it
--- cannot be made, because it was detached, or because the day is out of range. Nobody who
--- writes receipts waits: a partition is attached beside them.
+-- cannot be made, because it was detached, or because the day is out of range. Writers of
+-- receipts do not wait while a partition is attached.
 CREATE FUNCTION outbox.make_receipt_partition(day date) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET timezone = 'UTC' SET row_security = off AS $$
