@@ -29,7 +29,7 @@ func collected(t *testing.T, file, source string) []text {
 	return texts
 }
 
-func TestCollectFindsTextsByTheirPlace(t *testing.T) {
+func TestCollect_FindsTextsByTheirPlace(t *testing.T) {
 	const file = "worker/x.go"
 	for name, c := range map[string]struct {
 		source string
@@ -76,35 +76,35 @@ func TestCollectFindsTextsByTheirPlace(t *testing.T) {
 	}
 }
 
-func TestCollectTakesTextsOfWorkflowsForTheUI(t *testing.T) {
+func TestCollect_TakesTextsOfWorkflowsForTheUI(t *testing.T) {
 	got := collected(t, "workflows/x.go", "package workflows\nconst Details = \"Claims events. \" +\n\t\"Nothing is lost.\"")
 	require.Equal(t, []text{{ui, "", "workflows/x.go", 2, "Claims events. Nothing is lost."}}, got)
 }
 
-func TestCollectPassesTestsAndToolsOver(t *testing.T) {
+func TestCollect_PassesTestsAndToolsOver(t *testing.T) {
 	for _, file := range []string{"worker/x_test.go", "internal/testenv/x.go", "internal/tools/x/x.go", "worker/testdata/x.go"} {
 		require.Empty(t, collected(t, file, "package x\nvar a = errors.New(\"closed\")"), file)
 	}
 }
 
-func TestCollectFailsWithoutARoot(t *testing.T) {
+func TestCollect_FailsWithoutARoot(t *testing.T) {
 	files := repository("worker/x.go", "package worker")
 	delete(files, "outbox/doc.go")
 	_, err := collect(files)
 	require.Error(t, err)
 }
 
-func TestCollectFailsOnSourceThatDoesNotParse(t *testing.T) {
+func TestCollect_FailsOnSourceThatDoesNotParse(t *testing.T) {
 	_, err := collect(repository("worker/x.go", "package"))
 	require.ErrorContains(t, err, "worker/x.go")
 }
 
-func TestMarkdownEndsEveryLocationWithAFullStopAndQuotesEveryLine(t *testing.T) {
+func TestMarkdown_EndsLocationsWithAFullStopAndQuotesLines(t *testing.T) {
 	got := markdown([]text{{help, "long", "a/b.go", 7, "Give <name>.\n\nIt goes on.\n"}})
 	require.Contains(t, got, "## Help of the commands\n\n1 texts.\n\n### a/b.go\n\n`a/b.go:7`, long.\n\n> Give \\<name>.\n>\n> It goes on.\n")
 }
 
-func TestTheDocumentHasTheTextsOfThisRepositoryAndIsTheSameEachTime(t *testing.T) {
+func TestDocument_HasTheTextsOfThisRepositoryEachTime(t *testing.T) {
 	root := filepath.Join("..", "..", "..")
 	var one bytes.Buffer
 	require.NoError(t, run(root, "", &one))
