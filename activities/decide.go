@@ -221,7 +221,7 @@ type outlook int
 
 const (
 	isOver         outlook = iota // there is none: the next claim has the rest
-	isForOthers                   // there is none, and the topic's recovery goes on
+	isForOthers                   // the attempt was cancelled: its workflow or an operator decides how the topic goes on
 	isInconclusive                // it has to find out
 	isRefused                     // it sends what was refused
 )

@@ -71,7 +71,8 @@ type PublishRequest struct {
 	// Recovering is set by that workflow: every attempt renews the pause, and none
 	// fails for good.
 	Recovering bool `json:"recovering,omitempty"`
-	// Park makes dead letters of all events that are refused, for any reason.
+	// Park makes dead letters of all events that are refused, for any reason. It implies
+	// Recovering.
 	Park bool `json:"park,omitempty"`
 	// Bound asks, with Park, how far that goes, and for nothing else: the answer is
 	// PublishResult.ParkUpTo.
