@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -53,9 +54,14 @@ func (p *Polls) Intercept(ctx context.Context, method string, req, reply any, co
 	call := func(ctx context.Context) error { return invoke(ctx, method, req, reply, conn, opts...) }
 	switch reply := reply.(type) {
 	case *workflowservice.PollWorkflowTaskQueueResponse:
-		return p.poll(ctx, reply, call)
+		r, ok := req.(*workflowservice.PollWorkflowTaskQueueRequest)
+		return p.poll(ctx, ok && r.GetTaskQueue().GetKind() == enumspb.TASK_QUEUE_KIND_STICKY, reply, call)
 	case *workflowservice.PollActivityTaskQueueResponse:
-		return p.poll(ctx, reply, call)
+		return p.poll(ctx, false, reply, call)
+	}
+	if r, ok := req.(*workflowservice.RespondWorkflowTaskCompletedRequest); ok && p.isDraining() {
+		// The run's next decision goes to any worker at once, and waits no second for this one.
+		r.StickyAttributes = nil
 	}
 	err := call(ctx)
 	switch base := path.Base(method); {
@@ -67,14 +73,16 @@ func (p *Polls) Intercept(ctx context.Context, method string, req, reply any, co
 	return err
 }
 
-// poll asks for a task, unless the worker drains: then it waits for the end of the worker,
-// and brings none.
-func (p *Polls) poll(ctx context.Context, reply interface {
+// taskReply is the answer to a poll.
+type taskReply interface {
 	proto.Message
 	GetTaskToken() []byte
-}, call func(context.Context) error,
-) error {
-	if !p.begin() {
+}
+
+// poll asks for a task. While the worker drains, only sticky polls do: decisions of runs that
+// the worker has in its cache would wait for it. The others wait for the end of the worker.
+func (p *Polls) poll(ctx context.Context, sticky bool, reply taskReply, call func(context.Context) error) error {
+	if !p.begin(sticky) {
 		select {
 		case <-ctx.Done():
 		case <-p.shutDown:
@@ -99,14 +107,21 @@ func (p *Polls) poll(ctx context.Context, reply interface {
 	return err
 }
 
-func (p *Polls) begin() bool {
+// begin counts a poll, unless it must not begin.
+func (p *Polls) begin(sticky bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.draining {
+	if p.draining && (!sticky || p.cancelled.Err() != nil) {
 		return false
 	}
 	p.open++
 	return true
+}
+
+func (p *Polls) isDraining() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.draining
 }
 
 // note notes a task or an answer, and that so many polls have ended.
@@ -117,9 +132,9 @@ func (p *Polls) note(ended int) {
 	p.last = time.Now()
 }
 
-// Drain lets the worker poll no more. It waits until the polls that it has have brought
-// tasks, which the worker does as ever, or no task has come for a while, and then ends them.
-// It takes timing.DrainMost at most.
+// Drain ends the polls. The worker does the tasks that still come. Drain waits until its polls
+// have brought tasks, or no task has come for timing.DrainQuiet, and cancels the polls that are
+// left. It takes timing.DrainMost at most.
 func (p *Polls) Drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, timing.DrainMost-timing.DrainSettle)
 	defer cancel()

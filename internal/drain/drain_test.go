@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -20,9 +22,10 @@ import (
 // server speaks Temporal's protocol. Its polls wait until the test gives them a task.
 type server struct {
 	workflowservice.UnimplementedWorkflowServiceServer
-	tasks chan string
-	polls chan struct{} // a value for each poll that arrives
-	ended chan struct{} // a value for each poll that the worker has ended
+	tasks  chan string
+	polls  chan struct{} // a value for each poll that arrives
+	ended  chan struct{} // a value for each poll that the worker has ended
+	sticky chan bool     // whether the next decision is to wait for the worker, for each that is answered
 }
 
 func (s *server) PollActivityTaskQueue(ctx context.Context, _ *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
@@ -34,6 +37,22 @@ func (s *server) PollActivityTaskQueue(ctx context.Context, _ *workflowservice.P
 		s.ended <- struct{}{}
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
+}
+
+func (s *server) PollWorkflowTaskQueue(ctx context.Context, _ *workflowservice.PollWorkflowTaskQueueRequest) (*workflowservice.PollWorkflowTaskQueueResponse, error) {
+	s.polls <- struct{}{}
+	select {
+	case token := <-s.tasks:
+		return &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte(token)}, nil
+	case <-ctx.Done():
+		s.ended <- struct{}{}
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+func (s *server) RespondWorkflowTaskCompleted(_ context.Context, r *workflowservice.RespondWorkflowTaskCompletedRequest) (*workflowservice.RespondWorkflowTaskCompletedResponse, error) {
+	s.sticky <- r.GetStickyAttributes() != nil
+	return &workflowservice.RespondWorkflowTaskCompletedResponse{}, nil
 }
 
 func (s *server) ShutdownWorker(context.Context, *workflowservice.ShutdownWorkerRequest) (*workflowservice.ShutdownWorkerResponse, error) {
@@ -48,7 +67,7 @@ type poll struct {
 
 func connect(t *testing.T) (s *server, polls *drain.Polls, client workflowservice.WorkflowServiceClient, start func(ctx context.Context) chan poll) {
 	t.Helper()
-	s = &server{tasks: make(chan string), polls: make(chan struct{}, 10), ended: make(chan struct{}, 10)}
+	s = &server{tasks: make(chan string), polls: make(chan struct{}, 10), ended: make(chan struct{}, 10), sticky: make(chan bool, 10)}
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	g := grpc.NewServer()
@@ -85,6 +104,44 @@ func TestDrain_GivesTheWorkerTasksThatStillCome(t *testing.T) {
 	<-drained
 }
 
+// Temporal keeps the decisions of a run for the worker that has it in its cache, for a second.
+func TestDrain_LeavesNoDecisionWaitingForTheWorker(t *testing.T) {
+	s, polls, client, _ := connect(t)
+	decide := func() {
+		_, err := client.RespondWorkflowTaskCompleted(t.Context(), &workflowservice.RespondWorkflowTaskCompletedRequest{
+			StickyAttributes: &taskqueuepb.StickyExecutionAttributes{WorkerTaskQueue: &taskqueuepb.TaskQueue{Name: "mine"}},
+		})
+		require.NoError(t, err)
+	}
+	decide()
+	require.True(t, <-s.sticky)
+	sticky := func() chan poll {
+		done := make(chan poll, 1)
+		go func() {
+			r, err := client.PollWorkflowTaskQueue(t.Context(), &workflowservice.PollWorkflowTaskQueueRequest{
+				TaskQueue: &taskqueuepb.TaskQueue{Name: "mine", Kind: enumspb.TASK_QUEUE_KIND_STICKY},
+			})
+			done <- poll{string(r.GetTaskToken()), err}
+		}()
+		return done
+	}
+	first := sticky()
+	<-s.polls
+	drained := make(chan struct{})
+	go func() { polls.Drain(t.Context()); close(drained) }()
+	s.tasks <- "one"
+	require.Equal(t, poll{task: "one"}, <-first)
+	// Drain has no other poll to wait for now. Decisions that wait for the worker still come.
+	<-drained
+	second := sticky()
+	decide()
+	require.False(t, <-s.sticky)
+	_, err := client.ShutdownWorker(t.Context(), &workflowservice.ShutdownWorkerRequest{})
+	require.NoError(t, err)
+	require.Equal(t, poll{}, <-second)
+	require.Empty(t, s.polls)
+}
+
 func TestDrain_EndsPollsThatBringNothingWithoutAnError(t *testing.T) {
 	s, polls, _, start := connect(t)
 	idle := start(t.Context())
@@ -97,10 +154,11 @@ func TestDrain_EndsPollsThatBringNothingWithoutAnError(t *testing.T) {
 	<-s.ended
 }
 
-func TestDrain_WithoutOpenPollsWaitsForNothing(t *testing.T) {
+func TestDrain_WithoutOpenPollsWaitsOnlyForTasksThatHaveCome(t *testing.T) {
 	_, polls, _, _ := connect(t)
 	began := time.Now()
 	polls.Drain(t.Context())
+	require.GreaterOrEqual(t, time.Since(began), timing.DrainSettle)
 	require.Less(t, time.Since(began), timing.DrainQuiet+timing.DrainSettle)
 }
 

@@ -265,6 +265,7 @@ func TestRollover_TenTimesInARowLeavesNoGapLosesAndRepeatsNothing(t *testing.T) 
 	o.schedule()
 	tr := o.traffic(q)
 	tr.passes(100)
+	first := time.Now()
 	for i := 1; i <= 10; i++ {
 		build := fmt.Sprintf("v%d", i)
 		next := []*worker{o.work(o.version(build)...), o.work(o.version(build)...)}
@@ -288,6 +289,7 @@ func TestRollover_TenTimesInARowLeavesNoGapLosesAndRepeatsNothing(t *testing.T) 
 		require.Less(t, tr.longest(began), gapMost, "%s", build)
 	}
 	require.Zero(t, tr.end(), "repetitions")
+	require.Less(t, tr.longest(first), gapMost, "also of events that arrived after their round")
 	// No run ended by a limit or by a hand, and no task was lost with a worker that stopped.
 	c := testenv.Temporal(t)
 	for _, r := range o.runs(t.Context(), c) {
@@ -308,6 +310,7 @@ func TestRollover_OfWorkersWithoutVersionsLeavesNoGap(t *testing.T) {
 	o.schedule()
 	tr := o.traffic(q)
 	tr.passes(100)
+	first := time.Now()
 	for range 5 {
 		next := o.work()
 		began := time.Now()
@@ -317,6 +320,7 @@ func TestRollover_OfWorkersWithoutVersionsLeavesNoGap(t *testing.T) {
 		require.Less(t, tr.longest(began), gapMost)
 	}
 	require.Zero(t, tr.end(), "repetitions")
+	require.Less(t, tr.longest(first), gapMost)
 }
 
 // The old workers are gone before the new version is current: nobody may work in between,

@@ -30,7 +30,8 @@ var allowed = map[string][]string{
 	"internal/timing":    {"golang.org/x/sys/unix"},
 	"internal/liveness":  {module + "internal/program", module + "internal/timing", "go.temporal.io/api/", "go.temporal.io/sdk/client"},
 	"internal/drain": {
-		module + "internal/timing", "go.temporal.io/api/workflowservice/v1", "google.golang.org/grpc", "google.golang.org/protobuf/proto",
+		module + "internal/timing", "go.temporal.io/api/enums/v1", "go.temporal.io/api/workflowservice/v1", "google.golang.org/grpc",
+		"google.golang.org/protobuf/proto",
 	},
 	"internal/postgres": {module + "internal/program", module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {

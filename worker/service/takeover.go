@@ -30,8 +30,9 @@ const (
 	listPinnedEvery = time.Minute
 	// hopelessAttempt is the attempt of a decision from which on a run counts as one that this
 	// version cannot go on with, whatever the reason. A decision is tried again when a worker
-	// dies as well, and then its second attempt succeeds.
-	hopelessAttempt = 5
+	// dies as well, and on a machine that has no processor time for it. With
+	// workflows.TaskTimeout, the seventh attempt begins after about 47 seconds.
+	hopelessAttempt = 7
 )
 
 // successor lets the current version finish, or replace, workflows that it did not begin.
