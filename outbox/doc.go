@@ -18,6 +18,11 @@
 // Any number of events costs one round trip. The package does not connect to AWS
 // or Temporal, and uses only the transaction's own connection.
 //
+// No Go code takes the events from here. The INSERT fires the trigger "enqueue"
+// of outbox.event: its function outbox.enqueue() checks each row and notes it in
+// outbox.pending, in the same transaction. The relay looks there. The whole way
+// is in docs/architecture.md.
+//
 // # Validation
 //
 // [Write] refuses events that SQS or SNS would refuse for ever. It does so before
