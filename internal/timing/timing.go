@@ -111,7 +111,8 @@ const (
 	// outlasts a request.
 	StopTimeout = 23 * time.Second
 	// ShutdownTimeout is how long a worker has after that to settle and to release
-	// its claims. Kubernetes' grace period is TerminationGrace.
+	// its claims. TerminationGrace bounds the three together: Kubernetes' own grace period.
+	// The manifests of deploy/ and docker-compose.yml grant 40 s.
 	ShutdownTimeout  = 5 * time.Second
 	TerminationGrace = 30 * time.Second
 )
