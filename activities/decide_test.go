@@ -326,12 +326,12 @@ var rules = []struct {
 
 // elsewhere has the tests of the sentences that are about a code, a statement or a heartbeat.
 var elsewhere = map[string]string{
-	"One table gives every code a class": "internal/publish/classes_test.go TestEveryCodeHasOneRow",
+	"One table gives every code a class": "internal/publish/errorcode/table_test.go TestTable_HasOneRowForEachCode",
 	"It sends up to 400 events":          "activities/probe_test.go TestRecovery_StaysWhereEveryProbeIsRefusedAlikeAndGoesOnFromThere",
 	"On an ordered destination a probe":  "internal/postgres/probe_test.go TestProbe_OvertakesNoEarlierEventOfAKeyWhereOrderCounts",
 	"The place is in the heartbeat":      "activities/probe_test.go TestRecovery_StaysWhereEveryProbeIsRefusedAlikeAndGoesOnFromThere",
-	"A lane that waits for the retry":    "internal/postgres/deadletter_test.go TestALaneThatWaitsForARetryTakesNothingFromItsTopicsShare",
-	"Otherwise four events":              "internal/postgres/deadletter_test.go TestALaneThatWaitsForARetryTakesNothingFromItsTopicsShare",
+	"A lane that waits for the retry":    "internal/postgres/deadletter_test.go TestClaim_CountsNoLaneThatWaitsForARetryInTheTopicsShare",
+	"Otherwise four events":              "internal/postgres/deadletter_test.go TestClaim_CountsNoLaneThatWaitsForARetryInTheTopicsShare",
 }
 
 func ids(from, n int) (ids []int64) {
