@@ -66,7 +66,7 @@ func (p *Polls) Intercept(ctx context.Context, method string, req, reply any, co
 	err := call(ctx)
 	switch base := path.Base(method); {
 	case strings.HasPrefix(base, "Respond"):
-		p.note(0)
+		p.noteAnswer()
 	case base == "ShutdownWorker":
 		p.told.Do(func() { close(p.shutDown) })
 	}
@@ -93,18 +93,19 @@ func (p *Polls) poll(ctx context.Context, sticky bool, reply taskReply, call fun
 	defer cancel()
 	defer context.AfterFunc(p.cancelled, cancel)()
 	err := call(calling)
-	if err == nil && len(reply.GetTaskToken()) > 0 {
-		p.note(1)
-		return nil
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.open--
-	if p.draining && ctx.Err() == nil {
+	switch {
+	case err == nil && len(reply.GetTaskToken()) > 0:
+		p.last = time.Now()
+		return nil
+	case p.draining && ctx.Err() == nil:
 		proto.Reset(reply)
 		return nil // for the worker, a poll that brought no task
+	default:
+		return err
 	}
-	return err
 }
 
 // begin counts a poll, unless it must not begin.
@@ -124,11 +125,10 @@ func (p *Polls) isDraining() bool {
 	return p.draining
 }
 
-// note notes a task or an answer, and that so many polls have ended.
-func (p *Polls) note(ended int) {
+// noteAnswer notes the answer to a task: it makes the next task.
+func (p *Polls) noteAnswer() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.open -= ended
 	p.last = time.Now()
 }
 

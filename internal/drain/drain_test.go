@@ -29,21 +29,21 @@ type server struct {
 }
 
 func (s *server) PollActivityTaskQueue(ctx context.Context, _ *workflowservice.PollActivityTaskQueueRequest) (*workflowservice.PollActivityTaskQueueResponse, error) {
-	s.polls <- struct{}{}
-	select {
-	case token := <-s.tasks:
-		return &workflowservice.PollActivityTaskQueueResponse{TaskToken: []byte(token)}, nil
-	case <-ctx.Done():
-		s.ended <- struct{}{}
-		return nil, status.FromContextError(ctx.Err()).Err()
-	}
+	token, err := s.poll(ctx)
+	return &workflowservice.PollActivityTaskQueueResponse{TaskToken: token}, err
 }
 
 func (s *server) PollWorkflowTaskQueue(ctx context.Context, _ *workflowservice.PollWorkflowTaskQueueRequest) (*workflowservice.PollWorkflowTaskQueueResponse, error) {
+	token, err := s.poll(ctx)
+	return &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: token}, err
+}
+
+// poll waits for a task.
+func (s *server) poll(ctx context.Context) (token []byte, err error) {
 	s.polls <- struct{}{}
 	select {
 	case token := <-s.tasks:
-		return &workflowservice.PollWorkflowTaskQueueResponse{TaskToken: []byte(token)}, nil
+		return []byte(token), nil
 	case <-ctx.Done():
 		s.ended <- struct{}{}
 		return nil, status.FromContextError(ctx.Err()).Err()
