@@ -67,8 +67,8 @@ vuln: $(BIN)/.govulncheck-$(GOVULNCHECK) ## known vulnerabilities that the code 
 
 .PHONY: interop
 interop: cc ## the emulator and end-to-end tests once more, against LocalStack itself, and the CloudFormation templates (needs Python 3.13)
-	go run ./localstack/interop -- go run ./localstack exec -- \
-		go test -race -count=1 $(TESTFLAGS) ./internal/publish/ ./localstack/topology/ ./localstack/interop/... ./internal/e2e/
+	go run ./internal/lab/interop -- go run ./localstack exec -- \
+		go test -race -count=1 $(TESTFLAGS) ./internal/publish/ ./localstack/topology/ ./internal/lab/interop/... ./internal/e2e/
 
 # The oldest and the newest PostgreSQL that we support, from npm, because Debian
 # has one version only.

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/temporal-outbox/relay/localstack/bench"
-	"github.com/temporal-outbox/relay/localstack/stack"
+	"github.com/temporal-outbox/relay/internal/lab/bench"
+	"github.com/temporal-outbox/relay/internal/stack"
 )
 
 func benchCommand() *cobra.Command {

@@ -9,10 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/temporal-outbox/relay/localstack/chaos"
-	"github.com/temporal-outbox/relay/localstack/chaos/faults"
-	"github.com/temporal-outbox/relay/localstack/chaos/plan"
-	"github.com/temporal-outbox/relay/localstack/stack"
+	"github.com/temporal-outbox/relay/internal/lab/chaos"
+	"github.com/temporal-outbox/relay/internal/lab/chaos/faults"
+	"github.com/temporal-outbox/relay/internal/lab/chaos/plan"
+	"github.com/temporal-outbox/relay/internal/stack"
 )
 
 func chaosCommand() *cobra.Command {

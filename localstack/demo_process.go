@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/temporal-outbox/relay/localstack/stack"
+	"github.com/temporal-outbox/relay/internal/stack"
 )
 
 // runQuietly runs a program that only has something to say when it fails.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/temporal-outbox/relay/internal/stack"
 	"github.com/temporal-outbox/relay/internal/testenv"
-	"github.com/temporal-outbox/relay/localstack/stack"
 )
 
 func TestExecEndsWithTheStatusOfItsCommand(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/temporal-outbox/relay/localstack/stack"
+	"github.com/temporal-outbox/relay/internal/stack"
 )
 
 // interruption is the cause of a context that a signal ended.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/temporal-outbox/relay/localstack/stack"
+	"github.com/temporal-outbox/relay/internal/stack"
 )
 
 func upCommand() *cobra.Command {

@@ -27,7 +27,7 @@ import (
 	"go.temporal.io/sdk/log"
 	"golang.org/x/term"
 
-	"github.com/temporal-outbox/relay/examples/shop/simulation"
+	"github.com/temporal-outbox/relay/internal/lab/simulation"
 	"github.com/temporal-outbox/relay/internal/telemetry"
 	"github.com/temporal-outbox/relay/localstack/topology"
 	"github.com/temporal-outbox/relay/workflows"

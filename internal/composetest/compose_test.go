@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/temporal-outbox/relay/localstack/interop/community"
+	"github.com/temporal-outbox/relay/internal/lab/interop/community"
 )
 
 const root = "../.."

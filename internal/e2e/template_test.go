@@ -21,8 +21,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/temporal-outbox/relay/internal/lab/interop/community"
 	"github.com/temporal-outbox/relay/internal/testenv"
-	"github.com/temporal-outbox/relay/localstack/interop/community"
 )
 
 // cloudFormation calls one action of CloudFormation. Two calls are no reason for its SDK.

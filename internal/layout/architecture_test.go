@@ -225,6 +225,7 @@ var libraries = []struct{ prefix, name string }{
 	{"github.com/aws/", "AWS SDK"},
 	{"github.com/jackc/pgx/", "pgx"},
 	{"github.com/jackc/tern/", "tern"},
+	{"github.com/jedib0t/go-pretty/", "go-pretty"},
 	{"github.com/prometheus/", "Prometheus"},
 	{"go.opentelemetry.io/", "OpenTelemetry"},
 	{"go.temporal.io/", "Temporal"},

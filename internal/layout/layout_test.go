@@ -33,7 +33,13 @@ var allowed = map[string][]string{
 		module + "internal/timing", "go.temporal.io/api/enums/v1", "go.temporal.io/api/workflowservice/v1", "google.golang.org/grpc",
 		"google.golang.org/protobuf/proto",
 	},
-	"internal/postgres": {module + "internal/program", module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
+	"internal/stack": {
+		module + "internal/stack/", "github.com/aws/aws-sdk-go-v2/", "github.com/jackc/pgx/v5/", "github.com/jedib0t/go-pretty/v6/",
+		"go.temporal.io/api/workflowservice/v1", "go.temporal.io/sdk/client", "go.temporal.io/sdk/contrib/envconfig", "go.temporal.io/sdk/log",
+		"golang.org/x/sync/errgroup", "golang.org/x/sys/unix",
+	},
+	"internal/stack/tcp": {},
+	"internal/postgres":  {module + "internal/program", module + "internal/relay", module + "internal/timing", module + "outbox", "github.com/jackc/pgx/v5/"},
 	"internal/publish": {
 		module + "internal/relay", module + "internal/timing", module + "internal/publish/", "github.com/aws/aws-sdk-go-v2/aws",
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
@@ -70,12 +76,24 @@ var allowed = map[string][]string{
 	},
 }
 
-// wiring may import anything.
-var wiring = []string{"starter", "worker", "internal/rdsauth", "localstack", "examples", "internal/testenv", "internal/tools"}
+// wiring may import anything that upward does not keep for others.
+var wiring = []string{"starter", "worker", "internal/rdsauth", "localstack", "examples", "internal/lab", "internal/testenv", "internal/tools"}
+
+// upward is who may import the folders that stand above the rest, in tests too: the commands, the
+// shop that people copy, and the laboratory that takes the relay apart. The nearest entry counts. An
+// entry stands for everything below it, and the folder itself is among its importers.
+var upward = map[string][]string{
+	"localstack":          {"localstack"},
+	"localstack/topology": {"localstack", "examples/shop", "internal/lab"},
+	"examples":            {"examples", "internal/lab/simulation", "internal/e2e"},
+	"internal/lab":        {"internal/lab", "localstack", "examples/shop"},
+	// Tests look at the container that they start with the program of LocalStack.
+	"internal/lab/interop/community": {"internal/lab", "internal/e2e", "internal/composetest"},
+}
 
 func TestImports_AreThoseThatTheDesignAllows(t *testing.T) {
 	checked := map[string]int{}
-	for dir, imports := range importsByFolder(t, filepath.Join("..", "..")) {
+	for dir, imports := range importsByFolder(t, filepath.Join("..", ".."), false) {
 		if below(dir, wiring) {
 			continue
 		}
@@ -91,7 +109,27 @@ func TestImports_AreThoseThatTheDesignAllows(t *testing.T) {
 	}
 }
 
-func importsByFolder(t *testing.T, root string) map[string][]string {
+func TestImports_DoNotGoUpward(t *testing.T) {
+	checked := map[string]int{}
+	for dir, imports := range importsByFolder(t, filepath.Join("..", ".."), true) {
+		for _, path := range imports {
+			ours, _ := strings.CutPrefix(path, module)
+			for folder := ours; folder != "."; folder = filepath.ToSlash(filepath.Dir(folder)) {
+				if may, is := upward[folder]; is {
+					checked[folder]++
+					require.True(t, below(dir, may), "%s may not import %s", dir, ours)
+					break
+				}
+			}
+		}
+	}
+	for folder := range upward {
+		require.True(t, folder == "localstack" || checked[folder] > 0, "nothing imports %s", folder)
+	}
+}
+
+// importsByFolder reads the files of each folder, and those of its tests only if tests is set.
+func importsByFolder(t *testing.T, root string, tests bool) map[string][]string {
 	t.Helper()
 	imports := map[string][]string{}
 	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -100,7 +138,7 @@ func importsByFolder(t *testing.T, root string) map[string][]string {
 			return err
 		case d.IsDir() && path != root && strings.HasPrefix(d.Name(), ".") && d.Name() != "..", d.Name() == "testdata":
 			return fs.SkipDir
-		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+		case !strings.HasSuffix(path, ".go") || !tests && strings.HasSuffix(path, "_test.go"):
 			return nil
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
@@ -122,7 +160,9 @@ func importsByFolder(t *testing.T, root string) map[string][]string {
 		}
 		return nil
 	}))
-	delete(imports, "internal/e2e") // a doc.go beside tests
+	if !tests {
+		delete(imports, "internal/e2e") // a doc.go beside tests
+	}
 	return imports
 }
 

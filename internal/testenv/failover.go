@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/temporal-outbox/relay/localstack/stack"
+	"github.com/temporal-outbox/relay/internal/stack"
 	"github.com/temporal-outbox/relay/schema"
 )
 

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/temporal-outbox/relay/localstack/stack"
+	"github.com/temporal-outbox/relay/internal/stack"
 )
 
 // PgBouncer puts a pooler in transaction mode, with at most so many connections

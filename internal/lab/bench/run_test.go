@@ -1,0 +1,70 @@
+package bench
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/stack"
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+// environment is the stack's, with a database of the test's own.
+func environment(t *testing.T) []string {
+	testenv.AWS(t)
+	testenv.Temporal(t)
+	return stack.Vars(os.Environ()).With("DATABASE_URL=" + testenv.DatabaseURL(t))
+}
+
+func TestRunMeasuresWhatItPromises(t *testing.T) {
+	report, err := Run(t.Context(), Config{
+		Environ: environment(t), Progress: t.Output(), Only: []Part{Drain, FIFO, Latency},
+		Events: 300, FIFOEvents: 10, Rate: 20, RateFor: time.Second,
+	})
+	require.NoError(t, err)
+	for _, d := range report.Drains {
+		require.Positive(t, d.EventsPerSecond)
+		require.Positive(t, d.Activities)
+		require.GreaterOrEqual(t, d.Requests, 30)
+		require.Positive(t, d.WALBytesPerEvent)
+		require.LessOrEqual(t, d.FirstSettled, d.Seconds)
+	}
+	require.Len(t, report.Drains, 1)
+	require.Positive(t, report.FIFOOneKey.EventsPerSecond)
+	require.Positive(t, report.FIFOOneKey.RoundTripMS)
+	require.Positive(t, report.LatencyMS.P50)
+	require.LessOrEqual(t, report.LatencyMS.P50, report.LatencyMS.P99)
+	require.NotEmpty(t, report.Machine.PostgreSQL)
+
+	text, err := json.Marshal(report)
+	require.NoError(t, err)
+	var contract map[string]any
+	require.NoError(t, json.Unmarshal(text, &contract))
+	for _, name := range []string{"events_per_second", "ceiling_events_per_second", "activities_per_1000_events"} {
+		require.IsType(t, 0.0, contract[name], name)
+	}
+	for _, name := range []string{"p50", "p95", "p99"} {
+		require.IsType(t, 0.0, contract["latency_ms"].(map[string]any)[name], name)
+	}
+	report.Print(t.Output())
+}
+
+func TestSoakFindsNothingWrongWithARelayThatRuns(t *testing.T) {
+	report, err := Soak(t.Context(), SoakConfig{
+		Environ: environment(t), Progress: t.Output(), Rate: 20, For: 2 * time.Second,
+		MaxGap: 5 * time.Second, // other tests share the machine
+	})
+	require.NoError(t, err)
+	require.True(t, report.OK(), "%+v", report)
+	require.Equal(t, 40, report.Acknowledged)
+	require.Equal(t, 40, report.Received)
+	report.Print(t.Output())
+}
+
+func TestAnUnknownPartIsRefused(t *testing.T) {
+	_, err := Run(t.Context(), Config{Only: []Part{"drian"}})
+	require.ErrorContains(t, err, `there is no part "drian"`)
+}

@@ -1,0 +1,68 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/lab/chaos/faults"
+	"github.com/temporal-outbox/relay/internal/lab/chaos/plan"
+)
+
+// patience is how long requests under way and queues that are drained are waited for.
+const patience = time.Minute
+
+// recreate deletes a topic or queue and makes it again after a while. What a
+// queue still has when it is deleted, and what a topic gets before a queue is
+// subscribed, is lost by AWS's own rules. So both moments are guarded: the
+// relay's requests wait at the gate meanwhile. In between, it meets a destination
+// that is really not there.
+func (b *bed) recreate(ctx context.Context, step plan.Step) error {
+	b.recreating.Lock()
+	defer b.recreating.Unlock()
+	name := b.aim(step.Topic)
+	gate := b.proxy.Begin(faults.Rule{Kind: faults.Hold, Destination: name, Share: 1})
+	defer func() { gate() }()
+	if err := b.emptied(ctx, step.Topic); err != nil {
+		return err
+	}
+	if err := b.remove(ctx, step.Topic); err != nil {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	b.count(string(step.Kind))
+	gate()
+	wait(ctx, step.For)
+	gate = b.proxy.Begin(faults.Rule{Kind: faults.Hold, Destination: name, Share: 1})
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	if err := b.proxy.Quiesce(ctx, name); err != nil {
+		return fmt.Errorf("wait for requests to %s: %w", name, err)
+	}
+	if _, err := b.topology.Apply(ctx, b.aws); err != nil {
+		return fmt.Errorf("make %s again: %w", name, err)
+	}
+	return nil
+}
+
+// emptied waits until nothing is on its way to a destination that will be deleted,
+// nor in it.
+func (b *bed) emptied(ctx context.Context, topic string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := b.proxy.Quiesce(ctx, b.aim(topic)); err != nil {
+		return fmt.Errorf("wait for requests to %s: %w", topic, err)
+	}
+	d := of(topic)
+	if d.service == "sns" {
+		return nil // its queues stay
+	}
+	for {
+		empty, err := b.empty(ctx, d.name)
+		if empty || err != nil {
+			return err
+		}
+		if !wait(ctx, 20*time.Millisecond) {
+			return fmt.Errorf("the queue of %s does not become empty", topic)
+		}
+	}
+}

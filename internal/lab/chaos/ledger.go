@@ -1,0 +1,141 @@
+package chaos
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/lab/chaos/check"
+	"github.com/temporal-outbox/relay/internal/lab/chaos/plan"
+)
+
+// Ledger is what a run showed. Times are in seconds.
+type Ledger struct {
+	OK          bool              `json:"ok"`
+	Seed        uint64            `json:"seed"`
+	Seconds     float64           `json:"seconds"`
+	Workers     int               `json:"workers"`
+	Committed   int               `json:"committed"`
+	RolledBack  int               `json:"rolledBack"`
+	LostCommits int               `json:"lostCommits"` // with an old primary
+	LostReplays int               `json:"lostReplays"` // the same
+	Orphans     int               `json:"orphans"`     // messages of these, all queues together
+	Received    int               `json:"received"`    // messages, all queues together
+	Redelivered int               `json:"redelivered"`
+	Duplicates  map[string]int    `json:"duplicates"` // by cause
+	Faults      map[string]int    `json:"faults"`     // by kind
+	Operations  Operations        `json:"operations"`
+	Retention   Retention         `json:"retention"`
+	Recovery    Slowest           `json:"slowestRecovery"`
+	Slowest     float64           `json:"slowestEventSeconds"` // from commit to reception
+	Drain       float64           `json:"drainSeconds"`        // from the last fault until nothing was left
+	Violations  []check.Violation `json:"violations"`
+	Notes       []string          `json:"notes,omitempty"`
+	Plan        []plan.Step       `json:"plan"`
+}
+
+// Slowest is the longest time from the end of a fault to the next acknowledgement
+// of a topic that it concerned.
+type Slowest struct {
+	Seconds float64 `json:"seconds"`
+	After   string  `json:"after"`
+	Topic   string  `json:"topic"`
+}
+
+// Operations are what operators had to do with, in events.
+type Operations struct {
+	Dead     map[string]int `json:"dead"`     // became dead letters, as often as they did, by code
+	Redriven int            `json:"redriven"` // those of the drain included
+	Replayed int            `json:"replayed"`
+	// ReplayedOld are those of the replayed whose day retention was to drop.
+	ReplayedOld int `json:"replayedOld"`
+	Discarded   int `json:"discarded"`
+
+	gone int // events that retention has dropped or deleted
+}
+
+// Retention is what became of days that are to be dropped.
+type Retention struct {
+	Dropped int `json:"dropped"` // partitions
+	Events  int `json:"events"`  // that went with them, or out of the default partition
+	// Needed is how often the harness tried to drop one of which something was pending
+	// or dead. Maintenance did, too, and nobody counts that.
+	Needed int `json:"needed"`
+}
+
+func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) (*Ledger, error) {
+	verdict, err := check.Judge(facts, b.records)
+	if err != nil {
+		return nil, err
+	}
+	slowest := check.Slowest(facts.Faults, b.acknowledged())
+	c := verdict.Counts
+	injected := maps.Clone(b.happened)
+	for kind, n := range b.proxy.Injected() {
+		injected[string(kind)] += n
+	}
+	retention := Retention{Dropped: len(facts.Drops), Events: done.gone, Needed: injected[partitionNeeded]}
+	injected[string(plan.DropPartition)] = retention.Dropped
+	return &Ledger{
+		OK: len(verdict.Violations) == 0, Seed: b.cfg.Seed, Seconds: b.cfg.Length.Seconds(), Workers: b.cfg.Workers,
+		Committed: c.Committed, RolledBack: c.RolledBack, LostCommits: c.LostCommits, LostReplays: c.LostReplays, Orphans: c.Orphans,
+		Received: c.Received, Redelivered: c.Redelivered,
+		Duplicates: c.Duplicates, Faults: injected, Operations: done, Retention: retention,
+		Recovery: Slowest{slowest.Took.Seconds(), slowest.Kind, slowest.Topic},
+		Slowest:  c.SlowestEvent.Seconds(), Drain: drained.Seconds(),
+		Violations: verdict.Violations, Notes: b.notes, Plan: b.cfg.Plan,
+	}, nil
+}
+
+// acknowledged has, by outbox topic, when the relay heard that something was
+// accepted.
+func (b *bed) acknowledged() map[string][]time.Time {
+	acks := b.proxy.Acknowledged()
+	byTopic := make(map[string][]time.Time)
+	for _, topic := range topics.All {
+		times := acks[b.aim(topic)]
+		slices.SortFunc(times, time.Time.Compare)
+		byTopic[topic] = times
+	}
+	return byTopic
+}
+
+// Print writes the ledger for people.
+func (l *Ledger) Print(w io.Writer) {
+	fmt.Fprintf(w, "\nseed %d, %.0f s, %d workers\n\n", l.Seed, l.Seconds, l.Workers)
+	fmt.Fprintf(w, "events      %6d committed, %d rolled back\n", l.Committed, l.RolledBack)
+	fmt.Fprintf(w, "failover    %6d commits lost with an old primary, %d replays; %d messages of these had been published\n", l.LostCommits, l.LostReplays, l.Orphans)
+	fmt.Fprintf(w, "messages    %6d received, %d delivered again by their queue\n", l.Received, l.Redelivered)
+	fmt.Fprintf(w, "operators   %6d redriven, %d replayed (%d of expired days), %d discarded\n",
+		l.Operations.Redriven, l.Operations.Replayed, l.Operations.ReplayedOld, l.Operations.Discarded)
+	fmt.Fprintf(w, "retention   %6d partitions dropped, %d events gone, %d times one was needed\n", l.Retention.Dropped, l.Retention.Events, l.Retention.Needed)
+	fmt.Fprintf(w, "slowest     %6.1f s from a commit to the reception\n", l.Slowest)
+	fmt.Fprintf(w, "recovery    %6.1f s at most, after: %s (%s)\n", l.Recovery.Seconds, l.Recovery.After, l.Recovery.Topic)
+	fmt.Fprintf(w, "drained     %6.1f s after the last event\n", l.Drain)
+	printCounts(w, "faults", l.Faults)
+	printCounts(w, "dead letters by code", l.Operations.Dead)
+	printCounts(w, "duplicates by cause", l.Duplicates)
+	for _, note := range l.Notes {
+		fmt.Fprintf(w, "\nnote: %s\n", note)
+	}
+	if l.OK {
+		fmt.Fprintln(w, "\nevery check held")
+		return
+	}
+	fmt.Fprintln(w, "\nBROKEN PROMISES")
+	for _, v := range l.Violations {
+		fmt.Fprintf(w, "  %s: %s\n", v.Rule, v.Text)
+	}
+}
+
+func printCounts(w io.Writer, title string, counts map[string]int) {
+	fmt.Fprintf(w, "\n%s\n", title)
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(w, "  %6d  %s\n", counts[name], name)
+	}
+	if len(counts) == 0 {
+		fmt.Fprintln(w, "       0")
+	}
+}

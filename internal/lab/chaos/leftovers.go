@@ -1,0 +1,58 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/temporal-outbox/relay/internal/lab/chaos/check"
+)
+
+// leftoversSQL leaves out what was asked of recoveries: they answer when they can, and
+// one that was terminated never does. It takes a replay that ended with less than was
+// counted before it for incomplete: what was published once stays so, however much is
+// written meanwhile, until its partition is dropped. It leaves out operations that had
+// ended on an old primary and are under way on the new one: their workflows have ended, and
+// docs/runbook.md tells operators how to end the record. And it takes for kept what
+// retention should have dropped when nothing else was left.
+const leftoversSQL = `
+SELECT 'pending', format('%s: %s events, the oldest of %s', topic, count(*), min(created_at)::time(0)) FROM outbox.pending GROUP BY topic
+UNION ALL
+SELECT 'leased', format('%s: %s lanes until %s', topic, count(*), max(leased_until)::time(0))
+FROM outbox.lane WHERE leased_until > now() GROUP BY topic
+UNION ALL
+SELECT 'paused', format('%s: by %s', topic, coalesce(paused_by, recovery_workflow_id))
+FROM outbox.topic WHERE paused_at IS NOT NULL OR recovery_paused_until > now()
+UNION ALL
+SELECT 'dead', format('%s: %s events, such as %s: %s', topic, count(*), min(code), min(message)) FROM outbox.dead_letter GROUP BY topic
+UNION ALL
+SELECT 'under way', format('%s %s: %s of %s events, since %s', kind, topic, done, matched, at::time(0)) FROM outbox.operation
+WHERE finished_at IS NULL AND kind NOT LIKE 'recover-%' AND id NOT IN (SELECT id FROM chaos.set_back)
+UNION ALL
+SELECT 'incomplete', format('%s %s, operation %s: %s of %s events: %s', kind, topic, id, done, matched, outcome) FROM outbox.operation
+WHERE id NOT IN (SELECT id FROM chaos.set_back) AND (outcome NOT IN ('', 'done') AND kind NOT LIKE 'recover-%' OR kind = 'replay' AND finished_at IS NOT NULL AND done + (
+    SELECT count(*) FROM chaos.event e
+    WHERE e.gone_at >= operation.at AND e.topic = operation.topic AND e.key = coalesce(selection ->> 'key', e.key)
+      AND e.created_at >= coalesce((selection ->> 'since')::timestamptz, e.created_at)
+      AND NOT EXISTS (SELECT FROM chaos.replayed r WHERE r.id = e.id AND r.replay = operation.id)) < matched)
+UNION ALL
+SELECT 'kept', 'the partition of ' || day FROM ` + expiredDays + `
+UNION ALL
+SELECT 'kept', format('%s events of %s in the default partition', count(*), created_at::date) FROM outbox.event_default
+WHERE created_at < (now() AT TIME ZONE 'UTC')::date - ` + keepDays + ` GROUP BY created_at::date`
+
+// leftovers is what the outbox's tables still have to do, or have not done.
+func (b *bed) leftovers(ctx context.Context) ([]check.Leftover, error) {
+	rows, err := b.db.Query(ctx, leftoversSQL)
+	if err != nil {
+		return nil, fmt.Errorf("look what is left: %w", err)
+	}
+	left, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l check.Leftover, err error) {
+		return l, row.Scan(&l.What, &l.Text)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look what is left: %w", err)
+	}
+	return left, nil
+}
