@@ -92,6 +92,30 @@ func TestTopics_ReadsNoSettledRowsUnderAHeldSnapshot(t *testing.T) {
 	require.Equal(t, int64(100), o.topics()["orders"].Pending)
 }
 
+// Statistics are renewed once a minute at most, and a deployment may bring hundreds of topics at once.
+func TestTopics_ReadsNoMoreWithStatisticsFromBeforeMostTopics(t *testing.T) {
+	o := open(t)
+	o.exec(`ALTER TABLE outbox.lane SET (autovacuum_enabled = off)`)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	o.exec(`ANALYZE outbox.lane`)
+	o.exec(`INSERT INTO outbox.lane (topic, lane) SELECT 'topic-' || t, n FROM generate_series(1, 300) t, generate_series(0, 15) n`)
+	sampled := func() (pages int) {
+		tx, err := o.db.Begin(t.Context())
+		require.NoError(t, err)
+		defer tx.Rollback(t.Context())
+		_, err = tx.Exec(t.Context(), sampleSettingsSQL)
+		require.NoError(t, err)
+		var p plan
+		require.NoError(t, tx.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+topicsSQL, relay.CountMost).Scan(&p))
+		return p[0].Plan.Hit + p[0].Plan.Read
+	}
+	stale := sampled()
+	o.exec(`ANALYZE outbox.lane`)
+	renewed := sampled()
+	t.Logf("pages read by a sample of 301 topics: %d, with renewed statistics %d", stale, renewed)
+	require.Less(t, stale, 2*renewed)
+}
+
 func BenchmarkTopics(b *testing.B) {
 	for _, c := range []struct{ topics, events int }{{1, 0}, {50, 0}, {1, 1_000_000}, {50, 1_000_000}, {200, 2000}} {
 		b.Run(fmt.Sprintf("%d topics, %d pending", c.topics, c.events), func(b *testing.B) {
