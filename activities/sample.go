@@ -44,6 +44,7 @@ type sampler struct {
 	every  time.Duration
 	busy   bool
 	next   time.Time
+	took   time.Duration      // by the last look; 0 before the first one
 	topics []relay.TopicState // the worst first; nil if there is nothing to tell
 	taken  time.Time
 
@@ -58,11 +59,12 @@ type sample struct {
 	topics []relay.TopicState
 	taken  bool          // false: it is another worker's turn, or it failed
 	next   time.Duration // how long to wait from the beginning of this one
+	took   time.Duration // 0 if it was another worker's turn
 }
 
 // look reads the state of all topics if it is this worker's turn, and says so if it
-// cannot.
-func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
+// cannot. The look before this one took as long as before; 0 if there was none.
+func (a *Activities) look(ctx context.Context, every, before time.Duration) (s sample) {
 	ctx = context.WithoutCancel(ctx) // it may outlast the claim that it began in
 	began := time.Now()
 	taken, wait, err := a.samples.TakeTurn(ctx, a.sampler.by, every)
@@ -76,15 +78,15 @@ func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
 			s.topics[i].NoRoute = a.cfg.Routes != nil && !slices.Contains(a.cfg.Routes, t.Topic)
 		}
 	}
-	took := time.Since(began)
-	s.next = max(every, sampleShare*took)
+	s.took = time.Since(began)
+	s.next = untilNext(every, s.took, before)
 	if err == nil {
 		s.taken = true
 		a.cfg.Metrics.Topics(s.topics)
 	}
 	if taken && s.next > every {
 		// Or another worker would look sooner.
-		err = errors.Join(err, a.samples.DeferTurn(ctx, a.sampler.by, s.next-took))
+		err = errors.Join(err, a.samples.DeferTurn(ctx, a.sampler.by, s.next-s.took))
 	}
 	if err != nil {
 		activity.GetLogger(ctx).Warn("topics not sampled: what the Temporal UI shows of them is late", "error", err)
@@ -92,23 +94,36 @@ func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
 	return s
 }
 
+// untilNext is the time from the beginning of a look to the next one. One slow look between quick
+// ones may be an accident, such as a failover. It defers nothing: all topics would be hidden for
+// minutes.
+func untilNext(every, took, before time.Duration) time.Duration {
+	if before > 0 {
+		took = min(took, before)
+	}
+	return max(every, sampleShare*took)
+}
+
 // lookWhenDue begins a sample if it is time for one.
-func (s *sampler) lookWhenDue(look func(every time.Duration) sample) {
+func (s *sampler) lookWhenDue(look func(every, before time.Duration) sample) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy || time.Now().Before(s.next) {
 		return
 	}
 	s.busy = true
-	every := s.every
+	every, before := s.every, s.took
 	go func() {
 		began := time.Now()
-		seen := look(every)
+		seen := look(every, before)
 		relay.SortByConcern(seen.topics)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.busy = false
 		s.next = began.Add(seen.next)
+		if seen.took > 0 {
+			s.took = seen.took
+		}
 		if seen.taken {
 			s.topics, s.taken = seen.topics, began
 		}

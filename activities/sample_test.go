@@ -32,9 +32,9 @@ func (e *env) sampleEvery(every time.Duration) {
 func (e *env) sampled(t *testing.T, n int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		e.sampler.lookWhenDue(func(every time.Duration) sample {
+		e.sampler.lookWhenDue(func(every, _ time.Duration) sample {
 			topics, err := e.store.Topics(t.Context())
-			return sample{topics, err == nil, every}
+			return sample{topics: topics, taken: err == nil, next: every}
 		})
 		e.sampler.mu.Lock()
 		defer e.sampler.mu.Unlock()
@@ -152,6 +152,22 @@ func TestSample_TakesAtMostATwentiethOfTheTime(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.LessOrEqual(t, e.store.sampled(), 1+int(time.Since(began)/(sampleShare*looking)))
+}
+
+func TestSample_ThatIsSlowOnceDefersNothing(t *testing.T) {
+	const every, quick, slow = 10 * time.Second, 100 * time.Millisecond, 8 * time.Second
+	for _, c := range []struct {
+		name               string
+		took, before, want time.Duration
+	}{
+		{"quick", quick, quick, every},
+		{"slow for the first time", slow, quick, every},
+		{"slow again", slow, slow, sampleShare * slow},
+		{"quick again", quick, slow, every},
+		{"slow, and nothing to compare it with", slow, 0, sampleShare * slow},
+	} {
+		require.Equal(t, c.want, untilNext(every, c.took, c.before), c.name)
+	}
 }
 
 func TestSample_IsBoundedAndNamesTheWorstFirst(t *testing.T) {

@@ -94,6 +94,7 @@ func TestUnrouted_ThousandsOfTopicsHarmNoOtherAndGoOnWhenTheyAreRouted(t *testin
 		runs := o.runs(t.Context(), c)
 		for _, r := range runs[:min(2, len(runs))] { // the newest
 			text := historyText(t, c, r)
+			told = append(told, fmt.Sprintf("%s, %s, %d lines of history", r.id, r.status, strings.Count(text, "\n")))
 			told = append(told, unroutedIn.FindAllString(text, -1)...)
 			if strings.Contains(text, "no route: lost-") && strings.Contains(text, `"unrouted":1997`) {
 				return nil
