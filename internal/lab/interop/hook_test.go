@@ -23,12 +23,17 @@ func needInterop(t *testing.T) {
 	}
 }
 
+// initDir holds the hooks that docker-compose.yml mounts into LocalStack's container.
+const initDir = "../../../localstack/init"
+
 func TestTheInitHookMakesWhatApplyMakes(t *testing.T) {
-	needInterop(t)
-	file, err := filepath.Abs("../topology/topology.json")
+	file, err := filepath.Abs("../../../localstack/topology/topology.json")
 	require.NoError(t, err)
+	require.FileExists(t, file)
+	require.DirExists(t, initDir)
+	needInterop(t)
 	emulator, err := community.Start(t.Context(), community.Options{
-		InitDir: "../init",
+		InitDir: initDir,
 		Env:     []string{"TOPOLOGY_FILE=" + file},
 	})
 	require.NoError(t, err)
@@ -47,7 +52,7 @@ func TestTheInitHookMakesWhatApplyMakes(t *testing.T) {
 func TestAFailingInitHookFailsTheStart(t *testing.T) {
 	needInterop(t)
 	_, err := community.Start(t.Context(), community.Options{
-		InitDir: "../init",
+		InitDir: initDir,
 		Env:     []string{"TOPOLOGY_FILE=/nowhere.json"},
 	})
 	require.ErrorContains(t, err, "an init hook failed")
