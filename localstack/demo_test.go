@@ -21,7 +21,7 @@ func fakeWorker(t *testing.T, script string) *workerProcess {
 	return w
 }
 
-func TestAWorkerThatDiesIsAnErrorWithItsLastWords(t *testing.T) {
+func TestWorkerProcess_ThatDiesIsAnErrorWithTheEndOfItsLog(t *testing.T) {
 	w := fakeWorker(t, "seq 1000; echo it hurts >&2; exit 3")
 	select {
 	case <-w.ended:
@@ -36,14 +36,14 @@ func TestAWorkerThatDiesIsAnErrorWithItsLastWords(t *testing.T) {
 	require.NotContains(t, err.Error(), "| 900\n", "only the end")
 }
 
-func TestAWorkerThatWasStoppedIsNoError(t *testing.T) {
+func TestWorkerProcess_ThatWasStoppedIsNoError(t *testing.T) {
 	w := fakeWorker(t, "exec sleep 60")
 	w.stop()
 	<-w.ended
 	require.NoError(t, w.failure())
 }
 
-func TestTheDemosFlagsReachTheShop(t *testing.T) {
+func TestDemo_PassesItsFlagsToTheShop(t *testing.T) {
 	cmd := demoCommand()
 	for _, name := range []string{"for", "rate", "break"} {
 		require.NotNil(t, cmd.Flags().Lookup(name), name)
@@ -54,7 +54,7 @@ func TestTheDemosFlagsReachTheShop(t *testing.T) {
 	require.Equal(t, []string{"--for", "1m0s", "--rate", "2.5", "--break"}, d.shopArgs())
 }
 
-func TestAFailedDemoLeavesTheWorkersLogAndNothingElse(t *testing.T) {
+func TestDemo_ThatFailsLeavesTheLogOfTheWorkerAndNothingElse(t *testing.T) {
 	for name, c := range map[string]struct {
 		err  error
 		left []string

@@ -17,7 +17,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestExecEndsWithTheStatusOfItsCommand(t *testing.T) {
+func TestExec_EndsWithTheStatusOfItsCommand(t *testing.T) {
 	for name, c := range map[string]struct {
 		args   []string
 		status int
@@ -38,7 +38,7 @@ func TestExecEndsWithTheStatusOfItsCommand(t *testing.T) {
 	}
 }
 
-func TestExecLeavesStandardOutputToItsCommand(t *testing.T) {
+func TestExec_LeavesStandardOutputToItsCommand(t *testing.T) {
 	cmd, _ := localstack(t, "exec", "--only=aws", "--", "cat")
 	cmd.Stdin = strings.NewReader("in and out")
 	stdout, stderr, status := output(cmd)
@@ -46,7 +46,7 @@ func TestExecLeavesStandardOutputToItsCommand(t *testing.T) {
 	require.Equal(t, "in and out", stdout)
 }
 
-func TestTwoRunSideBySide(t *testing.T) {
+func TestExec_TwoRunSideBySide(t *testing.T) {
 	const script = `echo "$DATABASE_URL $AWS_ENDPOINT_URL"; sleep 1`
 	var wg sync.WaitGroup
 	got := make([]string, 2)
@@ -95,7 +95,7 @@ func running(t *testing.T) (kill func(syscall.Signal) int, pid int, tmp string, 
 	}, cmd.Process.Pid, tmp, stderr
 }
 
-func TestNothingSurvivesTheCommand(t *testing.T) {
+func TestExec_LeavesNoProcessAndNoData(t *testing.T) {
 	for name, c := range map[string]struct {
 		sig    syscall.Signal
 		status int
@@ -141,7 +141,7 @@ type errStillThere string
 
 func (e errStillThere) Error() string { return "still there: " + string(e) }
 
-func TestEndsWhenAPartEnds(t *testing.T) {
+func TestExec_EndsWhenAPartEnds(t *testing.T) {
 	end, pid, tmp, stderr := running(t)
 	for child, line := range descendants(t, pid) {
 		if strings.Contains(line, "listen_addresses") {
@@ -153,7 +153,7 @@ func TestEndsWhenAPartEnds(t *testing.T) {
 	require.Empty(t, directories(t, tmp))
 }
 
-func TestPartsThatTheEnvironmentNamesAreUsed(t *testing.T) {
+func TestExec_UsesThePartsThatTheEnvironmentNames(t *testing.T) {
 	s, err := stack.Start(t.Context(), stack.Options{
 		Only: []stack.Part{stack.Postgres, stack.AWS}, Getenv: func(string) string { return "" }, Status: io.Discard,
 	})

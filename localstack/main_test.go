@@ -101,7 +101,7 @@ func directories(t *testing.T, tmp string) []string {
 	return found
 }
 
-func TestTheCommandSaysWhatItWasBuiltFrom(t *testing.T) {
+func TestVersion_SaysTheRevisionOfTheBuild(t *testing.T) {
 	var out bytes.Buffer
 	cmd := root()
 	cmd.SetOut(&out)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAPartThatWasInterruptedComesBackAtItsAddressWithItsData(t *testing.T) {
+func TestResume_BringsAPartBackAtItsAddressWithItsData(t *testing.T) {
 	s, err := Start(t.Context(), Options{Only: []Part{Postgres}, Getenv: nothing, Status: io.Discard})
 	require.NoError(t, err)
 	defer s.Stop()
@@ -32,7 +32,7 @@ func TestAPartThatWasInterruptedComesBackAtItsAddressWithItsData(t *testing.T) {
 	require.NoError(t, s.Err(), "it did not end by itself")
 }
 
-func TestTemporalKeepsItsNamespaceAcrossAnInterruptionOnlyIfDurable(t *testing.T) {
+func TestInterrupt_NeedsADurableTemporal(t *testing.T) {
 	opt := Options{Only: []Part{Temporal}, Getenv: nothing, Status: io.Discard}
 	if !haveTemporal(opt.withDefaults().ToolsDir) {
 		t.Skip("would have to build Temporal's dev server: run `go run ./localstack exec --only temporal -- true` once")

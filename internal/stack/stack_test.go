@@ -18,7 +18,7 @@ import (
 
 func nothing(string) string { return "" }
 
-func TestTheOwnerOfTheDatabaseCanWhatTestsNeedAndIsNoSuperuser(t *testing.T) {
+func TestPostgres_OwnerMayDoAllThatTestsNeedAndIsNoSuperuser(t *testing.T) {
 	s, err := Start(t.Context(), Options{Only: []Part{Postgres}, Getenv: nothing, Status: io.Discard})
 	require.NoError(t, err)
 	defer s.Stop()
@@ -40,7 +40,7 @@ func TestTheOwnerOfTheDatabaseCanWhatTestsNeedAndIsNoSuperuser(t *testing.T) {
 	require.Equal(t, []string{"off", "on", "on", "300"}, []string{super, fsync, commit, connections})
 }
 
-func TestAPortLostToSomebodyElseIsTriedAgain(t *testing.T) {
+func TestStart_TakesAnotherPortIfItsPortIsTaken(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
@@ -91,7 +91,7 @@ func fakePostgres(t *testing.T, version string) string {
 	return dir
 }
 
-func TestAPartThatFailsStopsTheOthersAndSaysWhy(t *testing.T) {
+func TestStart_StopsTheOtherPartsIfOneFailsAndSaysWhy(t *testing.T) {
 	bin := fakePostgres(t, "17.1")
 	tmp := t.TempDir()
 	require.NoError(t, os.Chmod(filepath.Dir(tmp), 0o755))
@@ -107,7 +107,7 @@ func TestAPartThatFailsStopsTheOthersAndSaysWhy(t *testing.T) {
 	require.Empty(t, left)
 }
 
-func TestAnUnsupportedServerIsRefused(t *testing.T) {
+func TestStart_RefusesAnUnsupportedPostgreSQL(t *testing.T) {
 	bin := fakePostgres(t, "13.9")
 	_, err := Start(t.Context(), Options{
 		Only: []Part{Postgres}, Status: io.Discard,
@@ -116,7 +116,7 @@ func TestAnUnsupportedServerIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "13.9 is too old")
 }
 
-func TestANamedPartThatDoesNotAnswerIsAnErrorWithItsRemedy(t *testing.T) {
+func TestStart_SaysTheRemedyIfANamedPartDoesNotAnswer(t *testing.T) {
 	for name, value := range map[string]string{
 		"DATABASE_URL":     "postgres://nobody@127.0.0.1:1/none?sslmode=disable",
 		"TEMPORAL_ADDRESS": "127.0.0.1:1",
@@ -138,7 +138,7 @@ func TestANamedPartThatDoesNotAnswerIsAnErrorWithItsRemedy(t *testing.T) {
 	}
 }
 
-func TestChildrenDoNotGetCredentialsAndProfilesForOtherPlaces(t *testing.T) {
+func TestEnviron_HasNoCredentialsAndProfilesOfOtherPlaces(t *testing.T) {
 	t.Setenv("AWS_PROFILE", "production")
 	t.Setenv("AWS_ENDPOINT_URL_SQS", "https://sqs.example")
 	t.Setenv("AWS_ACCESS_KEY_ID", "REAL")

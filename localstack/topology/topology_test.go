@@ -17,7 +17,7 @@ import (
 	"github.com/temporal-outbox/relay/localstack/topology"
 )
 
-func TestEveryDestinationOfTheLocalConfigIsInTheTopology(t *testing.T) {
+func TestLocal_HasEveryDestinationOfTheLocalConfiguration(t *testing.T) {
 	text, err := os.ReadFile("../outbox.yaml")
 	require.NoError(t, err)
 	var config struct {
@@ -42,7 +42,7 @@ func TestEveryDestinationOfTheLocalConfigIsInTheTopology(t *testing.T) {
 	}
 }
 
-func TestParseReportsEverythingThatIsWrong(t *testing.T) {
+func TestParse_ReportsEveryMistake(t *testing.T) {
 	_, err := topology.Parse([]byte(`{
 		"topics": [{"name": "plain"}],
 		"queues": [
@@ -65,7 +65,7 @@ func TestParseReportsEverythingThatIsWrong(t *testing.T) {
 	require.ErrorContains(t, err, "ques")
 }
 
-func TestApplyingTwiceChangesNothing(t *testing.T) {
+func TestApply_TwiceChangesNothing(t *testing.T) {
 	cfg := endpoint(t)
 	top := topology.Local().WithPrefix(prefix())
 	first := apply(t, cfg, top)
@@ -79,7 +79,7 @@ func TestApplyingTwiceChangesNothing(t *testing.T) {
 	assert.Equal(t, first.QueueURLs, second.QueueURLs)
 }
 
-func TestApplyCorrectsWhatDiffers(t *testing.T) {
+func TestApply_CorrectsEachDifference(t *testing.T) {
 	cfg := endpoint(t)
 	top := topology.Local().WithPrefix(prefix())
 	first := apply(t, cfg, top)

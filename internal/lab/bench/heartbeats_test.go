@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestHeartbeatsAreThoseThatWereSent(t *testing.T) {
+func TestHeartbeats_AreThoseThatWereSent(t *testing.T) {
 	const others = `# TYPE temporal_request_total counter
 temporal_request_total{namespace="n",operation="PollActivityTaskQueue"} 7
 `

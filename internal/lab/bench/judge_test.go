@@ -8,7 +8,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 )
 
-func TestASoakIsJudgedByLossesGapsAndHowRunsEnd(t *testing.T) {
+func TestSoak_IsJudgedByLossesGapsAndHowRunsEnd(t *testing.T) {
 	steady := sent([2]int{0, 10}, [2]int{100, 110}, [2]int{200, 260}, [2]int{210, 300})
 	done := run{runID: "a", started: at(0), closed: at(205), status: enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED}
 	last := run{runID: "b", started: at(240), status: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING}

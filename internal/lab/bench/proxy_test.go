@@ -58,7 +58,7 @@ func send(t *testing.T, url string, bodies ...string) string {
 	return string(answer)
 }
 
-func TestAnEventIsStampedWhenTheQueueHasAcceptedIt(t *testing.T) {
+func TestProxy_NotesWhenTheQueueHasAcceptedAnEvent(t *testing.T) {
 	p, err := newProxy(t.Context(), queue(t).URL)
 	require.NoError(t, err)
 	defer p.close()
@@ -79,7 +79,7 @@ func TestAnEventIsStampedWhenTheQueueHasAcceptedIt(t *testing.T) {
 	require.Equal(t, 1, again)
 }
 
-func TestAnErrorAcknowledgesNothing(t *testing.T) {
+func TestProxy_CountsNoEventOfAnError(t *testing.T) {
 	p, err := newProxy(t.Context(), queue(t).URL)
 	require.NoError(t, err)
 	defer p.close()

@@ -19,7 +19,7 @@ func environment(t *testing.T) []string {
 	return stack.Vars(os.Environ()).With("DATABASE_URL=" + testenv.DatabaseURL(t))
 }
 
-func TestRunMeasuresWhatItPromises(t *testing.T) {
+func TestRun_MeasuresThePartsThatItIsAskedFor(t *testing.T) {
 	report, err := Run(t.Context(), Config{
 		Environ: environment(t), Progress: t.Output(), Only: []Part{Drain, FIFO, Latency},
 		Events: 300, FIFOEvents: 10, Rate: 20, RateFor: time.Second,
@@ -52,7 +52,7 @@ func TestRunMeasuresWhatItPromises(t *testing.T) {
 	report.Print(t.Output())
 }
 
-func TestSoakFindsNothingWrongWithARelayThatRuns(t *testing.T) {
+func TestSoak_FindsNoFaultInARunningRelay(t *testing.T) {
 	report, err := Soak(t.Context(), SoakConfig{
 		Environ: environment(t), Progress: t.Output(), Rate: 20, For: 2 * time.Second,
 		MaxGap: 5 * time.Second, // other tests share the machine
@@ -64,7 +64,7 @@ func TestSoakFindsNothingWrongWithARelayThatRuns(t *testing.T) {
 	report.Print(t.Output())
 }
 
-func TestAnUnknownPartIsRefused(t *testing.T) {
+func TestRun_RefusesAnUnknownPart(t *testing.T) {
 	_, err := Run(t.Context(), Config{Only: []Part{"drian"}})
 	require.ErrorContains(t, err, `there is no part "drian"`)
 }

@@ -15,7 +15,7 @@ func ms(ns ...int) []time.Duration {
 	return out
 }
 
-func TestPercentileIsTheSmallestValueThatEnoughDoNotExceed(t *testing.T) {
+func TestPercentile_IsTheSmallestValueThatEnoughDoNotExceed(t *testing.T) {
 	values := make([]time.Duration, 100)
 	for i := range values {
 		values[len(values)-1-i] = time.Duration(i+1) * time.Millisecond
@@ -54,7 +54,7 @@ func sent(pairs ...[2]int) []published {
 	return events
 }
 
-func TestAGapIsATimeInWhichSomethingWaitsAndNothingIsAcknowledged(t *testing.T) {
+func TestGaps_AreTimesWithPendingEventsAndNoAcknowledgement(t *testing.T) {
 	for name, c := range map[string]struct {
 		events []published
 		want   []gap
@@ -77,7 +77,7 @@ func TestAGapIsATimeInWhichSomethingWaitsAndNothingIsAcknowledged(t *testing.T) 
 	}
 }
 
-func TestLongestGapCanBeAskedForASpanOfTime(t *testing.T) {
+func TestLongest_FindsTheLongestGapInASpanOfTime(t *testing.T) {
 	found := []gap{{at(0), at(10)}, {at(10), at(900)}, {at(2000), at(2100)}, {at(3000), at(3050)}}
 	require.Equal(t, gap{at(10), at(900)}, longest(found, time.Time{}, time.Time{}))
 	require.Equal(t, gap{at(2000), at(2100)}, longest(found, at(1500), at(2500)))
@@ -86,7 +86,7 @@ func TestLongestGapCanBeAskedForASpanOfTime(t *testing.T) {
 	require.Zero(t, longest(found, at(5000), at(6000)))
 }
 
-func TestProcessorTimeIsReadFromProc(t *testing.T) {
+func TestCPUTimes_AreReadFromProc(t *testing.T) {
 	// A name with what separates fields, as PostgreSQL's processes have.
 	parent, seconds := parseStat("4242 (postgres: a) b) S 17 4242 4242 0 -1 4194560 700 0 0 0 150 50 25 25 20 0 1 0 9 1 2")
 	require.Equal(t, 17, parent)

@@ -11,7 +11,7 @@ import (
 
 // What was asked of a recovery ends in words of its own, or, where that was terminated,
 // not at all.
-func TestAnOperationThatIsUnderWayOrHasFailedIsLeftAndWhatWasAskedOfARecoveryIsNot(t *testing.T) {
+func TestUnfinished_AreOperationsUnderWayOrFailedAndNoRequestToARecovery(t *testing.T) {
 	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	t.Cleanup(db.Close)

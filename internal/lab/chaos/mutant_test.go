@@ -44,7 +44,7 @@ var disturbed = []plan.Step{
 // events that are gone with their partition, also that they are lost and never end),
 // and no other. The same worker, unbroken, in all of that weather, violates none:
 // it is the mutation that turns the checker red.
-func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
+func TestMutant_IsFoundByTheRuleOfThePromiseThatItBreaks(t *testing.T) {
 	s := startStack(t)
 	for name, c := range map[string]struct {
 		weather []faults.Rule
@@ -93,7 +93,7 @@ func TestTheCheckerSeesWhichPromiseIsBroken(t *testing.T) {
 
 // A standby that lacks some seconds gives their numbers to other events. (It also has
 // leases whose end the old primary alone knew of, so the drain is longer than a lease.)
-func TestTheCheckerSeesThatNumbersComeAgain(t *testing.T) {
+func TestMutant_ByNumberIsFoundWhenAFailoverRepeatsNumbers(t *testing.T) {
 	ledger, err := Run(t.Context(), Config{
 		Stack: startStack(t), Seed: 1, Length: 20 * time.Second, Drain: 90 * time.Second, Rate: 100, Burst: 2, Progress: testLog{t},
 		Program: module + "internal/lab/chaos/mutant", WorkerEnv: []string{"OUTBOX_MUTANT=by-number"},

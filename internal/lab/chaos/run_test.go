@@ -27,7 +27,7 @@ func startStack(t *testing.T) *stack.Stack {
 
 // Two minutes in which every kind of fault has its turn. CHAOS_SEED chooses
 // another plan.
-func TestTheRelayKeepsItsPromisesWhileEverythingAroundItFails(t *testing.T) {
+func TestRun_RelayKeepsItsPromisesWhileEverythingAroundItFails(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}

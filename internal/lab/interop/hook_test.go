@@ -26,7 +26,7 @@ func needInterop(t *testing.T) {
 // initDir holds the hooks that docker-compose.yml mounts into LocalStack's container.
 const initDir = "../../../localstack/init"
 
-func TestTheInitHookMakesWhatApplyMakes(t *testing.T) {
+func TestInitHook_CreatesTheSameAsApply(t *testing.T) {
 	file, err := filepath.Abs("../../../localstack/topology/topology.json")
 	require.NoError(t, err)
 	require.FileExists(t, file)
@@ -49,7 +49,7 @@ func TestTheInitHookMakesWhatApplyMakes(t *testing.T) {
 	assert.Empty(t, res.Changes, "what Apply found different after the hook")
 }
 
-func TestAFailingInitHookFailsTheStart(t *testing.T) {
+func TestInitHook_ThatFailsMakesTheStartFail(t *testing.T) {
 	needInterop(t)
 	_, err := community.Start(t.Context(), community.Options{
 		InitDir: initDir,

@@ -24,7 +24,7 @@ func lint(t *testing.T, files ...string) (string, error) {
 	return string(out), err
 }
 
-func TestTheCloudFormationTemplatesPassTheirLinter(t *testing.T) {
+func TestTemplates_PassTheirLinter(t *testing.T) {
 	needInterop(t)
 	files, err := filepath.Glob("../../../deploy/aws/*.yaml")
 	require.NoError(t, err)
@@ -34,7 +34,7 @@ func TestTheCloudFormationTemplatesPassTheirLinter(t *testing.T) {
 	require.Empty(t, strings.TrimSpace(out))
 }
 
-func TestAMistakeInATemplateIsFound(t *testing.T) {
+func TestTemplates_AMistakeIsFound(t *testing.T) {
 	needInterop(t)
 	for file, mistake := range map[string][2]string{
 		"messaging.yaml": {"RawMessageDelivery: true", "RawDelivery: true"},

@@ -47,7 +47,7 @@ func say(c net.Conn) (string, error) {
 	return bufio.NewReader(c).ReadString('\n')
 }
 
-func TestWhatGoesInComesOutAndLaterIfDelayed(t *testing.T) {
+func TestProxy_ForwardsBothDirectionsAndDelaysEach(t *testing.T) {
 	p := echo(t)
 	c := dial(t, p)
 	text, err := say(c)
@@ -60,7 +60,7 @@ func TestWhatGoesInComesOutAndLaterIfDelayed(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(began), 100*time.Millisecond, "once in each direction")
 }
 
-func TestResetBreaksWhatIsConnectedAndNothingElse(t *testing.T) {
+func TestReset_BreaksOpenConnectionsOnly(t *testing.T) {
 	p := echo(t)
 	c := dial(t, p)
 	_, err := say(c)
@@ -72,7 +72,7 @@ func TestResetBreaksWhatIsConnectedAndNothingElse(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestACutLastsUntilItIsMended(t *testing.T) {
+func TestCut_LastsUntilMend(t *testing.T) {
 	p := echo(t)
 	p.Cut()
 	c, err := net.Dial("tcp", p.Address())

@@ -88,7 +88,7 @@ func recorded(event string, e Evidence) func([]Lookup) (map[string]Evidence, err
 	return func([]Lookup) (map[string]Evidence, error) { return map[string]Evidence{event: e}, nil }
 }
 
-func TestAFlawlessRunViolatesNothing(t *testing.T) {
+func TestCheck_OfASoundRunFindsNoViolation(t *testing.T) {
 	v := Check(sound())
 	require.Empty(t, v.Violations)
 	require.Equal(t, Counts{Committed: 40, RolledBack: 1, Received: 60, Duplicates: map[string]int{}, SlowestEvent: 750 * time.Millisecond}, v.Counts)
@@ -104,7 +104,7 @@ func find(f Facts, queue, event string) int {
 	panic(event)
 }
 
-func TestEachBrokenPromiseIsSeenAndNamed(t *testing.T) {
+func TestCheck_FindsAndNamesEachBrokenPromise(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Facts)
 		want   Rule
@@ -270,7 +270,7 @@ func lostWithPrimary(f *Facts, id string) {
 	}
 }
 
-func TestWhatIsNoFaultOfTheRelayIsNoViolation(t *testing.T) {
+func TestCheck_AllowsRepetitionsThatTheRelayDidNotCause(t *testing.T) {
 	f := sound()
 	// A queue delivers a message twice, because its receipt was lost.
 	f.Received = append(f.Received, f.Received[find(f, "fifo", "ledger/a/4")])
@@ -382,7 +382,7 @@ func TestLostCommits_AreCountedApartWithTheirMessages(t *testing.T) {
 	require.Equal(t, 39, v.Counts.Committed)
 }
 
-func TestABrokenTransactionIsWhatTheDatabaseSays(t *testing.T) {
+func TestCheck_TakesAnAmbiguousCommitForTheStateInTheDatabase(t *testing.T) {
 	f := sound()
 	f.Kept, f.Lost = map[string]bool{}, map[string]bool{}
 	for i := range f.Written {
@@ -395,7 +395,7 @@ func TestABrokenTransactionIsWhatTheDatabaseSays(t *testing.T) {
 	require.Equal(t, 1, v.Counts.RolledBack)
 }
 
-func TestAFaultExplainsAPageForEachBatchAndNoMore(t *testing.T) {
+func TestDuplicates_OfAFaultAreAPageForEachBatchAtMost(t *testing.T) {
 	f := Facts{
 		Queues: []Queue{{Name: "standard", Topic: "audit"}},
 		Faults: []Fault{{Kind: "kill", Start: at(1.5), End: at(1.5), Role: Death, Process: "w1"}},
@@ -474,7 +474,7 @@ func (d *divided) Put(s Step) error {
 	return nil
 }
 
-func TestALossIsSeenWhereverItIs(t *testing.T) {
+func TestCheck_FindsEachLoss(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := sound()
 		n := rapid.IntRange(0, len(f.Received)-1).Draw(t, "lost")
@@ -485,7 +485,7 @@ func TestALossIsSeenWhereverItIs(t *testing.T) {
 	})
 }
 
-func TestAnyOtherOrderOfAKeyIsSeen(t *testing.T) {
+func TestCheck_FindsEachOtherOrderOfAKey(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := sound()
 		var places []int
@@ -506,7 +506,7 @@ func TestAnyOtherOrderOfAKeyIsSeen(t *testing.T) {
 	})
 }
 
-func TestTheSlowestRecoveryIsToTheNextAcknowledgement(t *testing.T) {
+func TestSlowest_CountsToTheNextAcknowledgement(t *testing.T) {
 	acks := map[string][]time.Time{"a": {at(1), at(5), at(30)}, "b": {at(2), at(11)}}
 	got := Slowest([]Fault{
 		{Kind: "kill", Start: at(0), End: at(2)},

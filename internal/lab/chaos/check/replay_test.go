@@ -56,14 +56,14 @@ func message(f Facts, queue, event string, seconds float64) int {
 
 func without(f *Facts, n int) { f.Received = append(f.Received[:n:n], f.Received[n+1:]...) }
 
-func TestReplaysThatComeOnceAndInOrderViolateNothing(t *testing.T) {
+func TestReplay_ReceivedOnceAndInOrderViolatesNothing(t *testing.T) {
 	v := Check(replayed())
 	require.Empty(t, v.Violations)
 	require.Equal(t, 20, v.Counts.Replayed)
 	require.Empty(t, v.Counts.Duplicates, "a replay is no duplicate")
 }
 
-func TestEachBrokenPromiseOfAReplayIsSeenAndNamed(t *testing.T) {
+func TestReplay_EachBrokenPromiseIsFoundAndNamed(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Facts)
 		want   Rule
@@ -129,7 +129,7 @@ func TestEachBrokenPromiseOfAReplayIsSeenAndNamed(t *testing.T) {
 	}
 }
 
-func TestDuplicatesOfAReplayHaveCausesLikeOthers(t *testing.T) {
+func TestDuplicates_OfAReplayHaveTheSameCausesAsOthers(t *testing.T) {
 	f := replayed()
 	for _, event := range []string{"audit/a/6", "audit/a/7"} {
 		r := f.Received[message(f, "standard", event, map[string]float64{"audit/a/6": 26.5, "audit/a/7": 27.5}[event])]
@@ -165,7 +165,7 @@ func TestLostReplays_AreCountedApartWithTheirMessages(t *testing.T) {
 	require.Equal(t, 15, v.Counts.Orphans)
 }
 
-func TestALossIsSeenWhicheverDeliveryItIs(t *testing.T) {
+func TestReplay_EachLostDeliveryIsFound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := replayed()
 		without(&f, rapid.IntRange(0, len(f.Received)-1).Draw(t, "lost"))
@@ -175,7 +175,7 @@ func TestALossIsSeenWhicheverDeliveryItIs(t *testing.T) {
 	})
 }
 
-func TestAnyOtherOrderWithinAReplayIsSeen(t *testing.T) {
+func TestReplay_EachOtherOrderIsFound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := replayed()
 		var places []int

@@ -30,11 +30,11 @@ func discarded() Facts {
 	return f
 }
 
-func TestWhatWasDiscardedNeedNotCome(t *testing.T) {
+func TestDiscarded_EventsNeedNotBeReceived(t *testing.T) {
 	require.Empty(t, Check(discarded()).Violations)
 }
 
-func TestEachBrokenPromiseOfDiscardAndRetentionIsSeenAndNamed(t *testing.T) {
+func TestDiscarded_EachBrokenPromiseAndThatOfRetentionIsFoundAndNamed(t *testing.T) {
 	come := func(f *Facts, queue, event, deduplication string, seconds float64) {
 		r := arrive(queue, *writtenAs(*f, event), seconds)
 		if queue == "fifo" {
@@ -82,7 +82,7 @@ func TestEachBrokenPromiseOfDiscardAndRetentionIsSeenAndNamed(t *testing.T) {
 }
 
 // It was accepted, nobody heard of it, the next attempt was refused, and so it died.
-func TestWhatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
+func TestDiscarded_EventsMayHaveComeBeforeTheirDeadLetter(t *testing.T) {
 	f := discarded()
 	for _, event := range []string{"ledger/a/2", "audit/a/2"} {
 		for _, q := range f.Queues {
@@ -114,7 +114,7 @@ func everywhere(f Facts, w *Written, seconds ...float64) (all []Received) {
 }
 
 // A failover undid the settlement of an event twice; then the event died and was discarded.
-func TestWhatWasDiscardedMayHaveComeTwiceBeforeItDied(t *testing.T) {
+func TestDiscarded_EventsMayHaveComeTwiceBeforeTheirDeadLetter(t *testing.T) {
 	f := discarded()
 	w := writtenAs(f, "audit/a/2")
 	f.Sends = append(f.Sends, send(w.ID, "w1", 1.5), send(w.ID, "w1", 20))
@@ -171,7 +171,7 @@ func TestDiscarded_EventsMayHaveComeFromALaneOfTwoHolders(t *testing.T) {
 }
 
 // A failover undid the settlement of a replay. Then it died and was discarded.
-func TestAReplayThatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
+func TestDiscarded_ReplaysMayHaveComeBeforeTheirDeadLetter(t *testing.T) {
 	f := discarded()
 	w := writtenAs(f, "audit/a/4")
 	f.Received = append(f.Received, everywhere(f, w, 24.5)...)
@@ -188,7 +188,7 @@ func TestAReplayThatWasDiscardedMayHaveComeBeforeItDied(t *testing.T) {
 }
 
 // The first message's answer was lost. The second one was told of, and its event must not die.
-func TestWhatWasToldOfAndDiedNeedsACauseThoughAnEarlierAnswerWasLost(t *testing.T) {
+func TestDiscarded_EventsThatWereAcknowledgedNeedACause(t *testing.T) {
 	f := discarded()
 	w := writtenAs(f, "audit/a/2")
 	first := send(w.ID, "w1", 1.5)

@@ -179,7 +179,7 @@ func both(t *testing.T, test func(t *testing.T, s *scene)) {
 	}
 }
 
-func TestWithoutRulesEverythingPasses(t *testing.T) {
+func TestProxy_WithoutRulesForwardsEverything(t *testing.T) {
 	both(t, func(t *testing.T, s *scene) {
 		refused, got := s.publish(25)
 		require.Empty(t, refused)
@@ -192,7 +192,7 @@ func TestWithoutRulesEverythingPasses(t *testing.T) {
 	})
 }
 
-func TestWhatIsReportedAsFailedWasNotAcceptedAndTheRestWas(t *testing.T) {
+func TestProxy_EntriesReportedAsFailedWereNotAcceptedAndTheRestWere(t *testing.T) {
 	both(t, func(t *testing.T, s *scene) {
 		for kind, codes := range map[Kind][]string{
 			FailEntry: {"InternalError"}, ThrottleEntry: {"Throttled", "RequestThrottled"}, OmitDropped: {relay.CodeUnanswered},
@@ -214,7 +214,7 @@ func TestWhatIsReportedAsFailedWasNotAcceptedAndTheRestWas(t *testing.T) {
 	})
 }
 
-func TestWhatWasAcceptedWithoutAnAnswerIsCounted(t *testing.T) {
+func TestProxy_CountsEntriesAcceptedWithoutAnAnswer(t *testing.T) {
 	both(t, func(t *testing.T, s *scene) {
 		for kind, code := range map[Kind]string{
 			OmitAccepted: relay.CodeUnanswered, DropAnswer: relay.CodeConnection, HangAfter: relay.CodeTimeout,
@@ -233,7 +233,7 @@ func TestWhatWasAcceptedWithoutAnAnswerIsCounted(t *testing.T) {
 	})
 }
 
-func TestWholeRequestsAreRefusedInTheServicesWords(t *testing.T) {
+func TestProxy_RefusesWholeRequestsWithTheErrorsOfTheService(t *testing.T) {
 	both(t, func(t *testing.T, s *scene) {
 		for kind, codes := range map[Kind][]string{
 			Throttle: {"Throttled", "RequestThrottled"}, Deny: {"AuthorizationError", "AccessDenied"},
@@ -251,7 +251,7 @@ func TestWholeRequestsAreRefusedInTheServicesWords(t *testing.T) {
 	})
 }
 
-func TestARuleConcernsItsDestinationAndEnds(t *testing.T) {
+func TestRule_ConcernsItsDestinationAndEnds(t *testing.T) {
 	both(t, func(t *testing.T, s *scene) {
 		end := s.Begin(Rule{Kind: Deny, Share: 1, Destination: "others"})
 		refused, _ := s.publish(5)
@@ -269,7 +269,7 @@ func TestARuleConcernsItsDestinationAndEnds(t *testing.T) {
 	})
 }
 
-func TestAGateHoldsRequestsBackUntilItOpens(t *testing.T) {
+func TestHold_KeepsRequestsUntilItEnds(t *testing.T) {
 	both(t, func(t *testing.T, s *scene) {
 		open := s.Begin(Rule{Kind: Hold, Share: 1, Destination: "orders"})
 		require.NoError(t, s.Quiesce(t.Context(), "orders"))

@@ -13,7 +13,7 @@ import (
 
 // Ids are in commit order exactly if each key's numbers ascend with them: what the
 // relay is held to is true of what it is given.
-func TestEveryStyleOfLockNumbersAKeysEventsInTheOrderOfTheirIDs(t *testing.T) {
+func TestLoad_NumbersAKeysEventsInTheOrderOfTheirIDsByEveryLock(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	defer pool.Close()
@@ -66,7 +66,7 @@ func TestEveryStyleOfLockNumbersAKeysEventsInTheOrderOfTheirIDs(t *testing.T) {
 }
 
 // A key's next transaction begins when the slow one has ended, and has a higher id.
-func TestASlowStatementDrawsItsIDBeforeItTakesItsTime(t *testing.T) {
+func TestInsert_ThatIsSlowDrawsItsIDFirst(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	defer pool.Close()
@@ -82,7 +82,7 @@ func TestASlowStatementDrawsItsIDBeforeItTakesItsTime(t *testing.T) {
 	require.Greater(t, waited, 250*time.Millisecond, "created_at is read after the sleep, and so after the id was drawn")
 }
 
-func TestARefusedStatementIsReported(t *testing.T) {
+func TestLoad_ReportsARefusedStatement(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	defer pool.Close()

@@ -23,7 +23,7 @@ var everyTime = []Kind{
 	PauseTopic, RedriveDead, ReplayTopic, DiscardDead, Kind(faults.Poison),
 }
 
-func TestEveryKindHasItsTurnWithinTwoMinutesAndIsOverInTime(t *testing.T) {
+func TestMake_PlansEveryKindWithinTwoMinutesAndEndsInTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
 		length := time.Duration(rapid.IntRange(120, 1800).Draw(t, "seconds")) * time.Second
@@ -44,12 +44,12 @@ func TestEveryKindHasItsTurnWithinTwoMinutesAndIsOverInTime(t *testing.T) {
 	})
 }
 
-func TestAPlanIsAFunctionOfItsSeed(t *testing.T) {
+func TestMake_IsAFunctionOfTheSeed(t *testing.T) {
 	require.Equal(t, Make(7, time.Minute, topics, 2), Make(7, time.Minute, topics, 2))
 	require.NotEqual(t, Make(7, time.Minute, topics, 2), Make(8, time.Minute, topics, 2))
 }
 
-func TestOperatorsHaveDeadLettersOfEveryTopicToRedrive(t *testing.T) {
+func TestMake_HasDeadLettersOfEveryTopicBeforeTheirRedrive(t *testing.T) {
 	for seed := range uint64(100) {
 		poisoned, before := false, 0
 		redriven := map[string]bool{}
@@ -68,7 +68,7 @@ func TestOperatorsHaveDeadLettersOfEveryTopicToRedrive(t *testing.T) {
 	}
 }
 
-func TestWorkersStallPastTheirLeaseWhenThereIsTimeForIt(t *testing.T) {
+func TestMake_StallsWorkersPastTheirLeaseIfThereIsTime(t *testing.T) {
 	long := map[Kind]time.Duration{}
 	for seed := range uint64(10) {
 		for _, s := range Make(seed, 20*time.Minute, topics, 2) {

@@ -38,7 +38,7 @@ func (p *Pool) pids() (pids []int) {
 	return pids
 }
 
-func TestAnotherWorkerTakesAKilledOnesPlace(t *testing.T) {
+func TestPool_ReplacesAKilledWorker(t *testing.T) {
 	p := newPool(t, ready+"exec sleep 60")
 	await(t, p)
 	before := p.pids()
@@ -52,7 +52,7 @@ func TestAnotherWorkerTakesAKilledOnesPlace(t *testing.T) {
 	require.Empty(t, p.Stop(), "they were told to")
 }
 
-func TestAWorkerThatEndsByItselfIsReported(t *testing.T) {
+func TestPool_ReportsAWorkerThatEndsByItself(t *testing.T) {
 	p := newPool(t, ready+"echo panic: it hurts; sleep 0.5; exit 3")
 	require.Eventually(t, func() bool {
 		p.mu.Lock()
@@ -64,7 +64,7 @@ func TestAWorkerThatEndsByItselfIsReported(t *testing.T) {
 	require.Contains(t, problems[len(problems)-1], "it hurts", "a panic in any log")
 }
 
-func TestAStalledWorkerDoesNothingUntilItGoesOn(t *testing.T) {
+func TestStall_StopsAWorkerUntilItEnds(t *testing.T) {
 	p := newPool(t, ready+"while :; do echo tick; sleep 0.05; done")
 	await(t, p)
 	log := p.slots[0].process().log
@@ -91,7 +91,7 @@ func TestAStalledWorkerDoesNothingUntilItGoesOn(t *testing.T) {
 	require.Empty(t, p.Stop())
 }
 
-func TestANewVersionRunsBesideTheOldOneUntilThatIsRetired(t *testing.T) {
+func TestRenew_RunsBothVersionsUntilTheOldOneIsRetired(t *testing.T) {
 	p := newPool(t, ready+"exec sleep 60")
 	await(t, p)
 	require.Equal(t, "v1", p.Version())

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestWithoutItsPythonTheErrorSaysWhatToDo(t *testing.T) {
+func TestVenv_WithoutItsPythonSaysTheRemedy(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("PYENV_ROOT", t.TempDir())
@@ -22,7 +22,7 @@ func TestWithoutItsPythonTheErrorSaysWhatToDo(t *testing.T) {
 	require.ErrorContains(t, err, "pyenv")
 }
 
-func TestACompleteEnvironmentIsUsedAsItIs(t *testing.T) {
+func TestVenv_ThatIsCompleteIsUsedAsItIs(t *testing.T) {
 	t.Setenv("PATH", "") // nothing can be installed
 	t.Setenv("HOME", "")
 	dir := filepath.Join(t.TempDir(), "venv")
@@ -33,7 +33,7 @@ func TestACompleteEnvironmentIsUsedAsItIs(t *testing.T) {
 	assert.Equal(t, filepath.Join(dir, "bin", "python"), python)
 }
 
-func TestEveryPackageIsPinned(t *testing.T) {
+func TestConstraints_PinEveryPackage(t *testing.T) {
 	for line := range strings.Lines(string(constraints)) {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
