@@ -96,7 +96,7 @@ func (s *shop) recorded(name string, handle queue.Handler) queue.Handler {
 			handled(Suppressed)
 		default:
 			handled(Applied)
-			if name == queueInventory && rand.Float64() < s.cfg.Forgetful {
+			if name == queueInventory && rand.Float64() < s.cfg.RedeliveryShare {
 				return true, errOnPurpose
 			}
 		}

@@ -28,12 +28,12 @@ type Config struct {
 	For time.Duration
 	// Rate is how many orders are placed a second. Default 25.
 	Rate float64
-	// Unlucky is the share of transactions that roll back after they have
+	// RollbackShare is the share of transactions that roll back after they have
 	// written their event. Default 0.1.
-	Unlucky float64
-	// Forgetful is the share of messages that the inventory processes and then
+	RollbackShare float64
+	// RedeliveryShare is the share of messages that the inventory processes and then
 	// does not delete, so that they are delivered again. Default 0.02.
-	Forgetful float64
+	RedeliveryShare float64
 	// Drain is how long everything may take to arrive after the last commit.
 	// Default 60 s.
 	Drain time.Duration
@@ -55,11 +55,11 @@ func (c Config) withDefaults() Config {
 	if c.Rate == 0 {
 		c.Rate = 25
 	}
-	if c.Unlucky == 0 {
-		c.Unlucky = 0.1
+	if c.RollbackShare == 0 {
+		c.RollbackShare = 0.1
 	}
-	if c.Forgetful == 0 {
-		c.Forgetful = 0.02
+	if c.RedeliveryShare == 0 {
+		c.RedeliveryShare = 0.02
 	}
 	if c.Drain == 0 {
 		c.Drain = time.Minute
@@ -108,13 +108,13 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 			return nil
 		})
 	}
-	err := s.trade(alive)
+	err := s.runOrders(alive)
 	stop()
 	failed := attended.Wait()
 	switch {
 	case ctx.Err() != nil:
 		return nil, errInterrupted
-	case failed != nil: // it is why trade ended
+	case failed != nil: // it is why runOrders ended
 		return nil, failed
 	case err != nil:
 		return nil, err

@@ -12,28 +12,28 @@ import (
 // errOnPurpose is a failure that the simulation caused.
 var errOnPurpose = errors.New("failed on purpose")
 
-// unreliable is a database on which some transactions fail at the last moment,
+// failingCommits is a database on which some transactions fail at the last moment,
 // after everything has been written: as when a constraint is checked at COMMIT,
 // or the process dies just before. The service notices nothing of it.
-type unreliable struct {
+type failingCommits struct {
 	*pgxpool.Pool
 	share float64
 }
 
-// Begin starts a transaction that may be doomed.
-func (u unreliable) Begin(ctx context.Context) (pgx.Tx, error) {
+// Begin starts a transaction whose commit may fail.
+func (u failingCommits) Begin(ctx context.Context) (pgx.Tx, error) {
 	tx, err := u.Pool.Begin(ctx)
 	if err != nil || rand.Float64() >= u.share {
 		return tx, err
 	}
-	return doomed{tx}, nil
+	return failingCommit{tx}, nil
 }
 
-// doomed is a transaction that never commits.
-type doomed struct{ pgx.Tx }
+// failingCommit is a transaction that never commits.
+type failingCommit struct{ pgx.Tx }
 
 // Commit rolls back and says so.
-func (d doomed) Commit(ctx context.Context) error {
+func (d failingCommit) Commit(ctx context.Context) error {
 	if err := d.Rollback(ctx); err != nil {
 		return err
 	}

@@ -9,13 +9,13 @@ import (
 	"github.com/temporal-outbox/relay/examples/shop/order"
 )
 
-// trade places orders and waits until everything has arrived, or the limit has
+// runOrders places orders and waits until everything has arrived, or the limit has
 // passed: what has not arrived by then is for the reconciliation to find.
-func (s *shop) trade(ctx context.Context) error {
+func (s *shop) runOrders(ctx context.Context) error {
 	s.began = time.Now()
 	s.view.say(ordering)
 	load := load{
-		service:  order.Service{DB: unreliable{s.cfg.DB, s.cfg.Unlucky}},
+		service:  order.Service{DB: failingCommits{s.cfg.DB, s.cfg.RollbackShare}},
 		recorder: s.recorder, suffix: s.suffix, rate: s.cfg.Rate, duration: s.cfg.For,
 	}
 	work, working := errgroup.WithContext(ctx)
