@@ -39,20 +39,20 @@ Ends with status 0 only if every check held. Progress goes to standard error.`,
 			}
 			cfg.Length = time.Duration(minutes * float64(time.Minute))
 			if calm {
-				cfg.Plan, cfg.Weather = []plan.Step{}, []faults.Rule{}
+				cfg.Plan, cfg.ConstantFaults = []plan.Step{}, []faults.Rule{}
 			}
 			return withStack(cmd.Context(), chaos.StackOptions(os.Getenv, os.Stderr), func(ctx context.Context, s *stack.Stack) error {
 				cfg.Stack, cfg.Progress, cfg.Pinned = s, os.Stderr, true
-				ledger, err := chaos.Run(ctx, cfg)
+				report, err := chaos.Run(ctx, cfg)
 				if err != nil {
 					return asked(ctx, err)
 				}
 				if asJSON {
-					err = json.NewEncoder(cmd.OutOrStdout()).Encode(ledger)
+					err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
 				} else {
-					ledger.Print(cmd.OutOrStdout())
+					report.Print(cmd.OutOrStdout())
 				}
-				if err == nil && !ledger.OK {
+				if err == nil && !report.OK {
 					return exitStatus(1)
 				}
 				return err

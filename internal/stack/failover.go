@@ -171,7 +171,7 @@ func (c *Cluster) Resume(ctx context.Context) error {
 	if c.standby == nil {
 		return errNoStandby
 	}
-	c.link.Mend()
+	c.link.Restore()
 	return c.catchUp(ctx)
 }
 
@@ -192,7 +192,7 @@ SELECT count(*) = 0 FROM (
 func (c *Cluster) Rejoin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.address.Mend()
+	c.address.Restore()
 }
 
 // HasStandby reports whether there is a standby.
@@ -237,8 +237,8 @@ func (c *Cluster) FollowStandby() error {
 		return errNoStandby
 	}
 	c.kill()
-	c.address.Lead(c.standby.address())
-	c.address.Mend()
+	c.address.Redirect(c.standby.address())
+	c.address.Restore()
 	return nil
 }
 
@@ -270,8 +270,8 @@ func (c *Cluster) Promote(ctx context.Context) error {
 func (c *Cluster) succeed(s *server, proc *process) {
 	c.primary, c.alive = s, true
 	c.stack.replace(Postgres, s, proc)
-	c.address.Lead(s.address())
-	c.address.Mend()
+	c.address.Redirect(s.address())
+	c.address.Restore()
 }
 
 // Backup keeps the primary's state of this moment, for Restore.

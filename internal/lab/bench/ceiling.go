@@ -29,12 +29,12 @@ const (
 // ceiling sends events with the bare SDK into a fresh queue and returns the rate.
 // The inputs are made beforehand and used again: what is measured is the SDK, the
 // connection and the emulator.
-func (r *rig) ceiling(ctx context.Context, events int) (CeilingResult, error) {
-	queue, err := createQueue(ctx, r.sqs, fmt.Sprintf("%s-ceiling-%d", r.token, time.Now().UnixNano()))
+func (e *environment) ceiling(ctx context.Context, events int) (CeilingResult, error) {
+	queue, err := createQueue(ctx, e.sqs, fmt.Sprintf("%s-ceiling-%d", e.token, time.Now().UnixNano()))
 	if err != nil {
 		return CeilingResult{}, err
 	}
-	defer func() { _ = r.deleteQueue(context.WithoutCancel(ctx), queue) }()
+	defer func() { _ = e.deleteQueue(context.WithoutCancel(ctx), queue) }()
 	var left atomic.Int64
 	left.Store(int64(events))
 	group, ctx := errgroup.WithContext(ctx)
@@ -46,7 +46,7 @@ func (r *rig) ceiling(ctx context.Context, events int) (CeilingResult, error) {
 				in.Entries = append(in.Entries, bareEntry(i))
 			}
 			for left.Add(-entriesPerRequest) >= 0 {
-				out, err := r.sqs.SendMessageBatch(ctx, in)
+				out, err := e.sqs.SendMessageBatch(ctx, in)
 				if err != nil {
 					return fmt.Errorf("send with the bare SDK: %w", err)
 				}
@@ -61,7 +61,7 @@ func (r *rig) ceiling(ctx context.Context, events int) (CeilingResult, error) {
 		return CeilingResult{}, err
 	}
 	got := CeilingResult{EventsPerSecond: rate(events, time.Since(began)), CPUSeconds: readCPU().since(cpu)}
-	r.say("  the bare SDK sends %.0f events/s", got.EventsPerSecond)
+	e.say("  the bare SDK sends %.0f events/s", got.EventsPerSecond)
 	return got, nil
 }
 
@@ -84,8 +84,8 @@ func bareEntry(i int) types.SendMessageBatchRequestEntry {
 	}
 }
 
-func (r *rig) deleteQueue(ctx context.Context, queue string) error {
-	if _, err := r.sqs.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: &queue}); err != nil {
+func (e *environment) deleteQueue(ctx context.Context, queue string) error {
+	if _, err := e.sqs.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: &queue}); err != nil {
 		return fmt.Errorf("delete queue %s: %w", queue, err)
 	}
 	return nil
@@ -93,12 +93,12 @@ func (r *rig) deleteQueue(ctx context.Context, queue string) error {
 
 // roundTrips sends n messages of one key to a FIFO queue, one after the other,
 // and returns the median time and the rate.
-func (r *rig) roundTrips(ctx context.Context, n int) (median time.Duration, perSecond float64, err error) {
-	queue, err := createQueue(ctx, r.sqs, fmt.Sprintf("%s-trips-%d.fifo", r.token, time.Now().UnixNano()))
+func (e *environment) roundTrips(ctx context.Context, n int) (median time.Duration, perSecond float64, err error) {
+	queue, err := createQueue(ctx, e.sqs, fmt.Sprintf("%s-trips-%d.fifo", e.token, time.Now().UnixNano()))
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() { _ = r.deleteQueue(context.WithoutCancel(ctx), queue) }()
+	defer func() { _ = e.deleteQueue(context.WithoutCancel(ctx), queue) }()
 	entry, group := bareEntry(0), "key"
 	times := make([]time.Duration, 0, n)
 	began := time.Now()
@@ -106,7 +106,7 @@ func (r *rig) roundTrips(ctx context.Context, n int) (median time.Duration, perS
 		deduplication := uuid.NewString()
 		entry.MessageGroupId, entry.MessageDeduplicationId = &group, &deduplication
 		sent := time.Now()
-		_, err := r.sqs.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{
+		_, err := e.sqs.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{
 			QueueUrl: &queue, Entries: []types.SendMessageBatchRequestEntry{entry},
 		})
 		if err != nil {

@@ -32,7 +32,7 @@ const (
 	consumerPatience = 15 * time.Second
 )
 
-func (r *rig) receive(ctx context.Context, queue string) *consumer {
+func (e *environment) receive(ctx context.Context, queue string) *consumer {
 	// A request that is given up half-way would hide what it received.
 	ctx = context.WithoutCancel(ctx)
 	c := &consumer{missing: make(chan int, 1), done: make(chan struct{}), seen: map[int]bool{}}
@@ -40,7 +40,7 @@ func (r *rig) receive(ctx context.Context, queue string) *consumer {
 		defer close(c.done)
 		var deadline time.Time
 		for expected := 0; ; {
-			n, err := c.takeSome(ctx, r.sqs, queue)
+			n, err := c.takeSome(ctx, e.sqs, queue)
 			if err != nil {
 				c.failed, c.err = c.failed+1, err
 			}

@@ -60,25 +60,25 @@ type CostRow struct {
 // Cost counts what publishing at steady rates costs.
 func Cost(ctx context.Context, cfg CostConfig) (CostReport, error) {
 	cfg = cfg.withDefaults()
-	r, err := newRig(ctx, cfg.Environ, nil, cfg.Progress)
+	e, err := newEnvironment(ctx, cfg.Environ, nil, cfg.Progress)
 	if err != nil {
 		return CostReport{}, err
 	}
-	defer r.close()
-	m := &measurement{rig: r}
+	defer e.close()
+	m := &measurement{environment: e}
 	var report CostReport
 	for _, linger := range cfg.Lingers {
-		err := r.starter(ctx, r.environ, "schedule", "--every", "1h", "--maintain-every", "0", "--linger", linger.String())
+		err := e.starter(ctx, e.vars, "schedule", "--every", "1h", "--maintain-every", "0", "--linger", linger.String())
 		if err != nil {
 			return report, err
 		}
 		for _, rate := range cfg.Rates {
-			r.say("%d/s, linger %s:", rate, linger)
+			e.say("%d/s, linger %s:", rate, linger)
 			lasting := cfg.For
 			if rate == 0 { // a claim waits for half a minute
 				lasting *= 4
 			}
-			l, waits, err := r.latency(ctx, rate, lasting)
+			l, waits, err := e.latency(ctx, rate, lasting)
 			if err != nil {
 				return report, fmt.Errorf("count at %d/s with linger %s: %w", rate, linger, err)
 			}
@@ -88,7 +88,7 @@ func Cost(ctx context.Context, cfg CostConfig) (CostReport, error) {
 			})
 		}
 	}
-	report.Notes = r.notes
+	report.Notes = e.notes
 	err = m.describeMachine(ctx)
 	report.Machine = m.report.Machine
 	return report, err

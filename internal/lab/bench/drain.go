@@ -9,51 +9,51 @@ import (
 // drain inserts events while no relay runs, starts it, and waits until the last
 // of them is settled. The worker process is up beforehand; the clock starts when
 // the schedule is triggered.
-func (b *bed) drain(ctx context.Context, events int) (DrainResult, error) {
-	b.say("  inserting %d events over %d topics", events, len(b.topics))
-	if err := b.insert(ctx, events); err != nil {
+func (fx *fixture) drain(ctx context.Context, events int) (DrainResult, error) {
+	fx.say("  inserting %d events over %d topics", events, len(fx.topics))
+	if err := fx.insert(ctx, events); err != nil {
 		return DrainResult{}, err
 	}
-	if err := b.settleDown(ctx); err != nil {
+	if err := fx.settleDown(ctx); err != nil {
 		return DrainResult{}, err
 	}
-	w, err := b.watch(ctx)
+	w, err := fx.watch(ctx)
 	if err != nil {
 		return DrainResult{}, err
 	}
 	defer w.close(ctx)
-	if err := b.startWorker(ctx); err != nil {
+	if err := fx.startWorker(ctx); err != nil {
 		return DrainResult{}, err
 	}
-	if err := b.resume(ctx); err != nil {
+	if err := fx.resume(ctx); err != nil {
 		return DrainResult{}, err
 	}
-	wal, err := b.wal(ctx)
+	wal, err := fx.wal(ctx)
 	if err != nil {
 		return DrainResult{}, err
 	}
 	cpu, began := readCPU(), time.Now()
-	if err := b.trigger(ctx); err != nil {
+	if err := fx.trigger(ctx); err != nil {
 		return DrainResult{}, err
 	}
-	first, last, err := w.wait(ctx, b.worker)
+	first, last, err := w.wait(ctx, fx.worker)
 	if err != nil {
 		return DrainResult{}, err
 	}
 	used := readCPU().since(cpu)
-	walEnd, err := b.wal(ctx)
+	walEnd, err := fx.wal(ctx)
 	if err != nil {
 		return DrainResult{}, err
 	}
-	if err := b.stop(ctx); err != nil {
+	if err := fx.stop(ctx); err != nil {
 		return DrainResult{}, err
 	}
-	work, err := b.work(ctx, began, last)
+	work, err := fx.work(ctx, began, last)
 	if err != nil {
 		return DrainResult{}, err
 	}
 	result := DrainResult{
-		Events: events, Topics: len(b.topics),
+		Events: events, Topics: len(fx.topics),
 		Seconds: round(last.Sub(began).Seconds(), 2), EventsPerSecond: rate(events, last.Sub(began)),
 		FirstSettled: round(first.Sub(began).Seconds(), 3), FlowEventsPerSecond: rate(events, last.Sub(first)),
 		Activities: work.activities, ActivitiesPer1000: round(float64(work.activities)*1000/float64(events), 2),
@@ -61,13 +61,13 @@ func (b *bed) drain(ctx context.Context, events int) (DrainResult, error) {
 		EventsPerRequest: round(float64(work.published)/float64(max(1, work.requests)), 2),
 		CPUSeconds:       used, WALBytesPerEvent: round((walEnd-wal)/float64(events), 1),
 	}
-	b.say("  drained in %.2f s: %.0f events/s", result.Seconds, result.EventsPerSecond)
+	fx.say("  drained in %.2f s: %.0f events/s", result.Seconds, result.EventsPerSecond)
 	return result, nil
 }
 
 // wal is the position in the database's log, in bytes.
-func (b *bed) wal(ctx context.Context) (position float64, err error) {
-	err = b.pool.QueryRow(ctx, `SELECT (pg_current_wal_insert_lsn() - '0/0')::float8`).Scan(&position)
+func (fx *fixture) wal(ctx context.Context) (position float64, err error) {
+	err = fx.pool.QueryRow(ctx, `SELECT (pg_current_wal_insert_lsn() - '0/0')::float8`).Scan(&position)
 	if err != nil {
 		return 0, fmt.Errorf("read the log's position: %w", err)
 	}

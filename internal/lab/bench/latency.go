@@ -16,48 +16,48 @@ const (
 // latency publishes at a steady rate, which may be 0, and measures from the return of each commit
 // to the moment at which the queue's answer passes the proxy, both by this
 // process's clock.
-func (r *rig) latency(ctx context.Context, perSecond int, lasting time.Duration) (*LatencyResult, *Percentiles, error) {
-	b, err := r.newBed(ctx, "latency", 1, "")
+func (e *environment) latency(ctx context.Context, perSecond int, lasting time.Duration) (*LatencyResult, *Percentiles, error) {
+	fx, err := e.newFixture(ctx, "latency", 1, "")
 	if err != nil {
 		return nil, nil, err
 	}
-	defer b.close()
-	p, err := newProxy(ctx, r.environ.Get("AWS_ENDPOINT_URL"))
+	defer fx.close()
+	p, err := newProxy(ctx, e.vars.Get("AWS_ENDPOINT_URL"))
 	if err != nil {
 		return nil, nil, err
 	}
 	defer p.close()
-	if err := b.settleDown(ctx); err != nil {
+	if err := fx.settleDown(ctx); err != nil {
 		return nil, nil, err
 	}
 	metrics, err := freeAddress()
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := b.startWorker(ctx, "AWS_ENDPOINT_URL="+p.URL, "OUTBOX_HTTP_ADDRESS="+metrics); err != nil {
+	if err := fx.startWorker(ctx, "AWS_ENDPOINT_URL="+p.URL, "OUTBOX_HTTP_ADDRESS="+metrics); err != nil {
 		return nil, nil, err
 	}
-	if err := b.resume(ctx); err != nil {
+	if err := fx.resume(ctx); err != nil {
 		return nil, nil, err
 	}
-	if err := b.trigger(ctx); err != nil {
+	if err := fx.trigger(ctx); err != nil {
 		return nil, nil, err
 	}
 	before := int(warmUp.Seconds() * float64(perSecond))
-	if _, err := b.produce(ctx, 0, before, perSecond); err != nil {
+	if _, err := fx.produce(ctx, 0, before, perSecond); err != nil {
 		return nil, nil, err
 	}
-	if err := b.await(ctx, p, 0, before, ackPatience); err != nil {
+	if err := fx.await(ctx, p, 0, before, ackPatience); err != nil {
 		return nil, nil, err
 	}
 	n := int(lasting.Seconds() * float64(perSecond))
-	r.say("  %d events at %d/s", n, perSecond)
+	e.say("  %d events at %d/s", n, perSecond)
 	beats, err := heartbeats(ctx, metrics)
 	if err != nil {
 		return nil, nil, err
 	}
 	cpu, began := readCPU(), time.Now()
-	events, err := b.produce(ctx, before, n, perSecond)
+	events, err := fx.produce(ctx, before, n, perSecond)
 	if err == nil && perSecond == 0 {
 		err = sleep(ctx, lasting)
 	}
@@ -69,13 +69,13 @@ func (r *rig) latency(ctx context.Context, perSecond int, lasting time.Duration)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := b.await(ctx, p, before, n, ackPatience); err != nil {
+	if err := fx.await(ctx, p, before, n, ackPatience); err != nil {
 		return nil, nil, err
 	}
-	if err := b.stop(ctx); err != nil {
+	if err := fx.stop(ctx); err != nil {
 		return nil, nil, err
 	}
-	work, err := r.work(ctx, began, ended)
+	work, err := e.work(ctx, began, ended)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -86,7 +86,7 @@ func (r *rig) latency(ctx context.Context, perSecond int, lasting time.Duration)
 	}
 	slices.Sort(commits)
 	found := percentiles(waits)
-	r.say("  commit to acknowledged: median %.1f ms, p99 %.1f ms", found.P50, found.P99)
+	e.say("  commit to acknowledged: median %.1f ms, p99 %.1f ms", found.P50, found.P99)
 	seconds := ended.Sub(began).Seconds()
 	return &LatencyResult{
 		Rate: perSecond, Seconds: lasting.Seconds(), Events: n, CommitMS: millis(percentile(commits, 0.5)),

@@ -29,10 +29,10 @@ type Machine struct {
 	SynchronousCommit string `json:"synchronous_commit"`
 }
 
-func (r *rig) machine(ctx context.Context, conn *pgx.Conn) (Machine, error) {
+func (e *environment) machine(ctx context.Context, conn *pgx.Conn) (Machine, error) {
 	m := Machine{
 		OS: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Go: runtime.Version(),
-		CPUModel: strings.TrimSpace(field("/proc/cpuinfo", "model name")), Temporal: r.temporalVersion,
+		CPUModel: strings.TrimSpace(field("/proc/cpuinfo", "model name")), Temporal: e.temporalVersion,
 	}
 	if kib, _, ok := strings.Cut(strings.TrimSpace(field("/proc/meminfo", "MemTotal")), " "); ok {
 		if n, err := strconv.ParseFloat(kib, 64); err == nil {

@@ -26,7 +26,7 @@ type produced struct {
 // produce commits n events, evenly spaced, each in a transaction of its own and
 // numbered from first, and returns what became of each. It waits for none of them
 // before the next is due. Its error is the first transaction's that failed.
-func (b *bed) produce(ctx context.Context, first, n, perSecond int) ([]produced, error) {
+func (fx *fixture) produce(ctx context.Context, first, n, perSecond int) ([]produced, error) {
 	events := make([]produced, n)
 	var failed error
 	var once sync.Once
@@ -43,7 +43,7 @@ func (b *bed) produce(ctx context.Context, first, n, perSecond int) ([]produced,
 		running.Go(func() {
 			e := &events[i]
 			e.began = time.Now()
-			if err := b.commit(ctx, first+i); err != nil {
+			if err := fx.commit(ctx, first+i); err != nil {
 				once.Do(func() { failed = err })
 				return
 			}
@@ -55,12 +55,12 @@ func (b *bed) produce(ctx context.Context, first, n, perSecond int) ([]produced,
 }
 
 // commit writes one event with the library that applications use.
-func (b *bed) commit(ctx context.Context, n int) error {
+func (fx *fixture) commit(ctx context.Context, n int) error {
 	payload := fmt.Sprintf(`{"marker":%q,"pad":"`, marker(n))
 	payload += strings.Repeat("x", payloadBytes-2-len(payload)) + `"}`
-	err := pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, fx.pool, func(tx pgx.Tx) error {
 		return outbox.Write(ctx, tx, outbox.Event{
-			Topic: b.topics[n%len(b.topics)], Key: fmt.Sprint("key-", n), Type: "BenchEvent",
+			Topic: fx.topics[n%len(fx.topics)], Key: fmt.Sprint("key-", n), Type: "BenchEvent",
 			Payload: payload, Attributes: map[string]string{"traceparent": traceparent},
 		})
 	})
@@ -71,15 +71,15 @@ func (b *bed) commit(ctx context.Context, n int) error {
 }
 
 // await waits until the proxy has seen events first to first+n-1 accepted.
-func (b *bed) await(ctx context.Context, p *proxy, first, n int, patience time.Duration) error {
+func (fx *fixture) await(ctx context.Context, p *proxy, first, n int, patience time.Duration) error {
 	deadline := time.Now().Add(patience)
 	for i := first; i < first+n; i++ {
 		for p.when(i).IsZero() {
-			if err := b.worker.alive(); err != nil {
+			if err := fx.worker.alive(); err != nil {
 				return err
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("event %d was not acknowledged within %s; the worker says: %s", i, patience, b.worker.words())
+				return fmt.Errorf("event %d was not acknowledged within %s; the worker says: %s", i, patience, fx.worker.words())
 			}
 			select {
 			case <-ctx.Done():

@@ -14,12 +14,12 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r, err := newRig(ctx, cfg.Environ, cfg.WorkerEnv, cfg.Progress)
+	e, err := newEnvironment(ctx, cfg.Environ, cfg.WorkerEnv, cfg.Progress)
 	if err != nil {
 		return Report{}, err
 	}
-	defer r.close()
-	m := &measurement{Config: cfg, rig: r}
+	defer e.close()
+	m := &measurement{Config: cfg, environment: e}
 	for _, part := range []struct {
 		name    Part
 		measure func(context.Context) error
@@ -27,24 +27,24 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		if !cfg.wants(part.name) {
 			continue
 		}
-		r.say("%s:", part.name)
+		e.say("%s:", part.name)
 		if err := part.measure(ctx); err != nil {
 			return m.report, fmt.Errorf("measure %s: %w", part.name, err)
 		}
 	}
-	m.report.Notes = r.notes
+	m.report.Notes = e.notes
 	return m.report, m.describeMachine(ctx)
 }
 
 // measurement is a run of Run.
 type measurement struct {
 	Config
-	*rig
+	*environment
 	report Report
 }
 
 func (m *measurement) describeMachine(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, m.environ.Get("DATABASE_URL"))
+	conn, err := pgx.Connect(ctx, m.vars.Get("DATABASE_URL"))
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
@@ -55,12 +55,12 @@ func (m *measurement) describeMachine(ctx context.Context) error {
 
 // plain drains the backlog that the others are compared with.
 func (m *measurement) plain(ctx context.Context) (DrainResult, error) {
-	b, err := m.newBed(ctx, fmt.Sprint("plain", len(m.report.Drains)), 1, "")
+	fx, err := m.newFixture(ctx, fmt.Sprint("plain", len(m.report.Drains)), 1, "")
 	if err != nil {
 		return DrainResult{}, err
 	}
-	defer b.close()
-	result, err := b.drain(ctx, m.Events)
+	defer fx.close()
+	result, err := fx.drain(ctx, m.Events)
 	if err == nil {
 		m.report.Drains = append(m.report.Drains, result)
 	}
@@ -123,12 +123,12 @@ func (m *measurement) compare(ctx context.Context, variant func(context.Context)
 
 func (m *measurement) manyTopics(ctx context.Context) (err error) {
 	m.report.Topics50, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
-		b, err := m.newBed(ctx, "topics", m.ManyTopics, "")
+		fx, err := m.newFixture(ctx, "topics", m.ManyTopics, "")
 		if err != nil {
 			return DrainResult{}, err
 		}
-		defer b.close()
-		return b.drain(ctx, m.Events)
+		defer fx.close()
+		return fx.drain(ctx, m.Events)
 	})
 	return err
 }
@@ -138,12 +138,12 @@ func (m *measurement) manyTopics(ctx context.Context) (err error) {
 // might want to see it.
 func (m *measurement) heldSnapshot(ctx context.Context) (err error) {
 	m.report.HeldSnapshot, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
-		b, err := m.newBed(ctx, "snapshot", 1, "")
+		fx, err := m.newFixture(ctx, "snapshot", 1, "")
 		if err != nil {
 			return DrainResult{}, err
 		}
-		defer b.close()
-		tx, err := b.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+		defer fx.close()
+		tx, err := fx.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 		if err != nil {
 			return DrainResult{}, fmt.Errorf("hold a snapshot: %w", err)
 		}
@@ -152,10 +152,10 @@ func (m *measurement) heldSnapshot(ctx context.Context) (err error) {
 		if err := tx.QueryRow(ctx, `SELECT count(*) FROM outbox.pending`).Scan(&rows); err != nil {
 			return DrainResult{}, fmt.Errorf("hold a snapshot: %w", err)
 		}
-		if _, err := b.drain(ctx, m.Events); err != nil {
+		if _, err := fx.drain(ctx, m.Events); err != nil {
 			return DrainResult{}, err
 		}
-		return b.drain(ctx, m.Events)
+		return fx.drain(ctx, m.Events)
 	})
 	return err
 }
@@ -163,20 +163,20 @@ func (m *measurement) heldSnapshot(ctx context.Context) (err error) {
 // receipts drains a topic that keeps receipts, and makes sure that it has them all.
 func (m *measurement) receipts(ctx context.Context) (err error) {
 	m.report.Receipts, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
-		b, err := m.newBed(ctx, "receipts", 1, "")
+		fx, err := m.newFixture(ctx, "receipts", 1, "")
 		if err != nil {
 			return DrainResult{}, err
 		}
-		defer b.close()
-		if err := b.route(", receipts: 7d"); err != nil {
+		defer fx.close()
+		if err := fx.route(", receipts: 7d"); err != nil {
 			return DrainResult{}, err
 		}
-		result, err := b.drain(ctx, m.Events)
+		result, err := fx.drain(ctx, m.Events)
 		if err != nil {
 			return result, err
 		}
 		var kept int
-		if err := b.pool.QueryRow(ctx, `SELECT count(*) FROM outbox.receipt`).Scan(&kept); err != nil {
+		if err := fx.pool.QueryRow(ctx, `SELECT count(*) FROM outbox.receipt`).Scan(&kept); err != nil {
 			return result, fmt.Errorf("count receipts: %w", err)
 		}
 		if kept != m.Events {
@@ -188,7 +188,7 @@ func (m *measurement) receipts(ctx context.Context) (err error) {
 }
 
 func (m *measurement) latency(ctx context.Context) (err error) {
-	m.report.Latency, m.report.LatencyMS, err = m.rig.latency(ctx, m.Rate, m.RateFor)
+	m.report.Latency, m.report.LatencyMS, err = m.environment.latency(ctx, m.Rate, m.RateFor)
 	return err
 }
 
@@ -199,13 +199,13 @@ func (m *measurement) fifo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := m.newBed(ctx, "fifo", 1, ".fifo")
+	fx, err := m.newFixture(ctx, "fifo", 1, ".fifo")
 	if err != nil {
 		return err
 	}
-	defer b.close()
-	b.keys = 1
-	result, err := b.drain(ctx, m.FIFOEvents)
+	defer fx.close()
+	fx.keys = 1
+	result, err := fx.drain(ctx, m.FIFOEvents)
 	if err != nil {
 		return err
 	}

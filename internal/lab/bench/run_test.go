@@ -12,8 +12,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-// environment is the stack's, with a database of the test's own.
-func environment(t *testing.T) []string {
+// stackEnvironment is the stack's, with a database of the test's own.
+func stackEnvironment(t *testing.T) []string {
 	testenv.AWS(t)
 	testenv.Temporal(t)
 	return stack.Vars(os.Environ()).With("DATABASE_URL=" + testenv.DatabaseURL(t))
@@ -21,7 +21,7 @@ func environment(t *testing.T) []string {
 
 func TestRun_MeasuresThePartsThatItIsAskedFor(t *testing.T) {
 	report, err := Run(t.Context(), Config{
-		Environ: environment(t), Progress: t.Output(), Only: []Part{Drain, FIFO, Latency},
+		Environ: stackEnvironment(t), Progress: t.Output(), Only: []Part{Drain, FIFO, Latency},
 		Events: 300, FIFOEvents: 10, Rate: 20, RateFor: time.Second,
 	})
 	require.NoError(t, err)
@@ -54,7 +54,7 @@ func TestRun_MeasuresThePartsThatItIsAskedFor(t *testing.T) {
 
 func TestSoak_FindsNoFaultInARunningRelay(t *testing.T) {
 	report, err := Soak(t.Context(), SoakConfig{
-		Environ: environment(t), Progress: t.Output(), Rate: 20, For: 2 * time.Second,
+		Environ: stackEnvironment(t), Progress: t.Output(), Rate: 20, For: 2 * time.Second,
 		MaxGap: 5 * time.Second, // other tests share the machine
 	})
 	require.NoError(t, err)

@@ -26,11 +26,11 @@ type run struct {
 }
 
 // runs lists the runs that were under way at some time since then, oldest first.
-func (r *rig) runs(ctx context.Context, since time.Time) ([]run, error) {
+func (e *environment) runs(ctx context.Context, since time.Time) ([]run, error) {
 	var found []run
 	for page := []byte(nil); ; {
-		out, err := r.temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-			Namespace: r.token, Query: `WorkflowType = "Relay"`, NextPageToken: page,
+		out, err := e.temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+			Namespace: e.token, Query: `WorkflowType = "Relay"`, NextPageToken: page,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("list runs: %w", err)
@@ -60,14 +60,14 @@ func runOf(e *workflow.WorkflowExecutionInfo) run {
 
 // pause stops the schedule and ends the runs under way. Stop the worker first: it
 // has no way to learn of a terminated run at once, and would claim for it.
-func (r *rig) pause(ctx context.Context) error {
-	h := r.temporal.ScheduleClient().GetHandle(ctx, scheduleID)
+func (e *environment) pause(ctx context.Context) error {
+	h := e.temporal.ScheduleClient().GetHandle(ctx, scheduleID)
 	if err := h.Pause(ctx, client.SchedulePauseOptions{Note: "between two measurements"}); err != nil {
 		return fmt.Errorf("pause the schedule: %w", err)
 	}
 	// A run may follow the one that is ended, if it was buffered.
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		runs, err := r.runs(ctx, time.Now())
+		runs, err := e.runs(ctx, time.Now())
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func (r *rig) pause(ctx context.Context) error {
 			return errors.New("the relay's runs do not end")
 		}
 		for _, n := range runs {
-			err := r.temporal.TerminateWorkflow(ctx, n.workflowID, n.runID, "the measurement is over")
+			err := e.temporal.TerminateWorkflow(ctx, n.workflowID, n.runID, "the measurement is over")
 			var gone *serviceerror.NotFound
 			if err != nil && !errors.As(err, &gone) {
 				return fmt.Errorf("end run %s: %w", n.workflowID, err)
@@ -90,8 +90,8 @@ func (r *rig) pause(ctx context.Context) error {
 
 // resume lets the schedule go on, and waits until it does: a pause may still be
 // on its way when an update of the schedule passes it and brings it back.
-func (r *rig) resume(ctx context.Context) error {
-	h := r.temporal.ScheduleClient().GetHandle(ctx, scheduleID)
+func (e *environment) resume(ctx context.Context) error {
+	h := e.temporal.ScheduleClient().GetHandle(ctx, scheduleID)
 	for range 50 {
 		if err := h.Unpause(ctx, client.ScheduleUnpauseOptions{Note: "measuring"}); err != nil {
 			return fmt.Errorf("resume the schedule: %w", err)
@@ -109,8 +109,8 @@ func (r *rig) resume(ctx context.Context) error {
 }
 
 // trigger starts a run at once.
-func (r *rig) trigger(ctx context.Context) error {
-	h := r.temporal.ScheduleClient().GetHandle(ctx, scheduleID)
+func (e *environment) trigger(ctx context.Context) error {
+	h := e.temporal.ScheduleClient().GetHandle(ctx, scheduleID)
 	if err := h.Trigger(ctx, client.ScheduleTriggerOptions{}); err != nil {
 		return fmt.Errorf("trigger the schedule: %w", err)
 	}
@@ -146,14 +146,14 @@ func billed(e *historypb.HistoryEvent) int {
 }
 
 // work reads the histories of all runs and counts what lies between two times.
-func (r *rig) work(ctx context.Context, from, to time.Time) (work, error) {
-	runs, err := r.runs(ctx, from)
+func (e *environment) work(ctx context.Context, from, to time.Time) (work, error) {
+	runs, err := e.runs(ctx, from)
 	if err != nil {
 		return work{}, err
 	}
 	var w work
 	for _, n := range runs {
-		history := r.temporal.GetWorkflowHistory(ctx, n.workflowID, n.runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+		history := e.temporal.GetWorkflowHistory(ctx, n.workflowID, n.runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 		batch := map[int64]bool{}
 		for history.HasNext() {
 			e, err := history.Next()

@@ -11,47 +11,47 @@ import (
 // reports what was lost and where publishing stood still.
 func Soak(ctx context.Context, cfg SoakConfig) (SoakReport, error) {
 	cfg = cfg.withDefaults()
-	r, err := newRig(ctx, cfg.Environ, cfg.WorkerEnv, cfg.Progress)
+	e, err := newEnvironment(ctx, cfg.Environ, cfg.WorkerEnv, cfg.Progress)
 	if err != nil {
 		return SoakReport{}, err
 	}
-	defer r.close()
-	b, err := r.newBed(ctx, "soak", 1, "")
+	defer e.close()
+	fx, err := e.newFixture(ctx, "soak", 1, "")
 	if err != nil {
 		return SoakReport{}, err
 	}
-	defer b.close()
-	p, err := newProxy(ctx, r.environ.Get("AWS_ENDPOINT_URL"))
+	defer fx.close()
+	p, err := newProxy(ctx, e.vars.Get("AWS_ENDPOINT_URL"))
 	if err != nil {
 		return SoakReport{}, err
 	}
 	defer p.close()
 	// The namespace was tried out with a schedule that starts a run each hour.
-	if err := r.starter(ctx, r.environ, "schedule", "--every", workflows.ScheduleEvery.String()); err != nil {
+	if err := e.starter(ctx, e.vars, "schedule", "--every", workflows.ScheduleEvery.String()); err != nil {
 		return SoakReport{}, err
 	}
-	if err := b.startWorker(ctx, "AWS_ENDPOINT_URL="+p.URL); err != nil {
+	if err := fx.startWorker(ctx, "AWS_ENDPOINT_URL="+p.URL); err != nil {
 		return SoakReport{}, err
 	}
-	if err := b.resume(ctx); err != nil {
+	if err := fx.resume(ctx); err != nil {
 		return SoakReport{}, err
 	}
 	began := time.Now()
-	if err := b.trigger(ctx); err != nil {
+	if err := fx.trigger(ctx); err != nil {
 		return SoakReport{}, err
 	}
-	receiving := r.receive(ctx, b.queues[0])
-	events, err := b.soak(ctx, p, cfg)
+	receiving := e.receive(ctx, fx.queues[0])
+	events, err := fx.soak(ctx, p, cfg)
 	acknowledged, again := p.count()
 	receiving.stop(acknowledged)
 	if err != nil {
 		return SoakReport{}, err
 	}
-	runs, err := r.runs(ctx, began)
+	runs, err := e.runs(ctx, began)
 	if err != nil {
 		return SoakReport{}, err
 	}
-	if err := b.stop(ctx); err != nil {
+	if err := fx.stop(ctx); err != nil {
 		return SoakReport{}, err
 	}
 	report := judge(cfg, events, runs)
@@ -59,14 +59,14 @@ func Soak(ctx context.Context, cfg SoakConfig) (SoakReport, error) {
 	report.Received, report.ReceivedAgain = len(receiving.seen), receiving.again
 	report.MissingAtConsumer = max(0, report.Committed-report.Received)
 	if receiving.failed > 0 {
-		r.note("%d of the consumer's requests failed, the last with: %v", receiving.failed, receiving.err)
+		e.note("%d of the consumer's requests failed, the last with: %v", receiving.failed, receiving.err)
 	}
-	report.Notes = r.notes
+	report.Notes = e.notes
 	return report, nil
 }
 
 // soak commits events for the configured time and waits for the last.
-func (b *bed) soak(ctx context.Context, p *proxy, cfg SoakConfig) ([]published, error) {
+func (fx *fixture) soak(ctx context.Context, p *proxy, cfg SoakConfig) ([]published, error) {
 	n := int(cfg.For.Seconds() * float64(cfg.Rate))
 	told := make(chan struct{})
 	defer close(told)
@@ -78,18 +78,18 @@ func (b *bed) soak(ctx context.Context, p *proxy, cfg SoakConfig) ([]published, 
 				return
 			case <-every.C:
 				acked, _ := p.count()
-				b.say("  %d of %d acknowledged", acked, n)
+				fx.say("  %d of %d acknowledged", acked, n)
 			}
 		}
 	}()
-	b.say("soak: %d events at %d/s", n, cfg.Rate)
-	made, err := b.produce(ctx, 0, n, cfg.Rate)
+	fx.say("soak: %d events at %d/s", n, cfg.Rate)
+	made, err := fx.produce(ctx, 0, n, cfg.Rate)
 	if err != nil {
 		return nil, err
 	}
 	// What does not come is reported as lost.
-	if err := b.await(ctx, p, 0, n, ackPatience); err != nil {
-		b.note("%v", err)
+	if err := fx.await(ctx, p, 0, n, ackPatience); err != nil {
+		fx.note("%v", err)
 	}
 	events := make([]published, n)
 	for i, e := range made {

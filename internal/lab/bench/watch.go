@@ -29,8 +29,8 @@ type watcher struct {
 
 const edgesSQL = `SELECT topic, lane, min(id), max(id) FROM outbox.pending GROUP BY 1, 2`
 
-func (b *bed) watch(ctx context.Context) (*watcher, error) {
-	conn, err := pgx.Connect(ctx, b.env.Get("DATABASE_URL"))
+func (fx *fixture) watch(ctx context.Context) (*watcher, error) {
+	conn, err := pgx.Connect(ctx, fx.env.Get("DATABASE_URL"))
 	if err != nil {
 		return nil, fmt.Errorf("watch the drain: %w", err)
 	}

@@ -29,13 +29,13 @@ type worker struct {
 const keptLines = 15
 
 // startWorker starts the worker and waits until it says that it publishes. No run
-// is under way yet; the rig's trigger starts one.
-func (b *bed) startWorker(ctx context.Context, more ...string) error {
+// is under way yet; environment.trigger starts one.
+func (fx *fixture) startWorker(ctx context.Context, more ...string) error {
 	w := &worker{
-		cmd:   exec.Command(filepath.Join(b.dir, "worker")),
+		cmd:   exec.Command(filepath.Join(fx.dir, "worker")),
 		ready: make(chan struct{}), exited: make(chan struct{}),
 	}
-	w.cmd.Env = b.env.With(b.extra...).With(more...)
+	w.cmd.Env = fx.env.With(fx.extra...).With(more...)
 	log, err := w.cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func (b *bed) startWorker(ctx context.Context, more ...string) error {
 	if err := stack.StartChild(w.cmd); err != nil {
 		return fmt.Errorf("start the worker: %w", err)
 	}
-	b.worker = w
+	fx.worker = w
 	go func() {
 		defer close(w.exited)
 		w.read(bufio.NewScanner(log))
@@ -62,7 +62,7 @@ func (b *bed) startWorker(ctx context.Context, more ...string) error {
 	}
 	_ = w.cmd.Process.Kill()
 	<-w.exited
-	b.worker = nil
+	fx.worker = nil
 	return err
 }
 
@@ -97,16 +97,16 @@ func (w *worker) alive() error {
 }
 
 // stop ends the worker the polite way, and then what runs.
-func (b *bed) stop(ctx context.Context) error {
-	w := b.worker
-	b.worker = nil
+func (fx *fixture) stop(ctx context.Context) error {
+	w := fx.worker
+	fx.worker = nil
 	_ = w.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-w.exited:
 	case <-time.After(40 * time.Second):
 		_ = w.cmd.Process.Kill()
 		<-w.exited
-		return errors.Join(errors.New("the worker did not stop by itself"), b.pause(ctx))
+		return errors.Join(errors.New("the worker did not stop by itself"), fx.pause(ctx))
 	}
-	return b.pause(ctx)
+	return fx.pause(ctx)
 }

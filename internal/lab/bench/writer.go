@@ -42,13 +42,13 @@ func (m *measurement) openWriters(ctx context.Context) error {
 }
 
 func (m *measurement) openWriter(ctx context.Context, open, sql string) (r WriterResult, err error) {
-	b, err := m.newBed(ctx, fmt.Sprint("writer", len(m.report.OpenWriters)), 1, "")
+	fx, err := m.newFixture(ctx, fmt.Sprint("writer", len(m.report.OpenWriters)), 1, "")
 	if err != nil {
 		return r, err
 	}
-	defer b.close()
+	defer fx.close()
 	r = WriterResult{Open: open, Events: m.Meanwhile}
-	tx, err := b.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	tx, err := fx.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	if err != nil {
 		return r, fmt.Errorf("begin: %w", err)
 	}
@@ -57,24 +57,26 @@ func (m *measurement) openWriter(ctx context.Context, open, sql string) (r Write
 		return r, fmt.Errorf("hold a transaction open: %w", err)
 	}
 	if open == "prepared transaction" {
-		if _, err := tx.Exec(ctx, fmt.Sprintf(`PREPARE TRANSACTION '%s'`, b.name)); err != nil {
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`PREPARE TRANSACTION '%s'`, fx.name)); err != nil {
 			return r, fmt.Errorf("prepare a transaction (max_prepared_transactions must be above 0): %w", err)
 		}
-		defer func() { _, _ = b.pool.Exec(context.WithoutCancel(ctx), fmt.Sprintf(`ROLLBACK PREPARED '%s'`, b.name)) }()
+		defer func() {
+			_, _ = fx.pool.Exec(context.WithoutCancel(ctx), fmt.Sprintf(`ROLLBACK PREPARED '%s'`, fx.name))
+		}()
 	}
-	if r.ClaimBeforeMS, r.LoadBeforeMS, err = b.probe(ctx); err != nil {
+	if r.ClaimBeforeMS, r.LoadBeforeMS, err = fx.probe(ctx); err != nil {
 		return r, err
 	}
 	for left := m.Meanwhile; left > 0; left -= m.Events {
-		if _, err := b.drain(ctx, min(left, m.Events)); err != nil {
+		if _, err := fx.drain(ctx, min(left, m.Events)); err != nil {
 			return r, err
 		}
 		// The emulator keeps all messages in memory.
-		if _, err := b.sqs.PurgeQueue(ctx, &sqs.PurgeQueueInput{QueueUrl: aws.String(b.queues[0])}); err != nil {
+		if _, err := fx.sqs.PurgeQueue(ctx, &sqs.PurgeQueueInput{QueueUrl: aws.String(fx.queues[0])}); err != nil {
 			return r, fmt.Errorf("purge the queue: %w", err)
 		}
 	}
-	if r.ClaimMS, r.LoadMS, err = b.probe(ctx); err != nil {
+	if r.ClaimMS, r.LoadMS, err = fx.probe(ctx); err != nil {
 		return r, err
 	}
 	r.ClaimRatio, r.LoadRatio = round(r.ClaimMS/r.ClaimBeforeMS, 2), round(r.LoadMS/r.LoadBeforeMS, 2)
@@ -83,13 +85,13 @@ func (m *measurement) openWriter(ctx context.Context, open, sql string) (r Write
 
 // probe claims and loads a few events again and again, as a worker does, while none runs.
 // They are of the topic that is drained, so that its lanes are read.
-func (b *bed) probe(ctx context.Context) (claimMS, loadMS float64, err error) {
-	store, err := postgres.Open(ctx, postgres.Config{URL: b.env.Get("DATABASE_URL")})
+func (fx *fixture) probe(ctx context.Context) (claimMS, loadMS float64, err error) {
+	store, err := postgres.Open(ctx, postgres.Config{URL: fx.env.Get("DATABASE_URL")})
 	if err != nil {
 		return 0, 0, err
 	}
 	defer store.Close()
-	if err := b.insert(ctx, probeEvents); err != nil {
+	if err := fx.insert(ctx, probeEvents); err != nil {
 		return 0, 0, err
 	}
 	if err := store.Sweep(ctx); err != nil {

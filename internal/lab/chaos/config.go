@@ -32,10 +32,10 @@ type Config struct {
 	// WorkerEnv what it gets on top.
 	Program   string
 	WorkerEnv []string
-	// Plan replaces the plan that follows from the seed, and Weather the faults of
+	// Plan replaces the plan that follows from the seed, and ConstantFaults the faults of
 	// AWS that are always there.
-	Plan    []plan.Step
-	Weather []faults.Rule
+	Plan           []plan.Step
+	ConstantFaults []faults.Rule
 
 	wide bool // the rare topics are written to
 }
@@ -46,8 +46,8 @@ var topics = plan.Topics{
 	Topic: "orders", Queue: "audit", Keys: load.Keys(), Old: load.OldKeys(),
 }
 
-// weather is what is always a little wrong.
-var weather = []faults.Rule{
+// constantFaults are injected for the whole run, each into few requests.
+var constantFaults = []faults.Rule{
 	{Kind: faults.FailEntry, Share: .005},
 	{Kind: faults.OmitAccepted, Share: .002},
 	{Kind: faults.DropAnswer, Share: .003},
@@ -118,8 +118,8 @@ func (c Config) withDefaults() Config {
 		c.wide = true
 		c.Plan = plan.Make(c.Seed, c.Length, topics, c.Workers)
 	}
-	if c.Weather == nil {
-		c.Weather = weather
+	if c.ConstantFaults == nil {
+		c.ConstantFaults = constantFaults
 	}
 	return c
 }

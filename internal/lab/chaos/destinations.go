@@ -46,27 +46,27 @@ var sparse = []destination{
 func ordered(name string) bool { return strings.HasSuffix(name, ".fifo") }
 
 // destinations makes topics and queues, and the worker's configuration.
-func (b *bed) destinations(ctx context.Context) (err error) {
-	if b.aws, err = awsConfig(ctx, b.env); err != nil {
+func (fx *fixture) destinations(ctx context.Context) (err error) {
+	if fx.aws, err = awsConfig(ctx, fx.env); err != nil {
 		return err
 	}
-	b.sqs = sqs.NewFromConfig(b.aws)
-	for _, d := range b.all() {
+	fx.sqs = sqs.NewFromConfig(fx.aws)
+	for _, d := range fx.all() {
 		if d.service == "sns" {
-			b.topology.Topics = append(b.topology.Topics, topology.Topic{Name: b.named(d.name)})
+			fx.topology.Topics = append(fx.topology.Topics, topology.Topic{Name: fx.named(d.name)})
 		}
 		for _, q := range d.queues {
-			b.topology.Queues = append(b.topology.Queues, topology.Queue{Name: b.named(q.name)})
+			fx.topology.Queues = append(fx.topology.Queues, topology.Queue{Name: fx.named(q.name)})
 			if d.service == "sns" {
-				b.topology.Subscriptions = append(b.topology.Subscriptions,
-					topology.Subscription{Topic: b.named(d.name), Queue: b.named(q.name), Raw: !q.envelope})
+				fx.topology.Subscriptions = append(fx.topology.Subscriptions,
+					topology.Subscription{Topic: fx.named(d.name), Queue: fx.named(q.name), Raw: !q.envelope})
 			}
 		}
 	}
-	if err := b.configure(false); err != nil {
+	if err := fx.configure(false); err != nil {
 		return err
 	}
-	b.made, err = b.topology.Apply(ctx, b.aws)
+	fx.made, err = fx.topology.Apply(ctx, fx.aws)
 	if err != nil {
 		return fmt.Errorf("create topics and queues: %w", err)
 	}
@@ -74,18 +74,18 @@ func (b *bed) destinations(ctx context.Context) (err error) {
 }
 
 // all are the destinations of the run.
-func (b *bed) all() []destination {
-	if !b.cfg.wide {
+func (fx *fixture) all() []destination {
+	if !fx.cfg.wide {
 		return destinations
 	}
 	return append(append([]destination(nil), destinations...), sparse...)
 }
 
 // configure writes the workers' configuration, in which one topic has no route at first.
-func (b *bed) configure(routed bool) error {
+func (fx *fixture) configure(routed bool) error {
 	var config strings.Builder
 	config.WriteString("topics:\n")
-	for _, d := range b.all() {
+	for _, d := range fx.all() {
 		more := ""
 		switch {
 		case d.fair:
@@ -105,24 +105,24 @@ func (b *bed) configure(routed bool) error {
 			}
 		}
 		for _, name := range names {
-			fmt.Fprintf(&config, "  %s: {%s: %s%s}\n", name, d.service, b.named(d.name), more)
+			fmt.Fprintf(&config, "  %s: {%s: %s%s}\n", name, d.service, fx.named(d.name), more)
 		}
 	}
-	return os.WriteFile(b.env.Get("OUTBOX_CONFIG"), []byte(config.String()), 0o600)
+	return os.WriteFile(fx.env.Get("OUTBOX_CONFIG"), []byte(config.String()), 0o600)
 }
 
 // routeTopic gives the topic without a route one, as a deployment does.
-func (b *bed) routeTopic(_ context.Context, step plan.Step) error {
-	if err := b.configure(true); err != nil {
+func (fx *fixture) routeTopic(_ context.Context, step plan.Step) error {
+	if err := fx.configure(true); err != nil {
 		return err
 	}
-	b.workers.TerminateAll()
-	b.count(string(step.Kind))
+	fx.workers.TerminateAll()
+	fx.count(string(step.Kind))
 	return nil
 }
 
 // named is the name of a topic or queue on the endpoint.
-func (b *bed) named(name string) string { return b.token + "-" + name }
+func (fx *fixture) named(name string) string { return fx.token + "-" + name }
 
 // of is the destination of an outbox topic.
 func of(topic string) destination {
@@ -135,24 +135,24 @@ func of(topic string) destination {
 }
 
 // aim is the destination's name on the endpoint, and empty for all topics.
-func (b *bed) aim(topic string) string {
+func (fx *fixture) aim(topic string) string {
 	if topic == "" {
 		return ""
 	}
-	return b.named(of(topic).name)
+	return fx.named(of(topic).name)
 }
 
-func (b *bed) queuesToDrain() (list []consume.Queue) {
-	for _, d := range b.all() {
+func (fx *fixture) queuesToDrain() (list []consume.Queue) {
+	for _, d := range fx.all() {
 		for _, q := range d.queues {
-			list = append(list, consume.Queue{Name: q.name, URL: b.made.QueueURLs[b.named(q.name)], Envelope: q.envelope})
+			list = append(list, consume.Queue{Name: q.name, URL: fx.made.QueueURLs[fx.named(q.name)], Envelope: q.envelope})
 		}
 	}
 	return list
 }
 
-func (b *bed) queuesToCheck() (list []check.Queue) {
-	for _, d := range b.all() {
+func (fx *fixture) queuesToCheck() (list []check.Queue) {
+	for _, d := range fx.all() {
 		for _, q := range d.queues {
 			list = append(list, check.Queue{Name: q.name, Topic: d.topic, Ordered: ordered(d.name), Groups: ordered(d.name)})
 		}
@@ -161,9 +161,9 @@ func (b *bed) queuesToCheck() (list []check.Queue) {
 }
 
 // empty reports whether a queue has nothing that a consumer may still receive.
-func (b *bed) empty(ctx context.Context, name string) (bool, error) {
-	out, err := b.sqs.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
-		QueueUrl: aws.String(b.made.QueueURLs[b.named(name)]), AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameAll},
+func (fx *fixture) empty(ctx context.Context, name string) (bool, error) {
+	out, err := fx.sqs.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
+		QueueUrl: aws.String(fx.made.QueueURLs[fx.named(name)]), AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameAll},
 	})
 	if err != nil {
 		return false, fmt.Errorf("read attributes of %s: %w", name, err)
@@ -172,12 +172,12 @@ func (b *bed) empty(ctx context.Context, name string) (bool, error) {
 }
 
 // remove deletes an outbox topic's destination.
-func (b *bed) remove(ctx context.Context, topic string) (err error) {
-	name := b.aim(topic)
+func (fx *fixture) remove(ctx context.Context, topic string) (err error) {
+	name := fx.aim(topic)
 	if of(topic).service == "sns" {
-		_, err = sns.NewFromConfig(b.aws).DeleteTopic(ctx, &sns.DeleteTopicInput{TopicArn: aws.String(b.made.TopicARNs[name])})
+		_, err = sns.NewFromConfig(fx.aws).DeleteTopic(ctx, &sns.DeleteTopicInput{TopicArn: aws.String(fx.made.TopicARNs[name])})
 	} else {
-		_, err = b.sqs.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: aws.String(b.made.QueueURLs[name])})
+		_, err = fx.sqs.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: aws.String(fx.made.QueueURLs[name])})
 	}
 	return err
 }

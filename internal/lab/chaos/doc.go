@@ -7,7 +7,7 @@
 //   - faults and tcp stand between the relay and AWS, and the relay and PostgreSQL.
 //   - workers runs the real worker as processes, to be killed and stalled.
 //   - consume drains the queues and records every message.
-//   - spool keeps records in files, so that a run may be long.
+//   - ondisk keeps records in files, so that a run may be long.
 //   - check judges what was recorded; it knows none of the others.
 //   - mutant is a worker that breaks a promise, to show that check sees it.
 //

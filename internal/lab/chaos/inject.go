@@ -31,29 +31,29 @@ var outages = []plan.Kind{
 }
 
 // perform does the steps of a plan, each at its time, and returns what was done.
-func (b *bed) perform(ctx context.Context, steps []plan.Step) []check.Fault {
+func (fx *fixture) perform(ctx context.Context, steps []plan.Step) []check.Fault {
 	var mu sync.Mutex
 	var done []check.Fault
 	var all sync.WaitGroup
 	for _, step := range steps {
 		all.Go(func() {
-			if !wait(ctx, time.Until(b.began.Add(step.At))) {
+			if !wait(ctx, time.Until(fx.began.Add(step.At))) {
 				return
 			}
-			b.say("%s", step.String()[8:])
+			fx.say("%s", step.String()[8:])
 			f := check.Fault{Kind: string(step.Kind), Topic: step.Topic, Start: time.Now(), Role: roles[step.Kind]}
-			err := b.inject(ctx, step)
+			err := fx.inject(ctx, step)
 			f.End = time.Now()
-			b.mu.Lock()
-			if at, ok := b.struck[step]; ok {
+			fx.mu.Lock()
+			if at, ok := fx.starts[step]; ok {
 				f.Start = at
 			}
-			b.mu.Unlock()
+			fx.mu.Unlock()
 			switch {
 			case errors.Is(err, errNothingThere):
 				return
 			case err != nil && ctx.Err() == nil:
-				b.problem("%s: %v", step.Kind, err)
+				fx.problem("%s: %v", step.Kind, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -68,30 +68,30 @@ func (b *bed) perform(ctx context.Context, steps []plan.Step) []check.Fault {
 var errNothingThere = errors.New("nothing there")
 
 // inject does one step and returns when it is over.
-func (b *bed) inject(ctx context.Context, step plan.Step) error {
+func (fx *fixture) inject(ctx context.Context, step plan.Step) error {
 	do, known := map[plan.Kind]func(context.Context, plan.Step) error{
-		plan.Kill: b.kill, plan.Terminate: b.terminate, plan.Stall: b.stall, plan.LongStall: b.stall,
-		plan.Promote: b.promote, plan.LostClaim: b.loseClaim, plan.LostRefusal: b.loseRefusal,
-		plan.SlowDatabase: b.slowDatabase, plan.ResetDatabase: b.resetDatabase, plan.CutDatabase: b.cutDatabase,
-		plan.RestartDatabase: b.restart(stack.Postgres), plan.RestartTemporal: b.restart(stack.Temporal),
-		plan.LongCut: b.cutDatabase, plan.FailOver: b.failOver, plan.FailOverEarly: b.failOver, plan.Restore: b.restore,
-		plan.HoldWriter: b.holdWriter, plan.PrepareTransaction: b.prepareTransaction,
-		plan.DropPartition: b.dropPartitions, plan.ExhaustPartitions: b.exhaustPartitions, plan.RouteTopic: b.routeTopic,
-		plan.RecreateTopic: b.recreate, plan.RecreateQueue: b.recreate,
-		plan.TerminateRecovery: b.denied(terminateRecovery), plan.PauseRecovery: b.denied(pauseRecovery),
-		plan.ResetRecovery: b.denied(resetRecovery),
-		plan.PauseTopic:    b.pauseTopic, plan.RedriveDead: b.redrive, plan.ReplayTopic: b.replay,
-		plan.DiscardDead: b.discard,
+		plan.Kill: fx.kill, plan.Terminate: fx.terminate, plan.Stall: fx.stall, plan.LongStall: fx.stall,
+		plan.Promote: fx.promote, plan.LostClaim: fx.loseClaim, plan.LostRefusal: fx.loseRefusal,
+		plan.SlowDatabase: fx.slowDatabase, plan.ResetDatabase: fx.resetDatabase, plan.CutDatabase: fx.cutDatabase,
+		plan.RestartDatabase: fx.restart(stack.Postgres), plan.RestartTemporal: fx.restart(stack.Temporal),
+		plan.LongCut: fx.cutDatabase, plan.FailOver: fx.failOver, plan.FailOverEarly: fx.failOver, plan.Restore: fx.restore,
+		plan.HoldWriter: fx.holdWriter, plan.PrepareTransaction: fx.prepareTransaction,
+		plan.DropPartition: fx.dropPartitions, plan.ExhaustPartitions: fx.exhaustPartitions, plan.RouteTopic: fx.routeTopic,
+		plan.RecreateTopic: fx.recreate, plan.RecreateQueue: fx.recreate,
+		plan.TerminateRecovery: fx.whileDenied(terminateRecovery), plan.PauseRecovery: fx.whileDenied(pauseRecovery),
+		plan.ResetRecovery: fx.whileDenied(resetRecovery),
+		plan.PauseTopic:    fx.pauseTopic, plan.RedriveDead: fx.redrive, plan.ReplayTopic: fx.replay,
+		plan.DiscardDead: fx.discard,
 	}[step.Kind]
 	if known {
 		return do(ctx, step)
 	}
-	end := b.proxy.Begin(faults.Rule{Kind: faults.Kind(step.Kind), Destination: b.aim(step.Topic), Share: step.Share})
+	end := fx.proxy.Begin(faults.Rule{Kind: faults.Kind(step.Kind), Destination: fx.aim(step.Topic), Share: step.Share})
 	defer end()
-	met := b.proxy.Injected()[faults.Kind(step.Kind)]
+	met := fx.proxy.Injected()[faults.Kind(step.Kind)]
 	wait(ctx, step.For)
 	// The relay may be busy with another fault, and send nothing that this one meets.
-	for late := time.Now(); b.proxy.Injected()[faults.Kind(step.Kind)] == met && time.Since(late) < latest; {
+	for late := time.Now(); fx.proxy.Injected()[faults.Kind(step.Kind)] == met && time.Since(late) < latest; {
 		if !wait(ctx, 100*time.Millisecond) {
 			return nil
 		}

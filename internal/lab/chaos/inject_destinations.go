@@ -17,28 +17,28 @@ const patience = time.Minute
 // subscribed, is lost by AWS's own rules. So both moments are guarded: the
 // relay's requests wait at the gate meanwhile. In between, it meets a destination
 // that is really not there.
-func (b *bed) recreate(ctx context.Context, step plan.Step) error {
-	b.recreating.Lock()
-	defer b.recreating.Unlock()
-	name := b.aim(step.Topic)
-	gate := b.proxy.Begin(faults.Rule{Kind: faults.Hold, Destination: name, Share: 1})
+func (fx *fixture) recreate(ctx context.Context, step plan.Step) error {
+	fx.recreating.Lock()
+	defer fx.recreating.Unlock()
+	name := fx.aim(step.Topic)
+	gate := fx.proxy.Begin(faults.Rule{Kind: faults.Hold, Destination: name, Share: 1})
 	defer func() { gate() }()
-	if err := b.emptied(ctx, step.Topic); err != nil {
+	if err := fx.emptied(ctx, step.Topic); err != nil {
 		return err
 	}
-	if err := b.remove(ctx, step.Topic); err != nil {
+	if err := fx.remove(ctx, step.Topic); err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
-	b.count(string(step.Kind))
+	fx.count(string(step.Kind))
 	gate()
 	wait(ctx, step.For)
-	gate = b.proxy.Begin(faults.Rule{Kind: faults.Hold, Destination: name, Share: 1})
+	gate = fx.proxy.Begin(faults.Rule{Kind: faults.Hold, Destination: name, Share: 1})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if err := b.proxy.Quiesce(ctx, name); err != nil {
+	if err := fx.proxy.Quiesce(ctx, name); err != nil {
 		return fmt.Errorf("wait for requests to %s: %w", name, err)
 	}
-	if _, err := b.topology.Apply(ctx, b.aws); err != nil {
+	if _, err := fx.topology.Apply(ctx, fx.aws); err != nil {
 		return fmt.Errorf("make %s again: %w", name, err)
 	}
 	return nil
@@ -46,10 +46,10 @@ func (b *bed) recreate(ctx context.Context, step plan.Step) error {
 
 // emptied waits until nothing is on its way to a destination that will be deleted,
 // nor in it.
-func (b *bed) emptied(ctx context.Context, topic string) error {
+func (fx *fixture) emptied(ctx context.Context, topic string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := b.proxy.Quiesce(ctx, b.aim(topic)); err != nil {
+	if err := fx.proxy.Quiesce(ctx, fx.aim(topic)); err != nil {
 		return fmt.Errorf("wait for requests to %s: %w", topic, err)
 	}
 	d := of(topic)
@@ -57,7 +57,7 @@ func (b *bed) emptied(ctx context.Context, topic string) error {
 		return nil // its queues stay
 	}
 	for {
-		empty, err := b.empty(ctx, d.name)
+		empty, err := fx.empty(ctx, d.name)
 		if empty || err != nil {
 			return err
 		}

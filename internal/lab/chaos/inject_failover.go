@@ -24,9 +24,9 @@ CREATE TABLE chaos.set_back (id bigint); -- operations that had ended`
 // slack is how long before an instant a transaction may have begun that had not ended.
 const slack = time.Minute
 
-// memories are the records that the harness reads from the old primary before it is gone.
+// failoverAudit are the records that the harness reads from the old primary before it is gone.
 // The new one is told of those that it lacks.
-var memories = []struct {
+var failoverAudit = []struct {
 	name          string
 	columns       string // of the temporary table, with types
 	read, compare string
@@ -94,82 +94,82 @@ var memories = []struct {
 
 // failOver makes a standby, lets it lag for a while, and promotes it. The old primary
 // never comes back.
-func (b *bed) failOver(ctx context.Context, step plan.Step) error {
-	return b.replaced(ctx, step, func(ctx context.Context, replace func(from time.Time, with func(context.Context) error) error) error {
-		if !b.cluster.HasStandby() {
-			if err := b.cluster.AddStandby(ctx); err != nil {
+func (fx *fixture) failOver(ctx context.Context, step plan.Step) error {
+	return fx.replaced(ctx, step, func(ctx context.Context, replace func(from time.Time, with func(context.Context) error) error) error {
+		if !fx.cluster.HasStandby() {
+			if err := fx.cluster.AddStandby(ctx); err != nil {
 				return err
 			}
 		}
-		if err := b.cluster.Lag(ctx); err != nil {
+		if err := fx.cluster.Lag(ctx); err != nil {
 			return err
 		}
 		from := time.Now()
-		b.say("the standby lags from now on")
+		fx.say("the standby lags from now on")
 		wait(ctx, step.For)
 		return replace(from, func(ctx context.Context) error {
 			if step.Kind == plan.FailOverEarly {
-				if err := b.cluster.FollowStandby(); err != nil {
+				if err := fx.cluster.FollowStandby(); err != nil {
 					return err
 				}
-				b.say("clients reach the standby, which is not promoted yet")
+				fx.say("clients reach the standby, which is not promoted yet")
 				wait(ctx, 2*time.Second)
 			}
-			return b.cluster.Promote(ctx)
+			return fx.cluster.Promote(ctx)
 		})
 	})
 }
 
 // restore takes a backup, and restores it after a while.
-func (b *bed) restore(ctx context.Context, step plan.Step) error {
-	return b.replaced(ctx, step, func(ctx context.Context, replace func(from time.Time, with func(context.Context) error) error) error {
+func (fx *fixture) restore(ctx context.Context, step plan.Step) error {
+	return fx.replaced(ctx, step, func(ctx context.Context, replace func(from time.Time, with func(context.Context) error) error) error {
 		from := time.Now()
-		backup, err := b.cluster.Backup(ctx)
+		backup, err := fx.cluster.Backup(ctx)
 		if err != nil {
 			return err
 		}
 		wait(ctx, step.For)
-		return replace(from, func(ctx context.Context) error { return b.cluster.Restore(ctx, backup) })
+		return replace(from, func(ctx context.Context) error { return fx.cluster.Restore(ctx, backup) })
 	})
 }
 
 // replaced runs a step that replaces the primary. No other step touches the servers
 // meanwhile. Afterwards the new primary has the records that only the old one had.
-func (b *bed) replaced(ctx context.Context, step plan.Step,
+func (fx *fixture) replaced(ctx context.Context, step plan.Step,
 	do func(ctx context.Context, replace func(from time.Time, with func(context.Context) error) error) error,
 ) error {
-	b.servers.Lock()
-	defer b.servers.Unlock()
+	fx.servers.Lock()
+	defer fx.servers.Unlock()
 	// In any case: what follows needs it.
 	ctx = context.WithoutCancel(ctx)
 	return do(ctx, func(from time.Time, with func(context.Context) error) error {
-		b.strikeAt(step, from)
-		if err := b.cluster.Isolate(ctx); err != nil {
-			b.cluster.Rejoin()
+		fx.noteStartAt(step, from)
+		if err := fx.cluster.Isolate(ctx); err != nil {
+			fx.cluster.Rejoin()
 			return err
 		}
-		known, err := b.remember(ctx, from.Add(-slack))
+		known, err := fx.readOldPrimary(ctx, from.Add(-slack))
 		if err != nil {
-			b.cluster.Rejoin()
+			fx.cluster.Rejoin()
 			return err
 		}
-		b.cluster.Kill()
+		fx.cluster.Kill()
 		if err := with(ctx); err != nil {
 			return err
 		}
-		lost, err := b.compare(ctx, known, from.Add(-slack))
+		lost, err := fx.tellNewPrimary(ctx, known, from.Add(-slack))
 		if err != nil {
 			return err
 		}
-		b.count(string(step.Kind))
-		b.say("another primary is there; %d commits are lost", lost)
+		fx.count(string(step.Kind))
+		fx.say("another primary is there; %d commits are lost", lost)
 		return nil
 	})
 }
 
-// remember reads the records from the old primary that the new one may lack.
-func (b *bed) remember(ctx context.Context, since time.Time) (known [][][]any, err error) {
-	u, err := onDatabase(b.cluster.PrimaryURL(), b.token, "")
+// readOldPrimary reads the records from the old primary that the new one may lack.
+func (fx *fixture) readOldPrimary(ctx context.Context, since time.Time) (known [][][]any, err error) {
+	u, err := onDatabase(fx.cluster.PrimaryURL(), fx.token, "")
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func (b *bed) remember(ctx context.Context, since time.Time) (known [][][]any, e
 		return nil, fmt.Errorf("read from the old primary: %w", err)
 	}
 	defer conn.Close(ctx)
-	for _, m := range memories {
+	for _, m := range failoverAudit {
 		rows, err := conn.Query(ctx, m.read, since)
 		if err != nil {
 			return nil, fmt.Errorf("read from the old primary: %w", err)
@@ -194,14 +194,14 @@ func (b *bed) remember(ctx context.Context, since time.Time) (known [][][]any, e
 
 // compare writes the records that the new primary lacks into its tables, and returns how
 // many commits are lost.
-func (b *bed) compare(ctx context.Context, known [][][]any, since time.Time) (lost int, err error) {
-	conn, err := pgx.Connect(ctx, b.env.Get("DATABASE_URL"))
+func (fx *fixture) tellNewPrimary(ctx context.Context, known [][][]any, since time.Time) (lost int, err error) {
+	conn, err := pgx.Connect(ctx, fx.env.Get("DATABASE_URL"))
 	if err != nil {
 		return 0, fmt.Errorf("tell the new primary: %w", err)
 	}
 	defer conn.Close(ctx)
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		for i, m := range memories {
+		for i, m := range failoverAudit {
 			name := "old_" + m.name
 			if _, err := tx.Exec(ctx, "CREATE TEMPORARY TABLE "+name+" ("+m.columns+") ON COMMIT DROP"); err != nil {
 				return err
@@ -239,16 +239,16 @@ func columnNames(definition string) (names []string) {
 }
 
 // ownCluster has clients reach the primary at an address that stays.
-func (b *bed) ownCluster(ctx context.Context) (err error) {
-	b.cluster, err = b.cfg.Stack.Cluster(ctx)
+func (fx *fixture) ownCluster(ctx context.Context) (err error) {
+	fx.cluster, err = fx.cfg.Stack.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	u, err := url.Parse(b.env.Get("DATABASE_URL"))
+	u, err := url.Parse(fx.env.Get("DATABASE_URL"))
 	if err != nil {
 		return errors.New("DATABASE_URL is no URL")
 	}
-	u.Host = b.cluster.Address()
-	b.env = b.env.With("DATABASE_URL=" + u.String())
+	u.Host = fx.cluster.Address()
+	fx.env = fx.env.With("DATABASE_URL=" + u.String())
 	return nil
 }

@@ -21,27 +21,27 @@ type execution = *commonpb.WorkflowExecution
 // namespace is the dev server's.
 const namespace = "default"
 
-// meddle is something that an operator does to a Recovery workflow.
-type meddle func(context.Context, client.Client, execution) error
+// recoveryAction is something that an operator does to a Recovery workflow.
+type recoveryAction func(context.Context, client.Client, execution) error
 
 // denied denies access to a destination for a while, and meanwhile meddles with
 // the workflow that takes care of it, if there is one.
-func (b *bed) denied(do meddle) func(context.Context, plan.Step) error {
+func (fx *fixture) whileDenied(do recoveryAction) func(context.Context, plan.Step) error {
 	return func(ctx context.Context, step plan.Step) error {
-		end := b.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: b.aim(step.Topic), Share: 1})
+		end := fx.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: fx.aim(step.Topic), Share: 1})
 		defer end()
 		until := time.Now().Add(step.For)
 		if !wait(ctx, step.For/4) {
 			return nil
 		}
 		for late := time.Now(); time.Since(late) < latest; {
-			done, err := b.meddled(ctx, step, do)
+			done, err := fx.actOnRecovery(ctx, step, do)
 			if err != nil {
-				b.say("%s: %v", step.Kind, err) // Temporal may be away just now
+				fx.say("%s: %v", step.Kind, err) // Temporal may be away just now
 			}
 			if done {
-				b.count(string(step.Kind))
-				b.orphan(step.Topic, string(step.Kind))
+				fx.count(string(step.Kind))
+				fx.expectPause(step.Topic, string(step.Kind))
 				break
 			}
 			if !wait(ctx, 200*time.Millisecond) {
@@ -56,17 +56,17 @@ func (b *bed) denied(do meddle) func(context.Context, plan.Step) error {
 // recovers is the topic that a recovery is of.
 func recovers(w execution) string { return w.WorkflowId[strings.LastIndexByte(w.WorkflowId, '/')+1:] }
 
-// meddled meddles with a topic's recovery, and reports whether there was one.
-func (b *bed) meddled(ctx context.Context, step plan.Step, do meddle) (bool, error) {
+// actOnRecovery meddles with a topic's recovery, and reports whether there was one.
+func (fx *fixture) actOnRecovery(ctx context.Context, step plan.Step, do recoveryAction) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	workflows, err := b.open(ctx, "Recovery")
+	workflows, err := fx.open(ctx, "Recovery")
 	if err != nil {
 		return false, err
 	}
 	for _, w := range workflows {
 		if recovers(w) == step.Topic {
-			err := do(ctx, b.temporal, w)
+			err := do(ctx, fx.temporal, w)
 			return err == nil, err
 		}
 	}

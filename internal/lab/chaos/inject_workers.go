@@ -14,23 +14,23 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/plan"
 )
 
-func (b *bed) kill(ctx context.Context, step plan.Step) error {
-	b.workers.Kill(step.Worker)
-	b.count(string(step.Kind))
+func (fx *fixture) kill(ctx context.Context, step plan.Step) error {
+	fx.workers.Kill(step.Worker)
+	fx.count(string(step.Kind))
 	wait(ctx, step.For)
 	return nil
 }
 
-func (b *bed) terminate(ctx context.Context, step plan.Step) error {
-	b.workers.Terminate(step.Worker)
-	b.count(string(step.Kind))
+func (fx *fixture) terminate(ctx context.Context, step plan.Step) error {
+	fx.workers.Terminate(step.Worker)
+	fx.count(string(step.Kind))
 	wait(ctx, step.For)
 	return nil
 }
 
-func (b *bed) stall(ctx context.Context, step plan.Step) error {
-	b.count(string(step.Kind))
-	b.workers.Stall(ctx, step.Worker, step.For)
+func (fx *fixture) stall(ctx context.Context, step plan.Step) error {
+	fx.count(string(step.Kind))
+	fx.workers.Stall(ctx, step.Worker, step.For)
 	return nil
 }
 
@@ -39,29 +39,29 @@ func (b *bed) stall(ctx context.Context, step plan.Step) error {
 // Temporal's API, which other tools use, promote by turns.
 // Temporal's server (1.29.1), restarted in the middle of a promotion, may take none
 // for two minutes after that; then the old version goes on.
-func (b *bed) promote(ctx context.Context, step plan.Step) error {
-	version, retire := b.workers.Renew()
-	restarts := b.counted(plan.RestartTemporal)
+func (fx *fixture) promote(ctx context.Context, step plan.Step) error {
+	version, retire := fx.workers.Renew()
+	restarts := fx.counted(plan.RestartTemporal)
 	by, promote := "the starter", func(ctx context.Context) error {
-		return b.starter(ctx, "promote", "--deployment", b.token, "--build-id", version, "--wait", "10s")
+		return fx.starter(ctx, "promote", "--deployment", fx.token, "--build-id", version, "--wait", "10s")
 	}
-	if b.counted(step.Kind)%2 == 1 {
+	if fx.counted(step.Kind)%2 == 1 {
 		by, promote = "Temporal's API", func(ctx context.Context) error {
-			_, err := b.temporal.WorkerDeploymentClient().GetHandle(b.token).
+			_, err := fx.temporal.WorkerDeploymentClient().GetHandle(fx.token).
 				SetCurrentVersion(ctx, client.WorkerDeploymentSetCurrentVersionOptions{BuildID: version})
 			return err
 		}
 	}
-	err := b.retried(ctx, promote)
+	err := fx.retried(ctx, promote)
 	switch {
-	case err != nil && b.counted(plan.RestartTemporal) > restarts:
-		b.note("version %s was not promoted, because Temporal was restarted meanwhile: %v", version, err)
+	case err != nil && fx.counted(plan.RestartTemporal) > restarts:
+		fx.note("version %s was not promoted, because Temporal was restarted meanwhile: %v", version, err)
 		return errNothingThere
 	case err != nil:
 		return fmt.Errorf("promote by %s: %w", by, err)
 	}
-	b.count(string(step.Kind))
-	b.say("version %s is current by %s; the old workers leave", version, by)
+	fx.count(string(step.Kind))
+	fx.say("version %s is current by %s; the old workers leave", version, by)
 	retire()
 	return nil
 }
@@ -79,72 +79,72 @@ WHERE claim_id IS NOT NULL AND holder IS NULL AND leased_until > now() AND claim
 // loseClaim kills all workers between a claim's commit and its answer to Temporal.
 // The moment is a short one: whenever a claim shows that nobody has begun, all
 // workers are frozen, and thawed again unless Temporal still waits for the answer.
-func (b *bed) loseClaim(ctx context.Context, step plan.Step) error {
+func (fx *fixture) loseClaim(ctx context.Context, step plan.Step) error {
 	ctx, cancel := context.WithTimeout(ctx, claimPatience)
 	defer cancel()
 	for tries := 1; ctx.Err() == nil; {
 		var by string
-		if err := b.db.QueryRow(ctx, unbegunSQL).Scan(&by); err != nil || by == "" {
+		if err := fx.db.QueryRow(ctx, unbegunSQL).Scan(&by); err != nil || by == "" {
 			time.Sleep(time.Millisecond)
 			continue
 		}
-		b.strike(step)
-		b.workers.Freeze()
+		fx.noteStart(step)
+		fx.workers.Freeze()
 		time.Sleep(settleDown)
 		var still string
-		err := b.db.QueryRow(ctx, unbegunSQL).Scan(&still)
-		if err == nil && still != "" && b.claiming(ctx, still) {
-			b.workers.KillAll()
-			b.count(string(step.Kind))
-			b.say("a claim's answer was lost, at try %d", tries)
+		err := fx.db.QueryRow(ctx, unbegunSQL).Scan(&still)
+		if err == nil && still != "" && fx.claiming(ctx, still) {
+			fx.workers.KillAll()
+			fx.count(string(step.Kind))
+			fx.say("a claim's answer was lost, at try %d", tries)
 			return nil
 		}
-		b.workers.Thaw()
+		fx.workers.Thaw()
 		tries++
 		time.Sleep(20 * time.Millisecond)
 	}
-	b.note("no claim could be caught before its answer")
+	fx.note("no claim could be caught before its answer")
 	return errNothingThere
 }
 
 // loseRefusal denies access to a destination and kills all workers between the
 // pause of its topic and the answer that would start the topic's recovery. Access
 // is granted again at once: nobody knows of the pause but the database.
-func (b *bed) loseRefusal(ctx context.Context, step plan.Step) error {
+func (fx *fixture) loseRefusal(ctx context.Context, step plan.Step) error {
 	ctx, cancel := context.WithTimeout(ctx, claimPatience)
 	defer cancel()
-	end := b.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: b.aim(step.Topic), Share: 1})
+	end := fx.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: fx.aim(step.Topic), Share: 1})
 	defer end()
 	for ctx.Err() == nil {
-		paused, err := b.paused(ctx)
+		paused, err := fx.paused(ctx)
 		if err != nil || !paused[step.Topic] {
 			time.Sleep(time.Millisecond)
 			continue
 		}
-		b.strike(step)
-		b.workers.Freeze()
+		fx.noteStart(step)
+		fx.workers.Freeze()
 		time.Sleep(settleDown)
-		recoveries, err := b.open(ctx, "Recovery")
+		recoveries, err := fx.open(ctx, "Recovery")
 		if err == nil && !slices.ContainsFunc(recoveries, func(w execution) bool { return recovers(w) == step.Topic }) {
-			b.workers.KillAll()
-			b.count(string(step.Kind))
-			b.orphan(step.Topic, string(step.Kind))
+			fx.workers.KillAll()
+			fx.count(string(step.Kind))
+			fx.expectPause(step.Topic, string(step.Kind))
 			return nil
 		}
-		b.workers.Thaw()
+		fx.workers.Thaw()
 		break // its recovery is at work, now and for a while
 	}
-	b.note("no refusal of %s could be caught before its answer", step.Topic)
+	fx.note("no refusal of %s could be caught before its answer", step.Topic)
 	return errNothingThere
 }
 
 // claiming reports whether Temporal still waits for the activity that made a
 // claim, named as in outbox.lane.claimed_by.
-func (b *bed) claiming(ctx context.Context, by string) bool {
+func (fx *fixture) claiming(ctx context.Context, by string) bool {
 	runID, activityID, _ := strings.Cut(by, "/")
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	runs, err := b.open(ctx, "Relay")
+	runs, err := fx.open(ctx, "Relay")
 	if err != nil {
 		return false
 	}
@@ -152,7 +152,7 @@ func (b *bed) claiming(ctx context.Context, by string) bool {
 		if run.RunId != runID {
 			continue
 		}
-		d, err := b.temporal.DescribeWorkflowExecution(ctx, run.WorkflowId, run.RunId)
+		d, err := fx.temporal.DescribeWorkflowExecution(ctx, run.WorkflowId, run.RunId)
 		if err != nil {
 			return false
 		}
@@ -168,11 +168,11 @@ func (b *bed) claiming(ctx context.Context, by string) bool {
 // open lists the running workflows of a type on this run's task queue. It does not
 // wait for long: whoever asks may have frozen all workers, and a freeze must be
 // shorter than what makes them fall silent.
-func (b *bed) open(ctx context.Context, kind string) (list []execution, err error) {
+func (fx *fixture) open(ctx context.Context, kind string) (list []execution, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	out, err := b.temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-		Query: fmt.Sprintf("TaskQueue = '%s' AND WorkflowType = '%s' AND ExecutionStatus = 'Running'", b.token, kind),
+	out, err := fx.temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+		Query: fmt.Sprintf("TaskQueue = '%s' AND WorkflowType = '%s' AND ExecutionStatus = 'Running'", fx.token, kind),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list workflows: %w", err)

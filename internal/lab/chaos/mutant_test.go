@@ -40,16 +40,16 @@ var disturbed = []plan.Step{
 	{Kind: plan.CutDatabase, At: 4 * time.Second, For: time.Second},
 }
 
-// Each broken worker meets the weather in which it shows, and one rule must say so (of
+// Each broken worker meets the faults in which it shows, and one rule must say so (of
 // events that are gone with their partition, also that they are lost and never end),
-// and no other. The same worker, unbroken, in all of that weather, violates none:
+// and no other. The same worker, unbroken, among all of these faults, violates none:
 // it is the mutation that turns the checker red.
 func TestMutant_IsFoundByTheRuleOfThePromiseThatItBreaks(t *testing.T) {
 	s := startStack(t)
 	for name, c := range map[string]struct {
-		weather []faults.Rule
-		plan    []plan.Step
-		want    []check.Rule
+		constantFaults []faults.Rule
+		plan           []plan.Step
+		want           []check.Rule
 	}{
 		"none":            {[]faults.Rule{slow, refusing}, operated, nil},
 		"fencing":         {[]faults.Rule{slow}, []plan.Step{}, []check.Rule{check.Repeated}},
@@ -64,21 +64,21 @@ func TestMutant_IsFoundByTheRuleOfThePromiseThatItBreaks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ledger, err := Run(t.Context(), Config{
+			report, err := Run(t.Context(), Config{
 				Stack: s, Seed: 1, Length: 8 * time.Second, Drain: 40 * time.Second, Rate: 30, Burst: 2, Progress: testLog{t},
 				Program: module + "internal/lab/chaos/mutant", WorkerEnv: []string{"OUTBOX_MUTANT=" + name},
-				Plan: c.plan, Weather: c.weather,
+				Plan: c.plan, ConstantFaults: c.constantFaults,
 			})
 			require.NoError(t, err)
-			require.Equal(t, len(c.want) == 0, ledger.OK)
+			require.Equal(t, len(c.want) == 0, report.OK)
 			if len(c.plan) > len(disturbed) {
-				require.Positive(t, ledger.Operations.Redriven)
-				require.Positive(t, ledger.Operations.Replayed)
-				require.Positive(t, ledger.Operations.Discarded)
-				require.Equal(t, name != "hoarding", ledger.Retention.Events > 0)
+				require.Positive(t, report.Operations.Redriven)
+				require.Positive(t, report.Operations.Replayed)
+				require.Positive(t, report.Operations.Discarded)
+				require.Equal(t, name != "hoarding", report.Retention.Events > 0)
 			}
 			seen := map[check.Rule]bool{}
-			for _, v := range ledger.Violations {
+			for _, v := range report.Violations {
 				t.Logf("%s: %s", v.Rule, v.Text)
 				seen[v.Rule] = true
 			}
@@ -94,16 +94,16 @@ func TestMutant_IsFoundByTheRuleOfThePromiseThatItBreaks(t *testing.T) {
 // A standby that lacks some seconds gives their numbers to other events. (It also has
 // leases whose end the old primary alone knew of, so the drain is longer than a lease.)
 func TestMutant_ByNumberIsFoundWhenAFailoverRepeatsNumbers(t *testing.T) {
-	ledger, err := Run(t.Context(), Config{
+	report, err := Run(t.Context(), Config{
 		Stack: startStack(t), Seed: 1, Length: 20 * time.Second, Drain: 90 * time.Second, Rate: 100, Burst: 2, Progress: testLog{t},
 		Program: module + "internal/lab/chaos/mutant", WorkerEnv: []string{"OUTBOX_MUTANT=by-number"},
-		Plan: []plan.Step{{Kind: plan.FailOver, At: 2 * time.Second, For: 4 * time.Second}}, Weather: []faults.Rule{},
+		Plan: []plan.Step{{Kind: plan.FailOver, At: 2 * time.Second, For: 4 * time.Second}}, ConstantFaults: []faults.Rule{},
 	})
 	require.NoError(t, err)
-	require.Positive(t, ledger.LostCommits)
-	require.Positive(t, ledger.Orphans)
-	require.NotEmpty(t, ledger.Violations, "nobody saw that events of other histories were settled")
-	for _, v := range ledger.Violations {
+	require.Positive(t, report.LostCommits)
+	require.Positive(t, report.Orphans)
+	require.NotEmpty(t, report.Violations, "nobody saw that events of other histories were settled")
+	for _, v := range report.Violations {
 		require.Equal(t, check.Lost, v.Rule, v.Text)
 	}
 }

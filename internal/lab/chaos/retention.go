@@ -26,20 +26,20 @@ const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 // Maintenance, which does so every two seconds: at every instant that there is, some
 // of their events are pending, dead, redriven or replayed. What it did is on record,
 // whoever did it; counted is here what was refused.
-func (b *bed) dropPartitions(ctx context.Context, step plan.Step) error {
+func (fx *fixture) dropPartitions(ctx context.Context, step plan.Step) error {
 	until, needed := time.Now().Add(step.For), false
 	// Producers may be in the way of every attempt, or nothing be pending.
 	for time.Now().Before(until) || !needed && time.Since(until) < latest {
-		days, err := b.names(ctx, `SELECT day::text FROM `+expiredDays)
+		days, err := fx.names(ctx, `SELECT day::text FROM `+expiredDays)
 		if err != nil {
-			b.say("look for expired partitions: %v", err) // PostgreSQL may be away just now
+			fx.say("look for expired partitions: %v", err) // PostgreSQL may be away just now
 		}
-		b.makeOldPartitions(ctx)
+		fx.makeOldPartitions(ctx)
 		for _, day := range days {
 			var became string
 			// An error is a producer in the way, or Maintenance, which was faster.
-			if err := b.db.QueryRow(ctx, dropPartitionSQL, day).Scan(&became); err == nil && became == "needed" {
-				b.count(partitionNeeded)
+			if err := fx.db.QueryRow(ctx, dropPartitionSQL, day).Scan(&became); err == nil && became == "needed" {
+				fx.count(partitionNeeded)
 				needed = true
 			}
 		}
@@ -55,9 +55,9 @@ const makeOldPartitionSQL = `SELECT outbox.make_partition((now() AT TIME ZONE 'U
 // makeOldPartitions makes partitions for backdated events, so that there are some to drop.
 // It is not always possible: producers may be in the way, or the default partition has
 // events of the day, which retention then deletes there.
-func (b *bed) makeOldPartitions(ctx context.Context) {
+func (fx *fixture) makeOldPartitions(ctx context.Context) {
 	for age := load.Youngest; age <= load.Oldest; age++ {
-		_, _ = b.db.Exec(ctx, makeOldPartitionSQL, age)
+		_, _ = fx.db.Exec(ctx, makeOldPartitionSQL, age)
 	}
 }
 
@@ -94,10 +94,10 @@ END $$`
 
 // exhaustPartitions takes away the partitions that Maintenance makes ahead. Maintenance
 // makes those of later days again.
-func (b *bed) exhaustPartitions(ctx context.Context, step plan.Step) error {
+func (fx *fixture) exhaustPartitions(ctx context.Context, step plan.Step) error {
 	for began := time.Now(); time.Since(began) < latest; {
-		if _, err := b.db.Exec(ctx, exhaustSQL); err == nil {
-			b.count(string(step.Kind))
+		if _, err := fx.db.Exec(ctx, exhaustSQL); err == nil {
+			fx.count(string(step.Kind))
 			wait(ctx, step.For)
 			return nil
 		}
@@ -105,6 +105,6 @@ func (b *bed) exhaustPartitions(ctx context.Context, step plan.Step) error {
 			break
 		}
 	}
-	b.note("partitions could not be taken away: producers were in the way")
+	fx.note("partitions could not be taken away: producers were in the way")
 	return errNothingThere
 }

@@ -37,14 +37,14 @@ func TestRun_RelayKeepsItsPromisesWhileEverythingAroundItFails(t *testing.T) {
 		seed, err = strconv.ParseUint(text, 10, 64)
 		require.NoError(t, err, "CHAOS_SEED")
 	}
-	ledger, err := Run(t.Context(), Config{
+	report, err := Run(t.Context(), Config{
 		Stack: startStack(t), Seed: seed, Length: 2 * time.Minute, Pinned: true, Progress: testLog{t},
 	})
 	require.NoError(t, err)
-	ledger.Print(testLog{t})
-	require.Positive(t, ledger.Retention.Events, "retention had nothing to drop")
-	require.Positive(t, ledger.LostCommits, "no primary was lost")
-	require.True(t, ledger.OK, "again with: go run ./localstack chaos --seed %d", seed)
+	report.Print(testLog{t})
+	require.Positive(t, report.Retention.Events, "retention had nothing to drop")
+	require.Positive(t, report.LostCommits, "no primary was lost")
+	require.True(t, report.OK, "again with: go run ./localstack chaos --seed %d", seed)
 }
 
 // testLog writes lines into a test's log.

@@ -49,18 +49,18 @@ func (p *Proxy) Close() {
 // Delay holds up everything that passes, in each direction.
 func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
 
-// Cut resets all connections, and new ones until Mend.
+// Cut resets all connections, and new ones until Restore.
 func (p *Proxy) Cut() {
 	p.away.Store(true)
 	p.Reset()
 }
 
-// Mend ends a Cut.
-func (p *Proxy) Mend() { p.away.Store(false) }
+// Restore ends a Cut.
+func (p *Proxy) Restore() { p.away.Store(false) }
 
-// Lead has new connections go to another address, and resets those that go to the old
+// Redirect has new connections go to another address, and resets those that go to the old
 // one. It does not end a Cut.
-func (p *Proxy) Lead(target string) {
+func (p *Proxy) Redirect(target string) {
 	p.mu.Lock()
 	changed := p.target != target
 	p.target = target
@@ -107,7 +107,7 @@ func (p *Proxy) connect(client *net.TCPConn) {
 	server := dialed.(*net.TCPConn) //nolint:errcheck // it was dialed as such
 	p.mu.Lock()
 	p.conns[client], p.conns[server] = true, true
-	stale := p.target != target // Lead was called while the old address was dialed
+	stale := p.target != target // Redirect was called while the old address was dialed
 	p.mu.Unlock()
 	if p.away.Load() {
 		p.Reset()

@@ -72,7 +72,7 @@ func TestReset_BreaksOpenConnectionsOnly(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestCut_LastsUntilMend(t *testing.T) {
+func TestCut_LastsUntilRestore(t *testing.T) {
 	p := echo(t)
 	p.Cut()
 	c, err := net.Dial("tcp", p.Address())
@@ -80,17 +80,17 @@ func TestCut_LastsUntilMend(t *testing.T) {
 		_, err = say(c)
 	}
 	require.Error(t, err)
-	p.Mend()
+	p.Restore()
 	_, err = say(dial(t, p))
 	require.NoError(t, err)
 }
 
-func TestLead_CutsTheOldAddressAndSendsNewConnectionsToTheOther(t *testing.T) {
+func TestRedirect_CutsTheOldAddressAndSendsNewConnectionsToTheOther(t *testing.T) {
 	p, other := echo(t), echo(t)
 	c := dial(t, p)
 	_, err := say(c)
 	require.NoError(t, err)
-	p.Lead(other.Address())
+	p.Redirect(other.Address())
 	_, err = say(c)
 	require.Error(t, err)
 	_, err = say(dial(t, p))

@@ -148,7 +148,7 @@ func (j *judge) index(p *partial) {
 		}
 		p.written[w.ID] = w
 		j.resolve(p, w)
-		switch w.Fate {
+		switch w.Outcome {
 		case Committed:
 			j.counts.Committed++
 		case RolledBack:
@@ -164,13 +164,13 @@ func (j *judge) index(p *partial) {
 		p.sends[s.EventID] = append(p.sends[s.EventID], s)
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.Replays)) {
-		if w := p.written[id]; w == nil || w.Fate != Committed {
+		if w := p.written[id]; w == nil || w.Outcome != Committed {
 			j.violate(Harness, "event %q was replayed, and nobody committed it", id)
 		}
 		j.counts.Replayed += len(p.Replays[id])
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.Discards)) {
-		if w := p.written[id]; w == nil || w.Fate != Committed {
+		if w := p.written[id]; w == nil || w.Outcome != Committed {
 			j.violate(Harness, "event %q was discarded, and nobody committed it", id)
 		}
 	}
@@ -179,7 +179,7 @@ func (j *judge) index(p *partial) {
 	}
 }
 
-// resolve makes a fate final: that of a transaction that broke, and that of a commit that
+// resolve makes an outcome final: that of a transaction that broke, and that of a commit that
 // went with its primary.
 func (j *judge) resolve(p *partial, w *Written) {
 	if p.Kept == nil {
@@ -187,17 +187,17 @@ func (j *judge) resolve(p *partial, w *Written) {
 	}
 	kept, lost := p.Kept[w.ID], p.Lost[w.ID]
 	switch {
-	case w.Fate == RolledBack && (kept || lost):
+	case w.Outcome == RolledBack && (kept || lost):
 		j.violate(Harness, "event %s was rolled back, and the database has it", w.ID)
-	case w.Fate == RolledBack:
+	case w.Outcome == RolledBack:
 	case kept:
-		w.Fate = Committed
+		w.Outcome = Committed
 	case lost:
-		w.Fate = LostCommit
-	case w.Fate == Committed:
+		w.Outcome = LostCommit
+	case w.Outcome == Committed:
 		j.violate(Lost, "event %s was committed, and the database never had it", w.ID)
 	default:
-		w.Fate = RolledBack
+		w.Outcome = RolledBack
 	}
 }
 
@@ -232,12 +232,12 @@ func (j *judge) receptions(p *partial) {
 			continue
 		case !q.has(w.Topic):
 			j.violate(Altered, "%s: event %s was written to topic %s", r.Queue, w.ID, w.Topic)
-		case w.Fate == RolledBack:
+		case w.Outcome == RolledBack:
 			j.violate(Phantom, "%s: event %s was rolled back", r.Queue, w.ID)
 		default:
 			j.compare(q, w, r)
 		}
-		if w.Fate == LostCommit {
+		if w.Outcome == LostCommit {
 			j.counts.Orphans++
 			continue
 		}
@@ -274,7 +274,7 @@ func (j *judge) others() {
 		j.violate(Harness, "%s", p)
 	}
 	byWhat := map[string][]string{}
-	for _, l := range j.facts.Leftovers {
+	for _, l := range j.facts.Remaining {
 		byWhat[l.What] = append(byWhat[l.What], l.Text)
 	}
 	for _, what := range slices.Sorted(maps.Keys(byWhat)) {

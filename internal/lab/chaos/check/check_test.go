@@ -30,7 +30,7 @@ func sound() Facts {
 			for _, topic := range []string{"ledger", "audit"} {
 				w := Written{
 					ID: fmt.Sprintf("%s/%s/%d", topic, key, n+1), Topic: topic, Key: key, Seq: int64(n + 1), Type: "T", ContentType: "text/plain",
-					Payload: fmt.Sprint("payload ", n), Attributes: map[string]string{"tenant": "t"}, Fate: Committed, At: at(float64(n)),
+					Payload: fmt.Sprint("payload ", n), Attributes: map[string]string{"tenant": "t"}, Outcome: Committed, At: at(float64(n)),
 				}
 				f.Written = append(f.Written, w)
 				f.Sends = append(f.Sends, send(w.ID, "w1", float64(n)+.5))
@@ -42,7 +42,7 @@ func sound() Facts {
 			}
 		}
 	}
-	f.Written = append(f.Written, Written{ID: "undone", Topic: "audit", Fate: RolledBack})
+	f.Written = append(f.Written, Written{ID: "undone", Topic: "audit", Outcome: RolledBack})
 	return f
 }
 
@@ -217,7 +217,7 @@ func TestCheck_FindsAndNamesEachBrokenPromise(t *testing.T) {
 		"a committed event is in no database": {func(f *Facts) {
 			f.Kept = map[string]bool{}
 			for _, w := range f.Written {
-				f.Kept[w.ID] = w.Fate == Committed && w.ID != "audit/a/4"
+				f.Kept[w.ID] = w.Outcome == Committed && w.ID != "audit/a/4"
 			}
 			f.Lost = map[string]bool{}
 		}, Lost},
@@ -242,8 +242,8 @@ func TestCheck_FindsAndNamesEachBrokenPromise(t *testing.T) {
 			f.Received = append(f.Received, r)
 			f.Received[len(f.Received)-1].MessageID, f.Received[len(f.Received)-1].Sent = "again", at(20)
 		}, Disorder},
-		"something is pending":              {func(f *Facts) { f.Leftovers = []Leftover{{"pending", "audit: 3"}} }, Left},
-		"an unknown fate":                   {func(f *Facts) { f.Written[3].Fate = Unknown }, Harness},
+		"something is pending":              {func(f *Facts) { f.Remaining = []Remaining{{"pending", "audit: 3"}} }, Left},
+		"an unknown outcome":                {func(f *Facts) { f.Written[3].Outcome = Ambiguous }, Harness},
 		"a gap in the numbers":              {func(f *Facts) { f.Written[3].Seq = 99 }, Harness},
 		"nothing was committed":             {func(f *Facts) { f.Written, f.Received = nil, nil }, Harness},
 		"a message from an unknown queue":   {func(f *Facts) { f.Received[0].Queue = "elsewhere" }, Harness},
@@ -266,7 +266,7 @@ func TestCheck_FindsAndNamesEachBrokenPromise(t *testing.T) {
 func lostWithPrimary(f *Facts, id string) {
 	f.Kept, f.Lost = map[string]bool{}, map[string]bool{id: true}
 	for _, w := range f.Written {
-		f.Kept[w.ID] = w.Fate == Committed && w.ID != id
+		f.Kept[w.ID] = w.Outcome == Committed && w.ID != id
 	}
 }
 
@@ -386,8 +386,8 @@ func TestCheck_TakesAnAmbiguousCommitForTheStateInTheDatabase(t *testing.T) {
 	f := sound()
 	f.Kept, f.Lost = map[string]bool{}, map[string]bool{}
 	for i := range f.Written {
-		f.Kept[f.Written[i].ID] = f.Written[i].Fate == Committed
-		f.Written[i].Fate = Unknown
+		f.Kept[f.Written[i].ID] = f.Written[i].Outcome == Committed
+		f.Written[i].Outcome = Ambiguous
 	}
 	v := Check(f)
 	require.Empty(t, v.Violations)
@@ -408,7 +408,7 @@ func TestDuplicates_OfAFaultAreAPageForEachBatchAtMost(t *testing.T) {
 		},
 	}
 	for n := range pageEvents*batches + 1 {
-		w := Written{ID: fmt.Sprint(n), Topic: "audit", Fate: Committed, Type: "T", ContentType: "text/plain", Attributes: map[string]string{"tenant": "t"}}
+		w := Written{ID: fmt.Sprint(n), Topic: "audit", Outcome: Committed, Type: "T", ContentType: "text/plain", Attributes: map[string]string{"tenant": "t"}}
 		f.Written = append(f.Written, w)
 		f.Received = append(f.Received, arrive("standard", w, 1), arrive("standard", w, 9))
 		f.Sends = append(f.Sends, send(w.ID, "w1", 1), send(w.ID, "w2", 9))

@@ -45,7 +45,7 @@ func (j *judge) deliveries(p *partial) {
 	}
 	for i := range p.Written {
 		w := &p.Written[i]
-		if w.Fate != Committed {
+		if w.Outcome != Committed {
 			continue
 		}
 		slices.SortStableFunc(p.sends[w.ID], func(a, b *Send) int { return a.Ended.Compare(b.Ended) })

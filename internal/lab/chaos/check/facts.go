@@ -11,18 +11,18 @@ import (
 	"time"
 )
 
-// Fate is what became of the transaction that wrote an event.
-type Fate string
+// Outcome is what became of the transaction that wrote an event.
+type Outcome string
 
-// The fates. What is still Unknown when the facts are judged is an error of the
+// The outcomes. What is still Ambiguous when the facts are judged is an error of the
 // harness.
 const (
-	Committed  Fate = "committed"
-	RolledBack Fate = "rolled back"
-	Unknown    Fate = "unknown"
+	Committed  Outcome = "committed"
+	RolledBack Outcome = "rolled back"
+	Ambiguous  Outcome = "unknown"
 	// LostCommit is a commit that the standby or the backup did not have that replaced
 	// the primary.
-	LostCommit Fate = "lost with the old primary"
+	LostCommit Outcome = "lost with the old primary"
 )
 
 // Written is an event as its producer knows it.
@@ -35,8 +35,8 @@ type Written struct {
 	ContentType string
 	Payload     string            // or its Digest
 	Attributes  map[string]string // the producer's own
-	Fate        Fate
-	At          time.Time // when its fate was known
+	Outcome     Outcome
+	At          time.Time // when its outcome was known
 }
 
 // Digest stands for a payload, so that records stay small.
@@ -147,8 +147,8 @@ type Hold struct {
 	Lost    bool   // with an old primary: the new one did not know of it
 }
 
-// Leftover is something in the outbox's tables that should be gone.
-type Leftover struct {
+// Remaining is something in the outbox's tables that should be gone.
+type Remaining struct {
 	What string // "pending", "leased", "paused", "dead", "under way", "incomplete", "kept"
 	Text string
 }
@@ -166,7 +166,7 @@ type Part struct {
 	// or the replay's number. They need not come.
 	Discards map[string][]int64
 	// Kept has the ids of the events that the database has, or had until their partition
-	// was dropped, and Lost those that only an old primary had. Nil: fates are final.
+	// was dropped, and Lost those that only an old primary had. Nil: outcomes are final.
 	Kept, Lost map[string]bool
 }
 
@@ -177,7 +177,7 @@ type Facts struct {
 	Began     time.Time
 	Queues    []Queue
 	Faults    []Fault
-	Leftovers []Leftover
+	Remaining []Remaining
 	// Drops are all partitions that were dropped, and Vanished the events that are gone
 	// without one.
 	Drops    []Drop

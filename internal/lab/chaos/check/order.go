@@ -10,7 +10,7 @@ import (
 // steps keeps what order needs of a part.
 func (j *judge) steps(p *partial) error {
 	for i := range p.Written {
-		if w := &p.Written[i]; w.Fate == Committed && w.Key != "" {
+		if w := &p.Written[i]; w.Outcome == Committed && w.Key != "" {
 			if err := j.events.Put(Step{Topic: w.Topic, Key: w.Key, Seq: w.Seq}); err != nil {
 				return err
 			}
@@ -19,7 +19,7 @@ func (j *judge) steps(p *partial) error {
 	for _, r := range p.received {
 		w := p.written[r.EventID]
 		// A message that comes again after the deduplication window is counted as such.
-		if !j.queues[r.Queue].Ordered || w.Key == "" || w.Fate != Committed || p.apart[r] {
+		if !j.queues[r.Queue].Ordered || w.Key == "" || w.Outcome != Committed || p.apart[r] {
 			continue
 		}
 		if err := j.events.Put(Step{Topic: w.Topic, Key: w.Key, Queue: r.Queue, Delivery: p.delivery[r], N: r.N, Seq: w.Seq}); err != nil {

@@ -68,7 +68,7 @@ func TestDiscarded_EachBrokenPromiseAndThatOfRetentionIsFoundAndNamed(t *testing
 		}, Retention},
 		"an event is gone, and no partition with it": {func(f *Facts) { f.Vanished = []string{"ledger/a/9"} }, Retention},
 		"a partition of which nothing is needed stays": {func(f *Facts) {
-			f.Leftovers = []Leftover{{"kept", "the partition of 2026-10-28"}}
+			f.Remaining = []Remaining{{"kept", "the partition of 2026-10-28"}}
 		}, Left},
 	} {
 		t.Run(name, func(t *testing.T) {

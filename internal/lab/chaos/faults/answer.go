@@ -16,7 +16,7 @@ type failure struct {
 
 // rewrite returns which entries a batch answer accepts, and the answer as the
 // relay is to see it.
-func (q *request) rewrite(text []byte, f *fate) (accepted map[string]bool, changed []byte, err error) {
+func (q *request) rewrite(text []byte, f *fault) (accepted map[string]bool, changed []byte, err error) {
 	if q.sqs {
 		return q.rewriteSQS(text, f)
 	}
@@ -24,7 +24,7 @@ func (q *request) rewrite(text []byte, f *fate) (accepted map[string]bool, chang
 }
 
 // refusals are what the proxy itself reports as failed, in the order of entries.
-func (q *request) refusals(f *fate) (list []failure) {
+func (q *request) refusals(f *fault) (list []failure) {
 	for _, e := range q.entries {
 		switch f.failed[e.id] {
 		case FailEntry:
@@ -46,7 +46,7 @@ func (q *request) refusals(f *fate) (list []failure) {
 	return list
 }
 
-func (q *request) rewriteSQS(text []byte, f *fate) (map[string]bool, []byte, error) {
+func (q *request) rewriteSQS(text []byte, f *fault) (map[string]bool, []byte, error) {
 	var answer struct {
 		Successful []map[string]any
 		Failed     []failure
@@ -83,7 +83,7 @@ type success struct {
 	SequenceNumber string `xml:"SequenceNumber,omitempty"`
 }
 
-func (q *request) rewriteSNS(text []byte, f *fate) (map[string]bool, []byte, error) {
+func (q *request) rewriteSNS(text []byte, f *fault) (map[string]bool, []byte, error) {
 	var answer snsAnswer
 	if err := xml.Unmarshal(text, &answer); err != nil { //nolint:gosec // from the emulator
 		return nil, nil, fmt.Errorf("read the answer: %w", err)

@@ -128,29 +128,29 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the client gave up
 	}
 	q := read(r, body)
-	fate := p.decide(r.Context(), q)
-	if fate == nil {
+	fault := p.decide(r.Context(), q)
+	if fault == nil {
 		return // the client gave up while it was held
 	}
-	if fate.slow > 0 {
-		pause(r.Context(), fate.slow)
+	if fault.slow > 0 {
+		pause(r.Context(), fault.slow)
 	}
-	if fate.refuse(w, r, q) {
+	if fault.refuse(w, r, q) {
 		return
 	}
 	var reply *reply
-	if q.entries == nil || len(fate.withheld) < len(q.entries) {
-		fate.began = time.Now()
-		reply, err = p.forward(r, q, fate)
-		fate.ended = time.Now()
+	if q.entries == nil || len(fault.withheld) < len(q.entries) {
+		fault.began = time.Now()
+		reply, err = p.forward(r, q, fault)
+		fault.ended = time.Now()
 		if err != nil {
-			p.unknown(r, q, fate)
+			p.unknown(r, q, fault)
 			panic(http.ErrAbortHandler) // as if the proxy were not there
 		}
 	} else {
 		reply = q.emptyReply()
 	}
-	p.reply(w, r, q, fate, reply)
+	p.reply(w, r, q, fault, reply)
 }
 
 // reply is the endpoint's answer to a request.
@@ -162,7 +162,7 @@ type reply struct {
 
 // forward sends what is to be forwarded. It is not cancelled with the client,
 // because what was sent may be accepted in any case.
-func (p *Proxy) forward(r *http.Request, q *request, f *fate) (*reply, error) {
+func (p *Proxy) forward(r *http.Request, q *request, f *fault) (*reply, error) {
 	p.count(q.destination, 1)
 	defer p.count(q.destination, -1)
 	body := q.without(f.withheld)

@@ -39,7 +39,7 @@ type Config struct {
 	// Burst makes every transaction write this many events of its key. Default: one
 	// to three.
 	Burst int
-	// Keep is given every event when its fate is known, or known to be unknown, with a
+	// Keep is given every event when its outcome is known, or known to be unknown, with a
 	// payload's digest in the place of the payload.
 	Keep func(check.Written)
 	// Failed is told of every transaction that did not end as it was to.
@@ -143,19 +143,19 @@ func (l *Load) write(ctx context.Context, dice *rand.Rand) {
 		// What was begun is ended: only the load's end is asked for, not a broken
 		// transaction.
 		txCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
-		t.fate = check.Unknown
+		t.outcome = check.Ambiguous
 		err := pgx.BeginFunc(txCtx, l.cfg.Pool, func(tx pgx.Tx) error { return t.do(txCtx, tx) })
 		cancel()
 		switch {
 		case err == nil:
-			t.fate = check.Committed
+			t.outcome = check.Committed
 		case errors.Is(err, errRollBack):
-			t.fate = check.RolledBack
+			t.outcome = check.RolledBack
 		default:
 			l.cfg.Failed(Failure{began, time.Now(), err})
 		}
 		l.note(t)
-		if t.fate == check.Unknown { // as clients do, so that they do not all connect again and again
+		if t.outcome == check.Ambiguous { // as clients do, so that they do not all connect again and again
 			select {
 			case <-ctx.Done():
 			case <-time.After(backOff/2 + time.Duration(dice.Int64N(int64(backOff)))):
@@ -191,9 +191,9 @@ func (l *Load) note(t *transaction) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, w := range t.events {
-		w.Fate, w.At, w.Payload = t.fate, time.Now(), check.Digest(w.Payload)
+		w.Outcome, w.At, w.Payload = t.outcome, time.Now(), check.Digest(w.Payload)
 		l.cfg.Keep(w)
-		if w.Fate == check.Committed {
+		if w.Outcome == check.Committed {
 			l.committed.Add(1)
 		}
 	}

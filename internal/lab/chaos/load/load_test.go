@@ -42,7 +42,7 @@ func TestLoad_NumbersAKeysEventsInTheOrderOfTheirIDsByEveryLock(t *testing.T) {
 	undone := 0
 	for _, w := range written {
 		switch {
-		case w.Fate == check.RolledBack:
+		case w.Outcome == check.RolledBack:
 			undone++
 			require.NotContains(t, ids, w.ID)
 			continue

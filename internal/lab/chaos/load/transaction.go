@@ -21,14 +21,14 @@ var errRollBack = errors.New("rolled back on purpose")
 
 // transaction is one of a writer's.
 type transaction struct {
-	key    key
-	events []check.Written
-	pads   []string
-	ages   []int         // in days, of backdated events
-	linger time.Duration // between the inserts and the end
-	sleep  time.Duration // of the statement, after it has drawn its id
-	undo   bool
-	fate   check.Fate
+	key     key
+	events  []check.Written
+	pads    []string
+	ages    []int         // in days, of backdated events
+	linger  time.Duration // between the inserts and the end
+	sleep   time.Duration // of the statement, after it has drawn its id
+	undo    bool
+	outcome check.Outcome
 }
 
 var types = []string{"ChaosBegan", "ChaosWentOn", "ChaosEnded"}

@@ -4,15 +4,15 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/lab/chaos/check"
-	"github.com/temporal-outbox/relay/internal/lab/chaos/spool"
+	"github.com/temporal-outbox/relay/internal/lab/chaos/ondisk"
 )
 
-// recorder keeps the records of producers, of consumers and of the proxy before AWS, in
+// observations keeps the records of producers, of consumers and of the proxy before AWS, in
 // files and in parts, so that a run of a million events is judged in little memory. It is a
 // check.Source.
-type recorder struct {
-	events *spool.Spool[entry]
-	steps  *spool.Spool[check.Step]
+type observations struct {
+	events *ondisk.Records[entry]
+	steps  *ondisk.Records[check.Step]
 }
 
 // entry is one record of an event; one of its fields is set.
@@ -44,35 +44,35 @@ const (
 // partEvents is about how many events a part has.
 const partEvents = 20_000
 
-func newRecorder(dir string, events int) (r *recorder, err error) {
+func newObservations(dir string, events int) (r *observations, err error) {
 	parts := max(4, events/partEvents+1)
-	r = &recorder{}
-	if r.events, err = spool.New[entry](dir, "events", parts); err != nil {
+	r = &observations{}
+	if r.events, err = ondisk.New[entry](dir, "events", parts); err != nil {
 		return nil, err
 	}
-	if r.steps, err = spool.New[check.Step](dir, "steps", parts); err != nil {
+	if r.steps, err = ondisk.New[check.Step](dir, "steps", parts); err != nil {
 		r.events.Close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *recorder) close() {
+func (r *observations) close() {
 	r.events.Close()
 	r.steps.Close()
 }
 
 // An error of these is returned by Part.
 
-func (r *recorder) written(w check.Written)   { _ = r.events.Put(w.ID, entry{Written: &w}) }
-func (r *recorder) received(m check.Received) { _ = r.events.Put(m.EventID, entry{Received: &m}) }
-func (r *recorder) sent(s check.Send)         { _ = r.events.Put(s.EventID, entry{Send: &s}) }
-func (r *recorder) noted(n noted)             { _ = r.events.Put(n.ID, entry{Of: &n}) }
+func (r *observations) written(w check.Written)   { _ = r.events.Put(w.ID, entry{Written: &w}) }
+func (r *observations) received(m check.Received) { _ = r.events.Put(m.EventID, entry{Received: &m}) }
+func (r *observations) sent(s check.Send)         { _ = r.events.Put(s.EventID, entry{Send: &s}) }
+func (r *observations) noted(n noted)             { _ = r.events.Put(n.ID, entry{Of: &n}) }
 
 // Parts implements check.Source, as do the others.
-func (r *recorder) Parts() int { return r.events.Parts() }
+func (r *observations) Parts() int { return r.events.Parts() }
 
-func (r *recorder) Part(n int) (check.Part, error) {
+func (r *observations) Part(n int) (check.Part, error) {
 	p := check.Part{
 		Replays: map[string][]check.Replay{}, LostReplays: map[string][]check.Replay{}, Discards: map[string][]int64{},
 		Kept: map[string]bool{}, Lost: map[string]bool{},
@@ -101,9 +101,9 @@ func (r *recorder) Part(n int) (check.Part, error) {
 	return p, err
 }
 
-func (r *recorder) Put(s check.Step) error { return r.steps.Put(s.Topic+"\x00"+s.Key, s) }
+func (r *observations) Put(s check.Step) error { return r.steps.Put(s.Topic+"\x00"+s.Key, s) }
 
-func (r *recorder) Steps(n int) (steps []check.Step, err error) {
+func (r *observations) Steps(n int) (steps []check.Step, err error) {
 	err = r.steps.Read(n, func(s check.Step) { steps = append(steps, s) })
 	return steps, err
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/plan"
 )
 
-// Ledger is what a run showed. Times are in seconds.
-type Ledger struct {
+// Report is what a run showed. Times are in seconds.
+type Report struct {
 	OK          bool              `json:"ok"`
 	Seed        uint64            `json:"seed"`
 	Seconds     float64           `json:"seconds"`
@@ -65,37 +65,37 @@ type Retention struct {
 	Needed int `json:"needed"`
 }
 
-func (b *bed) ledger(facts check.Facts, done Operations, drained time.Duration) (*Ledger, error) {
-	verdict, err := check.Judge(facts, b.records)
+func (fx *fixture) report(facts check.Facts, done Operations, drained time.Duration) (*Report, error) {
+	verdict, err := check.Judge(facts, fx.observed)
 	if err != nil {
 		return nil, err
 	}
-	slowest := check.Slowest(facts.Faults, b.acknowledged())
+	slowest := check.Slowest(facts.Faults, fx.acknowledged())
 	c := verdict.Counts
-	injected := maps.Clone(b.happened)
-	for kind, n := range b.proxy.Injected() {
+	injected := maps.Clone(fx.happened)
+	for kind, n := range fx.proxy.Injected() {
 		injected[string(kind)] += n
 	}
 	retention := Retention{Dropped: len(facts.Drops), Events: done.gone, Needed: injected[partitionNeeded]}
 	injected[string(plan.DropPartition)] = retention.Dropped
-	return &Ledger{
-		OK: len(verdict.Violations) == 0, Seed: b.cfg.Seed, Seconds: b.cfg.Length.Seconds(), Workers: b.cfg.Workers,
+	return &Report{
+		OK: len(verdict.Violations) == 0, Seed: fx.cfg.Seed, Seconds: fx.cfg.Length.Seconds(), Workers: fx.cfg.Workers,
 		Committed: c.Committed, RolledBack: c.RolledBack, LostCommits: c.LostCommits, LostReplays: c.LostReplays, Orphans: c.Orphans,
 		Received: c.Received, Redelivered: c.Redelivered,
 		Duplicates: c.Duplicates, Faults: injected, Operations: done, Retention: retention,
 		Recovery: Slowest{slowest.Took.Seconds(), slowest.Kind, slowest.Topic},
 		Slowest:  c.SlowestEvent.Seconds(), Drain: drained.Seconds(),
-		Violations: verdict.Violations, Notes: b.notes, Plan: b.cfg.Plan,
+		Violations: verdict.Violations, Notes: fx.notes, Plan: fx.cfg.Plan,
 	}, nil
 }
 
 // acknowledged has, by outbox topic, when the relay heard that something was
 // accepted.
-func (b *bed) acknowledged() map[string][]time.Time {
-	acks := b.proxy.Acknowledged()
+func (fx *fixture) acknowledged() map[string][]time.Time {
+	acks := fx.proxy.Acknowledged()
 	byTopic := make(map[string][]time.Time)
 	for _, topic := range topics.All {
-		times := acks[b.aim(topic)]
+		times := acks[fx.aim(topic)]
 		slices.SortFunc(times, time.Time.Compare)
 		byTopic[topic] = times
 	}
@@ -103,7 +103,7 @@ func (b *bed) acknowledged() map[string][]time.Time {
 }
 
 // Print writes the ledger for people.
-func (l *Ledger) Print(w io.Writer) {
+func (l *Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "\nseed %d, %.0f s, %d workers\n\n", l.Seed, l.Seconds, l.Workers)
 	fmt.Fprintf(w, "events      %6d committed, %d rolled back\n", l.Committed, l.RolledBack)
 	fmt.Fprintf(w, "failover    %6d commits lost with an old primary, %d replays; %d messages of these had been published\n", l.LostCommits, l.LostReplays, l.Orphans)

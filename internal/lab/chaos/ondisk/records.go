@@ -1,6 +1,6 @@
-// Package spool keeps records in files, a number of parts that are read one by one, so
+// Package ondisk keeps records in files, a number of parts that are read one by one, so
 // that a run of any length is judged in little memory.
-package spool
+package ondisk
 
 import (
 	"bufio"
@@ -14,9 +14,9 @@ import (
 	"sync"
 )
 
-// Spool keeps records of one type. Records of the same key are in the same part, in the
+// Records keeps records of one type. Records of the same key are in the same part, in the
 // order in which they were put.
-type Spool[T any] struct {
+type Records[T any] struct {
 	mu    sync.Mutex
 	parts []part
 	count int
@@ -28,14 +28,14 @@ type part struct {
 	buffer *bufio.Writer
 }
 
-// New makes a spool in a directory that exists, in so many parts.
-func New[T any](dir, name string, parts int) (*Spool[T], error) {
-	s := &Spool[T]{}
+// New makes records in a directory that exists, in so many parts.
+func New[T any](dir, name string, parts int) (*Records[T], error) {
+	s := &Records[T]{}
 	for n := range parts {
 		file, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%03d", name, n)))
 		if err != nil {
 			s.Close()
-			return nil, fmt.Errorf("make a spool: %w", err)
+			return nil, fmt.Errorf("make a file for records: %w", err)
 		}
 		s.parts = append(s.parts, part{file, bufio.NewWriterSize(file, 16<<10)})
 	}
@@ -44,7 +44,7 @@ func New[T any](dir, name string, parts int) (*Spool[T], error) {
 
 // Put keeps a record. An error is returned by Read as well, so that those who cannot do
 // anything about it need not look.
-func (s *Spool[T]) Put(key string, record T) error {
+func (s *Records[T]) Put(key string, record T) error {
 	text, err := json.Marshal(record)
 	hash := fnv.New32a()
 	_, _ = io.WriteString(hash, key)
@@ -61,17 +61,17 @@ func (s *Spool[T]) Put(key string, record T) error {
 }
 
 // Count is how many records were put.
-func (s *Spool[T]) Count() int {
+func (s *Records[T]) Count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.count
 }
 
 // Parts is how many parts there are.
-func (s *Spool[T]) Parts() int { return len(s.parts) }
+func (s *Records[T]) Parts() int { return len(s.parts) }
 
 // Read gives all records of a part to each.
-func (s *Spool[T]) Read(n int, each func(T)) error {
+func (s *Records[T]) Read(n int, each func(T)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -97,7 +97,7 @@ func (s *Spool[T]) Read(n int, each func(T)) error {
 }
 
 // Close removes the files.
-func (s *Spool[T]) Close() {
+func (s *Records[T]) Close() {
 	for _, p := range s.parts {
 		_ = p.file.Close()
 		_ = os.Remove(p.file.Name())

@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// orphanAge is from when on a paused topic without a recovery is worth a note. Its
+// lonePause is from when on a paused topic without a recovery is worth a note. Its
 // pause ends by itself, so it is no violation; but if nobody terminated anything,
 // it should not come to that.
-const orphanAge = 10 * time.Second
+const lonePause = 10 * time.Second
 
 // watchPauses notes topics that are paused in the name of a recovery that does not
 // run.
-func (b *bed) watchPauses(ctx context.Context) {
+func (fx *fixture) watchPauses(ctx context.Context) {
 	alone := map[string]time.Time{} // since when, by topic
 	for wait(ctx, time.Second) {
-		paused, err := b.paused(ctx)
+		paused, err := fx.paused(ctx)
 		if err != nil {
 			continue // PostgreSQL is away
 		}
-		workflows, err := b.open(ctx, "Recovery")
+		workflows, err := fx.open(ctx, "Recovery")
 		if err != nil {
 			continue // Temporal is
 		}
@@ -37,19 +37,19 @@ func (b *bed) watchPauses(ctx context.Context) {
 				continue
 			}
 			delete(alone, topic)
-			if d := time.Since(since); d > orphanAge {
-				b.mu.Lock()
-				why := cmp.Or(b.orphaned[topic], "nobody knows why")
-				delete(b.orphaned, topic)
-				b.mu.Unlock()
-				b.note("%s was paused for %.0f s, from %.0fs on, and no recovery was at work: %s", topic, d.Seconds(), since.Sub(b.began).Seconds(), why)
+			if d := time.Since(since); d > lonePause {
+				fx.mu.Lock()
+				why := cmp.Or(fx.expectedPauses[topic], "nobody knows why")
+				delete(fx.expectedPauses, topic)
+				fx.mu.Unlock()
+				fx.note("%s was paused for %.0f s, from %.0fs on, and no recovery was at work: %s", topic, d.Seconds(), since.Sub(fx.began).Seconds(), why)
 			}
 		}
 	}
 }
 
-func (b *bed) paused(ctx context.Context) (map[string]bool, error) {
-	names, err := b.names(ctx, `SELECT topic FROM outbox.topic WHERE recovery_paused_until > now()`)
+func (fx *fixture) paused(ctx context.Context) (map[string]bool, error) {
+	names, err := fx.names(ctx, `SELECT topic FROM outbox.topic WHERE recovery_paused_until > now()`)
 	paused := make(map[string]bool, len(names))
 	for _, name := range names {
 		paused[name] = true

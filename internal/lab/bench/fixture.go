@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,10 +14,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/stack"
 )
 
-// bed is what one measurement runs in: a database, topics with a queue each, and
+// fixture is what one measurement runs in: a database, topics with a queue each, and
 // at times a worker.
-type bed struct {
-	*rig
+type fixture struct {
+	*environment
 	name   string
 	env    stack.Vars
 	pool   *pgxpool.Pool
@@ -28,24 +29,24 @@ type bed struct {
 	worker *worker
 }
 
-// newBed makes a migrated database and n topics. suffix is the queues' (".fifo").
-func (r *rig) newBed(ctx context.Context, name string, n int, suffix string) (_ *bed, err error) {
-	b := &bed{rig: r, keys: 10_000, name: strings.ReplaceAll(r.token, "-", "_") + "_" + name}
-	url, err := onDatabase(r.environ.Get("DATABASE_URL"), b.name)
+// newFixture makes a migrated database and n topics. suffix is the queues' (".fifo").
+func (e *environment) newFixture(ctx context.Context, name string, n int, suffix string) (_ *fixture, err error) {
+	fx := &fixture{environment: e, keys: 10_000, name: strings.ReplaceAll(e.token, "-", "_") + "_" + name}
+	url, err := onDatabase(e.vars.Get("DATABASE_URL"), fx.name)
 	if err != nil {
 		return nil, err
 	}
-	b.config = filepath.Join(r.dir, b.name+".yaml")
-	b.env = r.environ.With("DATABASE_URL="+url, "OUTBOX_CONFIG="+b.config)
-	if err := r.onServer(ctx, "CREATE DATABASE "+b.name); err != nil {
+	fx.config = filepath.Join(e.dir, fx.name+".yaml")
+	fx.env = e.vars.With("DATABASE_URL="+url, "OUTBOX_CONFIG="+fx.config)
+	if err := e.onServer(ctx, "CREATE DATABASE "+fx.name); err != nil {
 		return nil, fmt.Errorf("create a database to measure in: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			b.close()
+			fx.close()
 		}
 	}()
-	if err := r.starter(ctx, b.env, "migrate"); err != nil {
+	if err := e.starter(ctx, fx.env, "migrate"); err != nil {
 		return nil, err
 	}
 	poolConfig, err := pgxpool.ParseConfig(url)
@@ -53,50 +54,60 @@ func (r *rig) newBed(ctx context.Context, name string, n int, suffix string) (_ 
 		return nil, fmt.Errorf("read DATABASE_URL: %w", err)
 	}
 	poolConfig.MaxConns = 20
-	if b.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
+	if fx.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
 		return nil, fmt.Errorf("open a pool: %w", err)
 	}
 	for i := range n {
 		topic := fmt.Sprintf("topic-%02d", i)
-		queue := fmt.Sprintf("%s-%s-%02d%s", r.token, name, i, suffix)
-		queueURL, err := createQueue(ctx, r.sqs, queue)
+		queue := fmt.Sprintf("%s-%s-%02d%s", e.token, name, i, suffix)
+		queueURL, err := createQueue(ctx, e.sqs, queue)
 		if err != nil {
 			return nil, err
 		}
-		b.topics, b.queues, b.names = append(b.topics, topic), append(b.queues, queueURL), append(b.names, queue)
+		fx.topics, fx.queues, fx.names = append(fx.topics, topic), append(fx.queues, queueURL), append(fx.names, queue)
 	}
-	return b, b.route("")
+	return fx, fx.route("")
 }
 
 // route writes the file that routes the topics, with more keys for each.
-func (b *bed) route(more string) error {
+func (fx *fixture) route(more string) error {
 	var file strings.Builder
 	file.WriteString("topics:\n")
-	for i, topic := range b.topics {
-		fmt.Fprintf(&file, "  %s: {sqs: %s%s}\n", topic, b.names[i], more)
+	for i, topic := range fx.topics {
+		fmt.Fprintf(&file, "  %s: {sqs: %s%s}\n", topic, fx.names[i], more)
 	}
-	return os.WriteFile(b.config, []byte(file.String()), 0o600)
+	return os.WriteFile(fx.config, []byte(file.String()), 0o600)
+}
+
+// onDatabase is the URL of another database on the same server.
+func onDatabase(base, name string) (string, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme == "" {
+		return "", fmt.Errorf("DATABASE_URL must be a URL to be measured: postgres://user:password@host/name")
+	}
+	u.Path = "/" + name
+	return u.String(), nil
 }
 
 // close stops the worker and removes database and queues: the emulator keeps
 // what is in them in memory.
-func (b *bed) close() {
+func (fx *fixture) close() {
 	ctx := context.Background()
-	if b.worker != nil {
-		if err := b.stop(ctx); err != nil {
-			b.say("stop the relay: %v", err)
+	if fx.worker != nil {
+		if err := fx.stop(ctx); err != nil {
+			fx.say("stop the relay: %v", err)
 		}
 	}
-	for _, queue := range b.queues {
-		if err := b.deleteQueue(ctx, queue); err != nil {
-			b.say("%v", err)
+	for _, queue := range fx.queues {
+		if err := fx.deleteQueue(ctx, queue); err != nil {
+			fx.say("%v", err)
 		}
 	}
-	if b.pool != nil {
-		b.pool.Close()
+	if fx.pool != nil {
+		fx.pool.Close()
 	}
-	if err := b.onServer(ctx, "DROP DATABASE IF EXISTS "+b.name+" WITH (FORCE)"); err != nil {
-		b.say("drop database %s: %v", b.name, err)
+	if err := fx.onServer(ctx, "DROP DATABASE IF EXISTS "+fx.name+" WITH (FORCE)"); err != nil {
+		fx.say("drop database %s: %v", fx.name, err)
 	}
 }
 
@@ -111,10 +122,10 @@ SELECT ($3::text[])[1 + n % cardinality($3::text[])], 'key-' || n % $5::int, 'Be
 FROM generate_series($1::bigint, $2::bigint - 1) n`
 
 // insert writes events in transactions of 5,000.
-func (b *bed) insert(ctx context.Context, events int) error {
+func (fx *fixture) insert(ctx context.Context, events int) error {
 	const chunk = 5000
 	for from := 0; from < events; from += chunk {
-		if _, err := b.pool.Exec(ctx, insertSQL, from, min(from+chunk, events), b.topics, traceparent, b.keys); err != nil {
+		if _, err := fx.pool.Exec(ctx, insertSQL, from, min(from+chunk, events), fx.topics, traceparent, fx.keys); err != nil {
 			return fmt.Errorf("insert events: %w", err)
 		}
 	}
@@ -125,9 +136,9 @@ func (b *bed) insert(ctx context.Context, events int) error {
 // measurement by chance: what the inserts left dirty is written now, and the
 // event table, which the relay only reads, is not vacuumed meanwhile. The tables
 // that the relay writes keep their autovacuum.
-func (b *bed) settleDown(ctx context.Context) error {
+func (fx *fixture) settleDown(ctx context.Context) error {
 	const partitions = `SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'outbox.event'::regclass`
-	rows, err := b.pool.Query(ctx, partitions)
+	rows, err := fx.pool.Query(ctx, partitions)
 	if err != nil {
 		return fmt.Errorf("list partitions: %w", err)
 	}
@@ -136,20 +147,20 @@ func (b *bed) settleDown(ctx context.Context) error {
 		return fmt.Errorf("list partitions: %w", err)
 	}
 	for _, name := range names {
-		if _, err := b.pool.Exec(ctx, "ALTER TABLE "+name+" SET (autovacuum_enabled = off)"); err != nil {
+		if _, err := fx.pool.Exec(ctx, "ALTER TABLE "+name+" SET (autovacuum_enabled = off)"); err != nil {
 			return fmt.Errorf("keep autovacuum from %s: %w", name, err)
 		}
 	}
-	if _, err := b.pool.Exec(ctx, "CHECKPOINT"); err == nil {
+	if _, err := fx.pool.Exec(ctx, "CHECKPOINT"); err == nil {
 		return nil
 	}
 	// The owner of a database may give itself the right, before PostgreSQL 16.
-	if _, err := b.pool.Exec(ctx, "GRANT pg_checkpoint TO CURRENT_USER"); err == nil {
-		_, err = b.pool.Exec(ctx, "CHECKPOINT")
+	if _, err := fx.pool.Exec(ctx, "GRANT pg_checkpoint TO CURRENT_USER"); err == nil {
+		_, err = fx.pool.Exec(ctx, "CHECKPOINT")
 		if err == nil {
 			return nil
 		}
 	}
-	b.noteOnce("no right to CHECKPOINT: the drain may share the disk with one")
+	fx.noteOnce("no right to CHECKPOINT: the drain may share the disk with one")
 	return nil
 }

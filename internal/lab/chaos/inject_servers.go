@@ -13,50 +13,50 @@ import (
 	"github.com/temporal-outbox/relay/internal/stack"
 )
 
-func (b *bed) slowDatabase(ctx context.Context, step plan.Step) error {
-	b.pg.Delay(25 * time.Millisecond)
-	defer b.pg.Delay(0)
-	b.count(string(step.Kind))
+func (fx *fixture) slowDatabase(ctx context.Context, step plan.Step) error {
+	fx.pg.Delay(25 * time.Millisecond)
+	defer fx.pg.Delay(0)
+	fx.count(string(step.Kind))
 	wait(ctx, step.For)
 	return nil
 }
 
-func (b *bed) resetDatabase(_ context.Context, step plan.Step) error {
-	if b.pg.Reset() > 0 {
-		b.count(string(step.Kind))
+func (fx *fixture) resetDatabase(_ context.Context, step plan.Step) error {
+	if fx.pg.Reset() > 0 {
+		fx.count(string(step.Kind))
 	}
 	return nil
 }
 
-func (b *bed) cutDatabase(ctx context.Context, step plan.Step) error {
-	b.cuts.Lock() // a short outage does not end a long one
-	defer b.cuts.Unlock()
-	b.strike(step)
-	b.pg.Cut()
-	defer b.pg.Mend()
-	b.count(string(step.Kind))
+func (fx *fixture) cutDatabase(ctx context.Context, step plan.Step) error {
+	fx.cuts.Lock() // a short outage does not end a long one
+	defer fx.cuts.Unlock()
+	fx.noteStart(step)
+	fx.pg.Cut()
+	defer fx.pg.Restore()
+	fx.count(string(step.Kind))
 	wait(ctx, step.For)
 	return nil
 }
 
 // restart crashes a part and starts it again.
-func (b *bed) restart(part stack.Part) func(context.Context, plan.Step) error {
+func (fx *fixture) restart(part stack.Part) func(context.Context, plan.Step) error {
 	return func(ctx context.Context, step plan.Step) error {
 		if part == stack.Postgres {
-			b.servers.Lock()
-			defer b.servers.Unlock()
-			b.strike(step)
+			fx.servers.Lock()
+			defer fx.servers.Unlock()
+			fx.noteStart(step)
 		}
-		if err := b.cfg.Stack.Interrupt(part); err != nil {
+		if err := fx.cfg.Stack.Interrupt(part); err != nil {
 			return err
 		}
-		b.count(string(step.Kind))
+		fx.count(string(step.Kind))
 		wait(ctx, step.For)
 		// In any case: what follows needs it.
-		err := b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
+		err := fx.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
 		if err != nil {
-			b.note("once more: %v", err)
-			err = b.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
+			fx.note("once more: %v", err)
+			err = fx.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
 		}
 		return err
 	}
@@ -64,15 +64,15 @@ func (b *bed) restart(part stack.Part) func(context.Context, plan.Step) error {
 
 // holdSnapshot keeps a snapshot open as long as ctx lasts, and takes another one
 // where PostgreSQL ended it.
-func (b *bed) holdSnapshot(ctx context.Context) {
+func (fx *fixture) holdSnapshot(ctx context.Context) {
 	for ctx.Err() == nil {
-		_ = b.snapshot(ctx) // it ends with ctx or PostgreSQL
+		_ = fx.snapshot(ctx) // it ends with ctx or PostgreSQL
 		wait(ctx, 200*time.Millisecond)
 	}
 }
 
-func (b *bed) snapshot(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, b.env.Get("DATABASE_URL"))
+func (fx *fixture) snapshot(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, fx.env.Get("DATABASE_URL"))
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (b *bed) snapshot(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, `BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox.pending`); err != nil {
 		return err
 	}
-	b.count("snapshot held")
+	fx.count("snapshot held")
 	for wait(ctx, time.Second) {
 		if _, err := conn.Exec(ctx, `SELECT 1`); err != nil {
 			return err
@@ -90,17 +90,17 @@ func (b *bed) snapshot(ctx context.Context) error {
 }
 
 // holdWriter keeps a transaction open that has written to another application's table.
-func (b *bed) holdWriter(ctx context.Context, step plan.Step) error {
-	return b.neighbour(ctx, step, "COMMIT", "COMMIT")
+func (fx *fixture) holdWriter(ctx context.Context, step plan.Step) error {
+	return fx.neighbour(ctx, step, "COMMIT", "COMMIT")
 }
 
 // prepareTransaction keeps such a transaction prepared.
-func (b *bed) prepareTransaction(ctx context.Context, step plan.Step) error {
-	name := fmt.Sprintf("'%s-%d'", b.token, step.At.Milliseconds())
-	err := b.neighbour(ctx, step, "PREPARE TRANSACTION "+name, "COMMIT PREPARED "+name)
+func (fx *fixture) prepareTransaction(ctx context.Context, step plan.Step) error {
+	name := fmt.Sprintf("'%s-%d'", fx.token, step.At.Milliseconds())
+	err := fx.neighbour(ctx, step, "PREPARE TRANSACTION "+name, "COMMIT PREPARED "+name)
 	// It outlives its session, and a failover if the standby has it.
-	return errors.Join(err, b.retried(context.WithoutCancel(ctx), func(ctx context.Context) error {
-		_, err := b.db.Exec(ctx, "ROLLBACK PREPARED "+name)
+	return errors.Join(err, fx.retried(context.WithoutCancel(ctx), func(ctx context.Context) error {
+		_, err := fx.db.Exec(ctx, "ROLLBACK PREPARED "+name)
 		var said *pgconn.PgError
 		if errors.As(err, &said) && said.Code == "42704" { // there is none
 			return nil
@@ -111,8 +111,8 @@ func (b *bed) prepareTransaction(ctx context.Context, step plan.Step) error {
 
 // neighbour writes, waits, and ends its transaction. It is no fault if PostgreSQL ends it
 // before.
-func (b *bed) neighbour(ctx context.Context, step plan.Step, begun, end string) error {
-	conn, err := pgx.Connect(ctx, b.env.Get("DATABASE_URL"))
+func (fx *fixture) neighbour(ctx context.Context, step plan.Step, begun, end string) error {
+	conn, err := pgx.Connect(ctx, fx.env.Get("DATABASE_URL"))
 	if err != nil {
 		return errNothingThere
 	}
@@ -124,7 +124,7 @@ func (b *bed) neighbour(ctx context.Context, step plan.Step, begun, end string) 
 	if err != nil {
 		return errNothingThere
 	}
-	b.count(string(step.Kind))
+	fx.count(string(step.Kind))
 	wait(ctx, step.For)
 	_, _ = conn.Exec(context.WithoutCancel(ctx), end)
 	return nil

@@ -11,24 +11,24 @@ import (
 
 // What was asked of a recovery ends in words of its own, or, where that was terminated,
 // not at all.
-func TestUnfinished_AreOperationsUnderWayOrFailedAndNoRequestToARecovery(t *testing.T) {
+func TestRemaining_HasOperationsUnderWayOrFailedAndNoRequestToARecovery(t *testing.T) {
 	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	_, err = db.Exec(t.Context(), keepRecordSQL)
+	_, err = db.Exec(t.Context(), auditSQL)
 	require.NoError(t, err)
 	_, err = db.Exec(t.Context(), `INSERT INTO outbox.operation (kind, topic, by, reason, finished_at, outcome) VALUES
 	    ('recover-park', 'orders', 'a', 'x', now(), 'parked: 1 published, 2 dead letters'), ('recover-park', 'orders', 'a', 'x', NULL, ''),
 	    ('recover-now', 'orders', 'a', 'x', now(), 'tries now'), ('redrive', 'audit', 'a', 'x', now(), 'done')`)
 	require.NoError(t, err)
-	b := &bed{db: db}
-	left, err := b.leftovers(t.Context())
+	fx := &fixture{db: db}
+	left, err := fx.remaining(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, left)
 	_, err = db.Exec(t.Context(), `INSERT INTO outbox.operation (kind, topic, by, reason, finished_at, outcome) VALUES
 	    ('redrive', 'orders', 'a', 'x', NULL, ''), ('discard', 'orders', 'a', 'x', now(), 'cancelled')`)
 	require.NoError(t, err)
-	left, err = b.leftovers(t.Context())
+	left, err = fx.remaining(t.Context())
 	require.NoError(t, err)
 	require.Len(t, left, 2)
 	require.Equal(t, []string{"under way", "incomplete"}, []string{left[0].What, left[1].What})
@@ -36,7 +36,7 @@ func TestUnfinished_AreOperationsUnderWayOrFailedAndNoRequestToARecovery(t *test
 	// A failover set both back after they had ended.
 	_, err = db.Exec(t.Context(), `INSERT INTO chaos.set_back SELECT id FROM outbox.operation WHERE topic = 'orders' AND outcome IN ('', 'cancelled')`)
 	require.NoError(t, err)
-	left, err = b.leftovers(t.Context())
+	left, err = fx.remaining(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, left)
 }

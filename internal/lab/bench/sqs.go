@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -51,14 +50,4 @@ func createQueue(ctx context.Context, client *sqs.Client, name string) (queueURL
 		return "", fmt.Errorf("create queue %s: %w", name, err)
 	}
 	return aws.ToString(out.QueueUrl), nil
-}
-
-// onDatabase is the URL of another database on the same server.
-func onDatabase(base, name string) (string, error) {
-	u, err := url.Parse(base)
-	if err != nil || u.Scheme == "" {
-		return "", fmt.Errorf("DATABASE_URL must be a URL to be measured: postgres://user:password@host/name")
-	}
-	u.Path = "/" + name
-	return u.String(), nil
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/check"
 )
 
-// leftoversSQL leaves out what was asked of recoveries: they answer when they can, and
+// remainingSQL leaves out what was asked of recoveries: they answer when they can, and
 // one that was terminated never does. It takes a replay that ended with less than was
 // counted before it for incomplete: what was published once stays so, however much is
 // written meanwhile, until its partition is dropped. It leaves out operations that had
 // ended on an old primary and are under way on the new one: their workflows have ended, and
 // docs/runbook.md tells operators how to end the record. And it takes for kept what
 // retention should have dropped when nothing else was left.
-const leftoversSQL = `
+const remainingSQL = `
 SELECT 'pending', format('%s: %s events, the oldest of %s', topic, count(*), min(created_at)::time(0)) FROM outbox.pending GROUP BY topic
 UNION ALL
 SELECT 'leased', format('%s: %s lanes until %s', topic, count(*), max(leased_until)::time(0))
@@ -42,13 +42,13 @@ UNION ALL
 SELECT 'kept', format('%s events of %s in the default partition', count(*), created_at::date) FROM outbox.event_default
 WHERE created_at < (now() AT TIME ZONE 'UTC')::date - ` + keepDays + ` GROUP BY created_at::date`
 
-// leftovers is what the outbox's tables still have to do, or have not done.
-func (b *bed) leftovers(ctx context.Context) ([]check.Leftover, error) {
-	rows, err := b.db.Query(ctx, leftoversSQL)
+// remaining is what the outbox's tables still have to do, or have not done.
+func (fx *fixture) remaining(ctx context.Context) ([]check.Remaining, error) {
+	rows, err := fx.db.Query(ctx, remainingSQL)
 	if err != nil {
 		return nil, fmt.Errorf("look what is left: %w", err)
 	}
-	left, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l check.Leftover, err error) {
+	left, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l check.Remaining, err error) {
 		return l, row.Scan(&l.What, &l.Text)
 	})
 	if err != nil {

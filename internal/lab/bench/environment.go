@@ -29,10 +29,10 @@ import (
 // scheduleID is what `starter schedule` calls its schedule.
 const scheduleID = "outbox-relay"
 
-// rig is what all measurements of a run share: the built programs, a Temporal
+// environment is what all measurements of a run share: the built programs, a Temporal
 // namespace, clients.
-type rig struct {
-	environ  stack.Vars
+type environment struct {
+	vars     stack.Vars
 	extra    []string // for the worker
 	progress io.Writer
 
@@ -44,56 +44,56 @@ type rig struct {
 	notes           []string
 }
 
-func newRig(ctx context.Context, environment, extra []string, progress io.Writer) (*rig, error) {
-	r := &rig{extra: extra, progress: progress, token: "bench-" + strings.ToLower(rand.Text()[:8])}
-	r.environ = stack.Vars(environment).With("TEMPORAL_NAMESPACE=" + r.token)
+func newEnvironment(ctx context.Context, vars, extra []string, progress io.Writer) (*environment, error) {
+	e := &environment{extra: extra, progress: progress, token: "bench-" + strings.ToLower(rand.Text()[:8])}
+	e.vars = stack.Vars(vars).With("TEMPORAL_NAMESPACE=" + e.token)
 	for _, name := range []string{"DATABASE_URL", "TEMPORAL_ADDRESS", "AWS_ENDPOINT_URL"} {
-		if r.environ.Get(name) == "" {
+		if e.vars.Get(name) == "" {
 			return nil, fmt.Errorf("%s is not set", name)
 		}
 	}
 	var err error
-	if r.dir, err = os.MkdirTemp("", "outbox-bench-"); err != nil {
+	if e.dir, err = os.MkdirTemp("", "outbox-bench-"); err != nil {
 		return nil, err
 	}
-	if err := r.prepare(ctx); err != nil {
-		r.close()
+	if err := e.prepare(ctx); err != nil {
+		e.close()
 		return nil, err
 	}
-	return r, nil
+	return e, nil
 }
 
-func (r *rig) prepare(ctx context.Context) (err error) {
-	r.say("building the worker and the starter")
-	build := exec.CommandContext(ctx, "go", "build", "-o", r.dir+"/",
+func (e *environment) prepare(ctx context.Context) (err error) {
+	e.say("building the worker and the starter")
+	build := exec.CommandContext(ctx, "go", "build", "-o", e.dir+"/",
 		"github.com/temporal-outbox/relay/worker", "github.com/temporal-outbox/relay/starter")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the worker and the starter: %w: %s", err, out)
 	}
-	if r.sqs, err = newSQS(ctx, r.environ); err != nil {
+	if e.sqs, err = newSQS(ctx, e.vars); err != nil {
 		return err
 	}
-	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: r.environ})
+	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{EnvLookup: e.vars})
 	if err != nil {
 		return fmt.Errorf("read Temporal's configuration: %w", err)
 	}
 	options.Logger = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
-	if r.temporal, err = client.DialContext(ctx, options); err != nil {
+	if e.temporal, err = client.DialContext(ctx, options); err != nil {
 		return fmt.Errorf("connect to Temporal at %s: %w", options.HostPort, err)
 	}
-	info, err := r.temporal.WorkflowService().GetSystemInfo(ctx, &workflowservice.GetSystemInfoRequest{})
+	info, err := e.temporal.WorkflowService().GetSystemInfo(ctx, &workflowservice.GetSystemInfoRequest{})
 	if err != nil {
 		return fmt.Errorf("ask Temporal for its version: %w", err)
 	}
-	r.temporalVersion = info.GetServerVersion()
-	return r.makeNamespace(ctx)
+	e.temporalVersion = info.GetServerVersion()
+	return e.makeNamespace(ctx)
 }
 
 // makeNamespace registers the namespace and waits until it can be used, which
 // includes the server's own workers: they run the schedules.
-func (r *rig) makeNamespace(ctx context.Context) error {
-	_, err := r.temporal.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
-		Namespace: r.token, Description: "a measurement of outbox-relay",
+func (e *environment) makeNamespace(ctx context.Context) error {
+	_, err := e.temporal.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
+		Namespace: e.token, Description: "a measurement of outbox-relay",
 		WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
 	})
 	if err != nil {
@@ -102,12 +102,12 @@ func (r *rig) makeNamespace(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		err = r.starter(ctx, r.environ, "schedule", "--every", "1h", "--maintain-every", "0")
+		err = e.starter(ctx, e.vars, "schedule", "--every", "1h", "--maintain-every", "0")
 		if err == nil {
-			err = r.running(ctx)
+			err = e.running(ctx)
 		}
 		if err == nil {
-			return r.pause(ctx)
+			return e.pause(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -119,9 +119,9 @@ func (r *rig) makeNamespace(ctx context.Context) error {
 
 var errNoRun = errors.New("the schedule has started no run yet")
 
-func (r *rig) running(ctx context.Context) error {
+func (e *environment) running(ctx context.Context) error {
 	for range 20 {
-		runs, err := r.runs(ctx, time.Time{})
+		runs, err := e.runs(ctx, time.Time{})
 		if err != nil {
 			return err
 		}
@@ -134,8 +134,8 @@ func (r *rig) running(ctx context.Context) error {
 }
 
 // starter runs the starter.
-func (r *rig) starter(ctx context.Context, env stack.Vars, args ...string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(r.dir, "starter"), args...)
+func (e *environment) starter(ctx context.Context, env stack.Vars, args ...string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(e.dir, "starter"), args...)
 	cmd.Env = env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("starter %s: %w: %s", args[0], err, out)
@@ -144,27 +144,27 @@ func (r *rig) starter(ctx context.Context, env stack.Vars, args ...string) error
 }
 
 // say reports progress.
-func (r *rig) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(r.progress, format+"\n", args...)
+func (e *environment) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(e.progress, format+"\n", args...)
 }
 
 // note keeps what readers of the figures should know.
-func (r *rig) note(format string, args ...any) {
+func (e *environment) note(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	r.notes = append(r.notes, text)
-	r.say("note: %s", text)
+	e.notes = append(e.notes, text)
+	e.say("note: %s", text)
 }
 
 // noteOnce is note for what may come up again and again.
-func (r *rig) noteOnce(text string) {
-	if !slices.Contains(r.notes, text) {
-		r.note("%s", text)
+func (e *environment) noteOnce(text string) {
+	if !slices.Contains(e.notes, text) {
+		e.note("%s", text)
 	}
 }
 
 // onServer runs a statement in the database that DATABASE_URL names.
-func (r *rig) onServer(ctx context.Context, sql string) error {
-	conn, err := pgx.Connect(ctx, r.environ.Get("DATABASE_URL"))
+func (e *environment) onServer(ctx context.Context, sql string) error {
+	conn, err := pgx.Connect(ctx, e.vars.Get("DATABASE_URL"))
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
@@ -173,14 +173,14 @@ func (r *rig) onServer(ctx context.Context, sql string) error {
 	return err
 }
 
-// close removes what newRig made. It is best effort: a stack that was started for
+// close removes what newEnvironment made. It is best effort: a stack that was started for
 // the measurement goes as a whole.
-func (r *rig) close() {
-	if r.temporal != nil {
+func (e *environment) close() {
+	if e.temporal != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_, _ = r.temporal.OperatorService().DeleteNamespace(ctx, &operatorservice.DeleteNamespaceRequest{Namespace: r.token})
-		r.temporal.Close()
+		_, _ = e.temporal.OperatorService().DeleteNamespace(ctx, &operatorservice.DeleteNamespaceRequest{Namespace: e.token})
+		e.temporal.Close()
 	}
-	_ = os.RemoveAll(r.dir)
+	_ = os.RemoveAll(e.dir)
 }

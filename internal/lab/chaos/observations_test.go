@@ -45,8 +45,8 @@ func TestRefused_IsWhatNoOutageExplains(t *testing.T) {
 	}
 }
 
-func TestRecorder_GivesBackWhatEachSaw(t *testing.T) {
-	r, err := newRecorder(t.TempDir(), 3*partEvents)
+func TestObservations_GiveBackEachRecord(t *testing.T) {
+	r, err := newObservations(t.TempDir(), 3*partEvents)
 	require.NoError(t, err)
 	t.Cleanup(r.close)
 	at := time.Now().UTC().Round(0)
@@ -76,11 +76,11 @@ func TestRecorder_GivesBackWhatEachSaw(t *testing.T) {
 
 // A dead letter EventMissing is a violation if its event is there, and none if its
 // partition was dropped before.
-func TestRecord_KnowsOfAnEventThatIsTakenForMissing(t *testing.T) {
+func TestAudit_KnowsOfAnEventThatIsTakenForMissing(t *testing.T) {
 	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	_, err = db.Exec(t.Context(), keepRecordSQL)
+	_, err = db.Exec(t.Context(), auditSQL)
 	require.NoError(t, err)
 	_, err = db.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x'), ('a', 'T', 'gone'), ('a', 'T', 'other')`)
 	require.NoError(t, err)
@@ -89,11 +89,11 @@ func TestRecord_KnowsOfAnEventThatIsTakenForMissing(t *testing.T) {
 		INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id)
 		SELECT topic, lane, id, created_at, 1, CASE payload WHEN 'other' THEN 'InvalidParameter' ELSE 'EventMissing' END, '', 1, '' FROM outbox.event`)
 	require.NoError(t, err)
-	r, err := newRecorder(t.TempDir(), 1)
+	r, err := newObservations(t.TempDir(), 1)
 	require.NoError(t, err)
 	t.Cleanup(r.close)
 	var facts check.Facts
-	require.NoError(t, (&bed{db: db, records: r}).recorded(t.Context(), &facts))
+	require.NoError(t, (&fixture{db: db, observed: r}).recorded(t.Context(), &facts))
 	var id string
 	require.NoError(t, db.QueryRow(t.Context(), `SELECT event_id::text FROM outbox.event WHERE payload = 'x'`).Scan(&id))
 	require.Equal(t, []string{id}, facts.Missing)
@@ -101,11 +101,11 @@ func TestRecord_KnowsOfAnEventThatIsTakenForMissing(t *testing.T) {
 
 // The database's own record of an event that came twice: settled, and the lane held by
 // another, in this order.
-func TestEvidence_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
+func TestAudit_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	_, err = db.Exec(t.Context(), keepRecordSQL)
+	_, err = db.Exec(t.Context(), auditSQL)
 	require.NoError(t, err)
 	var id string
 	require.NoError(t, db.QueryRow(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x') RETURNING event_id::text`).Scan(&id))
@@ -119,7 +119,7 @@ func TestEvidence_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 		INSERT INTO chaos.undone SELECT event_id, now() FROM outbox.event;
 		INSERT INTO chaos.unpended SELECT event_id, now() - interval '2 minutes' FROM outbox.event`)
 	require.NoError(t, err)
-	found, err := (&bed{db: db}).evidence(t.Context())([]check.Lookup{{Event: id, After: time.Now().Add(-time.Minute), Before: time.Now().Add(time.Minute)}})
+	found, err := (&fixture{db: db}).evidence(t.Context())([]check.Lookup{{Event: id, After: time.Now().Add(-time.Minute), Before: time.Now().Add(time.Minute)}})
 	require.NoError(t, err)
 	require.Len(t, found[id].Settled, 1)
 	require.Len(t, found[id].Held, 1)

@@ -11,8 +11,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/check"
 )
 
-// fate is what is to become of a request.
-type fate struct {
+// fault is what is to become of a request.
+type fault struct {
 	kind     Kind // of the whole request; empty: forwarded and answered
 	dice     int
 	slow     time.Duration
@@ -25,7 +25,7 @@ type fate struct {
 
 // decide throws the dice for a request. It returns nil if the client gave up
 // while the request was held.
-func (p *Proxy) decide(ctx context.Context, q *request) *fate {
+func (p *Proxy) decide(ctx context.Context, q *request) *fault {
 	p.mu.Lock()
 	for {
 		gate := p.gate(q)
@@ -41,7 +41,7 @@ func (p *Proxy) decide(ctx context.Context, q *request) *fate {
 		p.mu.Lock()
 	}
 	defer p.mu.Unlock()
-	f := &fate{dice: p.dice.IntN(2), withheld: map[string]bool{}, failed: map[string]Kind{}, omitted: map[string]bool{}}
+	f := &fault{dice: p.dice.IntN(2), withheld: map[string]bool{}, failed: map[string]Kind{}, omitted: map[string]bool{}}
 	for id := 0; id <= p.last; id++ { // in a fixed order
 		rule := p.rules[id]
 		switch {
@@ -87,7 +87,7 @@ func (r *Rule) meets(q *request) bool {
 	return q.entries != nil || r.Kind == Deny || r.Kind == DropRequest || r.Kind == Throttle
 }
 
-func (f *fate) meet(kind Kind, id string) {
+func (f *fault) meet(kind Kind, id string) {
 	switch kind {
 	case FailEntry, ThrottleEntry, Poison:
 		f.withheld[id], f.failed[id] = true, kind
@@ -99,7 +99,7 @@ func (f *fate) meet(kind Kind, id string) {
 }
 
 // refuse answers what is not forwarded, and reports whether it did.
-func (f *fate) refuse(w http.ResponseWriter, r *http.Request, q *request) bool {
+func (f *fault) refuse(w http.ResponseWriter, r *http.Request, q *request) bool {
 	switch f.kind {
 	case DropRequest:
 		panic(http.ErrAbortHandler)
@@ -133,7 +133,7 @@ func (f *fate) refuse(w http.ResponseWriter, r *http.Request, q *request) bool {
 
 // reply brings the endpoint's answer to the relay, changed or not at all, and
 // notes what the relay now knows.
-func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fate, answer *reply) {
+func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fault, answer *reply) {
 	text := answer.text
 	var accepted map[string]bool
 	if q.entries != nil && answer.status == http.StatusOK {
@@ -166,7 +166,7 @@ func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fat
 
 // unknown notes a request that was forwarded and whose answer did not come: the endpoint may
 // have accepted all of it.
-func (p *Proxy) unknown(r *http.Request, q *request, f *fate) {
+func (p *Proxy) unknown(r *http.Request, q *request, f *fault) {
 	accepted := map[string]bool{}
 	for _, e := range q.entries {
 		accepted[e.id] = !f.withheld[e.id]
@@ -176,7 +176,7 @@ func (p *Proxy) unknown(r *http.Request, q *request, f *fate) {
 
 // note records which events the endpoint has accepted, and whether the relay
 // hears of it.
-func (p *Proxy) note(r *http.Request, q *request, f *fate, accepted map[string]bool, lost bool) {
+func (p *Proxy) note(r *http.Request, q *request, f *fault, accepted map[string]bool, lost bool) {
 	told := false
 	for _, e := range q.entries {
 		if !accepted[e.id] {

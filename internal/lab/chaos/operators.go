@@ -21,10 +21,10 @@ const (
 
 // operate gives a command as an operator does, who gives it again while the database
 // or Temporal is away. It returns errNothingThere if nothing matches.
-func (b *bed) operate(ctx context.Context, args ...string) error {
+func (fx *fixture) operate(ctx context.Context, args ...string) error {
 	var final error
-	err := b.retried(ctx, func(ctx context.Context) error {
-		err := b.starter(ctx, args...)
+	err := fx.retried(ctx, func(ctx context.Context) error {
+		err := fx.starter(ctx, args...)
 		var exit *exec.ExitError
 		if errors.As(err, &exit) && (exit.ExitCode() == exitMisused || exit.ExitCode() == exitNothing) {
 			final = err
@@ -41,40 +41,40 @@ func (b *bed) operate(ctx context.Context, args ...string) error {
 func because(kind plan.Kind) string { return "--reason=the harness: " + string(kind) }
 
 // pauseTopic pauses a topic and resumes it after a while.
-func (b *bed) pauseTopic(ctx context.Context, step plan.Step) error {
-	if err := b.operate(ctx, "pause", step.Topic, because(step.Kind)); err != nil {
+func (fx *fixture) pauseTopic(ctx context.Context, step plan.Step) error {
+	if err := fx.operate(ctx, "pause", step.Topic, because(step.Kind)); err != nil {
 		return err
 	}
-	b.count(string(step.Kind))
+	fx.count(string(step.Kind))
 	wait(ctx, step.For)
-	return b.operate(context.WithoutCancel(ctx), "resume", step.Topic, because(step.Kind))
+	return fx.operate(context.WithoutCancel(ctx), "resume", step.Topic, because(step.Kind))
 }
 
 // redrive redrives all dead letters of a topic. That goes on when the step is over.
-func (b *bed) redrive(ctx context.Context, step plan.Step) error {
-	err := b.operate(ctx, "dead", "redrive", step.Topic, "--all", "--yes", "--detach", because(step.Kind))
+func (fx *fixture) redrive(ctx context.Context, step plan.Step) error {
+	err := fx.operate(ctx, "dead", "redrive", step.Topic, "--all", "--yes", "--detach", because(step.Kind))
 	if err == nil {
-		b.count(string(step.Kind))
+		fx.count(string(step.Kind))
 	}
 	return err
 }
 
 // discard makes dead letters of a topic and discards all that it has. That goes on
 // when the step is over.
-func (b *bed) discard(ctx context.Context, step plan.Step) error {
-	end := b.proxy.Begin(faults.Rule{Kind: faults.Poison, Destination: b.aim(step.Topic), Share: .3})
+func (fx *fixture) discard(ctx context.Context, step plan.Step) error {
+	end := fx.proxy.Begin(faults.Rule{Kind: faults.Poison, Destination: fx.aim(step.Topic), Share: .3})
 	wait(ctx, step.For)
 	// The relay may be busy with another fault, and send nothing that could die.
 	for late := time.Now(); time.Since(late) < latest; {
-		dead, err := b.names(ctx, deadSQL)
+		dead, err := fx.names(ctx, deadSQL)
 		if err == nil && slices.Contains(dead, step.Topic) || !wait(ctx, 100*time.Millisecond) {
 			break
 		}
 	}
 	end()
-	err := b.operate(ctx, "dead", "discard", step.Topic, "--all", "--yes", "--detach", because(step.Kind))
+	err := fx.operate(ctx, "dead", "discard", step.Topic, "--all", "--yes", "--detach", because(step.Kind))
 	if err == nil {
-		b.count(string(step.Kind))
+		fx.count(string(step.Kind))
 	}
 	return err
 }
@@ -83,15 +83,15 @@ func (b *bed) discard(ctx context.Context, step plan.Step) error {
 const lately = 30 * time.Second
 
 // replay replays a topic. That goes on when the step is over.
-func (b *bed) replay(ctx context.Context, step plan.Step) error {
+func (fx *fixture) replay(ctx context.Context, step plan.Step) error {
 	// An instant and not an age, so that the command is the same when it is given again.
 	what := "--since=" + time.Now().Add(-lately).UTC().Format(time.RFC3339)
 	if step.Key != "" {
 		what = "--key=" + step.Key
 	}
-	err := b.operate(ctx, "replay", step.Topic, what, "--yes", "--detach", because(step.Kind))
+	err := fx.operate(ctx, "replay", step.Topic, what, "--yes", "--detach", because(step.Kind))
 	if err == nil {
-		b.count(string(step.Kind))
+		fx.count(string(step.Kind))
 	}
 	return err
 }
@@ -105,7 +105,7 @@ const (
 )
 
 // tidyUp resumes what operators have left paused, and redrives what is dead.
-func (b *bed) tidyUp(ctx context.Context) {
+func (fx *fixture) tidyUp(ctx context.Context) {
 	for _, tidy := range []struct {
 		topicsSQL string
 		command   []string
@@ -113,22 +113,22 @@ func (b *bed) tidyUp(ctx context.Context) {
 		{pausedSQL, []string{"resume"}},
 		{redrivableSQL, []string{"dead", "redrive", "--all", "--yes", "--detach"}},
 	} {
-		names, err := b.names(ctx, tidy.topicsSQL)
+		names, err := fx.names(ctx, tidy.topicsSQL)
 		if err != nil {
-			b.say("look what to tidy up: %v", err)
+			fx.say("look what to tidy up: %v", err)
 		}
 		for _, topic := range names {
-			err := b.operate(ctx, append(slices.Clone(tidy.command), topic, "--reason=the harness tidies up")...)
+			err := fx.operate(ctx, append(slices.Clone(tidy.command), topic, "--reason=the harness tidies up")...)
 			if err != nil && !errors.Is(err, errNothingThere) {
-				b.problem("tidy up %s: %v", topic, err)
+				fx.problem("tidy up %s: %v", topic, err)
 			}
 		}
 	}
 }
 
 // names are topics that a query gives.
-func (b *bed) names(ctx context.Context, sql string) ([]string, error) {
-	rows, err := b.db.Query(ctx, sql)
+func (fx *fixture) names(ctx context.Context, sql string) ([]string, error) {
+	rows, err := fx.db.Query(ctx, sql)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package spool
+package ondisk
 
 import (
 	"fmt"
@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestSpool_GivesBackEachRecordInTheOrderOfItsKey(t *testing.T) {
+func TestRecords_GivesBackEachRecordInTheOrderOfItsKey(t *testing.T) {
 	dir := t.TempDir()
 	type record struct{ Key, Text string }
 	s, err := New[record](dir, "records", 5)

@@ -17,12 +17,12 @@ const goneButNeeded = `(
         EXISTS (SELECT FROM outbox.pending p WHERE p.topic = gone.topic AND p.lane = gone.lane AND p.id = gone.id)
      OR EXISTS (SELECT FROM outbox.dead_letter d WHERE d.topic = gone.topic AND d.lane = gone.lane AND d.id = gone.id))`
 
-// keepRecordSQL has the database record changes of tables whose rows do not stay: events
+// auditSQL has the database record changes of tables whose rows do not stay: events
 // that are committed, replays and their numbers, the time at which a row leaves
 // outbox.pending, or is put there by another statement than the INSERT of its event, dead
 // letters, discards, and the time at which a lane gets another holder. A row that is
 // redriven comes a second time and is the same replay.
-const keepRecordSQL = `
+const auditSQL = `
 CREATE SCHEMA IF NOT EXISTS chaos;
 CREATE TABLE chaos.event (
     id bigint PRIMARY KEY, created_at timestamptz, event_id uuid, topic text, key text, lane smallint,
@@ -103,10 +103,10 @@ CREATE TRIGGER chaos_deleted AFTER DELETE ON outbox.event_default
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.deleted();
 ` + oldPrimarySQL
 
-// watchDropsSQL has PostgreSQL itself note what goes with a partition, in the
+// auditDropsSQL has PostgreSQL itself note what goes with a partition, in the
 // transaction that drops it and whoever does that: how many events, and how many of
 // them are pending or dead at that instant.
-const watchDropsSQL = `
+const auditDropsSQL = `
 CREATE FUNCTION chaos.dropped() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
@@ -131,12 +131,12 @@ BEGIN
 END $$;
 CREATE EVENT TRIGGER chaos_dropped ON sql_drop EXECUTE FUNCTION chaos.dropped()`
 
-func (b *bed) keepRecord(ctx context.Context) error {
-	if _, err := b.db.Exec(ctx, keepRecordSQL); err != nil {
+func (fx *fixture) createAudit(ctx context.Context) error {
+	if _, err := fx.db.Exec(ctx, auditSQL); err != nil {
 		return fmt.Errorf("keep a record of events and operations: %w", err)
 	}
 	// Only a superuser may watch what others drop. That of the stack needs no password.
-	u, err := url.Parse(b.env.Get("DATABASE_URL"))
+	u, err := url.Parse(fx.env.Get("DATABASE_URL"))
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (b *bed) keepRecord(ctx context.Context) error {
 		return fmt.Errorf("connect as a superuser: %w", err)
 	}
 	defer super.Close(context.WithoutCancel(ctx))
-	if _, err := super.Exec(ctx, watchDropsSQL); err != nil {
+	if _, err := super.Exec(ctx, auditDropsSQL); err != nil {
 		return fmt.Errorf("watch what is dropped: %w", err)
 	}
 	return nil
@@ -170,15 +170,15 @@ SELECT DISTINCT e.event_id::text FROM chaos.died d JOIN chaos.event e USING (id,
 WHERE d.code = 'EventMissing' AND (e.gone_at IS NULL OR e.gone_at > d.at)`
 )
 
-// recorded adds the database's records to the facts and to the recorder.
-func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
+// recorded adds the database's records to the facts and to the observations.
+func (fx *fixture) recorded(ctx context.Context, f *check.Facts) error {
 	var id string
 	var number int64
 	var at time.Time
 	var drop check.Drop
 	event := []any{&id, &number, &at}
 	note := func(as what) func() {
-		return func() { b.records.noted(noted{ID: id, What: as, Number: number, At: at}) }
+		return func() { fx.observed.noted(noted{ID: id, What: as, Number: number, At: at}) }
 	}
 	for _, r := range []struct {
 		sql   string
@@ -194,7 +194,7 @@ func (b *bed) recorded(ctx context.Context, f *check.Facts) error {
 		{vanishedSQL, []any{&id}, func() { f.Vanished = append(f.Vanished, id) }},
 		{missingSQL, []any{&id}, func() { f.Missing = append(f.Missing, id) }},
 	} {
-		rows, err := b.db.Query(ctx, r.sql)
+		rows, err := fx.db.Query(ctx, r.sql)
 		if err == nil {
 			_, err = pgx.ForEachRow(rows, r.scans, func() error { r.add(); return nil })
 		}
@@ -225,7 +225,7 @@ const (
 )
 
 // evidence looks up the database's records about events that came twice.
-func (b *bed) evidence(ctx context.Context) func([]check.Lookup) (map[string]check.Evidence, error) {
+func (fx *fixture) evidence(ctx context.Context) func([]check.Lookup) (map[string]check.Evidence, error) {
 	return func(all []check.Lookup) (map[string]check.Evidence, error) {
 		found := make(map[string]check.Evidence, len(all))
 		ids, after, before := make([]string, len(all)), make([]time.Time, len(all)), make([]time.Time, len(all))
@@ -244,7 +244,7 @@ func (b *bed) evidence(ctx context.Context) func([]check.Lookup) (map[string]che
 			{unpendedSQL, func(e *check.Evidence) { e.Unpended = append(e.Unpended, hold.At) }},
 			{heldSQL, func(e *check.Evidence) { e.Held = append(e.Held, hold) }},
 		} {
-			rows, err := b.db.Query(ctx, r.sql, ids, after, before)
+			rows, err := fx.db.Query(ctx, r.sql, ids, after, before)
 			if err == nil {
 				_, err = pgx.ForEachRow(rows, []any{&id, &hold.At, &hold.Holder, &hold.Process, &hold.Lost}, func() error {
 					e := found[id]
@@ -269,8 +269,8 @@ SELECT (SELECT coalesce(json_object_agg(code, n), '{}') FROM (SELECT code, count
        (SELECT count(*) FROM chaos.replayed r JOIN chaos.event e USING (id) WHERE e.created_at < r.at - interval '` + keepDays + ` days'),
        (SELECT count(*) FROM chaos.event WHERE gone_at IS NOT NULL)`
 
-func (b *bed) operations(ctx context.Context) (o Operations, err error) {
-	err = b.db.QueryRow(ctx, operationsSQL).Scan(&o.Dead, &o.Replayed, &o.Redriven, &o.Discarded, &o.ReplayedOld, &o.gone)
+func (fx *fixture) operations(ctx context.Context) (o Operations, err error) {
+	err = fx.db.QueryRow(ctx, operationsSQL).Scan(&o.Dead, &o.Replayed, &o.Redriven, &o.Discarded, &o.ReplayedOld, &o.gone)
 	if err != nil {
 		return o, fmt.Errorf("count operations: %w", err)
 	}
