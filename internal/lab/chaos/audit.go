@@ -103,9 +103,9 @@ CREATE TRIGGER chaos_deleted AFTER DELETE ON outbox.event_default
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.deleted();
 ` + oldPrimarySQL
 
-// auditDropsSQL has PostgreSQL itself note what goes with a partition, in the
-// transaction that drops it and whoever does that: how many events, and how many of
-// them are pending or dead at that instant.
+// auditDropsSQL has PostgreSQL itself count the events of each dropped partition, and
+// those of them that are pending or dead at that instant. It counts in the transaction
+// that drops the partition, so no drop is missed.
 const auditDropsSQL = `
 CREATE FUNCTION chaos.dropped() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
@@ -152,7 +152,7 @@ func (fx *fixture) createAudit(ctx context.Context) error {
 	return nil
 }
 
-// What was replayed or discarded of an event that nobody wrote has no event id, and the
+// A replay or a discard of an event without a producer has no event id, and the
 // checker complains.
 const (
 	keptSQL        = `SELECT event_id::text, 0::bigint, at FROM chaos.event`

@@ -23,7 +23,7 @@ func awsConfig(ctx context.Context, e stack.Vars) (aws.Config, error) {
 	if err != nil {
 		return cfg, fmt.Errorf("read AWS's configuration: %w", err)
 	}
-	// Without it answers are lost, and messages received that nobody records.
+	// Without it, answers are lost, and received messages are not recorded.
 	cfg.HTTPClient = detach.Client{HTTPClient: awshttp.NewBuildableClient()}
 	return cfg, nil
 }

@@ -28,8 +28,8 @@ type Config struct {
 	Burst    int  // events of one key in a transaction. Default one to three
 	Pinned   bool // workers are versions of a deployment; a promotion needs it
 
-	// Program is the import path of the worker, if it is not the real one, and
-	// WorkerEnv what it gets on top.
+	// Program is the import path of the worker. Default: the real worker. WorkerEnv is
+	// added to its environment.
 	Program   string
 	WorkerEnv []string
 	// Plan replaces the plan that follows from the seed, and ConstantFaults the faults of
@@ -40,7 +40,7 @@ type Config struct {
 	wide bool // the rare topics are written to
 }
 
-// What a run writes to.
+// topics are those that a run writes to.
 var topics = plan.Topics{
 	All:   []string{"orders", "ledger", "audit", "inventory"},
 	Topic: "orders", Queue: "audit", Keys: load.Keys(), Old: load.OldKeys(),
@@ -62,7 +62,7 @@ const (
 	runForLong  = 2 * time.Minute
 )
 
-// long reports whether a run has time for what takes minutes.
+// long reports whether a run has time for faults that take minutes.
 func (c Config) long() bool { return c.Length >= plan.Long }
 
 func (c Config) runFor() time.Duration {
@@ -124,7 +124,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// own ignores what the environment names: a run restarts what it uses.
+// own hides the servers that the environment names: a run restarts its servers, so they
+// must be its own.
 func own(getenv func(string) string) func(string) string {
 	return func(name string) string {
 		switch name {

@@ -8,8 +8,8 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 )
 
-// explain says what the workflows are doing, for whoever wonders why something is
-// left.
+// explain reports the state of the workflows, so that the reader can see why something
+// remains.
 func (fx *fixture) explain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

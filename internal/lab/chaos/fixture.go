@@ -34,11 +34,11 @@ import (
 
 const module = "github.com/temporal-outbox/relay/"
 
-// fixture is what a run happens in: a database, topics and queues, a task queue, the
+// fixture is the environment of a run: a database, topics and queues, a task queue, the
 // proxies, and clients that go past them.
 type fixture struct {
 	cfg   Config
-	token string // in the names of everything that it makes
+	token string // a part of the name of everything that it creates
 	dir   string
 	env   stack.Vars // of those who go past the proxies
 	began time.Time
@@ -143,7 +143,7 @@ func (fx *fixture) database(ctx context.Context) error {
 	return err
 }
 
-// proxied is the database's URL for those who suffer.
+// proxied is the database's URL through the proxy, for workers and producers.
 func (fx *fixture) proxied() string {
 	u, _ := onDatabase(fx.env.Get("DATABASE_URL"), fx.token, fx.pg.Address()) // it was parsed before
 	return u
@@ -172,7 +172,8 @@ func (fx *fixture) starter(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// retried repeats what fails because a neighbour is away, for longer than any is.
+// retried repeats a call that fails while PostgreSQL or Temporal is away, for longer than
+// any outage.
 func (fx *fixture) retried(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, plan.LongestOutage+time.Minute)
 	defer cancel()
@@ -199,7 +200,7 @@ func (fx *fixture) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(fx.cfg.Progress, at+format+"\n", args...)
 }
 
-// note keeps what readers of the ledger should know.
+// note keeps a remark for the readers of the report.
 func (fx *fixture) note(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	fx.mu.Lock()
@@ -208,7 +209,7 @@ func (fx *fixture) note(format string, args ...any) {
 	fx.say("note: %s", text)
 }
 
-// problem keeps what makes the run worthless.
+// problem keeps a failure that makes the run worthless.
 func (fx *fixture) problem(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	fx.mu.Lock()
@@ -229,8 +230,8 @@ func (fx *fixture) counted(kind plan.Kind) int {
 	return fx.happened[string(kind)]
 }
 
-// noteStart notes that a step that lay in wait does something now: what came before has
-// nothing to do with it.
+// noteStart notes that a step which waited for its moment does something now: earlier
+// events have nothing to do with it.
 func (fx *fixture) noteStart(step plan.Step) { fx.noteStartAt(step, time.Now()) }
 
 func (fx *fixture) noteStartAt(step plan.Step, at time.Time) {
@@ -253,15 +254,15 @@ func (fx *fixture) failed(f load.Failure) {
 	fx.failures = append(fx.failures, f)
 }
 
-// orphan remembers why a topic may be paused with nobody to resume it.
+// expectPause remembers why a topic may be paused while no recovery resumes it.
 func (fx *fixture) expectPause(topic, why string) {
 	fx.mu.Lock()
 	defer fx.mu.Unlock()
 	fx.expectedPauses[topic] = why
 }
 
-// close ends what newFixture began. What it made goes with the stack, but for the
-// schedules, which would go on.
+// close ends everything that newFixture began, and deletes the schedules, which would go
+// on. The rest ends with the stack.
 func (fx *fixture) close() {
 	if fx.temporal != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

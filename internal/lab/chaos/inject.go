@@ -30,7 +30,7 @@ var outages = []plan.Kind{
 	plan.ResetDatabase, plan.CutDatabase, plan.LongCut, plan.RestartDatabase, plan.FailOver, plan.FailOverEarly, plan.Restore,
 }
 
-// perform does the steps of a plan, each at its time, and returns what was done.
+// perform does the steps of a plan, each at its time, and returns the faults.
 func (fx *fixture) perform(ctx context.Context, steps []plan.Step) []check.Fault {
 	var mu sync.Mutex
 	var done []check.Fault
@@ -64,7 +64,7 @@ func (fx *fixture) perform(ctx context.Context, steps []plan.Step) []check.Fault
 	return done
 }
 
-// errNothingThere says that what a step wants to harm is not there.
+// errNothingThere says that the target of a step does not exist at this moment.
 var errNothingThere = errors.New("nothing there")
 
 // inject does one step and returns when it is over.

@@ -9,14 +9,13 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/plan"
 )
 
-// patience is how long requests under way and queues that are drained are waited for.
+// patience is the longest wait for requests under way, and for an empty queue.
 const patience = time.Minute
 
-// recreate deletes a topic or queue and makes it again after a while. What a
-// queue still has when it is deleted, and what a topic gets before a queue is
-// subscribed, is lost by AWS's own rules. So both moments are guarded: the
-// relay's requests wait at the gate meanwhile. In between, it meets a destination
-// that is really not there.
+// recreate deletes a topic or queue and creates it again after a while. AWS loses the
+// messages in a queue that is deleted, and those that a topic gets before a queue is
+// subscribed. So the proxy holds the relay's requests at both moments. In between, the
+// relay really finds no destination.
 func (fx *fixture) recreate(ctx context.Context, step plan.Step) error {
 	fx.recreating.Lock()
 	defer fx.recreating.Unlock()

@@ -25,7 +25,7 @@ CREATE TABLE chaos.set_back (id bigint); -- operations that had ended`
 const slack = time.Minute
 
 // failoverAudit are the records that the harness reads from the old primary before it is gone.
-// The new one is told of those that it lacks.
+// Those that the new primary lacks are then written to it.
 var failoverAudit = []struct {
 	name          string
 	columns       string // of the temporary table, with types
@@ -140,7 +140,7 @@ func (fx *fixture) replaced(ctx context.Context, step plan.Step,
 ) error {
 	fx.servers.Lock()
 	defer fx.servers.Unlock()
-	// In any case: what follows needs it.
+	// Even if ctx has ended: the rest of the run needs a primary.
 	ctx = context.WithoutCancel(ctx)
 	return do(ctx, func(from time.Time, with func(context.Context) error) error {
 		fx.noteStartAt(step, from)

@@ -21,11 +21,11 @@ type execution = *commonpb.WorkflowExecution
 // namespace is the dev server's.
 const namespace = "default"
 
-// recoveryAction is something that an operator does to a Recovery workflow.
+// recoveryAction is an operator's action on a Recovery workflow.
 type recoveryAction func(context.Context, client.Client, execution) error
 
-// denied denies access to a destination for a while, and meanwhile meddles with
-// the workflow that takes care of it, if there is one.
+// whileDenied denies access to a destination for a while, and meanwhile acts on the
+// Recovery workflow of its topic, if there is one.
 func (fx *fixture) whileDenied(do recoveryAction) func(context.Context, plan.Step) error {
 	return func(ctx context.Context, step plan.Step) error {
 		end := fx.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: fx.aim(step.Topic), Share: 1})
@@ -56,7 +56,7 @@ func (fx *fixture) whileDenied(do recoveryAction) func(context.Context, plan.Ste
 // recovers is the topic that a recovery is of.
 func recovers(w execution) string { return w.WorkflowId[strings.LastIndexByte(w.WorkflowId, '/')+1:] }
 
-// actOnRecovery meddles with a topic's recovery, and reports whether there was one.
+// actOnRecovery acts on a topic's recovery, and reports whether there was one.
 func (fx *fixture) actOnRecovery(ctx context.Context, step plan.Step, do recoveryAction) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -77,7 +77,7 @@ func terminateRecovery(ctx context.Context, c client.Client, w execution) error 
 	return c.TerminateWorkflow(ctx, w.WorkflowId, w.RunId, "the harness was here")
 }
 
-// pauseRecovery pauses and unpauses what the workflow is doing. (The stack's server
+// pauseRecovery pauses and unpauses the workflow's activity. (The stack's server
 // knows the calls for activities by their older names only.)
 func pauseRecovery(ctx context.Context, c client.Client, w execution) error {
 	id, err := pendingActivity(ctx, c, w)
@@ -102,7 +102,7 @@ func pauseRecovery(ctx context.Context, c client.Client, w execution) error {
 	return nil
 }
 
-// resetRecovery resets what the workflow is doing, and then the workflow itself.
+// resetRecovery resets the workflow's activity, and then the workflow itself.
 func resetRecovery(ctx context.Context, c client.Client, w execution) error {
 	if id, err := pendingActivity(ctx, c, w); err == nil {
 		_, err = c.WorkflowService().ResetActivity(ctx, &workflowservice.ResetActivityRequest{

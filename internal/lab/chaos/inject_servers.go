@@ -52,7 +52,7 @@ func (fx *fixture) restart(part stack.Part) func(context.Context, plan.Step) err
 		}
 		fx.count(string(step.Kind))
 		wait(ctx, step.For)
-		// In any case: what follows needs it.
+		// Even if ctx has ended: the rest of the run needs the server.
 		err := fx.cfg.Stack.Resume(context.WithoutCancel(ctx), part)
 		if err != nil {
 			fx.note("once more: %v", err)
@@ -62,8 +62,8 @@ func (fx *fixture) restart(part stack.Part) func(context.Context, plan.Step) err
 	}
 }
 
-// holdSnapshot keeps a snapshot open as long as ctx lasts, and takes another one
-// where PostgreSQL ended it.
+// holdSnapshot keeps a snapshot open as long as ctx lasts, and takes another one if
+// PostgreSQL has ended it.
 func (fx *fixture) holdSnapshot(ctx context.Context) {
 	for ctx.Err() == nil {
 		_ = fx.snapshot(ctx) // it ends with ctx or PostgreSQL

@@ -77,8 +77,8 @@ SELECT coalesce(min(claimed_by), '') FROM outbox.lane
 WHERE claim_id IS NOT NULL AND holder IS NULL AND leased_until > now() AND claimed_by IS NOT NULL`
 
 // loseClaim kills all workers between a claim's commit and its answer to Temporal.
-// The moment is a short one: whenever a claim shows that nobody has begun, all
-// workers are frozen, and thawed again unless Temporal still waits for the answer.
+// The moment is short: when the database shows a claim that no attempt has begun, all
+// workers are frozen. They are thawed again unless Temporal still waits for the answer.
 func (fx *fixture) loseClaim(ctx context.Context, step plan.Step) error {
 	ctx, cancel := context.WithTimeout(ctx, claimPatience)
 	defer cancel()
@@ -109,7 +109,7 @@ func (fx *fixture) loseClaim(ctx context.Context, step plan.Step) error {
 
 // loseRefusal denies access to a destination and kills all workers between the
 // pause of its topic and the answer that would start the topic's recovery. Access
-// is granted again at once: nobody knows of the pause but the database.
+// is granted again at once: only the database knows of the pause.
 func (fx *fixture) loseRefusal(ctx context.Context, step plan.Step) error {
 	ctx, cancel := context.WithTimeout(ctx, claimPatience)
 	defer cancel()
@@ -166,8 +166,8 @@ func (fx *fixture) claiming(ctx context.Context, by string) bool {
 }
 
 // open lists the running workflows of a type on this run's task queue. It does not
-// wait for long: whoever asks may have frozen all workers, and a freeze must be
-// shorter than what makes them fall silent.
+// wait for long: the caller may have frozen all workers, and a freeze must be shorter than
+// their heartbeat timeout.
 func (fx *fixture) open(ctx context.Context, kind string) (list []execution, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

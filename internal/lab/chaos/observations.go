@@ -62,7 +62,7 @@ func (r *observations) close() {
 	r.steps.Close()
 }
 
-// An error of these is returned by Part.
+// Part returns the first error of these methods.
 
 func (r *observations) written(w check.Written)   { _ = r.events.Put(w.ID, entry{Written: &w}) }
 func (r *observations) received(m check.Received) { _ = r.events.Put(m.EventID, entry{Received: &m}) }

@@ -13,14 +13,14 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/plan"
 )
 
-// The starter's exit statuses that more patience does not change.
+// The starter's exit statuses that a repetition does not change.
 const (
 	exitMisused = 2
 	exitNothing = 3
 )
 
-// operate gives a command as an operator does, who gives it again while the database
-// or Temporal is away. It returns errNothingThere if nothing matches.
+// operate runs a command of the starter as an operator does, and repeats it while the
+// database or Temporal is away. It returns errNothingThere if nothing matches.
 func (fx *fixture) operate(ctx context.Context, args ...string) error {
 	var final error
 	err := fx.retried(ctx, func(ctx context.Context) error {
@@ -64,7 +64,7 @@ func (fx *fixture) redrive(ctx context.Context, step plan.Step) error {
 func (fx *fixture) discard(ctx context.Context, step plan.Step) error {
 	end := fx.proxy.Begin(faults.Rule{Kind: faults.Poison, Destination: fx.aim(step.Topic), Share: .3})
 	wait(ctx, step.For)
-	// The relay may be busy with another fault, and send nothing that could die.
+	// The relay may be busy with another fault, and send nothing that could become a dead letter.
 	for late := time.Now(); time.Since(late) < latest; {
 		dead, err := fx.names(ctx, deadSQL)
 		if err == nil && slices.Contains(dead, step.Topic) || !wait(ctx, 100*time.Millisecond) {
@@ -99,12 +99,12 @@ func (fx *fixture) replay(ctx context.Context, step plan.Step) error {
 const (
 	pausedSQL = `SELECT topic FROM outbox.topic WHERE paused_at IS NOT NULL`
 	deadSQL   = `SELECT DISTINCT topic FROM outbox.dead_letter`
-	// What is being discarded is left to that.
+	// A topic's dead letters that are being discarded are left alone.
 	redrivableSQL = deadSQL + ` WHERE topic NOT IN (SELECT topic FROM outbox.operation WHERE kind = 'discard' AND finished_at IS NULL
 	    AND id NOT IN (SELECT id FROM chaos.set_back))`
 )
 
-// tidyUp resumes what operators have left paused, and redrives what is dead.
+// tidyUp resumes the topics that operators have left paused, and redrives dead letters.
 func (fx *fixture) tidyUp(ctx context.Context) {
 	for _, tidy := range []struct {
 		topicsSQL string

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// lonePause is from when on a paused topic without a recovery is worth a note. Its
-// pause ends by itself, so it is no violation; but if nobody terminated anything,
-// it should not come to that.
+// lonePause is the time after which a paused topic without a recovery is worth a note. Its
+// pause ends by itself, so it is no violation. But it should happen only if a recovery was
+// terminated.
 const lonePause = 10 * time.Second
 
 // watchPauses notes topics that are paused in the name of a recovery that does not

@@ -9,13 +9,16 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/check"
 )
 
-// remainingSQL leaves out what was asked of recoveries: they answer when they can, and
-// one that was terminated never does. It takes a replay that ended with less than was
-// counted before it for incomplete: what was published once stays so, however much is
-// written meanwhile, until its partition is dropped. It leaves out operations that had
-// ended on an old primary and are under way on the new one: their workflows have ended, and
-// docs/runbook.md tells operators how to end the record. And it takes for kept what
-// retention should have dropped when nothing else was left.
+// remainingSQL finds everything that should be gone at the end.
+//
+//   - It leaves out requests to recoveries: a recovery answers when it can, and a
+//     terminated one never answers.
+//   - A replay is incomplete if it ended with fewer events than were counted before it. A
+//     published event stays published until its partition is dropped.
+//   - It leaves out operations that had ended on an old primary and are under way on the
+//     new one: their workflows have ended, and docs/runbook.md tells operators how to end
+//     the record.
+//   - A partition is kept if retention should have dropped it when nothing else was left.
 const remainingSQL = `
 SELECT 'pending', format('%s: %s events, the oldest of %s', topic, count(*), min(created_at)::time(0)) FROM outbox.pending GROUP BY topic
 UNION ALL
@@ -42,7 +45,7 @@ UNION ALL
 SELECT 'kept', format('%s events of %s in the default partition', count(*), created_at::date) FROM outbox.event_default
 WHERE created_at < (now() AT TIME ZONE 'UTC')::date - ` + keepDays + ` GROUP BY created_at::date`
 
-// remaining is what the outbox's tables still have to do, or have not done.
+// remaining returns the unfinished work in the outbox's tables.
 func (fx *fixture) remaining(ctx context.Context) ([]check.Remaining, error) {
 	rows, err := fx.db.Query(ctx, remainingSQL)
 	if err != nil {

@@ -44,7 +44,7 @@ type Slowest struct {
 	Topic   string  `json:"topic"`
 }
 
-// Operations are what operators had to do with, in events.
+// Operations counts the events that operators redrove, replayed and discarded.
 type Operations struct {
 	Dead     map[string]int `json:"dead"`     // became dead letters, as often as they did, by code
 	Redriven int            `json:"redriven"` // those of the drain included
@@ -56,12 +56,12 @@ type Operations struct {
 	gone int // events that retention has dropped or deleted
 }
 
-// Retention is what became of days that are to be dropped.
+// Retention counts the expired partitions and their events.
 type Retention struct {
 	Dropped int `json:"dropped"` // partitions
 	Events  int `json:"events"`  // that went with them, or out of the default partition
 	// Needed is how often the harness tried to drop one of which something was pending
-	// or dead. Maintenance did, too, and nobody counts that.
+	// or dead. Attempts of Maintenance are not counted.
 	Needed int `json:"needed"`
 }
 
@@ -89,8 +89,8 @@ func (fx *fixture) report(facts check.Facts, done Operations, drained time.Durat
 	}, nil
 }
 
-// acknowledged has, by outbox topic, when the relay heard that something was
-// accepted.
+// acknowledged returns, by outbox topic, the times at which the relay received an
+// acknowledgement.
 func (fx *fixture) acknowledged() map[string][]time.Time {
 	acks := fx.proxy.Acknowledged()
 	byTopic := make(map[string][]time.Time)
@@ -102,18 +102,18 @@ func (fx *fixture) acknowledged() map[string][]time.Time {
 	return byTopic
 }
 
-// Print writes the ledger for people.
+// Print writes the report for people.
 func (l *Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "\nseed %d, %.0f s, %d workers\n\n", l.Seed, l.Seconds, l.Workers)
 	fmt.Fprintf(w, "events      %6d committed, %d rolled back\n", l.Committed, l.RolledBack)
-	fmt.Fprintf(w, "failover    %6d commits lost with an old primary, %d replays; %d messages of these had been published\n", l.LostCommits, l.LostReplays, l.Orphans)
+	fmt.Fprintf(w, "failover    %6d commits lost with an old primary, and %d replays; %d messages of these had been published\n", l.LostCommits, l.LostReplays, l.Orphans)
 	fmt.Fprintf(w, "messages    %6d received, %d delivered again by their queue\n", l.Received, l.Redelivered)
 	fmt.Fprintf(w, "operators   %6d redriven, %d replayed (%d of expired days), %d discarded\n",
 		l.Operations.Redriven, l.Operations.Replayed, l.Operations.ReplayedOld, l.Operations.Discarded)
-	fmt.Fprintf(w, "retention   %6d partitions dropped, %d events gone, %d times one was needed\n", l.Retention.Dropped, l.Retention.Events, l.Retention.Needed)
-	fmt.Fprintf(w, "slowest     %6.1f s from a commit to the reception\n", l.Slowest)
-	fmt.Fprintf(w, "recovery    %6.1f s at most, after: %s (%s)\n", l.Recovery.Seconds, l.Recovery.After, l.Recovery.Topic)
-	fmt.Fprintf(w, "drained     %6.1f s after the last event\n", l.Drain)
+	fmt.Fprintf(w, "retention   %6d partitions dropped, %d events gone; %d times a partition stayed because its events were needed\n", l.Retention.Dropped, l.Retention.Events, l.Retention.Needed)
+	fmt.Fprintf(w, "slowest     %6.1f s from the commit of an event to its reception\n", l.Slowest)
+	fmt.Fprintf(w, "recovery    %6.1f s from the end of a fault to the next acknowledgement, at most; after: %s (%s)\n", l.Recovery.Seconds, l.Recovery.After, l.Recovery.Topic)
+	fmt.Fprintf(w, "drained     %6.1f s after the last event was written\n", l.Drain)
 	printCounts(w, "faults", l.Faults)
 	printCounts(w, "dead letters by code", l.Operations.Dead)
 	printCounts(w, "duplicates by cause", l.Duplicates)

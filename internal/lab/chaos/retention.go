@@ -23,9 +23,9 @@ const expiredDays = `(
 const dropPartitionSQL = `SELECT outbox.drop_partition($1::text::date)`
 
 // dropPartitions tries to drop the expired partitions again and again, beside
-// Maintenance, which does so every two seconds: at every instant that there is, some
-// of their events are pending, dead, redriven or replayed. What it did is on record,
-// whoever did it; counted is here what was refused.
+// Maintenance, which does so every two seconds: at each of these instants, some of their
+// events are pending, dead, redriven or replayed. The audit in the database has all drops.
+// This method counts the refusals.
 func (fx *fixture) dropPartitions(ctx context.Context, step plan.Step) error {
 	until, needed := time.Now().Add(step.For), false
 	// Producers may be in the way of every attempt, or nothing be pending.

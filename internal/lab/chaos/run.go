@@ -15,9 +15,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/workers"
 )
 
-// Run lets things go wrong for a while, waits until nothing is left to publish, and
-// judges. Its error says that the run could not be made; what the run showed is in
-// the ledger.
+// Run injects faults for a while, waits until nothing is left to publish, and checks the
+// promises. Its error says that the run could not be made. The result of a run, good or
+// bad, is in the report.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	cfg = cfg.withDefaults()
 	fx, err := newFixture(ctx, cfg)
@@ -173,8 +173,7 @@ func (fx *fixture) injectAll(ctx context.Context, l *load.Load, consumers *consu
 const calmRate = 250
 
 // drain waits until nothing is left to publish nor to receive, for Config.Drain and the time
-// that calmRate allows for a backlog. Operators take part: what is paused is resumed, and
-// what is dead redriven.
+// that calmRate allows for a backlog. It resumes paused topics and redrives dead letters.
 func (fx *fixture) drain(ctx context.Context, consumers *consume.Consumers) time.Duration {
 	began := time.Now()
 	deadline := began.Add(fx.cfg.Drain)
@@ -193,7 +192,7 @@ func (fx *fixture) drain(ctx context.Context, consumers *consume.Consumers) time
 			fx.say("%v", err)
 		case len(left) == 0:
 			took := time.Since(began)
-			// What was published last is still to be received, and what should not come too.
+			// The last messages, and any that should not come, are still to be received.
 			for consumers.Idle() < 3*time.Second && wait(ctx, 100*time.Millisecond) {
 			}
 			return took

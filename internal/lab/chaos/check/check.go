@@ -18,7 +18,7 @@ type Verdict struct {
 	Counts     Counts
 }
 
-// Counts are the parts of the ledger that follow from the facts.
+// Counts are the parts of the report that follow from the facts.
 type Counts struct {
 	Committed  int `json:"committed"`
 	RolledBack int `json:"rolledBack"`
@@ -139,7 +139,7 @@ func (j *judge) judgePart(part Part) error {
 	return j.steps(p)
 }
 
-// index looks facts up, and complains about such as cannot be judged.
+// index makes facts easy to look up, and reports those that cannot be judged.
 func (j *judge) index(p *partial) {
 	for i := range p.Written {
 		w := &p.Written[i]
@@ -209,7 +209,7 @@ func (q Queue) has(topic string) bool {
 	return q.Topic == topic
 }
 
-// receptions goes through what was received: known, committed, and as written.
+// receptions checks each message: its event is known, was committed, and is unchanged.
 func (j *judge) receptions(p *partial) {
 	messages, known := map[place]bool{}, map[place]bool{}
 	for i := range p.Received {
@@ -249,7 +249,7 @@ func (j *judge) receptions(p *partial) {
 	}
 }
 
-// retention checks what went with partitions.
+// retention checks the events that were dropped with partitions.
 func (j *judge) retention() {
 	for _, d := range j.facts.Drops {
 		if d.Needed > 0 {

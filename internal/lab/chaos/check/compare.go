@@ -23,8 +23,8 @@ func (j *judge) compare(q Queue, w *Written, r *Received) {
 	}
 }
 
-// compareGroup checks that keys and groups correspond, whatever a group is called
-// where AWS does not accept the key as it is.
+// compareGroup checks that keys and groups correspond. If AWS does not accept a key as a
+// group id, the name of its group does not matter.
 func (j *judge) compareGroup(w *Written, r *Received) {
 	if r.Group == "" {
 		j.violate(Altered, "%s: event %s came without its key's group", r.Queue, w.ID)

@@ -69,7 +69,7 @@ func (j *judge) deliveries(p *partial) {
 	}
 }
 
-// missed reports lost deliveries, and replays that came unasked.
+// missed reports lost deliveries, and replays that no operator asked for.
 func (j *judge) missed() {
 	for _, queue := range slices.Sorted(maps.Keys(j.lost)) {
 		slices.Sort(j.lost[queue])
@@ -157,7 +157,7 @@ func (j *judge) matchByTime(p *partial, at place, all []*Received) (missing []in
 }
 
 // matchByID serves FIFO queues, whose messages say by their deduplication id which
-// delivery they are. It returns also the ids of replays that nobody asked for.
+// delivery they are. It also returns the ids of replays that no operator asked for.
 func (j *judge) matchByID(p *partial, at place, all []*Received) (missing []int64, unasked []string) {
 	last := map[int64]*Received{}
 	wanted, lost := map[int64]bool{0: true}, map[int64]bool{}

@@ -1,7 +1,6 @@
-// Package check decides whether a chaos run kept the relay's promises. It is
-// pure: facts that were recorded go in, violations come out. So it can be tested
-// with made-up facts, above all with such as must make it fail: a checker that
-// never goes red proves nothing.
+// Package check decides whether the relay kept its promises in a chaos run. It is pure:
+// it takes the recorded facts and returns violations. So tests can give it invented
+// facts, above all facts that break a promise: a checker that never fails proves nothing.
 package check
 
 import (
@@ -14,14 +13,14 @@ import (
 // Outcome is what became of the transaction that wrote an event.
 type Outcome string
 
-// The outcomes. What is still Ambiguous when the facts are judged is an error of the
-// harness.
+// The outcomes. If an outcome is still Ambiguous when the facts are judged, that is an
+// error of the harness.
 const (
 	Committed  Outcome = "committed"
 	RolledBack Outcome = "rolled back"
 	Ambiguous  Outcome = "unknown"
-	// LostCommit is a commit that the standby or the backup did not have that replaced
-	// the primary.
+	// LostCommit is a commit that the old primary had, and the standby or the backup that
+	// replaced it did not.
 	LostCommit Outcome = "lost with the old primary"
 )
 
@@ -81,7 +80,7 @@ type Send struct {
 	Told bool
 }
 
-// Replay is one time that an event was published again because somebody asked.
+// Replay is one time that an event was published again because an operator asked for it.
 type Replay struct {
 	Number int64     // tells replays of an event apart
 	At     time.Time // when it was made pending; it cannot have been sent before
@@ -147,7 +146,7 @@ type Hold struct {
 	Lost    bool   // with an old primary: the new one did not know of it
 }
 
-// Remaining is something in the outbox's tables that should be gone.
+// Remaining is something in the outbox's tables that should be gone at the end.
 type Remaining struct {
 	What string // "pending", "leased", "paused", "dead", "under way", "incomplete", "kept"
 	Text string
@@ -203,8 +202,8 @@ type Rule string
 
 // The rules.
 const (
-	Lost      Rule = "lost"      // committed ⊆ received, replayed ⊆ received again, but for what was discarded
-	Phantom   Rule = "phantom"   // rolled back ∩ received = ∅, and so for replays that nobody asked for, and what was discarded
+	Lost      Rule = "lost"      // committed ⊆ received, replayed ⊆ received again, except for discarded events
+	Phantom   Rule = "phantom"   // rolled back ∩ received = ∅; the same for replays without an operator, and for discarded events
 	Disorder  Rule = "disorder"  // receptions of a key in commit order, and so within each replay
 	Altered   Rule = "altered"   // received as written
 	Repeated  Rule = "repeated"  // each duplicate has a cause of its own

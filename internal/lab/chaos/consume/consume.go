@@ -1,6 +1,6 @@
-// Package consume drains queues while they are filled, and records every message
-// as it came. Consumers go straight to the endpoint: what is injected between it
-// and the relay does not concern them.
+// Package consume drains queues while they are filled, and records every message as it
+// came. Consumers connect to the endpoint directly, so the faults between the relay and
+// the endpoint do not concern them.
 package consume
 
 import (
@@ -31,7 +31,7 @@ const (
 type Queue struct {
 	Name string
 	URL  string
-	// Envelope is true if SNS wraps what it delivers.
+	// Envelope is true if SNS delivers in its envelope, not raw.
 	Envelope bool
 }
 
@@ -81,12 +81,12 @@ func (c *Consumers) Idle() time.Duration {
 
 func (c *Consumers) drain(ctx context.Context, q Queue) {
 	for ctx.Err() == nil {
-		// A request that is given up half-way would hide what it received.
+		// If a request were cancelled, the messages that it received would not be recorded.
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 		err := c.takeSome(limited, q)
 		cancel()
 		if err != nil {
-			// Its queue may be away for a while.
+			// Its queue may be deleted for a while.
 			c.mu.Lock()
 			c.failures[err.Error()]++
 			c.mu.Unlock()
@@ -133,7 +133,7 @@ func (c *Consumers) takeSome(ctx context.Context, q Queue) error {
 	return nil
 }
 
-// message is what a message says, with or without SNS's envelope.
+// message returns the record of a message, with or without SNS's envelope.
 func (q Queue) message(m types.Message, arrived time.Time) check.Received {
 	r := check.Received{
 		Queue: q.Name, MessageID: aws.ToString(m.MessageId), Payload: aws.ToString(m.Body),
@@ -151,7 +151,7 @@ func (q Queue) message(m types.Message, arrived time.Time) check.Received {
 			Message           string
 			MessageAttributes map[string]struct{ Value string }
 		}
-		// What is no envelope is recorded as it is, and found to differ.
+		// A body that is no envelope is recorded as it is, and the checker finds that it differs.
 		if json.Unmarshal([]byte(r.Payload), &envelope) == nil {
 			r.Payload = envelope.Message
 			for name, a := range envelope.MessageAttributes {

@@ -1,12 +1,12 @@
-// Package faults is an HTTP proxy between the relay and an SNS/SQS endpoint that
-// injects what AWS and networks do and no emulator does: answers that accept a
-// part, that leave an entry out or never arrive, throttling, denied access.
+// Package faults is an HTTP proxy between the relay and an SNS/SQS endpoint. It injects
+// the faults of AWS and of networks that no emulator has: answers that accept a part of
+// a batch, that leave an entry out or never arrive, throttling, denied access.
 //
-// It speaks the two protocols that the Go SDK speaks, SNS's query protocol with
-// XML and SQS's JSON, well enough to take single entries out of a batch, so that
-// what it reports as failed was not accepted either.
+// It understands the two protocols of the Go SDK, SNS's query protocol with XML and
+// SQS's JSON. So it can take single entries out of a batch: an entry that it reports as
+// failed was not accepted.
 //
-// What it does is a set of rules that are switched on and off while it runs. The
-// dice are seeded; which request meets which throw is not reproducible, because
-// requests are concurrent. Consumers go past it.
+// A run switches rules on and off. The random numbers have a seed, but a run is not
+// reproducible request by request, because requests are concurrent. Consumers do not use
+// the proxy.
 package faults

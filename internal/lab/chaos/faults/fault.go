@@ -11,7 +11,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/check"
 )
 
-// fault is what is to become of a request.
+// fault is what the proxy does to one request. A fault without a kind forwards the
+// request and its answer.
 type fault struct {
 	kind     Kind // of the whole request; empty: forwarded and answered
 	dice     int
@@ -98,7 +99,7 @@ func (f *fault) meet(kind Kind, id string) {
 	}
 }
 
-// refuse answers what is not forwarded, and reports whether it did.
+// refuse answers a request that is not forwarded, and reports whether it was one.
 func (f *fault) refuse(w http.ResponseWriter, r *http.Request, q *request) bool {
 	switch f.kind {
 	case DropRequest:
@@ -131,8 +132,8 @@ func (f *fault) refuse(w http.ResponseWriter, r *http.Request, q *request) bool 
 	return true
 }
 
-// reply brings the endpoint's answer to the relay, changed or not at all, and
-// notes what the relay now knows.
+// reply sends the endpoint's answer to the relay, changed, unchanged or not at all, and
+// notes which entries the relay knows to be accepted.
 func (p *Proxy) reply(w http.ResponseWriter, r *http.Request, q *request, f *fault, answer *reply) {
 	text := answer.text
 	var accepted map[string]bool

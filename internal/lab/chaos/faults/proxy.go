@@ -15,7 +15,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/check"
 )
 
-// Proxy passes requests on to an endpoint, or does not.
+// Proxy passes requests on to an endpoint, if no rule prevents it.
 type Proxy struct {
 	URL    string
 	target *url.URL
@@ -160,8 +160,8 @@ type reply struct {
 	text   []byte
 }
 
-// forward sends what is to be forwarded. It is not cancelled with the client,
-// because what was sent may be accepted in any case.
+// forward sends the request without its withheld entries. It is not cancelled with the
+// client, because the endpoint may have accepted the request already.
 func (p *Proxy) forward(r *http.Request, q *request, f *fault) (*reply, error) {
 	p.count(q.destination, 1)
 	defer p.count(q.destination, -1)

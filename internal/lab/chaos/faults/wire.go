@@ -23,7 +23,7 @@ type request struct {
 
 type entry struct{ id, event string }
 
-// read understands a request. What it does not, it passes on.
+// read parses a request. The proxy passes on the requests that it cannot parse.
 func read(r *http.Request, body []byte) *request {
 	q := &request{body: body}
 	if action, ok := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "AmazonSQS."); ok {

@@ -16,8 +16,8 @@ const (
 	unordered                  // no key, no lock
 )
 
-// Keys are the names of the keys that every topic has events of at any rate, but for the
-// empty one.
+// Keys are the names of the keys that every topic has events of at any rate, without the
+// empty key.
 func Keys() (names []string) {
 	for _, k := range keys {
 		if k.name != "" {

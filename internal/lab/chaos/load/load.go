@@ -1,12 +1,10 @@
-// Package load produces events the way that services do, good and bad: several
-// writers to a key, a key that most write to, transactions that roll back, that take
-// long, whose statement takes long, that lose their connection while they commit. It
-// remembers what became of every event.
+// Package load writes events as good and bad services do: several writers to a key, a hot
+// key, transactions that roll back, slow transactions, slow statements, transactions that
+// lose their connection while they commit. It notes the outcome of every event.
 //
-// Every writer takes its key's lock before it inserts, as promise 2 demands, and
-// numbers the key's events under that lock, so that the numbers are in commit
-// order by whatever means the lock is taken. Some are backdated, so that the days
-// that retention drops have events.
+// Every writer takes its key's lock before it inserts, as the order per key demands, and
+// numbers the key's events under that lock. So the numbers are in commit order, for each
+// kind of lock. Some events are backdated, so that retention has days to drop.
 package load
 
 import (
@@ -42,7 +40,7 @@ type Config struct {
 	// Keep is given every event when its outcome is known, or known to be unknown, with a
 	// payload's digest in the place of the payload.
 	Keep func(check.Written)
-	// Failed is told of every transaction that did not end as it was to.
+	// Failed is called for every transaction that did not end as it should.
 	Failed func(Failure)
 }
 
@@ -69,7 +67,7 @@ type Load struct {
 	due time.Time  // when the next transaction is to begin
 }
 
-// turns gives every so often one transaction its turn, whatever the rate.
+// turns gives one transaction its turn at a fixed interval, at any rate.
 type turns struct {
 	every time.Duration
 	given atomic.Int64
@@ -140,7 +138,7 @@ func (l *Load) write(ctx context.Context, dice *rand.Rand) {
 		case <-time.After(l.turn(dice, len(t.events))):
 		}
 		began := time.Now()
-		// What was begun is ended: only the load's end is asked for, not a broken
+		// A transaction that has begun goes on to its end: Stop ends the load, and breaks no
 		// transaction.
 		txCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 		t.outcome = check.Ambiguous

@@ -33,7 +33,7 @@ type transaction struct {
 
 var types = []string{"ChaosBegan", "ChaosWentOn", "ChaosEnded"}
 
-// next makes up a transaction.
+// next invents a transaction.
 func (l *Load) next(dice *rand.Rand) *transaction {
 	t := &transaction{key: l.keys[dice.IntN(len(l.keys))]}
 	if dice.Float64() < l.hotShare {
@@ -94,7 +94,7 @@ func attributes(dice *rand.Rand) map[string]string {
 	return a
 }
 
-// pad is text that encodings stumble over, most often short.
+// pad is text with difficult characters for encodings, most often short.
 func pad(dice *rand.Rand) string {
 	n := dice.IntN(20)
 	if dice.IntN(50) == 0 {
@@ -149,7 +149,7 @@ func (t *transaction) do(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// drawSQL locks the aggregate, if nobody has, and counts its events.
+// drawSQL locks the aggregate, if this transaction has not done so yet, and counts its events.
 const drawSQL = `UPDATE chaos.aggregate SET events = events + $3 WHERE topic = $1 AND key = $2 RETURNING events - $3`
 
 func (t *transaction) draw(ctx context.Context, tx pgx.Tx) (before int64, err error) {
@@ -231,7 +231,7 @@ func (t *transaction) number(before int64) {
 	}
 }
 
-// encode leaves <, > and & as they are, for XML to stumble over.
+// encode leaves <, > and & as they are, because they are difficult for XML.
 func encode(body map[string]any) string {
 	var b strings.Builder
 	e := json.NewEncoder(&b)

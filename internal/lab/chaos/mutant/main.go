@@ -10,8 +10,7 @@
 //     order.
 //   - overtaking: events are published though an earlier one of their key is a dead
 //     letter, which comes after them when it is redriven.
-//   - retention: expired partitions are dropped without a look at what is pending or
-//     dead.
+//   - retention: expired partitions are dropped with their pending and dead events.
 //   - twice: every page is sent twice, and only the second time counts.
 //   - by-number: acknowledged events are settled by their number alone, whichever history
 //     of the database it is from.

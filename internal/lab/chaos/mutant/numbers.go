@@ -12,7 +12,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// byNumber settles what is acknowledged again and again, by its number alone. That is
+// byNumber settles acknowledged events again and again, by their numbers alone. That is
 // harmless until the database is replaced and gives the numbers to other events.
 type byNumber struct {
 	*postgres.Store

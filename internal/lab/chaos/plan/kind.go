@@ -1,9 +1,10 @@
 package plan
 
-// Kind is what is done. Kinds of package faults are kinds of a plan as well.
+// Kind is a kind of fault, or of an operator's command. Kinds of package faults are kinds
+// of a plan as well.
 type Kind string
 
-// What is done to workers.
+// Faults of workers.
 const (
 	Kill        Kind = "worker killed"                 // SIGKILL, and another one in its place
 	Stall       Kind = "worker stalled"                // SIGSTOP past its heartbeat timeout, SIGCONT
@@ -14,7 +15,7 @@ const (
 	LostClaim   Kind = "claim lost"                    // all workers killed between a claim and its answer
 )
 
-// What is done to PostgreSQL and Temporal.
+// Faults of PostgreSQL and Temporal.
 const (
 	SlowDatabase    Kind = "database slow"
 	ResetDatabase   Kind = "database connections reset"
@@ -32,25 +33,24 @@ const (
 	PrepareTransaction Kind = "transaction prepared"
 )
 
-// What is done to destinations, beside the kinds of package faults.
+// Changes of destinations. Package faults has the faults of requests to them.
 const (
 	RecreateTopic Kind = "topic recreated"
 	RecreateQueue Kind = "queue recreated"
 	RouteTopic    Kind = "topic routed" // one that had no route until then
 )
 
-// What is done to the workflow that takes care of a destination to which access is
-// denied, while it is.
+// Actions on the workflow Recovery of a topic, while access to its destination is denied.
 const (
 	TerminateRecovery Kind = "recovery terminated"
 	PauseRecovery     Kind = "recovery paused"
 	ResetRecovery     Kind = "recovery reset"
 )
 
-// What operators do, beside what makes them: faults.Poison.
+// Commands of operators. faults.Poison makes the dead letters for them.
 const (
 	PauseTopic  Kind = "topic paused"           // by an operator, who resumes it after a while
 	RedriveDead Kind = "dead letters redriven"  // all that a topic has
 	ReplayTopic Kind = "topic replayed"         // what was written lately, or all events of a key
-	DiscardDead Kind = "dead letters discarded" // that are made for it, of one topic
+	DiscardDead Kind = "dead letters discarded" // of one topic, made for this step
 )

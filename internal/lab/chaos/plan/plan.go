@@ -1,5 +1,5 @@
-// Package plan decides what goes wrong when. A plan is a pure function of a seed
-// and a length, so that a run that found something can be asked for again.
+// Package plan decides which fault happens when. A plan is a pure function of a seed and
+// a length, so you can repeat the plan of a run that found something.
 package plan
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/lab/chaos/faults"
 )
 
-// Step is one thing that is done.
+// Step is one fault or one command, at its time.
 type Step struct {
 	At     time.Duration `json:"at"`
 	For    time.Duration `json:"for"`
@@ -101,13 +101,13 @@ func Make(seed uint64, length time.Duration, topics Topics, workers int) []Step 
 	return steps
 }
 
-// firstOfAll are kinds that come early: what takes two minutes to recover from, so
-// that a run that is no longer than that shows the recovery, and what makes the dead
-// letters that are redriven then.
+// firstOfAll are kinds that come early: those that take two minutes to recover from, so
+// that a run of two minutes shows the recovery, and the one that makes the dead letters
+// which are redriven later.
 var firstOfAll = []Kind{TerminateRecovery, LostRefusal, Kind(faults.Poison)}
 
-// sequence shuffles steps and spreads them over a time. What does not fit into its
-// place is cut.
+// sequence shuffles steps and spreads them over a time. If the steps
+// do not fit into the time, each becomes shorter.
 func sequence(dice *rand.Rand, steps []Step, from, to time.Duration) []Step {
 	dice.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
 	for i, s := range steps {
@@ -116,7 +116,7 @@ func sequence(dice *rand.Rand, steps []Step, from, to time.Duration) []Step {
 			steps[i], steps[early] = steps[early], steps[i]
 		}
 	}
-	// A step takes what it lasts, and all share what is left.
+	// A step takes its own length, and all steps share the rest of the time.
 	var needed time.Duration
 	for _, s := range steps {
 		needed += s.For
@@ -201,7 +201,7 @@ func neighbours(dice *rand.Rand) []Step {
 	}
 }
 
-// holders are transactions of others, and what befalls partitions.
+// holders are transactions of other applications, and faults of partitions.
 func holders(dice *rand.Rand) []Step {
 	return []Step{
 		{Kind: HoldWriter, For: seconds(10 + 10*dice.Float64())},

@@ -1,6 +1,6 @@
-// Package workers runs worker processes and does to them what happens to
-// processes: they are killed, stopped, stalled, and replaced by another version.
-// Like an orchestrator it starts another one wherever one has ended.
+// Package workers runs worker processes, and kills, stops and stalls them, or replaces
+// them by another version. Like an orchestrator it starts another process when one has
+// ended.
 package workers
 
 import (
@@ -30,7 +30,7 @@ type Config struct {
 	Stood func(process string, from, to time.Time)
 }
 
-// Pool is a number of workers that is kept up.
+// Pool keeps a number of workers running.
 type Pool struct {
 	cfg     Config
 	ctx     context.Context
@@ -73,7 +73,8 @@ func Start(ctx context.Context, cfg Config) *Pool {
 	return p
 }
 
-// add makes another slot of the current version. p.mu is held, or nobody knows p.
+// add makes another slot of the current version. The caller holds p.mu, or the only
+// reference to p.
 func (p *Pool) add() {
 	s := &slot{version: p.version, retired: make(chan struct{})}
 	p.slots = append(p.slots, s)

@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/stack"
 )
 
-// politeEnd is longer than a worker takes to end what it has begun.
+// politeEnd is longer than a worker takes to finish its batches and stop.
 const politeEnd = 35 * time.Second
 
 // process is a worker process with its output in a file.
@@ -30,7 +30,7 @@ func launch(program, name, log string, env []string) (*process, error) {
 	defer out.Close()
 	p := &process{name: name, cmd: exec.Command(program), log: log, exited: make(chan struct{})}
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, out, out
-	// The terminal's Ctrl-C reaches us and not it.
+	// The terminal's Ctrl-C reaches the harness, and not the worker.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stack.DieWithParent(p.cmd, syscall.SIGKILL)
 	if err := stack.StartChild(p.cmd); err != nil {
