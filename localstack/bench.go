@@ -18,13 +18,17 @@ func benchCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "measure throughput, latency and what both cost, beside this machine's ceiling",
-		Long: `Measures the relay, with the real worker and schedule, on the local stack: how
-fast a backlog drains, beside what the bare SDK sends to the same emulator; the
-time from a commit to the destination's answer; the same drain over many topics
-and under a held snapshot; one key of a FIFO queue; the drain of a topic
-that keeps receipts; and how long claims and loads take
-after a million events were published while another transaction was open.
+		Short: "measure throughput, latency and their cost, and compare them with the limit of this machine",
+		Long: `Measures the relay with the real worker and schedule on the local stack:
+  drain     how fast a backlog is published, and how fast the AWS SDK alone sends
+            the same messages to the same emulator
+  latency   the time from a commit to the destination's answer
+  topics    the drain over many topics
+  snapshot  the drain while a transaction holds a snapshot
+  fifo      one key of a FIFO queue
+  receipts  the drain of a topic that keeps receipts
+  writer    how long claims and loads take after a million events were published
+            while another transaction was open
 
 Takes a few minutes. Progress goes to standard error.`,
 		Args: cobra.NoArgs,
@@ -48,8 +52,8 @@ Takes a few minutes. Progress goes to standard error.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")
-	f.StringSliceVar(&only, "only", nil, "just these parts: drain, latency, topics, snapshot, fifo, receipts, writer (default all)")
-	f.IntVar(&cfg.Events, "events", 0, "events that a drain drains (default 100000)")
+	f.StringSliceVar(&only, "only", nil, "measure only these parts: drain, latency, topics, snapshot, fifo, receipts, writer (default all)")
+	f.IntVar(&cfg.Events, "events", 0, "events in the backlog of a drain (default 100000)")
 	f.IntVar(&cfg.Meanwhile, "meanwhile", 0, "events that are published while a transaction is open (default 1000000)")
 	f.IntVar(&cfg.Rate, "rate", 0, "events a second while latency is measured (default 100)")
 	f.DurationVar(&cfg.RateFor, "rate-for", 0, "how long latency is measured (default 20s)")
@@ -64,8 +68,8 @@ func soakCommand() *cobra.Command {
 		Use:   "soak",
 		Short: "publish at a steady rate and look for gaps where runs follow each other",
 		Long: `Publishes at a steady rate on the local stack and ends with status 1 if an event
-was lost, if nothing was acknowledged for half a second while something waited,
-or if a run ended otherwise than by its own decision.`,
+was lost, if nothing was acknowledged for half a second while an event waited, or
+if a run of the relay failed, timed out or was terminated.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withStack(cmd.Context(), stack.Options{}, func(ctx context.Context, s *stack.Stack) error {
@@ -89,7 +93,7 @@ or if a run ended otherwise than by its own decision.`,
 	f := cmd.Flags()
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")
 	f.IntVar(&cfg.Rate, "rate", 0, "events a second (default 200)")
-	f.DurationVar(&cfg.For, "for", 0, "how long (default 10m)")
+	f.DurationVar(&cfg.For, "for", 0, "how long to publish (default 10m)")
 	f.StringArrayVar(&cfg.WorkerEnv, "worker-env", nil, "KEY=VALUE for the worker's environment")
 	return cmd
 }
@@ -99,10 +103,10 @@ func costCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "cost",
-		Short: "count actions and requests at several rates and lingers",
-		Long: `Publishes at steady rates on the local stack, with and without --linger, and counts
-Temporal's actions (heartbeats included) and the requests to the destination: what
-Temporal Cloud and AWS send bills for. Takes about fifteen minutes.`,
+		Short: "count Temporal's actions and AWS requests at several rates and lingers",
+		Long: `Publishes at steady rates on the local stack, with and without the starter's --linger.
+Counts Temporal's actions (with heartbeats) and the requests to the destination:
+Temporal Cloud and AWS bill for them. Takes about fifteen minutes.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withStack(cmd.Context(), stack.Options{}, func(ctx context.Context, s *stack.Stack) error {
@@ -123,7 +127,7 @@ Temporal Cloud and AWS send bills for. Takes about fifteen minutes.`,
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")
 	f.IntSliceVar(&cfg.Rates, "rates", nil, "events a second (default 0,1,10,100,500)")
 	f.DurationSliceVar(&cfg.Lingers, "lingers", nil, "how long events may wait for a page to fill (default 0s,100ms,1s)")
-	f.DurationVar(&cfg.For, "for", 0, "how long each is counted (default 30s)")
+	f.DurationVar(&cfg.For, "for", 0, "how long to count at each rate and linger (default 30s)")
 	return cmd
 }
 

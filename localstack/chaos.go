@@ -21,17 +21,19 @@ func chaosCommand() *cobra.Command {
 	var asJSON, calm bool
 	cmd := &cobra.Command{
 		Use:   "chaos",
-		Short: "let everything around the relay fail, and prove that it keeps its promises",
-		Long: `Starts a stack of its own and publishes through it while AWS, PostgreSQL, Temporal
-and the workers fail in every way that the harness knows, primaries are lost,
-operators pause topics, redrive, discard and replay, and retention drops what it
-may, by a plan that follows from the seed. Then waits until nothing is left, drains
-all queues, and checks that everything committed or replayed arrived, in order and
-as it was written, and nothing else; that each duplicate has a cause of its own; that
-no producer was refused; that retention took nothing that was needed; that nothing
-is stuck. From 5 minutes on, runs of the relay are as long as in production.
+		Short: "inject faults everywhere around the relay, and check that it keeps its promises",
+		Long: `Starts a stack of its own and publishes events while faults happen: AWS, PostgreSQL,
+Temporal and the workers fail, primaries are lost, operators pause topics, redrive,
+discard and replay, and retention drops partitions. The seed decides which fault
+happens when. Then waits until no event is pending, drains all queues, and checks:
+  - each committed or replayed event arrived, unchanged and in order, and no other;
+  - each duplicate has a cause of its own;
+  - no statement of a producer failed without an injected fault;
+  - retention dropped no pending or dead event;
+  - nothing is stuck.
+With --minutes 5 or more, runs of the relay are as long as in production.
 
-Ends with status 0 only if every check held. Progress goes to standard error.`,
+Exits with status 0 only if every check held. Progress goes to standard error.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("seed") {
@@ -61,10 +63,10 @@ Ends with status 0 only if every check held. Progress goes to standard error.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")
-	f.Uint64Var(&cfg.Seed, "seed", 0, "what the plan and the events follow from (default random, and printed)")
-	f.Float64Var(&minutes, "minutes", 2, "how long things go wrong; from 2 on nearly every kind of fault has its turn, from 5 on every kind")
-	f.BoolVar(&calm, "calm", false, "nothing goes wrong: shows that the harness itself is sound")
+	f.Uint64Var(&cfg.Seed, "seed", 0, "decides the faults and the events: the same seed gives the same plan (default: a random one, which is printed)")
+	f.Float64Var(&minutes, "minutes", 2, "how long faults are injected; 2 has nearly every kind of fault, 5 has every kind")
+	f.BoolVar(&calm, "calm", false, "inject no fault: a failed check is then a mistake of the harness")
 	f.IntVar(&cfg.Workers, "workers", 0, "worker processes (default 2)")
-	f.IntVar(&cfg.Rate, "rate", 0, "events committed a second, about (default 60)")
+	f.IntVar(&cfg.Rate, "rate", 0, "committed events a second, approximately (default 60)")
 	return cmd
 }

@@ -20,22 +20,23 @@ func demoCommand() *cobra.Command {
 	var d demo
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "run the example shop on the stack with a real worker, and check that everything adds up",
+		Short: "run the example shop with a real worker, and check that every event arrived and took effect once",
 		Long: `Starts the stack, migrates the database, creates the topics and queues, starts
 the worker and its schedule, and runs examples/shop for half a minute with a
-live view. Ends with status 0 only if its reconciliation holds.
+live view. At the end, a reconciliation compares the tables of all services.
+Exits with status 0 only if each of its checks holds.
 
-What the environment names is used and not started, and keeps what the demo
-makes there: the schedule, the tables and the queues.`,
+If DATABASE_URL, TEMPORAL_ADDRESS or AWS_ENDPOINT_URL is set, the demo uses that
+server. The schedule, the tables and the queues of the demo then stay there.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
 	keep, _ := strconv.ParseBool(os.Getenv("KEEP"))
 	f := cmd.Flags()
-	f.DurationVar(&d.length, "for", 30*time.Second, "how long customers come")
+	f.DurationVar(&d.length, "for", 30*time.Second, "how long customers place orders")
 	f.Float64Var(&d.rate, "rate", 25, "orders placed a second")
-	f.BoolVar(&d.broken, "break", false, "take a destination away for a while in the middle, and check that the others do not notice")
-	f.BoolVar(&d.keep, "keep", keep, "leave everything up afterwards, until Ctrl-C (also KEEP=1)")
+	f.BoolVar(&d.broken, "break", false, "delete a destination for a while, and check that events for the other destinations are not delayed")
+	f.BoolVar(&d.keep, "keep", keep, "keep the stack and the worker running at the end, until you press Ctrl-C (also KEEP=1)")
 	return cmd
 }
 
@@ -49,7 +50,7 @@ type demo struct {
 	log string // of the worker
 }
 
-// run builds what it shows while the stack starts.
+// run builds the programs while the stack starts.
 func (d *demo) run(ctx context.Context) (err error) {
 	root, err := moduleRoot()
 	if err != nil {
@@ -137,12 +138,13 @@ func (d *demo) shopArgs() []string {
 	return args
 }
 
-// stayUp keeps everything as it is until Ctrl-C, above all where a check failed.
+// stayUp keeps everything as it is until Ctrl-C, so that the user can look for the cause of
+// a failed check.
 func (d *demo) stayUp(ctx context.Context, s *stack.Stack, outcome error) {
 	if outcome != nil {
-		fmt.Println("\nIt failed, and stays up for looking around.")
+		fmt.Println("\nThe demo failed. The stack and the worker are still running, so that you can look for the cause.")
 	} else {
-		fmt.Println("\nIt stays up for looking around.")
+		fmt.Println("\nThe stack and the worker are still running, so that you can look around.")
 	}
 	for _, kv := range s.Env() {
 		name, value, _ := strings.Cut(kv, "=")
@@ -153,7 +155,7 @@ func (d *demo) stayUp(ctx context.Context, s *stack.Stack, outcome error) {
 	<-ctx.Done()
 }
 
-// cleanUp removes everything but, after a failure, the worker's log.
+// cleanUp removes everything. After a failure it keeps the worker's log.
 func (d *demo) cleanUp(err error) {
 	var status exitStatus
 	interrupted := errors.As(err, &status) && status > 128
@@ -166,6 +168,6 @@ func (d *demo) cleanUp(err error) {
 		_ = os.Remove(filepath.Join(d.dir, program))
 	}
 	if !errors.Is(err, errWorkerEnded) { // which shows it
-		fmt.Fprintf(os.Stderr, "\nthe worker's last words (its whole log is %s):\n%s\n", d.log, lastLines(string(text)))
+		fmt.Fprintf(os.Stderr, "\nthe end of the worker's log %s:\n%s\n", d.log, lastLines(string(text)))
 	}
 }

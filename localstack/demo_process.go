@@ -16,7 +16,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/stack"
 )
 
-// runQuietly runs a program that only has something to say when it fails.
+// runQuietly runs a program and shows its output only if it fails.
 func runQuietly(ctx context.Context, program string, args ...string) error {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
@@ -56,7 +56,7 @@ func runShop(ctx context.Context, program string, args ...string) error {
 	return context.Cause(ctx)
 }
 
-// workerStop is how long the worker may take to end what it has begun.
+// workerStop is how long the worker may take to finish its batches and stop.
 const workerStop = 15 * time.Second
 
 var errWorkerEnded = errors.New("the worker ended by itself")
@@ -77,8 +77,8 @@ func startWorker(program, log string) (*workerProcess, error) {
 	defer out.Close()
 	w := &workerProcess{cmd: exec.Command(program), log: log, ended: make(chan struct{})}
 	w.cmd.Stdout, w.cmd.Stderr = out, out
-	// In a process group of its own the terminal's Ctrl-C reaches us and not it, so
-	// that it still publishes while the shop stops.
+	// The worker has a process group of its own. So the terminal's Ctrl-C does not reach
+	// it, and it still publishes while the shop stops.
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stack.DieWithParent(w.cmd, syscall.SIGTERM)
 	if err := stack.StartChild(w.cmd); err != nil {
@@ -97,7 +97,7 @@ func (w *workerProcess) failure() error {
 		return nil
 	}
 	text, _ := os.ReadFile(w.log)
-	return fmt.Errorf("%w (%s), with these last words (its whole log is %s):\n%s",
+	return fmt.Errorf("%w (%s); the end of its log %s:\n%s",
 		errWorkerEnded, w.cmd.ProcessState, w.log, lastLines(string(text)))
 }
 

@@ -18,8 +18,8 @@ import (
 	"github.com/temporal-outbox/relay/localstack/topology"
 )
 
-// programs are the packages that the demo builds: what a user of the relay runs,
-// rather than something of its own that merely resembles it.
+// programs are the packages that the demo builds: the same programs that a user of the
+// relay runs.
 var programs = []string{"worker", "starter", "shop"}
 
 func builder(ctx context.Context, root, dir string) *exec.Cmd {
@@ -49,13 +49,13 @@ func moduleRoot() (string, error) {
 			return dir, nil
 		}
 		if dir == filepath.Dir(dir) {
-			return "", errors.New("the demo builds the worker from source: run it inside of a checkout of outbox-relay")
+			return "", errors.New("the demo builds the worker from source: run it inside a checkout of outbox-relay")
 		}
 		dir = filepath.Dir(dir)
 	}
 }
 
-// wait waits for the programs, and says so where it takes long.
+// wait waits for the programs, and tells the user if that takes long.
 func wait(ctx context.Context, built <-chan error) error {
 	slow := time.NewTicker(5 * time.Second)
 	defer slow.Stop()
@@ -64,7 +64,7 @@ func wait(ctx context.Context, built <-chan error) error {
 		case err := <-built:
 			return err
 		case <-slow.C:
-			fmt.Println("still building; the first time takes a few minutes")
+			fmt.Println("still building; the first build takes a few minutes")
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

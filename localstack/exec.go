@@ -23,14 +23,15 @@ func execCommand() *cobra.Command {
 	var only []string
 	cmd := &cobra.Command{
 		Use:   "exec [--only PARTS] -- CMD...",
-		Short: "run CMD with the stack in its environment, stop the stack, end with CMD's status",
-		Long: `Runs CMD with DATABASE_URL, TEMPORAL_ADDRESS, TEMPORAL_UI_URL, AWS_ENDPOINT_URL,
-AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set, and with standard
-input, output and error as they are. Passes SIGINT and SIGTERM on to it.
+		Short: "start the stack, run CMD with its addresses, stop the stack, and exit with CMD's status",
+		Long: `Starts the stack and runs CMD. Sets DATABASE_URL, TEMPORAL_ADDRESS, TEMPORAL_UI_URL,
+AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for CMD.
+CMD has this command's standard input, output and error. SIGINT and SIGTERM are
+passed on to CMD.
 
-The exit status is CMD's, 128 and the signal's number if a signal ended CMD, and
-1 if the stack fails. (go run itself turns every other status than 0 into 1;
-build the command where the number matters.)`,
+Exits with CMD's status; with 128 plus the signal's number if a signal ended CMD;
+with 1 if the stack fails. (go run turns each status except 0 into 1. If you need
+the number, build this command first.)`,
 		Example: "  go run ./localstack exec -- go test ./...\n  go run ./localstack exec --only postgres -- sh -c 'psql $DATABASE_URL'",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -1,6 +1,6 @@
-// Command localstack runs the relay's surroundings on one machine without
-// Docker, for a look around, for tests and for measurements. Everything that it
-// starts ends with it.
+// Command localstack runs PostgreSQL, Temporal and an emulator of AWS on one machine
+// without Docker, and the demo, the benchmark and the chaos harness on them. When it
+// ends, it stops everything that it has started.
 package main
 
 import (
@@ -31,17 +31,20 @@ func root() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "localstack",
 		Short: "PostgreSQL, Temporal and an SNS/SQS endpoint on this machine, without Docker",
-		Long: `Starts what the environment does not name: PostgreSQL (DATABASE_URL), Temporal's
-dev server with its UI (TEMPORAL_ADDRESS) and an SNS/SQS emulator
-(AWS_ENDPOINT_URL). Ports are free ones, so several can run side by side.
+		Long: `Starts PostgreSQL, Temporal's dev server with its UI, and an SNS/SQS emulator. If
+DATABASE_URL, TEMPORAL_ADDRESS or AWS_ENDPOINT_URL is set, the command uses that
+server and starts none. It takes free ports, so you can run several stacks at once.
 
-  OUTBOX_PG_BIN        directory of PostgreSQL's server programs, if not the newest
-  OUTBOX_TEMPORAL_CLI  release of Temporal's CLI: 1.9.1 (downloaded) or 1.5.1 (built),
-                       if not the temporal on PATH, or else 1.9.1
-  OUTBOX_TEMPORAL_CONFIG  dynamic configuration of Temporal's server: key=value, with
-                       spaces between them
-  OUTBOX_TOOLS         where tools are kept, if not in .tools
-  TMPDIR               where the data is while it runs; on a disk, if you measure`,
+  OUTBOX_PG_BIN        directory of PostgreSQL's server programs (default: the newest
+                       that it finds)
+  OUTBOX_TEMPORAL_CLI  release of Temporal's CLI: 1.9.1 (downloaded) or 1.5.1 (built)
+                       (default: the temporal on PATH, or else 1.9.1)
+  OUTBOX_TEMPORAL_CONFIG  dynamic configuration of Temporal's server: key=value,
+                       separated by spaces
+  OUTBOX_TOOLS         directory of the tools that it downloads or builds
+                       (default: .tools)
+  TMPDIR               directory of the data while the stack runs; choose one on a
+                       disk if you measure`,
 		Version:       telemetry.ReadBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,

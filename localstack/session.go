@@ -21,9 +21,10 @@ func (i interruption) Error() string { return "interrupted: " + i.sig.String() }
 // status is what a shell reports for a program that the signal ended.
 func (i interruption) status() exitStatus { return exitStatus(128 + int(i.sig)) }
 
-// signals delivers what asks us to end: Ctrl-C, SIGTERM, a closed terminal, and
-// the death of the `go run` that started us, which passes no signal on. While it
-// is in force none of them ends this process before it has cleaned up.
+// signals delivers each request to end: Ctrl-C, SIGTERM, a closed terminal, and the
+// death of the `go run` that started this process, because `go run` passes no signal
+// on. Until the returned function is called, none of them ends this process before it
+// has cleaned up.
 func signals() (<-chan syscall.Signal, func()) {
 	raw := make(chan os.Signal, 4)
 	signal.Notify(raw, syscall.SIGINT, syscall.SIGTERM)
@@ -60,7 +61,7 @@ func underGoRun() bool {
 }
 
 // withStack starts a stack, calls fn with a context that a signal or the end of
-// one of the stack's parts ends, and stops the stack whatever happens.
+// one of the stack's parts ends, and stops the stack in any case.
 func withStack(ctx context.Context, opt stack.Options, fn func(context.Context, *stack.Stack) error) error {
 	asked, done := signals()
 	defer done()

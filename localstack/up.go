@@ -16,7 +16,7 @@ func upCommand() *cobra.Command {
 	var only []string
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "start the stack, print its addresses, keep it until Ctrl-C",
+		Short: "start the stack, print its addresses, and keep it until you press Ctrl-C",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withStack(cmd.Context(), stack.Options{Only: parts(only)}, up)
@@ -26,8 +26,8 @@ func upCommand() *cobra.Command {
 	return cmd
 }
 
-// up prints what a shell needs to stdout, and what people read to stderr, so
-// that `up >env.sh` makes a file to source.
+// up prints export lines to standard output, and the text for people to standard
+// error, so that `up >env.sh` makes a file to source.
 func up(ctx context.Context, s *stack.Stack) error {
 	for _, kv := range s.Env() {
 		name, value, _ := strings.Cut(kv, "=")
@@ -37,7 +37,7 @@ func up(ctx context.Context, s *stack.Stack) error {
 	for _, line := range s.About() {
 		fmt.Fprintln(os.Stderr, "  "+line)
 	}
-	fmt.Fprintln(os.Stderr, "\nPaste the export lines into the shells that use it. Ctrl-C stops it and removes its data.")
+	fmt.Fprintln(os.Stderr, "\nPaste the export lines into each shell that uses the stack. Ctrl-C stops the stack and removes its data.")
 	<-ctx.Done()
 	var why interruption
 	if errors.As(context.Cause(ctx), &why) {
@@ -58,7 +58,7 @@ func shellQuote(s string) string {
 }
 
 func onlyFlag(cmd *cobra.Command, only *[]string) {
-	cmd.Flags().StringSliceVar(only, "only", nil, "just these parts: postgres, temporal, aws (default all)")
+	cmd.Flags().StringSliceVar(only, "only", nil, "start only these parts: postgres, temporal, aws (default all)")
 }
 
 func parts(names []string) []stack.Part {

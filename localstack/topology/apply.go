@@ -32,7 +32,7 @@ type applier struct {
 
 // Apply makes the endpoint that cfg names match the topology: it creates what is
 // missing, corrects attributes that differ, and leaves everything else alone.
-// Applying twice changes nothing. It stops at the first error; what it had
+// Applying twice changes nothing. It stops at the first error. Everything that it had
 // created by then stays, and the next Apply goes on from there.
 func (t Topology) Apply(ctx context.Context, cfg aws.Config) (*Resources, error) {
 	a := &applier{sns: sns.NewFromConfig(cfg), sqs: sqs.NewFromConfig(cfg)}
