@@ -1,8 +1,8 @@
-// Command shop is the case that the outbox pattern is taught with: an order
-// service whose changes other services must hear of, all of them and no others.
-// The packages beside it are meant to be read and copied: order writes events,
-// queue, inventory, billing and ledger consume them. This command lets customers
-// use them for a while and then checks that everything adds up.
+// Command shop runs the usual example of the outbox pattern: an order service that must
+// tell other services of each committed change, and of no other. Read and copy the
+// packages beside it: order writes events; queue, inventory, billing and ledger consume
+// them. This command lets invented customers use them for a while, and then compares the
+// tables of all services.
 package main
 
 import (
@@ -54,9 +54,9 @@ func root() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
 		Use:   "shop",
-		Short: "Run the example shop and check that everything adds up",
-		Long: `Places orders, lets the services consume their events, and reconciles. Ends with
-status 0 only if every check holds.
+		Short: "Run the example shop, and check that every event arrived and took effect once",
+		Long: `Places orders, lets the services consume their events, and then compares the tables
+of all services. Exits with status 0 only if every check holds.
 
   DATABASE_URL                 PostgreSQL database that has the outbox (required)
   TEMPORAL_UI_URL              shown while it runs, if set
@@ -65,8 +65,8 @@ status 0 only if every check holds.
 AWS's configuration comes from the SDK's default chain. A worker must be running
 that publishes the topics orders and ledger as localstack/outbox.yaml says.
 
-With --break, a third of the time goes by without the ledger's SNS topic. It is
-deleted and created again, so this needs an emulator, and the worker's Temporal:
+With --break, the command deletes the ledger's SNS topic and creates it again after a
+third of the time. This needs an emulator of AWS, and access to the worker's Temporal:
 temporal.toml or TEMPORAL_ADDRESS, and OUTBOX_TASK_QUEUE.`,
 		Version:       telemetry.ReadBuild().String(),
 		Args:          cobra.NoArgs,
@@ -75,16 +75,16 @@ temporal.toml or TEMPORAL_ADDRESS, and OUTBOX_TASK_QUEUE.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
-	f.DurationVar(&o.length, "for", 30*time.Second, "how long customers come")
+	f.DurationVar(&o.length, "for", 30*time.Second, "how long customers place orders")
 	f.Float64Var(&o.rate, "rate", 25, "orders placed a second")
-	f.DurationVar(&o.drain, "drain", time.Minute, "how long the last events may take to arrive")
-	f.BoolVar(&o.broken, "break", false, "take the ledger's SNS topic away for a while, on an emulator")
-	f.BoolVar(&o.create, "create", false, "first create the topics and queues of localstack/topology where they are missing")
+	f.DurationVar(&o.drain, "drain", time.Minute, "how long to wait for the last events")
+	f.BoolVar(&o.broken, "break", false, "delete the ledger's SNS topic for a while, on an emulator")
+	f.BoolVar(&o.create, "create", false, "first create the missing topics and queues of localstack/topology")
 	return cmd
 }
 
 // errUnbalanced is the verdict; the table has said why.
-var errUnbalanced = errors.New("something does not add up: see the lines marked ✗")
+var errUnbalanced = errors.New("a check failed: see the lines marked ✗")
 
 // shortest is what a run needs to be for something to be written while the
 // destination is away.

@@ -1,5 +1,5 @@
-// Package lab holds no code of its own. Its folders take the relay apart, from
-// outside, to show what it does under load and while everything around it fails:
+// Package lab holds no code of its own. Its folders test the relay from the
+// outside, under load and while everything around it fails:
 //
 //   - bench measures throughput, latency and cost.
 //   - chaos injects faults and checks the promises of docs/delivery.md.

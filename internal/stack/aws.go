@@ -116,8 +116,8 @@ func findNode(ctx context.Context) (string, error) {
 	return node, nil
 }
 
-// namedAWS checks an endpoint that runs already. Credentials are whatever the
-// AWS SDK finds; where the environment has none they are the emulators' "test".
+// namedAWS checks an endpoint that runs already. Credentials are those that the AWS SDK
+// finds. If the environment has none, they are the emulators' "test".
 func (s *Stack) namedAWS(ctx context.Context, endpoint string) (*service, error) {
 	env := []string{"AWS_ENDPOINT_URL=" + endpoint, "AWS_REGION=" + orDefault(s.opt.Getenv("AWS_REGION"), region)}
 	load := []func(*config.LoadOptions) error{

@@ -1,9 +1,9 @@
 // Package stack starts what the relay needs on one machine, without Docker:
 // PostgreSQL from local binaries, Temporal's dev server with its UI, and an
-// SNS/SQS emulator. It exists so that the demo, the tests, the benchmark and a
-// developer's shell all run against the same real parts, on free ports, beside
-// each other, and leave nothing behind.
+// SNS/SQS emulator. The commands in localstack, the tests and the benchmark all use it. So
+// they run against the same real parts. Several stacks can run at once, on free ports, and
+// a stack leaves nothing behind when it ends.
 //
-// A part that the environment names (DATABASE_URL, TEMPORAL_ADDRESS,
-// AWS_ENDPOINT_URL) is used and not started.
+// If the environment names a part (DATABASE_URL, TEMPORAL_ADDRESS, AWS_ENDPOINT_URL), the
+// stack uses that server and does not start one.
 package stack

@@ -16,8 +16,8 @@ import (
 const oldestPostgres = 14
 
 // postgresBin finds a directory with PostgreSQL's server programs: $OUTBOX_PG_BIN,
-// else what is on PATH, else the newest of the usual places; on Debian as root it
-// installs the package if there is none.
+// else the one of PATH, else the newest of the usual places. On Debian as root it installs
+// the package if there is none.
 func (s *Stack) postgresBin(step *step) (dir, version string, err error) {
 	if dir := s.opt.Getenv("OUTBOX_PG_BIN"); dir != "" {
 		version, err := postgresVersion(dir)

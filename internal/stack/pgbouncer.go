@@ -16,8 +16,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrNoPgBouncer is why StartPgBouncer starts none: it is not installed, and
-// installing it is for somebody else to do.
+// ErrNoPgBouncer says that PgBouncer is not installed, and that StartPgBouncer cannot
+// install it.
 var ErrNoPgBouncer = errors.New("there is no pgbouncer on PATH or in /usr/sbin")
 
 // PgBouncer is a connection pooler in transaction mode. It is no part of a Stack:
@@ -94,7 +94,7 @@ func (p *PgBouncer) start(ctx context.Context, database string, conns int) error
 }
 
 // pgBouncerConfig leaves everything at its default that a careful operator would.
-// Whoever comes is let in as the database's own user.
+// It lets each client in as the database's own user.
 func pgBouncerConfig(server *pgx.ConnConfig, port, conns int) string {
 	target := fmt.Sprintf("host=%s port=%d user=%s", quoted(server.Host), server.Port, quoted(server.User))
 	if server.Password != "" {
@@ -126,7 +126,7 @@ func (s *Stack) pgBouncerBin(ctx context.Context) (string, error) {
 	if err := os.MkdirAll(s.opt.ToolsDir, 0o755); err != nil { //nolint:gosec // tools are no secret
 		return "", err
 	}
-	// Two packages' tests may want it at once, and apt-get update waits for nobody.
+	// Tests of two packages may install it at once, and apt-get update does not wait for its lock.
 	unlock, err := lockFile(ctx, step, filepath.Join(s.opt.ToolsDir, "pgbouncer.lock"))
 	if err != nil {
 		return "", err

@@ -17,8 +17,8 @@ import (
 )
 
 // startPostgres runs a server with an empty database. It keeps PostgreSQL's own
-// defaults, fsync included, so that what is measured on it is honest; only the
-// number of connections is raised, for tests that run beside each other.
+// defaults, fsync included, so that measurements on it are honest. Only the number of
+// connections is higher, for tests that run at the same time.
 func (s *Stack) startPostgres(ctx context.Context, step *step) (*service, error) {
 	if url := s.opt.Getenv("DATABASE_URL"); url != "" {
 		return namedPostgres(ctx, url)
@@ -148,8 +148,8 @@ func (a account) command(program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// isOurs checks that the server that answers is the one that was started: for a
-// moment, somebody else's may answer on a port that ours then fails to get.
+// isOurs checks that the server that answers is the one that this process started. For a
+// moment, another server may answer on a port that this one then fails to get.
 func isOurs(ctx context.Context, url, data string) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

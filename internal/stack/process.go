@@ -111,7 +111,7 @@ func withLog(err error, log string) error {
 	if len(lines) > most {
 		lines = lines[len(lines)-most:]
 	}
-	return fmt.Errorf("%w\n  its last words:\n    | %s", err, strings.Join(lines, "\n    | "))
+	return fmt.Errorf("%w\n  the end of its log:\n    | %s", err, strings.Join(lines, "\n    | "))
 }
 
 // remedy tells the reader of an error what to do.
@@ -120,7 +120,7 @@ func remedy(err error, text string) error {
 }
 
 var (
-	errPortTaken = errors.New("the port was taken by someone else")
+	errPortTaken = errors.New("another process took the port")
 	errNotReady  = errors.New("it did not get ready")
 )
 

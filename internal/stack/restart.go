@@ -6,8 +6,8 @@ import (
 )
 
 // Interrupt ends a part as a crash does: PostgreSQL by its immediate shutdown,
-// which leaves recovery to the next start, Temporal by SIGKILL. Clients find
-// nobody at its address until Resume. It fails for a part that was not started
+// which leaves recovery to the next start, Temporal by SIGKILL. Nothing listens at its
+// address until Resume. It fails for a part that was not started
 // here or would come back empty (see Options.Durable).
 func (s *Stack) Interrupt(part Part) error {
 	s.changing.Lock()
@@ -20,8 +20,8 @@ func (s *Stack) Interrupt(part Part) error {
 	return nil
 }
 
-// Resume starts an interrupted part again, on the same ports and with what it
-// had, and returns once it answers.
+// Resume starts an interrupted part again, on the same ports and with its data, and
+// returns once it answers.
 func (s *Stack) Resume(ctx context.Context, part Part) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()

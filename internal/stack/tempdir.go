@@ -68,7 +68,7 @@ func sweep(prefix string) {
 
 func (d *tempDir) file(name string) string { return filepath.Join(d.path, name) }
 
-// own has Stop end p, whatever becomes of the part that it belongs to.
+// own has Stop end p, even if the part of p has ended.
 func (d *tempDir) own(p *process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

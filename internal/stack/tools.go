@@ -40,8 +40,8 @@ func toolsDir(getenv func(string) string) string {
 }
 
 // install makes path by having build fill an empty directory with it, under a
-// lock that other processes respect. Nobody ever sees half of it: it is moved
-// into place when it is complete. It does nothing where path exists.
+// lock that other processes respect. No process ever sees half of it: it is
+// moved into place when it is complete. It does nothing where path exists.
 func install(ctx context.Context, step *step, path, what string, build func(dir string) error) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// freePort asks the kernel for a port that nobody uses at this moment.
+// freePort asks the kernel for a port that no process uses at this moment.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -20,8 +20,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil //nolint:errcheck // a TCP listener has a TCP address
 }
 
-// withPorts calls start with free ports until it does not lose them to somebody
-// else, five times at most.
+// withPorts calls start with free ports. If another process takes one of them first, it
+// tries again, five times at most.
 func (s *Stack) withPorts(n int, start func(ports []int) (*service, error)) (svc *service, err error) {
 	for range 5 {
 		ports := make([]int, n)
@@ -81,8 +81,8 @@ func ready(ctx context.Context, proc *process, limit time.Duration, probe func(c
 	}
 }
 
-// try gives a probe three seconds, and less if the process ends meanwhile: who
-// took its port may accept connections and never answer.
+// try gives a probe three seconds, and less if the process ends meanwhile: another process
+// that took its port may accept connections and never answer.
 func try(ctx context.Context, exited <-chan struct{}, probe func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()

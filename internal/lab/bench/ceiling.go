@@ -27,7 +27,7 @@ const (
 )
 
 // ceiling sends events with the bare SDK into a fresh queue and returns the rate.
-// The inputs are made beforehand and used again: what is measured is the SDK, the
+// The inputs are made beforehand and used again, so that the rate is that of the SDK, the
 // connection and the emulator.
 func (e *environment) ceiling(ctx context.Context, events int) (CeilingResult, error) {
 	queue, err := createQueue(ctx, e.sqs, fmt.Sprintf("%s-ceiling-%d", e.token, time.Now().UnixNano()))

@@ -28,8 +28,8 @@ func Parts() []Part { return []Part{Drain, Latency, Topics, Snapshot, FIFO, Rece
 // has defaults.
 type Config struct {
 	// Environ is the environment of the processes that are started, as KEY=VALUE.
-	// DATABASE_URL, TEMPORAL_ADDRESS and AWS_ENDPOINT_URL in it say what is
-	// measured; the database's role must be able to create databases.
+	// It must have DATABASE_URL, TEMPORAL_ADDRESS and AWS_ENDPOINT_URL, the servers of the
+	// measurement. The database's role must be able to create databases.
 	Environ []string
 	// Progress gets a line for each step. Default: nowhere.
 	Progress io.Writer

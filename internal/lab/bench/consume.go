@@ -11,8 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 )
 
-// consumer empties a queue while it is being filled: it shows that what was
-// acknowledged has arrived, and keeps the emulator's memory from growing.
+// consumer empties a queue while it is being filled. It shows that acknowledged events
+// have arrived, and keeps the emulator's memory from growing.
 type consumer struct {
 	missing chan int // how many are expected altogether; ends it
 	done    chan struct{}
@@ -33,7 +33,7 @@ const (
 )
 
 func (e *environment) receive(ctx context.Context, queue string) *consumer {
-	// A request that is given up half-way would hide what it received.
+	// If a request were cancelled, the messages that it received would not be counted.
 	ctx = context.WithoutCancel(ctx)
 	c := &consumer{missing: make(chan int, 1), done: make(chan struct{}), seen: map[int]bool{}}
 	go func() {
@@ -86,7 +86,7 @@ func (c *consumer) takeSome(ctx context.Context, client *sqs.Client, queue strin
 	return len(out.Messages), nil
 }
 
-// stop takes what is left in the queue, until so many events have been received
+// stop receives the rest of the queue, until so many events have been received
 // altogether, and ends. Call it once.
 func (c *consumer) stop(expected int) {
 	c.missing <- expected

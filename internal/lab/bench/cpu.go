@@ -109,8 +109,8 @@ func machineCPU() (all, idle float64) {
 	return all, idle
 }
 
-// since is what was used between an earlier reading and this one. What the
-// machine used and nobody below this process did is "other".
+// since returns the time used between an earlier reading and this one. "other" is the
+// time of processes that are not below this one.
 func (c cpuTimes) since(before cpuTimes) map[string]float64 {
 	used, ours := map[string]float64{}, 0.0
 	for part, seconds := range c {

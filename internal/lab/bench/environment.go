@@ -29,14 +29,14 @@ import (
 // scheduleID is what `starter schedule` calls its schedule.
 const scheduleID = "outbox-relay"
 
-// environment is what all measurements of a run share: the built programs, a Temporal
+// environment is shared by all measurements of a run: the built programs, a Temporal
 // namespace, clients.
 type environment struct {
 	vars     stack.Vars
 	extra    []string // for the worker
 	progress io.Writer
 
-	token           string // in the names of everything that it makes
+	token           string // a part of the name of everything that it creates
 	dir             string
 	sqs             *sqs.Client
 	temporal        client.Client
@@ -148,14 +148,14 @@ func (e *environment) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(e.progress, format+"\n", args...)
 }
 
-// note keeps what readers of the figures should know.
+// note keeps a remark for the readers of the figures.
 func (e *environment) note(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	e.notes = append(e.notes, text)
 	e.say("note: %s", text)
 }
 
-// noteOnce is note for what may come up again and again.
+// noteOnce keeps a remark that may come up again and again, the first time.
 func (e *environment) noteOnce(text string) {
 	if !slices.Contains(e.notes, text) {
 		e.note("%s", text)

@@ -14,8 +14,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/stack"
 )
 
-// fixture is what one measurement runs in: a database, topics with a queue each, and
-// at times a worker.
+// fixture is made for one measurement: a database, topics with a queue each, and at times
+// a worker.
 type fixture struct {
 	*environment
 	name   string
@@ -89,8 +89,8 @@ func onDatabase(base, name string) (string, error) {
 	return u.String(), nil
 }
 
-// close stops the worker and removes database and queues: the emulator keeps
-// what is in them in memory.
+// close stops the worker and removes database and queues. The emulator keeps the messages
+// of a queue in memory.
 func (fx *fixture) close() {
 	ctx := context.Background()
 	if fx.worker != nil {

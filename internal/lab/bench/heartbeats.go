@@ -52,7 +52,7 @@ func countHeartbeats(metrics string) (int, error) {
 	return int(sent), nil
 }
 
-// freeAddress is an address on this machine at which nobody listens.
+// freeAddress is an address on this machine on which no process listens.
 func freeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // local, and closed at once
 	if err != nil {

@@ -109,7 +109,7 @@ func (r SoakReport) Print(out io.Writer) {
 		{"received again", r.ReceivedAgain},
 		{"latency p50, p99, max", msText(r.LatencyMS.P50, r.LatencyMS.P99, r.LatencyMS.Max)},
 		{"longest gap", msText(r.LongestGapMS)},
-		{"  of those where runs change", msText(r.LongestGapAtChangeMS)},
+		{"  at the end of a run", msText(r.LongestGapAtChangeMS)},
 	})
 	t.Render()
 	t = newTable(out)
@@ -126,6 +126,6 @@ func (r SoakReport) Print(out io.Writer) {
 		_, _ = io.WriteString(out, "note: "+note+"\n")
 	}
 	if !r.OK() {
-		_, _ = io.WriteString(out, "FAILED: events lost, a gap above the limit, or a run that did not end by itself\n")
+		_, _ = io.WriteString(out, "FAILED: an event was lost, a gap was above the limit, or a run failed, timed out or was terminated\n")
 	}
 }

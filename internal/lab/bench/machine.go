@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Machine says where the figures come from. What cannot be found out is empty.
+// Machine describes the machine of the figures. A field that cannot be found out is empty.
 type Machine struct {
 	OS         string  `json:"os"`
 	CPUs       int     `json:"cpus"`

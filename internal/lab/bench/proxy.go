@@ -68,7 +68,7 @@ func newProxy(ctx context.Context, endpoint string) (*proxy, error) {
 // sentKey has the request's body in its context.
 type sentKey struct{}
 
-// stamp reads the whole response before the relay does, and notes what it
+// stamp reads the whole response before the relay does, and notes the events that it
 // acknowledges.
 func (p *proxy) stamp(r *http.Response) error {
 	answer, err := io.ReadAll(r.Body)

@@ -1,7 +1,7 @@
 package bench
 
-// Report is what Run measured. The first four fields are a contract with
-// scripts; what was not measured is null there and left out below. Rates are in
+// Report has the figures of a Run. The first four fields are a contract with scripts: a
+// figure that was not measured is null. The other fields are then left out. Rates are in
 // events a second.
 type Report struct {
 	// EventsPerSecond is the drain's rate from the trigger of the schedule to the
@@ -61,7 +61,7 @@ type DrainResult struct {
 	EventsPerRequest  float64 `json:"events_per_request"`
 
 	// CPUSeconds says who used the processors: the parts that run below this
-	// process, the rest of the machine ("other"), and nobody ("idle").
+	// process, the rest of the machine ("other"), and idle time ("idle").
 	CPUSeconds map[string]float64 `json:"cpu_seconds,omitempty"`
 	// WALBytesPerEvent is what the drain wrote to the database's log.
 	WALBytesPerEvent float64 `json:"wal_bytes_per_event"`
@@ -81,7 +81,7 @@ type LatencyResult struct {
 	Seconds  float64 `json:"seconds"`
 	Events   int     `json:"events"`
 	CommitMS float64 `json:"commit_ms_p50"` // what one transaction took
-	// What Temporal Cloud bills for, heartbeats included, in a second.
+	// ActionsPerSecond are the actions that Temporal Cloud bills for, with heartbeats.
 	ActionsPerSecond    float64 `json:"actions_per_second"`
 	HeartbeatsPerSecond float64 `json:"heartbeats_per_second"` // those among them
 	// Activities and requests per 1,000 events at this rate.
@@ -103,8 +103,8 @@ type FIFOResult struct {
 // WriterResult is a claim and a load after much was published while a transaction was
 // open, beside the same before.
 type WriterResult struct {
-	// Open is what was open: a reader, a writer of another table, or a prepared
-	// transaction that wrote to one.
+	// Open is the kind of the open transaction: a reader, a writer of another table, or a
+	// prepared transaction that wrote to one.
 	Open   string `json:"open"`
 	Events int    `json:"events"` // published meanwhile
 	// Medians, in milliseconds.

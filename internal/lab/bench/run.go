@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Run measures. It takes about a minute for each part, and removes what it made
-// even if it fails. Its error says which part could not be measured.
+// Run measures. It takes about a minute for each part. It removes its database, queues
+// and namespace even if it fails. Its error says which part could not be measured.
 func Run(ctx context.Context, cfg Config) (Report, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// Soak publishes at a steady rate while runs of the relay follow each other, and
-// reports what was lost and where publishing stood still.
+// Soak publishes at a steady rate while runs of the relay follow each other, and reports
+// lost events and gaps in publishing.
 func Soak(ctx context.Context, cfg SoakConfig) (SoakReport, error) {
 	cfg = cfg.withDefaults()
 	e, err := newEnvironment(ctx, cfg.Environ, cfg.WorkerEnv, cfg.Progress)
@@ -87,7 +87,7 @@ func (fx *fixture) soak(ctx context.Context, p *proxy, cfg SoakConfig) ([]publis
 	if err != nil {
 		return nil, err
 	}
-	// What does not come is reported as lost.
+	// An event that does not come is reported as lost.
 	if err := fx.await(ctx, p, 0, n, ackPatience); err != nil {
 		fx.note("%v", err)
 	}

@@ -28,16 +28,16 @@ func (r Report) Print(out io.Writer) {
 			continue
 		}
 		t.AppendSeparator()
-		row(fmt.Sprintf("%s (%d topics)", name, c.Topics), "%.0f events/s, %.2f of %.0f before and after", c.EventsPerSecond, c.Ratio, c.PlainEventsPerSecond)
+		row(fmt.Sprintf("%s (%d topics)", name, c.Topics), "%.0f events/s, %.2f of the plain drains' %.0f", c.EventsPerSecond, c.Ratio, c.PlainEventsPerSecond)
 		drainRows(row, c.DrainResult)
 	}
 	if f := r.FIFOOneKey; f != nil {
 		t.AppendSeparator()
-		row("one FIFO key", "%.0f events/s; bare SDK %.0f, a round trip of %.2f ms", f.EventsPerSecond, f.BareEventsPerSecond, f.RoundTripMS)
+		row("one FIFO key", "%.0f events/s; bare SDK %.0f, with a round trip of %.2f ms", f.EventsPerSecond, f.BareEventsPerSecond, f.RoundTripMS)
 	}
 	for _, w := range r.OpenWriters {
 		t.AppendSeparator()
-		row("open "+w.Open, "after %d events a claim takes %.2f ms, %.2f times as long; a load %.2f ms, %.2f times", w.Events, w.ClaimMS, w.ClaimRatio, w.LoadMS, w.LoadRatio)
+		row("open "+w.Open, "after %d events, a claim takes %.2f ms (%.2f times the time before), a load %.2f ms (%.2f times)", w.Events, w.ClaimMS, w.ClaimRatio, w.LoadMS, w.LoadRatio)
 	}
 	if l := r.LatencyMS; l != nil {
 		t.AppendSeparator()
@@ -57,7 +57,7 @@ func (r Report) Print(out io.Writer) {
 }
 
 func drainRows(row func(string, string, ...any), d DrainResult) {
-	row("  trigger to last settled", "%.2f s, the first after %.3f s", d.Seconds, d.FirstSettled)
+	row("  trigger to last settled", "%.2f s; the first event after %.3f s", d.Seconds, d.FirstSettled)
 	row("  activities per 1,000 events", "%.2f", d.ActivitiesPer1000)
 	row("  events per request", "%.2f", d.EventsPerRequest)
 	row("  WAL per event", "%.0f bytes", d.WALBytesPerEvent)

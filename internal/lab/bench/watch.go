@@ -50,7 +50,7 @@ func (fx *fixture) watch(ctx context.Context) (*watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the first and last events: %w", err)
 	}
-	// By key, whatever the planner believes about a table that has just grown.
+	// The planner's figures of a table that has just grown are wrong, so force the index.
 	_, err = conn.Exec(ctx, "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; SET jit = off")
 	return w, err
 }

@@ -14,7 +14,7 @@ var errOnPurpose = errors.New("failed on purpose")
 
 // failingCommits is a database on which some transactions fail at the last moment,
 // after everything has been written: as when a constraint is checked at COMMIT,
-// or the process dies just before. The service notices nothing of it.
+// or the process dies just before. The service does not notice it.
 type failingCommits struct {
 	*pgxpool.Pool
 	share float64

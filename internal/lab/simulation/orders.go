@@ -10,7 +10,7 @@ import (
 )
 
 // runOrders places orders and waits until everything has arrived, or the limit has
-// passed: what has not arrived by then is for the reconciliation to find.
+// passed. The reconciliation finds the events that have not arrived by then.
 func (s *shop) runOrders(ctx context.Context) error {
 	s.began = time.Now()
 	s.view.say(ordering)
@@ -28,11 +28,11 @@ func (s *shop) runOrders(ctx context.Context) error {
 	if err := work.Wait(); err != nil {
 		return err
 	}
-	s.view.say("closed; waiting for the last events")
+	s.view.say("no more orders; waiting for the last events")
 	if err := s.drain(ctx, time.Now().Add(limit)); err != nil {
 		return err
 	}
-	s.view.say("all here; looking for repeats and strangers")
+	s.view.say("all events are here; waiting for repeats and for events that should not arrive")
 	return sleep(ctx, linger)
 }
 

@@ -18,15 +18,14 @@ import (
 	"github.com/temporal-outbox/relay/localstack/topology"
 )
 
-// What is taken away is the ledger's SNS topic, because it is a destination of its
-// own. Inventory and billing share one: SNS divides it between them, after the
-// relay has done its part.
+// An outage deletes the ledger's SNS topic, because only the ledger uses that destination.
+// Inventory and billing share one: SNS filters for them, after the relay has published.
 const (
 	brokenTopic       = order.TopicLedger
 	brokenDestination = "ledger-events.fifo"
 )
 
-// Break is what it takes to take a destination away, and to see what becomes of it.
+// Break has the access to Temporal that an outage needs.
 type Break struct {
 	Temporal  client.Client // of the relay's namespace; required
 	TaskQueue string        // of the relay; required
@@ -35,15 +34,16 @@ type Break struct {
 const (
 	// lookEvery is how often Temporal and the database are asked during an outage.
 	lookEvery = 250 * time.Millisecond
-	// lull is how long nobody may publish for the destination to be put back.
+	// lull is the least time before the recovery's next attempt at which the destination may
+	// be created again.
 	lull = 1500 * time.Millisecond
-	// lullLimit is how long such a moment is waited for.
+	// lullLimit is the longest wait for such a moment.
 	lullLimit = 10 * time.Second
 	// longestBackoff is how late a recovery may notice that its destination is back.
 	longestBackoff = time.Minute
 )
 
-// outage takes the destination away for a while, and watches what comes of it.
+// outage deletes the destination for a while, and watches the recovery.
 type outage struct {
 	Break
 	aws    aws.Config
@@ -105,11 +105,11 @@ func (o *outage) restore(ctx context.Context, arn string) error {
 	return nil
 }
 
-// awaitLull waits until the recovery's next attempt is some time off. A topic exists
-// before its subscription does, and what is published in between is accepted and
-// goes nowhere: not the relay's loss, but ours. Between two attempts nobody
-// publishes, because the recovery keeps the topic paused. If there is no recovery,
-// that is for the reconciliation to say.
+// awaitLull waits until the recovery's next attempt is some time off. A topic exists before
+// its subscription does. If the relay published in between, SNS would accept the events
+// and deliver them to no queue: a loss that the simulation would have caused. Between two
+// attempts the relay publishes nothing, because the recovery keeps the topic paused. If
+// there is no recovery, the reconciliation reports it.
 func (o *outage) awaitLull(ctx context.Context) error {
 	for limit := time.Now().Add(lullLimit); time.Now().Before(limit); {
 		if seen, err := o.describe(ctx); err == nil && time.Until(seen.next) > lull {
@@ -136,7 +136,8 @@ func (o *outage) watch(ctx context.Context) {
 const pausedSQL = `
 SELECT topic FROM outbox.topic WHERE recovery_paused_until > now() OR paused_at >= $1`
 
-// look keeps what it sees. What it misses now it sees the next time.
+// look notes the state of the recovery and the paused topics. If a query fails, the next
+// call notes them.
 func (o *outage) look(ctx context.Context) {
 	if seen, err := o.describe(ctx); err == nil {
 		o.note(func() { o.seen = seen })

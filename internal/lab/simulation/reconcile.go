@@ -27,8 +27,8 @@ func (r Report) OK() bool {
 	return len(r) > 0
 }
 
-// Reconcile compares what was committed with what arrived and with what the
-// services made of it.
+// Reconcile compares the committed events with the received ones, and with the services'
+// tables.
 func Reconcile(f Facts) Report {
 	d := deliveries(f)
 	r := Report{
@@ -37,7 +37,7 @@ func Reconcile(f Facts) Report {
 			f.Orders > 0 && f.RolledBack > 0,
 		},
 		{
-			"nothing waits", fmt.Sprintf("%d events pending, %d given up on", f.Pending, f.Dead),
+			"nothing waits", fmt.Sprintf("%d events pending, %d dead letters", f.Pending, f.Dead),
 			f.Pending == 0 && f.Dead == 0,
 		},
 		{
@@ -53,12 +53,12 @@ func Reconcile(f Facts) Report {
 			d.late == 0,
 		},
 		{
-			"repeats have no effect", fmt.Sprintf("%d again, %d suppressed; %d twice, %d never",
+			"repeats have no effect", fmt.Sprintf("%d received again, %d of them ignored;\n%d took effect twice, %d never",
 				d.repeats, d.suppressed, d.twice, d.never),
 			d.twice == 0 && d.never == 0,
 		},
 		{
-			"filters hold", fmt.Sprintf("%d events where nobody asked for them", d.misrouted),
+			"filters hold", fmt.Sprintf("%d events in a wrong queue", d.misrouted),
 			d.misrouted == 0,
 		},
 		tallied("stock matches orders", "units of %d products on the shelves", f.Stock),

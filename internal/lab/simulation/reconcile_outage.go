@@ -15,10 +15,10 @@ type Outage struct {
 	Destination string
 	From, Until time.Time // of its absence
 	Recoveries  []Recovery
-	Paused      []string // topics, whoever paused them
+	Paused      []string // topics, paused by a recovery or by an operator
 }
 
-// Recovery is a workflow that began in this run, for whatever topic.
+// Recovery is a workflow that began in this run, for any topic.
 type Recovery struct {
 	ID     string
 	Status string // Temporal's
@@ -29,7 +29,7 @@ type Recovery struct {
 // also more than doubled.
 const noticed = 100 * time.Millisecond
 
-// survived is what must hold, besides everything else, when a destination was away.
+// survived has the further checks after a destination was away.
 func survived(f Facts) Report {
 	o := f.Outage
 	written := 0
@@ -60,7 +60,7 @@ func survived(f Facts) Report {
 	}
 }
 
-// recovered checks that there was one recovery, and that nobody had to help it.
+// recovered checks that there was one recovery, and that it needed no operator.
 func recovered(o *Outage) Check {
 	c := Check{Name: "one recovery, by itself"}
 	var lines []string

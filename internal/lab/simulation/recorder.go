@@ -16,8 +16,9 @@ const (
 	queueLedger    = "ledger.fifo"
 )
 
-// queuesFor is where an event must arrive, and nowhere else: what the topology's
-// subscriptions and filter policies say, stated a second time to check them.
+// queuesFor returns the queues in which an event must arrive, and no other. The topology's
+// subscriptions and filter policies say the same. It is stated a second time here to
+// check them.
 func queuesFor(topic, kind string) []string {
 	switch {
 	case topic == order.TopicLedger:
@@ -114,8 +115,8 @@ func (r *recorder) committed(events []outbox.Event, at time.Time) {
 	}
 }
 
-// received is called when a consumer begins with a message. The returned function
-// is called with what it made of it.
+// received is called when a consumer begins with a message. Call the returned function
+// with the outcome.
 func (r *recorder) received(receipt Receipt, at time.Time) (handled func(Outcome)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

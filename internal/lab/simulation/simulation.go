@@ -1,9 +1,9 @@
-// Package simulation lets customers use the shop for a while, on a real
-// database, a real relay and real queues, and then settles accounts: does every
-// service know what was committed, all of it, once, in order, and nothing else?
+// Package simulation runs the shop of examples/shop for a while, with invented customers,
+// on a real database, a real relay and real queues. Then it reconciles the tables: did
+// every committed event reach every service, once, in order, and no other event?
 //
-// It stands apart from the services on purpose. They contain nothing that serves
-// only the demonstration, so that they can be copied.
+// It is not part of examples/shop, so that the services there contain nothing that serves
+// only the demo, and can be copied.
 package simulation
 
 import (
@@ -24,7 +24,7 @@ type Config struct {
 	DB  *pgxpool.Pool // on a migrated database, as its owner
 	AWS aws.Config    // of the account or emulator that has the queues
 
-	// For is how long customers come. Default 30 s.
+	// For is how long customers place orders. Default 30 s.
 	For time.Duration
 	// Rate is how many orders are placed a second. Default 25.
 	Rate float64
@@ -70,12 +70,12 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// linger is how long consumers go on after everything has arrived, for repeats
-// and for what should not arrive at all.
+// linger is how long consumers go on after everything has arrived, to receive repeats, and
+// events that should not arrive.
 const linger = 2 * time.Second
 
-// Run runs the shop and reconciles. Its error means that it could not be run, or
-// was interrupted; that a check failed is for the Report to say.
+// Run runs the shop and reconciles. Its error means that the shop could not be run, or
+// was interrupted. The Report says which checks failed.
 //
 // It can run again on the same database: each run has products and accounts of
 // its own. Two at the same time would take each other's messages.

@@ -13,8 +13,8 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// glimpse is what Temporal shows of the recovery at a moment: the same that its UI
-// shows. The zero value is that there is none.
+// glimpse is the state of the recovery at a moment, as Temporal's UI shows it. The zero
+// value says that there is no recovery.
 type glimpse struct {
 	workflow string // id
 	status   enumspb.WorkflowExecutionStatus
@@ -51,8 +51,8 @@ func (o *outage) describe(ctx context.Context) (g glimpse, err error) {
 // visible is how long Temporal's list of workflows may lag behind.
 const visible = 10 * time.Second
 
-// recoveries lists those of all topics that began in this run. It waits for the
-// list to show what it should.
+// recoveries lists those of all topics that began in this run. It waits a while until the
+// list shows one recovery that has ended.
 func (o *outage) recoveries(ctx context.Context) (all []Recovery, err error) {
 	for limit := time.Now().Add(visible); ; {
 		if all, err = o.listed(ctx); err != nil {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/term"
 )
 
-// view is what is shown while it runs.
+// view is the live view of a run.
 type view struct {
 	state atomic.Value // string
 	drawn int          // lines that the next frame is drawn over

@@ -8,7 +8,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 )
 
-// sight is what the view shows of an outage at a moment.
+// sight is the state of an outage that the view shows.
 type sight struct {
 	now, from, until time.Time
 	in, lasts        time.Duration // until it begins; and then
@@ -63,7 +63,7 @@ func (s *sight) destination() string {
 	}
 }
 
-// text is workflow, attempt and what is to come, without the failure.
+// text is workflow, attempt and the time of the next attempt, without the failure.
 func (g glimpse) text(now time.Time) []string {
 	switch {
 	case g.workflow == "":

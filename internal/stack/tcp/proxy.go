@@ -1,5 +1,5 @@
-// Package tcp is a TCP proxy that harms connections: it delays them, resets them,
-// and goes away for a while. It stands between PostgreSQL and those who use it.
+// Package tcp is a TCP proxy that harms connections: it delays them, resets them, and
+// refuses them for a while. It stands between PostgreSQL and its clients.
 //
 // (Toxiproxy does the same and more; as a library it brings Prometheus, a router
 // and a logger along, for the sixty lines that are needed.)
@@ -70,8 +70,8 @@ func (p *Proxy) Redirect(target string) {
 	}
 }
 
-// Reset closes all connections the hard way, whatever is under way on them, and
-// returns how many there were.
+// Reset breaks all connections, even in the middle of a statement, and returns how many
+// there were.
 func (p *Proxy) Reset() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

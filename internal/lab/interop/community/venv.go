@@ -22,8 +22,8 @@ import (
 //go:embed constraints.txt
 var constraints []byte
 
-// pythonVersion is the only one that 4.14.0 runs on: its source uses syntax that
-// 3.12 rejects, whatever its metadata says, and no later one has been tried.
+// pythonVersion is the only one that 4.14.0 runs on: its metadata allows older ones, but
+// its source uses syntax that 3.12 rejects. No later version has been tried.
 const pythonVersion = "3.13"
 
 var errNoPython = errors.New("python " + pythonVersion + " not found: " +
