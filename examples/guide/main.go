@@ -1,6 +1,6 @@
-// Command guide is the service that docs/guide.md begins with: it places one order,
-// and tells of it. Everything in it that is not about the outbox is as short as it can
-// be; examples/shop is how it looks in earnest.
+// Command guide is the service that docs/guide.md begins with: it places one order, and
+// writes an event about it. Everything that is not about the outbox is as short as
+// possible; examples/shop is closer to a real service.
 package main
 
 import (
@@ -59,8 +59,8 @@ func place(ctx context.Context, pool *pgxpool.Pool, order string) error {
 	})
 }
 
-// remind changes no row that others of its key change, too, so there is no lock that
-// keeps two of them apart: the writer takes one.
+// remind changes no row, so no row lock keeps two transactions of one key apart: the
+// writer takes a lock.
 func remind(ctx context.Context, pool *pgxpool.Pool, order string) error {
 	payload, err := outbox.JSON(map[string]string{"order": order})
 	if err != nil {

@@ -2,8 +2,8 @@
 // every refund. It asks SNS for those events only, with a filter policy on the
 // attribute event_type, so the others never reach its queue and cost nothing.
 //
-// Where each event creates one row, that row is its own inbox: the event's id is
-// its unique key, and a second table is not needed.
+// Each event creates one row, with the event's id as its unique key. So the row itself
+// shows that the event was processed, and no inbox table is needed.
 package billing
 
 import (

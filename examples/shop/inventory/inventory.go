@@ -1,8 +1,6 @@
-// Package inventory keeps the stock. It hears of orders from a queue that
-// delivers at least once and in any order, and its effect, a decrement, is wrong
-// when done twice. So it remembers the events it has processed in an inbox
-// table, and writes that memory in the transaction of the effect: the mirror
-// image of the outbox.
+// Package inventory keeps the stock. Its queue delivers at least once and in any order,
+// and its effect, a decrement, is wrong when done twice. So it writes the id of each
+// processed event into an inbox table, in the transaction of the effect.
 //
 // Order does not matter to it, because additions commute: an order's return may
 // arrive before the order itself.
@@ -73,8 +71,8 @@ func (s Service) Handle(ctx context.Context, m queue.Message) (applied bool, err
 	return applied, nil
 }
 
-// direction is the sign of an event's effect. A type that is not known yet has
-// none: producers add types, and consumers must survive that.
+// direction is the sign of an event's effect. An unknown type has no effect: producers add
+// types, and consumers must accept that.
 func direction(kind string) int {
 	switch kind {
 	case "OrderPlaced":

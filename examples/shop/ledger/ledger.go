@@ -1,12 +1,12 @@
-// Package ledger shows each account's balance to those who must not ask the
-// order service. It takes over the balance that each entry states, which is
-// right only if the entries of an account arrive in the order in which they were
-// made. So it reads a FIFO queue, behind a FIFO topic, where the account is the
-// message group. SNS and SQS promise no order otherwise, and no outbox can.
+// Package ledger keeps each account's balance for services that do not ask the order
+// service. It takes over the balance of each entry. That is right only if the entries of
+// an account arrive in the order in which they were written. So it reads a FIFO queue
+// behind a FIFO topic, with the account as the message group. Without FIFO, SNS and SQS
+// promise no order.
 //
-// An ordered stream brings its own protection against repeats: entries are
-// numbered within their account, so one that is not higher than the last is a
-// repeat, and one that leaves a gap is too early.
+// An ordered stream needs no inbox against repeats: entries have numbers within their
+// account. An entry whose number is not higher than the last one is a repeat, and an entry
+// that leaves a gap is too early.
 package ledger
 
 import (

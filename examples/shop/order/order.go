@@ -1,9 +1,8 @@
-// Package order is the service that the outbox pattern is for. It changes its
-// own tables, and other services must hear of every change that was committed,
-// and of no other. So each method writes its events with outbox.Write in the
-// transaction of the change, and knows nothing of queues: if the process dies
-// after COMMIT the events are there, and if the transaction rolls back, for
-// whatever reason, they never were.
+// Package order is the service that writes to the outbox. It changes its own tables, and
+// other services must hear of every committed change, and of no other. So each method
+// writes its events with outbox.Write in the transaction of the change, and knows nothing
+// of queues. If the process dies after COMMIT, the events are there. If the transaction
+// rolls back, there are no events.
 package order
 
 import (
@@ -25,8 +24,8 @@ var Tables string
 // Topics that the service writes to. The relay's configuration says where they
 // lead.
 const (
-	TopicOrders = "orders" // what happened to orders, keyed by order
-	TopicLedger = "ledger" // money that moved, keyed by account, in order
+	TopicOrders = "orders" // changes of orders, keyed by order
+	TopicLedger = "ledger" // changes of balances, keyed by account, in order
 )
 
 // Types of event.
@@ -153,11 +152,10 @@ RETURNING entries, balance`
 
 // settle changes an order and its account, and announces both in one round trip.
 //
-// The account's row is locked by its UPDATE *before* the event is written. That
-// is what makes the ledger's events of one account be published in the order of
-// these commits: two settlements of the account follow one another from here on.
-// Written the other way round, the one that draws its event's id first could
-// commit last.
+// The UPDATE locks the account's row *before* the event is written. So two settlements of
+// one account follow one another from here on, and the relay publishes the account's
+// events in the order of the commits. In the opposite order, a transaction could draw its
+// event's id first and commit last.
 func (s Service) settle(ctx context.Context, id string, how settlement) (events []outbox.Event, err error) {
 	err = pgx.BeginFunc(ctx, s.DB, func(tx pgx.Tx) error {
 		o, err := change(ctx, tx, id, how.from, how.to)
@@ -197,8 +195,8 @@ func change(ctx context.Context, tx pgx.Tx, id, from, to string) (o Order, err e
 	return o, err
 }
 
-// about is an event on what happened to an order. It carries the whole order, so
-// that consumers need not come back and ask.
+// about is an event about a change of an order. It carries the whole order, so that
+// consumers need not ask for it.
 func about(o Order, kind string) (outbox.Event, error) { return event(TopicOrders, o.ID, kind, o) }
 
 // event chooses the id here rather than in Write, because callers want to know it.

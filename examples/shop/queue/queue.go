@@ -1,7 +1,7 @@
-// Package queue is the loop around a consumer: receive, handle, delete. It is
-// where the promise "at least once" is kept on the receiving side: a message is
-// deleted only after its handler has committed, so whatever goes wrong before
-// that brings it back, and every handler must cope with a repeat.
+// Package queue is the loop around a consumer: receive, handle, delete. It keeps the
+// promise "at least once" on the receiving side: it deletes a message only after the
+// handler has committed. After any failure before that, the message comes back. So every
+// handler must recognise a repeat.
 package queue
 
 import (
@@ -32,8 +32,8 @@ type Message struct {
 	traceparent string // of the span that wrote the event, or empty
 }
 
-// Handler does what an event asks for. applied is false if that was done already
-// by an earlier delivery. With an error the message stays in the queue and comes
+// Handler processes an event. applied is false if an earlier delivery of the event was
+// processed already. With an error the message stays in the queue and comes
 // back after 1 s, then 4 s, 16 s and so on, until the queue's redrive policy moves
 // it to its dead-letter queue.
 type Handler func(ctx context.Context, m Message) (applied bool, err error)
@@ -46,14 +46,14 @@ type Consumer struct {
 	// Wait is how long a request waits for a first message. Default 20 s, which is
 	// SQS's most, and cheapest: an empty queue then costs three requests a minute.
 	Wait time.Duration
-	// Log receives what goes wrong and will be tried again. Default slog.Default().
+	// Log receives each failure; the consumer then tries again. Default slog.Default().
 	Log *slog.Logger
 }
 
 const (
 	longPoll = 20 * time.Second
-	// finish is what a batch under way has to end in when the consumer stops. It
-	// is well below the 30 s after which SQS would hand the messages out again.
+	// finish is the time that a batch under way has to end when the consumer stops. It
+	// is well below the 30 s after which SQS would deliver the messages again.
 	finish = 10 * time.Second
 	// pause is the wait after a request that failed.
 	pause = time.Second
@@ -104,7 +104,7 @@ func (c Consumer) receive(ctx context.Context, url *string) ([]types.Message, er
 	return out.Messages, nil
 }
 
-// batch handles messages, deletes those that were, and has the others back later.
+// batch handles messages, deletes those that succeeded, and makes the others come back later.
 func (c Consumer) batch(ctx context.Context, url *string, messages []types.Message) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
 	defer cancel()
@@ -115,7 +115,7 @@ func (c Consumer) batch(ctx context.Context, url *string, messages []types.Messa
 	for i, raw := range messages {
 		id := aws.String(strconv.Itoa(i))
 		m, err := parse(raw)
-		// What follows a failed message in its group must not overtake it.
+		// Later messages of a group must not overtake a failed one.
 		if behind := m.Group != "" && held[m.Group]; !behind {
 			if err == nil {
 				m.ReceivedAt = received
@@ -139,8 +139,8 @@ func (c Consumer) batch(ctx context.Context, url *string, messages []types.Messa
 // the five receives that redrive policies usually allow.
 func backoff(received int) int32 { return 1 << (2 * min(max(received-1, 0), 4)) }
 
-// settle tells the queue. What it does not hear of comes back by itself, and is
-// then recognised as a repeat, so nothing depends on its answer.
+// settle deletes messages, and delays the others. If the request fails, the messages come
+// back by themselves, and handlers recognise them as repeats. So its errors do no harm.
 func (c Consumer) settle(
 	ctx context.Context, url *string, done []types.DeleteMessageBatchRequestEntry, back []types.ChangeMessageVisibilityBatchRequestEntry,
 ) {
