@@ -170,7 +170,7 @@ SELECT DISTINCT e.event_id::text FROM chaos.died d JOIN chaos.event e USING (id,
 WHERE d.code = 'EventMissing' AND (e.gone_at IS NULL OR e.gone_at > d.at)`
 )
 
-// recorded adds the database's records to the facts and to the observations.
+// recorded adds the records of the audit to the facts and to the observations.
 func (fx *fixture) recorded(ctx context.Context, f *check.Facts) error {
 	var id string
 	var number int64

@@ -61,7 +61,7 @@ func (fx *fixture) promote(ctx context.Context, step plan.Step) error {
 		return fmt.Errorf("promote by %s: %w", by, err)
 	}
 	fx.count(string(step.Kind))
-	fx.say("version %s is current by %s; the old workers leave", version, by)
+	fx.say("version %s is current by %s; stopping the old workers", version, by)
 	retire()
 	return nil
 }

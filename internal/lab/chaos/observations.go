@@ -8,7 +8,7 @@ import (
 )
 
 // observations keeps the records of producers, of consumers and of the proxy before AWS, in
-// files and in parts, so that a run of a million events is judged in little memory. It is a
+// files and in parts, so that a run of a million events is checked in little memory. It is a
 // check.Source.
 type observations struct {
 	events *ondisk.Records[entry]
@@ -64,7 +64,8 @@ func (r *observations) close() {
 
 // Part returns the first error of these methods.
 
-func (r *observations) written(w check.Written)   { _ = r.events.Put(w.ID, entry{Written: &w}) }
+func (r *observations) written(w check.Written) { _ = r.events.Put(w.ID, entry{Written: &w}) }
+
 func (r *observations) received(m check.Received) { _ = r.events.Put(m.EventID, entry{Received: &m}) }
 func (r *observations) sent(s check.Send)         { _ = r.events.Put(s.EventID, entry{Send: &s}) }
 func (r *observations) noted(n noted)             { _ = r.events.Put(n.ID, entry{Of: &n}) }

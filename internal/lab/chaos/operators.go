@@ -115,7 +115,7 @@ func (fx *fixture) tidyUp(ctx context.Context) {
 	} {
 		names, err := fx.names(ctx, tidy.topicsSQL)
 		if err != nil {
-			fx.say("look what to tidy up: %v", err)
+			fx.say("find the topics to tidy up: %v", err)
 		}
 		for _, topic := range names {
 			err := fx.operate(ctx, append(slices.Clone(tidy.command), topic, "--reason=the harness tidies up")...)

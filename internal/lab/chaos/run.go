@@ -70,7 +70,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	fx.say("no more events and no more faults; waiting for what is left")
+	fx.say("the load and the faults have ended; waiting until nothing is left")
 	drained := fx.drain(ctx, consumers)
 	watched()
 	fx.background.Wait()
@@ -182,7 +182,7 @@ func (fx *fixture) drain(ctx context.Context, consumers *consume.Consumers) time
 		fx.say("count what is pending: %v", err)
 	}
 	deadline = deadline.Add(time.Duration(backlog) * time.Second / calmRate)
-	fx.say("%d events are pending; until %s after the load nothing may be left", backlog, deadline.Sub(began).Round(time.Second))
+	fx.say("%d events are pending; the drain may take %s", backlog, deadline.Sub(began).Round(time.Second))
 	for n := 0; ; n++ {
 		looked := time.Now()
 		left, err := fx.remaining(ctx)
