@@ -14,9 +14,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/stack/tcp"
 )
 
-// Cluster is the PostgreSQL server of a stack and what replaces it: a standby that
-// streams from it and is promoted, or an earlier state that is restored. Clients reach
-// the writer at an address that stays.
+// Cluster is the PostgreSQL server of a stack and its replacements: a standby that streams
+// from it and is promoted, or an earlier state that is restored. Clients reach the writer
+// at an address that stays the same.
 //
 // A cluster has one standby at most. Call AddStandby again after a promotion.
 type Cluster struct {
@@ -134,7 +134,7 @@ func (c *Cluster) launch(ctx context.Context, s *server) (proc *process, err err
 	return proc, err
 }
 
-// CatchUp returns once the standby has applied what is committed at this moment.
+// CatchUp returns once the standby has applied all commits up to this moment.
 func (c *Cluster) CatchUp(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -176,8 +176,8 @@ func (c *Cluster) Resume(ctx context.Context) error {
 }
 
 // Isolate cuts clients off from the primary, which lives on for those who know PrimaryURL,
-// and returns once their sessions have ended: what they have not committed then, they
-// never commit. Without Kill it ends with Rejoin.
+// and returns once their sessions have ended. A transaction that has not committed by then
+// never commits. Without Kill it ends with Rejoin.
 func (c *Cluster) Isolate(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -228,8 +228,8 @@ func (c *Cluster) kill() {
 }
 
 // FollowStandby has Address lead to the standby before it is promoted: clients that
-// connect reach a reader, as they do for a while when a name moves too early. It kills
-// the primary.
+// connect reach a reader, as happens when a DNS name changes too early. It kills the
+// primary.
 func (c *Cluster) FollowStandby() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// process is a child in a process group of its own, so that the terminal's
-// Ctrl-C reaches us first and we decide the order in which things stop.
+// process is a child in a process group of its own. So the terminal's Ctrl-C reaches only
+// the parent, which decides the order in which the parts stop.
 type process struct {
 	cmd     *exec.Cmd
 	log     string

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reporter shows what the parts are doing: as moving trackers on a terminal, as
-// lines anywhere else, where a log is read later and silence looks like a hang.
+// reporter shows the progress of the parts: as moving trackers on a terminal, and as lines
+// elsewhere. In a log, silence would look like a hang.
 type reporter struct {
 	out      io.Writer
 	every    time.Duration   // how often a slow step says on a plain output that it still runs

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Part is one of the things that a Stack consists of.
+// Part is one of the servers of a Stack.
 type Part string
 
 // The parts, as they are named in status lines and in the --only flag.
@@ -35,10 +35,10 @@ type Options struct {
 	// Status receives progress; a terminal gets moving trackers, anything else
 	// plain lines. Default os.Stderr.
 	Status io.Writer
-	// ToolsDir holds what is built or downloaded. Default $OUTBOX_TOOLS, else
+	// ToolsDir holds the tools that are built or downloaded. Default $OUTBOX_TOOLS, else
 	// .tools beside the module's go.mod, else the user's cache directory.
 	ToolsDir string
-	// Durable keeps what the parts know when they are interrupted and resumed:
+	// Durable keeps the state of the parts when they are interrupted and resumed:
 	// Temporal's dev server then has its state in a file, and not in memory.
 	Durable bool
 }
@@ -65,8 +65,8 @@ type service struct {
 	env   []string // what clients need, as KEY=VALUE
 	unset []string // variables that would lead clients elsewhere
 	proc  *process // nil when the environment names the part
-	// again starts the part once more, where it was and with what it has kept. Nil
-	// if it keeps nothing.
+	// again starts the part once more, at its address and with its data. Nil if it
+	// keeps no data.
 	again func(context.Context) (*process, error)
 	// postgres is the server that was started here for this part.
 	postgres *server

@@ -25,8 +25,8 @@ const (
 	namedLimit = 10 * time.Second
 )
 
-// dynamicConfig takes away the dev server's 50 ms a hop: it has one history
-// shard, whose queues it polls 20 times a second. Clusters have hundreds.
+// dynamicConfig removes a delay of 50 ms at each step in the dev server: it has one history
+// shard, and polls its queues 20 times a second. Clusters have hundreds of shards.
 var dynamicConfig = []string{
 	"system.enableActivityEagerExecution=true",
 	"history.transferProcessorMaxPollRPS=1000",
@@ -50,7 +50,7 @@ func (s *Stack) startTemporal(ctx context.Context, step *step) (*service, error)
 			args = append(args, "--dynamic-config-value", kv)
 		}
 		if s.opt.Durable {
-			// It is the process that is killed, not the machine: no need to wait for the disk.
+			// Only the process is killed, and not the machine, so no write has to wait for the disk.
 			args = append(args, "--db-filename", s.dir.file("temporal.db"),
 				"--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=0")
 		}
@@ -60,7 +60,7 @@ func (s *Stack) startTemporal(ctx context.Context, step *step) (*service, error)
 		launchServer := func(ctx context.Context) (*process, error) {
 			cmd := exec.Command(program, args...)
 			cmd.Dir = s.dir.path
-			// There is nothing that a polite end saves.
+			// A clean shutdown would save nothing.
 			proc, err := launch(cmd, s.dir.file("temporal-"+strconv.Itoa(ports[0])+".log"), syscall.SIGKILL)
 			if err != nil {
 				return nil, err
@@ -103,8 +103,8 @@ var temporalVariables = []string{
 	"TEMPORAL_TLS_SERVER_NAME", "TEMPORAL_TLS_DISABLE_HOST_VERIFICATION",
 }
 
-// temporalAnswers is true to the name only if the namespace can be used, which on
-// a fresh server comes a moment after the port answers.
+// temporalAnswers succeeds once the namespace can be used. On a fresh server, that is a
+// moment after the port answers.
 func temporalAnswers(ctx context.Context, options client.Options) (version string, err error) {
 	options.Logger = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
 	c, err := client.NewLazyClient(options)

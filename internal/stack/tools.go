@@ -102,7 +102,7 @@ func lockFile(ctx context.Context, step *step, path string) (unlock func(), err 
 }
 
 // aptInstall installs Debian packages, which needs root. It is not interrupted,
-// and outlives us if it must: half an installation breaks the next one, too.
+// and outlives this process if necessary: half an installation breaks the next one, too.
 func aptInstall(step *step, log string, packages ...string) error {
 	lock := "-oDPkg::Lock::Timeout=300"
 	step.slow("installing the Debian package, once")
