@@ -32,7 +32,7 @@ func (s *shop) runOrders(ctx context.Context) error {
 	if err := s.drain(ctx, time.Now().Add(limit)); err != nil {
 		return err
 	}
-	s.view.say("all events are here; waiting for repeats and for events that should not arrive")
+	s.view.say("all events are here; waiting for repeats")
 	return sleep(ctx, linger)
 }
 
