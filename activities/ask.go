@@ -20,8 +20,8 @@ const lookForStart = 250 * time.Millisecond
 // AskStore is the part of Store that puts on record the operations that a person asks for.
 type AskStore interface {
 	relay.Counter
-	AskedBy(ctx context.Context, o relay.Operation) (u relay.UnderWay, found bool, err error)
-	BeginAsked(ctx context.Context, o relay.Operation) (relay.UnderWay, error)
+	AskedBy(ctx context.Context, o relay.Operation) (u relay.OperationState, found bool, err error)
+	BeginAsked(ctx context.Context, o relay.Operation) (relay.OperationState, error)
 	Pause(ctx context.Context, o relay.Operation) (changed bool, err error)
 	Resume(ctx context.Context, o relay.Operation) (changed bool, err error)
 	Delivered(ctx context.Context, operation, moved int64) (relay.Delivered, error)
@@ -143,7 +143,7 @@ func (a *Activities) register(ctx context.Context, result *AskResult, o relay.Op
 }
 
 // goOn answers with what is on record already.
-func (r *AskResult) goOn(u relay.UnderWay) {
+func (r *AskResult) goOn(u relay.OperationState) {
 	r.Operation, r.Matched, r.Done, r.Over = u.ID, u.Matched, u.Done, u.Finished != nil
 	r.Text = fmt.Sprintf("%d %s of %s matched", u.Matched, relay.Nouns(u.Kind), u.Topic)
 	if r.Over {
@@ -153,7 +153,7 @@ func (r *AskResult) goOn(u relay.UnderWay) {
 
 // begin puts an operation on record. If the same is on record and nothing does it any more,
 // that is ended first, as the starter does.
-func (a *Activities) begin(ctx context.Context, o relay.Operation) (relay.UnderWay, error) {
+func (a *Activities) begin(ctx context.Context, o relay.Operation) (relay.OperationState, error) {
 	for {
 		// A record that is made is answered with, even if the workflow is being cancelled.
 		u, err := a.asked.BeginAsked(context.WithoutCancel(ctx), o)
@@ -177,7 +177,7 @@ func (a *Activities) begin(ctx context.Context, o relay.Operation) (relay.UnderW
 // One that has moved events has had a workflow: if that is not found, this may be the
 // wrong place to look for it. One that has none is waited for: its age is that of the count,
 // and the starter asks for a confirmation before it puts it on record and starts the workflow.
-func (a *Activities) alive(ctx context.Context, u relay.UnderWay) (bool, error) {
+func (a *Activities) alive(ctx context.Context, u relay.OperationState) (bool, error) {
 	if a.cfg.Running == nil || u.Age < relay.StartWithin {
 		return true, nil
 	}
@@ -199,7 +199,7 @@ func (a *Activities) alive(ctx context.Context, u relay.UnderWay) (bool, error) 
 }
 
 // askedBefore says what an earlier workflow of the same id did.
-func askedBefore(err error, u relay.UnderWay) error {
+func askedBefore(err error, u relay.OperationState) error {
 	if errors.Is(err, relay.ErrAskedBefore) {
 		return fmt.Errorf("%w: operation %d, %s of %s, at %s by %s: %d events moved, %s: to do it again, give another workflow id",
 			err, u.ID, u.Kind, u.Topic, u.At.UTC().Format(time.RFC3339), u.By, u.Done, cmp.Or(u.Outcome, "under way"))

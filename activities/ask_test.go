@@ -23,7 +23,7 @@ type asks struct {
 	OperationStore
 	dead      relay.Count
 	published int64
-	same      *relay.UnderWay // is under way already
+	same      *relay.OperationState // is under way already
 	begun     []relay.Operation
 	abandoned []int64
 	changed   bool
@@ -43,10 +43,10 @@ func (s *asks) CountPublished(context.Context, string, relay.Selection, relay.Pr
 	return s.published, time.Time{}, nil
 }
 
-func (s *asks) AskedBy(_ context.Context, o relay.Operation) (u relay.UnderWay, found bool, err error) {
+func (s *asks) AskedBy(_ context.Context, o relay.Operation) (u relay.OperationState, found bool, err error) {
 	for i, begun := range s.begun {
 		if begun.WorkflowID == o.WorkflowID {
-			u = relay.UnderWay{Operation: begun, ID: int64(i + 1)}
+			u = relay.OperationState{Operation: begun, ID: int64(i + 1)}
 			if begun.RunID != o.RunID {
 				err = relay.ErrAskedBefore
 			}
@@ -56,12 +56,12 @@ func (s *asks) AskedBy(_ context.Context, o relay.Operation) (u relay.UnderWay, 
 	return u, false, nil
 }
 
-func (s *asks) BeginAsked(_ context.Context, o relay.Operation) (relay.UnderWay, error) {
+func (s *asks) BeginAsked(_ context.Context, o relay.Operation) (relay.OperationState, error) {
 	if s.same != nil {
 		return *s.same, relay.ErrSameUnderWay
 	}
 	s.begun = append(s.begun, o)
-	return relay.UnderWay{Operation: o, ID: int64(len(s.begun))}, nil
+	return relay.OperationState{Operation: o, ID: int64(len(s.begun))}, nil
 }
 
 func (s *asks) EndOperation(_ context.Context, id int64, outcome string, _ int64) error {
@@ -235,7 +235,7 @@ func TestAskOperation_DoesNotBeginWhatWouldMoveNothingChangeAnOrderOrIsUnderWay(
 	_, err = newEnv(t).ask(&asks{dead: relay.Count{Events: 3, Overtaking: 1}}, strings.Replace(typed, `"all"`, `"outOfOrder": true, "all"`, 1))
 	require.NoError(t, err)
 
-	same := relay.UnderWay{ID: 5, Operation: relay.Operation{By: "bob", Reason: "mine", WorkflowID: "w"}, Age: time.Hour}
+	same := relay.OperationState{ID: 5, Operation: relay.Operation{By: "bob", Reason: "mine", WorkflowID: "w"}, Age: time.Hour}
 	_, err = newEnv(t).ask(&asks{dead: relay.Count{Events: 3}, same: &same}, typed)
 	requireFailure(t, err, TypeOperationUnderWay, "operation 5, by bob: mine: look at workflow w")
 }
@@ -253,17 +253,17 @@ func requireFailure(t *testing.T, err error, kind, says string) {
 func TestAskOperation_EndsWhatNothingDoesAnyMoreAndBegins(t *testing.T) {
 	const typed = `{"kind": "redrive", "topic": "orders", "all": true, ` + byAnn + `}`
 	for name, c := range map[string]struct {
-		same           relay.UnderWay
+		same           relay.OperationState
 		found, running bool
 		err            error
 		begins         bool
 	}{
-		"its workflow was terminated":           {relay.UnderWay{ID: 5, Age: time.Hour, Done: 3}, true, false, nil, true},
-		"it never had one":                      {relay.UnderWay{ID: 5, Age: time.Hour}, false, false, nil, true},
-		"it runs":                               {relay.UnderWay{ID: 5, Age: time.Hour}, true, true, nil, false},
-		"it is about to begin":                  {relay.UnderWay{ID: 5, Age: time.Second}, false, false, nil, false},
-		"it has moved events, and is not found": {relay.UnderWay{ID: 5, Age: time.Hour, Done: 3}, false, false, nil, false},
-		"it is not known, Temporal is away":     {relay.UnderWay{ID: 5, Age: time.Hour}, false, false, errors.New("away"), false},
+		"its workflow was terminated":           {relay.OperationState{ID: 5, Age: time.Hour, Done: 3}, true, false, nil, true},
+		"it never had one":                      {relay.OperationState{ID: 5, Age: time.Hour}, false, false, nil, true},
+		"it runs":                               {relay.OperationState{ID: 5, Age: time.Hour}, true, true, nil, false},
+		"it is about to begin":                  {relay.OperationState{ID: 5, Age: time.Second}, false, false, nil, false},
+		"it has moved events, and is not found": {relay.OperationState{ID: 5, Age: time.Hour, Done: 3}, false, false, nil, false},
+		"it is not known, Temporal is away":     {relay.OperationState{ID: 5, Age: time.Hour}, false, false, errors.New("away"), false},
 	} {
 		e, s := newEnv(t), &asks{dead: relay.Count{Events: 3}, same: &c.same}
 		e.cfg.WaitForStart = time.Nanosecond
@@ -282,7 +282,7 @@ func TestAskOperation_EndsWhatNothingDoesAnyMoreAndBegins(t *testing.T) {
 // The starter has counted, asked for long whether to go on, and put the operation on record: its
 // workflow starts in the next moment.
 func TestAskOperation_WaitsForAWorkflowThatIsAboutToStart(t *testing.T) {
-	e, s := newEnv(t), &asks{dead: relay.Count{Events: 3}, same: &relay.UnderWay{ID: 5, Age: time.Hour}}
+	e, s := newEnv(t), &asks{dead: relay.Count{Events: 3}, same: &relay.OperationState{ID: 5, Age: time.Hour}}
 	looks := 0
 	e.cfg.Running = func(context.Context, string) (found, running bool, err error) {
 		looks++

@@ -21,13 +21,13 @@ const (
 
 // OperationStore is the part of Store that an operation under way needs.
 type OperationStore interface {
-	Operation(ctx context.Context, id int64) (relay.UnderWay, error)
-	TakeOperation(ctx context.Context, id int64) (relay.UnderWay, error)
-	Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error)
-	NextStep(ctx context.Context, u relay.UnderWay, from relay.Cursor, most int) (relay.Step, error)
+	Operation(ctx context.Context, id int64) (relay.OperationState, error)
+	TakeOperation(ctx context.Context, id int64) (relay.OperationState, error)
+	Bounds(ctx context.Context, u relay.OperationState) (first, last int64, err error)
+	NextStep(ctx context.Context, u relay.OperationState, from relay.Cursor, most int) (relay.Step, error)
 	Reserve(ctx context.Context, topic string, lanes []int16, d time.Duration) error
-	Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error)
-	Advance(ctx context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error)
+	Move(ctx context.Context, u relay.OperationState, moves []relay.Move) (lanes []int16, moved int, err error)
+	Advance(ctx context.Context, u relay.OperationState, to relay.Cursor) (relay.OperationState, error)
 	CompleteOperation(ctx context.Context, id int64, holder string, moved int64) error
 	EndOperation(ctx context.Context, id int64, outcome string, done int64) error
 	EnsureLanes(ctx context.Context, topics []string) error
@@ -153,7 +153,7 @@ func stopping(ctx context.Context) bool {
 }
 
 // bounded looks up where a replay begins and ends.
-func (a *Activities) bounded(ctx context.Context, u relay.UnderWay) (relay.UnderWay, error) {
+func (a *Activities) bounded(ctx context.Context, u relay.OperationState) (relay.OperationState, error) {
 	if u.Kind != relay.Replay {
 		return u, nil
 	}
@@ -167,7 +167,7 @@ func (a *Activities) bounded(ctx context.Context, u relay.UnderWay) (relay.Under
 }
 
 // step does the next step of an operation, and says how long its rate asks to wait.
-func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond float64) (OperateResult, error) {
+func (a *Activities) step(ctx context.Context, u *relay.OperationState, perSecond float64) (OperateResult, error) {
 	began := time.Now()
 	most := stepEvents
 	if perSecond > 0 {
@@ -193,7 +193,7 @@ func (a *Activities) step(ctx context.Context, u *relay.UnderWay, perSecond floa
 }
 
 // move moves the events of a step, lane after lane as their batches end.
-func (a *Activities) move(ctx context.Context, u *relay.UnderWay, moves []relay.Move) (moved int, err error) {
+func (a *Activities) move(ctx context.Context, u *relay.OperationState, moves []relay.Move) (moved int, err error) {
 	renew := every(reserveFor / 2)
 	for reserved := false; len(moves) > 0; {
 		lanes, n, err := a.operations.Move(ctx, *u, moves)

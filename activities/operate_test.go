@@ -21,7 +21,7 @@ import (
 type operations struct {
 	OperationStore
 	mu       sync.Mutex
-	u        relay.UnderWay
+	u        relay.OperationState
 	busy     map[int16]int // how many more looks a lane stays busy
 	steps    [][]relay.Move
 	moved    []relay.Move
@@ -31,9 +31,9 @@ type operations struct {
 	take     func()
 }
 
-func (o *operations) Operation(context.Context, int64) (relay.UnderWay, error) { return o.u, nil }
+func (o *operations) Operation(context.Context, int64) (relay.OperationState, error) { return o.u, nil }
 
-func (o *operations) TakeOperation(context.Context, int64) (relay.UnderWay, error) {
+func (o *operations) TakeOperation(context.Context, int64) (relay.OperationState, error) {
 	if o.u.Finished != nil {
 		return o.u, relay.ErrOperationOver
 	}
@@ -44,7 +44,7 @@ func (o *operations) TakeOperation(context.Context, int64) (relay.UnderWay, erro
 	return o.u, nil
 }
 
-func (o *operations) NextStep(_ context.Context, _ relay.UnderWay, from relay.Cursor, most int) (relay.Step, error) {
+func (o *operations) NextStep(_ context.Context, _ relay.OperationState, from relay.Cursor, most int) (relay.Step, error) {
 	n := int(from.ID)
 	step := relay.Step{Moves: slices.Clone(o.steps[n][:min(most, len(o.steps[n]))]), Next: relay.Cursor{ID: from.ID + 1}, Over: n == len(o.steps)-1}
 	step.Moves = slices.DeleteFunc(step.Moves, func(m relay.Move) bool { return slices.Contains(o.moved, m) })
@@ -58,7 +58,7 @@ func (o *operations) Reserve(_ context.Context, _ string, lanes []int16, _ time.
 	return nil
 }
 
-func (o *operations) Move(_ context.Context, _ relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
+func (o *operations) Move(_ context.Context, _ relay.OperationState, moves []relay.Move) (lanes []int16, moved int, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, m := range moves {
@@ -72,7 +72,7 @@ func (o *operations) Move(_ context.Context, _ relay.UnderWay, moves []relay.Mov
 	return lanes, moved, o.moveErr
 }
 
-func (o *operations) Advance(_ context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error) {
+func (o *operations) Advance(_ context.Context, u relay.OperationState, to relay.Cursor) (relay.OperationState, error) {
 	o.cursors = append(o.cursors, to)
 	return u, nil
 }
@@ -124,7 +124,7 @@ func TestOperation_HeartbeatsWhileItIsTaken(t *testing.T) {
 		default:
 		}
 	})
-	o := &operations{u: relay.UnderWay{Operation: relay.Operation{Kind: relay.Redrive}}, steps: [][]relay.Move{onLanes(1)}}
+	o := &operations{u: relay.OperationState{Operation: relay.Operation{Kind: relay.Redrive}}, steps: [][]relay.Move{onLanes(1)}}
 	o.take = func() {
 		select {
 		case <-beats:
@@ -148,7 +148,7 @@ func TestOperation_KeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {
 }
 
 func TestEndOperation_SaysThatTheRecordIsNotAsItsHolderLeftIt(t *testing.T) {
-	o := &operations{u: relay.UnderWay{Done: 3, Holder: "this attempt"}}
+	o := &operations{u: relay.OperationState{Done: 3, Holder: "this attempt"}}
 	for ask, want := range map[EndRequest]OperateResult{
 		{Holder: "this attempt", Moved: 4}:    {Done: 3, Over: true, Again: true},
 		{Holder: "another attempt", Moved: 3}: {Done: 3, Over: true, Again: true},
@@ -168,7 +168,7 @@ func TestEndOperation_SaysThatTheRecordIsNotAsItsHolderLeftIt(t *testing.T) {
 
 func TestOperation_ThatWasEndedOrFailsSaysSoAndKeepsItsMoves(t *testing.T) {
 	at := time.Now()
-	_, err := redrive(t, &operations{u: relay.UnderWay{Finished: &at}}, OperateRequest{For: time.Minute})
+	_, err := redrive(t, &operations{u: relay.OperationState{Finished: &at}}, OperateRequest{For: time.Minute})
 	var failure *temporal.ApplicationError
 	require.ErrorAs(t, err, &failure)
 	require.Equal(t, TypeOperationOver, failure.Type())

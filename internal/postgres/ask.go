@@ -72,7 +72,7 @@ func askedBy(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, sameR
 // AskedBy returns the operation that a workflow with a form has asked for, if it has: another
 // attempt of the workflow then continues with that operation. The error wraps
 // relay.ErrAskedBefore if an earlier workflow of the same id asked.
-func (s *Store) AskedBy(ctx context.Context, o relay.Operation) (u relay.UnderWay, found bool, err error) {
+func (s *Store) AskedBy(ctx context.Context, o relay.Operation) (u relay.OperationState, found bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	var id int64
@@ -95,7 +95,7 @@ func (s *Store) AskedBy(ctx context.Context, o relay.Operation) (u relay.UnderWa
 // error wraps relay.ErrAskedBefore if an earlier workflow of the same id has asked for an
 // operation. It wraps relay.ErrSameUnderWay if another workflow already runs the same operation;
 // BeginAsked then returns that operation.
-func (s *Store) BeginAsked(ctx context.Context, o relay.Operation) (relay.UnderWay, error) {
+func (s *Store) BeginAsked(ctx context.Context, o relay.Operation) (relay.OperationState, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	o.By, o.Reason = s.text(o.By), s.text(o.Reason)
@@ -113,7 +113,7 @@ func (s *Store) BeginAsked(ctx context.Context, o relay.Operation) (relay.UnderW
 		})
 	}
 	if err != nil {
-		return relay.UnderWay{}, fmt.Errorf("record the operation: %w", err)
+		return relay.OperationState{}, fmt.Errorf("record the operation: %w", err)
 	}
 	u, err := s.Operation(ctx, id)
 	switch {

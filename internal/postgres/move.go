@@ -166,7 +166,7 @@ const uniqueViolation = "23505"
 // relay.ErrOperationOver if the operation has been ended, and relay.ErrOperationElsewhere if the
 // record differs from u. If it cannot discard a dead letter because a record has its id, it discards
 // the others and returns an error that names the event.
-func (s *Store) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
+func (s *Store) Move(ctx context.Context, u relay.OperationState, moves []relay.Move) (lanes []int16, moved int, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	var free bool // checked first without a lock, because an operation may wait long
@@ -216,7 +216,7 @@ func left(ctx context.Context, tx pgx.Tx, topic string, moves []relay.Move) (id 
 	return id, err
 }
 
-func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
+func move(ctx context.Context, tx pgx.Tx, u relay.OperationState, moves []relay.Move) (lanes []int16, moved int, err error) {
 	var goesOn bool
 	var settings string
 	var isThere bool
@@ -258,7 +258,7 @@ func move(ctx context.Context, tx pgx.Tx, u relay.UnderWay, moves []relay.Move) 
 }
 
 // moveStatement returns the statement that moves the events of a step that are in some lanes.
-func moveStatement(u relay.UnderWay, moves []relay.Move, lanes []int16) (sql string, args []any) {
+func moveStatement(u relay.OperationState, moves []relay.Move, lanes []int16) (sql string, args []any) {
 	var refs []relay.Ref
 	for _, m := range moves {
 		if slices.Contains(lanes, m.Lane) {

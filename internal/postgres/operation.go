@@ -76,7 +76,7 @@ func orNow(at time.Time) any {
 
 // SameUnderWay returns the recorded operation of the same selection of the topic that has not
 // ended, or false.
-func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen relay.Selection) (u relay.UnderWay, found bool, err error) {
+func (s *Store) SameUnderWay(ctx context.Context, kind, topic string, chosen relay.Selection) (u relay.OperationState, found bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	var id int64
@@ -149,7 +149,7 @@ const operationSQL = `SELECT ` + operationColumns + ` FROM outbox.operation WHER
 
 // Operation reads an operation with its progress. It returns relay.ErrUnknownOperation if no
 // operation has that number.
-func (s *Store) Operation(ctx context.Context, id int64) (relay.UnderWay, error) {
+func (s *Store) Operation(ctx context.Context, id int64) (relay.OperationState, error) {
 	u, err := s.readOperation(ctx, operationSQL, id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = relay.ErrUnknownOperation
@@ -160,7 +160,7 @@ func (s *Store) Operation(ctx context.Context, id int64) (relay.UnderWay, error)
 	return u, nil
 }
 
-func (s *Store) readOperation(ctx context.Context, sql string, id int64) (u relay.UnderWay, err error) {
+func (s *Store) readOperation(ctx context.Context, sql string, id int64) (u relay.OperationState, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	err = s.pool.QueryRow(ctx, sql, id).Scan(&u.ID, &u.At, &u.Age, &u.Kind, &u.Topic, &u.By, &u.Reason, &u.Selection,
@@ -178,7 +178,7 @@ UPDATE outbox.operation SET holder = gen_random_uuid() WHERE id = $1 AND finishe
 // TakeOperation makes the caller the holder of an operation, and returns it with its progress. An
 // earlier holder can move no events any more. TakeOperation returns relay.ErrOperationOver if the
 // operation has been ended, and relay.ErrUnknownOperation if no operation has that number.
-func (s *Store) TakeOperation(ctx context.Context, id int64) (relay.UnderWay, error) {
+func (s *Store) TakeOperation(ctx context.Context, id int64) (relay.OperationState, error) {
 	u, err := s.readOperation(ctx, takeOperationSQL, id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		if u, err = s.Operation(ctx, id); err == nil {

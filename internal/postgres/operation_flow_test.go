@@ -97,14 +97,14 @@ func (r *blockingRelay) publish(b relay.Batch) error {
 }
 
 // do does an operation as its activity does, waiting for lanes that are busy.
-func (o testOutbox) do(kind string) (relay.UnderWay, error) {
+func (o testOutbox) do(kind string) (relay.OperationState, error) {
 	ctx := o.t.Context()
 	id, _, err := o.BeginOperation(ctx, relay.Operation{Kind: kind, Topic: "orders", By: "ada", Reason: "x"})
 	if err != nil {
-		return relay.UnderWay{}, err
+		return relay.OperationState{}, err
 	}
 	if _, err := o.TakeOperation(ctx, id); err != nil {
-		return relay.UnderWay{}, err
+		return relay.OperationState{}, err
 	}
 	u := o.underWay(id)
 	for over := false; !over; {
@@ -163,7 +163,7 @@ func TestOperations_InFullFlowKeepKeysInOrder(t *testing.T) {
 			}
 		})
 	}
-	var replays []relay.UnderWay
+	var replays []relay.OperationState
 	var redriven atomic.Int64
 	over := make(chan struct{})
 	operating.Go(func() {

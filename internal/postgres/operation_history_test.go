@@ -28,32 +28,32 @@ func (m *moments) next() {
 	m.n++
 }
 
-func (m *moments) Operation(ctx context.Context, id int64) (relay.UnderWay, error) {
+func (m *moments) Operation(ctx context.Context, id int64) (relay.OperationState, error) {
 	m.next()
 	return m.Store.Operation(ctx, id)
 }
 
-func (m *moments) TakeOperation(ctx context.Context, id int64) (relay.UnderWay, error) {
+func (m *moments) TakeOperation(ctx context.Context, id int64) (relay.OperationState, error) {
 	m.next()
 	return m.Store.TakeOperation(ctx, id)
 }
 
-func (m *moments) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error) {
+func (m *moments) Bounds(ctx context.Context, u relay.OperationState) (first, last int64, err error) {
 	m.next()
 	return m.Store.Bounds(ctx, u)
 }
 
-func (m *moments) NextStep(ctx context.Context, u relay.UnderWay, from relay.Cursor, most int) (relay.Step, error) {
+func (m *moments) NextStep(ctx context.Context, u relay.OperationState, from relay.Cursor, most int) (relay.Step, error) {
 	m.next()
 	return m.Store.NextStep(ctx, u, from, most)
 }
 
-func (m *moments) Move(ctx context.Context, u relay.UnderWay, moves []relay.Move) (lanes []int16, moved int, err error) {
+func (m *moments) Move(ctx context.Context, u relay.OperationState, moves []relay.Move) (lanes []int16, moved int, err error) {
 	m.next()
 	return m.Store.Move(ctx, u, moves)
 }
 
-func (m *moments) Advance(ctx context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error) {
+func (m *moments) Advance(ctx context.Context, u relay.OperationState, to relay.Cursor) (relay.OperationState, error) {
 	m.next()
 	return m.Store.Advance(ctx, u, to)
 }
@@ -84,7 +84,7 @@ func (o testOutbox) promote(standby string) {
 type noPublisher struct{ activities.Publisher }
 
 // run has the workflow of an operation do it, with the activities and a store.
-func (o testOutbox) run(u relay.UnderWay, s activities.Store) error {
+func (o testOutbox) run(u relay.OperationState, s activities.Store) error {
 	o.t.Helper()
 	a, err := activities.New(activities.Config{Store: s, Publisher: noPublisher{}})
 	require.NoError(o.t, err)

@@ -14,7 +14,7 @@ import (
 )
 
 // begin puts an operation on record, as the command line does.
-func (o testOutbox) begin(kind string, chosen relay.Selection) relay.UnderWay {
+func (o testOutbox) begin(kind string, chosen relay.Selection) relay.OperationState {
 	o.t.Helper()
 	id, joined, err := o.BeginOperation(o.t.Context(), relay.Operation{
 		Kind: kind, Topic: "orders", By: "ada", Reason: "a test", Selection: chosen, WorkflowID: "outbox-" + kind + "/orders/",
@@ -26,7 +26,7 @@ func (o testOutbox) begin(kind string, chosen relay.Selection) relay.UnderWay {
 	return o.underWay(id)
 }
 
-func (o testOutbox) underWay(id int64) relay.UnderWay {
+func (o testOutbox) underWay(id int64) relay.OperationState {
 	o.t.Helper()
 	u, err := o.Operation(o.t.Context(), id)
 	require.NoError(o.t, err)
@@ -39,7 +39,7 @@ func (o testOutbox) underWay(id int64) relay.UnderWay {
 
 // step does one step and returns what it moved and what is left of it, because its
 // lanes are busy.
-func (o testOutbox) step(u *relay.UnderWay, most int) (moved int, left []relay.Move, over bool) {
+func (o testOutbox) step(u *relay.OperationState, most int) (moved int, left []relay.Move, over bool) {
 	o.t.Helper()
 	step, err := o.NextStep(o.t.Context(), *u, u.From, most)
 	require.NoError(o.t, err)
@@ -52,7 +52,7 @@ func (o testOutbox) step(u *relay.UnderWay, most int) (moved int, left []relay.M
 	return moved, left, step.Over
 }
 
-func (o testOutbox) move(u *relay.UnderWay, moves []relay.Move) (moved int, left []relay.Move) {
+func (o testOutbox) move(u *relay.OperationState, moves []relay.Move) (moved int, left []relay.Move) {
 	o.t.Helper()
 	lanes, moved, err := o.Move(o.t.Context(), *u, moves)
 	require.NoError(o.t, err)

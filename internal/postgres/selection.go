@@ -189,7 +189,7 @@ func (s *Store) countWindow(ctx context.Context, args []any) (n int64, err error
 }
 
 // Bounds returns the first and last id in an operation's time range, 0 if the range has no event.
-func (s *Store) Bounds(ctx context.Context, u relay.UnderWay) (first, last int64, err error) {
+func (s *Store) Bounds(ctx context.Context, u relay.OperationState) (first, last int64, err error) {
 	sp, err := spanOf(u.Selection, u.At)
 	if err != nil {
 		return 0, 0, err

@@ -35,7 +35,7 @@ WHERE e.id > $8 AND e.id <= $9 AND e.id > ($10::bigint[])[e.lane + 1] AND ` + pu
 ORDER BY e.id LIMIT $11`
 
 // NextStep reads the events that an operation moves next, from a place on: about most events.
-func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Cursor, most int) (step relay.Step, err error) {
+func (s *Store) NextStep(ctx context.Context, u relay.OperationState, from relay.Cursor, most int) (step relay.Step, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	sp, err := spanOf(u.Selection, u.At)
@@ -56,7 +56,7 @@ func (s *Store) NextStep(ctx context.Context, u relay.UnderWay, from relay.Curso
 	return step, nil
 }
 
-func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Cursor, most int) (step relay.Step, err error) {
+func (s *Store) deadStep(ctx context.Context, u relay.OperationState, sp span, from relay.Cursor, most int) (step relay.Step, err error) {
 	args := append(deadArguments(u.Topic, u.Selection, sp), from.Lane, from.ID, from.Replay, most)
 	type move struct {
 		relay.Move
@@ -81,7 +81,7 @@ func (s *Store) deadStep(ctx context.Context, u relay.UnderWay, sp span, from re
 	return step, err
 }
 
-func (s *Store) replayStep(ctx context.Context, u relay.UnderWay, sp span, from relay.Cursor, most int) (step relay.Step, err error) {
+func (s *Store) replayStep(ctx context.Context, u relay.OperationState, sp span, from relay.Cursor, most int) (step relay.Step, err error) {
 	last := min(from.ID+window, u.Last)
 	args := append(eventArguments(u.Topic, u.Selection, sp), u.ID, from.ID, last, u.Lanes, most)
 	step.Moves, err = collect(ctx, s, func(row pgx.CollectableRow) (m relay.Move, err error) {
@@ -121,7 +121,7 @@ const advanceSQL = `UPDATE outbox.operation SET next_after = $5 WHERE id = $1 AN
 
 // Advance records that a replay is done up to a place, and returns the operation as recorded. It
 // returns relay.ErrOperationElsewhere if the record differed from u.
-func (s *Store) Advance(ctx context.Context, u relay.UnderWay, to relay.Cursor) (relay.UnderWay, error) {
+func (s *Store) Advance(ctx context.Context, u relay.OperationState, to relay.Cursor) (relay.OperationState, error) {
 	if u.Kind != relay.Replay {
 		return u, nil // a moved event is no dead letter any more
 	}

@@ -148,7 +148,7 @@ func TestReplay_SelectsAnEventOfATimeToComeOnlyByItsName(t *testing.T) {
 		n, at, err := o.CountPublished(t.Context(), "orders", c.chosen, nil)
 		require.NoError(t, err, name)
 		require.Equal(t, c.want, n, name)
-		u := relay.UnderWay{Operation: relay.Operation{Kind: relay.Replay, Topic: "orders", Selection: c.chosen, At: at}, Lanes: make([]int64, relay.Lanes)}
+		u := relay.OperationState{Operation: relay.Operation{Kind: relay.Replay, Topic: "orders", Selection: c.chosen, At: at}, Lanes: make([]int64, relay.Lanes)}
 		o.write("orders", 3)
 		o.exec(`DELETE FROM outbox.pending`)
 		first, last, err := o.Bounds(t.Context(), u)

@@ -170,8 +170,8 @@ type Operation struct {
 	RunID string
 }
 
-// UnderWay is an operation on record, and how far it is.
-type UnderWay struct {
+// OperationState is an operation on record with its progress.
+type OperationState struct {
 	Operation
 	ID int64
 	// Age is how long ago it was asked for, by the database's clock.

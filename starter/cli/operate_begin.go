@@ -22,7 +22,7 @@ import (
 // begin counts, asks, puts the operation on record and starts its workflow. If another
 // command has put the same on record meanwhile, it joins that.
 func (o *operation) begin(cmd *cobra.Command, store *postgres.Store, c client.Client, topic string, chosen relay.Selection,
-) (u relay.UnderWay, run client.WorkflowRun, joined bool, err error) {
+) (u relay.OperationState, run client.WorkflowRun, joined bool, err error) {
 	ctx := cmd.Context()
 	n, err := o.count(cmd, store, topic, chosen)
 	if err != nil {
@@ -53,7 +53,7 @@ func (o *operation) begin(cmd *cobra.Command, store *postgres.Store, c client.Cl
 // somebody terminated the workflow) is ended: what it had selected then is not what is
 // asked for now.
 func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client.Client, topic string, chosen relay.Selection,
-) (u relay.UnderWay, run client.WorkflowRun, joined bool, err error) {
+) (u relay.OperationState, run client.WorkflowRun, joined bool, err error) {
 	ctx := cmd.Context()
 	u, found, err := store.SameUnderWay(ctx, o.kind, topic, chosen)
 	if err != nil || !found {
@@ -112,7 +112,7 @@ func place() string {
 }
 
 // start starts an operation's workflow, unless it runs.
-func (o *operation) start(ctx context.Context, c client.Client, u relay.UnderWay) (client.WorkflowRun, error) {
+func (o *operation) start(ctx context.Context, c client.Client, u relay.OperationState) (client.WorkflowRun, error) {
 	number := strconv.FormatInt(u.ID, 10)
 	if u.WorkflowID != workflows.OperationIDPrefix(o.taskQueue, u.Kind, u.Topic)+number &&
 		u.WorkflowID != workflows.EarlierOperationIDPrefix(o.taskQueue, u.Kind, u.Topic)+number {
