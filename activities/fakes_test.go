@@ -340,8 +340,8 @@ func (s *maintenanceFake) DropReceipts(context.Context) (left []string, err erro
 
 func (s *maintenanceFake) Health(context.Context) (h relay.Health, err error) { return h, nil }
 
-// TakeTurn lets everybody sample, unless turn says otherwise.
-func (s *sampleFake) TakeTurn(_ context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error) {
+// TryAcquireSampling lets every worker sample, unless turn says otherwise.
+func (s *sampleFake) TryAcquireSampling(_ context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error) {
 	s.sampleMu.Lock()
 	turn := s.turn
 	s.sampleMu.Unlock()
@@ -351,7 +351,7 @@ func (s *sampleFake) TakeTurn(_ context.Context, by string, every time.Duration)
 	return turn(by, every)
 }
 
-func (s *sampleFake) DeferTurn(_ context.Context, _ string, wait time.Duration) error {
+func (s *sampleFake) DeferSampling(_ context.Context, _ string, wait time.Duration) error {
 	s.sampleMu.Lock()
 	defer s.sampleMu.Unlock()
 	s.waits = append(s.waits, wait)

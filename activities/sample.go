@@ -28,16 +28,17 @@ const (
 
 // SampleStore is the part of Store that samples need.
 type SampleStore interface {
-	// TakeTurn reports whether it is this worker's turn to sample. If it is not, wait is the time
-	// until the next turn.
-	TakeTurn(ctx context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error)
-	DeferTurn(ctx context.Context, by string, wait time.Duration) error
+	// TryAcquireSampling reports whether this worker has the right to sample now. If it has not,
+	// wait is the time until the next sample is due.
+	TryAcquireSampling(ctx context.Context, by string, every time.Duration) (taken bool, wait time.Duration, err error)
+	// DeferSampling defers the next sample of all workers, after a slow one of this worker.
+	DeferSampling(ctx context.Context, by string, wait time.Duration) error
 	Topics(ctx context.Context) ([]relay.TopicState, error)
 }
 
 // sampler knows the state of all topics as of a few seconds ago. It looks in the
 // background, so that no claim waits for it, and only while there are claims and when
-// it is this worker's turn: of several workers that claim, one samples.
+// this worker has the right to sample: of several workers that claim, one samples.
 type sampler struct {
 	by     string // this worker, as the database knows it
 	mu     sync.Mutex
@@ -57,19 +58,19 @@ type sampler struct {
 // sample is what came of asking for one.
 type sample struct {
 	topics []relay.TopicState
-	taken  bool          // false: it is another worker's turn, or it failed
+	taken  bool          // false: another worker has the right, or it failed
 	next   time.Duration // how long to wait from the beginning of this one
-	took   time.Duration // 0 if it was another worker's turn
+	took   time.Duration // 0 if another worker has the right
 }
 
-// look reads the state of all topics if it is this worker's turn, and says so if it
-// cannot. The look before this one took as long as before; 0 if there was none.
+// look reads the state of all topics if this worker has the right to sample. It logs
+// a warning if that fails. before is how long the previous look took; 0 if there was none.
 func (a *Activities) look(ctx context.Context, every, before time.Duration) (s sample) {
 	ctx = context.WithoutCancel(ctx) // it may outlast the claim that it began in
 	began := time.Now()
-	taken, wait, err := a.samples.TakeTurn(ctx, a.sampler.by, every)
+	taken, wait, err := a.samples.TryAcquireSampling(ctx, a.sampler.by, every)
 	if err == nil && !taken {
-		// The turn may be due sooner than it seems now: the database's clock may be set back.
+		// The next sample may be due sooner than it seems now: the database's clock may be set back.
 		return sample{next: min(wait, every)}
 	}
 	if err == nil {
@@ -86,7 +87,7 @@ func (a *Activities) look(ctx context.Context, every, before time.Duration) (s s
 	}
 	if taken && s.next > every {
 		// Or another worker would look sooner.
-		err = errors.Join(err, a.samples.DeferTurn(ctx, a.sampler.by, s.next-s.took))
+		err = errors.Join(err, a.samples.DeferSampling(ctx, a.sampler.by, s.next-s.took))
 	}
 	if err != nil {
 		activity.GetLogger(ctx).Warn("topics not sampled: what the Temporal UI shows of them is late", "error", err)

@@ -10,33 +10,35 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// askSQL returns no row if the same request to the same recovery is still open.
-const askSQL = `
+// recordRequestSQL records a request to a recovery. It returns no row if the same request to the same recovery is still open.
+const recordRequestSQL = `
 INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, workflow_id)
 VALUES ($1, $2, $3, $4, $5, nullif($6::bigint, 0), $7)
 ON CONFLICT (topic, kind, md5(selection::text)) WHERE finished_at IS NULL DO NOTHING
 RETURNING id`
 
-const askedTooSQL = `
+// recordJoinedRequestSQL records another operator's request that joins the open one. It has ended at once.
+const recordJoinedRequestSQL = `
 INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, workflow_id, finished_at, outcome)
 VALUES ($1, $2, $3, $4, $5, nullif($6::bigint, 0), $7, now(), 'joined operation ' || $8::bigint)`
 
-// Ask records a request to a recovery before the request is sent: the answer may be late, and the
+// RecordRecoveryRequest records a request to a recovery before the request is sent: the answer may be late, and the
 // record must name the operator. EndOperation ends it. If the same request to the same recovery is
-// already open, Ask records the second operator too, and returns the number of the first request.
-func (s *Store) Ask(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
+// already open, RecordRecoveryRequest records the second operator
+// too, and returns the number of the first request.
+func (s *Store) RecordRecoveryRequest(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	args := []any{o.Kind, o.Topic, s.text(o.By), s.text(o.Reason), o.Selection, o.Matched, o.WorkflowID}
 	err = s.record(ctx, func(tx pgx.Tx) error {
-		err := tx.QueryRow(ctx, askSQL, args...).Scan(&id)
+		err := tx.QueryRow(ctx, recordRequestSQL, args...).Scan(&id)
 		if joined = errors.Is(err, pgx.ErrNoRows); !joined {
 			return err
 		}
 		if err := tx.QueryRow(ctx, sameOperationSQL, o.Kind, o.Topic, o.Selection).Scan(&id); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, askedTooSQL, append(args, id)...)
+		_, err = tx.Exec(ctx, recordJoinedRequestSQL, append(args, id)...)
 		return err
 	})
 	if err != nil {
@@ -45,12 +47,12 @@ func (s *Store) Ask(ctx context.Context, o relay.Operation) (id int64, joined bo
 	return id, joined, nil
 }
 
-// oneAtATimeSQL makes two attempts of a workflow ask one after the other, until the transaction
+// lockWorkflowSQL lets only one attempt of a workflow record an operation at a time, until the transaction
 // ends: the second attempt finds the record of the first.
-const oneAtATimeSQL = `SELECT pg_advisory_xact_lock(hashtextextended('outbox/operation/' || $1, 0))`
+const lockWorkflowSQL = `SELECT pg_advisory_xact_lock(hashtextextended('outbox/operation/' || $1, 0))`
 
-// askedBySQL finds the operations of a workflow id. Those of the same run come first.
-const askedBySQL = `
+// operationOfWorkflowSQL finds the operations of a workflow id. Those of the same run come first.
+const operationOfWorkflowSQL = `
 SELECT id, run_id FROM outbox.operation
 WHERE workflow_id = $1 AND run_id <> ''
 ORDER BY run_id <> $2, id DESC LIMIT 1`
@@ -58,11 +60,11 @@ ORDER BY run_id <> $2, id DESC LIMIT 1`
 // askedBy returns the number of the operation that the workflow of o has asked for, 0 if there is
 // none, and whether the same run asked. It makes other attempts of the workflow wait.
 func askedBy(ctx context.Context, tx pgx.Tx, o relay.Operation) (id int64, sameRun bool, err error) {
-	if _, err := tx.Exec(ctx, oneAtATimeSQL, o.WorkflowID); err != nil {
+	if _, err := tx.Exec(ctx, lockWorkflowSQL, o.WorkflowID); err != nil {
 		return 0, false, err
 	}
 	var run string
-	err = tx.QueryRow(ctx, askedBySQL, o.WorkflowID, o.RunID).Scan(&id, &run)
+	err = tx.QueryRow(ctx, operationOfWorkflowSQL, o.WorkflowID, o.RunID).Scan(&id, &run)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, false, nil
 	}

@@ -11,13 +11,13 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestAsk_IsOnRecordBeforeItIsDoneWithAllWhoAskedTheSame(t *testing.T) {
+func TestRecordRecoveryRequest_RecordsAllOperatorsAndJoinsTheSameRequest(t *testing.T) {
 	o := open(t)
 	ask := relay.Operation{
 		Kind: relay.RecoverPark, Topic: "orders", By: "ada", Reason: "gone", Matched: 120, WorkflowID: "outbox-recovery/orders",
 		Selection: relay.Selection{Recovery: "run 1"},
 	}
-	first, joined, err := o.Ask(t.Context(), ask)
+	first, joined, err := o.RecordRecoveryRequest(t.Context(), ask)
 	require.NoError(t, err)
 	require.False(t, joined)
 	u, err := o.Operation(t.Context(), first)
@@ -27,17 +27,17 @@ func TestAsk_IsOnRecordBeforeItIsDoneWithAllWhoAskedTheSame(t *testing.T) {
 	require.Nil(t, u.Finished)
 
 	ask.By = "bob"
-	again, joined, err := o.Ask(t.Context(), ask)
+	again, joined, err := o.RecordRecoveryRequest(t.Context(), ask)
 	require.NoError(t, err)
 	require.True(t, joined)
 	require.Equal(t, first, again)
 	require.Equal(t, []string{"ada ", fmt.Sprint("bob joined operation ", first)}, query[[]string](o, `SELECT array_agg(by || ' ' || outcome ORDER BY id) FROM outbox.operation`))
 	ask.Kind = relay.RecoverNow
-	_, joined, err = o.Ask(t.Context(), ask)
+	_, joined, err = o.RecordRecoveryRequest(t.Context(), ask)
 	require.NoError(t, err)
 	require.False(t, joined, "that is something else")
 	ask.Kind, ask.Selection.Recovery = relay.RecoverPark, "run 2"
-	_, joined, err = o.Ask(t.Context(), ask)
+	_, joined, err = o.RecordRecoveryRequest(t.Context(), ask)
 	require.NoError(t, err)
 	require.False(t, joined, "that is another recovery, whatever became of the first")
 
@@ -64,9 +64,9 @@ func TestRelayRole_MayAskAndPark(t *testing.T) {
 	_, _, err = limited.Waits(t.Context(), batches[0])
 	require.NoError(t, err)
 	ask := relay.Operation{Kind: relay.RecoverNow, Topic: "orders", By: "ada", Reason: "x"}
-	first, _, err := limited.Ask(t.Context(), ask)
+	first, _, err := limited.RecordRecoveryRequest(t.Context(), ask)
 	require.NoError(t, err)
-	again, joined, err := limited.Ask(t.Context(), ask)
+	again, joined, err := limited.RecordRecoveryRequest(t.Context(), ask)
 	require.NoError(t, err)
 	require.True(t, joined)
 	require.Equal(t, first, again)

@@ -34,13 +34,13 @@ func TestSample_IsTakenThoughItsTurnIsAheadOfTheClock(t *testing.T) {
 	o := open(t)
 	for _, by := range []string{"a", "b"} {
 		o.exec(`UPDATE outbox.sample SET by = 'a', due_at = now() + interval '10 days'`)
-		taken, _ := o.turn(by)
+		taken, _ := o.acquireSampling(by)
 		require.True(t, taken, by)
-		taken, _ = o.turn(by)
-		require.False(t, taken, "it is one turn")
+		taken, _ = o.acquireSampling(by)
+		require.False(t, taken, "only one of the calls gets the right")
 	}
-	require.NoError(t, o.DeferTurn(t.Context(), "b", time.Hour))
-	taken, wait := o.turn("a")
+	require.NoError(t, o.DeferSampling(t.Context(), "b", time.Hour))
+	taken, wait := o.acquireSampling("a")
 	require.False(t, taken)
 	require.LessOrEqual(t, wait, timing.SampleDeferMost+2*time.Second, "so far ahead and no further")
 }

@@ -21,7 +21,7 @@ func TestState_WithoutTheRelaysOwnRowsEventsArePublishedAndTheRowsAreNamed(t *te
 	require.Zero(t, o.pending())
 	_, _, err := s.AdvanceRounds(t.Context(), true)
 	require.ErrorContains(t, err, "starter migrate")
-	_, _, err = s.TakeTurn(t.Context(), "x", 1)
+	_, _, err = s.TryAcquireSampling(t.Context(), "x", 1)
 	require.ErrorContains(t, err, "starter migrate")
 	o.write("orders", 5)
 	require.Len(t, s.drain(second(s.claimOne())), 5, "the lanes were released")
@@ -124,7 +124,7 @@ func TestOperate_OfTextsThatTheEncodingLacksIsOnRecord(t *testing.T) {
 	require.NoError(t, err)
 	op.Kind = "recover-now"
 	for range 2 {
-		_, _, err = o.Ask(t.Context(), op)
+		_, _, err = o.RecordRecoveryRequest(t.Context(), op)
 		require.NoError(t, err)
 	}
 	require.Equal(t, 5, query[int](o, `SELECT count(*) FROM outbox.operation WHERE reason = 'a refund of 5 ?' AND by = '???'`))

@@ -553,7 +553,7 @@ func TestOperation_ThatBeginsInTheMicrosecondOfAnotherHasANumberOfItsOwn(t *test
 	changed, err := o.Pause(t.Context(), relay.Operation{Topic: "orders", By: "ada", Reason: "a test"})
 	require.NoError(t, err)
 	require.True(t, changed)
-	_, joined, err := o.Ask(t.Context(), relay.Operation{Kind: relay.RecoverNow, Topic: "orders", By: "ada", Reason: "a test"})
+	_, joined, err := o.RecordRecoveryRequest(t.Context(), relay.Operation{Kind: relay.RecoverNow, Topic: "orders", By: "ada", Reason: "a test"})
 	require.NoError(t, err)
 	require.False(t, joined)
 	require.Equal(t, 4, query[int](o, `SELECT count(*)::int FROM outbox.operation`))

@@ -132,7 +132,7 @@ func (o *recovering) ask(cmd *cobra.Command, store *postgres.Store, kind string,
 	if r.Matched != nil {
 		record.Matched = *r.Matched
 	}
-	r.Operation, r.Joined, err = store.Ask(cmd.Context(), record)
+	r.Operation, r.Joined, err = store.RecordRecoveryRequest(cmd.Context(), record)
 	if r.Joined {
 		if u, err := store.Operation(cmd.Context(), r.Operation); err == nil {
 			fmt.Fprintf(cmd.ErrOrStderr(), "asked for since %s, by %s: %s\n", instantText(u.At), u.By, u.Reason)
