@@ -51,12 +51,12 @@ type Config struct {
 	SampleEvery time.Duration
 	// BatchFor is how long a batch goes on while its lanes hold more. Default timing.BatchFor.
 	BatchFor time.Duration
-	// RecoveryPause is how long a topic stays in recovery when its recovery no longer
-	// says that it is at work. Default timing.RecoveryPause.
-	RecoveryPause time.Duration
-	// HandoverPause is how long a topic is in recovery when its recovery has to begin,
-	// in case that it never does. Default timing.HandoverPause.
-	HandoverPause time.Duration
+	// RecoveryHold is how long a topic stays in recovery when its recovery no longer
+	// says that it is at work. Default timing.RecoveryHold.
+	RecoveryHold time.Duration
+	// HandoverHold is how long a topic is in recovery when its recovery has to begin,
+	// in case that it never does. Default timing.HandoverHold.
+	HandoverHold time.Duration
 	// Routes are the topics that Publisher has a destination for. Of others, a few are
 	// claimed at a time. nil: all topics are claimed alike.
 	Routes []string
@@ -111,11 +111,11 @@ func New(cfg Config) (*Activities, error) {
 	if cfg.BatchFor == 0 {
 		cfg.BatchFor = timing.BatchFor
 	}
-	if cfg.RecoveryPause == 0 {
-		cfg.RecoveryPause = timing.RecoveryPause
+	if cfg.RecoveryHold == 0 {
+		cfg.RecoveryHold = timing.RecoveryHold
 	}
-	if cfg.HandoverPause == 0 {
-		cfg.HandoverPause = timing.HandoverPause
+	if cfg.HandoverHold == 0 {
+		cfg.HandoverHold = timing.HandoverHold
 	}
 	if cfg.WaitForStart == 0 {
 		cfg.WaitForStart = relay.WaitForStart

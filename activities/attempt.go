@@ -261,7 +261,7 @@ func (t *attempt) carryOut(ctx context.Context, d decision) error {
 		c.AttemptsWithoutSuccess, c.Throttled = d.noted.AttemptsWithoutSuccess, d.noted.Throttled
 	})
 	if d.isHandedOver {
-		if err := t.store.PauseTopic(ctx, t.topic, t.RecoveryID, t.cfg.HandoverPause); err != nil {
+		if err := t.store.HoldForRecovery(ctx, t.topic, t.RecoveryID, t.cfg.HandoverHold); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,6 @@ func TestActivities_KeepTheDurationsThatTheStoreAndTemporalKeep(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, timing.Lease, a.cfg.Lease)
 	require.Equal(t, timing.BatchFor, a.cfg.BatchFor)
-	require.Equal(t, timing.RecoveryPause, a.cfg.RecoveryPause)
-	require.Equal(t, timing.HandoverPause, a.cfg.HandoverPause)
+	require.Equal(t, timing.RecoveryHold, a.cfg.RecoveryHold)
+	require.Equal(t, timing.HandoverHold, a.cfg.HandoverHold)
 }

@@ -293,7 +293,7 @@ func (s *batchFake) Blocked(_ context.Context, _ string, keys []string) (map[rel
 	return blocked, nil
 }
 
-func (s *topicFake) PauseTopic(_ context.Context, topic, workflowID string, _ time.Duration) error {
+func (s *topicFake) HoldForRecovery(_ context.Context, topic, workflowID string, _ time.Duration) error {
 	s.topicMu.Lock()
 	defer s.topicMu.Unlock()
 	s.pauses = append(s.pauses, topic+" by "+workflowID)
@@ -307,7 +307,7 @@ func (s *topicFake) NoteFailure(_ context.Context, topic, workflowID string, f r
 	return s.noteErr
 }
 
-func (s *topicFake) ResumeTopic(context.Context, string, string) error { return nil }
+func (s *topicFake) EndRecoveryHold(context.Context, string, string) error { return nil }
 
 func (s *maintenanceFake) MakePartitions(context.Context, int, func()) (p relay.Partitions, err error) {
 	return p, nil

@@ -255,5 +255,5 @@ func (a *Activities) holdTopic(ctx, preparing context.Context, r PublishRequest)
 	if activity.GetInfo(ctx).Attempt == 1 && !activity.HasHeartbeatDetails(ctx) && r.mode() == recovering {
 		a.cfg.Metrics.RecoveryBegun(r.Batch.Topic)
 	}
-	return a.batches.PauseTopic(preparing, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryPause)
+	return a.batches.HoldForRecovery(preparing, r.Batch.Topic, r.RecoveryID, a.cfg.RecoveryHold)
 }

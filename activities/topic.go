@@ -15,9 +15,11 @@ import (
 
 // TopicStore is the part of Store that has the state of topics.
 type TopicStore interface {
-	PauseTopic(ctx context.Context, topic, workflowID string, pause time.Duration) error
+	// HoldForRecovery keeps claims away from a topic for its recovery, at most for the time hold.
+	HoldForRecovery(ctx context.Context, topic, workflowID string, hold time.Duration) error
 	NoteFailure(ctx context.Context, topic, workflowID string, f relay.Failure, next time.Duration) error
-	ResumeTopic(ctx context.Context, topic, workflowID string) error
+	// EndRecoveryHold ends the hold of that recovery, and of no other.
+	EndRecoveryHold(ctx context.Context, topic, workflowID string) error
 }
 
 // TopicRequest names a topic and the recovery that acts on it.
@@ -26,13 +28,13 @@ type TopicRequest struct {
 	RecoveryID string `json:"recoveryId"`
 }
 
-// ResumeTopic lifts the pause of a recovery that is over, and no other.
+// ResumeTopic ends the hold of a recovery that is over, and no other. (Its name is in histories.)
 func (a *Activities) ResumeTopic(ctx context.Context, r TopicRequest) error {
-	return failure(ctx, a.batches.ResumeTopic(ctx, r.Topic, r.RecoveryID), nil)
+	return failure(ctx, a.batches.EndRecoveryHold(ctx, r.Topic, r.RecoveryID), nil)
 }
 
 // RecoveryRuns reports whether the recovery of that id runs, on this activity's task queue:
-// ids of earlier versions are not always of one task queue. If it does, the pause that
+// ids of earlier versions are not always of one task queue. If it does, the hold that
 // PublishBatch has made is in its name.
 func (a *Activities) RecoveryRuns(ctx context.Context, r TopicRequest) (bool, error) {
 	d, err := activity.GetClient(ctx).DescribeWorkflowExecution(ctx, r.RecoveryID, "")
@@ -46,5 +48,5 @@ func (a *Activities) RecoveryRuns(ctx context.Context, r TopicRequest) (bool, er
 		d.GetExecutionConfig().GetTaskQueue().GetName() != activity.GetInfo(ctx).TaskQueue:
 		return false, nil
 	}
-	return true, failure(ctx, a.batches.PauseTopic(ctx, r.Topic, r.RecoveryID, a.cfg.HandoverPause), nil)
+	return true, failure(ctx, a.batches.HoldForRecovery(ctx, r.Topic, r.RecoveryID, a.cfg.HandoverHold), nil)
 }

@@ -58,16 +58,16 @@ func TestLanes_AreHeldNoLongerThanALeaseThoughTheClockWasAhead(t *testing.T) {
 	o.write("orders", 20)
 	_, dead := o.claimOne()
 	o.exec(`UPDATE outbox.lane SET quiet_at = leased_until, reserved_until = leased_until`)
-	require.NoError(t, o.PauseTopic(t.Context(), "orders", "w", timing.RecoveryPause))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "w", timing.RecoveryHold))
 	o.ahead()
 	require.NoError(t, o.Sweep(t.Context()))
 	require.True(t, query[bool](o, `SELECT max(greatest(leased_until, quiet_at, reserved_until)) <= clock_timestamp() + $1::interval
 		        AND max(claimed_at) <= clock_timestamp() AND (SELECT max(recovery_paused_until) FROM outbox.topic) <= clock_timestamp() + $2::interval
-		    FROM outbox.lane`, timing.Lease, timing.RecoveryPause))
+		    FROM outbox.lane`, timing.Lease, timing.RecoveryHold))
 	require.Equal(t, len(dead.LowID), query[int](o, `SELECT count(leased_until)::int FROM outbox.lane`), "a free lane stays free")
 	// What time would do.
 	o.exec(`UPDATE outbox.lane SET leased_until = leased_until - $1::interval, quiet_at = quiet_at - $1::interval, reserved_until = reserved_until - $1::interval`, timing.Lease)
-	o.exec(`UPDATE outbox.topic SET recovery_paused_until = recovery_paused_until - $1::interval`, timing.RecoveryPause)
+	o.exec(`UPDATE outbox.topic SET recovery_paused_until = recovery_paused_until - $1::interval`, timing.RecoveryHold)
 	require.Equal(t, 20, events(o.claim()))
 }
 

@@ -184,20 +184,20 @@ func TestLoad_LeavesOutThePayloadOfAnEventLargerThanAPage(t *testing.T) {
 	require.Equal(t, "small", next.Events[0].Payload)
 }
 
-func TestPauseTopic_ExpiresAndIsLiftedByItsRecoveryOnly(t *testing.T) {
+func TestHoldForRecovery_ExpiresAndIsEndedByItsRecoveryOnly(t *testing.T) {
 	o := open(t)
 	o.write("orders", 1)
-	require.NoError(t, o.PauseTopic(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
 	require.Empty(t, o.claim())
-	require.NoError(t, o.ResumeTopic(t.Context(), "orders", "somebody else"))
+	require.NoError(t, o.EndRecoveryHold(t.Context(), "orders", "somebody else"))
 	require.Empty(t, o.claim())
 	o.exec(`UPDATE outbox.topic SET recovery_paused_until = now() - interval '1 second'`)
 	_, lease := o.claimOne()
 	require.NoError(t, o.Release(t.Context(), lease, relay.Read{Next: lease.LowID}))
 
-	require.NoError(t, o.PauseTopic(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
 	o.exec(`UPDATE outbox.topic SET paused_at = now(), paused_by = 'ann'`)
-	require.NoError(t, o.ResumeTopic(t.Context(), "orders", "outbox-recovery/orders"))
+	require.NoError(t, o.EndRecoveryHold(t.Context(), "orders", "outbox-recovery/orders"))
 	require.Empty(t, o.claim(), "ann's pause is hers to lift")
 	o.exec(`UPDATE outbox.topic SET paused_at = NULL, paused_by = NULL`)
 	require.Len(t, o.claim(), 1)

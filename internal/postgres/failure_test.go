@@ -47,7 +47,7 @@ func TestNoteFailure_IsShownWhereverTheTopicIsUntilItIsResumed(t *testing.T) {
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	o.write("orders", 1)
 	o.noFailure("orders", "")
-	require.NoError(t, o.PauseTopic(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
 	o.noFailure("orders", "outbox-recovery/orders")
 
 	before := query[time.Time](o, `SELECT now()`)
@@ -61,7 +61,7 @@ func TestNoteFailure_IsShownWhereverTheTopicIsUntilItIsResumed(t *testing.T) {
 	status.Since, status.Next = time.Time{}, time.Time{}
 	require.Equal(t, missing, *status)
 
-	require.NoError(t, o.ResumeTopic(t.Context(), "orders", "outbox-recovery/orders"))
+	require.NoError(t, o.EndRecoveryHold(t.Context(), "orders", "outbox-recovery/orders"))
 	o.noFailure("orders", "")
 	require.Zero(t, query[int](o, `SELECT num_nonnulls(failure_code, failure_message, failure_destination, failing_since, next_attempt_at) FROM outbox.topic`))
 }
@@ -72,7 +72,7 @@ func TestNoteFailure_KeepsSinceWhenAndTheLastReason(t *testing.T) {
 	o.write("orders", 1)
 	since := func() time.Time { return query[time.Time](o, `SELECT failing_since FROM outbox.topic`) }
 	fails := func(code string) {
-		require.NoError(t, o.PauseTopic(t.Context(), "orders", "r", time.Minute))
+		require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "r", time.Minute))
 		require.NoError(t, o.NoteFailure(t.Context(), "orders", "r", relay.Failure{Code: code}, time.Second))
 	}
 	fails("Throttled")
@@ -89,7 +89,7 @@ func TestNoteFailure_KeepsSinceWhenAndTheLastReason(t *testing.T) {
 	// Nobody resumed it: its recovery was terminated, and it may have been published since.
 	o.exec(`UPDATE outbox.topic SET recovery_paused_until = now()`)
 	o.noFailure("orders", "")
-	require.NoError(t, o.PauseTopic(t.Context(), "orders", "r", time.Minute))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "r", time.Minute))
 	o.noFailure("orders", "r")
 	fails("NotFound")
 	require.NotEqual(t, first, since())
@@ -100,7 +100,7 @@ func TestNoteFailure_ThatAnEarlierVersionLeftBehindIsNotShownForLong(t *testing.
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	o.write("orders", 1)
-	require.NoError(t, o.PauseTopic(t.Context(), "orders", "r", time.Minute))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "r", time.Minute))
 	require.NoError(t, o.NoteFailure(t.Context(), "orders", "r", missing, time.Minute))
 	o.exec(`UPDATE outbox.topic SET recovery_paused_until = NULL, recovery_workflow_id = NULL`)
 	o.noFailure("orders", "")
@@ -117,7 +117,7 @@ func TestNoteFailure_OfAnyTextIsKept(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
 	o.write("orders", 1)
-	require.NoError(t, o.PauseTopic(t.Context(), "orders", "r", time.Minute))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "r", time.Minute))
 	f := relay.Failure{Code: "C", Message: "a\x00b \xff \" \\ \x1b[31m " + strings.Repeat("ü", 400)}
 	require.NoError(t, o.NoteFailure(t.Context(), "orders", "r", f, 0))
 	status, _, sample, _ := o.failures("orders")

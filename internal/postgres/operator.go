@@ -28,7 +28,7 @@ VALUES ($1, $2, $3, $4, $5, $6, now(), 'done')`
 
 // Pause keeps claims away from a topic until an operator resumes it. Batches under way end within
 // seconds; batches that wait for another attempt end with that attempt. Pause reports whether it
-// changed anything. It does not touch a recovery's pause. If a workflow asks for it, another attempt
+// changed anything. It does not touch the hold of a recovery. If a workflow asks for it, another attempt
 // of its run changes nothing and gets the result of the first attempt; the error wraps
 // relay.ErrUndone if the topic is not paused any more.
 func (s *Store) Pause(ctx context.Context, o relay.Operation) (changed bool, err error) {

@@ -27,12 +27,12 @@ func TestPause_KeepsClaimsAwayUntilItIsLiftedAndIsOnRecord(t *testing.T) {
 	require.Empty(t, o.claims())
 
 	// A recovery's pause and its end leave the operator's alone, and the other way round.
-	require.NoError(t, limited.PauseTopic(t.Context(), "orders", "recovery", time.Minute))
+	require.NoError(t, limited.HoldForRecovery(t.Context(), "orders", "recovery", time.Minute))
 	changed, err = limited.Resume(t.Context(), relay.Operation{Topic: "orders", By: "bob", Reason: "mended"})
 	require.NoError(t, err)
 	require.True(t, changed)
 	require.Empty(t, o.claims(), "its recovery still has it")
-	require.NoError(t, limited.ResumeTopic(t.Context(), "orders", "recovery"))
+	require.NoError(t, limited.EndRecoveryHold(t.Context(), "orders", "recovery"))
 	require.NotEmpty(t, o.claims())
 	changed, err = limited.Resume(t.Context(), relay.Operation{Topic: "orders", By: "bob"})
 	require.NoError(t, err)

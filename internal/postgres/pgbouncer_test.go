@@ -76,8 +76,8 @@ func TestPgBouncer_RunsEveryStatementInTransactionMode(t *testing.T) {
 		blocked, err := o.Blocked(ctx, "orders", []string{"k1", "other"})
 		require.NoError(t, err)
 		require.Len(t, blocked, 1)
-		require.NoError(t, o.PauseTopic(ctx, "orders", "recovery-1", time.Minute))
-		require.NoError(t, o.ResumeTopic(ctx, "orders", "recovery-1"))
+		require.NoError(t, o.HoldForRecovery(ctx, "orders", "recovery-1", time.Minute))
+		require.NoError(t, o.EndRecoveryHold(ctx, "orders", "recovery-1"))
 		require.NoError(t, o.ReleaseClaim(ctx, batch))
 		require.NoError(t, o.forgetRefusals(ctx))
 

@@ -46,11 +46,11 @@ func TestClaim_TakesAFewTopicsWithoutARouteAndAllThatHaveOne(t *testing.T) {
 
 	// Their recoveries hold them, also between two attempts.
 	for _, topic := range []string{"topic-0001", "topic-0002", "topic-0003"} {
-		require.NoError(t, o.PauseTopic(t.Context(), topic, "r-"+topic, time.Minute))
+		require.NoError(t, o.HoldForRecovery(t.Context(), topic, "r-"+topic, time.Minute))
 	}
 	o.expireLeases()
 	require.Equal(t, []string{"audit", "orders"}, o.topicsOf(r))
-	require.NoError(t, o.ResumeTopic(t.Context(), "topic-0002", "r-topic-0002"))
+	require.NoError(t, o.EndRecoveryHold(t.Context(), "topic-0002", "r-topic-0002"))
 	require.Equal(t, []string{"topic-0004"}, o.topicsOf(r), "the one that was claimed longest ago")
 	require.Empty(t, o.topicsOf(r))
 
@@ -68,7 +68,7 @@ func TestClaim_ReadsNothingOfTopicsWithoutARouteOnceAFewAreHeld(t *testing.T) {
 	require.NoError(t, o.Sweep(t.Context()))
 	o.exec(`VACUUM (ANALYZE) outbox.lane`)
 	for i := range 3 {
-		require.NoError(t, o.PauseTopic(t.Context(), fmt.Sprintf("topic-%04d", i+1), "r", time.Minute))
+		require.NoError(t, o.HoldForRecovery(t.Context(), fmt.Sprintf("topic-%04d", i+1), "r", time.Minute))
 	}
 	unbounded := pagesOf(o, waitingSQL, 4, []string{}, []int{}, []string(nil), 0)
 	bounded := pagesOf(o, waitingSQL, 4, []string{}, []int{}, []string{"orders"}, 3)
@@ -91,9 +91,9 @@ func TestLeavesOut_SaysWhetherAnotherWorkerMayHaveSomethingToDo(t *testing.T) {
 	require.True(t, leaves("orders"))
 	require.False(t, leaves("orders", "topic-0001"))
 	require.True(t, leaves())
-	require.NoError(t, o.PauseTopic(t.Context(), "topic-0001", "r", time.Minute))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "topic-0001", "r", time.Minute))
 	require.False(t, leaves("orders"), "its recovery tries it on all workers")
-	require.NoError(t, o.ResumeTopic(t.Context(), "topic-0001", "r"))
+	require.NoError(t, o.EndRecoveryHold(t.Context(), "topic-0001", "r"))
 	require.True(t, leaves("orders"))
 	require.Len(t, o.claim(), 2)
 	require.False(t, leaves("orders"))

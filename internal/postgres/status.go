@@ -20,8 +20,8 @@ type TopicStatus struct {
 	PausedBy    string     `json:"pausedBy,omitempty"`
 	PauseReason string     `json:"pauseReason,omitempty"`
 	PausedAt    *time.Time `json:"pausedAt,omitempty"`
-	// Recovery is the id of the workflow that keeps the topic paused because its
-	// destination is broken.
+	// Recovery is the id of the workflow that holds the topic because its destination is
+	// broken.
 	Recovery string `json:"recovery,omitempty"`
 	// Failure is the reason: the last refusal, if an attempt of that workflow has recorded it.
 	Failure *relay.Failure `json:"failure,omitempty"`

@@ -111,7 +111,7 @@ WHERE l.topic = ahead.topic AND l.lane = ahead.lane`
 // holdNoLonger makes sure that no lane and no topic is held for longer than a worker holds it, even if
 // the database's clock was ahead.
 func (s *Store) holdNoLonger(ctx context.Context) error {
-	if _, err := s.pool.Exec(ctx, holdNoLongerSQL, max(s.cfg.Lease, timing.Lease), timing.RecoveryPause, timing.ClockMargin); err != nil {
+	if _, err := s.pool.Exec(ctx, holdNoLongerSQL, max(s.cfg.Lease, timing.Lease), timing.RecoveryHold, timing.ClockMargin); err != nil {
 		return fmt.Errorf("look for times ahead of the clock: %w", err)
 	}
 	return nil

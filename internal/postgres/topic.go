@@ -8,23 +8,26 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// pauseTopicSQL pauses a topic for its recovery. It never shortens a pause, and does not touch an
-// operator's pause, which is in other columns. If the last pause had expired, the time of the failure
+// A topic whose destination is broken is held for its recovery: claims leave it out. The column
+// recovery_paused_until has the end of the hold. (Its name is old. Only an operator pauses a topic.)
+
+// holdForRecoverySQL holds a topic for its recovery. It never shortens a hold, and does not touch an
+// operator's pause, which is in other columns. If the last hold had expired, the time of the failure
 // begins again, because the topic may have been published meanwhile.
-const pauseTopicSQL = `
+const holdForRecoverySQL = `
 INSERT INTO outbox.topic AS t (topic, recovery_paused_until, recovery_workflow_id)
 VALUES ($1, now() + $2::interval, $3)
 ON CONFLICT (topic) DO UPDATE
 SET recovery_paused_until = greatest(t.recovery_paused_until, excluded.recovery_paused_until), recovery_workflow_id = excluded.recovery_workflow_id,
     failing_since = CASE WHEN t.recovery_paused_until > now() THEN t.failing_since END`
 
-// PauseTopic keeps claims away from a topic until it is resumed, but for at most the given time. The
-// attempts of the recovery renew the pause.
-func (s *Store) PauseTopic(ctx context.Context, topic, workflowID string, pause time.Duration) error {
+// HoldForRecovery keeps claims away from a topic until EndRecoveryHold, but at most for the time hold. The
+// attempts of the recovery workflowID renew the hold.
+func (s *Store) HoldForRecovery(ctx context.Context, topic, workflowID string, hold time.Duration) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, pauseTopicSQL, topic, pause, workflowID); err != nil {
-		return fmt.Errorf("pause topic: %w", err)
+	if _, err := s.pool.Exec(ctx, holdForRecoverySQL, topic, hold, workflowID); err != nil {
+		return fmt.Errorf("hold the topic for its recovery: %w", err)
 	}
 	return nil
 }
@@ -35,9 +38,9 @@ SET failure_code = $3, failure_message = $4, failure_destination = $5,
     failing_since = coalesce(failing_since, now()), next_attempt_at = now() + $6::interval
 WHERE topic = $1 AND recovery_workflow_id = $2`
 
-// NoteFailure records the failure for which a recovery pauses a topic; next is the time until the
+// NoteFailure records the failure for which a recovery holds a topic; next is the time until the
 // recovery's next attempt. It ignores the Failure's own times. It changes nothing if the recovery no
-// longer pauses the topic.
+// longer holds the topic.
 func (s *Store) NoteFailure(ctx context.Context, topic, workflowID string, f relay.Failure, next time.Duration) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -47,7 +50,7 @@ func (s *Store) NoteFailure(ctx context.Context, topic, workflowID string, f rel
 	return nil
 }
 
-// recoveryOf is, in a statement, the workflow that keeps the topic t paused.
+// recoveryOf is, in a statement, the id of the recovery that holds the topic t, or ”.
 const recoveryOf = `CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END`
 
 // wholeFailure is the failure of that recovery as relay.Failure, or null; shortFailure is the same for
@@ -63,18 +66,18 @@ const (
 	failureTo = `), 'destination', t.failure_destination, 'since', t.failing_since, 'nextAttemptAt', t.next_attempt_at) END`
 )
 
-const resumeTopicSQL = `
+const endRecoveryHoldSQL = `
 UPDATE outbox.topic
 SET recovery_paused_until = NULL, recovery_workflow_id = NULL,
     failure_code = NULL, failure_message = NULL, failure_destination = NULL, failing_since = NULL, next_attempt_at = NULL
 WHERE topic = $1 AND recovery_workflow_id = $2`
 
-// ResumeTopic lifts the pause of the given recovery, and of no other, and deletes its failure.
-func (s *Store) ResumeTopic(ctx context.Context, topic, workflowID string) error {
+// EndRecoveryHold ends the hold of the recovery workflowID, and of no other, and deletes its failure.
+func (s *Store) EndRecoveryHold(ctx context.Context, topic, workflowID string) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, resumeTopicSQL, topic, workflowID); err != nil {
-		return fmt.Errorf("resume topic: %w", err)
+	if _, err := s.pool.Exec(ctx, endRecoveryHoldSQL, topic, workflowID); err != nil {
+		return fmt.Errorf("end the hold of a recovery: %w", err)
 	}
 	return nil
 }

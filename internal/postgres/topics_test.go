@@ -40,8 +40,8 @@ func TestTopics_DescribesEachWithTheRightsOfTheRelayRole(t *testing.T) {
 	o.exec(`INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id)
 	        SELECT t, 0, i, now(), 1, CASE i WHEN 1 THEN 'A rare one' ELSE 'Poison' END, 'm', 1, 'w' FROM unnest('{audit,orders}'::text[]) t, generate_series(1, 3) i`)
 	o.exec(`INSERT INTO outbox.topic (topic, paused_at, paused_by, pause_reason) VALUES ('billing', now(), 'ada', repeat('x', 1000))`)
-	require.NoError(t, o.PauseTopic(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
-	require.NoError(t, o.PauseTopic(t.Context(), "rests", "over", 0))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "orders", "outbox-recovery/orders", time.Minute))
+	require.NoError(t, o.HoldForRecovery(t.Context(), "rests", "over", 0))
 
 	o.t, o.Store = t, limited
 	got := o.topics()

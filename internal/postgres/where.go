@@ -70,7 +70,7 @@ type LaneLife struct {
 	PausedBy    string   `json:"pausedBy,omitempty"`
 	PauseReason string   `json:"pauseReason,omitempty"`
 	Recovery    string   `json:"recovery,omitempty"` // workflow id
-	// Failure is the reason why that workflow keeps the topic paused, if an attempt has recorded it.
+	// Failure is the reason why that workflow holds the topic, if an attempt has recorded it.
 	Failure *relay.Failure `json:"failure,omitempty"`
 }
 
@@ -124,7 +124,7 @@ FROM outbox.discarded x JOIN outbox.operation o ON o.id = x.operation
 WHERE x.topic = $1 AND x.lane = $2 AND x.id = $3 AND x.created_at = $4
 ORDER BY 2`
 
-// laneLifeSQL reads the run that has a lane, and the pauses of its topic.
+// laneLifeSQL reads the run that has a lane, and the pause or recovery of its topic.
 const laneLifeSQL = `
 SELECT CASE WHEN l.leased_until >= now() THEN coalesce(split_part(l.claimed_by, '/', 1), '') ELSE '' END,
        l.retrying AND l.leased_until >= now() IS TRUE,

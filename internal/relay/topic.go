@@ -25,7 +25,7 @@ type TopicState struct {
 	// PausedBy is the operator who has paused the topic.
 	PausedBy    string `json:"pausedBy,omitempty"`
 	PauseReason string `json:"pauseReason,omitempty"`
-	// Recovery is the id of the workflow that keeps the topic paused, because its
+	// Recovery is the id of the workflow that holds the topic, because its
 	// destination is broken.
 	Recovery string `json:"recovery,omitempty"`
 	// Failure is why, if an attempt of that workflow has said so. Its message is cut.

@@ -168,15 +168,15 @@ const (
 // attempt before, so the listing must outlive the longest pause between two attempts.
 const ListingAge = 3 * time.Minute
 
-// How long a topic stays paused.
+// How long claims leave out a topic for its recovery.
 const (
-	// RecoveryPause is how long a topic stays paused after the last attempt of its
-	// recovery.
-	RecoveryPause = 2 * time.Minute
-	// HandoverPause is how long a topic stays paused from the attempt that fails for
-	// good until its recovery has begun. The worker may die before Temporal has its
+	// RecoveryHold is how long a topic is held for its recovery after the recovery's last
+	// attempt.
+	RecoveryHold = 2 * time.Minute
+	// HandoverHold is how long a topic is held from the attempt that fails for good
+	// until its recovery has begun. The worker may die before Temporal has its
 	// answer.
-	HandoverPause = 15 * time.Second
+	HandoverHold = 15 * time.Second
 )
 
 // How far ahead of the database's clock a stored time may be. One that is further ahead
