@@ -280,7 +280,7 @@ const claimedSQL = `
 SELECT topic, lane, claim_id::text, coalesce(quiet_at > now(), false)
 FROM outbox.lane
 WHERE claimed_by = $1 AND claim_id IS NOT NULL AND holder IS NULL
-  AND leased_until > now() + interval '1 second'
+  AND leased_until > now() + $2::interval
 ORDER BY topic, lane`
 
 // Claimed returns the batches that an earlier attempt of the same activity claimed before its
@@ -288,7 +288,7 @@ ORDER BY topic, lane`
 func (s *Store) Claimed(ctx context.Context, by string) ([]relay.Batch, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, claimedSQL, by)
+	rows, err := s.pool.Query(ctx, claimedSQL, by, timing.ClaimHandOut)
 	if err != nil {
 		return nil, fmt.Errorf("find earlier claims: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // deadLetterSQL moves pending events into the dead letters. Unlike Settle, it works only for the
@@ -93,8 +94,8 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 }
 
 // refuseSQL counts another refusal of each event, and returns how long the event has been refused.
-// Retries are at most half a minute apart. After five minutes without a retry, a pause or an outage
-// was the reason, and the time begins again. It also begins again if the row belongs to another
+// Retries are at most timing.RetryMost apart. After timing.RefusalGap without a retry, a pause or an
+// outage was the reason, and the time begins again. It also begins again if the row belongs to another
 // event that had the same id before a failover, and if the clock was ahead and was set back. (A
 // worker of the previous version writes no time.)
 const refuseSQL = `
@@ -104,7 +105,7 @@ FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $7::timestamptz[], $5::t
 ORDER BY lane, id, replay
 ON CONFLICT (topic, lane, id, replay) DO UPDATE
 SET attempts = CASE WHEN coalesce(r.created_at, excluded.created_at) = excluded.created_at THEN r.attempts ELSE 0 END + 1,
-    first_at = CASE WHEN r.last_at >= now() - interval '5 minutes' AND coalesce(r.created_at, excluded.created_at) = excluded.created_at
+    first_at = CASE WHEN r.last_at >= now() - $8::interval AND coalesce(r.created_at, excluded.created_at) = excluded.created_at
                     THEN least(r.first_at, now()) ELSE now() END,
     last_at = now(), created_at = excluded.created_at, code = excluded.code, message = excluded.message
 RETURNING lane, id, replay, created_at, extract(epoch FROM now() - first_at)::float8`
@@ -117,7 +118,7 @@ func (s *Store) Refuse(ctx context.Context, topic string, refused []relay.Outcom
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	c := outcomeColumns(refused)
-	rows, err := s.pool.Query(ctx, refuseSQL, topic, c.lanes, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), c.created)
+	rows, err := s.pool.Query(ctx, refuseSQL, topic, c.lanes, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), c.created, timing.RefusalGap)
 	if err != nil {
 		return nil, fmt.Errorf("remember refusals: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // StateNotPending is the state of an event that was published or never became pending: see Enqueue. Only
@@ -132,7 +133,7 @@ SELECT CASE WHEN l.leased_until >= now() THEN coalesce(split_part(l.claimed_by, 
        ARRAY(SELECT o.workflow_id FROM outbox.operation o
              WHERE l.reserved_until >= now() AND o.topic = l.topic AND o.finished_at IS NULL ORDER BY o.id LIMIT 5),
        coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''),
-       ` + recoveryOf + `, ` + wholeFailure + `
+       ` + recoveryOf + `, ` + failureFrom + `3` + wholeFailure + `
 FROM outbox.lane l LEFT JOIN outbox.topic t USING (topic)
 WHERE l.topic = $1 AND l.lane = $2`
 
@@ -157,7 +158,7 @@ func (s *Store) fillLife(ctx context.Context, e *EventLife) error {
 	if err := s.fillReceipts(ctx, e); err != nil {
 		return err
 	}
-	rows, err = s.pool.Query(ctx, laneLifeSQL, e.Topic, e.Lane)
+	rows, err = s.pool.Query(ctx, laneLifeSQL, e.Topic, e.Lane, timing.FailureStale)
 	if err != nil {
 		return err
 	}

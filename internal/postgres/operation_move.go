@@ -5,21 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/temporal-outbox/relay/internal/program"
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // goesOnSQL locks an operation, so that no other attempt takes it before the move is counted. The
-// timeouts end the transaction of a worker that freezes: otherwise the lanes would stay locked until
+// timeouts, timing.MoveStall, end the transaction of a worker that freezes: otherwise the lanes would stay locked until
 // the worker continues.
 const goesOnSQL = `
 SELECT finished_at IS NULL, ` + sameSQL + `,
-       set_config('idle_in_transaction_session_timeout', '5s', true) || set_config('lock_timeout', '5s', true)
+       set_config('idle_in_transaction_session_timeout', $5, true) || set_config('lock_timeout', $5, true)
 FROM outbox.operation WHERE id = $1 FOR UPDATE`
+
+// milliseconds is a duration as PostgreSQL reads it in a setting.
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
 
 // idle is true of lanes that cannot have requests in flight: free lanes, lanes with an expired
 // lease, and lanes that wait for the next attempt of their batch, because its last attempt has ended.
@@ -148,7 +154,7 @@ SELECT lane, min(id), count(*) FROM made GROUP BY lane`
 // attempt that wakes up late must not continue with the events that it has read. A claim that waits
 // for its next attempt stays, even if its lease has expired: no attempt of it has events. (The new
 // holder belongs to no attempt. It shows the next claim that the lane was not given back: see
-// claimSQL.)
+// claimLanesSQL.)
 const lowerSQL = `
 UPDATE outbox.lane l
 SET low_id = least(l.low_id, nullif(low.id, 0)), seen_id = least(l.seen_id, nullif(low.id, 0)), reserved_until = NULL,
@@ -220,7 +226,7 @@ func move(ctx context.Context, tx pgx.Tx, u relay.OperationState, moves []relay.
 	var goesOn bool
 	var settings string
 	var isThere bool
-	if err := tx.QueryRow(ctx, goesOnSQL, u.ID, u.Holder, u.Done, u.Noted).Scan(&goesOn, &isThere, &settings); err != nil {
+	if err := tx.QueryRow(ctx, goesOnSQL, u.ID, u.Holder, u.Done, u.Noted, milliseconds(timing.MoveStall)).Scan(&goesOn, &isThere, &settings); err != nil {
 		return nil, 0, err
 	}
 	switch {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // day is a date so many days from the database's today, in SQL.
@@ -122,7 +123,7 @@ func TestDropPartitions_DropNothingUnderAStepOfAnOperation(t *testing.T) {
 	step, err := o.db.Begin(t.Context())
 	require.NoError(t, err)
 	defer step.Rollback(context.Background())
-	_, err = step.Exec(t.Context(), goesOnSQL, id, "", 0, 0)
+	_, err = step.Exec(t.Context(), goesOnSQL, id, "", 0, 0, milliseconds(timing.MoveStall))
 	require.NoError(t, err)
 
 	o.dropsNothing()
@@ -301,7 +302,7 @@ func TestRetention_DeletesNothingUnderAStepOfAnOperation(t *testing.T) {
 	step, err := o.db.Begin(t.Context())
 	require.NoError(t, err)
 	defer step.Rollback(context.Background())
-	_, err = step.Exec(t.Context(), goesOnSQL, id, "", 0, 0)
+	_, err = step.Exec(t.Context(), goesOnSQL, id, "", 0, 0, milliseconds(timing.MoveStall))
 	require.NoError(t, err)
 	o.dropsNothing()
 	_, err = step.Exec(t.Context(), `INSERT INTO outbox.pending (topic, lane, id, created_at, bytes, replay)

@@ -50,18 +50,19 @@ func (s *Store) NoteFailure(ctx context.Context, topic, workflowID string, f rel
 	return nil
 }
 
-// recoveryOf is, in a statement, the id of the recovery that holds the topic t, or ”.
+// recoveryOf is, in a statement, the id of the recovery that holds the topic t, or an empty text.
 const recoveryOf = `CASE WHEN t.recovery_paused_until > now() THEN t.recovery_workflow_id ELSE '' END`
 
-// wholeFailure is the failure of that recovery as relay.Failure, or null; shortFailure is the same for
-// the table of all topics. A failure is not the last one if its next attempt has been due for longer
-// than an attempt takes: a worker of an earlier version, which records no failure, may have the
-// recovery.
+// failureFrom and wholeFailure enclose the number of a parameter, timing.FailureStale, and give the failure
+// of that recovery as relay.Failure, or null. With shortFailure, the text is short, for the table of all
+// topics. There is no failure if its next attempt has been due for longer than FailureStale: a worker of
+// an earlier version, which records no failure, may have the recovery.
 const (
-	wholeFailure = failureFrom + `1100` + failureTo
-	shortFailure = failureFrom + `200` + failureTo
+	failureFrom  = `CASE WHEN t.recovery_paused_until > now() AND t.failing_since IS NOT NULL AND t.next_attempt_at > now() - $`
+	wholeFailure = failureThen + `1100` + failureTo
+	shortFailure = failureThen + `200` + failureTo
 
-	failureFrom = `CASE WHEN t.recovery_paused_until > now() AND t.failing_since IS NOT NULL AND t.next_attempt_at > now() - interval '5 minutes' THEN
+	failureThen = `::interval THEN
            json_build_object('code', t.failure_code, 'message', left(t.failure_message, `
 	failureTo = `), 'destination', t.failure_destination, 'since', t.failing_since, 'nextAttemptAt', t.next_attempt_at) END`
 )

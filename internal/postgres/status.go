@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // TopicStatus is a topic as an operator sees it.
@@ -38,7 +39,7 @@ leased AS (
 SELECT topic, coalesce(pending.events, 0) AS pending, coalesce(pending.oldest, 0),
        coalesce(dead.events, 0), coalesce(leased.lanes, 0)::int,
        coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''), t.paused_at,
-       ` + recoveryOf + `, ` + wholeFailure + `
+       ` + recoveryOf + `, ` + failureFrom + `1` + wholeFailure + `
 FROM pending
 FULL JOIN dead USING (topic)
 FULL JOIN leased USING (topic)
@@ -59,7 +60,7 @@ func (s *Store) Status(ctx context.Context) ([]TopicStatus, error) {
 			&t.PausedBy, &t.PauseReason, &t.PausedAt, &t.Recovery, &t.Failure)
 		t.Topic = readableTopic(t.Topic)
 		return t, err
-	}, statusSQL)
+	}, statusSQL, timing.FailureStale)
 	if unconvertible(err) {
 		return nil, fmt.Errorf("read status: the name of a topic cannot be read as UTF-8: start a worker, which makes dead letters of its events: %w", err)
 	}

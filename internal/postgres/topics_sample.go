@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // topicsSQL describes every topic. It counts to at most $1, over all lanes of a topic together, and
@@ -26,7 +27,7 @@ SELECT k.topic, pending.events, pending.events = $1,
        CASE WHEN lanes.oldest IS NULL THEN 0 ELSE ` + safeAgeFrom + `lanes.oldest` + safeAgeTo + ` END,
        letters.events, letters.code, lanes.retrying,
        coalesce(left(t.paused_by, 100), ''), coalesce(left(t.pause_reason, 200), ''),
-       ` + recoveryOf + `, ` + shortFailure + `
+       ` + recoveryOf + `, ` + failureFrom + `2` + shortFailure + `
 FROM known k
 LEFT JOIN outbox.topic t USING (topic)
 CROSS JOIN LATERAL (
@@ -79,7 +80,7 @@ func (s *Store) sampleTopics(ctx context.Context) (topics []relay.TopicState, er
 		if _, err := tx.Exec(ctx, sampleSettingsSQL); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, topicsSQL, relay.CountMost)
+		rows, err := tx.Query(ctx, topicsSQL, relay.CountMost, timing.FailureStale)
 		if err != nil {
 			return err
 		}

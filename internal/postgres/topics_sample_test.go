@@ -10,6 +10,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 func (o testOutbox) topics() map[string]relay.TopicState {
@@ -84,10 +85,10 @@ func TestTopics_ReadsNoSettledRowsUnderAHeldSnapshot(t *testing.T) {
 	o.exec(`DELETE FROM outbox.pending`)
 	o.exec(`INSERT INTO outbox.pending (topic, lane, id, created_at, bytes)
 	        SELECT 'orders', i % 16, i, now(), 1 FROM generate_series(30001, 30100) i`)
-	unbounded := pagesOf(o, topicsSQL, relay.CountMost)
+	unbounded := pagesOf(o, topicsSQL, relay.CountMost, timing.FailureStale)
 	o.exec(`UPDATE outbox.lane SET low_id = 30001`)
-	bounded := pagesOf(o, topicsSQL, relay.CountMost)
-	t.Logf("pages read by a sample: %d, without marks %d", bounded, unbounded)
+	bounded := pagesOf(o, topicsSQL, relay.CountMost, timing.FailureStale)
+	t.Logf("pages read by a sample: %d, without low watermarks %d", bounded, unbounded)
 	require.Greater(t, unbounded, 20*bounded)
 	require.Equal(t, int64(100), o.topics()["orders"].Pending)
 }
@@ -106,7 +107,7 @@ func TestTopics_ReadsNoMoreWithStatisticsFromBeforeMostTopics(t *testing.T) {
 		_, err = tx.Exec(t.Context(), sampleSettingsSQL)
 		require.NoError(t, err)
 		var p plan
-		require.NoError(t, tx.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+topicsSQL, relay.CountMost).Scan(&p))
+		require.NoError(t, tx.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+topicsSQL, relay.CountMost, timing.FailureStale).Scan(&p))
 		return p[0].Plan.Hit + p[0].Plan.Read
 	}
 	stale := sampled()

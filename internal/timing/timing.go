@@ -20,6 +20,12 @@ const (
 	RenewalsPerLease = 4
 	// ClaimLease holds a claim until PublishBatch has begun.
 	ClaimLease = 10 * time.Second
+	// ClaimHandOut is how long the lease of an earlier claim must still last, so that another
+	// attempt of ClaimBatches can hand it out.
+	ClaimHandOut = time.Second
+	// MoveStall is how long an operation's transaction may do nothing, or wait for one lock,
+	// before PostgreSQL ends it. It holds locks on lanes, and their leases must not end meanwhile.
+	MoveStall = 5 * time.Second
 )
 
 // How a process shows that it lives.
@@ -132,8 +138,11 @@ const (
 
 // How often something is tried again.
 const (
-	RetryFirst     = 500 * time.Millisecond
-	RetryMost      = 30 * time.Second
+	RetryFirst = 500 * time.Millisecond
+	RetryMost  = 30 * time.Second
+	// RefusalGap is the longest time between two refusals of an event that count as one series.
+	// After a longer gap, the time for which the event has been refused begins again.
+	RefusalGap     = 5 * time.Minute
 	ClaimRetryMost = 5 * time.Second // the database was away; nobody else claims
 	RecoveryFirst  = time.Second
 	RecoveryMost   = time.Minute
@@ -177,6 +186,9 @@ const (
 	// until its recovery has begun. The worker may die before Temporal has its
 	// answer.
 	HandoverHold = 15 * time.Second
+	// FailureStale is how long after its next attempt was due the failure of a recovery is still
+	// shown. It outlasts an attempt, after which the recovery records a new failure.
+	FailureStale = 5 * time.Minute
 )
 
 // How far ahead of the database's clock a stored time may be. One that is further ahead
