@@ -15,7 +15,34 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-// waitingSQL finds the free lanes that have pending events, in the order in which to serve
+// Claim runs three statements: waitingLanesSQL finds the free lanes with pending events, countWaitingSQL
+// counts these events, and claimLanesSQL claims lanes for the batches that pack makes. Claimed runs
+// earlierClaimsSQL, which finds the claims of an earlier attempt.
+
+// claimLanesSQL leases the lanes that are still free. It chooses them where it locks them, by the
+// predicate of the lease itself: with the choice in a sub-select, two claimers got the same lanes.
+//
+// A lane that has a holder was not given back: the lease of the last attempt expired, or another
+// activity released its claim. The worker of that attempt may still run and have acknowledgements
+// to settle. It has until quiet_at for that.
+const claimLanesSQL = `
+WITH free AS (
+    SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying AS settling
+    FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
+    JOIN outbox.lane l USING (topic, lane)
+    WHERE (l.leased_until IS NULL OR l.leased_until < now())
+      AND (l.reserved_until IS NULL OR l.reserved_until < now())
+    ORDER BY l.topic, l.lane
+    FOR NO KEY UPDATE OF l SKIP LOCKED)
+UPDATE outbox.lane l
+SET claim_id = free.claim_id, holder = NULL, retrying = false, leased_until = now() + $4::interval,
+    claimed_at = now(), claimed_by = $5,
+    quiet_at = CASE WHEN free.settling THEN greatest(now() + $6::interval, l.quiet_at) ELSE l.quiet_at END
+FROM free
+WHERE l.topic = free.topic AND l.lane = free.lane
+RETURNING l.topic, l.lane, free.settling`
+
+// waitingLanesSQL finds the free lanes that have pending events, in the order in which to serve
 // them: round-robin over topics, and within a topic the lane first that was claimed longest ago.
 // (In index order, topic "audit" would starve topic "orders".) It leaves out a topic that has its
 // share of claims. It counts these claims itself, because a claim waits, and its caller's knowledge
@@ -30,7 +57,7 @@ import (
 // It probes each lane from its low_id: from the lane's beginning, a probe would read all events
 // that were settled since the oldest open snapshot. The probe is a LATERAL with LIMIT, because
 // PostgreSQL makes a join of EXISTS, which scans the whole table.
-const waitingSQL = `
+const waitingLanesSQL = `
 WITH leased AS MATERIALIZED (
     SELECT topic, claim_id, retrying FROM outbox.lane WHERE leased_until >= now()),
 busy AS (SELECT topic, count(DISTINCT claim_id)::int AS claims FROM leased WHERE NOT retrying GROUP BY topic),
@@ -63,9 +90,9 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0)
         AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
 
-// countSQL counts the waiting events of some lanes, up to a limit in each. It takes a time before
+// countWaitingSQL counts the waiting events of some lanes, up to a limit in each. It takes a time before
 // 1970 for 1970, and a time to come for now: see safeAgeFrom.
-const countSQL = `
+const countWaitingSQL = `
 SELECT l.topic, l.lane, c.events, c.bytes, ` + safeAgeFrom + `c.oldest` + safeAgeTo + `
 FROM unnest($1::text[], $2::smallint[]) AS wanted(topic, lane)
 JOIN outbox.lane l USING (topic, lane)
@@ -75,29 +102,6 @@ CROSS JOIN LATERAL (
           WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
           ORDER BY p.id LIMIT $3) page) c
 WHERE c.events > 0`
-
-// claimSQL leases the lanes that are still free. It chooses them where it locks them, by the
-// predicate of the lease itself: with the choice in a sub-select, two claimers got the same lanes.
-//
-// A lane that has a holder was not given back: the lease of the last attempt expired, or another
-// activity released its claim. The worker of that attempt may still run and have acknowledgements
-// to settle. It has until quiet_at for that.
-const claimSQL = `
-WITH free AS (
-    SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying AS settling
-    FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
-    JOIN outbox.lane l USING (topic, lane)
-    WHERE (l.leased_until IS NULL OR l.leased_until < now())
-      AND (l.reserved_until IS NULL OR l.reserved_until < now())
-    ORDER BY l.topic, l.lane
-    FOR NO KEY UPDATE OF l SKIP LOCKED)
-UPDATE outbox.lane l
-SET claim_id = free.claim_id, holder = NULL, retrying = false, leased_until = now() + $4::interval,
-    claimed_at = now(), claimed_by = $5,
-    quiet_at = CASE WHEN free.settling THEN greatest(now() + $6::interval, l.quiet_at) ELSE l.quiet_at END
-FROM free
-WHERE l.topic = free.topic AND l.lane = free.lane
-RETURNING l.topic, l.lane, free.settling`
 
 // Claim leases pending lanes and returns them as batches. It returns none if no event is pending,
 // or if all pending events are leased, paused, lingering, or in topics without a route or with their
@@ -138,7 +142,7 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 }
 
 func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []string, shares []int) (found []lane, err error) {
-	rows, err := s.pool.Query(ctx, waitingSQL, r.PerTopic, topics, shares, r.Routed, r.Unrouted)
+	rows, err := s.pool.Query(ctx, waitingLanesSQL, r.PerTopic, topics, shares, r.Routed, r.Unrouted)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +198,7 @@ func countLimit(perTopic int) int { return max(1, relay.PageEvents*perTopic/rela
 
 func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, error) {
 	topics, numbers := columns(lanes)
-	rows, err := s.pool.Query(ctx, countSQL, topics, numbers, limit)
+	rows, err := s.pool.Query(ctx, countWaitingSQL, topics, numbers, limit)
 	if err != nil {
 		return nil, fmt.Errorf("count waiting events: %w", err)
 	}
@@ -236,7 +240,7 @@ func (s *Store) lease(ctx context.Context, by string, packed [][]lane) ([]relay.
 		}
 	}
 	topics, numbers := columns(all)
-	rows, err := s.pool.Query(ctx, claimSQL, topics, numbers, claims, s.cfg.ClaimLease, by, timing.SettleGrace)
+	rows, err := s.pool.Query(ctx, claimLanesSQL, topics, numbers, claims, s.cfg.ClaimLease, by, timing.SettleGrace)
 	if err != nil {
 		return nil, fmt.Errorf("claim lanes: %w", err)
 	}
@@ -274,9 +278,9 @@ func batchOf(lanes []lane, claim string) relay.Batch {
 	return b
 }
 
-// claimedSQL finds the claims of one activity that no attempt has begun and whose leases last long
+// earlierClaimsSQL finds the claims of one activity that no attempt has begun and whose leases last long
 // enough to hand them out. Lanes that are not quiet may have acknowledgements to settle.
-const claimedSQL = `
+const earlierClaimsSQL = `
 SELECT topic, lane, claim_id::text, coalesce(quiet_at > now(), false)
 FROM outbox.lane
 WHERE claimed_by = $1 AND claim_id IS NOT NULL AND holder IS NULL
@@ -288,7 +292,7 @@ ORDER BY topic, lane`
 func (s *Store) Claimed(ctx context.Context, by string) ([]relay.Batch, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, claimedSQL, by, timing.ClaimHandOut)
+	rows, err := s.pool.Query(ctx, earlierClaimsSQL, by, timing.ClaimHandOut)
 	if err != nil {
 		return nil, fmt.Errorf("find earlier claims: %w", err)
 	}

@@ -23,7 +23,7 @@ func TestRounds_CloseThoughTheLastClosedAheadOfTheClock(t *testing.T) {
 	require.Len(t, o.publishAll(), 3)
 	o.endRounds()
 	// The store advances rounds by itself as well, and may hold the lanes at this moment.
-	waitFor(t, "the mark to be used", func() bool {
+	waitFor(t, "the low watermark to rise", func() bool {
 		_, _, err := o.AdvanceRounds(t.Context(), false)
 		require.NoError(t, err)
 		return o.lowID("orders") == 4

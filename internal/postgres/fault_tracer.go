@@ -15,21 +15,21 @@ const (
 	FaultStatement = "statement"
 )
 
-// faults is pgx's tracer. It reports every failure to Config.Fault, because callers see an error
+// faultTracer is pgx's tracer. It reports every failure to Config.Fault, because callers see an error
 // only if a retry did not help. It also explains the server's errors.
-type faults struct{ store *Store }
+type faultTracer struct{ store *Store }
 
-func (f faults) tell(operation string) {
+func (f faultTracer) tell(operation string) {
 	if f.store.cfg.Fault != nil {
 		f.store.cfg.Fault(operation)
 	}
 }
 
-func (f faults) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+func (f faultTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
 	return ctx
 }
 
-func (f faults) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.TraceQueryEndData) {
+func (f faultTracer) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.TraceQueryEndData) {
 	if isFault(d.Err) {
 		f.tell(FaultStatement)
 	}
@@ -45,11 +45,11 @@ func (f faults) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.TraceQuer
 	}
 }
 
-func (f faults) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
+func (f faultTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
 	return ctx
 }
 
-func (f faults) TraceConnectEnd(_ context.Context, d pgx.TraceConnectEndData) {
+func (f faultTracer) TraceConnectEnd(_ context.Context, d pgx.TraceConnectEndData) {
 	if isFault(d.Err) {
 		f.tell(FaultConnect)
 	}

@@ -101,8 +101,8 @@ func (s *Store) renew(ctx context.Context, l relay.Lease, lanes []int16, retryin
 }
 
 // releaseSQL frees lanes that an attempt still holds, and notes their next low watermark, unless
-// the previous mark still waits for its round. (A round ahead of outbox.round belongs to another
-// history of the database, and never ends.) It notes no mark if this database does not have the
+// the last noted one still waits for its round. (A round ahead of outbox.round belongs to another
+// history of the database, and never ends.) It notes none if this database does not have the
 // last event that was read: the ids are then from before a failover, and the database will give
 // them to other events.
 const releaseSQL = `
@@ -144,7 +144,7 @@ func (s *Store) Release(ctx context.Context, l relay.Lease, read relay.Read) err
 }
 
 // releaseClaimsSQL frees claims that no attempt has begun. A lane that is not quiet gets a new id
-// as its holder, which belongs to no attempt: see claimSQL.
+// as its holder, which belongs to no attempt: see claimLanesSQL.
 const releaseClaimsSQL = `
 WITH idle AS (
     SELECT topic, lane FROM outbox.lane

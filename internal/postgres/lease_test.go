@@ -23,7 +23,7 @@ func TestTakeOver_FencesOffTheEarlierAttempt(t *testing.T) {
 	require.NoError(t, o.Release(t.Context(), zombie, relay.Read{Next: next}))
 	require.Empty(t, o.claim(), "the zombie's release freed nothing")
 	require.NoError(t, o.Renew(t.Context(), current, batch.Lanes))
-	require.Len(t, o.drain(current), 50, "and moved no mark")
+	require.Len(t, o.drain(current), 50, "and raised no low watermark")
 }
 
 func TestTakeOver_OfAClaimThatWasClaimedAgainIsLost(t *testing.T) {

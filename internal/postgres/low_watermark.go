@@ -15,20 +15,20 @@ import (
 )
 
 // Scans of pending begin at a lane's low watermark, low_id. They would find an event that is inserted
-// below it late, after later events of its key. So a mark, the next low watermark, waits until no
-// transaction can insert an event below it any more.
+// below it late, after later events of its key. So the next low watermark of a lane, mark_id, waits until
+// no transaction can insert an event below it any more.
 //
 // PostgreSQL knows the transactions that can: a transaction holds RowExclusiveLock on outbox.event
 // from before it draws an id until its end, even if its statement is slow and it has no transaction
-// id yet. Readers hold weaker locks, and writers of other tables hold none. A round collects the marks
-// of about a second, of all workers together. After a round is closed, a worker lists the holders;
-// the ids of the round's marks were read before. The round ends when all holders have ended. So a mark
-// waits for a fact, and for no fixed time.
+// id yet. Readers hold weaker locks, and writers of other tables hold none. A round collects the
+// next low watermarks of about a second, of all workers together. After a round is closed, a worker lists
+// the holders; the round's low watermarks were read before. The round ends when all holders have ended.
+// So a low watermark waits for a fact, and for no fixed time.
 //
 // Both steps are visible in the database, so all workers share the rounds: a statement whose snapshot
 // has a round as ended also sees all commits of the round's writers.
 
-// Rounds advance this often while there are marks, and less often while a writer keeps a round open.
+// Rounds advance this often while low watermarks wait, and less often while a writer keeps a round open.
 const (
 	roundEvery = time.Second
 	roundMost  = 4 * time.Second
@@ -124,7 +124,7 @@ func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, wai
 	return closed, waits, nil
 }
 
-// raisableSQL locks lanes whose mark has waited for its round. It reads itself which rounds have
+// raisableSQL locks lanes whose next low watermark has waited for its round. It reads itself which rounds have
 // ended, because the caller's knowledge may be from another server, before a failover. It skips locked
 // lanes: another transaction, such as the move of a redrive, may be putting events into them.
 const raisableSQL = `
@@ -147,8 +147,8 @@ WITH raised AS (
 UPDATE outbox.lane l SET low_id = raised.low_id FROM raised
 WHERE l.topic = raised.topic AND l.lane = raised.lane AND l.low_id < raised.low_id`
 
-// raise advances the low watermarks of lanes to their marks of ended rounds, or to the first pending
-// event before the mark. It does so once for each value of ended.
+// raise advances the low watermarks of lanes to the next ones of ended rounds, or to the first pending
+// event before. It does so once for each value of ended.
 func (s *Store) raise(ctx context.Context, ended int64) error {
 	if !s.rounds.mayRaise(ended) {
 		return nil
@@ -156,15 +156,15 @@ func (s *Store) raise(ctx context.Context, ended int64) error {
 	for after, more := (laneKey{}), true; more; {
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 			var lanes []lane
-			var lows, marks []int64
+			var lows, nexts []int64
 			var l lane
-			var low, mark int64
+			var low, next int64
 			rows, err := tx.Query(ctx, raisableSQL, raiseLanes, after.topic, after.lane)
 			if err != nil {
 				return err
 			}
-			_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &low, &mark}, func() error {
-				lanes, lows, marks = append(lanes, l), append(lows, low), append(marks, mark)
+			_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &low, &next}, func() error {
+				lanes, lows, nexts = append(lanes, l), append(lows, low), append(nexts, next)
 				return nil
 			})
 			if more = len(lanes) == raiseLanes; err != nil || len(lanes) == 0 {
@@ -172,7 +172,7 @@ func (s *Store) raise(ctx context.Context, ended int64) error {
 			}
 			after = l.key()
 			topics, numbers := columns(lanes)
-			_, err = tx.Exec(ctx, raiseSQL, topics, numbers, lows, marks)
+			_, err = tx.Exec(ctx, raiseSQL, topics, numbers, lows, nexts)
 			return err
 		})
 		if err != nil {
@@ -200,7 +200,7 @@ func (s *Store) Exists(ctx context.Context, r relay.Ref) (exists bool, err error
 }
 
 // rounds says when this process advances the rounds: in the background, one at a time, and only while
-// there are marks. The zero value is ready.
+// low watermarks wait. The zero value is ready.
 type rounds struct {
 	running sync.WaitGroup
 
@@ -210,7 +210,7 @@ type rounds struct {
 	waits  bool // a round waits for its writers
 	pause  time.Duration
 	due    time.Time
-	raised int64 // marks up to this round have been looked at
+	raised int64 // raise has handled the rounds up to this one
 
 	between time.Duration // rounds, instead of roundEvery
 }

@@ -126,7 +126,7 @@ func TestWatermark_WaitsForWhoeverHasDrawnAnID(t *testing.T) {
 	}
 }
 
-// A commit may come between the look of an attempt and the end of its round. The mark is
+// A commit may come between the look of an attempt and the end of its round. The low watermark is
 // used only after another look.
 func TestWatermark_LooksAgainForWhatCommittedBeforeItsRoundEnded(t *testing.T) {
 	o := open(t)
@@ -136,7 +136,7 @@ func TestWatermark_LooksAgainForWhatCommittedBeforeItsRoundEnded(t *testing.T) {
 	tx := slow(o, "orders", "k") // has id 1
 	o.writeKey("orders", "k", 3)
 	_, lease := o.claimOne()
-	require.Len(t, o.drain(lease), 3, "the mark is behind them")
+	require.Len(t, o.drain(lease), 3, "the low watermark is behind them")
 	require.NoError(t, tx.Commit(t.Context()))
 	o.endRounds()
 	require.Equal(t, int64(1), o.lowID("orders"))

@@ -100,7 +100,7 @@ func TestRedrive_PutsEventsBeforeLaterOnesAndBlockedOnesFollowInOrder(t *testing
 	behind := o.bury(relay.CodeBlocked)
 	o.writeKey("orders", "a", 3)
 	_, lease := o.claimOne()
-	later := o.drain(lease) // they raise the mark above the dead letters
+	later := o.drain(lease) // they raise the low watermark above the dead letters
 	o.endRounds()
 	o.writeKey("orders", "a", 2)
 
@@ -151,7 +151,7 @@ func TestReplay_ThatDiesBlocksTheRestOfItsReplayOnly(t *testing.T) {
 	require.Equal(t, first[0], query[int64](o, `SELECT id FROM outbox.dead_letter`), "what stays")
 }
 
-// What is moved to a lane comes below its mark. A raise that began before waits for no
+// What is moved to a lane comes below its low watermark. A raise that began before waits for no
 // lock: it leaves the lane for later, and then looks again.
 func TestRaise_LeavesALaneToWhichSomethingIsBeingMoved(t *testing.T) {
 	o := open(t)

@@ -32,7 +32,7 @@ func TestState_WithoutTheRelaysOwnRowsEventsArePublishedAndTheRowsAreNamed(t *te
 	require.ErrorContains(t, err, `outbox.sample has lost its row: run "starter migrate"`)
 }
 
-// A mark from before waits for the transactions that can still insert below it.
+// A low watermark that was noted before waits for the transactions that can still insert below it.
 func TestState_MigratePutsTheRelaysOwnRowsBack(t *testing.T) {
 	o := open(t)
 	for range 3 {
@@ -71,7 +71,7 @@ func TestState_MigratePutsTheRelaysOwnRowsBack(t *testing.T) {
 	require.Greater(t, query[int64](o, `SELECT max(low_id) FROM outbox.lane`), low, "low watermarks advance again")
 }
 
-// The round that waited when the row was lost may not have been the last that has marks.
+// The round that waited when the row was lost may not have been the last that has noted low watermarks.
 func TestState_MigrateEndsNoRoundThatWaits(t *testing.T) {
 	o := open(t)
 	o.roundsAtOnce()
@@ -91,7 +91,7 @@ func TestState_MigrateEndsNoRoundThatWaits(t *testing.T) {
 	_, err = tx.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', 'x')`)
 	require.NoError(t, err)
 	drained("audit")
-	// Round 7 waits, and round 8 collects marks.
+	// Round 7 waits, and round 8 collects low watermarks.
 	o.exec(`UPDATE outbox.lane SET low_id = 0, mark_id = 12, mark_round = CASE topic WHEN 'orders' THEN 7 ELSE 8 END`)
 
 	o.exec(`TRUNCATE outbox.round`)

@@ -14,7 +14,7 @@ import (
 )
 
 // borrowSQL leases the free lanes of a topic that a batch does not have, although the batch's own
-// recovery has paused the topic. Unlike a claim, it takes no lane that was not given back: another
+// recovery holds the topic. Unlike a claim, it takes no lane that was not given back: another
 // worker may have acknowledgements of that lane to settle.
 const borrowSQL = `
 WITH free AS (

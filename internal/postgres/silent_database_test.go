@@ -19,11 +19,11 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-// gag is a way to the database that can fall silent: nothing gets through any more, and
-// nobody is told.
-type gag struct{ silent atomic.Bool }
+// silencer is a connection to the database that can fall silent: it then forwards nothing and
+// reports no error.
+type silencer struct{ silent atomic.Bool }
 
-func (g *gag) inFrontOf(t *testing.T, database string) (way string) {
+func (g *silencer) inFrontOf(t *testing.T, database string) (way string) {
 	t.Helper()
 	u, err := url.Parse(database)
 	require.NoError(t, err)
@@ -52,7 +52,7 @@ func (g *gag) inFrontOf(t *testing.T, database string) (way string) {
 }
 
 type gagged struct {
-	*gag
+	*silencer
 	io.Writer
 }
 
@@ -67,8 +67,8 @@ func (g gagged) Write(b []byte) (int, error) {
 // it waits for ever.
 func TestTimeout_EndsEveryCallToASilentDatabase(t *testing.T) {
 	url := testenv.DatabaseURL(t)
-	var line gag
-	s, err := Open(t.Context(), Config{URL: line.inFrontOf(t, url), MaxConns: 32, Timeout: 200 * time.Millisecond, LongTimeout: 200 * time.Millisecond})
+	var network silencer
+	s, err := Open(t.Context(), Config{URL: network.inFrontOf(t, url), MaxConns: 32, Timeout: 200 * time.Millisecond, LongTimeout: 200 * time.Millisecond})
 	require.NoError(t, err)
 	o := openBy(t, url, url)
 	o.write("orders", 1)
@@ -103,9 +103,9 @@ func TestTimeout_EndsEveryCallToASilentDatabase(t *testing.T) {
 			return err
 		},
 	} {
-		line.silent.Store(false)
+		network.silent.Store(false)
 		waitFor(t, "the database to answer", func() bool { return s.pool.Ping(t.Context()) == nil })
-		line.silent.Store(true)
+		network.silent.Store(true)
 		ended := make(chan error, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { ended <- ask(ctx) }()
@@ -117,21 +117,21 @@ func TestTimeout_EndsEveryCallToASilentDatabase(t *testing.T) {
 		}
 		cancel()
 	}
-	line.silent.Store(false)
+	network.silent.Store(false)
 	go s.Close() // which waits for connections that nobody answers on
 }
 
 // After a failover a name may lead to a machine that is gone. The attempts to connect to
 // it must not keep the pool's places.
 func TestSession_ThatNobodyAnswersGivesItsPlaceUpWithinSeconds(t *testing.T) {
-	var line gag
-	s, err := Open(t.Context(), Config{URL: line.inFrontOf(t, testenv.DatabaseURL(t)), MaxConns: 2, Timeout: 500 * time.Millisecond})
+	var network silencer
+	s, err := Open(t.Context(), Config{URL: network.inFrontOf(t, testenv.DatabaseURL(t)), MaxConns: 2, Timeout: 500 * time.Millisecond})
 	require.NoError(t, err)
-	line.silent.Store(true)
+	network.silent.Store(true)
 	for range 3 {
 		require.Error(t, s.Reach(t.Context()))
 	}
-	line.silent.Store(false)
+	network.silent.Store(false)
 	testenv.Eventually(t, 10*time.Second, func() error { return s.Reach(t.Context()) })
 	s.Close()
 }
@@ -139,19 +139,19 @@ func TestSession_ThatNobodyAnswersGivesItsPlaceUpWithinSeconds(t *testing.T) {
 // The places of the pool are taken by attempts to connect that nobody answers.
 func TestApart_SettlesWhileThePoolIsStuck(t *testing.T) {
 	database := testenv.DatabaseURL(t)
-	var line gag
-	way := line.inFrontOf(t, database)
+	var network silencer
+	way := network.inFrontOf(t, database)
 	s, err := Open(t.Context(), Config{URL: way, MaxConns: 2})
 	require.NoError(t, err)
 	o := openBy(t, database, database)
 	_, event := o.loaded("orders", 1)
-	line.silent.Store(true)
+	network.silent.Store(true)
 	for range 2 {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		require.Error(t, s.Settle(ctx, "orders", event))
 		cancel()
 	}
-	line.silent.Store(false)
+	network.silent.Store(false)
 	ctx, cancel := context.WithTimeout(t.Context(), timing.SettleTry)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -194,11 +194,11 @@ func TestApart_LeavesTimeForTheAddressOfANameThatAnswers(t *testing.T) {
 
 func TestApart_LeavesTimeForTheHostThatAnswers(t *testing.T) {
 	database := testenv.DatabaseURL(t)
-	var line gag
-	line.silent.Store(true)
+	var network silencer
+	network.silent.Store(true)
 	u, err := url.Parse(database)
 	require.NoError(t, err)
-	gone, err := url.Parse(line.inFrontOf(t, database))
+	gone, err := url.Parse(network.inFrontOf(t, database))
 	require.NoError(t, err)
 	u.Host = gone.Host + "," + u.Host
 	s, err := Open(t.Context(), Config{URL: u.String()})

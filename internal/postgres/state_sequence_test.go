@@ -181,7 +181,7 @@ func TestDiscard_OfAnIDThatIsOnRecordLeavesTheDeadLetter(t *testing.T) {
 	require.Empty(t, left)
 }
 
-// A later look must not go back to a mark that was noted far above.
+// A later look must not go back to a low watermark that was noted far above.
 func TestSweep_LowersTheMarkWithTheLowWatermark(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "k", 1)

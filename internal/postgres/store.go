@@ -115,12 +115,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, untook: map[string]time.Time{}}
 	pc.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error { return logIn(ctx, c, cfg.Password) }
 	prepare(pc.ConnConfig, func(found session) { s.session.Store(&found) })
-	pc.ConnConfig.Tracer = faults{s}
+	pc.ConnConfig.Tracer = faultTracer{s}
 	s.pool, err = pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	s.rounds.want() // for marks of other processes
+	s.rounds.want() // for low watermarks that other processes have noted
 	return s, nil
 }
 

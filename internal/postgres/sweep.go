@@ -149,8 +149,8 @@ func (s *Store) findTopics(ctx context.Context) error {
 
 // sweepSQL finds the first pending event of every lane by a loose index scan. It makes the rows of new
 // lanes, and lowers low_id to a pending event below it. The trigger inserts no event there (see
-// rounds), but people and other programs can, and a sequence can be set back. It also lowers the mark,
-// because otherwise low_id would rise to the mark again.
+// rounds), but people and other programs can, and a sequence can be set back. It also lowers the next low
+// watermark, mark_id, because otherwise low_id would rise to it again.
 const sweepSQL = `
 WITH RECURSIVE first AS (
     (SELECT topic, lane, id FROM outbox.pending ORDER BY topic, lane, id LIMIT 1)

@@ -48,7 +48,7 @@ func TestSweep_FindsEventsThatArePendingBelowTheMark(t *testing.T) {
 	o.claim()
 	o.sweepOnlyByHand()
 	o.exec(`UPDATE outbox.lane SET low_id = 100, leased_until = NULL, claim_id = NULL`)
-	require.Empty(t, o.claim(), "below the mark")
+	require.Empty(t, o.claim(), "below the low watermark")
 	require.NoError(t, o.Sweep(t.Context()))
 	_, lease := o.claimOne()
 	require.Equal(t, []int64{1}, o.drain(lease))
@@ -120,10 +120,10 @@ func TestClaim_ReadsNoSettledRowsUnderAHeldSnapshot(t *testing.T) {
 		}
 		o.endRounds()
 	}
-	bounded := pagesRead(o, waitingSQL)
+	bounded := pagesRead(o, waitingLanesSQL)
 	o.exec(`UPDATE outbox.lane SET low_id = 0`)
-	unbounded := pagesRead(o, waitingSQL)
-	t.Logf("pages read by a claim that finds nothing: %d, without marks %d", bounded, unbounded)
+	unbounded := pagesRead(o, waitingLanesSQL)
+	t.Logf("pages read by a claim that finds nothing: %d, without low watermarks %d", bounded, unbounded)
 	require.Greater(t, unbounded, 20*bounded)
 }
 
