@@ -69,7 +69,7 @@ func (id ID) MarshalText() ([]byte, error) {
 	return b, nil
 }
 
-// UnmarshalText accepts what [ParseID] accepts.
+// UnmarshalText accepts the same texts as [ParseID].
 func (id *ID) UnmarshalText(text []byte) error {
 	parsed, err := ParseID(string(text))
 	if err != nil {

@@ -13,8 +13,8 @@ var noncharacters = strings.NewReplacer("\ufffe", `\ufffe`, "\uffff", `\uffff`)
 // JSON encodes v for [Event.Payload], as [json.Marshal] does, in one line. The result
 // has only characters that SQS and SNS deliver: a text of yours that has others, such as
 // a control character, is escaped. It differs from json.Marshal in that <, > and &
-// stay as they are, because a payload is not part of an HTML page: escaped, each would
-// count six bytes against the size limit, and nobody could read it in a queue.
+// stay as they are, because a payload is not part of an HTML page. An escaped character
+// would count six bytes against the size limit, and would be hard to read in a queue.
 //
 // As in json.Marshal, bytes of a Go string that are not UTF-8 become U+FFFD, and a
 // []byte becomes a string in base64. Bytes that are JSON already need no JSON: use

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Writer writes events with options. The zero Writer is ready to use and is
-// what [Write] uses. It holds no state and may be shared.
+// Writer writes events with options. The zero Writer is ready to use; [Write] uses
+// it. A Writer holds no state and may be shared.
 type Writer struct {
 	// SerializeKeys makes transactions that write events of the same topic and
 	// key follow one another, from the call of Write to the end of the

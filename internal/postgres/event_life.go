@@ -53,7 +53,7 @@ type Delivery struct {
 	// Ahead is how many events of its lane are pending before it, up to 10,000.
 	Ahead      int    `json:"ahead,omitempty"`
 	WorkflowID string `json:"workflowId,omitempty"` // the workflow that made it a dead letter
-	// By and Reason are those of the operator who discarded it.
+	// By and Reason name the operator who discarded the event, and the operator's reason.
 	By     string `json:"by,omitempty"`
 	Reason string `json:"reason,omitempty"`
 }

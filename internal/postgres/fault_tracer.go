@@ -33,12 +33,12 @@ func (f faultTracer) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.Trac
 	if isFault(d.Err) {
 		f.tell(FaultStatement)
 	}
-	var refused *pgconn.PgError
-	if !errors.As(d.Err, &refused) {
+	var pgErr *pgconn.PgError
+	if !errors.As(d.Err, &pgErr) {
 		return
 	}
-	f.store.session.Load().explain(refused, conn.PgConn().ParameterStatus("session_authorization"))
-	if refused.Code == readOnlyTransaction {
+	f.store.session.Load().explain(pgErr, conn.PgConn().ParameterStatus("session_authorization"))
+	if pgErr.Code == readOnlyTransaction {
 		// After a failover this connection leads to a reader, and other connections may too.
 		// The pool closes this one when it is released.
 		f.store.pool.Reset()
@@ -61,8 +61,8 @@ func isFault(err error) bool {
 	return err != nil && !hasState(err, lockNotAvailable) && !errors.Is(err, context.Canceled) && !errors.Is(err, pgx.ErrNoRows)
 }
 
-// hasState reports whether the server refused a statement with one of some SQLSTATEs.
+// hasState reports whether the server rejected a statement with one of some SQLSTATEs.
 func hasState(err error, states ...string) bool {
-	var refused *pgconn.PgError
-	return errors.As(err, &refused) && slices.Contains(states, refused.Code)
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && slices.Contains(states, pgErr.Code)
 }

@@ -117,8 +117,8 @@ func (s *Store) BeginOperation(ctx context.Context, o relay.Operation) (id int64
 func (s *Store) record(ctx context.Context, do func(tx pgx.Tx) error) error {
 	for {
 		err := pgx.BeginFunc(ctx, s.pool, do)
-		var refused *pgconn.PgError
-		if !errors.As(err, &refused) || refused.Code != uniqueViolation || refused.ConstraintName != "operation_pkey" {
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != uniqueViolation || pgErr.ConstraintName != "operation_pkey" {
 			return err
 		}
 	}

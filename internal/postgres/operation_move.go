@@ -201,9 +201,9 @@ func (s *Store) Move(ctx context.Context, u relay.OperationState, moves []relay.
 		return nil, moved, fmt.Errorf("event %d of the topic %s stays a dead letter, because the record of an older event that was discarded has its id: "+
 			"redrive it with %q", taken, u.Topic, program.Starter("dead"))
 	}
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code == uniqueViolation {
-		err = fmt.Errorf("an event that is pending has the id of a dead letter; redrive the dead letter after that event is published: %s: %w", refused.Detail, err)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == uniqueViolation {
+		err = fmt.Errorf("an event that is pending has the id of a dead letter; redrive the dead letter after that event is published: %s: %w", pgErr.Detail, err)
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s events: %w", u.Kind, err)

@@ -22,10 +22,10 @@ const recordJoinedRequestSQL = `
 INSERT INTO outbox.operation (kind, topic, by, reason, selection, matched, workflow_id, finished_at, outcome)
 VALUES ($1, $2, $3, $4, $5, nullif($6::bigint, 0), $7, now(), 'joined operation ' || $8::bigint)`
 
-// RecordRecoveryRequest records a request to a recovery before the request is sent: the answer may be late, and the
-// record must name the operator. EndOperation ends it. If the same request to the same recovery is
-// already open, RecordRecoveryRequest records the second operator
-// too, and returns the number of the first request.
+// RecordRecoveryRequest records a request to a recovery before the request is sent: the answer may be
+// late, and the record must name the operator. EndOperation ends the record. If the same request to the
+// same recovery is already open, RecordRecoveryRequest records the second operator too, and returns the
+// number of the first request.
 func (s *Store) RecordRecoveryRequest(ctx context.Context, o relay.Operation) (id int64, joined bool, err error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()

@@ -107,10 +107,10 @@ func TestMakePartition_NoCopyUnderWayFails(t *testing.T) {
 	o.exhaust()
 	rows, done := o.copying()
 	_, err := o.db.Exec(t.Context(), `SELECT outbox.make_partition(`+today+`)`)
-	var refused *pgconn.PgError
+	var pgErr *pgconn.PgError
 	if err != nil {
-		require.ErrorAs(t, err, &refused)
-		require.Equal(t, lockNotAvailable, refused.Code, "the COPY is in the way")
+		require.ErrorAs(t, err, &pgErr)
+		require.Equal(t, lockNotAvailable, pgErr.Code, "the COPY is in the way")
 	}
 	_, err = io.WriteString(rows, "orders\tT\tcopied\n")
 	require.NoError(t, err)
@@ -344,10 +344,10 @@ func TestPartitions_NothingRunsUnderAnotherIsolation(t *testing.T) {
 				_, err = tx.Exec(t.Context(), `SAVEPOINT before`)
 				require.NoError(t, err)
 				_, err = tx.Exec(t.Context(), call)
-				var refused *pgconn.PgError
-				require.ErrorAs(t, err, &refused, call)
-				require.Contains(t, refused.Message, "READ COMMITTED")
-				require.Contains(t, refused.Hint, "default_transaction_isolation")
+				var pgErr *pgconn.PgError
+				require.ErrorAs(t, err, &pgErr, call)
+				require.Contains(t, pgErr.Message, "READ COMMITTED")
+				require.Contains(t, pgErr.Hint, "default_transaction_isolation")
 				_, err = tx.Exec(t.Context(), `ROLLBACK TO before`)
 				require.NoError(t, err)
 			}

@@ -55,9 +55,9 @@ func (s *Store) WriteReceipts(ctx context.Context, receipts []relay.Receipt) err
 	if err == nil {
 		return nil
 	}
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) {
-		switch refused.Code[:2] {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code[:2] {
 		case "22", "23", "42": // data, constraints (and no partition), rights and names
 			return fmt.Errorf("write receipts: %w: %w", relay.ErrReceiptsRefused, err)
 		}

@@ -175,8 +175,8 @@ func (s *Store) CanHold(ctx context.Context, topics []string) error {
 	for _, topic := range topics {
 		var n int
 		err := s.pool.QueryRow(ctx, holdSQL, topic).Scan(&n)
-		var refused *pgconn.PgError
-		if errors.As(err, &refused) {
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) {
 			err = fmt.Errorf("topic %q cannot exist in this database, whose encoding lacks a character of its name: use another name, or a database with the encoding UTF8: %w", topic, err)
 		}
 		all = append(all, err)
@@ -207,9 +207,9 @@ func (e *explained) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.Trac
 }
 
 func (e *explained) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.TraceQueryEndData) {
-	var refused *pgconn.PgError
-	if errors.As(d.Err, &refused) {
-		e.session.explain(refused, conn.PgConn().ParameterStatus("session_authorization"))
+	var pgErr *pgconn.PgError
+	if errors.As(d.Err, &pgErr) {
+		e.session.explain(pgErr, conn.PgConn().ParameterStatus("session_authorization"))
 	}
 }
 

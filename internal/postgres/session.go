@@ -167,11 +167,11 @@ const (
 
 // explain adds the cause and the remedy to an error of the server that a setting causes, so that every
 // caller's error has them.
-func (s *session) explain(refused *pgconn.PgError, role string) {
+func (s *session) explain(pgErr *pgconn.PgError, role string) {
 	var name string
-	switch refused.Code {
+	switch pgErr.Code {
 	case readOnlyTransaction:
-		refused.Message += ": the server has become a reader, or default_transaction_read_only is on; the relay connects again"
+		pgErr.Message += ": the server has become a reader, or default_transaction_read_only is on; the relay connects again"
 		return
 	case queryCanceled:
 		name = statementTimeout
@@ -185,7 +185,7 @@ func (s *session) explain(refused *pgconn.PgError, role string) {
 	if s == nil || s.timeouts[name] == 0 {
 		return
 	}
-	refused.Message += fmt.Sprintf(" (%s is %s for this role: run ALTER ROLE %s SET %s = 0 to turn it off)", name, s.timeouts[name], role, name)
+	pgErr.Message += fmt.Sprintf(" (%s is %s for this role: run ALTER ROLE %s SET %s = 0 to turn it off)", name, s.timeouts[name], role, name)
 }
 
 // patientSQL ends a timeout for the rest of the transaction.

@@ -115,10 +115,10 @@ func (s *Store) unreadable(ctx context.Context, e *relay.Event, cause error) err
 	*e = relay.Event{Ref: known.Ref, CreatedAt: known.CreatedAt, Bytes: known.Bytes}
 	for _, column := range [...]string{"key", "type", "payload", "content_type", "attributes"} {
 		err := s.convert(ctx, column, e.Ref)
-		var refused *pgconn.PgError
+		var pgErr *pgconn.PgError
 		switch {
-		case unconvertible(err) && errors.As(err, &refused):
-			e.Unreadable = column + " cannot be read as UTF-8: " + refused.Message
+		case unconvertible(err) && errors.As(err, &pgErr):
+			e.Unreadable = column + " cannot be read as UTF-8: " + pgErr.Message
 			return nil
 		case err != nil:
 			return err
