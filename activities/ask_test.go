@@ -179,7 +179,7 @@ func TestAskOperation_FailsForGoodWhenTheDatabaseCannotHaveAText(t *testing.T) {
 	require.False(t, failure.NonRetryable())
 }
 
-func TestAskOperation_PutsOnRecordWhatItHasCountedWithWhoAndWhy(t *testing.T) {
+func TestAskOperation_RecordsTheCountTheOperatorAndTheReason(t *testing.T) {
 	s := &asks{dead: relay.Count{Events: 2, Keys: 2, Behind: 3}}
 	r, err := newEnv(t).ask(s, `{"kind": "redrive", "topic": "orders", "code": "AccessDenied", `+byAnn+`}`)
 	require.NoError(t, err)
@@ -226,7 +226,7 @@ func TestAskOperation_FindsTheRecordOfAnEarlierAttemptAndDoesNothingTwice(t *tes
 	requireFailure(t, err, TypeOperationAskedBefore, "give another workflow id")
 }
 
-func TestAskOperation_DoesNotBeginWhatWouldMoveNothingChangeAnOrderOrIsUnderWay(t *testing.T) {
+func TestAskOperation_BeginsNoOperationThatIsEmptyOvertakesOrRunsAlready(t *testing.T) {
 	const typed = `{"kind": "redrive", "topic": "orders", "all": true, ` + byAnn + `}`
 	_, err := newEnv(t).ask(&asks{}, typed)
 	requireFailure(t, err, TypeNothingMatches, "no dead letters of orders match")
@@ -250,7 +250,7 @@ func requireFailure(t *testing.T, err error, kind, says string) {
 }
 
 // Somebody has terminated the workflow of the one on record.
-func TestAskOperation_EndsWhatNothingDoesAnyMoreAndBegins(t *testing.T) {
+func TestAskOperation_EndsAnAbandonedOperationAndBegins(t *testing.T) {
 	const typed = `{"kind": "redrive", "topic": "orders", "all": true, ` + byAnn + `}`
 	for name, c := range map[string]struct {
 		same           relay.OperationState

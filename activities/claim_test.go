@@ -22,7 +22,7 @@ func (e *env) claim(t *testing.T, wait time.Duration) (r ClaimResult, err error)
 	return r, err
 }
 
-func TestClaim_AnswersAsSoonAsAnEventIsPending(t *testing.T) {
+func TestClaimBatches_AnswersAsSoonAsAnEventIsPending(t *testing.T) {
 	e := newEnv(t)
 	e.store.claim = func(n int) ([]relay.Batch, error) {
 		if n < 5 {
@@ -36,7 +36,7 @@ func TestClaim_AnswersAsSoonAsAnEventIsPending(t *testing.T) {
 	require.Equal(t, 5, e.store.claims)
 }
 
-func TestClaim_AnswersWithNothingWhenItsWaitIsOver(t *testing.T) {
+func TestClaimBatches_AnswersWithNothingWhenItsWaitIsOver(t *testing.T) {
 	e := newEnv(t)
 	r, err := e.claim(t, 50*time.Millisecond)
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestClaim_AnswersWithNothingWhenItsWaitIsOver(t *testing.T) {
 	require.Greater(t, e.store.claims, 1)
 }
 
-func TestClaim_WithoutTimeToWaitLooksOnce(t *testing.T) {
+func TestClaimBatches_LooksOnceWithoutTimeToWait(t *testing.T) {
 	e := newEnv(t)
 	e.store.claim = func(int) ([]relay.Batch, error) { return someBatches, nil }
 	r, err := e.claim(t, 0)
@@ -52,7 +52,7 @@ func TestClaim_WithoutTimeToWaitLooksOnce(t *testing.T) {
 	require.Equal(t, someBatches, r.Batches)
 }
 
-func TestClaim_OfAStoppingWorkerEndsAtOnce(t *testing.T) {
+func TestClaimBatches_EndsAtOnceWhenItsWorkerStops(t *testing.T) {
 	e := newEnv(t)
 	stop := make(chan struct{})
 	e.SetWorkerStopChannel(stop)
@@ -67,7 +67,7 @@ func TestClaim_OfAStoppingWorkerEndsAtOnce(t *testing.T) {
 	require.Empty(t, r.Batches)
 }
 
-func TestPollingTakesAtMostAFifthOfTheTime(t *testing.T) {
+func TestClaimBatches_PollsForAtMostAFifthOfTheTime(t *testing.T) {
 	e := newEnv(t)
 	const looking = 20 * time.Millisecond // a database with very many topics
 	e.store.claim = func(int) ([]relay.Batch, error) {
@@ -81,7 +81,7 @@ func TestPollingTakesAtMostAFifthOfTheTime(t *testing.T) {
 	require.LessOrEqual(t, share, 1.0/pollShare)
 }
 
-func TestClaim_WhoseDatabaseIsAwayIsTemporalsToRetry(t *testing.T) {
+func TestClaimBatches_FailsForTemporalToRetryWhenTheDatabaseIsAway(t *testing.T) {
 	e := newEnv(t)
 	e.store.claim = func(int) ([]relay.Batch, error) { return nil, errAway }
 	_, err := e.claim(t, time.Hour)
@@ -90,7 +90,7 @@ func TestClaim_WhoseDatabaseIsAwayIsTemporalsToRetry(t *testing.T) {
 	require.False(t, failure.NonRetryable())
 }
 
-func TestClaim_ThatIsRetriedAnswersWithTheClaimOfItsFirstAttempt(t *testing.T) {
+func TestClaimBatches_AnswersARetryWithTheClaimOfTheFirstAttempt(t *testing.T) {
 	e := newEnv(t)
 	e.store.claim = func(int) ([]relay.Batch, error) {
 		e.store.earlier = someBatches // it claims, and its answer is lost

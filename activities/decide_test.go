@@ -470,7 +470,7 @@ func TestDecide_SaysWhatBecomesOfTheLanesHoweverTheAttemptEnds(t *testing.T) {
 	}
 }
 
-func TestDecide_PausesBeforeTheNextAttemptAsTheRefusalAsks(t *testing.T) {
+func TestDecide_WaitsForTheNextAttemptAsTheRefusalAsks(t *testing.T) {
 	for name, c := range map[string]struct {
 		facts facts
 		pause time.Duration

@@ -8,7 +8,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func TestActivities_KeepTheDurationsThatTheStoreAndTemporalKeep(t *testing.T) {
+func TestNew_KeepsTheDurationsThatTheStoreAndTemporalKeep(t *testing.T) {
 	a, err := New(Config{Store: &store{}, Publisher: &publisher{}})
 	require.NoError(t, err)
 	require.Equal(t, timing.Lease, a.cfg.Lease)

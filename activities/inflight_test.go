@@ -55,7 +55,7 @@ func TestInFlight_KeepsAnAcknowledgementInTheCheckpointUntilItIsSettled(t *testi
 	require.Len(t, f.inHand("orders"), 2)
 }
 
-func TestInFlight_HasNothingNextToSettleOfWhatWasRefused(t *testing.T) {
+func TestInFlight_SettlesNoRefusedEvent(t *testing.T) {
 	f := flying(2, "x")
 	f.answered("orders", outcomes(poison("X"), refs(10, 2)))
 	require.Empty(t, f.next())

@@ -22,7 +22,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func TestLateness_IsThatBesideTheQuickestTaskOfTheLastMinutes(t *testing.T) {
+func TestLateness_IsMeasuredAgainstTheQuickestTaskOfTheLastMinutes(t *testing.T) {
 	start := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 	for name, skew := range map[string]time.Duration{"same clock": 0, "ahead": time.Hour, "behind": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
@@ -81,7 +81,7 @@ func (s *standsStill) ExecuteActivity(ctx context.Context, in *interceptor.Execu
 // Temporal has given up an attempt whose task a process read too late, and may have begun
 // another one. The late one must not take the batch from it, and without an answer it may
 // have been given up.
-func TestPublish_ByAnAttemptThatComesLateTakesNothingUnlessTemporalWaitsForIt(t *testing.T) {
+func TestPublishBatch_AsksTemporalBeforeItBeginsADelayedTask(t *testing.T) {
 	for name, tt := range map[string]struct {
 		late, heartbeat time.Duration
 		silent          bool // Temporal answers no heartbeat

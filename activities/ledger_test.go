@@ -20,7 +20,7 @@ func eventually(t *testing.T, within time.Duration, met func() bool, what string
 }
 
 // The run has ended, and with it the activity that had the heartbeat.
-func TestAcknowledgements_OutliveTheirRunAndAreNotSentAgain(t *testing.T) {
+func TestLedger_KeepsAcknowledgementsLongerThanTheirRun(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.store.fill(30, 1)
@@ -36,7 +36,7 @@ func TestAcknowledgements_OutliveTheirRunAndAreNotSentAgain(t *testing.T) {
 	require.Equal(t, 30, e.store.settledEvents())
 }
 
-func TestAcknowledgements_AreSettledWithoutAnotherAttempt(t *testing.T) {
+func TestLedger_SettlesWithoutAnotherAttempt(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.store.fill(30, 1)
@@ -49,7 +49,7 @@ func TestAcknowledgements_AreSettledWithoutAnotherAttempt(t *testing.T) {
 	require.Equal(t, 30, e.store.settledEvents())
 }
 
-func TestAcknowledgements_KeepTheirTopicUnclaimedUntilTheyAreSettled(t *testing.T) {
+func TestLedger_KeepsATopicUnclaimedUntilItHasSettled(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.store.away(true)
@@ -69,7 +69,7 @@ func TestAcknowledgements_KeepTheirTopicUnclaimedUntilTheyAreSettled(t *testing.
 
 // While settlements fail and everything else works, a page is what an attempt has sent
 // at most, and no other attempt sends anything in its lanes.
-func TestAcknowledgements_AreAPageAtMostForEachAttempt(t *testing.T) {
+func TestLedger_HoldsAPageAtMostForEachAttempt(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.store.fill(5*relay.PageEvents, 1, 2)
@@ -91,7 +91,7 @@ func TestAcknowledgements_AreAPageAtMostForEachAttempt(t *testing.T) {
 	require.NoError(t, err, "lanes of which there is nothing are nobody's to wait for")
 }
 
-func TestAcknowledgements_OutliveAnAttemptHoweverItEnds(t *testing.T) {
+func TestLedger_KeepsAcknowledgementsHoweverTheAttemptEnds(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(e *env, r relay.PublishRequest){
 		"the claim is lost and the database away": func(e *env, _ relay.PublishRequest) {
@@ -121,7 +121,7 @@ func TestAcknowledgements_OutliveAnAttemptHoweverItEnds(t *testing.T) {
 	}
 }
 
-func TestAcknowledgements_OfAHeartbeatOutliveItsRun(t *testing.T) {
+func TestLedger_KeepsTheAcknowledgementsOfAHeartbeat(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.store.fill(10, 1)
@@ -133,7 +133,7 @@ func TestAcknowledgements_OfAHeartbeatOutliveItsRun(t *testing.T) {
 	require.ElementsMatch(t, refs, e.ledger.of("orders", nil))
 }
 
-func TestAcknowledgements_OfOneTopicDoNotWaitForThoseOfAnother(t *testing.T) {
+func TestLedger_SettlesATopicWhileAnotherFails(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	l := newLedger(blockedTopic{e.store, "a"})
@@ -165,7 +165,7 @@ func (s blockedTopic) Apart(context.Context) (settle func(context.Context, strin
 
 // When the database answers one worker, another may wait for connections that nobody
 // answers. Whenever that is, it settles before lanes are loaded that it has not given back.
-func TestAcknowledgements_AreSettledInTimeThoughThePoolIsStuck(t *testing.T) {
+func TestLedger_SettlesInTimeThoughThePoolIsStuck(t *testing.T) {
 	t.Parallel()
 	for back := time.Duration(0); back < 10*time.Second; back += 100 * time.Millisecond {
 		for name, refusing := range map[string]bool{"silent": false, "refusing": true} {
@@ -211,7 +211,7 @@ func (s *stuckPool) Apart(ctx context.Context) (settle func(context.Context, str
 }
 
 // A name may have an address that does not answer, and the pool a connection that does.
-func TestAcknowledgements_AreSettledByThePoolWhileNoConnectionCanBeMade(t *testing.T) {
+func TestLedger_SettlesByThePoolWhileNoConnectionCanBeMade(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &onlyPool{SettleStore: &batchFake{}, back: time.Now().Add(time.Second)}
@@ -243,7 +243,7 @@ func (*onlyPool) Apart(ctx context.Context) (settle func(context.Context, string
 	return nil, nil, ctx.Err()
 }
 
-func TestAWorkerThatStops_SettlesWhatItsAttemptsCouldNot(t *testing.T) {
+func TestSettleRest_SettlesTheAcknowledgementsThatAttemptsLeft(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.store.away(true)
@@ -265,7 +265,7 @@ func TestAWorkerThatStops_SettlesWhatItsAttemptsCouldNot(t *testing.T) {
 	require.Len(t, e.store.settled, len(refs))
 }
 
-func TestLanesThatWereNotGivenBack_AreLoadedWhenTheirWorkerHasSettled(t *testing.T) {
+func TestPublishBatch_LoadsExpiredLanesWhenTheirWorkerHasSettled(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.store.fill(30, 1)
@@ -287,7 +287,7 @@ func TestLanesThatWereNotGivenBack_AreLoadedWhenTheirWorkerHasSettled(t *testing
 	require.Equal(t, []int16{1}, e.store.releasedLanes(), "and given back in order")
 }
 
-func TestLanesThatWereNotGivenBack_StayThatWayForAWorkerThatStops(t *testing.T) {
+func TestPublishBatch_LeavesExpiredLanesUnreleasedWhenItsWorkerStops(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.store.fill(30, 1)

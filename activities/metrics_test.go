@@ -129,7 +129,7 @@ func TestLatency_IsNotTheAgeOfAReplayedEvent(t *testing.T) {
 }
 
 // One such latency would spoil the sum of all others.
-func TestLatency_OfATimeThatIsNoneIsNotCounted(t *testing.T) {
+func TestLatency_IsNotCountedForAnInfiniteTime(t *testing.T) {
 	e, m := metered(t)
 	e.store.fill(4, 1)
 	e.store.readAt = time.Now()
@@ -159,7 +159,7 @@ func TestMetrics_CountALostClaimWhereverItIsFound(t *testing.T) {
 	require.Equal(t, []string{"lost orders"}, m.others)
 }
 
-func TestMetrics_CountARecoveryWhenItBeginsOnly(t *testing.T) {
+func TestMetrics_CountARecoveryOnlyWhenItBegins(t *testing.T) {
 	refuse := func(int, relay.Event) *relay.PublishError {
 		return &relay.PublishError{Code: "AccessDenied", Class: relay.ClassDestination, Whole: true}
 	}
@@ -185,14 +185,14 @@ func TestMetrics_CountARecoveryWhenItBeginsOnly(t *testing.T) {
 	}
 }
 
-func TestMaintenance_ShowsTheHealthThatItFound(t *testing.T) {
+func TestOutboxStats_ShowsTheHealthThatItFound(t *testing.T) {
 	e, m := metered(t)
 	_, err := e.ExecuteActivity(e.OutboxStats)
 	require.NoError(t, err)
 	require.Equal(t, []string{"ahead 0"}, m.others)
 }
 
-func TestSample_IsShownUnlessItFailed(t *testing.T) {
+func TestMetrics_ShowASampleUnlessItFailed(t *testing.T) {
 	m := &told{}
 	e := sampling(t, func(n int) ([]relay.TopicState, error) {
 		if n == 1 {

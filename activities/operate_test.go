@@ -104,7 +104,7 @@ func redrive(t *testing.T, o *operations, r OperateRequest) (result OperateResul
 	return result, err
 }
 
-func TestOperation_MovesIdleLanesAtOnceAndReservesTheOthers(t *testing.T) {
+func TestRedrive_MovesIdleLanesAtOnceAndReservesTheOthers(t *testing.T) {
 	o := &operations{steps: [][]relay.Move{onLanes(1, 2, 3), onLanes(4)}, busy: map[int16]int{2: 3}}
 	result, err := redrive(t, o, OperateRequest{For: time.Minute})
 	require.NoError(t, err)
@@ -115,7 +115,7 @@ func TestOperation_MovesIdleLanesAtOnceAndReservesTheOthers(t *testing.T) {
 }
 
 // It waits for locks, for nearly as long as Temporal waits for a sign of life.
-func TestOperation_HeartbeatsWhileItIsTaken(t *testing.T) {
+func TestRedrive_HeartbeatsWhileItTakesTheOperation(t *testing.T) {
 	e := newEnv(t)
 	beats := make(chan struct{}, 1)
 	e.SetOnActivityHeartbeatListener(func(*activity.Info, converter.EncodedValues) {
@@ -137,7 +137,7 @@ func TestOperation_HeartbeatsWhileItIsTaken(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestOperation_KeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {
+func TestRedrive_KeepsToItsRateAndAnswersWhenItsTimeIsOver(t *testing.T) {
 	o := &operations{steps: [][]relay.Move{onLanes(1, 2), onLanes(3, 4), onLanes(5, 6), onLanes(7, 8)}}
 	began := time.Now()
 	result, err := redrive(t, o, OperateRequest{PerSecond: 20, For: 150 * time.Millisecond})
@@ -166,7 +166,7 @@ func TestEndOperation_SaysThatTheRecordIsNotAsItsHolderLeftIt(t *testing.T) {
 	}
 }
 
-func TestOperation_ThatWasEndedOrFailsSaysSoAndKeepsItsMoves(t *testing.T) {
+func TestRedrive_KeepsItsMovesAndSaysThatItWasEndedOrFailed(t *testing.T) {
 	at := time.Now()
 	_, err := redrive(t, &operations{u: relay.OperationState{Finished: &at}}, OperateRequest{For: time.Minute})
 	var failure *temporal.ApplicationError

@@ -53,7 +53,7 @@ func TestParking_IsOverAtOnceWhereNoEventIsPending(t *testing.T) {
 }
 
 // What is written meanwhile has higher ids; what commits late may have lower ones.
-func TestParkingGivesUpNothingBehindItsBoundAndEndsWithARoundThatFindsNothing(t *testing.T) {
+func TestParking_StopsAtItsBoundAndEndsWithAnEmptyRound(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(40, 1)
 	e.publisher.answer = denied

@@ -54,7 +54,7 @@ func (e *env) poisonThenGood(poison, good int, lanes ...int16) {
 	}
 }
 
-func TestRecovery_MoreDoubtfulPoisonThanAPageBlocksNoOtherEvent(t *testing.T) {
+func TestRecovery_PassesMoreThanAPageOfAmbiguousRefusals(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(300, 50, 1, 2)
 	ended := e.recovering(t, 10, 1, 2)
@@ -65,7 +65,7 @@ func TestRecovery_MoreDoubtfulPoisonThanAPageBlocksNoOtherEvent(t *testing.T) {
 	require.Less(t, len(ended), 8)
 }
 
-func TestRecovery_BelievesDoubtOnlyOnceMoreAfterAProbeGotThrough(t *testing.T) {
+func TestRecovery_BelievesAmbiguousRefusalsAfterAnAcceptedProbe(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(300, 50, 1)
 	ended := e.recovering(t, 1, 1)
@@ -91,7 +91,7 @@ func TestRecovery_DoesNotBelieveAProbeOfLongAgo(t *testing.T) {
 }
 
 // After a failover the ids that were refused alike are those of other events.
-func TestRecovery_ForgetsDoubtsAboutEventsThatAreLost(t *testing.T) {
+func TestRecovery_ForgetsAmbiguousRefusalsOfEventsThatAreLost(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(20, 0, 1)
 	e.store.replaced = true
@@ -204,7 +204,7 @@ func TestRecovery_IsNotOverWhileOthersOfItsPageFailAlone(t *testing.T) {
 }
 
 // A destination that refuses an event alone, for ever, with a code that asks for a retry.
-func TestRecovery_MoreEventsThanAPageThatFailAloneBlockNoOther(t *testing.T) {
+func TestRecovery_PassesMoreThanAPageOfEventsThatFailAlone(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(300, 0, 1)
 	for i := range 50 {
@@ -236,7 +236,7 @@ func TestRecovery_MoreEventsThanAPageThatFailAloneBlockNoOther(t *testing.T) {
 }
 
 // Each key of an ordered destination begins with poison, so nothing else may be sent.
-func TestRecovery_GivesOneEventUpToSeeWhatIsBehindIt(t *testing.T) {
+func TestRecovery_GivesOneEventUpToTryTheNextOfItsKey(t *testing.T) {
 	for name, good := range map[string]bool{"poison": true, "a broken destination": false} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t)

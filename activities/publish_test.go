@@ -115,7 +115,7 @@ func TestAttempt_SendsAnEventThatCommitsLateBeforeLaterOnesOfItsKey(t *testing.T
 	require.Contains(t, e.publisher.sent, late.Ref)
 }
 
-func TestOneRefusedEventDoesNotStopItsBatch(t *testing.T) {
+func TestAttempt_PublishesTheOthersWhenOneEventIsRefused(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(250, 1)
 	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
@@ -187,7 +187,7 @@ func TestAttempt_SendsNoMoreWhenAWholeRequestIsRefused(t *testing.T) {
 	require.Equal(t, 3, e.publisher.requests)
 }
 
-func TestPublishBatch_OfAClaimInOtherHandsPublishesNothing(t *testing.T) {
+func TestPublishBatch_PublishesNothingOfALostClaim(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3, 1)
 	e.store.takeOverIs = fmt.Errorf("take over: %w", relay.ErrClaimLost)
@@ -198,7 +198,7 @@ func TestPublishBatch_OfAClaimInOtherHandsPublishesNothing(t *testing.T) {
 	require.Zero(t, e.publisher.requests)
 }
 
-func TestPublishBatch_OfAPausedTopicSendsNothingAndGivesItsLanesBack(t *testing.T) {
+func TestPublishBatch_ReleasesTheLanesOfAPausedTopicAndSendsNothing(t *testing.T) {
 	for _, recovering := range []bool{false, true} {
 		e := newEnv(t)
 		e.store.fill(30, 1, 2)
@@ -215,7 +215,7 @@ func TestPublishBatch_OfAPausedTopicSendsNothingAndGivesItsLanesBack(t *testing.
 	}
 }
 
-func TestAttempt_ThatHasLostALaneStopsAndReleasesTheOthers(t *testing.T) {
+func TestAttempt_StopsWhenItHasLostALaneAndReleasesTheOthers(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Lease = 2 * time.Second // so that it renews at the first tick
 	e.store.fill(500, 1)
@@ -242,7 +242,7 @@ func TestTenure_EndsAMarginBeforeTheLease(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestAttempt_OfAStoppingWorkerEndsBetweenRequests(t *testing.T) {
+func TestAttempt_EndsBetweenRequestsWhenItsWorkerStops(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(400, 1, 2)
 	stop := make(chan struct{})
@@ -263,7 +263,7 @@ func TestAttempt_OfAStoppingWorkerEndsBetweenRequests(t *testing.T) {
 	}
 }
 
-func TestAcknowledgementsThatCannotBeSettledAreHandedToTheNextAttempt(t *testing.T) {
+func TestHeartbeat_HandsUnsettledAcknowledgementsToTheNextAttempt(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(10, 1)
 	e.store.settleErr = func() error { return errAway }
@@ -285,7 +285,7 @@ func TestAcknowledgementsThatCannotBeSettledAreHandedToTheNextAttempt(t *testing
 	require.Len(t, next.store.settled, 10)
 }
 
-func TestAttempt_IsRepeatedWithinSecondsWhenItsDatabaseWasAway(t *testing.T) {
+func TestFailure_AsksForARetryWithinSecondsWhenTheDatabaseIsAway(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(10, 1)
 	e.store.loadErr = func(int) error { return errors.New("load events: connection refused") }

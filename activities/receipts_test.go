@@ -120,7 +120,7 @@ func numbers(from, n int) (ids []int64) {
 	return ids
 }
 
-func TestReceipts_ThatWereRefusedAreCountedByTopicAndTheNextOnesAreWritten(t *testing.T) {
+func TestReceipts_AreCountedByTopicWhenRefusedAndTheNextAreWritten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, written, m := newTestReceipts(func(n int, _ []relay.Receipt) error {
@@ -164,7 +164,7 @@ func TestReceipts_OutliveAnOutageOfTheDatabase(t *testing.T) {
 	})
 }
 
-func TestReceipts_ThatWaitAreBoundedAndTheRestIsCounted(t *testing.T) {
+func TestReceipts_AreBoundedAndTheRestIsCounted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, _, m := newTestReceipts(func(int, []relay.Receipt) error { return errAway })
@@ -176,7 +176,7 @@ func TestReceipts_ThatWaitAreBoundedAndTheRestIsCounted(t *testing.T) {
 	})
 }
 
-func TestReceipts_AreWrittenByAWorkerThatEnds(t *testing.T) {
+func TestSettleRest_WritesTheReceiptsThatWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, written, m := newTestReceipts(func(int, []relay.Receipt) error { return nil })
@@ -189,7 +189,7 @@ func TestReceipts_AreWrittenByAWorkerThatEnds(t *testing.T) {
 	})
 }
 
-func TestReceipts_KeepNoWorkerThatEndsFromReleasingItsClaims(t *testing.T) {
+func TestSettleRest_DoesNotWaitForReceiptsThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hangs := &slowReceipts{err: func(ctx context.Context, _ []relay.Receipt) error { <-ctx.Done(); return ctx.Err() }}
@@ -208,7 +208,7 @@ func TestReceipts_KeepNoWorkerThatEndsFromReleasingItsClaims(t *testing.T) {
 	})
 }
 
-func TestMaintenance_GoesOnWithoutReceiptsAndSaysSo(t *testing.T) {
+func TestEnsurePartitions_SucceedsWithoutReceiptsAndSaysSo(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	e.keepsReceipts()

@@ -50,7 +50,7 @@ func TestAttempt_MakesPoisonADeadLetterAndPublishesTheRest(t *testing.T) {
 	require.Empty(t, e.store.pauses)
 }
 
-func TestAttempt_ThatMayNotDeadLetterHasLostItsClaim(t *testing.T) {
+func TestAttempt_LosesItsClaimIfItMayNotMakeDeadLetters(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(10, 1)
 	e.store.deadLetterErr = fmt.Errorf("move: %w", relay.ErrClaimLost)
@@ -80,7 +80,7 @@ func TestLoader_RefusesEventsThatCannotBeSent(t *testing.T) {
 	require.Equal(t, relay.CodeBlocked, e.store.dead[2].Err.Code)
 }
 
-func TestPublish_OfAnEventThatCannotBeReadMakesItADeadLetterWithTheReason(t *testing.T) {
+func TestLoader_RefusesAnUnreadableEventWithTheReason(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3, 1)
 	e.store.pending[1].EventID, e.store.pending[1].Unreadable = "", "payload cannot be read as UTF-8: 0x81"
@@ -137,7 +137,7 @@ func TestAttempt_KeepsWithTheTopicWhyItIsLeftToItsRecovery(t *testing.T) {
 	}, 0}}, e.store.noted, "its recovery tries at once")
 }
 
-func TestAttempt_OfARecoverySaysWhenTheNextOneIsDue(t *testing.T) {
+func TestRecovery_SaysWhenItsNextAttemptIsDue(t *testing.T) {
 	for name, c := range map[string]struct {
 		err  relay.PublishError
 		next func(time.Duration) bool
@@ -246,7 +246,7 @@ func TestAttempt_KeepsOnlyTheLaneOfAnEventThatNeedsRepair(t *testing.T) {
 	}
 }
 
-func TestWhatFailsAloneForTooLongIsGivenUp(t *testing.T) {
+func TestAttempt_GivesUpEventsThatFailAloneForTooLong(t *testing.T) {
 	e := newEnv(t)
 	e.cfg.Topics = map[string]TopicPolicy{"orders": {GiveUpAfter: time.Hour}}
 	e.store.fill(20, 1)
@@ -307,7 +307,7 @@ func TestRecovery_TakesPoisonForNoSignThatADestinationIsBack(t *testing.T) {
 }
 
 // Its destination hangs while it is looked up, until the batch's time is over.
-func TestAttempt_ThatCouldNotLookItsDestinationUpFails(t *testing.T) {
+func TestAttempt_FailsIfItCannotLookUpItsDestination(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(20, 1)
 	e.publisher.err = fmt.Errorf("%w: %w", relay.ErrStopped, &relay.PublishError{Code: "Timeout", Message: "no answer", Whole: true})
@@ -433,7 +433,7 @@ func TestAttempt_LetsNoTrickleOfAmbiguousRefusalsBecomeDeadLetters(t *testing.T)
 	require.Equal(t, 5-ambiguousLimit, final)
 }
 
-func TestThrottlingStopsSendingAndComesBackLaterWithLess(t *testing.T) {
+func TestThrottling_StopsSendingAndComesBackLaterWithFewerRequests(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(200, 1)
 	e.publisher.answer = func(n int, ev relay.Event) *relay.PublishError {
@@ -461,7 +461,7 @@ func TestThrottlingStopsSendingAndComesBackLaterWithLess(t *testing.T) {
 	}
 }
 
-func TestClaim_OfACappedTopicIsOneBatchAndPaced(t *testing.T) {
+func TestMaxPerSecond_AllowsOneBatchAndPacesIt(t *testing.T) {
 	store := &store{}
 	a, err := New(Config{Store: store, Publisher: &publisher{}, Topics: map[string]TopicPolicy{"slow": {MaxPerSecond: 20}}})
 	require.NoError(t, err)
@@ -479,7 +479,7 @@ func TestClaim_OfACappedTopicIsOneBatchAndPaced(t *testing.T) {
 	}
 }
 
-func TestAnAttemptThatWasStalledRenewsBeforeItSendsAgain(t *testing.T) {
+func TestTenure_IsRenewedAfterAStallBeforeAnythingIsSent(t *testing.T) {
 	clock := timing.Clock{}
 	x := newTenure(clock, time.Minute, clock.Now())
 	require.Greater(t, time.Until(x.deadline()), 50*time.Second)

@@ -194,7 +194,7 @@ func TestSample_IsBoundedAndNamesTheWorstFirst(t *testing.T) {
 	require.Equal(t, []string{"topic-003", "topic-004", "topic-005", "topic-006", "topic-002", "topic-099"}, names)
 }
 
-func TestSample_ThatIsOldIsNotToldAsNews(t *testing.T) {
+func TestSample_IsNotToldOnceItIsOld(t *testing.T) {
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		return []relay.TopicState{{Topic: "orders", Recovery: "r"}}, nil
 	})

@@ -43,7 +43,7 @@ func TestSample_HasANameForEachWorker(t *testing.T) {
 	require.NotEqual(t, a.sampler.by, b.sampler.by)
 }
 
-func TestSample_ThatTookLongIsDeferredForAll(t *testing.T) {
+func TestSample_IsDeferredForAllAfterALongOne(t *testing.T) {
 	const looking = 5 * time.Millisecond // and nobody waits for it
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		time.Sleep(looking)

@@ -41,7 +41,7 @@ var suspensions = map[string]timing.Reading{
 	"as a process only, with all clocks going": {Monotonic: 2 * time.Minute, Boot: 2 * time.Minute, Wall: 2 * time.Minute},
 }
 
-func TestASuspendedMachine_SendsNothingBeforeItHasRenewedItsLease(t *testing.T) {
+func TestSuspension_EndsSendingUntilTheLeaseIsRenewed(t *testing.T) {
 	for name, by := range suspensions {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -73,7 +73,7 @@ func TestASuspendedMachine_SendsNothingBeforeItHasRenewedItsLease(t *testing.T) 
 	}
 }
 
-func TestASuspendedMachine_StaysSilentIfItsLeaseIsInOtherHands(t *testing.T) {
+func TestSuspension_EndsSendingForGoodIfTheLeaseIsLost(t *testing.T) {
 	e, m := newEnv(t), &machine{}
 	e.clock.Read = m.read
 	e.store.fill(30, 1)
@@ -91,7 +91,7 @@ func TestASuspendedMachine_StaysSilentIfItsLeaseIsInOtherHands(t *testing.T) {
 
 // Temporal counts from the beginning of an attempt. Whoever has the batch now is not to
 // lose it again.
-func TestASuspendedMachine_TakesNoBatchOverThatAnotherMayHave(t *testing.T) {
+func TestSuspension_BeforeTheTakeOverEndsTheAttempt(t *testing.T) {
 	e, m := newEnv(t), &machine{}
 	e.clock.Read = m.read
 	e.store.fill(10, 1)
@@ -108,7 +108,7 @@ func TestASuspendedMachine_TakesNoBatchOverThatAnotherMayHave(t *testing.T) {
 	require.Zero(t, e.publisher.requests)
 }
 
-func TestASuspendedMachine_KnowsItWhenItWasSuspendedWhileItTookOver(t *testing.T) {
+func TestSuspension_DuringTheTakeOverIsNoticed(t *testing.T) {
 	e, m := newEnv(t), &machine{}
 	e.clock.Read = m.read
 	e.store.fill(10, 1)

@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func TestClaim_SaysWhichTopicsThisWorkerRoutes(t *testing.T) {
+func TestClaimBatches_TellsTheStoreWhichTopicsHaveARoute(t *testing.T) {
 	e := newEnv(t)
 	_, err := e.claim(t, 0)
 	require.NoError(t, err)
@@ -24,7 +24,7 @@ func TestClaim_SaysWhichTopicsThisWorkerRoutes(t *testing.T) {
 }
 
 // Another worker, of a version that has just started, may route them.
-func TestClaim_EndsItsWaitEarlyOnlyWhileTopicsWithoutARouteWait(t *testing.T) {
+func TestClaimBatches_EndsItsWaitEarlyOnlyForTopicsWithoutARoute(t *testing.T) {
 	for name, c := range map[string]struct {
 		routes []string
 		leaves bool
