@@ -186,17 +186,18 @@ func (t *attempt) publish(ctx context.Context, stop context.CancelCauseFunc, eve
 	})
 }
 
-// report takes the answer to one request.
+// report takes the answer to one request. The events in flight have it last: from then on the
+// settler may settle the events, and their receipts and metrics are to be there before.
 func (t *attempt) report(stop context.CancelCauseFunc, outcomes []relay.Outcome) {
-	latencies := t.flight.answered(t.topic, outcomes)
+	if t.policy.Receipts > 0 {
+		t.receipts.add(t.topic, outcomes)
+	}
+	t.cfg.Metrics.Reported(t.topic, outcomes, t.flight.latencies(t.topic, outcomes))
+	t.flight.answered(t.topic, outcomes)
 	ends := func(o relay.Outcome) bool { return o.Err != nil && endsSending(o.Err) }
 	if t.mode != parking && slices.ContainsFunc(outcomes, ends) {
 		stop(relay.ErrStopped) // the rest would fare no better
 	}
-	if t.policy.Receipts > 0 {
-		t.receipts.add(t.topic, outcomes)
-	}
-	t.cfg.Metrics.Reported(t.topic, outcomes, latencies)
 }
 
 // handOver gives the ledger the acknowledgements that this attempt has not settled. The

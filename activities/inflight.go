@@ -20,7 +20,7 @@ type inFlight struct {
 	topics map[string]*topicInFlight
 	bytes  int // of the payloads in hand, of all topics
 
-	latencies []time.Duration // used again for every answer
+	measured []time.Duration // latencies; used again for every answer
 
 	// Each holds a token when there is news.
 	answers chan struct{} // a destination has answered
@@ -107,13 +107,27 @@ func born(e relay.Event, asked, read time.Time) time.Time {
 	return asked.Add(e.CreatedAt.Sub(read))
 }
 
-// answered takes the answer to one request. It returns the latencies of the events that were
-// accepted, until the next call.
-func (f *inFlight) answered(topic string, outcomes []relay.Outcome) (latencies []time.Duration) {
+// latencies returns how long after their writing the events among outcomes were accepted. The slice
+// is used again by the next call.
+func (f *inFlight) latencies(topic string, outcomes []relay.Outcome) []time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t, now := f.topics[topic], time.Now()
-	f.latencies = f.latencies[:0]
+	f.measured = f.measured[:0]
+	for _, o := range outcomes {
+		// The event of a replay may be of any age.
+		if born := t.hand[o.Ref].born; o.Err == nil && o.Replay == 0 && !born.IsZero() {
+			f.measured = append(f.measured, max(0, now.Sub(born)))
+		}
+	}
+	return f.measured
+}
+
+// answered takes the answer to one request, and wakes the settler.
+func (f *inFlight) answered(topic string, outcomes []relay.Outcome) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
 	for _, o := range outcomes {
 		if o.Err != nil {
 			t.refused.add(o)
@@ -122,14 +136,9 @@ func (f *inFlight) answered(topic string, outcomes []relay.Outcome) (latencies [
 		}
 		t.through++
 		t.accepted++
-		// The event of a replay may be of any age.
-		if born := t.hand[o.Ref].born; o.Replay == 0 && !born.IsZero() {
-			f.latencies = append(f.latencies, max(0, now.Sub(born)))
-		}
 		t.acked = append(t.acked, o.Ref)
 	}
 	signal(f.answers)
-	return f.latencies
 }
 
 // refused notes events that no destination is asked for.

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/timing"
@@ -51,22 +52,29 @@ func (s settler) run(ctx context.Context, over <-chan struct{}) error {
 	return nil
 }
 
+// settle settles all acknowledgements that have come. A topic that fails does not keep the others
+// from it: it is tried again after them.
 func (s settler) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, timing.SettlePatience)
 	defer cancel()
-	for _, acked := range s.flight.next() {
-		for wait := 50 * time.Millisecond; ; wait *= 2 {
-			err := s.store.Settle(ctx, acked.topic, acked.refs)
-			if err == nil {
-				break
+	left := s.flight.next()
+	for wait := 50 * time.Millisecond; ; wait *= 2 {
+		var failed []acknowledgements
+		var errs []error
+		for _, acked := range left {
+			if err := s.store.Settle(ctx, acked.topic, acked.refs); err != nil {
+				failed, errs = append(failed, acked), append(errs, err)
+				continue
 			}
-			select {
-			case <-ctx.Done():
-				return err
-			case <-time.After(wait):
-			}
+			s.flight.settled(acked.topic)
 		}
-		s.flight.settled(acked.topic)
+		if left = failed; len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errs...)
+		case <-time.After(wait):
+		}
 	}
-	return nil
 }
