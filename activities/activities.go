@@ -89,7 +89,7 @@ type Activities struct {
 	ambiguous ambiguity
 	sampler   sampler
 	paces     map[string]*rate.Limiter
-	late      lateness
+	delays    taskDelay
 	// routeWait is timing.RouteWait, but in tests.
 	routeWait time.Duration
 }

@@ -16,8 +16,8 @@ type ambiguity struct {
 	accepted map[string]time.Time
 }
 
-// gotThrough notes that an event of the topic was accepted.
-func (a *ambiguity) gotThrough(topic string) {
+// noteAccepted notes that an event of the topic was accepted.
+func (a *ambiguity) noteAccepted(topic string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.accepted == nil {

@@ -82,12 +82,12 @@ func (a *Activities) AskOperation(ctx context.Context, r AskRequest) (AskResult,
 		result.SelectedBy = o.Selection.By()
 		err = a.register(ctx, &result, o, f.OutOfOrder)
 	}
-	return result, failure(ctx, refusedText(err), nil)
+	return result, failure(ctx, encodingMistake(err), nil)
 }
 
-// refusedText has an error that a database of another encoding gives for a text say so, as a
+// encodingMistake has an error that a database of another encoding gives for a text say so, as a
 // mistake in the form: it gives the same each time.
-func refusedText(err error) error {
+func encodingMistake(err error) error {
 	const characterNotInRepertoire, untranslatableCharacter = "22021", "22P05"
 	var refused interface{ SQLState() string }
 	if errors.As(err, &refused) && slices.Contains([]string{characterNotInRepertoire, untranslatableCharacter}, refused.SQLState()) {
@@ -192,7 +192,7 @@ func (a *Activities) alive(ctx context.Context, u relay.OperationState) (bool, e
 		case time.Now().After(until):
 			return false, nil
 		}
-		if pause(ctx, lookForStart); ctx.Err() != nil || stopping(ctx) {
+		if wait(ctx, lookForStart); ctx.Err() != nil || stopping(ctx) {
 			return false, cmp.Or(ctx.Err(), relay.ErrStopped)
 		}
 	}
@@ -227,6 +227,6 @@ func (a *Activities) FollowOperation(ctx context.Context, r FollowRequest) (rela
 		if err != nil || d.Over() || time.Now().After(until) || stopping(ctx) || ctx.Err() != nil {
 			return d, failure(ctx, err, nil)
 		}
-		pause(ctx, min(relay.LookAgain(time.Since(began)), max(0, time.Until(until))+time.Millisecond))
+		wait(ctx, min(relay.LookAgain(time.Since(began)), max(0, time.Until(until))+time.Millisecond))
 	}
 }

@@ -21,7 +21,7 @@ import (
 // and the heartbeat. They share the events in flight, and each can stop the sending of anything
 // new; a request under way is waited for.
 type attempt struct {
-	PublishRequest
+	request   PublishRequest
 	mode      mode
 	topic     string
 	cfg       Config
@@ -40,15 +40,15 @@ type attempt struct {
 	number int32
 	// last is what the attempt before left.
 	last checkpoint
-	// probed is what a recovery has found out beyond its first page.
-	probed probe
+	// probes are what a recovery has found out beyond its first page.
+	probes probes
 }
 
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
 	topic := r.Batch.Topic
 	l.UpTo = relay.Bound{ID: r.ParkUpTo, At: r.ParkBefore}
 	t := &attempt{
-		PublishRequest: r, mode: r.mode(), topic: topic, cfg: a.cfg, policy: a.cfg.policy(topic), store: a.batches,
+		request: r, mode: r.mode(), topic: topic, cfg: a.cfg, policy: a.cfg.policy(topic), store: a.batches,
 		pace: a.pace(topic), ledger: a.ledger, receipts: a.receipts, ambiguous: &a.ambiguous,
 		lease: l, flight: newInFlight(), tenure: newTenure(a.clock, a.cfg.Lease, leaseFrom), last: last,
 	}
@@ -73,7 +73,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 
 	f := t.facts()
 	f.ending, f.fault = sent.ending, sent.fault
-	if err := t.remember(detached, &f); err != nil {
+	if err := t.recordRefusals(detached, &f); err != nil {
 		return sent.requests, err
 	}
 	return sent.requests, t.carryOut(detached, decide(f))
@@ -91,15 +91,15 @@ func (t *attempt) beat(ctx context.Context, stop context.CancelCauseFunc) (end f
 	}
 }
 
-// sent is how sending ended.
-type sent struct {
+// sending is how the sending of an attempt ended.
+type sending struct {
 	requests int
 	ending   ending
 	fault    fault
 }
 
 // send loads, sends and settles at once, until there is nothing more to send or ctx ends.
-func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFunc, until time.Time) (s sent) {
+func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFunc, until time.Time) (s sending) {
 	// Events that are loaded by then get a little longer, but a key that is sent one event
 	// at a time must not keep the other lanes for long.
 	page, timeOver := context.WithCancelCause(ctx)
@@ -120,7 +120,7 @@ func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFu
 	defer func() { // also when it panics
 		noMore()
 		settling.Wait()
-		t.handOver(ctx)
+		t.keepUnsettled(ctx)
 	}()
 
 	published, err := t.publish(page, stop, events)
@@ -128,8 +128,8 @@ func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFu
 	cause := context.Cause(page)
 	if ctx.Err() == nil {
 		if t.facts().isUndecided() {
-			t.probed = t.newProber(stop).run(ctx)
-			s.requests += t.probed.requests
+			t.probes = t.newProber(stop).run(ctx)
+			s.requests += t.probes.requests
 		}
 		cause = cmp.Or(context.Cause(ctx), cause)
 	}
@@ -173,13 +173,15 @@ func (t *attempt) othersHaveSettled(ctx context.Context) bool {
 
 // mustWait reports whether another worker may have something to settle in the batch's
 // lanes. A recovery's batch has been loaded by the relay before.
-func (t *attempt) mustWait() bool { return t.Batch.Settling && t.mode == relaying && !t.last.Waited }
+func (t *attempt) mustWait() bool {
+	return t.request.Batch.Settling && t.mode == relaying && !t.last.Waited
+}
 
 // publish sends events until the channel is closed.
 func (t *attempt) publish(ctx context.Context, stop context.CancelCauseFunc, events <-chan []relay.Event) (relay.PublishResult, error) {
 	return t.cfg.Publisher.Publish(ctx, relay.PublishRequest{
 		// Half as many requests may be under way after every attempt that was throttled.
-		Topic: t.topic, Concurrency: max(1, t.Concurrency>>min(t.last.Throttled, 8)), Events: events,
+		Topic: t.topic, Concurrency: max(1, t.request.Concurrency>>min(t.last.Throttled, 8)), Events: events,
 		Deadline: t.tenure.deadline, Pace: t.pace, Isolate: t.mode == parking,
 		Report:   func(outcomes []relay.Outcome) { t.report(stop, outcomes) },
 		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.topic, a) },
@@ -200,10 +202,10 @@ func (t *attempt) report(stop context.CancelCauseFunc, outcomes []relay.Outcome)
 	}
 }
 
-// handOver gives the ledger the acknowledgements that this attempt has not settled. The
+// keepUnsettled gives the ledger the acknowledgements that this attempt has not settled. The
 // heartbeat has them too: the next attempt may begin on another worker, or this worker
 // may die.
-func (t *attempt) handOver(ctx context.Context) {
+func (t *attempt) keepUnsettled(ctx context.Context) {
 	left := t.flight.checkpoint(t.topic).Unsettled
 	if len(left) == 0 {
 		return
@@ -217,25 +219,25 @@ func (t *attempt) handOver(ctx context.Context) {
 func (t *attempt) facts() facts {
 	return facts{
 		topic: t.topic, destination: t.cfg.Publisher.Destination(t.topic), ordered: t.cfg.Publisher.Ordered(t.topic),
-		mode: t.mode, state: t.flight.state(t.topic), probe: t.probed, number: t.number, now: time.Now(), jitter: rand.Float64(),
-		expireAfter: t.policy.GiveUpAfter, ambiguousTo: t.last.AmbiguousTo, parkUpTo: t.ParkUpTo,
+		mode: t.mode, state: t.flight.state(t.topic), probes: t.probes, number: t.number, now: time.Now(), jitter: rand.Float64(),
+		expireAfter: t.policy.GiveUpAfter, ambiguousTo: t.last.AmbiguousTo, parkUpTo: t.request.ParkUpTo,
 	}
 }
 
-// remember adds what other attempts have found out: it puts on record which events were refused
+// recordRefusals adds what other attempts have found out: it puts on record which events were refused
 // alone, and learns for how long each has been.
-func (t *attempt) remember(ctx context.Context, f *facts) error {
+func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 	if f.fault.any() || f.mode == parking {
 		return nil
 	}
 	if f.accepted > 0 {
-		t.ambiguous.gotThrough(f.topic)
+		t.ambiguous.noteAccepted(f.topic)
 	}
 	f.believed, f.othersGotThrough = t.ambiguous.of(f.topic, f.expireAfter)
 	v := f.judge()
 	// The next attempt is to know this, even if the database fails from here on.
 	t.flight.note(f.topic, func(c *checkpoint) { c.ProvedAt, c.GivenUp = v.provedAt, v.givenUp })
-	known, err := t.store.Refuse(ctx, f.topic, f.toRemember(v))
+	known, err := t.store.Refuse(ctx, f.topic, f.toRecord(v))
 	f.refusedFor = make(map[relay.Ref]time.Duration, len(known))
 	for _, k := range known {
 		f.refusedFor[k.Ref] = k.For
@@ -258,11 +260,9 @@ func (t *attempt) carryOut(ctx context.Context, d decision) error {
 			return err
 		}
 	}
-	t.flight.note(t.topic, func(c *checkpoint) {
-		c.AttemptsWithoutSuccess, c.Throttled = d.noted.AttemptsWithoutSuccess, d.noted.Throttled
-	})
+	t.flight.note(t.topic, func(c *checkpoint) { c.set(d.tally) })
 	if d.isHandedOver {
-		if err := t.store.HoldForRecovery(ctx, t.topic, t.RecoveryID, t.cfg.HandoverHold); err != nil {
+		if err := t.store.HoldForRecovery(ctx, t.topic, t.request.RecoveryID, t.cfg.HandoverHold); err != nil {
 			return err
 		}
 	}
@@ -279,13 +279,13 @@ func (t *attempt) carryOut(ctx context.Context, d decision) error {
 		}
 	}
 	if d.releaseClaim {
-		if err := t.store.ReleaseClaim(ctx, t.Batch); err != nil {
+		if err := t.store.ReleaseClaim(ctx, t.request.Batch); err != nil {
 			return err
 		}
 	}
 	if d.failure != nil {
 		// Nothing depends on it, so the attempt ends alike if the store cannot keep it.
-		if err := t.store.NoteFailure(ctx, t.topic, t.RecoveryID, *d.failure, d.next); err != nil {
+		if err := t.store.NoteFailure(ctx, t.topic, t.request.RecoveryID, *d.failure, d.next); err != nil {
 			activity.GetLogger(ctx).Warn("the reason is not kept with the topic", "topic", t.topic, "error", err)
 		}
 	}

@@ -74,7 +74,7 @@ const pollShare = 5
 // It polls inside the worker, because a look at the database costs a fraction of
 // a millisecond there, and an activity for each look a hundred times that.
 func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimResult, error) {
-	a.late.arrives(ctx) // a worker that is new knows by it which batches are late
+	a.delays.arrives(ctx) // a worker that is new knows by it which batches are late
 	info := activity.GetInfo(ctx)
 	run := info.WorkflowExecution.RunID
 	by := run + "/" + info.ActivityID
@@ -100,8 +100,8 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		if err != nil {
 			return ClaimResult{}, failure(ctx, err, nil)
 		}
-		pause := max(a.cfg.PollEvery, (pollShare-1)*time.Since(looked))
-		if len(batches) > 0 || time.Now().Add(pause).After(deadline) || a.sampler.isUrgent(run) {
+		interval := max(a.cfg.PollEvery, (pollShare-1)*time.Since(looked))
+		if len(batches) > 0 || time.Now().Add(interval).After(deadline) || a.sampler.isUrgent(run) {
 			return a.sampler.tell(run, ClaimResult{Batches: batches}), nil
 		}
 		if a.cfg.Routes != nil && unroutedDue() {
@@ -121,7 +121,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 			return ClaimResult{}, failure(ctx, ctx.Err(), nil)
 		case <-stop:
 			return ClaimResult{}, nil
-		case <-time.After(pause):
+		case <-time.After(interval):
 		}
 	}
 }

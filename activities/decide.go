@@ -24,14 +24,14 @@ const (
 	// of it is accepted again.
 	ambiguousLimit = 2
 	// Throttling is answered with a pause of between half of it and all of it.
-	throttlePause    = 2 * time.Second
-	throttlePauseMax = 30 * time.Second
+	throttleBackoff    = 2 * time.Second
+	throttleBackoffMax = 30 * time.Second
 	// provedFor is how long an accepted probe speaks against the events that were
 	// refused before it.
 	provedFor = 2 * time.Minute
-	// provedPause is the pause before the attempt that sends these once more, and
+	// provedBackoff is the pause before the attempt that sends these once more, and
 	// between two pages of dead letters.
-	provedPause = 500 * time.Millisecond
+	provedBackoff = 500 * time.Millisecond
 )
 
 // mode says for which workflow an attempt publishes.
@@ -63,9 +63,9 @@ const (
 type facts struct {
 	mode   mode
 	ending ending
-	state        // of the events in flight
-	probe  probe // of events behind the first page
-	number int32 // of the attempt, from 1, as Temporal counts for its backoff
+	state         // of the events in flight
+	probes probes // of events behind the first page
+	number int32  // of the attempt, from 1, as Temporal counts for its backoff
 	now    time.Time
 	jitter float64 // from 0 to 1
 
@@ -99,6 +99,22 @@ func (f fault) any() bool {
 	return f.settling != nil || f.claim != nil || f.loading != nil || f.publishing != nil || f.early
 }
 
+// tally is the part of a checkpoint that a decision changes.
+type tally struct {
+	attemptsWithoutSuccess, throttled, givenUp int
+	provedAt                                   time.Time
+}
+
+func (c checkpoint) tally() tally {
+	return tally{
+		attemptsWithoutSuccess: c.AttemptsWithoutSuccess, throttled: c.Throttled, givenUp: c.GivenUp, provedAt: c.ProvedAt,
+	}
+}
+
+func (c *checkpoint) set(t tally) {
+	c.AttemptsWithoutSuccess, c.Throttled, c.GivenUp, c.ProvedAt = t.attemptsWithoutSuccess, t.throttled, t.givenUp, t.provedAt
+}
+
 // decision is what becomes of one topic at the end of an attempt. It is carried out in the order
 // of its fields, up to the first error.
 type decision struct {
@@ -108,7 +124,7 @@ type decision struct {
 	believed    int
 	// giveBack are lanes that were borrowed for probing.
 	giveBack []int16
-	noted    checkpoint // for the next attempt
+	tally    tally // for the next attempt
 	// isHandedOver keeps claims away from the topic in the name of its recovery, until that begins.
 	isHandedOver bool
 	// release are lanes for the next claim, and keep those for the next attempt. Lanes in neither
@@ -122,24 +138,24 @@ type decision struct {
 	err error
 }
 
-// refusal is why an attempt failed.
-type refusal struct {
+// attemptError is why an attempt failed.
+type attemptError struct {
 	*relay.PublishError
 	text string
 	// final means that Temporal's retry of this activity is over: a person has to
 	// act, or it is time for the topic's recovery.
 	final bool
-	// pause replaces the usual backoff.
-	pause time.Duration
+	// retryAfter replaces the usual backoff.
+	retryAfter time.Duration
 }
 
-func (r *refusal) Error() string { return r.text }
-func (r *refusal) Unwrap() error { return r.PublishError }
+func (r *attemptError) Error() string { return r.text }
+func (r *attemptError) Unwrap() error { return r.PublishError }
 
 // decide decides what becomes of a topic (docs/decisions/008). It is pure: an attempt gathers the
 // facts before, and carries the decision out.
 func decide(f facts) decision {
-	d := decision{noted: f.noted}
+	d := decision{tally: f.noted.tally()}
 	switch {
 	case f.fault.settling != nil:
 		// The database is away. The claim is kept for the next attempt, and lanes with
@@ -193,7 +209,7 @@ func (f facts) weigh(d *decision) {
 		d.believed = len(v.ambiguous)
 	}
 	d.giveBack = slices.Sorted(maps.Keys(f.borrowed))
-	d.noted.ProvedAt, d.noted.GivenUp = v.provedAt, v.givenUp
+	d.tally.provedAt, d.tally.givenUp = v.provedAt, v.givenUp
 
 	left := v.whole
 	if left == nil && len(v.alone) > len(expired) {
@@ -201,7 +217,7 @@ func (f facts) weigh(d *decision) {
 	}
 	if f.ending != cancelled && v.whole == nil && v.soon != nil {
 		d.keep = f.lanes
-		f.fail(d, &refusal{PublishError: v.soon, text: f.goesTo() + ": " + v.soon.Error(), pause: provedPause})
+		f.fail(d, &attemptError{PublishError: v.soon, text: f.goesTo() + ": " + v.soon.Error(), retryAfter: provedBackoff})
 		return
 	}
 	switch f.outlook(v, cmp.Or(left, v.soon)) {
@@ -212,7 +228,7 @@ func (f facts) weigh(d *decision) {
 	case isInconclusive:
 		d.err = f.inconclusive()
 	case isRefused:
-		f.refuse(d, v, cmp.Or(left, v.soon))
+		f.endRefused(d, v, cmp.Or(left, v.soon))
 	}
 }
 
@@ -239,7 +255,7 @@ func (f facts) outlook(v verdict, left *relay.PublishError) outlook {
 	gotThrough := f.accepted > 0
 	failAlone := v.whole == nil && len(v.alone) < aloneLimit
 	// Events behind the page got through lately, and this attempt has tried all others.
-	othersDo := v.whole == nil && f.probe.exhausted && f.now.Sub(v.provedAt) < provedFor
+	othersDo := v.whole == nil && f.probes.exhausted && f.now.Sub(v.provedAt) < provedFor
 	switch {
 	case f.ending == cancelled && (!gotThrough || left != nil):
 		return isForOthers
@@ -265,30 +281,30 @@ func (f facts) inconclusive() error {
 	return fmt.Errorf("%s: %w before anything was sent", f.goesTo(), relay.ErrStopped)
 }
 
-// refuse ends the attempt with a refusal, and keeps the lanes of the events that are left. If the
+// endRefused ends the attempt with a refusal, and keeps the lanes of the events that are left. If the
 // activity has no other attempt, claims are kept away from the topic until its recovery begins.
-func (f facts) refuse(d *decision, v verdict, left *relay.PublishError) {
+func (f facts) endRefused(d *decision, v verdict, left *relay.PublishError) {
 	hand, loaded := f.left(d)
-	r := &refusal{PublishError: left, text: fmt.Sprintf("%s: %d of %d left: %s", f.goesTo(), len(hand), loaded, left.Error())}
+	r := &attemptError{PublishError: left, text: fmt.Sprintf("%s: %d of %d left: %s", f.goesTo(), len(hand), loaded, left.Error())}
 	isSuccess := f.accepted > 0 || f.mode == relaying && len(d.deadLetters) > 0
 	// Refusals of single events speak against their destination only if there are
 	// many of them and never an accepted one.
-	if !isSuccess && (v.whole != nil || len(v.alone) >= aloneLimit && f.through == 0) {
-		d.noted.AttemptsWithoutSuccess++
+	if !isSuccess && (v.whole != nil || len(v.alone) >= aloneLimit && f.published == 0) {
+		d.tally.attemptsWithoutSuccess++
 	} else {
-		d.noted.AttemptsWithoutSuccess = 0
+		d.tally.attemptsWithoutSuccess = 0
 	}
 	if v.throttle != nil {
-		d.noted.Throttled++
-		pause := min(throttlePauseMax, throttlePause<<min(d.noted.Throttled-1, 8))
-		r.pause = pause/2 + time.Duration(f.jitter*float64(pause/2))
+		d.tally.throttled++
+		delay := min(throttleBackoffMax, throttleBackoff<<min(d.tally.throttled-1, 8))
+		r.retryAfter = delay/2 + time.Duration(f.jitter*float64(delay/2))
 	}
 	if f.mode == recovering && left.Code == relay.CodeNoRoute {
 		// Only another worker can have the route, and may have it at any time.
-		r.pause = min(timing.RouteRetryMost, timing.RecoveryFirst<<min(max(0, d.noted.AttemptsWithoutSuccess-1), 8))
+		r.retryAfter = min(timing.RouteRetryMost, timing.RecoveryFirst<<min(max(0, d.tally.attemptsWithoutSuccess-1), 8))
 	}
 	isBroken := v.whole != nil && needsRepair(v.whole)
-	r.final = f.mode == relaying && (isBroken || d.noted.AttemptsWithoutSuccess >= attemptsWithoutSuccessLimit)
+	r.final = f.mode == relaying && (isBroken || d.tally.attemptsWithoutSuccess >= attemptsWithoutSuccessLimit)
 	d.isHandedOver = r.final
 	for _, lane := range f.lanes {
 		// The recovery tries all that this attempt had, so that it has more than one
@@ -325,11 +341,11 @@ func (f facts) left(d *decision) (hand []relay.Ref, loaded int) {
 
 // fail ends the attempt, and says with the topic why it waits for its destination, so that people
 // need not look for the recovery.
-func (f facts) fail(d *decision, r *refusal) {
+func (f facts) fail(d *decision, r *attemptError) {
 	d.err = r
 	switch {
 	case f.mode == recovering:
-		d.next = cmp.Or(r.pause, backoff(f.number, timing.RecoveryFirst, timing.RecoveryMost))
+		d.next = cmp.Or(r.retryAfter, backoff(f.number, timing.RecoveryFirst, timing.RecoveryMost))
 	case r.final: // the recovery begins now
 	default:
 		return
@@ -367,17 +383,17 @@ func (f facts) judgeAmbiguous(v *verdict) {
 	ambiguous, proved := f.refused.ambiguous, f.proved()
 	isBelieved := len(ambiguous) == 0 || f.accepted > 0 || f.believed+len(ambiguous) <= ambiguousLimit
 	switch {
-	case len(ambiguous) == 0 && f.probe.accepted > 0 && !f.probe.exhausted && len(v.alone) > 0:
+	case len(ambiguous) == 0 && f.probes.accepted > 0 && !f.probes.exhausted && len(v.alone) > 0:
 		v.provedAt = f.now
 		v.soon = because(v.alone[0].Err, "%d events fail alone, and %d behind them were accepted; the next attempt goes on behind these",
-			len(v.alone), f.probe.accepted)
+			len(v.alone), f.probes.accepted)
 		return
 	case len(ambiguous) == 0 && len(v.alone) > 0: // provedAt stays
 		return
-	case f.probe.accepted > 0:
+	case f.probes.accepted > 0:
 		v.ambiguous, v.provedAt = nil, f.now
 		v.soon = because(ambiguous[0].Err, "%d events are tried once more, and then dead letters, because %d behind them were accepted",
-			len(ambiguous), f.probe.accepted)
+			len(ambiguous), f.probes.accepted)
 		return
 	case f.accepted == 0 && len(proved) > 0:
 		v.ambiguous, v.isProved = proved, true
@@ -415,7 +431,7 @@ func (f facts) proved() (believed []relay.Outcome) {
 // known to be poison: on an ordered destination, where all that may be sent was
 // refused, and only for as many as are believed without proof anyway.
 func (f facts) mayGiveUpOne() bool {
-	return f.probe.exhausted && f.ordered && f.noted.GivenUp < ambiguousLimit
+	return f.probes.exhausted && f.ordered && f.noted.GivenUp < ambiguousLimit
 }
 
 // because is an error that says what follows from it.
@@ -429,22 +445,22 @@ func because(first *relay.PublishError, format string, args ...any) *relay.Publi
 func (f facts) allAlike(first relay.PublishError) *relay.PublishError {
 	probed := ""
 	switch {
-	case f.probe.failed != nil:
-		probed = fmt.Sprintf(" (events behind them could not be probed: %v)", f.probe.failed)
-	case f.probe.asked > 0:
-		probed = fmt.Sprintf(", %d probed behind the first page among them", f.probe.asked)
+	case f.probes.failed != nil:
+		probed = fmt.Sprintf(" (events behind them could not be probed: %v)", f.probes.failed)
+	case f.probes.asked > 0:
+		probed = fmt.Sprintf(", %d probed behind the first page among them", f.probes.asked)
 	}
 	first.Class = relay.ClassDestination
 	first.Message = "every event is refused alike" + probed + ", so it is not the events: " + first.Message
 	return &first
 }
 
-// toRemember are the events that were refused alone, so that they expire one day. If many are,
+// toRecord are the events that were refused alone, so that they expire one day. If many are,
 // and no other is accepted, the destination is at fault and not the events. In a recovery, only an
 // accepted probe shows that the events are.
-func (f facts) toRemember(v verdict) []relay.Outcome {
-	together := v.whole != nil || f.through == 0 && len(v.alone) >= aloneLimit
-	if f.mode == recovering && f.probe.accepted == 0 || together {
+func (f facts) toRecord(v verdict) []relay.Outcome {
+	together := v.whole != nil || f.published == 0 && len(v.alone) >= aloneLimit
+	if f.mode == recovering && f.probes.accepted == 0 || together {
 		return nil
 	}
 	return v.alone
@@ -453,10 +469,10 @@ func (f facts) toRemember(v verdict) []relay.Outcome {
 // expired are the events that have been refused alone for too long while others of their topic got
 // through. An event that needs a new version of this program, or a repair, does not expire.
 func (f facts) expired(v verdict) (expired []relay.Outcome) {
-	if f.through == 0 && !f.othersGotThrough {
+	if f.published == 0 && !f.othersGotThrough {
 		return nil
 	}
-	for _, o := range f.toRemember(v) {
+	for _, o := range f.toRecord(v) {
 		if f.refusedFor[o.Ref] > f.expireAfter && !needsRepair(o.Err) {
 			expired = append(expired, o)
 		}

@@ -42,7 +42,7 @@ func known(m mode, given answers, more ...func(*facts)) facts {
 		for _, ref := range refs(1, f.loaded+a.events)[f.loaded:] {
 			if f.loaded++; a.err == nil {
 				f.accepted++
-				f.through++
+				f.published++
 				continue
 			}
 			f.inHand = append(f.inHand, ref)
@@ -65,8 +65,8 @@ func whenCancelled(f *facts)    { f.ending = cancelled }
 func whenStopped(f *facts)      { f.ending = stopped }
 func believedBefore(f *facts)   { f.believed = ambiguousLimit }
 func attemptsBefore(f *facts)   { f.noted.AttemptsWithoutSuccess = attemptsWithoutSuccessLimit - 1 }
-func exhausted(f *facts)        { f.probe.exhausted = true }
-func publishedBefore(f *facts)  { f.through++ }
+func exhausted(f *facts)        { f.probes.exhausted = true }
+func publishedBefore(f *facts)  { f.published++ }
 func upToABound(f *facts)       { f.parkUpTo = 100 }
 func withBorrowedLane(f *facts) {
 	f.borrowed = map[int16]int64{7: 3}
@@ -75,7 +75,7 @@ func withBorrowedLane(f *facts) {
 
 func probed(asked, accepted int) func(*facts) {
 	return func(f *facts) {
-		f.probe.asked, f.probe.accepted, f.accepted, f.through = asked, accepted, f.accepted+accepted, f.through+accepted
+		f.probes.asked, f.probes.accepted, f.accepted, f.published = asked, accepted, f.accepted+accepted, f.published+accepted
 	}
 }
 
@@ -94,7 +94,7 @@ type decided struct {
 	soon           bool   // another attempt follows at once
 	probes         bool   // it probed, or probes on
 	text           string // a part of the refusal's text
-	noted          checkpoint
+	tally          tally
 }
 
 var both = []int16{1, 2}
@@ -117,11 +117,11 @@ var rules = []struct {
 	{"Before that, it believes the code for at most two", "two, and no other", known(relaying, answers{{2, ambiguousPoison()}}), decided{dead: ids(1, 2), released: both}},
 	{
 		"Further such codes", "three, and no other", known(relaying, answers{{3, ambiguousPoison()}}),
-		decided{kept: both, code: "InvalidParameterValue", final: true, text: "every event is refused alike, so it is not the events", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{kept: both, code: "InvalidParameterValue", final: true, text: "every event is refused alike, so it is not the events", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
 		"Further such codes", "one after two", known(relaying, answers{{1, ambiguousPoison()}}, believedBefore),
-		decided{kept: both, code: "InvalidParameterValue", final: true, noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{kept: both, code: "InvalidParameterValue", final: true, tally: tally{attemptsWithoutSuccess: 1}},
 	},
 
 	{
@@ -153,11 +153,11 @@ var rules = []struct {
 
 	{
 		"If ten events are refused one by one", "for the third time", known(relaying, answers{{10, failsAlone}}, attemptsBefore, refusedLong, othersGotThrough),
-		decided{kept: both, code: "InternalError", final: true, noted: checkpoint{AttemptsWithoutSuccess: 3}},
+		decided{kept: both, code: "InternalError", final: true, tally: tally{attemptsWithoutSuccess: 3}},
 	},
 	{
 		"If ten events are refused one by one", "for the first time", known(relaying, answers{{10, failsAlone}}),
-		decided{kept: both, code: "InternalError", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{kept: both, code: "InternalError", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
 		"If ten events are refused one by one", "nine of them", known(relaying, answers{{9, failsAlone}}, attemptsBefore),
@@ -173,7 +173,7 @@ var rules = []struct {
 	},
 	{
 		"If ten events are refused one by one", "or a request without an answer", known(relaying, answers{{1, silent}}, attemptsBefore),
-		decided{kept: both, code: "Timeout", final: true, noted: checkpoint{AttemptsWithoutSuccess: 3}},
+		decided{kept: both, code: "Timeout", final: true, tally: tally{attemptsWithoutSuccess: 3}},
 	},
 	{
 		"If ten events are refused one by one", "or no answer, but poison became a dead letter", known(relaying, answers{{1, never}, {1, silent}}, attemptsBefore),
@@ -181,24 +181,24 @@ var rules = []struct {
 	},
 	{
 		"If ten events are refused one by one", "a fault of the destination, though an earlier attempt got through", known(relaying, answers{{1, forbidden}}, publishedBefore),
-		decided{kept: both, code: "AccessDenied", final: true, noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{kept: both, code: "AccessDenied", final: true, tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
 		"If ten events are refused one by one", "a fault of the destination at once", known(relaying, answers{{1, forbidden}}),
-		decided{kept: both, code: "AccessDenied", final: true, noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{kept: both, code: "AccessDenied", final: true, tally: tally{attemptsWithoutSuccess: 1}},
 	},
 
 	{
 		"A topic in recovery gives no event up", "though refused for long", known(recovering, answers{{10, failsAlone}}, refusedLong, othersGotThrough),
-		decided{probes: true, kept: both, code: "InternalError", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{probes: true, kept: both, code: "InternalError", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
 		"A topic in recovery gives no event up", "however often", known(recovering, answers{{1, silent}}, attemptsBefore),
-		decided{kept: []int16{1}, released: []int16{2}, code: "Timeout", noted: checkpoint{AttemptsWithoutSuccess: 3}},
+		decided{kept: []int16{1}, released: []int16{2}, code: "Timeout", tally: tally{attemptsWithoutSuccess: 3}},
 	},
 	{
 		"A topic in recovery gives no event up", "but poison", known(recovering, answers{{1, never}, {1, silent}}, attemptsBefore),
-		decided{dead: ids(1, 1), kept: []int16{2}, released: []int16{1}, code: "Timeout", noted: checkpoint{AttemptsWithoutSuccess: 3}},
+		decided{dead: ids(1, 1), kept: []int16{2}, released: []int16{1}, code: "Timeout", tally: tally{attemptsWithoutSuccess: 3}},
 	},
 	{
 		"A topic in recovery gives no event up", "while its destination is closed, though one got through", known(recovering, answers{{1, nil}, {1, closed}}),
@@ -210,46 +210,46 @@ var rules = []struct {
 	},
 
 	{
-		"A recovery whose first page is refused one by one, with doubtful codes only", "probes", known(recovering, answers{{3, ambiguousPoison()}}),
-		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		"A recovery whose first page is refused one by one, with ambiguous codes only", "probes", known(recovering, answers{{3, ambiguousPoison()}}),
+		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
-		"A recovery whose first page is refused one by one, with doubtful codes only", "not if one was accepted", known(recovering, answers{{3, ambiguousPoison()}, {1, nil}}),
+		"A recovery whose first page is refused one by one, with ambiguous codes only", "not if one was accepted", known(recovering, answers{{3, ambiguousPoison()}, {1, nil}}),
 		decided{dead: ids(1, 3), released: both},
 	},
 	{
-		"A recovery whose first page is refused one by one, with doubtful codes only", "not if access is denied", known(recovering, answers{{3, ambiguousPoison()}, {1, forbidden}}),
-		decided{kept: both, code: "InvalidParameterValue", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		"A recovery whose first page is refused one by one, with ambiguous codes only", "not if access is denied", known(recovering, answers{{3, ambiguousPoison()}, {1, forbidden}}),
+		decided{kept: both, code: "InvalidParameterValue", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 
 	{
 		"It also borrows the free lanes", "and gives them back", known(recovering, answers{{3, ambiguousPoison()}}, withBorrowedLane),
-		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "3 of 3 left", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "3 of 3 left", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 
 	{
 		"An accepted probe is not yet a verdict", "", known(recovering, answers{{20, ambiguousPoison()}}, probed(100, 50)),
 		decided{
 			kept: both, code: "InvalidParameterValue", soon: true, text: "20 events are tried once more, and then dead letters, because 50 behind them were accepted",
-			noted: checkpoint{ProvedAt: noon},
+			tally: tally{provedAt: noon},
 		},
 	},
 
 	{
 		"The events that are refused again", "", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(time.Second, 20)),
-		decided{dead: ids(1, 20), kept: both, code: "InvalidParameterValue", soon: true, text: "20 events became dead letters", noted: checkpoint{ProvedAt: noon.Add(-time.Second)}},
+		decided{dead: ids(1, 20), kept: both, code: "InvalidParameterValue", soon: true, text: "20 events became dead letters", tally: tally{provedAt: noon.Add(-time.Second)}},
 	},
 	{
 		"The events that are refused again", "up to the highest id", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(time.Second, 12)),
-		decided{dead: ids(1, 12), kept: both, code: "InvalidParameterValue", soon: true, noted: checkpoint{ProvedAt: noon.Add(-time.Second)}},
+		decided{dead: ids(1, 12), kept: both, code: "InvalidParameterValue", soon: true, tally: tally{provedAt: noon.Add(-time.Second)}},
 	},
 	{
 		"The events that are refused again", "for two minutes", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(2*time.Minute, 20)),
-		decided{probes: true, kept: both, code: "InvalidParameterValue", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{probes: true, kept: both, code: "InvalidParameterValue", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
 		"An accepted probe is not yet a verdict", "and a request without an answer ends the recovery", known(recovering, answers{{20, ambiguousPoison()}, {1, silent}}, probed(100, 50)),
-		decided{released: both, noted: checkpoint{ProvedAt: noon}},
+		decided{released: both, tally: tally{provedAt: noon}},
 	},
 	{
 		"The next attempt sends the refused events once more", "and they are accepted", known(recovering, answers{{20, nil}}, provedAgo(time.Second, 20)),
@@ -260,36 +260,36 @@ var rules = []struct {
 		"If every probe is refused too", "", known(recovering, answers{{20, ambiguousPoison()}}, probed(410, 0)),
 		decided{
 			probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike, 410 probed behind the first page among them, so it is not the events",
-			noted: checkpoint{AttemptsWithoutSuccess: 1},
+			tally: tally{attemptsWithoutSuccess: 1},
 		},
 	},
 
 	{
 		"A recovery whose first page fails one by one with codes that ask for a retry", "probes", known(recovering, answers{{10, failsAlone}}),
-		decided{probes: true, kept: both, code: "InternalError", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{probes: true, kept: both, code: "InternalError", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{"A recovery whose first page fails one by one with codes that ask for a retry", "not nine", known(recovering, answers{{9, failsAlone}}), decided{released: both}},
 
 	{
 		"An accepted probe makes no such event a dead letter", "", known(recovering, answers{{20, failsAlone}}, probed(100, 50)),
-		decided{probes: true, remembered: ids(1, 20), kept: both, code: "InternalError", soon: true, noted: checkpoint{ProvedAt: noon}},
+		decided{probes: true, remembered: ids(1, 20), kept: both, code: "InternalError", soon: true, tally: tally{provedAt: noon}},
 	},
 	{
 		"It counts as an accepted event", "but counts as others got through", known(recovering, answers{{20, failsAlone}}, probed(100, 50), refusedLong),
-		decided{probes: true, dead: ids(1, 1), remembered: ids(1, 20), kept: both, code: "InternalError", soon: true, noted: checkpoint{ProvedAt: noon}},
+		decided{probes: true, dead: ids(1, 1), remembered: ids(1, 20), kept: both, code: "InternalError", soon: true, tally: tally{provedAt: noon}},
 	},
 
 	{
 		"While probes are accepted", "", known(recovering, answers{{20, failsAlone}}, probed(100, 50), provedAgo(time.Second, 0)),
 		decided{
 			probes: true, remembered: ids(1, 20), kept: both, code: "InternalError", soon: true, text: "20 events fail alone, and 50 behind them were accepted",
-			noted: checkpoint{ProvedAt: noon},
+			tally: tally{provedAt: noon},
 		},
 	},
 
 	{
 		"The recovery ends when there is no event behind", "", known(recovering, answers{{20, failsAlone}}, probed(0, 0), provedAgo(time.Second, 0), exhausted),
-		decided{probes: true, released: both, noted: checkpoint{ProvedAt: noon.Add(-time.Second)}},
+		decided{probes: true, released: both, tally: tally{provedAt: noon.Add(-time.Second)}},
 	},
 	{
 		"The recovery ends when there is no event behind", "and the last ones were accepted", known(recovering, answers{{20, failsAlone}}, probed(100, 50), exhausted),
@@ -297,30 +297,30 @@ var rules = []struct {
 	},
 	{
 		"The recovery ends when there is no event behind", "not before", known(recovering, answers{{20, failsAlone}}, probed(100, 0), provedAgo(time.Second, 0)),
-		decided{probes: true, kept: both, code: "InternalError", noted: checkpoint{AttemptsWithoutSuccess: 1, ProvedAt: noon.Add(-time.Second)}},
+		decided{probes: true, kept: both, code: "InternalError", tally: tally{attemptsWithoutSuccess: 1, provedAt: noon.Add(-time.Second)}},
 	},
 	{
 		"The recovery ends when there is no event behind", "not where everything fails alone", known(recovering, answers{{20, failsAlone}}, exhausted),
-		decided{probes: true, kept: both, code: "InternalError", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{probes: true, kept: both, code: "InternalError", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 
 	{
 		"Throttling is not probed", "", known(recovering, answers{{20, throttled}}),
-		decided{kept: both, code: "Throttled", noted: checkpoint{AttemptsWithoutSuccess: 1, Throttled: 1}},
+		decided{kept: both, code: "Throttled", tally: tally{attemptsWithoutSuccess: 1, throttled: 1}},
 	},
 
 	{
 		"If every pending key of an ordered destination begins with a refused event", "and no probe may be sent", known(recovering, answers{{20, ambiguousPoison()}}, exhausted),
-		decided{probes: true, dead: ids(20, 1), kept: both, code: "InvalidParameterValue", soon: true, text: "one became a dead letter", noted: checkpoint{GivenUp: 1}},
+		decided{probes: true, dead: ids(20, 1), kept: both, code: "InvalidParameterValue", soon: true, text: "one became a dead letter", tally: tally{givenUp: 1}},
 	},
 	{
 		"If every pending key of an ordered destination begins with a refused event", "which is not ordered", known(recovering, answers{{20, ambiguousPoison()}}, exhausted, func(f *facts) { f.ordered = false }),
-		decided{probes: true, kept: both, code: "InvalidParameterValue", noted: checkpoint{AttemptsWithoutSuccess: 1}},
+		decided{probes: true, kept: both, code: "InvalidParameterValue", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 
 	{
 		"Then the recovery makes at most two", "and no third", known(recovering, answers{{20, ambiguousPoison()}}, exhausted, func(f *facts) { f.noted.GivenUp = 2 }),
-		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike", noted: checkpoint{AttemptsWithoutSuccess: 1, GivenUp: 2}},
+		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike", tally: tally{attemptsWithoutSuccess: 1, givenUp: 2}},
 	},
 }
 
@@ -353,18 +353,18 @@ func TestDecide_FollowsEachSentenceOfTheDecision(t *testing.T) {
 	for _, rule := range rules {
 		t.Run(rule.sentence+" "+rule.name, func(t *testing.T) {
 			f, want := rule.facts, rule.want
-			if f.probe.asked == 0 {
+			if f.probes.asked == 0 {
 				require.Equal(t, want.probes, f.isUndecided())
 			} else {
 				require.Equal(t, want.probes, f.probesOn())
 			}
-			require.Equal(t, want.remembered, idsOf(f.toRemember(f.judge())))
+			require.Equal(t, want.remembered, idsOf(f.toRecord(f.judge())))
 			d := decide(f)
 			require.Equal(t, want.dead, idsOf(d.deadLetters))
 			require.Equal(t, want.kept, d.keep)
 			require.Equal(t, want.released, d.release)
 			require.Equal(t, want.final, d.isHandedOver)
-			require.Equal(t, want.noted, d.noted)
+			require.Equal(t, want.tally, d.tally)
 			require.Len(t, d.giveBack, len(f.borrowed))
 			require.False(t, d.releaseClaim)
 			if want.code == "" {
@@ -372,12 +372,12 @@ func TestDecide_FollowsEachSentenceOfTheDecision(t *testing.T) {
 				require.Nil(t, d.failure)
 				return
 			}
-			var r *refusal
+			var r *attemptError
 			require.ErrorAs(t, d.err, &r)
 			require.Equal(t, want.code, r.Code)
 			require.Equal(t, want.final, r.final)
 			require.Contains(t, r.text, want.text)
-			require.Equal(t, want.soon, r.pause == provedPause)
+			require.Equal(t, want.soon, r.retryAfter == provedBackoff)
 			require.Equal(t, want.final || f.mode == recovering, d.failure != nil, "people are told why the topic waits")
 			require.Equal(t, d, decide(f), "it is pure")
 		})
@@ -478,18 +478,18 @@ func TestDecide_WaitsForTheNextAttemptAsTheRefusalAsks(t *testing.T) {
 	}{
 		"by the retry policy":               {known(relaying, answers{{1, failsAlone}}), 0, 0},
 		"by that of a recovery":             {known(recovering, answers{{1, silent}}, func(f *facts) { f.number = 3 }), 0, 4 * timing.RecoveryFirst},
-		"at least half":                     {known(relaying, answers{{1, throttled}}), throttlePause / 2, 0},
-		"longer each time":                  {known(relaying, answers{{1, throttled}}, func(f *facts) { f.noted.Throttled = 2 }), 2 * throttlePause, 0},
-		"with jitter, and a limit":          {known(relaying, answers{{1, throttled}}, func(f *facts) { f.noted.Throttled, f.jitter = 90, 0.5 }), throttlePauseMax * 3 / 4, 0},
+		"at least half":                     {known(relaying, answers{{1, throttled}}), throttleBackoff / 2, 0},
+		"longer each time":                  {known(relaying, answers{{1, throttled}}, func(f *facts) { f.noted.Throttled = 2 }), 2 * throttleBackoff, 0},
+		"with jitter, and a limit":          {known(relaying, answers{{1, throttled}}, func(f *facts) { f.noted.Throttled, f.jitter = 90, 0.5 }), throttleBackoffMax * 3 / 4, 0},
 		"another worker may have the route": {known(recovering, answers{{1, noRoute}}), timing.RecoveryFirst, timing.RecoveryFirst},
 		"or have it later":                  {known(recovering, answers{{1, noRoute}}, func(f *facts) { f.noted.AttemptsWithoutSuccess = 9 }), timing.RouteRetryMost, timing.RouteRetryMost},
 		"the recovery begins at once":       {known(relaying, answers{{1, noRoute}}), 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := decide(c.facts)
-			var r *refusal
+			var r *attemptError
 			require.ErrorAs(t, d.err, &r)
-			require.Equal(t, c.pause, r.pause)
+			require.Equal(t, c.pause, r.retryAfter)
 			require.Equal(t, c.next, d.next)
 		})
 	}

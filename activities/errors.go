@@ -66,7 +66,7 @@ func failure(ctx context.Context, err error, details any) error {
 	if details != nil {
 		o.Details = []any{details}
 	}
-	var refused *refusal
+	var ended *attemptError
 	var code *relay.PublishError
 	switch {
 	case errors.Is(err, relay.ErrClaimLost):
@@ -84,9 +84,9 @@ func failure(ctx context.Context, err error, details any) error {
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeStopped, o)
 	case errors.Is(err, errTemporal):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeTemporal, o)
-	case errors.As(err, &refused):
-		o.NonRetryable, o.NextRetryDelay = refused.final, refused.pause
-		return temporal.NewApplicationErrorWithOptions(text(err), refused.Code, o)
+	case errors.As(err, &ended):
+		o.NonRetryable, o.NextRetryDelay = ended.final, ended.retryAfter
+		return temporal.NewApplicationErrorWithOptions(text(err), ended.Code, o)
 	case errors.As(err, &code):
 		return temporal.NewApplicationErrorWithOptions(text(err), code.Code, o)
 	default:

@@ -23,23 +23,23 @@ type inFlight struct {
 	measured []time.Duration // latencies; used again for every answer
 
 	// Each holds a token when there is news.
-	answers chan struct{} // a destination has answered
-	changed chan struct{} // events were settled or refused
+	wakeSettler chan struct{} // a destination has answered
+	wakeLoader  chan struct{} // events were settled or refused
 }
 
 // topicInFlight is the part of one topic.
 type topicInFlight struct {
-	lanes    []int16             // of the lease
-	borrowed map[int16]int64     // lanes borrowed for probing, with the id from which each is read
-	hand     map[relay.Ref]event // in hand: loaded and not settled
-	read     relay.Read          // behind what was loaded
-	acked    []relay.Ref         // acknowledged, to be settled
-	settling []relay.Ref         // being settled now
-	refused  refusals
-	loaded   int
-	accepted int        // by the destination, in this attempt
-	through  int        // accepted, in all attempts
-	noted    checkpoint // for the next attempt, but for Published and Unsettled
+	lanes     []int16             // of the lease
+	borrowed  map[int16]int64     // lanes borrowed for probing, with the id from which each is read
+	hand      map[relay.Ref]event // in hand: loaded and not settled
+	read      relay.Read          // behind what was loaded
+	acked     []relay.Ref         // acknowledged, to be settled
+	settling  []relay.Ref         // being settled now
+	refused   refusals
+	loaded    int
+	accepted  int        // by the destination, in this attempt
+	published int        // accepted, in all attempts
+	noted     checkpoint // for the next attempt, but for Published and Unsettled
 }
 
 // event is an event in hand, without its payload.
@@ -55,7 +55,7 @@ type acknowledgements struct {
 }
 
 func newInFlight() *inFlight {
-	return &inFlight{topics: make(map[string]*topicInFlight), answers: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+	return &inFlight{topics: make(map[string]*topicInFlight), wakeSettler: make(chan struct{}, 1), wakeLoader: make(chan struct{}, 1)}
 }
 
 // begin adds the lanes of a lease, with what the attempt before has left.
@@ -64,7 +64,7 @@ func (f *inFlight) begin(l relay.Lease, last checkpoint) {
 	defer f.mu.Unlock()
 	f.topics[l.Topic] = &topicInFlight{
 		lanes: slices.Sorted(maps.Keys(l.LowID)), hand: make(map[relay.Ref]event),
-		read: relay.Read{Next: maps.Clone(l.LowID)}, through: last.Published, noted: last,
+		read: relay.Read{Next: maps.Clone(l.LowID)}, published: last.Published, noted: last,
 	}
 }
 
@@ -79,9 +79,9 @@ func (f *inFlight) loaded(topic string, page relay.Page, asked time.Time) {
 	}
 }
 
-// probed notes the events of a page that was probed. The events before these were not
+// loadedProbes notes the events of a page that was probed. The events before these were not
 // loaded, so the low watermarks stay where they are.
-func (f *inFlight) probed(topic string, page relay.Page, asked time.Time) {
+func (f *inFlight) loadedProbes(topic string, page relay.Page, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.take(f.topics[topic], page, asked)
@@ -131,23 +131,23 @@ func (f *inFlight) answered(topic string, outcomes []relay.Outcome) {
 	for _, o := range outcomes {
 		if o.Err != nil {
 			t.refused.add(o)
-			signal(f.changed)
+			signal(f.wakeLoader)
 			continue
 		}
-		t.through++
+		t.published++
 		t.accepted++
 		t.acked = append(t.acked, o.Ref)
 	}
-	signal(f.answers)
+	signal(f.wakeSettler)
 }
 
-// refused notes events that no destination is asked for.
-func (f *inFlight) refused(topic string, outcomes []relay.Outcome) {
+// screenedOut notes events that no destination is asked for.
+func (f *inFlight) screenedOut(topic string, outcomes []relay.Outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, o := range outcomes {
 		f.topics[topic].refused.add(o)
-		signal(f.changed)
+		signal(f.wakeLoader)
 	}
 }
 
@@ -181,7 +181,7 @@ func (f *inFlight) settled(topic string) {
 	t := f.topics[topic]
 	f.drop(t, t.settling)
 	t.settling = nil
-	signal(f.changed)
+	signal(f.wakeLoader)
 }
 
 // deadLettered notes that events have become dead letters.
@@ -238,7 +238,7 @@ func (f *inFlight) room(ctx context.Context, topic string) bool {
 			return true
 		}
 		select {
-		case <-f.changed:
+		case <-f.wakeLoader:
 		case <-ctx.Done():
 		}
 	}
@@ -311,14 +311,14 @@ func (f *inFlight) giveBack(topic string) (next map[int16]int64) {
 
 // state is a copy of what an attempt has of a topic.
 type state struct {
-	lanes    []int16         // of the lease, ascending
-	borrowed map[int16]int64 // and of probes
-	refused  refusals
-	loaded   int         // events
-	accepted int         // by the destination, in this attempt
-	through  int         // accepted, in all attempts
-	inHand   []relay.Ref // loaded and not settled
-	noted    checkpoint  // for the next attempt
+	lanes     []int16         // of the lease, ascending
+	borrowed  map[int16]int64 // and of probes
+	refused   refusals
+	loaded    int         // events
+	accepted  int         // by the destination, in this attempt
+	published int         // accepted, in all attempts
+	inHand    []relay.Ref // loaded and not settled
+	noted     checkpoint  // for the next attempt
 }
 
 // state returns what the attempt has of a topic now.
@@ -327,7 +327,7 @@ func (f *inFlight) state(topic string) state {
 	defer f.mu.Unlock()
 	t := f.topics[topic]
 	return state{
-		lanes: t.lanes, borrowed: t.borrowed, refused: t.refused, loaded: t.loaded, accepted: t.accepted, through: t.through,
+		lanes: t.lanes, borrowed: t.borrowed, refused: t.refused, loaded: t.loaded, accepted: t.accepted, published: t.published,
 		inHand: slices.Collect(maps.Keys(t.hand)), noted: t.noted,
 	}
 }
@@ -345,7 +345,7 @@ func (f *inFlight) checkpoint(topic string) checkpoint {
 	defer f.mu.Unlock()
 	t := f.topics[topic]
 	c := t.noted
-	c.Published = t.through
+	c.Published = t.published
 	c.Unsettled = slices.Concat(t.settling, t.acked)
 	return c
 }

@@ -91,7 +91,7 @@ func TestInFlight_HasRoomWhileHalfAPageOrLessIsInHand(t *testing.T) {
 			}
 			require.True(t, f.room(t.Context(), "orders"))
 			require.Equal(t, c.room, len(f.inHand("orders")) == c.events, "it waits for a settlement")
-			f.refused("orders", outcomes(poison("X"), refs(10, 1)))
+			f.screenedOut("orders", outcomes(poison("X"), refs(10, 1)))
 			require.False(t, f.room(t.Context(), "orders"), "the next attempt loads")
 		})
 	}
@@ -111,7 +111,7 @@ func TestInFlight_GivesBorrowedLanesBackAsTheyWere(t *testing.T) {
 	f := flying(2, "x")
 	f.borrow("orders", map[int16]int64{7: 3})
 	require.Equal(t, []int16{1, 2, 7}, f.lanes("orders"))
-	f.probed("orders", relay.Page{Events: []relay.Event{{Ref: relay.Ref{ID: 99, Lane: 7}}, {Ref: relay.Ref{ID: 98, Lane: 1}}}}, time.Now())
+	f.loadedProbes("orders", relay.Page{Events: []relay.Event{{Ref: relay.Ref{ID: 99, Lane: 7}}, {Ref: relay.Ref{ID: 98, Lane: 1}}}}, time.Now())
 	require.Equal(t, map[int16]int64{1: 11, 2: 12, 7: 3}, f.read("orders").Next, "what is before them was not loaded")
 	require.Equal(t, map[int16]int64{7: 3}, f.giveBack("orders"))
 	require.Equal(t, []int16{1, 2}, f.lanes("orders"))
@@ -125,7 +125,7 @@ func TestInFlight_KeepsTopicsApart(t *testing.T) {
 	f.begin(relay.Lease{Topic: "audit", LowID: map[int16]int64{1: 1}}, checkpoint{Published: 7})
 	f.loaded("audit", page(1, "x"), time.Now())
 	f.answered("audit", outcomes(nil, refs(10, 1)))
-	f.refused("audit", outcomes(poison("X"), refs(11, 1)))
+	f.screenedOut("audit", outcomes(poison("X"), refs(11, 1)))
 	require.Equal(t, checkpoint{Published: 8, Unsettled: refs(10, 1)}, f.checkpoint("audit"))
 	require.Equal(t, checkpoint{Published: 40, Throttled: 2}, f.checkpoint("orders"))
 	require.True(t, f.room(t.Context(), "orders"))

@@ -24,16 +24,16 @@ type loader struct {
 	stop   context.CancelCauseFunc
 	poll   time.Duration
 
-	lease relay.Lease // with the low watermark of each lane, from which it is read
-	seen  seen
+	lease  relay.Lease // with the low watermark of each lane, from which it is read
+	before extent
 
 	until   time.Time     // when no further page is loaded
 	stay    time.Duration // how long empty lanes are looked at
 	onePage bool
 }
 
-// seen is how far the lanes had been read, and in which round of the store. Low watermarks follow.
-type seen struct {
+// extent is how far the lanes had been read, and in which round of the store. Low watermarks follow.
+type extent struct {
 	relay.Read
 	round int64
 }
@@ -41,10 +41,10 @@ type seen struct {
 func (t *attempt) newLoader(stop context.CancelCauseFunc, until time.Time) *loader {
 	l := &loader{
 		store: t.store, screen: t.screen(), flight: t.flight, stop: stop, poll: t.cfg.PollEvery,
-		lease: t.lease, until: until, stay: t.Stay,
+		lease: t.lease, until: until, stay: t.request.Stay,
 		// A page is enough for a recovery to tell. Parking goes on while no event is
 		// refused: it has an end, and is not to take an activity for every page.
-		onePage: t.mode != relaying && t.ParkUpTo == 0,
+		onePage: t.mode != relaying && t.request.ParkUpTo == 0,
 	}
 	l.lease.LowID = maps.Clone(t.lease.LowID)
 	return l
@@ -105,7 +105,7 @@ func (l *loader) next(ctx context.Context, events chan<- []relay.Event) (relay.P
 	}
 	first := firstIDs(page.Events) // before the page is the publisher's
 	l.flight.loaded(l.lease.Topic, page, asked)
-	l.screen.refuse(refused)
+	l.screen.note(refused)
 	if len(ready) > 0 {
 		select {
 		case events <- ready:
@@ -123,15 +123,15 @@ func (l *loader) next(ctx context.Context, events chan<- []relay.Event) (relay.P
 // database still has to have the last event that had been read: after a failover it gives the ids
 // below to other events.
 func (l *loader) raise(ctx context.Context, page relay.Page, first map[int16]int64) error {
-	if l.seen.Next != nil {
-		if page.Ended < l.seen.round {
+	if l.before.Next != nil {
+		if page.Ended < l.before.round {
 			return nil
 		}
-		exists, err := l.store.Exists(ctx, l.seen.Last)
+		exists, err := l.store.Exists(ctx, l.before.Last)
 		if err != nil {
 			return err
 		}
-		for lane, next := range l.seen.Next {
+		for lane, next := range l.before.Next {
 			switch id, ok := first[lane]; {
 			case !exists:
 			case ok:
@@ -141,7 +141,7 @@ func (l *loader) raise(ctx context.Context, page relay.Page, first map[int16]int
 			}
 		}
 	}
-	l.seen = seen{l.flight.read(l.lease.Topic), page.Round}
+	l.before = extent{l.flight.read(l.lease.Topic), page.Round}
 	return nil
 }
 
@@ -216,10 +216,10 @@ func (s screen) blocked(ctx context.Context, events []relay.Event) (map[relay.Ch
 	return s.store.Blocked(ctx, s.topic, slices.Sorted(maps.Keys(keys)))
 }
 
-// refuse notes what sendable has refused.
-func (s screen) refuse(refused []relay.Outcome) {
+// note notes what sendable has refused.
+func (s screen) note(refused []relay.Outcome) {
 	if len(refused) > 0 {
-		s.flight.refused(s.topic, refused)
+		s.flight.screenedOut(s.topic, refused)
 		s.metrics.Reported(s.topic, refused, nil)
 	}
 }

@@ -45,7 +45,7 @@ func (noMetrics) RecoveryBegun(string)                              {}
 func (noMetrics) Topics([]relay.TopicState)                         {}
 func (noMetrics) Health(relay.Health)                               {}
 
-func (a *Activities) countLost(topic string, err error) {
+func (a *Activities) countLostClaim(topic string, err error) {
 	if errors.Is(err, relay.ErrClaimLost) {
 		a.cfg.Metrics.ClaimLost(topic)
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// told is what metrics were told.
-type told struct {
+// recorder keeps the calls of Metrics.
+type recorder struct {
 	mu        sync.Mutex
 	requests  []relay.Answer
 	outcomes  []relay.Outcome
@@ -23,35 +23,35 @@ type told struct {
 	others    []string
 }
 
-func (m *told) Answered(_ string, a relay.Answer) {
+func (m *recorder) Answered(_ string, a relay.Answer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.requests = append(m.requests, a)
 }
 
-func (m *told) Reported(_ string, outcomes []relay.Outcome, latencies []time.Duration) {
+func (m *recorder) Reported(_ string, outcomes []relay.Outcome, latencies []time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outcomes = append(m.outcomes, outcomes...)
 	m.latencies = append(m.latencies, latencies...)
 }
 
-func (m *told) DeadLettered(_ string, dead []relay.Outcome) { m.dead = append(m.dead, dead...) }
-func (m *told) ClaimLost(topic string)                      { m.note("lost ", topic) }
-func (m *told) RecoveryBegun(topic string)                  { m.note("recovery of ", topic) }
-func (m *told) ReceiptsLost(topic string, n int)            { m.note("receipts of ", topic, " lost: ", n) }
-func (m *told) Topics(topics []relay.TopicState)            { m.note("sampled ", len(topics)) }
-func (m *told) Health(h relay.Health)                       { m.note("ahead ", h.Ahead) }
+func (m *recorder) DeadLettered(_ string, dead []relay.Outcome) { m.dead = append(m.dead, dead...) }
+func (m *recorder) ClaimLost(topic string)                      { m.note("lost ", topic) }
+func (m *recorder) RecoveryBegun(topic string)                  { m.note("recovery of ", topic) }
+func (m *recorder) ReceiptsLost(topic string, n int)            { m.note("receipts of ", topic, " lost: ", n) }
+func (m *recorder) Topics(topics []relay.TopicState)            { m.note("sampled ", len(topics)) }
+func (m *recorder) Health(h relay.Health)                       { m.note("ahead ", h.Ahead) }
 
-func (m *told) note(a ...any) {
+func (m *recorder) note(a ...any) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.others = append(m.others, fmt.Sprint(a...))
 }
 
-func metered(t *testing.T) (*env, *told) {
+func metered(t *testing.T) (*env, *recorder) {
 	t.Helper()
-	e, m := newEnv(t), &told{}
+	e, m := newEnv(t), &recorder{}
 	e.cfg.Metrics = m
 	return e, m
 }
@@ -193,7 +193,7 @@ func TestOutboxStats_ShowsTheHealthThatItFound(t *testing.T) {
 }
 
 func TestMetrics_ShowASampleUnlessItFailed(t *testing.T) {
-	m := &told{}
+	m := &recorder{}
 	e := sampling(t, func(n int) ([]relay.TopicState, error) {
 		if n == 1 {
 			return nil, errAway

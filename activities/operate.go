@@ -113,7 +113,7 @@ func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResu
 		if left := time.Until(until); err != nil || left < result.Wait {
 			break // the workflow waits
 		}
-		pause(ctx, result.Wait)
+		wait(ctx, result.Wait)
 		result.Wait = 0
 	}
 	return result, failure(ctx, err, result)
@@ -212,7 +212,7 @@ func (a *Activities) move(ctx context.Context, u *relay.OperationState, moves []
 			}
 			reserved = true
 		}
-		pause(ctx, a.cfg.PollEvery)
+		wait(ctx, a.cfg.PollEvery)
 		if ctx.Err() != nil || stopping(ctx) {
 			return moved, cmp.Or(ctx.Err(), relay.ErrStopped)
 		}
@@ -220,8 +220,8 @@ func (a *Activities) move(ctx context.Context, u *relay.OperationState, moves []
 	return moved, nil
 }
 
-// pause waits for so long, unless the activity or its worker is stopped.
-func pause(ctx context.Context, d time.Duration) {
+// wait waits for so long, unless the activity or its worker is stopped.
+func wait(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return
 	}

@@ -24,8 +24,8 @@ const (
 	probeFor = 5 * time.Second
 )
 
-// probe is what an attempt of a recovery has found out beyond its first page.
-type probe struct {
+// probes are what an attempt of a recovery has found out beyond its first page.
+type probes struct {
 	requests int
 	asked    int   // events
 	accepted int   // of them
@@ -46,12 +46,12 @@ type prober struct {
 	lease   relay.Lease
 	facts   func() facts
 	publish func(context.Context, <-chan []relay.Event) (relay.PublishResult, error)
-	probe
+	probes  probes
 }
 
 func (t *attempt) newProber(stop context.CancelCauseFunc) *prober {
 	return &prober{
-		store: t.store, ledger: t.ledger, screen: t.screen(), flight: t.flight, batch: t.Batch, lease: t.lease, facts: t.facts,
+		store: t.store, ledger: t.ledger, screen: t.screen(), flight: t.flight, batch: t.request.Batch, lease: t.lease, facts: t.facts,
 		publish: func(ctx context.Context, events <-chan []relay.Event) (relay.PublishResult, error) {
 			return t.publish(ctx, stop, events)
 		},
@@ -60,16 +60,16 @@ func (t *attempt) newProber(stop context.CancelCauseFunc) *prober {
 
 // run probes. If it could not ask, it says why, for people, unless it was stopped: the attempt fails
 // with the refusals of the first page.
-func (p *prober) run(ctx context.Context) probe {
+func (p *prober) run(ctx context.Context) probes {
 	ctx, cancel := context.WithTimeoutCause(ctx, probeFor, relay.ErrStopped)
 	defer cancel()
-	if err := p.ask(ctx); err != nil && ctx.Err() == nil {
-		p.failed = err
+	if err := p.probe(ctx); err != nil && ctx.Err() == nil {
+		p.probes.failed = err
 	}
-	return p.probe
+	return p.probes
 }
 
-func (p *prober) ask(ctx context.Context) error {
+func (p *prober) probe(ctx context.Context) error {
 	topic := p.batch.Topic
 	p.noteAmbiguous()
 	borrowed, err := p.store.Borrow(ctx, p.batch, p.lease)
@@ -86,22 +86,22 @@ func (p *prober) ask(ctx context.Context) error {
 	}
 	for range probePages - 1 {
 		ask := relay.Probe{After: p.flight.state(topic).noted.ProbedTo, Ordered: p.facts().ordered, Events: probeEvents}
-		probed, isSent, err := p.send(ctx, lease, ask)
-		if err != nil || !isSent {
+		probed, goesOn, err := p.sendPortion(ctx, lease, ask)
+		if err != nil || !goesOn {
 			return err
 		}
 		p.noteProbed(probed)
-		if p.exhausted = probed.Next == 0; p.exhausted || !p.facts().probesOn() {
+		if p.probes.exhausted = probed.Next == 0; p.probes.exhausted || !p.facts().probesOn() {
 			return nil
 		}
 	}
-	_, _, err = p.send(ctx, lease, relay.Probe{Newest: true, Ordered: p.facts().ordered, Events: newestEvents})
+	_, _, err = p.sendPortion(ctx, lease, relay.Probe{Newest: true, Ordered: p.facts().ordered, Events: newestEvents})
 	return err
 }
 
-// send publishes a portion of events and waits for their outcomes. It reports false if sending was
+// sendPortion publishes a portion of events and waits for their outcomes. It reports false if sending was
 // ended, as by a refusal that others would get as well.
-func (p *prober) send(ctx context.Context, lease relay.Lease, ask relay.Probe) (probed relay.Probed, isSent bool, err error) {
+func (p *prober) sendPortion(ctx context.Context, lease relay.Lease, ask relay.Probe) (probed relay.Probed, goesOn bool, err error) {
 	topic, asked := p.batch.Topic, time.Now()
 	probed, err = p.store.Probe(ctx, lease, p.flight.inHand(topic), ask)
 	if err != nil || len(probed.Events) == 0 {
@@ -111,15 +111,15 @@ func (p *prober) send(ctx context.Context, lease relay.Lease, ask relay.Probe) (
 	if err != nil {
 		return probed, false, err
 	}
-	p.flight.probed(topic, probed.Page, asked)
-	p.screen.refuse(refused)
-	p.asked += len(ready)
+	p.flight.loadedProbes(topic, probed.Page, asked)
+	p.screen.note(refused)
+	p.probes.asked += len(ready)
 	events := make(chan []relay.Event, 1)
 	events <- ready
 	close(events)
 	result, err := p.publish(ctx, events)
-	p.requests += result.Requests
-	p.accepted = p.flight.state(topic).accepted
+	p.probes.requests += result.Requests
+	p.probes.accepted = p.flight.state(topic).accepted
 	return probed, err == nil, nil
 }
 

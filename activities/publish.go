@@ -171,7 +171,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	lease, err := a.batches.TakeOver(preparing, r.Batch)
 	switch {
 	case err != nil:
-		a.countLost(r.Batch.Topic, err)
+		a.countLostClaim(r.Batch.Topic, err)
 		return PublishResult{}, failure(ctx, err, nil)
 	case lease.PausedBy != "":
 		result := PublishResult{Published: last.Published, Dead: last.Dead, Throttled: last.Throttled, PausedBy: lease.PausedBy}
@@ -184,7 +184,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	}
 	if r.Park && r.Bound {
 		result, err := a.bound(ctx, lease)
-		a.countLost(r.Batch.Topic, err)
+		a.countLostClaim(r.Batch.Topic, err)
 		return result, failure(ctx, err, nil)
 	}
 	t := a.newAttempt(r, lease, leaseFrom, last)
@@ -195,7 +195,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 		until = until.Add(timing.SettleGrace)
 	}
 	requests, err := t.run(ctx, until)
-	a.countLost(r.Batch.Topic, err)
+	a.countLostClaim(r.Batch.Topic, err)
 	end := t.flight.checkpoint(r.Batch.Topic)
 	result := PublishResult{
 		Published: end.Published, Dead: end.Dead, Throttled: end.Throttled, Requests: requests,

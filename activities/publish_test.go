@@ -371,14 +371,14 @@ func TestLoader_RaisesALowWatermarkOnceItsRoundHasEndedAndAPageWasRead(t *testin
 	l := attempt.newLoader(nil, time.Now())
 	low, read := l.lease.LowID, &attempt.flight.topics["orders"].read
 	beyond := map[int16]int64{1: 1000}
-	raise := func(before seen, page relay.Page, first map[int16]int64) seen {
+	raise := func(before extent, page relay.Page, first map[int16]int64) extent {
 		t.Helper()
-		l.seen = before
+		l.before = before
 		require.NoError(t, l.raise(t.Context(), page, first))
-		return l.seen
+		return l.before
 	}
 	read.Loaded(relay.Ref{ID: 99, Lane: 1, At: 7})
-	noted := raise(seen{}, relay.Page{Round: 5, Ended: 4}, beyond)
+	noted := raise(extent{}, relay.Page{Round: 5, Ended: 4}, beyond)
 	require.Equal(t, int64(1), low[1])
 
 	read.Loaded(relay.Ref{ID: 199, Lane: 1, At: 8})
@@ -386,7 +386,7 @@ func TestLoader_RaisesALowWatermarkOnceItsRoundHasEndedAndAPageWasRead(t *testin
 	require.Equal(t, int64(1), low[1], "a writer of its round still writes")
 	again := raise(noted, relay.Page{Round: 6, Ended: 5, More: true}, nil)
 	require.Equal(t, int64(1), low[1], "the page says nothing of this lane")
-	require.Equal(t, seen{relay.Read{Next: map[int16]int64{1: 200}, Last: relay.Ref{ID: 199, Lane: 1, At: 8}}, 6}, again)
+	require.Equal(t, extent{relay.Read{Next: map[int16]int64{1: 200}, Last: relay.Ref{ID: 199, Lane: 1, At: 8}}, 6}, again)
 	store.replaced = true
 	raise(noted, relay.Page{Round: 6, Ended: 5}, beyond)
 	require.Equal(t, int64(1), low[1], "the database gives these ids again")

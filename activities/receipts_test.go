@@ -88,14 +88,14 @@ func (s *slowReceipts) WriteReceipts(ctx context.Context, receipts []relay.Recei
 	return s.err(ctx, receipts)
 }
 
-func newTestReceipts(write func(n int, receipts []relay.Receipt) error) (r *receipts, written func() []int64, m *told) {
+func newTestReceipts(write func(n int, receipts []relay.Receipt) error) (r *receipts, written func() []int64, m *recorder) {
 	var s receiptFake
 	tries := 0
 	s.receiptsErr = func(_ context.Context, receipts []relay.Receipt) error {
 		tries++
 		return write(tries, receipts)
 	}
-	m = &told{}
+	m = &recorder{}
 	return newReceipts(&s, m), func() (ids []int64) {
 		s.receiptMu.Lock()
 		defer s.receiptMu.Unlock()
@@ -193,7 +193,7 @@ func TestSettleRest_DoesNotWaitForReceiptsThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hangs := &slowReceipts{err: func(ctx context.Context, _ []relay.Receipt) error { <-ctx.Done(); return ctx.Err() }}
-		m := &told{}
+		m := &recorder{}
 		r := newReceipts(hangs, m)
 		r.add("orders", accepted(1, 10))
 		time.Sleep(2 * timing.ReceiptsEvery) // it is being written

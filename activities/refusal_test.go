@@ -145,7 +145,7 @@ func TestRecovery_SaysWhenItsNextAttemptIsDue(t *testing.T) {
 		"by the retry policy": {relay.PublishError{Code: "NotFound", Class: relay.ClassDestination, Whole: true}, func(d time.Duration) bool { return d == timing.RecoveryFirst }},
 		"after throttling": {
 			relay.PublishError{Code: "Throttled", Class: relay.ClassRetry, Throttled: true, Whole: true},
-			func(d time.Duration) bool { return d >= throttlePause/2 && d <= throttlePause },
+			func(d time.Duration) bool { return d >= throttleBackoff/2 && d <= throttleBackoff },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -445,8 +445,8 @@ func TestThrottling_StopsSendingAndComesBackLaterWithFewerRequests(t *testing.T)
 	_, err := e.publish(t, 1)
 	failure := asApplicationError(t, err)
 	require.Equal(t, 3, e.publisher.requests)
-	require.GreaterOrEqual(t, failure.NextRetryDelay(), throttlePause/2)
-	require.LessOrEqual(t, failure.NextRetryDelay(), throttlePause)
+	require.GreaterOrEqual(t, failure.NextRetryDelay(), throttleBackoff/2)
+	require.LessOrEqual(t, failure.NextRetryDelay(), throttleBackoff)
 
 	for throttled, concurrency := range map[int]int{0: 8, 1: 4, 3: 1, 60: 1} {
 		e = newEnv(t)

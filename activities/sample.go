@@ -50,9 +50,9 @@ type sampler struct {
 	taken  time.Time
 
 	// What was told last, and to which run.
-	run      string
-	told     time.Time // when that was taken
-	concerns []relay.TopicState
+	lastRun      string
+	lastTaken    time.Time
+	lastConcerns []relay.TopicState
 }
 
 // sample is what came of asking for one.
@@ -116,17 +116,17 @@ func (s *sampler) lookWhenDue(look func(every, before time.Duration) sample) {
 	every, before := s.every, s.took
 	go func() {
 		began := time.Now()
-		seen := look(every, before)
-		relay.SortByConcern(seen.topics)
+		result := look(every, before)
+		relay.SortByConcern(result.topics)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.busy = false
-		s.next = began.Add(seen.next)
-		if seen.took > 0 {
-			s.took = seen.took
+		s.next = began.Add(result.next)
+		if result.took > 0 {
+			s.took = result.took
 		}
-		if seen.taken {
-			s.topics, s.taken = seen.topics, began
+		if result.taken {
+			s.topics, s.taken = result.topics, began
 		}
 	}()
 }
@@ -138,7 +138,7 @@ func (s *sampler) tell(run string, r ClaimResult) ClaimResult {
 	if !s.isNews(run) || time.Since(s.taken) > sampleStale*s.every {
 		return r
 	}
-	s.run, s.told, s.concerns = run, s.taken, concerns(s.topics)
+	s.lastRun, s.lastTaken, s.lastConcerns = run, s.taken, concerns(s.topics)
 	for _, t := range s.topics {
 		if t.Concern() == relay.Unrouted {
 			r.Unrouted++
@@ -155,7 +155,7 @@ func (s *sampler) tell(run string, r ClaimResult) ClaimResult {
 }
 
 func (s *sampler) isNews(run string) bool {
-	return len(s.topics) > 0 && (s.run != run || s.told != s.taken)
+	return len(s.topics) > 0 && (s.lastRun != run || s.lastTaken != s.taken)
 }
 
 // isUrgent reports whether the newest sample has something that an operator wants
@@ -167,8 +167,8 @@ func (s *sampler) isUrgent(run string) bool {
 		return false
 	}
 	var known []relay.TopicState
-	if s.run == run {
-		known = s.concerns
+	if s.lastRun == run {
+		known = s.lastConcerns
 	}
 	return !slices.Equal(concerns(s.topics), known)
 }

@@ -58,7 +58,7 @@ func TestSample_IsToldByAClaimOnceARun(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, r.Topics, "it was told of that one")
 
-	e.sampler.run = "an earlier run"
+	e.sampler.lastRun = "an earlier run"
 	r, err = e.claim(t, time.Hour)
 	require.NoError(t, err)
 	require.Len(t, r.Topics, 2, "the next run knows nothing yet")

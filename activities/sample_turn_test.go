@@ -15,7 +15,7 @@ func TestSample_IsNotTakenByAWorkerWhoseTurnItIsNot(t *testing.T) {
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		return []relay.TopicState{{Topic: "orders", Recovery: "r"}}, nil
 	})
-	m := &told{}
+	m := &recorder{}
 	e.cfg.Metrics = m
 	e.sampler.every = 100 * time.Millisecond
 	var asked atomic.Int64 // samples may go on after the claim

@@ -29,14 +29,14 @@ type settler struct {
 func (s settler) run(ctx context.Context, over <-chan struct{}) error {
 	for last := false; !last; {
 		select {
-		case <-s.flight.answers:
+		case <-s.flight.wakeSettler:
 		case <-over:
 			last = true
 		}
 		// A few more for the same commit.
 		for enough := time.After(settleEvery); !last && s.flight.moreComes(); {
 			select {
-			case <-s.flight.answers:
+			case <-s.flight.wakeSettler:
 				continue
 			case <-over:
 				last = true

@@ -83,12 +83,12 @@ func TestSettler_SettlesAnEventAfterItsReceiptAndItsMetrics(t *testing.T) {
 		defer e.receipts.mu.Unlock()
 		require.Len(t, e.receipts.waiting, 2)
 		require.Empty(t, attempt.flight.next(), "the settler would settle them now")
-		require.Empty(t, attempt.flight.answers, "the settler is awake")
+		require.Empty(t, attempt.flight.wakeSettler, "the settler is awake")
 	}}
 	attempt = e.newAttempt(request(1, 2), relay.Lease{Topic: "orders", LowID: map[int16]int64{1: 5, 2: 5}}, e.clock.Now(), checkpoint{})
 	attempt.flight.loaded("orders", page(2, "x"), time.Now())
 	attempt.report(nil, outcomes(nil, refs(10, 2)))
 	require.Equal(t, 1, reports)
-	require.NotEmpty(t, attempt.flight.answers)
+	require.NotEmpty(t, attempt.flight.wakeSettler)
 	require.Equal(t, []acknowledgements{{"orders", refs(10, 2)}}, attempt.flight.next())
 }

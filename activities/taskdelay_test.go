@@ -22,11 +22,11 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func TestLateness_IsMeasuredAgainstTheQuickestTaskOfTheLastMinutes(t *testing.T) {
+func TestTaskDelay_IsMeasuredAgainstTheQuickestTaskOfTheLastMinutes(t *testing.T) {
 	start := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 	for name, skew := range map[string]time.Duration{"same clock": 0, "ahead": time.Hour, "behind": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
-			var l lateness
+			var l taskDelay
 			at := func(after, way time.Duration) time.Duration {
 				started := start.Add(after)
 				return l.of(started, started.Add(way+skew))
@@ -44,7 +44,7 @@ func TestLateness_IsMeasuredAgainstTheQuickestTaskOfTheLastMinutes(t *testing.T)
 			require.Equal(t, 950*time.Millisecond, at(3*timing.LateWindow+4*time.Minute, time.Second), "and no other")
 		})
 	}
-	var l lateness
+	var l taskDelay
 	for i := range 3 {
 		started := start.Add(time.Duration(i) * time.Second)
 		require.Equal(t, 9*time.Second, l.of(started, started.Add(9*time.Second)), "all of the first may be late")

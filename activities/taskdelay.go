@@ -15,14 +15,14 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// lateness tells tasks that were on their way for long. Temporal counts an attempt's time
+// taskDelay tells tasks that were on their way for long. Temporal counts an attempt's time
 // from the moment at which it hands the task to a connection. A process that stands still
 // reads the task when it goes on, and by then Temporal may have given up the attempt and
 // begun another one.
 //
 // Temporal's clock and this machine's may differ by any time. So a task is compared with the
 // quickest one of the last minutes.
-type lateness struct {
+type taskDelay struct {
 	mu    sync.Mutex
 	since time.Time // when this window began
 	// quickest is the shortest way of a task in this window, and before in the one before it.
@@ -32,7 +32,7 @@ type lateness struct {
 
 // of returns how much longer than the quickest one a task was on its way. The first ones are
 // compared with a clock like Temporal's, too: all of them may be late.
-func (l *lateness) of(started, now time.Time) time.Duration {
+func (l *taskDelay) of(started, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	took := now.Sub(started)
@@ -49,7 +49,7 @@ func (l *lateness) of(started, now time.Time) time.Duration {
 
 // arrives notes how long this attempt's task was on its way, and returns how much longer
 // than others.
-func (l *lateness) arrives(ctx context.Context) time.Duration {
+func (l *taskDelay) arrives(ctx context.Context) time.Duration {
 	return l.of(activity.GetInfo(ctx).StartedTime, time.Now())
 }
 
@@ -57,7 +57,7 @@ func (l *lateness) arrives(ctx context.Context) time.Duration {
 // task was late: a heartbeat is an Action. It records the details of the attempt before.
 // Without an answer, another attempt may have begun.
 func (a *Activities) wanted(ctx context.Context, last checkpoint) error {
-	if a.late.arrives(ctx) < timing.LateAfter {
+	if a.delays.arrives(ctx) < timing.LateAfter {
 		return nil
 	}
 	var details []any
