@@ -73,21 +73,6 @@ func (f *inFlight) loaded(topic string, page relay.Page, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.topics[topic]
-	f.take(t, page, asked)
-	for _, e := range page.Events {
-		t.read.Loaded(e.Ref)
-	}
-}
-
-// loadedProbes notes the events of a page that was probed. The events before these were not
-// loaded, so the low watermarks stay where they are.
-func (f *inFlight) loadedProbes(topic string, page relay.Page, asked time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.take(f.topics[topic], page, asked)
-}
-
-func (f *inFlight) take(t *topicInFlight, page relay.Page, asked time.Time) {
 	t.loaded += len(page.Events)
 	for _, e := range page.Events {
 		// The database's clock is compared with itself only, and what passes since is
@@ -95,6 +80,16 @@ func (f *inFlight) take(t *topicInFlight, page relay.Page, asked time.Time) {
 		// low, whatever the difference between the two clocks.
 		t.hand[e.Ref] = event{bytes: len(e.Payload), born: born(e, asked, page.At)}
 		f.bytes += len(e.Payload)
+	}
+}
+
+// readOn notes that the lanes were read up to the events of a page. It is not for probes: the
+// events before these were not loaded, so the low watermarks stay where they are.
+func (f *inFlight) readOn(topic string, page relay.Page) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range page.Events {
+		f.topics[topic].read.Loaded(e.Ref)
 	}
 }
 

@@ -15,6 +15,7 @@ func flying(events int, payload string) *inFlight {
 	f := newInFlight()
 	f.begin(relay.Lease{Topic: "orders", LowID: map[int16]int64{1: 5, 2: 5}}, checkpoint{Published: 40, Throttled: 2, Unsettled: refs(1, 2)})
 	f.loaded("orders", page(events, payload), time.Now())
+	f.readOn("orders", page(events, payload))
 	return f
 }
 
@@ -111,7 +112,7 @@ func TestInFlight_GivesBorrowedLanesBackAsTheyWere(t *testing.T) {
 	f := flying(2, "x")
 	f.borrow("orders", map[int16]int64{7: 3})
 	require.Equal(t, []int16{1, 2, 7}, f.lanes("orders"))
-	f.loadedProbes("orders", relay.Page{Events: []relay.Event{{Ref: relay.Ref{ID: 99, Lane: 7}}, {Ref: relay.Ref{ID: 98, Lane: 1}}}}, time.Now())
+	f.loaded("orders", relay.Page{Events: []relay.Event{{Ref: relay.Ref{ID: 99, Lane: 7}}, {Ref: relay.Ref{ID: 98, Lane: 1}}}}, time.Now())
 	require.Equal(t, map[int16]int64{1: 11, 2: 12, 7: 3}, f.read("orders").Next, "what is before them was not loaded")
 	require.Equal(t, map[int16]int64{7: 3}, f.giveBack("orders"))
 	require.Equal(t, []int16{1, 2}, f.lanes("orders"))

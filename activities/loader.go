@@ -92,20 +92,19 @@ func (l *loader) wait(ctx context.Context) {
 	}
 }
 
-// next loads a page and passes on what can be sent of it.
+// next loads a page, screens it, and hands the events that can be sent to the publisher.
 func (l *loader) next(ctx context.Context, events chan<- []relay.Event) (relay.Page, error) {
 	asked := time.Now()
 	page, err := l.store.Load(ctx, l.lease, l.flight.inHand(l.lease.Topic), loadEvents)
 	if err != nil || len(page.Events) == 0 {
 		return page, err
 	}
-	ready, refused, err := l.screen.sendable(ctx, page.Events)
+	ready, err := l.screen.admit(ctx, page, asked)
 	if err != nil {
 		return page, err
 	}
+	l.flight.readOn(l.lease.Topic, page)
 	first := firstIDs(page.Events) // before the page is the publisher's
-	l.flight.loaded(l.lease.Topic, page, asked)
-	l.screen.note(refused)
 	if len(ready) > 0 {
 		select {
 		case events <- ready:
@@ -156,7 +155,7 @@ func firstIDs(events []relay.Event) map[int16]int64 {
 	return first
 }
 
-// screen keeps events back that cannot be sent, or must not be.
+// screen admits the events of pages to the flight, and refuses those that cannot or must not be sent.
 type screen struct {
 	topic   string
 	policy  TopicPolicy
@@ -167,6 +166,21 @@ type screen struct {
 
 func (t *attempt) screen() screen {
 	return screen{topic: t.topic, policy: t.policy, store: t.store, flight: t.flight, metrics: t.cfg.Metrics}
+}
+
+// admit notes the events of a page as in flight, and returns those that can be sent. It notes them
+// before the publisher has them, because an answer may come at once.
+func (s screen) admit(ctx context.Context, page relay.Page, asked time.Time) (ready []relay.Event, err error) {
+	ready, refused, err := s.sendable(ctx, page.Events)
+	if err != nil {
+		return nil, err
+	}
+	s.flight.loaded(s.topic, page, asked)
+	if len(refused) > 0 {
+		s.flight.screenedOut(s.topic, refused)
+		s.metrics.Reported(s.topic, refused, nil)
+	}
+	return ready, nil
 }
 
 // sendable divides events into those that can be sent and those that are refused here.
@@ -214,14 +228,6 @@ func (s screen) blocked(ctx context.Context, events []relay.Event) (map[relay.Ch
 		}
 	}
 	return s.store.Blocked(ctx, s.topic, slices.Sorted(maps.Keys(keys)))
-}
-
-// note notes what sendable has refused.
-func (s screen) note(refused []relay.Outcome) {
-	if len(refused) > 0 {
-		s.flight.screenedOut(s.topic, refused)
-		s.metrics.Reported(s.topic, refused, nil)
-	}
 }
 
 // unsendable says why an event is a dead letter without being sent, or returns

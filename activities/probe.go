@@ -107,12 +107,10 @@ func (p *prober) sendPortion(ctx context.Context, lease relay.Lease, ask relay.P
 	if err != nil || len(probed.Events) == 0 {
 		return probed, true, err
 	}
-	ready, refused, err := p.screen.sendable(ctx, probed.Events)
+	ready, err := p.screen.admit(ctx, probed.Page, asked)
 	if err != nil {
 		return probed, false, err
 	}
-	p.flight.loadedProbes(topic, probed.Page, asked)
-	p.screen.note(refused)
 	p.probes.asked += len(ready)
 	events := make(chan []relay.Event, 1)
 	events <- ready
