@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// ambiguity is what a worker knows of each topic that speaks for or against an ambiguous refusal
-// of a single event: when another event was accepted last, and how many such refusals were
-// believed since. AWS has the same codes for a bad event and for a destination of another
-// kind than the configuration says. In the second case every event looks like poison, and a trickle
-// of them would go to the dead letters one by one.
+// ambiguity is a worker's evidence about ambiguous refusals, by topic: when an event was accepted
+// last, and how many ambiguous refusals the worker has believed since. AWS answers with the same
+// codes if an event is bad and if the destination is of another kind than the configuration says.
+// In the second case each event looks like poison, and all events would become dead letters, a few
+// at a time.
 type ambiguity struct {
 	mu       sync.Mutex
 	believed map[string]int

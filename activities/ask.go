@@ -51,7 +51,7 @@ type AskResult struct {
 	SelectedBy []string `json:"selectedBy,omitempty"`
 	PerSecond  float64  `json:"perSecond,omitempty"`
 	DryRun     bool     `json:"dryRun,omitempty"`
-	// Text says in a sentence what was found or done.
+	// Text describes the result in one sentence.
 	Text string `json:"text"`
 }
 
@@ -85,13 +85,13 @@ func (a *Activities) AskOperation(ctx context.Context, r AskRequest) (AskResult,
 	return result, failure(ctx, encodingMistake(err), nil)
 }
 
-// encodingMistake has an error that a database of another encoding gives for a text say so, as a
-// mistake in the form: it gives the same each time.
+// encodingMistake turns an error about a text that the database's encoding cannot store into a
+// mistake in the form. A retry would give the same error.
 func encodingMistake(err error) error {
 	const characterNotInRepertoire, untranslatableCharacter = "22021", "22P05"
 	var refused interface{ SQLState() string }
 	if errors.As(err, &refused) && slices.Contains([]string{characterNotInRepertoire, untranslatableCharacter}, refused.SQLState()) {
-		return wrong("the database cannot have one of these texts: %v", err)
+		return wrong("the database cannot store one of these texts: %v", err)
 	}
 	return err
 }
@@ -104,7 +104,7 @@ func (a *Activities) switched(ctx context.Context, result *AskResult, o relay.Op
 	result.Over, result.Text = true, o.Topic+": "+done
 	switch {
 	case errors.Is(err, relay.ErrUndone):
-		result.Text = fmt.Sprintf("%s: nothing was changed: this workflow has %s it before, and somebody has undone that since: to do it again, start another workflow", o.Topic, done)
+		result.Text = fmt.Sprintf("%s: nothing was changed: this workflow has %s it before, and an operator has undone that since: to do it again, start another workflow", o.Topic, done)
 		return nil
 	case !changed:
 		result.Text = fmt.Sprintf("%s: nothing to do: it was %s already", o.Topic, done)
@@ -142,7 +142,7 @@ func (a *Activities) register(ctx context.Context, result *AskResult, o relay.Op
 	return err
 }
 
-// goOn answers with what is on record already.
+// goOn fills the answer from the existing record.
 func (r *AskResult) goOn(u relay.OperationState) {
 	r.Operation, r.Matched, r.Done, r.Over = u.ID, u.Matched, u.Done, u.Finished != nil
 	r.Text = fmt.Sprintf("%d %s of %s matched", u.Matched, relay.Nouns(u.Kind), u.Topic)
@@ -217,8 +217,8 @@ type FollowRequest struct {
 	For time.Duration `json:"for"`
 }
 
-// FollowOperation looks for what became of the events that an operation has made pending,
-// until each has an outcome or the time is over.
+// FollowOperation looks for the outcomes of the events that an operation has made pending, until
+// each event has one or the time is over.
 func (a *Activities) FollowOperation(ctx context.Context, r FollowRequest) (relay.Delivered, error) {
 	defer beat(ctx)()
 	for until := time.Now().Add(r.For); ; {

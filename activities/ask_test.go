@@ -84,7 +84,7 @@ func (s *asks) Delivered(context.Context, int64, int64) (relay.Delivered, error)
 	return d, nil
 }
 
-// ask asks for what was typed.
+// ask asks for the operation of a typed form.
 func (e *env) ask(s *asks, typed string) (r AskResult, err error) {
 	e.store.AskStore, e.store.OperationStore = s, s
 	v, err := e.ExecuteActivity(e.AskOperation, AskRequest{Form: json.RawMessage(typed), FirstRun: "run"})
@@ -115,7 +115,7 @@ func TestAskOperation_RefusesAFormThatIsNotExactlyRight(t *testing.T) {
 		`{"Kind": "redrive", "topic": "orders", "all": true, ` + byAnn + `}`:                        `field "Kind" is not known`,
 		`{"kind": "redrive", "topic": "orders", ` + byAnn + `}`:                                     `select what to redrive, as by code, key or since, or give "all": true`,
 		`{"kind": "redrive", "topic": "orders", "all": false, ` + byAnn + `}`:                       `select what to redrive`,
-		`{"kind": "redrive", "topic": "orders", "all": true, "key": "k", ` + byAnn + `}`:            "all is true, and the form selects as well",
+		`{"kind": "redrive", "topic": "orders", "all": true, "key": "k", ` + byAnn + `}`:            "all is true, and the form also has filters",
 		`{"kind": "redrive", "topic": "orders", "key": "", ` + byAnn + `}`:                          "key is empty: leave it out",
 		`{"kind": "redrive", "topic": "orders", "eventIds": [], ` + byAnn + `}`:                     "eventIds is empty",
 		`{"kind": "redrive", "topic": "orders", "key": null, ` + byAnn + `}`:                        "key is empty",
@@ -136,9 +136,9 @@ func TestAskOperation_RefusesAFormThatIsNotExactlyRight(t *testing.T) {
 		`{"kind": "resume", "topic": "orders", "dryRun": true, "who": "ann"}`:                       "dryRun is not for a resume",
 		`{"kind": "redrive", "topic": "orders", "code": "A", "code": "B", ` + byAnn + `}`:           `"code" comes twice`,
 		`{"kind": "redrive", "topic": "orders", "all": true, "x": [{"a": 1}], "x": 2}`:              `"x" comes twice`,
-		`{"kind": "redrive", "topic": "orders", "key": "a\u0000b", ` + byAnn + `}`:                  `key is "\"a\\u0000b\"": the database takes no NUL`,
-		`{"kind": "redrive", "topic": "orders", "eventIds": ["\u0000"], ` + byAnn + `}`:             "the database takes no NUL",
-		`{"kind": "pause", "topic": "orders", "who": "ann", "reason": "\u0000"}`:                    "the database takes no NUL",
+		`{"kind": "redrive", "topic": "orders", "key": "a\u0000b", ` + byAnn + `}`:                  `key is "\"a\\u0000b\"": the database takes only UTF-8 text without NUL`,
+		`{"kind": "redrive", "topic": "orders", "eventIds": ["\u0000"], ` + byAnn + `}`:             "the database takes only UTF-8 text without NUL",
+		`{"kind": "pause", "topic": "orders", "who": "ann", "reason": "\u0000"}`:                    "the database takes only UTF-8 text without NUL",
 		"{\"kind\": \"pause\", \"topic\": \"orders\", \"who\": \"ann\", \"reason\": \"a\xff\"}":     `reason is`,
 		`{"kind": "redrive", "topic": "odrers", "all": true, ` + byAnn + `}`:                        "unknown topic",
 		`{"kind": "redrive", "topic": "orders", "` + strings.Repeat("ü", 5000) + `": 1}`:            "…",
@@ -309,7 +309,7 @@ func TestAskOperation_PausesAndResumes(t *testing.T) {
 	r, err = newEnv(t).ask(s, `{"kind": "pause", "topic": "orders", "who": "ann", "reason": "their deploy"}`)
 	require.NoError(t, err)
 	require.True(t, r.Over)
-	require.Contains(t, r.Text, "orders: nothing was changed: this workflow has paused it before, and somebody has undone that since")
+	require.Contains(t, r.Text, "orders: nothing was changed: this workflow has paused it before, and an operator has undone that since")
 	require.Equal(t, "not given", s.begun[1].Reason)
 }
 

@@ -16,10 +16,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// attempt is one attempt of PublishBatch. It sends the events of its lanes, decides about those
-// that were refused, and carries the decision out. Four loops send: the loader, the publisher, the settler
-// and the heartbeat. They share the events in flight, and each can stop the sending of anything
-// new; a request under way is waited for.
+// attempt is one attempt of PublishBatch. It sends the events of its lanes, decides about the
+// refused ones, and carries the decision out. Four loops work at the same time: the loader, the
+// publisher, the settler and the heartbeat. They share the events in flight. Each loop can stop the
+// sending of further events, but the attempt waits for each request in flight.
 type attempt struct {
 	request   PublishRequest
 	mode      mode
@@ -34,13 +34,13 @@ type attempt struct {
 	lease     relay.Lease
 	flight    *inFlight
 	tenure    *tenure
-	// workflowID goes into dead letters, so that it is known who saw them.
+	// workflowID goes into dead letters, as the workflow that saw the refusal.
 	workflowID string
 	// number is that of the attempt, from 1, as Temporal counts for its backoff.
 	number int32
-	// last is what the attempt before left.
+	// last is the checkpoint of the attempt before.
 	last checkpoint
-	// probes are what a recovery has found out beyond its first page.
+	// probes are the result of the probing behind the first page of a recovery.
 	probes probes
 }
 
@@ -56,15 +56,14 @@ func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timin
 	return t
 }
 
-// run publishes until the lanes are empty, the time is over, an event was refused, or it is
-// stopped. Then it leaves no lane leased but those that the next attempt needs.
+// run publishes until the lanes are empty, the time is over, an event was refused, or the attempt
+// is stopped. Then it releases all lanes except those that the next attempt needs.
 func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err error) {
-	// Settling and releasing go on when the activity is cancelled or the worker
-	// stops: they are what makes the end clean.
+	// If the activity is cancelled or the worker stops, the attempt still settles and releases.
 	detached := context.WithoutCancel(ctx)
 	sending, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	defer t.beat(ctx, stop)() // it heartbeats until everything is given back
+	defer t.beat(ctx, stop)() // until all lanes are released or kept
 
 	sent := t.send(sending, detached, stop, until)
 	if ctx.Err() != nil {
@@ -79,7 +78,7 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	return sent.requests, t.carryOut(detached, decide(f))
 }
 
-// beat begins the heartbeat, and returns what ends it.
+// beat starts the heartbeat, and returns a function that ends it.
 func (t *attempt) beat(ctx context.Context, stop context.CancelCauseFunc) (end func()) {
 	h := heartbeat{store: t.store, lease: t.lease, flight: t.flight, tenure: t.tenure, stop: stop}
 	var beating sync.WaitGroup
@@ -98,10 +97,10 @@ type sending struct {
 	fault    fault
 }
 
-// send loads, sends and settles at once, until there is nothing more to send or ctx ends.
+// send loads, sends and settles at the same time, until no event is left to send or ctx ends.
 func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFunc, until time.Time) (s sending) {
-	// Events that are loaded by then get a little longer, but a key that is sent one event
-	// at a time must not keep the other lanes for long.
+	// Loaded events get a little more time. But a key whose events are sent one by one must not keep
+	// the other lanes for long.
 	page, timeOver := context.WithCancelCause(ctx)
 	defer timeOver(nil)
 	defer time.AfterFunc(time.Until(until)+timing.SendGrace, func() { timeOver(relay.ErrStopped) }).Stop()
@@ -155,9 +154,9 @@ func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFu
 	return s
 }
 
-// othersHaveSettled gives the worker of the lanes' last attempt time to settle, if that
-// attempt has not given them back. The database answers that worker as well as this one.
-// It reports false if ctx ends before.
+// othersHaveSettled waits until the worker of the lanes' last attempt has had time to settle, if
+// that attempt has not released the lanes. The database answers that worker as well as this one.
+// othersHaveSettled reports false if ctx ends before.
 func (t *attempt) othersHaveSettled(ctx context.Context) bool {
 	if !t.mustWait() {
 		return true
@@ -188,8 +187,8 @@ func (t *attempt) publish(ctx context.Context, stop context.CancelCauseFunc, eve
 	})
 }
 
-// report takes the answer to one request. The events in flight have it last: from then on the
-// settler may settle the events, and their receipts and metrics are to be there before.
+// report takes the answer to one request. It tells inFlight last: from then on, the settler may
+// settle the events, and their receipts and metrics must come before.
 func (t *attempt) report(stop context.CancelCauseFunc, outcomes []relay.Outcome) {
 	if t.policy.Receipts > 0 {
 		t.receipts.add(t.topic, outcomes)
@@ -198,12 +197,12 @@ func (t *attempt) report(stop context.CancelCauseFunc, outcomes []relay.Outcome)
 	t.flight.answered(t.topic, outcomes)
 	ends := func(o relay.Outcome) bool { return o.Err != nil && endsSending(o.Err) }
 	if t.mode != parking && slices.ContainsFunc(outcomes, ends) {
-		stop(relay.ErrStopped) // the rest would fare no better
+		stop(relay.ErrStopped) // the destination would refuse the others, too
 	}
 }
 
-// keepUnsettled gives the ledger the acknowledgements that this attempt has not settled. The
-// heartbeat has them too: the next attempt may begin on another worker, or this worker
+// keepUnsettled gives the acknowledgements that this attempt has not settled to the ledger. The
+// heartbeat has them too, because the next attempt may begin on another worker, or this worker
 // may die.
 func (t *attempt) keepUnsettled(ctx context.Context) {
 	left := t.flight.checkpoint(t.topic).Unsettled
@@ -215,7 +214,7 @@ func (t *attempt) keepUnsettled(ctx context.Context) {
 		"topic", t.topic, "events", len(left))
 }
 
-// facts are what the attempt itself knows now.
+// facts returns the facts that the attempt itself knows now.
 func (t *attempt) facts() facts {
 	return facts{
 		topic: t.topic, destination: t.cfg.Publisher.Destination(t.topic), ordered: t.cfg.Publisher.Ordered(t.topic),
@@ -224,8 +223,8 @@ func (t *attempt) facts() facts {
 	}
 }
 
-// recordRefusals adds what other attempts have found out: it puts on record which events were refused
-// alone, and learns for how long each has been.
+// recordRefusals records which events were refused alone, and adds to the facts for how long each
+// has been refused and how other attempts of this worker fared.
 func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 	if f.fault.any() || f.mode == parking {
 		return nil
@@ -235,7 +234,7 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 	}
 	f.believed, f.othersGotThrough = t.ambiguous.of(f.topic, f.expireAfter)
 	v := f.judge()
-	// The next attempt is to know this, even if the database fails from here on.
+	// The next attempt has to know this, even if the database fails from here on.
 	t.flight.note(f.topic, func(c *checkpoint) { c.ProvedAt, c.GivenUp = v.provedAt, v.givenUp })
 	known, err := t.store.Refuse(ctx, f.topic, f.toRecord(v))
 	f.refusedFor = make(map[relay.Ref]time.Duration, len(known))
@@ -284,7 +283,7 @@ func (t *attempt) carryOut(ctx context.Context, d decision) error {
 		}
 	}
 	if d.failure != nil {
-		// Nothing depends on it, so the attempt ends alike if the store cannot keep it.
+		// Only people read it, so the attempt ends in the same way if the store cannot keep it.
 		if err := t.store.NoteFailure(ctx, t.topic, t.request.RecoveryID, *d.failure, d.next); err != nil {
 			activity.GetLogger(ctx).Warn("the reason is not kept with the topic", "topic", t.topic, "error", err)
 		}

@@ -8,12 +8,11 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// bound is the first round of parking. It says how far parking goes, and gives nothing
-// up: services may go on writing, and no operator has given up the events of later.
-// It is a round of its own so that the bound is in the workflow's history before
-// anything is a dead letter, whatever becomes of a heartbeat: an attempt that dies
-// leaves nothing behind, and the next may look again. It heartbeats, because it reads all
-// that is pending in the batch's lanes.
+// bound is the first round of parking. It looks up the bound and makes no dead letter. Parking
+// needs a bound because services may go on writing, and the operator has not given up later events.
+// bound is a round of its own, so that the workflow's history has the bound before the first dead
+// letter. If an attempt of this round dies, the next one simply looks again. bound heartbeats,
+// because it reads all pending rows of the batch's lanes.
 func (a *Activities) bound(ctx context.Context, l relay.Lease) (PublishResult, error) {
 	defer beat(ctx)()
 	upTo, err := a.batches.Highest(ctx, l)

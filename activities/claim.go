@@ -67,14 +67,13 @@ const pollShare = 5
 // route for. While such topics have events, it waits for timing.RouteWait at most: a worker of
 // another version may have the route, and get the next claim.
 //
-// About every ten seconds it also looks at all topics, if no other worker has. What it
-// sees goes along with the next answer; only if a topic has come to need a person, or no longer does, it
-// answers for that.
+// About every ten seconds it also samples all topics, if no other worker has. The sample goes along
+// with the next answer. ClaimBatches answers at once only if a topic begins or ceases to need you.
 //
-// It polls inside the worker, because a look at the database costs a fraction of
-// a millisecond there, and an activity for each look a hundred times that.
+// It polls inside the worker: one look at the database takes a fraction of a millisecond, and an
+// activity for each look would take a hundred times as long.
 func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimResult, error) {
-	a.delays.arrives(ctx) // a worker that is new knows by it which batches are late
+	a.delays.arrives(ctx) // so that a new worker can tell which tasks were delayed
 	info := activity.GetInfo(ctx)
 	run := info.WorkflowExecution.RunID
 	by := run + "/" + info.ActivityID

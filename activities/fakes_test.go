@@ -86,7 +86,7 @@ type batchFake struct {
 	pending  []relay.Event // ascending
 	settled  []relay.Ref
 	released map[int16]int64
-	// overHeads counts claims that were released whoever held them.
+	// overHeads counts calls of ReleaseClaim, which does not ask for the holder.
 	overHeads int
 	renewed   [][]int16
 	loads     int
@@ -111,7 +111,7 @@ type batchFake struct {
 
 	probes   []relay.Probe
 	probeErr error
-	free     map[int16]int64 // lanes that nobody holds
+	free     map[int16]int64 // lanes without a holder
 	heads    bool            // pages and probes have the first event of each key only
 }
 

@@ -91,7 +91,7 @@ func readForm(typed json.RawMessage) (f form, err error) {
 			return f, wrong("%s is empty: leave it out if it does not matter", name)
 		}
 		if !storable(given[name]) {
-			return f, wrong("%s is %s: the database takes no NUL, and nothing that is not UTF-8", name, quoted(string(given[name])))
+			return f, wrong("%s is %s: the database takes only UTF-8 text without NUL", name, quoted(string(given[name])))
 		}
 		// Into the whole form, so that each field has its own type, and its own error.
 		one, err := json.Marshal(map[string]json.RawMessage{name: given[name]})
@@ -108,7 +108,7 @@ func readForm(typed json.RawMessage) (f form, err error) {
 // check looks at fields that have the right types.
 func (f *form) check(given map[string]json.RawMessage) error {
 	if f.Kind == relay.Discard {
-		return wrong(`a discard cannot be undone, and a form asks nobody to confirm it: use "starter dead discard"`)
+		return wrong(`a discard cannot be undone, and a form cannot ask you to confirm it: use "starter dead discard"`)
 	}
 	names, known := fieldsOf[f.Kind]
 	if !known {
@@ -139,7 +139,7 @@ func (f *form) checkSelection(given map[string]json.RawMessage) error {
 	case f.Kind == relay.Replay && (f.Since == "" || f.Until == ""):
 		return wrong(`a replay needs since and until: give times such as 2026-01-31T15:04:05Z, or how long ago, such as 2h`)
 	case selects && f.All:
-		return wrong("all is true, and the form selects as well: leave one of them out")
+		return wrong("all is true, and the form also has filters: leave one of them out")
 	case !selects && !f.All:
 		return wrong(`select what to %s, as by code, key or since, or give "all": true`, f.Kind)
 	case f.Rate < 0:
@@ -206,7 +206,7 @@ func storable(v json.RawMessage) bool {
 	if json.Unmarshal(v, &text) == nil {
 		texts = []string{text}
 	} else {
-		_ = json.Unmarshal(v, &texts) // what it is instead has no text, or is refused
+		_ = json.Unmarshal(v, &texts) // any other value has no text, or is refused
 	}
 	return utf8.Valid(v) && !slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(t, "\x00") })
 }

@@ -39,7 +39,7 @@ type topicInFlight struct {
 	loaded    int
 	accepted  int        // by the destination, in this attempt
 	published int        // accepted, in all attempts
-	noted     checkpoint // for the next attempt, but for Published and Unsettled
+	noted     checkpoint // for the next attempt, without Published and Unsettled
 }
 
 // event is an event in hand, without its payload.
@@ -75,9 +75,9 @@ func (f *inFlight) loaded(topic string, page relay.Page, asked time.Time) {
 	t := f.topics[topic]
 	t.loaded += len(page.Events)
 	for _, e := range page.Events {
-		// The database's clock is compared with itself only, and what passes since is
-		// measured here. An age comes out too high by the way of one request, never too
-		// low, whatever the difference between the two clocks.
+		// Two times of the database are compared with each other, and this worker measures the
+		// time since. So the two clocks may differ. An age is too high by the duration of one
+		// request at most, and never too low.
 		t.hand[e.Ref] = event{bytes: len(e.Payload), born: born(e, asked, page.At)}
 		f.bytes += len(e.Payload)
 	}

@@ -19,14 +19,13 @@ type SettleStore interface {
 	Apart(ctx context.Context) (settle func(ctx context.Context, topic string, done []relay.Ref) error, end func(), err error)
 }
 
-// ledger keeps what destinations have accepted and the store does not know yet, of
-// attempts that have ended. It settles that in the background until it is empty, also
-// when the run, the batch or the lease has ended: the event of a forgotten
-// acknowledgement is published a second time.
+// ledger keeps the acknowledgements that ended attempts could not settle. It settles them in the
+// background until it is empty, even after the end of the run, the batch or the lease: the event of
+// a forgotten acknowledgement would be published a second time.
 //
-// It is bounded. An attempt hands over a page at most, and no attempt loads lanes
-// of which the ledger has something: so it holds a page for each attempt that was
-// under way when the database went away.
+// Its size is bounded. An attempt adds a page at most, and no attempt loads a lane of which the
+// ledger has acknowledgements. So it holds at most a page for each attempt that was under way when
+// the database went away.
 type ledger struct {
 	store SettleStore
 
@@ -65,8 +64,8 @@ func (l *ledger) add(topic string, acked []relay.Ref) {
 	}
 }
 
-// settleAll settles one topic after another until nothing is left or the worker ends.
-// One that fails comes again after the others: a lock on its rows is not theirs.
+// settleAll settles one topic after another until the ledger is empty or the worker ends. A topic
+// that fails is tried again after the others, because a lock on its rows does not concern them.
 func (l *ledger) settleAll() {
 	w := way{store: l.store}
 	defer w.leave()
@@ -91,10 +90,10 @@ func (l *ledger) settleAll() {
 
 type settle func(ctx context.Context, topic string, done []relay.Ref) error
 
-// way is how the ledger reaches the store: by its pool, and after an error by a connection
-// of its own, because timing.SettleGrace does not cover what may keep the places of a pool.
-// If that connection cannot be made or has an error, the pool has the rest of the try. When
-// the pool works, the ledger stays with it.
+// way is the ledger's connection to the store. It uses the store's pool, and after an error a
+// connection of its own, because a full pool may keep the ledger waiting for longer than
+// timing.SettleGrace. If that connection cannot be made or fails, the pool gets the rest of the try.
+// Once the pool works again, the ledger stays with it.
 type way struct {
 	store SettleStore
 	apart bool
@@ -150,7 +149,7 @@ func (l *ledger) after(last string) (topic string, found bool) {
 	return topics[i%len(topics)], true
 }
 
-// settle settles what there is of some lanes of a topic, or of all if lanes is nil.
+// settle settles the acknowledgements in some lanes of a topic, or in all if lanes is nil.
 func (l *ledger) settle(ctx context.Context, topic string, lanes []int16) error {
 	return l.settleBy(ctx, l.store.Settle, topic, lanes)
 }
@@ -165,7 +164,7 @@ func (l *ledger) settleBy(ctx context.Context, settle settle, topic string, lane
 	return nil
 }
 
-// of is what there is of some lanes of a topic.
+// of returns the acknowledgements in some lanes of a topic.
 func (l *ledger) of(topic string, lanes []int16) (refs []relay.Ref) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -188,7 +187,7 @@ func (l *ledger) remove(topic string, settled []relay.Ref) {
 	}
 }
 
-// waiting are the topics of which something is to be settled.
+// waiting are the topics that have acknowledgements to settle.
 func (l *ledger) waiting() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -45,7 +45,7 @@ func TestLedger_SettlesWithoutAnotherAttempt(t *testing.T) {
 	require.Error(t, err)
 	require.Equal(t, 30, e.ledger.count())
 	e.store.away(false)
-	eventually(t, timing.SettleGrace, func() bool { return e.ledger.count() == 0 }, "nobody settles them")
+	eventually(t, timing.SettleGrace, func() bool { return e.ledger.count() == 0 }, "the ledger does not settle them")
 	require.Equal(t, 30, e.store.settledEvents())
 }
 
@@ -61,7 +61,7 @@ func TestLedger_KeepsATopicUnclaimedUntilItHasSettled(t *testing.T) {
 	require.Equal(t, map[string]int{"orders": 0, "audit": 2}, e.shares(map[string]int{"orders": 3, "audit": 2}), "other topics are claimed")
 
 	e.store.away(false)
-	eventually(t, timing.SettleGrace, func() bool { return e.ledger.count() == 0 }, "nobody settles them")
+	eventually(t, timing.SettleGrace, func() bool { return e.ledger.count() == 0 }, "the ledger does not settle them")
 	_, err = e.claim(t, 0)
 	require.NoError(t, err)
 	require.Empty(t, e.store.asked.Shares)
@@ -88,7 +88,7 @@ func TestLedger_HoldsAPageAtMostForEachAttempt(t *testing.T) {
 	require.Equal(t, requests, e.publisher.requests)
 	require.Equal(t, loads, e.store.loads)
 	_, err = e.publish(t, 4)
-	require.NoError(t, err, "lanes of which there is nothing are nobody's to wait for")
+	require.NoError(t, err, "a lane without acknowledgements does not wait")
 }
 
 func TestLedger_KeepsAcknowledgementsHoweverTheAttemptEnds(t *testing.T) {
@@ -163,8 +163,8 @@ func (s blockedTopic) Apart(context.Context) (settle func(context.Context, strin
 	return s.Settle, func() {}, nil
 }
 
-// When the database answers one worker, another may wait for connections that nobody
-// answers. Whenever that is, it settles before lanes are loaded that it has not given back.
+// While the database answers one worker, another worker may wait for connections that do not
+// answer. That worker must settle before any attempt loads the lanes that it has not released.
 func TestLedger_SettlesInTimeThoughThePoolIsStuck(t *testing.T) {
 	t.Parallel()
 	for back := time.Duration(0); back < 10*time.Second; back += 100 * time.Millisecond {
@@ -185,8 +185,8 @@ func TestLedger_SettlesInTimeThoughThePoolIsStuck(t *testing.T) {
 	}
 }
 
-// stuckPool is a store whose pool has connections only on which nobody answers. New ones
-// are as good as the database.
+// stuckPool is a store whose pooled connections do not answer. A new connection works if the
+// database does.
 type stuckPool struct {
 	SettleStore
 	back          time.Time // when the database is
@@ -225,7 +225,7 @@ func TestLedger_SettlesByThePoolWhileNoConnectionCanBeMade(t *testing.T) {
 	})
 }
 
-// onlyPool is a store to which nobody answers when a connection is made.
+// onlyPool is a store to which no new connection can be made.
 type onlyPool struct {
 	SettleStore
 	back time.Time // when its pool is

@@ -7,16 +7,14 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// Metrics is told what happens, so that it can be counted. internal/telemetry
-// implements it. No method may block. None is called more often than once for a
-// request or a page, so that counting costs the hot path nothing that could be
-// measured.
+// Metrics counts events, requests and samples. internal/telemetry implements it. No method may
+// block. Each is called at most once for a request or a page, so that counting does not slow down
+// the publishing.
 type Metrics interface {
 	// Answered is told of every request that is over.
 	Answered(topic string, a relay.Answer)
-	// Reported gets what became of events, and of those that were accepted how long
-	// that was after they were written. An event that is sent again has another
-	// outcome. Neither slice may be kept.
+	// Reported gets the outcomes of events, and the latencies of the accepted ones since their
+	// writing. An event that is sent again has another outcome. Neither slice may be kept.
 	Reported(topic string, outcomes []relay.Outcome, latencies []time.Duration)
 	// DeadLettered gets events that were moved to the dead letters.
 	DeadLettered(topic string, dead []relay.Outcome)

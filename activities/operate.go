@@ -84,7 +84,7 @@ func (a *Activities) Replay(ctx context.Context, r OperateRequest) (OperateResul
 	return a.operate(ctx, r)
 }
 
-// EndOperation notes how an operation ended, and returns what it came to.
+// EndOperation records the end of an operation, and returns its result.
 func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateResult, error) {
 	var err error
 	if r.Holder != "" || r.Moved > 0 {
@@ -99,8 +99,8 @@ func (a *Activities) EndOperation(ctx context.Context, r EndRequest) (OperateRes
 	return OperateResult{Done: u.Done, Over: true, Again: u.Finished == nil}, failure(ctx, err, nil)
 }
 
-// operate does a part of an operation. It may be interrupted anywhere and begun again:
-// how far it is stands in the database, noted together with what was done.
+// operate does a part of an operation. It may be interrupted anywhere and begun again: each
+// transaction that moves events also records the progress.
 func (a *Activities) operate(ctx context.Context, r OperateRequest) (OperateResult, error) {
 	defer beat(ctx)()
 	u, err := a.operations.TakeOperation(ctx, r.Operation)

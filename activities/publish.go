@@ -20,10 +20,10 @@ type PublishStore interface {
 	ProbeStore
 	SettleStore
 	TopicStore
-	// Highest says how far parking goes.
+	// Highest returns the bound of parking: the highest pending id in the lanes.
 	Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
 	DeadLetter(ctx context.Context, l relay.Lease, workflowID string, dead []relay.Outcome) error
-	// Refuse remembers events that were refused alone, and says for how long each has been refused.
+	// Refuse records events that were refused alone, and returns for how long each has been refused.
 	Refuse(ctx context.Context, topic string, refused []relay.Outcome) ([]relay.Refusal, error)
 }
 
@@ -34,21 +34,21 @@ type LaneStore interface {
 	// Keep renews the lease of lanes for the next attempt.
 	Keep(ctx context.Context, l relay.Lease, lanes []int16) error
 	Release(ctx context.Context, l relay.Lease, read relay.Read) error
-	// ReleaseClaim releases the lanes of a batch, whichever attempt holds them.
+	// ReleaseClaim releases the lanes of a batch, even if another attempt holds them.
 	ReleaseClaim(ctx context.Context, b relay.Batch) error
 }
 
-// LoadStore is what an attempt loads from.
+// LoadStore is the part of Store from which an attempt loads events.
 type LoadStore interface {
 	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
 	Exists(ctx context.Context, r relay.Ref) (bool, error)
-	// Blocked has the first dead letter of each key.
+	// Blocked returns the id of the first dead letter of each key.
 	Blocked(ctx context.Context, topic string, keys []string) (map[relay.Chain]int64, error)
 }
 
-// ProbeStore is what a recovery probes.
+// ProbeStore is the part of Store from which a recovery loads probes.
 type ProbeStore interface {
-	// Borrow leases the free lanes of a batch's topic, and says from where each is read.
+	// Borrow leases the free lanes of a batch's topic, and returns the low watermark of each.
 	Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[int16]int64, error)
 	Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (relay.Probed, error)
 	Exists(ctx context.Context, r relay.Ref) (bool, error)
@@ -57,7 +57,7 @@ type ProbeStore interface {
 // PublishRequest names a batch to publish.
 type PublishRequest struct {
 	Batch relay.Batch `json:"batch"`
-	// Concurrency is how many requests to the destination may be under way.
+	// Concurrency is the largest number of requests in flight to the destination.
 	Concurrency int `json:"concurrency"`
 	// For is how long to go on while the batch's lanes hold more. It is cut to
 	// Config.BatchFor.
@@ -65,16 +65,15 @@ type PublishRequest struct {
 	// Stay is how long to stay on lanes in which nothing is left, within For.
 	// Events that come meanwhile are published without another claim. 0: not at all.
 	Stay time.Duration `json:"stay,omitempty"`
-	// RecoveryID is the id of the workflow that takes the topic over when its
-	// destination is broken. Claims are kept away from the topic in its name.
+	// RecoveryID is the id of the workflow Recovery that takes over a broken topic.
+	// Claims are kept away from the topic under this id.
 	RecoveryID string `json:"recoveryId,omitempty"`
-	// Recovering is set by that workflow: every attempt renews the pause, and none
-	// fails for good.
+	// Recovering is set by that workflow: every attempt keeps claims away from the
+	// topic for longer, and no attempt fails for good.
 	Recovering bool `json:"recovering,omitempty"`
-	// Park makes dead letters of all events that are refused, for any reason. It implies
-	// Recovering.
+	// Park makes dead letters of all refused events, for any reason. It implies Recovering.
 	Park bool `json:"park,omitempty"`
-	// Bound asks, with Park, how far that goes, and for nothing else: the answer is
+	// Bound, with Park, asks only for the bound of parking. The answer is
 	// PublishResult.ParkUpTo.
 	Bound bool `json:"bound,omitempty"`
 	// ParkUpTo is the highest id that may be given up. Events behind it are not even
@@ -86,23 +85,22 @@ type PublishRequest struct {
 	ParkBefore time.Time `json:"parkBefore,omitzero"`
 }
 
-// PublishResult says what a batch came to, over all attempts. It is also the
-// detail of a failure.
+// PublishResult is the result of a batch over all its attempts. A failure has it as its detail.
 type PublishResult struct {
 	Published int `json:"published"`
 	Dead      int `json:"dead,omitempty"`      // made dead letters
 	Throttled int `json:"throttled,omitempty"` // attempts
 	Requests  int `json:"requests"`            // of the last attempt
-	// PausedBy is the operator who has paused the topic: nothing was sent, and the
+	// PausedBy is the operator who has paused the topic. In this case, nothing was sent, and the
 	// batch's lanes are released.
 	PausedBy string `json:"pausedBy,omitempty"`
-	// ParkUpTo and ParkBefore are how far parking goes, and More says that something may still be
-	// pending of that. Workers of an earlier version say neither, and have parking go on
-	// while Dead is not 0.
+	// ParkUpTo and ParkBefore are the bound of parking. More reports whether events within the
+	// bound may still be pending. Workers of an earlier version set none of them: their parking
+	// goes on while Dead is not 0.
 	ParkUpTo   int64     `json:"parkUpTo,omitempty"`
 	ParkBefore time.Time `json:"parkBefore,omitzero"`
 	More       bool      `json:"more,omitempty"`
-	// Destination is where the events were to go. Of a failure only.
+	// Destination is the destination of the events. Only a failure has it.
 	Destination string `json:"destination,omitempty"`
 }
 
@@ -117,46 +115,42 @@ func (r PublishRequest) mode() mode {
 	return relaying
 }
 
-// checkpoint is what a heartbeat carries from attempt to attempt. Unsettled are
-// events that the destination has and the store does not know it yet. A later
-// attempt settles them first, so that a database that was away for a moment
-// causes no duplicates.
+// checkpoint is what a heartbeat carries from attempt to attempt. Unsettled are acknowledged
+// events that are not settled. The next attempt settles them first, so that a short outage of
+// the database causes no duplicates.
 type checkpoint struct {
 	Published              int         `json:"published"`
 	Dead                   int         `json:"dead,omitempty"`
 	Throttled              int         `json:"throttled,omitempty"`              // attempts
 	AttemptsWithoutSuccess int         `json:"attemptsWithoutSuccess,omitempty"` // in a row
 	Unsettled              []relay.Ref `json:"unsettled,omitempty"`
-	// Waited says that the workers of earlier claims have had their time to settle.
+	// Waited says that an attempt has waited for the workers of earlier claims to settle.
 	Waited bool `json:"waited,omitempty"`
 	// ProbedTo is the id behind which the next attempt of a recovery probes.
 	ProbedTo int64 `json:"probedTo,omitempty"`
-	// AmbiguousTo is the id up to which everything was refused alike or is behind an event
-	// of its key that was, and ProvedAt the time at which another event was accepted.
+	// Up to the id AmbiguousTo, each event was refused with an ambiguous code or waits behind a
+	// refused event of its key. ProvedAt is the time at which another event was accepted.
 	AmbiguousTo int64     `json:"doubtedTo,omitempty"`
 	ProvedAt    time.Time `json:"provedAt,omitzero"`
 	// GivenUp is how many events became dead letters because nothing else could be sent.
 	GivenUp int `json:"givenUp,omitempty"`
-	// Evidence is the event with the highest id that these are about.
+	// Evidence is the event with the highest id among the probed and the ambiguous ones.
 	Evidence *relay.Ref `json:"evidence,omitempty"`
 }
 
 // PublishBatch publishes the pending events in a batch's lanes and settles them as they
-// are acknowledged, page after page while the lanes hold more. It returns nil if
-// everything that it sent was acknowledged, and also when it was stopped between
-// two requests: its lanes are released, and the next claim goes on. So it does,
-// before it sends anything, where an operator has paused the topic.
+// are acknowledged, page after page while the lanes hold more. It returns nil if all events that
+// it sent were acknowledged. It also returns nil if it was stopped between two requests, or if an
+// operator has paused the topic: it then releases its lanes, and the next claim goes on.
 //
-// An event that the destination will never accept becomes a dead letter. If it refused
-// other events, PublishBatch keeps the lanes of those, releases the others and
-// fails: the retry, its delay and its count are Temporal's. It fails for good,
-// with the topic held back in the name of its recovery, when a person has to
-// repair the destination, and when no event got through in three
-// attempts.
+// An event that the destination can never accept becomes a dead letter. If the destination refused
+// other events, PublishBatch keeps their lanes, releases the others and fails. Temporal counts the
+// attempts and delays the next one. PublishBatch fails for good, and keeps claims away from the
+// topic, if you have to repair the destination, or if three attempts in a row got no event through.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
 	began, arrived := time.Now(), a.clock.Now()
-	// Before it heartbeats. If this takes longer, it leaves nothing behind that another
-	// attempt, which Temporal may have begun meanwhile, would have to share.
+	// These steps come before the first heartbeat. If they take too long, Temporal may have begun
+	// another attempt, and this one ends without a trace.
 	preparing, prepared := context.WithTimeout(ctx, timing.StallLimit)
 	defer prepared()
 	last, err := a.settleLast(ctx, preparing, r.Batch)
@@ -166,7 +160,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	leaseFrom := a.clock.Now()
 	if leaseFrom.Since(arrived) > timing.StallLimit {
 		// The machine was suspended, and another attempt may have the batch already.
-		return PublishResult{}, failure(ctx, fmt.Errorf("%w: the machine stood still", relay.ErrStopped), nil)
+		return PublishResult{}, failure(ctx, fmt.Errorf("%w: the machine was suspended", relay.ErrStopped), nil)
 	}
 	lease, err := a.batches.TakeOver(preparing, r.Batch)
 	switch {
@@ -203,7 +197,7 @@ func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (Publis
 	}
 	if cause := context.Cause(ctx); err == nil &&
 		(errors.Is(cause, activity.ErrActivityPaused) || errors.Is(cause, activity.ErrActivityReset)) {
-		err = ctx.Err() // it has to end as an attempt, not as done
+		err = ctx.Err() // Temporal expects another attempt of this batch
 	}
 	if err != nil {
 		activity.RecordHeartbeat(ctx, end)
@@ -241,17 +235,17 @@ func (a *Activities) settleLast(ctx, preparing context.Context, b relay.Batch) (
 	return last, a.ledger.settle(preparing, b.Topic, b.Lanes)
 }
 
-// leaveToOperator gives the lanes of a topic back that an operator has paused.
+// leaveToOperator releases the lanes of a topic that an operator has paused.
 func (a *Activities) leaveToOperator(ctx context.Context, b relay.Batch, l relay.Lease) error {
-	if b.Settling { // the next claim is to know it as well
+	if b.Settling { // the next claim has to wait for the earlier worker, too
 		return a.batches.ReleaseClaim(ctx, b)
 	}
 	return a.batches.Release(ctx, l, relay.Read{Next: l.LowID})
 }
 
-// holdTopic keeps claims away from the topic while its recovery is at work.
+// holdTopic keeps claims away from the topic during its recovery.
 func (a *Activities) holdTopic(ctx, preparing context.Context, r PublishRequest) error {
-	// A reset of the activity begins its attempts anew, and not its heartbeats.
+	// After a reset of the activity, its attempts count from 1 again, but its heartbeats remain.
 	if activity.GetInfo(ctx).Attempt == 1 && !activity.HasHeartbeatDetails(ctx) && r.mode() == recovering {
 		a.cfg.Metrics.RecoveryBegun(r.Batch.Topic)
 	}

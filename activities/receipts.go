@@ -24,11 +24,10 @@ const (
 	receiptsAtOnce = 1000
 )
 
-// receipts writes down when events were published, and under which message id. An
-// acknowledgement leaves its receipt here and goes on: nothing that publishes or settles ever
-// waits for a receipt, or fails with it. So a receipt may be lost, which is counted: if its
-// day has no partition, if too many wait, or if the worker stops while the database is away.
-// With a worker that is killed go those that waited, uncounted.
+// receipts writes receipts in the background. Publishing and settling never wait for a receipt, and
+// never fail with it. So a receipt may be lost: if its day has no partition, if too many wait, or
+// if the worker stops while the database is away. Lost receipts are counted, except those of a
+// worker that is killed.
 type receipts struct {
 	store   ReceiptStore
 	metrics Metrics

@@ -46,7 +46,7 @@ func TestReceipts_HaveTheMessageOfEachAcceptedEventAndOfNoOther(t *testing.T) {
 	began := time.Now()
 	_, err := e.publish(t, 1)
 	require.NoError(t, err)
-	eventually(t, 10*time.Second, func() bool { return e.store.written() == 29 }, "nobody writes them")
+	eventually(t, 10*time.Second, func() bool { return e.store.written() == 29 }, "they are not written")
 	for _, r := range e.store.receipts {
 		require.NotEqual(t, int64(5), r.ID)
 		require.Equal(t, "orders", r.Topic)

@@ -241,7 +241,7 @@ func TestAttempt_KeepsOnlyTheLaneOfAnEventThatNeedsRepair(t *testing.T) {
 		_, err := e.publish(t, 1, 2)
 		require.False(t, asApplicationError(t, err).NonRetryable())
 		require.Empty(t, e.store.pauses)
-		require.Empty(t, e.store.dead, "it is nobody's fault but ours, or can be repaired")
+		require.Empty(t, e.store.dead, "the fault is ours, or can be repaired")
 		require.Equal(t, []int16{2}, e.store.releasedLanes())
 	}
 }
@@ -333,7 +333,7 @@ func TestRecovery_RepeatsAnAttemptThatWasStoppedBeforeItCouldTell(t *testing.T) 
 	require.Nil(t, e.store.released, "the lanes are kept")
 }
 
-// As when it stood still, and its lease may be over: nobody stops it but itself.
+// Its lease may be over, for example after a suspension: only the attempt itself stops the sending.
 func TestRecovery_RepeatsAnAttemptThatFellSilentBeforeItCouldTell(t *testing.T) {
 	for name, park := range map[string]bool{"retrying": false, "parking": true} {
 		t.Run(name, func(t *testing.T) {

@@ -2,15 +2,15 @@ package activities
 
 import "github.com/temporal-outbox/relay/internal/relay"
 
-// refusals are the events that a destination has refused, by what follows for each.
+// refusals are the events that a destination has refused, sorted by the consequence.
 type refusals struct {
 	poison    []relay.Outcome     // never acceptable here
-	ambiguous []relay.Outcome     // the same, if others get through
+	ambiguous []relay.Outcome     // poison only if others get through
 	alone     []relay.Outcome     // one by one, to be retried
-	broken    []relay.Outcome     // one by one, for what a person has to repair
-	others    []relay.Outcome     // not for their own sake
+	broken    []relay.Outcome     // one by one, with a code that asks for a repair
+	others    []relay.Outcome     // together with their request
 	whole     *relay.PublishError // first that is not about an event
-	throttle  *relay.PublishError // first that asked for less
+	throttle  *relay.PublishError // first that asked for fewer requests
 }
 
 func (r *refusals) add(o relay.Outcome) {
@@ -32,7 +32,7 @@ func (r *refusals) add(o relay.Outcome) {
 	}
 }
 
-// stop notes a refusal that is about no event.
+// stop notes a refusal that is not about a single event.
 func (r *refusals) stop(err *relay.PublishError) {
 	if r.whole == nil || needsRepair(err) && !needsRepair(r.whole) {
 		r.whole = err
@@ -50,8 +50,7 @@ func (r *refusals) all() (all []relay.Outcome) {
 	return all
 }
 
-// endsSending reports whether a refusal says that other events would fare no
-// better now.
+// endsSending reports whether the destination would refuse other events now, too.
 func endsSending(err *relay.PublishError) bool {
 	return err.Whole || err.Throttled || needsRepair(err)
 }

@@ -49,13 +49,13 @@ type sampler struct {
 	topics []relay.TopicState // the worst first; nil if there is nothing to tell
 	taken  time.Time
 
-	// What was told last, and to which run.
+	// The last run that was told of a sample, when that sample was taken, and its concerns.
 	lastRun      string
 	lastTaken    time.Time
 	lastConcerns []relay.TopicState
 }
 
-// sample is what came of asking for one.
+// sample is the result of an attempt to take one.
 type sample struct {
 	topics []relay.TopicState
 	taken  bool          // false: another worker has the right, or it failed
@@ -90,7 +90,7 @@ func (a *Activities) look(ctx context.Context, every, before time.Duration) (s s
 		err = errors.Join(err, a.samples.DeferSampling(ctx, a.sampler.by, s.next-s.took))
 	}
 	if err != nil {
-		activity.GetLogger(ctx).Warn("topics not sampled: what the Temporal UI shows of them is late", "error", err)
+		activity.GetLogger(ctx).Warn("topics not sampled: the Temporal UI shows an older state of them", "error", err)
 	}
 	return s
 }
@@ -173,9 +173,9 @@ func (s *sampler) isUrgent(run string) bool {
 	return !slices.Equal(concerns(s.topics), known)
 }
 
-// concerns is what of a sample an operator wants to see at once when it changes:
-// pauses, recoveries and their reason, dead letters, and that what is pending does not move. How
-// much is pending, and how old it is, changes with every sample.
+// concerns is the part of a sample whose changes an operator wants to see at once: pauses,
+// recoveries and their reason, dead letters, and late topics. The number and the age of pending
+// events are left out, because they change with every sample.
 func concerns(topics []relay.TopicState) (some []relay.TopicState) {
 	for _, t := range topics {
 		if t.Oldest < relay.Late {

@@ -140,7 +140,7 @@ func TestSample_DelaysNoClaim(t *testing.T) {
 }
 
 func TestSample_TakesAtMostATwentiethOfTheTime(t *testing.T) {
-	const looking = 5 * time.Millisecond // and nobody waits for it
+	const looking = 5 * time.Millisecond // and no claim waits for it
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		time.Sleep(looking)
 		return nil, nil

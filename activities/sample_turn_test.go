@@ -44,7 +44,7 @@ func TestSample_HasANameForEachWorker(t *testing.T) {
 }
 
 func TestSample_IsDeferredForAllAfterALongOne(t *testing.T) {
-	const looking = 5 * time.Millisecond // and nobody waits for it
+	const looking = 5 * time.Millisecond // and no claim waits for it
 	e := sampling(t, func(int) ([]relay.TopicState, error) {
 		time.Sleep(looking)
 		return nil, nil

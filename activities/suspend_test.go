@@ -89,8 +89,8 @@ func TestSuspension_EndsSendingForGoodIfTheLeaseIsLost(t *testing.T) {
 	require.Equal(t, TypeClaimLost, asApplicationError(t, err).Type())
 }
 
-// Temporal counts from the beginning of an attempt. Whoever has the batch now is not to
-// lose it again.
+// Temporal counts from the beginning of an attempt. Another attempt that has the batch by now must
+// not lose it again.
 func TestSuspension_BeforeTheTakeOverEndsTheAttempt(t *testing.T) {
 	e, m := newEnv(t), &machine{}
 	e.clock.Read = m.read

@@ -15,10 +15,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// taskDelay tells tasks that were on their way for long. Temporal counts an attempt's time
-// from the moment at which it hands the task to a connection. A process that stands still
-// reads the task when it goes on, and by then Temporal may have given up the attempt and
-// begun another one.
+// taskDelay recognises tasks that took long from Temporal to this process. Temporal counts an
+// attempt's time from the moment at which it hands the task to a connection. A suspended process
+// reads the task only when it goes on, and by then Temporal may have given up the attempt and begun
+// another one.
 //
 // Temporal's clock and this machine's may differ by any time. So a task is compared with the
 // quickest one of the last minutes.
@@ -31,7 +31,7 @@ type taskDelay struct {
 }
 
 // of returns how much longer than the quickest one a task was on its way. The first ones are
-// compared with a clock like Temporal's, too: all of them may be late.
+// compared with a clock like Temporal's, too: all of them may be delayed.
 func (l *taskDelay) of(started, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,9 +53,9 @@ func (l *taskDelay) arrives(ctx context.Context) time.Duration {
 	return l.of(activity.GetInfo(ctx).StartedTime, time.Now())
 }
 
-// wanted returns an error unless Temporal still waits for this attempt. It asks only if the
-// task was late: a heartbeat is an Action. It records the details of the attempt before.
-// Without an answer, another attempt may have begun.
+// wanted returns an error unless Temporal still waits for this attempt. It asks with a heartbeat
+// that repeats the details of the attempt before, and only if the task was delayed, because a
+// heartbeat is a billed Action. Without an answer, wanted assumes that another attempt has begun.
 func (a *Activities) wanted(ctx context.Context, last checkpoint) error {
 	if a.delays.arrives(ctx) < timing.LateAfter {
 		return nil
@@ -74,7 +74,7 @@ func (a *Activities) wanted(ctx context.Context, last checkpoint) error {
 		activity.RecordHeartbeat(ctx, details...) // it cancels ctx, and the attempt may end as canceled
 		return cmp.Or(ctx.Err(), err)
 	case err != nil:
-		return fmt.Errorf("%w before anything was sent: the task came late, and Temporal did not confirm it: %w", relay.ErrStopped, err)
+		return fmt.Errorf("%w before anything was sent: the task was delayed, and Temporal did not confirm it: %w", relay.ErrStopped, err)
 	}
 	return nil
 }
