@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTemplates_TheDocumentPassesEachParameterWithoutADefaultAndReadsOutputsThatThereAre(t *testing.T) {
+func TestTemplates_TheDocumentSetsRequiredParametersAndReadsOutputs(t *testing.T) {
 	document, err := os.ReadFile(filepath.Join(docs, "deploy.md"))
 	require.NoError(t, err)
 	for name, parameter := range at(template(t, "worker.yaml"), "Parameters").(map[string]any) {

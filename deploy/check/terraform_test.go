@@ -306,7 +306,7 @@ func TestTerraform_AnUpgradeCanMigrateBeforeTheWorkersChange(t *testing.T) {
 
 const userARN = "arn:aws:rds-db:eu-central-1:111122223333:dbuser:cluster-A/relay"
 
-func TestTerraform_WithIAMDatabaseAuthenticationWorkerAndStarterLogInByToken(t *testing.T) {
+func TestTerraform_WithIAMDatabaseAuthenticationProgramsLogInByToken(t *testing.T) {
 	byPassword := planned(t, map[string]string{"topics": topicsJSON, "service": serviceJSON})
 	byIAM := planned(t, map[string]string{"topics": topicsJSON, "service": strings.Replace(serviceJSON, `{`, `{"database_user_arn": "`+userARN+`", `, 1)})
 	for _, task := range []string{"worker", "starter"} {

@@ -43,13 +43,13 @@ func each(t *testing.T, check func(t *testing.T, s types.ServiceConfig)) {
 	}
 }
 
-func TestTheStackHasEveryPart(t *testing.T) {
+func TestCompose_HasEveryPart(t *testing.T) {
 	assert.ElementsMatch(t,
 		[]string{"postgres", "temporal", "localstack", "migrate", "worker", "starter", "demo"},
 		load(t).ServiceNames())
 }
 
-func TestOnlyTheDemoNeedsAProfile(t *testing.T) {
+func TestCompose_OnlyTheDemoNeedsAProfile(t *testing.T) {
 	each(t, func(t *testing.T, s types.ServiceConfig) {
 		if s.Name == "demo" {
 			assert.Equal(t, []string{"demo"}, s.Profiles)
@@ -59,7 +59,7 @@ func TestOnlyTheDemoNeedsAProfile(t *testing.T) {
 	})
 }
 
-func TestEveryImageIsBuiltHereOrPinnedExactly(t *testing.T) {
+func TestCompose_EveryImageIsBuiltHereOrPinnedExactly(t *testing.T) {
 	exact := regexp.MustCompile(`^[a-z0-9/.-]+:\d+\.\d+[A-Za-z0-9.-]*(@sha256:[0-9a-f]{64})?$`)
 	each(t, func(t *testing.T, s types.ServiceConfig) {
 		if s.Build == nil {
@@ -72,7 +72,7 @@ func TestEveryImageIsBuiltHereOrPinnedExactly(t *testing.T) {
 		"the release that interop runs, the last that needs no account")
 }
 
-func TestEveryServiceIsLockedDown(t *testing.T) {
+func TestCompose_EveryServiceIsLockedDown(t *testing.T) {
 	each(t, func(t *testing.T, s types.ServiceConfig) {
 		assert.False(t, s.Privileged)
 		assert.Empty(t, s.CapAdd)
@@ -90,7 +90,7 @@ func TestEveryServiceIsLockedDown(t *testing.T) {
 	})
 }
 
-func TestWhatRunsOnHasAHealthCheckAndWhatEndsHasNone(t *testing.T) {
+func TestCompose_OnlyServicesThatKeepRunningHaveAHealthCheck(t *testing.T) {
 	each(t, func(t *testing.T, s types.ServiceConfig) {
 		if oneShot[s.Name] {
 			assert.Nil(t, s.HealthCheck)
@@ -105,7 +105,7 @@ func TestWhatRunsOnHasAHealthCheckAndWhatEndsHasNone(t *testing.T) {
 	})
 }
 
-func TestADependencyWaitsForHealthOrForTheEnd(t *testing.T) {
+func TestCompose_ADependencyWaitsForHealthOrForTheEnd(t *testing.T) {
 	each(t, func(t *testing.T, s types.ServiceConfig) {
 		for name, d := range s.DependsOn {
 			want := types.ServiceConditionHealthy
@@ -121,7 +121,7 @@ func TestADependencyWaitsForHealthOrForTheEnd(t *testing.T) {
 	})
 }
 
-func TestEveryMountedFileIsInTheRepositoryAndReadOnly(t *testing.T) {
+func TestCompose_EveryMountedFileIsInTheRepositoryAndReadOnly(t *testing.T) {
 	mounted := 0
 	each(t, func(t *testing.T, s types.ServiceConfig) {
 		for _, v := range s.Volumes {
@@ -137,7 +137,7 @@ func TestEveryMountedFileIsInTheRepositoryAndReadOnly(t *testing.T) {
 	assert.Equal(t, 3, mounted, "topology, init hook, outbox.yaml")
 }
 
-func TestPathsInTheEnvironmentAreMounted(t *testing.T) {
+func TestCompose_PathsInTheEnvironmentAreMounted(t *testing.T) {
 	for service, variable := range map[string]string{"worker": "OUTBOX_CONFIG", "localstack": "TOPOLOGY_FILE"} {
 		s := load(t).Services[service]
 		require.NotNil(t, s.Environment[variable])
@@ -149,7 +149,7 @@ func TestPathsInTheEnvironmentAreMounted(t *testing.T) {
 	}
 }
 
-func TestAPortThatIsTakenCanBeMoved(t *testing.T) {
+func TestCompose_APortThatIsTakenCanBeMoved(t *testing.T) {
 	project := load(t, "POSTGRES_PORT=15432", "TEMPORAL_PORT=17233", "TEMPORAL_UI_PORT=18233", "AWS_PORT=14566")
 	var published []string
 	for _, s := range project.Services {
@@ -160,7 +160,7 @@ func TestAPortThatIsTakenCanBeMoved(t *testing.T) {
 	assert.ElementsMatch(t, []string{"15432", "17233", "18233", "14566"}, published)
 }
 
-func TestThePasswordIsTheSameOnBothSides(t *testing.T) {
+func TestCompose_ThePasswordIsTheSameOnBothSides(t *testing.T) {
 	project := load(t, "POSTGRES_PASSWORD=other")
 	assert.Equal(t, "other", *project.Services["postgres"].Environment["POSTGRES_PASSWORD"])
 	for _, name := range []string{"migrate", "worker", "starter", "demo"} {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTheBuilderIsNewEnoughForTheModule(t *testing.T) {
+func TestDockerfile_TheBuilderIsNewEnoughForTheModule(t *testing.T) {
 	builder := regexp.MustCompile(`(?m)^FROM \S+ golang:(\d+\.\d+\.\d+)-`).FindStringSubmatch(dockerfile(t))
 	require.NotNil(t, builder, "the builder is pinned to a patch release")
 	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
@@ -24,7 +24,7 @@ func TestTheBuilderIsNewEnoughForTheModule(t *testing.T) {
 	assert.GreaterOrEqual(t, version.Compare("go"+builder[1], "go"+module[1]), 0, "%s for go %s", builder[1], module[1])
 }
 
-func TestEveryImageThatRunsIsDistrolessAndUnprivileged(t *testing.T) {
+func TestDockerfile_EveryImageThatRunsIsDistrolessAndUnprivileged(t *testing.T) {
 	text := dockerfile(t)
 	for _, stage := range []string{"demo", "relay"} {
 		_, rest, found := strings.Cut(text, " AS "+stage+"\n")
@@ -39,7 +39,7 @@ func TestEveryImageThatRunsIsDistrolessAndUnprivileged(t *testing.T) {
 }
 
 // The build of an image has no repository to learn a version from.
-func TestTheProgramsOfAnImageKnowTheVersionThatItsBuildWasTold(t *testing.T) {
+func TestDockerfile_GivesTheVersionOfTheBuildToItsPrograms(t *testing.T) {
 	flags := regexp.MustCompile(`go build -ldflags="([^"]*)"`).FindAllStringSubmatch(dockerfile(t), -1)
 	require.Len(t, flags, 2)
 	require.Equal(t, flags[0][1], flags[1][1], "demo and relay")
@@ -55,7 +55,7 @@ func TestTheProgramsOfAnImageKnowTheVersionThatItsBuildWasTold(t *testing.T) {
 	assert.Regexp(t, `^worker version v9\.8\.7 \(revision 0123abc, go1\.`, string(said))
 }
 
-func TestAnImageSaysWhatItIsAndWhatItWasBuiltFrom(t *testing.T) {
+func TestDockerfile_LabelsImagesWithTheirNameAndSource(t *testing.T) {
 	for _, stage := range []string{"demo", "relay"} {
 		_, rest, _ := strings.Cut(dockerfile(t), " AS "+stage+"\n")
 		body, _, _ := strings.Cut(rest, "\nFROM ")
@@ -67,7 +67,7 @@ func TestAnImageSaysWhatItIsAndWhatItWasBuiltFrom(t *testing.T) {
 }
 
 // The commands in docker-compose.yml are the binaries that the Dockerfile copies.
-func TestEveryCommandIsInItsImage(t *testing.T) {
+func TestDockerfile_EveryCommandIsInItsImage(t *testing.T) {
 	for name, s := range load(t).Services {
 		if s.Build == nil || len(s.Command) == 0 {
 			continue
@@ -78,7 +78,7 @@ func TestEveryCommandIsInItsImage(t *testing.T) {
 	}
 }
 
-func TestTheBuildContextHasWhatTheBuildReads(t *testing.T) {
+func TestDockerfile_ItsContextHasEveryFileThatTheBuildReads(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, ".dockerignore"))
 	require.NoError(t, err)
 	ignored := strings.Fields(regexp.MustCompile(`(?m)^#.*$`).ReplaceAllString(string(text), ""))

@@ -11,7 +11,7 @@ import (
 )
 
 // make lint finds mistakes in the workflows; these are rules of ours.
-func TestWorkflowsPinTheirActionsAndUseTheGoOfTheImage(t *testing.T) {
+func TestCI_PinsItsActionsAndUsesTheGoOfTheImage(t *testing.T) {
 	builder := regexp.MustCompile(`golang:(\d+\.\d+\.\d+)-`).FindStringSubmatch(dockerfile(t))
 	require.NotNil(t, builder)
 	files, err := filepath.Glob(filepath.Join(root, ".github", "workflows", "*.yml"))

@@ -16,7 +16,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestEachDatabaseIsFreshAndMigrated(t *testing.T) {
+func TestDatabase_IsFreshAndMigrated(t *testing.T) {
 	for i := range 3 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
@@ -30,7 +30,7 @@ func TestEachDatabaseIsFreshAndMigrated(t *testing.T) {
 	}
 }
 
-func TestDatabasesAreDroppedWithTheirTest(t *testing.T) {
+func TestDatabase_IsDroppedWithItsTest(t *testing.T) {
 	var name string
 	t.Run("user", func(t *testing.T) {
 		u, err := url.Parse(testenv.DatabaseURL(t))
@@ -46,7 +46,7 @@ func TestDatabasesAreDroppedWithTheirTest(t *testing.T) {
 	require.Zero(t, left)
 }
 
-func TestDatabasesOfKilledTestsAreDropped(t *testing.T) {
+func TestDatabase_OfAKilledTestIsDropped(t *testing.T) {
 	pool := testenv.Database(t)
 	const orphan = "outbox_test_0000000000000abc_7"
 	_, err := pool.Exec(t.Context(), "CREATE DATABASE "+orphan)
@@ -60,7 +60,7 @@ func TestDatabasesOfKilledTestsAreDropped(t *testing.T) {
 	require.NoError(t, pool.QueryRow(t.Context(), "SELECT count(*) FROM outbox.event").Scan(&own), "a living test's database went too")
 }
 
-func TestServicesAnswer(t *testing.T) {
+func TestServices_Answer(t *testing.T) {
 	_, err := sqs.NewFromConfig(testenv.AWS(t)).ListQueues(t.Context(), &sqs.ListQueuesInput{})
 	require.NoError(t, err)
 	_, err = testenv.Temporal(t).WorkflowService().DescribeNamespace(t.Context(),
@@ -68,7 +68,7 @@ func TestServicesAnswer(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestMissingPartsSkipLocallyAndFailInCI(t *testing.T) {
+func TestMissing_SkipsLocallyAndFailsInCI(t *testing.T) {
 	t.Setenv("DATABASE_URL", "")
 	for ci, want := range map[string]string{"": "skip", "true": "fatal"} {
 		t.Setenv("CI", ci)
@@ -82,7 +82,7 @@ func TestMissingPartsSkipLocallyAndFailInCI(t *testing.T) {
 	}
 }
 
-func TestNamesAreUniqueAndSuitQueues(t *testing.T) {
+func TestName_IsUniqueAndSuitsQueues(t *testing.T) {
 	t.Run("with spaces/and ünïcode "+strings.Repeat("x", 100), func(t *testing.T) {
 		a, b := testenv.Name(t), testenv.TaskQueue(t)
 		require.NotEqual(t, a, b)
@@ -90,7 +90,7 @@ func TestNamesAreUniqueAndSuitQueues(t *testing.T) {
 	})
 }
 
-func TestEventuallyReportsTheLastError(t *testing.T) {
+func TestEventually_ReportsTheLastError(t *testing.T) {
 	tries := 0
 	testenv.Eventually(t, time.Second, func() error {
 		if tries++; tries < 3 {

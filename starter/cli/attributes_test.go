@@ -38,7 +38,7 @@ func (o *operator) AddSearchAttributes(_ context.Context, r *operatorservice.Add
 
 // A workflow that sets an attribute which the server does not know yet is stuck
 // until it does.
-func TestAttributesAreNotUsedBeforeTheyAreSeen(t *testing.T) {
+func TestAttributes_AreNotUsedBeforeTheyAreSeen(t *testing.T) {
 	o := &operator{lag: 3}
 	require.NoError(t, ensureAttributes(t.Context(), o, "default"))
 	require.Len(t, o.there, len(workflows.Attributes()))
@@ -48,7 +48,7 @@ func TestAttributesAreNotUsedBeforeTheyAreSeen(t *testing.T) {
 	require.ErrorContains(t, ensureAttributes(ctx, &operator{lag: 1000}, "default"), "not there yet")
 }
 
-func TestAnAttributeOfAnotherTypeIsLeftAlone(t *testing.T) {
+func TestAttributes_OfAnotherTypeAreLeftAlone(t *testing.T) {
 	o := &operator{there: map[string]enumspb.IndexedValueType{"OutboxState": enumspb.INDEXED_VALUE_TYPE_TEXT}}
 	require.ErrorContains(t, ensureAttributes(t.Context(), o, "default"), "OutboxState is registered as Text: it must be Keyword")
 	require.Nil(t, o.added)

@@ -32,7 +32,7 @@ func (a *answering) Get(_ context.Context, result any) error {
 }
 
 // Temporal's client gives up after a minute; whoever follows an operation does not.
-func TestTheEndOfAnOperationIsWaitedForThroughAnOutageOfTemporal(t *testing.T) {
+func TestFollow_WaitsForTheEndThroughAnOutageOfTemporal(t *testing.T) {
 	run := &answering{answers: []error{serviceerror.NewUnavailable("away"), nil}}
 	r, err := ended(t.Context(), run)
 	require.NoError(t, err)
@@ -53,7 +53,7 @@ func TestTheEndOfAnOperationIsWaitedForThroughAnOutageOfTemporal(t *testing.T) {
 }
 
 // A failover after the end has lost one of three events, which is a dead letter as before.
-func TestTheOutcomeOfAnOperationIsNotConfirmedIfTheDatabaseHasLostAPartOfIt(t *testing.T) {
+func TestFollow_ConfirmsNoOutcomeThatTheDatabaseHasLostInPart(t *testing.T) {
 	r := &report{Operation: 7, Topic: "orders", Done: 2, moved: 3, Delivered: &relay.Delivered{Moved: 2, Published: 2, Lost: 1}}
 	require.ErrorContains(t, unconfirmed(r, time.Minute), "of 3 events of orders, 2 are on record: give the same command again")
 	r.Delivered = &relay.Delivered{Moved: 3, Published: 3, UnderWay: true}

@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "write the reference instead of comparin
 const reference = "../../docs/starter.md"
 
 // The reference is made from the commands' own help: go test ./starter/cli -update.
-func TestTheReferenceOfTheStarterIsThatOfTheCode(t *testing.T) {
+func TestReference_OfTheStarterIsThatOfTheCode(t *testing.T) {
 	t.Setenv("OUTBOX_TASK_QUEUE", "")
 	t.Setenv("TEMPORAL_DEPLOYMENT_NAME", "")
 	t.Setenv("TEMPORAL_WORKER_BUILD_ID", "")

@@ -100,7 +100,7 @@ means that another check must succeed first.
 `
 
 // The reference is made from the code: go test ./worker/service -update.
-func TestTheConfigurationReferenceIsThatOfTheCode(t *testing.T) {
+func TestReference_OfTheConfigurationIsThatOfTheCode(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("# Configuration of the worker\n\nMade from the code by `go test ./worker/service -update`, and checked by the same test.\n\n" +
 		"## Environment\n\n| variable | default | |\n|---|---|---|\n")
@@ -140,7 +140,7 @@ func rows(b *strings.Builder, of reflect.Type, name, standard string) {
 	}
 }
 
-func TestEverySettingIsDocumented(t *testing.T) {
+func TestReference_NamesEverySetting(t *testing.T) {
 	have, err := os.ReadFile(reference)
 	require.NoError(t, err)
 	require.NotContains(t, string(have), "UNDOCUMENTED")

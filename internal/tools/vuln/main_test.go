@@ -43,7 +43,7 @@ func file(t *testing.T, name string) string {
 	return "file://" + path
 }
 
-func TestAVulnerabilityThatIsCalledFails(t *testing.T) {
+func TestVuln_FailsOnAVulnerabilityThatIsCalled(t *testing.T) {
 	var out bytes.Buffer
 	c := check{program: govulncheck(t), packages: []string{"./..."}, dir: "testdata/module", out: &out, err: &out}
 	for _, named := range []bool{true, false} {
@@ -61,7 +61,7 @@ func TestAVulnerabilityThatIsCalledFails(t *testing.T) {
 	}
 }
 
-func TestWithoutFindingsItSaysAgainstWhat(t *testing.T) {
+func TestVuln_NamesTheDatabaseIfItFindsNothing(t *testing.T) {
 	var out bytes.Buffer
 	db := file(t, "clean")
 	c := check{program: govulncheck(t), packages: []string{"./..."}, dir: "testdata/module", named: db, out: &out, err: &out}
@@ -69,7 +69,7 @@ func TestWithoutFindingsItSaysAgainstWhat(t *testing.T) {
 	require.Contains(t, out.String(), "checked against "+db)
 }
 
-func TestAnUnreachableUsualDatabaseIsSaidLoudlyOnOneLine(t *testing.T) {
+func TestVuln_WarnsOnOneLineIfTheUsualDatabaseIsUnreachable(t *testing.T) {
 	forbidden := httptest.NewServer(http.NotFoundHandler())
 	defer forbidden.Close()
 	for _, usual := range []string{"http://127.0.0.1:1", forbidden.URL} {
@@ -82,7 +82,7 @@ func TestAnUnreachableUsualDatabaseIsSaidLoudlyOnOneLine(t *testing.T) {
 	}
 }
 
-func TestAnUnreachableDatabaseThatWasAskedForFails(t *testing.T) {
+func TestVuln_FailsIfTheChosenDatabaseIsUnreachable(t *testing.T) {
 	var out bytes.Buffer
 	c := check{program: govulncheck(t), packages: []string{"./..."}, dir: "testdata/module", named: "http://127.0.0.1:1", out: &out, err: &out}
 	require.Error(t, c.run(t.Context()))
