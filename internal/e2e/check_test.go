@@ -58,7 +58,7 @@ func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) 
 	for _, check := range []string{"configuration", "database", "session", "rights", "security", "state", "trigger", "temporal", "audit: destination", "ledger: destination", "orders: destination"} {
 		require.True(t, strings.HasPrefix(line(t, out, check), "ok "), out)
 	}
-	require.Regexp(t, `arn:aws:sns:.*; configure this ARN, and it need not be looked up`, line(t, out, "orders: destination"))
+	require.Regexp(t, `arn:aws:sns:.*; if you configure this ARN, the worker does not have to look it up`, line(t, out, "orders: destination"))
 	require.NotContains(t, out, "failed")
 
 	out, status = o.check(as, "--json")

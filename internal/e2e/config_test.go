@@ -90,7 +90,7 @@ topics: {g: {sqs: g}}
 	for _, want := range []string{
 		`outbox.yaml:2: topic "a": giveUpAfter is "1 day": it must be a duration such as 90s`,
 		`outbox.yaml:3: topic "b": onPoison is "drop"`, `outbox.yaml:4: topic "c": SNS topic "no name"`,
-		`outbox.yaml:5: topic "d": snss is no key of a topic: did you mean sns?`,
+		`outbox.yaml:5: topic "d": snss is not a key of a topic: did you mean sns?`,
 		`outbox.yaml:6: topic "e": maxPerSecond is "many": it must be a number`,
 		`outbox.yaml:9: a second YAML document begins here`,
 		`DATABASE_URL: read the database URL: its scheme is postgresql+psycopg2, which only Python's SQLAlchemy knows: use postgresql:// instead`,

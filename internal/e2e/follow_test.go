@@ -41,7 +41,7 @@ func TestWhoFollowsAnOperationIsToldOnceThatTheDatabaseIsAwayAndFollowsItToItsEn
 	r := o.begin([]string{"DATABASE_URL=" + line.inFrontOf(t, o.url)}, discarding(20, "--yes", "--json")...)
 	r.says(" of 300\n")
 	line.set(refused)
-	r.says("the database does not answer: the operation goes on by itself")
+	r.says("the database does not answer; the operation continues")
 	o.moves(40) // for so long it is away
 	require.NotContains(t, r.err.String(), "answers again")
 	line.set(whole)
@@ -62,7 +62,7 @@ func TestWhoFollowsAnOperationIsToldOnceThatTemporalIsAwayAndFollowsItToItsEnd(t
 	r := o.begin([]string{"TEMPORAL_ADDRESS=" + line.address}, discarding(20, "--yes", "--json")...)
 	r.says(" of 600\n")
 	line.set(refused)
-	r.says("Temporal does not answer: the operation goes on by itself")
+	r.says("Temporal does not answer; the operation continues")
 	o.moves(200) // for so long it is away
 	require.NotContains(t, r.err.String(), "answers again")
 	line.set(whole)

@@ -63,7 +63,7 @@ func TestACommandThatWasConfirmedLateIsJoinedAndNotTakenForAbandoned(t *testing.
 	o.exec(`UPDATE outbox.operation SET at = at + interval '-10 minutes'`)
 	o.exec(`UPDATE outbox.dead_letter SET dead_at = dead_at - interval '1 hour'`)
 	second := o.begin(nil, discarding(0, "--yes", "--json", "--by", "bob")...)
-	second.says(fmt.Sprint("operation ", o.count(`SELECT id FROM outbox.operation`)) + ", by ada, has no workflow: waiting a moment for one")
+	second.says(fmt.Sprint("operation ", o.count(`SELECT id FROM outbox.operation`)) + ", by ada, has no workflow yet: waiting a moment for it")
 	line.set(whole)
 	end := second.ends()
 	require.Zero(t, end.status, end.err)
@@ -117,7 +117,7 @@ func TestAnOperationThatIsUnderWayInAnotherNamespaceIsNotEndedFromHere(t *testin
 	o.env = here
 	require.Equal(t, 1, elsewhere.status, elsewhere.err)
 	require.Contains(t, elsewhere.err, "namespace "+namespace+" at ")
-	require.Contains(t, elsewhere.err, "look where it was started")
+	require.Contains(t, elsewhere.err, "use the namespace in which it was started")
 	end := r.ends()
 	require.Zero(t, end.status, end.err)
 	require.Contains(t, end.out, "done: 200 dead letters of orders")
@@ -131,6 +131,6 @@ func TestAnOperationOfAnotherTaskQueueThatHasNoWorkflowYetIsNotStartedOnThisOne(
 	before := o.state()
 	r := o.begin(nil, discarding(0, "--yes")...).ends()
 	require.Equal(t, 2, r.status, r.err)
-	require.Contains(t, r.err, "is not of task queue "+o.queue)
+	require.Contains(t, r.err, "on another task queue than "+o.queue)
 	require.Equal(t, before, o.state(), "nothing changed")
 }

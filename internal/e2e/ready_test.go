@@ -172,7 +172,7 @@ func TestReadiness_IsLostWhileAWorkerStops(t *testing.T) {
 	}()
 	w.stop()
 	// The endpoint may be gone before it was asked again: that is not ready either.
-	require.Regexp(t, "does not poll Temporal any more: it is stopping|connection refused|EOF|reset", <-seen)
+	require.Regexp(t, "no longer polls Temporal: it is stopping|connection refused|EOF|reset", <-seen)
 }
 
 func TestReadiness_ReportsAQueueThatIsDeletedUnderAWorker(t *testing.T) {

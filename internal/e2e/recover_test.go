@@ -157,7 +157,7 @@ func TestAParkThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
 	asks := o.command(append(park, "--by", "ada")...)
 	require.Equal(t, 2, asks.status, "somebody has to be asked")
 	require.Contains(t, asks.err, "20 events are pending in the batch of "+o.recoveryID("orders")+", lanes 0-15, of 20 pending in orders")
-	require.Contains(t, asks.err, "add --yes, or look first with --dry-run")
+	require.Contains(t, asks.err, "add --yes, or count first with --dry-run")
 	dry := o.command("recover", "orders", "--park", "--dry-run")
 	require.Equal(t, "dry run: nothing was changed\n", dry.out)
 	require.Empty(t, o.record())
@@ -166,7 +166,7 @@ func TestAParkThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
 	require.Equal(t, 1, late.status)
 	require.Contains(t, late.err, "no answer: park: ")
 	first := o.count(`SELECT id FROM outbox.operation`)
-	require.Contains(t, late.err, fmt.Sprintf("it may still happen, and then operation %d in outbox.operation says so", first))
+	require.Contains(t, late.err, fmt.Sprintf("it may still be done; operation %d in outbox.operation then shows it", first))
 	require.Equal(t, []string{"recover-park by ada: open"}, o.record())
 
 	// The same, asked again, waits for the same.

@@ -119,7 +119,7 @@ func TestSchedulingLowersRetentionOnlyIfThatIsConfirmed(t *testing.T) {
 	lower := []string{"schedule", "--keep-days", "30", "--slots", "8"}
 	r := o.command(lower...)
 	require.Equal(t, 2, r.status, r.err)
-	require.Contains(t, r.err, "more than 30 days ago, not 90 as before: set retention to 30 days? nobody can be asked here: add --yes; nothing was changed")
+	require.Contains(t, r.err, "more than 30 days ago, not 90 as before: set retention to 30 days? There is no terminal to ask on: add --yes; nothing was changed")
 	tty := o.onTerminal(nil, lower...)
 	tty.says("set retention to 30 days? [y/N] ")
 	tty.answer("n")

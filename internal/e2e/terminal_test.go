@@ -58,7 +58,7 @@ func TestAFollowedOperationThatIsInterruptedAtTheTerminalGoesOn(t *testing.T) {
 	end := r.ends()
 	require.Equal(t, 1, end.status, end.out)
 	require.NotContains(t, end.out, "done!")
-	require.Contains(t, end.out, "it goes on; the same command follows it again")
+	require.Contains(t, end.out, "the workflow continues: the same command follows it again")
 	testenv.Eventually(t, 30*time.Second, func() error {
 		if n := o.count(`SELECT count(*) FROM outbox.operation WHERE outcome = 'done' AND done = 60`); n == 0 {
 			return errNotYet
@@ -104,7 +104,7 @@ func TestWorkflowsAreShownAsLinksThatOpenTheirPagesInTemporalsUI(t *testing.T) {
 
 	r := o.command(discarding(0, "--yes", "--json")...)
 	require.Zero(t, r.status, r.err)
-	operation := regexp.MustCompile(`workflow (\S+) \((\S+)\) does it`).FindStringSubmatch(r.err)
+	operation := regexp.MustCompile(`carried out by workflow (\S+) \((\S+)\)`).FindStringSubmatch(r.err)
 	require.Len(t, operation, 3, r.err)
 	require.Equal(t, ui+"/namespaces/default/workflows/"+strings.ReplaceAll(operation[1], "/", "%2F"), operation[2])
 	opens(t, pages, operation[2], "/namespaces/[namespace]/workflows/[workflow]")
@@ -113,7 +113,7 @@ func TestWorkflowsAreShownAsLinksThatOpenTheirPagesInTemporalsUI(t *testing.T) {
 	o.exec(`UPDATE outbox.lane SET leased_until = now() + interval '1 hour', claimed_by = '0198f2a1-7c3b-7def-8123-456789abcdef/1'`)
 	run := ui + "/namespaces/default/workflows?query=RunId%3D%220198f2a1-7c3b-7def-8123-456789abcdef%22"
 	require.NoError(t, o.db.QueryRow(t.Context(), `SELECT event_id::text FROM outbox.event ORDER BY id DESC LIMIT 1`).Scan(&id))
-	require.Contains(t, o.command("where", id).out, "in the hands of run 0198f2a1-7c3b-7def-8123-456789abcdef ("+run+")")
+	require.Contains(t, o.command("where", id).out, "leased by run 0198f2a1-7c3b-7def-8123-456789abcdef ("+run+")")
 	opens(t, pages, run, "/namespaces/[namespace]/workflows")
 }
 

@@ -157,7 +157,7 @@ func TestPromotingAVersionThatNobodyRunsSaysSo(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	out, err := o.tryStarter("promote", "--deployment", testenv.Name(t), "--build-id", "v1", "--wait", "1s")
 	require.Error(t, err)
-	require.Contains(t, out, "no worker of that version has appeared")
+	require.Contains(t, out, "no worker of that version polls")
 }
 
 func TestSchedulingAgainChangesNothingAndKeepsAnOperatorsPause(t *testing.T) {

@@ -49,7 +49,7 @@ func Password(ctx context.Context, how, url string) (func(context.Context) (stri
 		encrypted = encrypted && f.TLSConfig != nil
 	}
 	if !encrypted {
-		return nil, fmt.Errorf("%s=%s needs TLS: add sslmode=verify-full, and sslrootcert with the certificates of RDS, to the database URL", Variable, ByIAM)
+		return nil, fmt.Errorf("%s=%s needs TLS: add sslmode=verify-full and sslrootcert (the certificates of RDS) to the database URL", Variable, ByIAM)
 	}
 	cfg, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {

@@ -19,9 +19,9 @@ func confirm(cmd *cobra.Command, question string) error {
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
 		if cmd.Flags().Lookup("dry-run") == nil {
-			return misuse("%s nobody can be asked here: add --yes; nothing was changed", question)
+			return misuse("%s There is no terminal to ask on: add --yes; nothing was changed", question)
 		}
-		return misuse("nobody can be asked here: add --yes, or look first with --dry-run")
+		return misuse("there is no terminal to ask on: add --yes, or count first with --dry-run")
 	}
 	fmt.Fprint(cmd.ErrOrStderr(), question, " [y/N] ")
 	answer, err := bufio.NewReader(in).ReadString('\n')

@@ -44,7 +44,7 @@ func deadListCommand() *cobra.Command {
 				return misuse("--limit is %d: it must be at least 1", limit)
 			}
 			if len(args) == 0 && !s.empty() {
-				return misuse("name the topic to select in: %s", program.Starter("dead list TOPIC"))
+				return misuse("a filter needs a topic: %s", program.Starter("dead list TOPIC"))
 			}
 			store, err := openStore(cmd.Context())
 			if err != nil {
@@ -62,7 +62,7 @@ func deadListCommand() *cobra.Command {
 		},
 	}
 	s.flags(cmd, true)
-	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many, the newest")
+	cmd.Flags().IntVar(&limit, "limit", 50, "show the newest, at most this many")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }

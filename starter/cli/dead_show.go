@@ -18,9 +18,9 @@ func deadShowCommand() *cobra.Command {
 	var payload, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show EVENT_ID",
-		Short: "Show a dead letter whole: its event, and why it died",
-		Long: `Shows a dead letter whole: its attributes, why it died, and the workflow that saw it.
-Its payload is shown with --payload only: it may hold what your terminal should not.`,
+		Short: "Show one dead letter: its event, and why it was refused",
+		Long: `Shows one dead letter: its attributes, the reason, and the workflow that recorded it.
+The payload is only shown with --payload, because it may contain personal data.`,
 		Example: `  starter dead show 0198f2a1-7c3b-7def-8123-456789abcdef --payload`,
 		Args:    arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,7 +69,7 @@ func showDead(cmd *cobra.Command, store *postgres.Store, id outbox.ID, payload, 
 		}
 	}
 	if len(shown) == 0 {
-		return nothing("event %s is no dead letter: see %s", id, program.Starter("where", id.String()))
+		return nothing("event %s is not a dead letter: see %s", id, program.Starter("where", id.String()))
 	}
 	if asJSON {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"deadLetters": shown})

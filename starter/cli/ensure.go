@@ -147,7 +147,7 @@ func (s schedules) ensure(ctx context.Context, id string, plan planner) (schedul
 			result.Action, result.Changes = "updated", p.changes
 		}
 	}
-	return result, errors.New("others keep changing it: run this again when they are done")
+	return result, errors.New("another program keeps changing the schedule: run this again later")
 }
 
 // create returns false if somebody else has made the schedule meanwhile.

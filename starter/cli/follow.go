@@ -86,13 +86,13 @@ func (r *report) end(ctx context.Context, store *postgres.Store, result workflow
 	case err == nil || r.Outcome == "done":
 		return nil
 	case strings.HasPrefix(r.Outcome, relay.Abandoned):
-		return fmt.Errorf("%s: the same command, given elsewhere, found no workflow of it, and did it anew: outbox.operation says who: %w", r.WorkflowID, err)
+		return fmt.Errorf("%s: the same command, run elsewhere, found no workflow and started a new operation: outbox.operation has its operator: %w", r.WorkflowID, err)
 	}
 	return fmt.Errorf("%s: %d moved: %w", r.WorkflowID, r.Done, err)
 }
 
 func interrupted(r *report) error {
-	return fmt.Errorf("no longer followed, with %d events moved: it goes on; the same command follows it again, and %q stops it",
+	return fmt.Errorf("stopped waiting after %d events; the workflow continues: the same command follows it again, and %q stops it",
 		r.Done, "temporal workflow cancel -w "+r.WorkflowID)
 }
 

@@ -24,14 +24,14 @@ type outcome struct {
 }
 
 func (o *outcome) flags(cmd *cobra.Command) {
-	cmd.Flags().DurationVar(&o.wait, "wait", waitForOutcome, "how long to wait, once all events are pending again, until each is published or dead again")
-	cmd.Flags().BoolVar(&o.none, "no-wait", false, "end when all events are pending again")
+	cmd.Flags().DurationVar(&o.wait, "wait", waitForOutcome, "how long to wait for the outcome after all events are pending again")
+	cmd.Flags().BoolVar(&o.none, "no-wait", false, "end as soon as all events are pending again")
 }
 
 func (o *outcome) check(cmd *cobra.Command) error {
 	switch {
 	case o.none && cmd.Flags().Changed("wait"):
-		return misuse("give --wait or --no-wait, and not both")
+		return misuse("give --wait or --no-wait, not both")
 	case !o.none && o.wait <= 0:
 		return misuse("--wait is %s: give a time that is longer than 0, or --no-wait", o.wait)
 	}
@@ -50,12 +50,12 @@ func (o *outcome) follow(ctx context.Context, out io.Writer, store *postgres.Sto
 		d, err := store.Delivered(ctx, r.Operation, r.moved)
 		switch {
 		case ctx.Err() != nil:
-			return fmt.Errorf("no longer followed: %d events of %s are pending again, and what becomes of them is not known yet: see %q and %q",
+			return fmt.Errorf("stopped waiting: %d events of %s are pending again, and their outcome is not known yet: see %q and %q",
 				r.Done, r.Topic, program.Starter("status"), program.Starter("dead list", r.Topic))
 		case err == nil:
 			r.Delivered = &d
 		case time.Now().After(until):
-			return fmt.Errorf("%d events of %s are pending again, and what became of them is not known: %w", r.Done, r.Topic, err)
+			return fmt.Errorf("%d events of %s are pending again, and their outcome is not known: %w", r.Done, r.Topic, err)
 		}
 		if database.seen(err); err == nil {
 			if d.Over() || time.Now().After(until) {
@@ -84,17 +84,17 @@ func unconfirmed(r *report, waited time.Duration) error {
 	case d.Confirmed():
 		return nil
 	case d.Lacks():
-		return fmt.Errorf("the database has lost a part of operation %d, as in a failover: of %d events of %s, %d are on record: give the same command again",
+		return fmt.Errorf("the database has lost a part of operation %d, as in a failover: of %d events of %s, it has a record of %d: run the same command again",
 			r.Operation, r.moved, r.Topic, d.Moved)
 	case d.Dead > 0:
-		return fmt.Errorf("%d of %d events of %s died: see %q", d.Dead, r.Done, r.Topic, program.Starter("dead list", r.Topic))
+		return fmt.Errorf("%d of %d events of %s became dead letters: see %q", d.Dead, r.Done, r.Topic, program.Starter("dead list", r.Topic))
 	case d.Pending > 0:
-		return fmt.Errorf("%d of %d events of %s are still pending after %s: they are published when they can be: see %q",
+		return fmt.Errorf("%d of %d events of %s are still pending after %s: the relay continues to publish them: see %q",
 			d.Pending, r.Done, r.Topic, waited, program.Starter("status"))
 	case len(d.Taken) > 0:
-		return fmt.Errorf("what became of all %d events of %s is not known: another operation has moved dead letters of these since: %d", r.Done, r.Topic, d.Taken)
+		return fmt.Errorf("the outcome of all %d events of %s is not known: later operations have moved dead letters of them: %d", r.Done, r.Topic, d.Taken)
 	}
-	return fmt.Errorf("what became of %d of %d events of %s is not known: a worker of an earlier version has moved them, or made dead letters: see %q",
+	return fmt.Errorf("the outcome of %d of %d events of %s is not known: a worker of an earlier version has moved them or made them dead letters: see %q",
 		d.NotKnown, r.Done, r.Topic, program.Starter("dead list", r.Topic))
 }
 

@@ -55,7 +55,7 @@ func TestFollow_WaitsForTheEndThroughAnOutageOfTemporal(t *testing.T) {
 // A failover after the end has lost one of three events, which is a dead letter as before.
 func TestFollow_ConfirmsNoOutcomeThatTheDatabaseHasLostInPart(t *testing.T) {
 	r := &report{Operation: 7, Topic: "orders", Done: 2, moved: 3, Delivered: &relay.Delivered{Moved: 2, Published: 2, Lost: 1}}
-	require.ErrorContains(t, unconfirmed(r, time.Minute), "of 3 events of orders, 2 are on record: give the same command again")
+	require.ErrorContains(t, unconfirmed(r, time.Minute), "of 3 events of orders, it has a record of 2: run the same command again")
 	r.Delivered = &relay.Delivered{Moved: 3, Published: 3, UnderWay: true}
 	require.ErrorContains(t, unconfirmed(r, time.Minute), "lost a part of operation 7")
 	r.Delivered.UnderWay = false

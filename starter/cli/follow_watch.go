@@ -98,7 +98,7 @@ type outage struct {
 func (o *outage) seen(err error) {
 	switch {
 	case err != nil && !o.away:
-		o.say(fmt.Sprintf("%s does not answer: the operation goes on by itself, and is followed again when it does: %v", o.what, err))
+		o.say(fmt.Sprintf("%s does not answer; the operation continues, and this command waits for an answer: %v", o.what, err))
 	case err == nil && o.away:
 		o.say(o.what + " answers again")
 	}

@@ -39,17 +39,20 @@ func Main(name string) int {
 func root(name string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   name,
-		Short: "Prepare the outbox, see what is in it, and steer it",
-		Long: `Prepares the outbox, shows what is in it, and steers it.
+		Short: "Set up, inspect and operate the outbox",
+		Long: `Sets up the outbox, shows its events, and operates it.
 
-PostgreSQL is named by DATABASE_URL; OUTBOX_DATABASE_AUTH=iam logs in by IAM
-database authentication of RDS and Aurora. Temporal's connection comes from
-temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE, _API_KEY, _TLS_... With
-TEMPORAL_UI_URL set, workflows are shown as links.
+DATABASE_URL names the PostgreSQL database. With OUTBOX_DATABASE_AUTH=iam, commands log
+in by IAM database authentication (RDS and Aurora). temporal.toml and TEMPORAL_ADDRESS,
+_NAMESPACE, _API_KEY, _TLS_... configure the connection to Temporal. If TEMPORAL_UI_URL
+is set, workflows are printed as links.
 
-Exit status: 0 done; 1 failed, because the database or Temporal did, or it was not
-confirmed, or events of a redrive or replay died again; 2 what was asked for makes no sense, and nothing was done; 3 nothing
-matches, and nothing was done.`,
+Exit status:
+  0  done
+  1  failed: the database or Temporal failed, you did not confirm, or events of a redrive
+     or replay became dead letters or were not confirmed in time
+  2  invalid usage; nothing was changed
+  3  nothing matches; nothing was changed`,
 		Version:       telemetry.ReadBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -19,13 +19,13 @@ func migrateCommand() *cobra.Command {
 		Short: "Create or upgrade the outbox's tables",
 		Long: `Creates or upgrades the outbox's tables, and makes the event table's partitions
 for the days ahead. Run it as the owner of the database, over a direct
-connection. Running it again changes nothing.
+connection. It is safe to run again: it then changes nothing.
 
-Producers and the relay go on meanwhile. A lock is waited for 50 ms at most, then
-tried again. Building an index of a table that has rows waits for every
-transaction that is open in the database, also of other programs: run it when no
-batch job holds one. It then says on standard error which sessions have an open
-transaction.`,
+Producers and the relay continue meanwhile: the command waits for a lock for at most
+50 ms, then releases its own locks and tries again. Building an index on a table that
+has rows waits for every open transaction in the database, also those of other programs.
+The command prints these sessions on standard error. Run it while no batch job has a
+transaction open.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()

@@ -28,7 +28,7 @@ func TestMain_NamesCommandsByTheNameOfItsBinary(t *testing.T) {
 	require.NoError(t, w.Close())
 	said, err := io.ReadAll(r)
 	require.NoError(t, err)
-	require.Equal(t, "outbox: name the topic to select in: outbox dead list TOPIC\n", string(said))
+	require.Equal(t, "outbox: a filter needs a topic: outbox dead list TOPIC\n", string(said))
 
 	require.Equal(t, []string{`there is no schedule q, so no run of Relay is started and nothing is published: run "outbox schedule --task-queue q"`},
 		liveness.State{TaskQueue: "q", Schedule: liveness.Schedule{ID: "q", Status: liveness.Absent}}.Problems()[:1])

@@ -37,17 +37,17 @@ type operation struct {
 type who struct{ by, reason string }
 
 func (w *who) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&w.by, "by", whoAmI(), "who does it")
-	cmd.Flags().StringVar(&w.reason, "reason", "", "why")
+	cmd.Flags().StringVar(&w.by, "by", whoAmI(), "your name, for the record of the operation")
+	cmd.Flags().StringVar(&w.reason, "reason", "", "your reason, for the record of the operation")
 }
 
 // check insists on both, for whoever reads the record.
 func (w *who) check() error {
 	switch {
 	case w.reason == "":
-		return misuse("say why, for whoever finds it: --reason is empty")
+		return misuse("--reason is empty: give a reason for the record of the operation")
 	case w.by == "":
-		return misuse("say who you are: --by is empty")
+		return misuse("--by is empty: give your name for the record of the operation")
 	}
 	return nil
 }
@@ -61,9 +61,9 @@ func (o *operation) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&o.all, "all", false, "all "+relay.Nouns(o.kind)+" of the topic")
 	f.BoolVar(&o.dryRun, "dry-run", false, "count, and change nothing")
-	f.BoolVar(&o.yes, "yes", false, "do not ask")
-	f.BoolVar(&o.detach, "detach", false, "do not wait for the end")
-	f.Float64Var(&o.perSecond, "rate", 1000, "events a second at most; 0: no limit")
+	f.BoolVar(&o.yes, "yes", false, "do not ask for confirmation")
+	f.BoolVar(&o.detach, "detach", false, "start the operation and do not wait for its end")
+	f.Float64Var(&o.perSecond, "rate", 1000, "most events a second; 0: no limit")
 	f.BoolVar(&o.asJSON, "json", false, "print one JSON object")
 	f.StringVar(&o.taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
 }
@@ -94,7 +94,7 @@ func (o *operation) run(cmd *cobra.Command, topic string) error {
 	case err != nil:
 		return err
 	case o.empty() != o.all:
-		return misuse("select what to %s, as by --key or --event-id, or say --all", o.kind)
+		return misuse("to %s events, give either filters such as --key or --event-id, or --all", o.kind)
 	case !(o.perSecond >= 0) || math.IsInf(o.perSecond, 0): // what is no number is not less than 0
 		return misuse("--rate is %g: give a number that is not negative", o.perSecond)
 	}
@@ -137,10 +137,10 @@ func (o *operation) run(cmd *cobra.Command, topic string) error {
 		return err
 	}
 	if joined {
-		fmt.Fprintf(cmd.ErrOrStderr(), "under way since %s, by %s: %s; its rate stays as it is\n", instantText(u.At), u.By, u.Reason)
+		fmt.Fprintf(cmd.ErrOrStderr(), "this operation is already under way since %s, by %s: %s; its rate does not change\n", instantText(u.At), u.By, u.Reason)
 	}
 	r := report{Kind: o.kind, Topic: topic, Matched: u.Matched, Operation: u.ID, WorkflowID: u.WorkflowID, Joined: joined, Done: u.Done}
-	fmt.Fprintf(cmd.ErrOrStderr(), "workflow %s does it\n", link(u.WorkflowID))
+	fmt.Fprintf(cmd.ErrOrStderr(), "carried out by workflow %s\n", link(u.WorkflowID))
 	if o.detach {
 		return o.print(cmd.OutOrStdout(), r)
 	}
@@ -161,7 +161,7 @@ func (o *operation) count(cmd *cobra.Command, store *postgres.Store, topic strin
 	case errors.As(err, &none):
 		return n, nothing("%w", err)
 	case errors.As(err, &overtaking):
-		return n, misuse("%w. Select it, too, as by --key, or say that order does not matter with --out-of-order", err)
+		return n, misuse("%w. Select that event too, for example by --key, or give --out-of-order if the order does not matter", err)
 	case err != nil:
 		return n, badTopic(err)
 	}

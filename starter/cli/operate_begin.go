@@ -60,13 +60,13 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 		return u, nil, false, err
 	}
 	if !workflows.IsID(u.WorkflowID) {
-		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, is of an earlier version, and Temporal takes no workflow of its id, %q: it is put on record as abandoned\n", u.ID, u.By, u.WorkflowID)
+		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, is of an earlier version, and Temporal does not accept the id of its workflow, %q: it is marked as abandoned\n", u.ID, u.By, u.WorkflowID)
 		return u, nil, false, store.EndOperation(ctx, u.ID, relay.Abandoned+"Temporal takes no workflow of its id", 0)
 	}
 	runs, err := running(ctx, c, u.WorkflowID)
 	var absent *serviceerror.NotFound
 	if errors.As(err, &absent) && u.Age >= relay.StartWithin && u.Done == 0 && u.From.ID == 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, has no workflow: waiting a moment for one\n", u.ID, u.By)
+		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, has no workflow yet: waiting a moment for it\n", u.ID, u.By)
 		for until := time.Now().Add(relay.WaitForStart); errors.As(err, &absent) && time.Now().Before(until); runs, err = running(ctx, c, u.WorkflowID) {
 			select {
 			case <-ctx.Done():
@@ -81,8 +81,8 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 		return u, nil, false, fmt.Errorf("look for workflow %s: %w", u.WorkflowID, err)
 	case err != nil && (u.Done > 0 || u.From.ID > 0):
 		// It has had a workflow, so this may be the wrong place to look for it.
-		return u, nil, false, fmt.Errorf("operation %d has moved %d events, and %s knows no workflow %s: look where it was started, or if it is no more, "+
-			"say so: UPDATE outbox.operation SET finished_at = now(), outcome = 'abandoned' WHERE id = %d", u.ID, u.Done, place(), u.WorkflowID, u.ID)
+		return u, nil, false, fmt.Errorf("operation %d has moved %d events, and %s has no workflow %s: use the namespace in which it was started. If it no longer exists, "+
+			"end the operation: UPDATE outbox.operation SET finished_at = now(), outcome = 'abandoned' WHERE id = %d", u.ID, u.Done, place(), u.WorkflowID, u.ID)
 	case err != nil && u.Age < relay.StartWithin:
 		run, err = o.start(ctx, c, u)
 		return u, run, err == nil, err
@@ -92,7 +92,7 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 			return u, c.GetWorkflow(ctx, u.WorkflowID, ""), err == nil, err
 		}
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s: no workflow %s runs in %s: it is put on record as abandoned\n", u.ID, u.By, u.WorkflowID, place())
+	fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s: no workflow %s runs in %s: it is marked as abandoned\n", u.ID, u.By, u.WorkflowID, place())
 	return u, nil, false, store.EndOperation(ctx, u.ID, relay.Abandoned+"its workflow does not run", 0)
 }
 
@@ -116,11 +116,11 @@ func (o *operation) start(ctx context.Context, c client.Client, u relay.Operatio
 	number := strconv.FormatInt(u.ID, 10)
 	if u.WorkflowID != workflows.OperationIDPrefix(o.taskQueue, u.Kind, u.Topic)+number &&
 		u.WorkflowID != workflows.EarlierOperationIDPrefix(o.taskQueue, u.Kind, u.Topic)+number {
-		return nil, misuse("workflow %s is under way, and is not of task queue %s: give --task-queue as it was given then", u.WorkflowID, o.taskQueue)
+		return nil, misuse("workflow %s is under way on another task queue than %s: give the --task-queue with which it was started", u.WorkflowID, o.taskQueue)
 	}
 	attributes, err := topicAttribute(ctx, c, u.Topic)
 	if err != nil {
-		return nil, fmt.Errorf("start workflow %s: %w: give the command again", u.WorkflowID, err)
+		return nil, fmt.Errorf("start workflow %s: %w: run the command again", u.WorkflowID, err)
 	}
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: u.WorkflowID, TaskQueue: o.taskQueue,
@@ -135,7 +135,7 @@ func (o *operation) start(ctx context.Context, c client.Client, u relay.Operatio
 		Operation: u.ID, Kind: o.kind, Topic: u.Topic, Matched: u.Matched, PerSecond: o.perSecond,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start workflow %s: %w: give the command again", u.WorkflowID, err)
+		return nil, fmt.Errorf("start workflow %s: %w: run the command again", u.WorkflowID, err)
 	}
 	return run, nil
 }

@@ -17,13 +17,13 @@ import (
 func pauseCommand() *cobra.Command {
 	return operatorCommand(&cobra.Command{
 		Use:   "pause TOPIC --reason WHY",
-		Short: "Keep a topic's events in the outbox until it is resumed",
-		Long: `Keeps a topic's events in the outbox until it is resumed. Services go on
-writing, other topics go on, and batches that are under way end within seconds.
-Batches that wait for another attempt end when it is due, within a minute, and send
-nothing; so does the topic's recovery, if it has one. "starter status" shows the
-operator and the reason, and outbox.operation keeps them.
-Running it again changes nothing.`,
+		Short: "Keep a topic's events in the outbox until you resume it",
+		Long: `Keeps a topic's events in the outbox until you resume the topic. Services can still
+write events, and other topics are not affected. Batches that are under way end within
+seconds. A batch that waits for another attempt ends when that attempt is due, within a
+minute, and sends nothing. The recovery of the topic, if there is one, does the same.
+"starter status" shows the operator and the reason, and outbox.operation keeps them.
+It is safe to run again: it then changes nothing.`,
 		Example: `  starter pause billing --reason "their deploy, until 15:00"`,
 	}, "paused", true, (*postgres.Store).Pause)
 }
@@ -31,11 +31,11 @@ Running it again changes nothing.`,
 func resumeCommand() *cobra.Command {
 	return operatorCommand(&cobra.Command{
 		Use:   "resume TOPIC",
-		Short: "Lift an operator's pause",
-		Long: `Lifts the pause of "starter pause". Events that have waited are published in
-order. The pause of
-a recovery, whose destination is broken, is not lifted: it ends by itself when the
-destination is back. Running it again changes nothing.`,
+		Short: "End an operator's pause",
+		Long: `Ends a pause that "starter pause" began. Events that have waited are published in order.
+A topic whose destination is broken is paused by its recovery. This command does not end
+that pause: it ends by itself when the destination accepts events again.
+It is safe to run again: it then changes nothing.`,
 		Example: `  starter resume billing --reason "deployed"`,
 	}, "resumed", false, (*postgres.Store).Resume)
 }

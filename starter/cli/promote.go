@@ -24,16 +24,16 @@ func promoteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote",
 		Short: "Make a worker version the current one of its deployment",
-		Long: `Makes a worker version the current one of its Worker Deployment. The relay goes on
-with it, runs under way too, and the workers of other versions may stop at once.
-Until a version is current a versioned worker gets no work at all.
+		Long: `Makes a worker version the current one of its Worker Deployment. The relay then uses
+this version, also for runs that are under way. You can stop the workers of other
+versions at once. A versioned worker gets no work until a version is current.
 
-Waits for the version's first worker to appear. Running it again changes
-nothing.`,
+The command waits until the first worker of the version polls. It is safe to run again:
+it then changes nothing.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if deployment == "" || build == "" {
-				return misuse("name the version: --deployment and --build-id, or TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID")
+				return misuse("the version is not given: use --deployment and --build-id, or TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID")
 			}
 			c, err := dial(cmd.Context())
 			if err != nil {
@@ -73,7 +73,7 @@ func promote(ctx context.Context, c client.Client, deployment, build string) err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("no worker of that version has appeared: start one with TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID: %w", err)
+			return fmt.Errorf("no worker of that version polls: start one with TEMPORAL_DEPLOYMENT_NAME and TEMPORAL_WORKER_BUILD_ID: %w", err)
 		case <-time.After(500 * time.Millisecond):
 		}
 	}

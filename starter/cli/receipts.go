@@ -14,7 +14,7 @@ func notPendingText(e postgres.EventLife) string {
 	if slices.ContainsFunc(e.Receipts, func(r postgres.Receipt) bool { return r.Replay == 0 }) {
 		return e.State + ": it was published"
 	}
-	return e.State + ": it was published, unless it never became pending (only a receipt tells which, and when)"
+	return e.State + ": it was published, unless it never became pending (only a receipt proves publication)"
 }
 
 // receiptText says when one message was published, under which id, and where to.

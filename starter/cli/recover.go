@@ -28,15 +28,17 @@ func recoverCommand() *cobra.Command {
 	var o recovering
 	cmd := &cobra.Command{
 		Use:   "recover TOPIC --now|--park",
-		Short: "Have a broken topic tried at once, or give up the events that fail in it",
-		Long: `A topic whose destination is broken has a recovery: a workflow that tries it again, at
-most a minute apart. --now has it try at once, as after a repair.
+		Short: "Retry a broken topic at once, or make its failing events dead letters",
+		Long: `A topic whose destination is broken has a recovery: a workflow that tries to publish at
+least once a minute. With --now it tries at once. Use it after you have repaired the
+destination.
 
---park gives up the events that are pending in the recovery's batch, some or all of
-the topic's lanes, at that moment: those that the destination refuses become dead
-letters, to be redriven later. Events that are written meanwhile stay pending, and so
-do those of other lanes: they are tried next, in a recovery of their own if they are
-refused. The command counts first, and --dry-run stops there.`,
+--park gives up on events that are pending in the recovery's batch when you confirm. The
+batch has some or all lanes of the topic. The recovery sends each of these events once
+more, and those that the destination refuses become dead letters, which you can redrive
+later. Events that are written later and events of other lanes stay pending. They are
+tried next; if they are refused too, a new recovery begins. The command counts the
+events first. With --dry-run it only counts.`,
 		Example: `  starter recover billing --now --reason "policy repaired"
   starter recover billing --park --dry-run
   starter recover billing --park --reason "their bug, redrive tomorrow"`,
@@ -46,9 +48,9 @@ refused. The command counts first, and --dry-run stops there.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.now, "now", false, "try again at once")
-	f.BoolVar(&o.park, "park", false, "make dead letters of the events that are refused, and go on")
+	f.BoolVar(&o.park, "park", false, "make the events that are refused dead letters, and continue")
 	f.BoolVar(&o.dryRun, "dry-run", false, "with --park: count, and change nothing")
-	f.BoolVar(&o.yes, "yes", false, "do not ask before --park")
+	f.BoolVar(&o.yes, "yes", false, "with --park: do not ask for confirmation")
 	f.DurationVar(&o.wait, "wait", 30*time.Second, "how long to wait for the workflow's answer")
 	f.BoolVar(&o.asJSON, "json", false, "print one JSON object")
 	f.StringVar(&o.taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
@@ -75,9 +77,9 @@ type recovered struct {
 func (o *recovering) run(cmd *cobra.Command, topic string) error {
 	switch {
 	case o.now == o.park:
-		return misuse("say what to do: --now or --park")
+		return misuse("give --now or --park")
 	case o.now && o.dryRun:
-		return misuse("--dry-run counts what --park would give up: --now changes no event")
+		return misuse("--dry-run is only for --park: it counts the events; --now changes no event")
 	case !o.dryRun:
 		if err := o.check(); err != nil {
 			return err
@@ -148,7 +150,7 @@ func (o *recovering) answered(ctx context.Context, store *postgres.Store, r *rec
 	var late *unanswered
 	switch {
 	case errors.As(err, &late):
-		return fmt.Errorf("%s: %w: it may still happen, and then operation %d in outbox.operation says so", r.WorkflowID, err, r.Operation)
+		return fmt.Errorf("%s: %w: it may still be done; operation %d in outbox.operation then shows it", r.WorkflowID, err, r.Operation)
 	case err != nil:
 		outcome = err.Error()
 		err = fmt.Errorf("%s: %w", r.WorkflowID, err)

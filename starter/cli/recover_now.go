@@ -49,7 +49,7 @@ func findRecovery(ctx context.Context, c client.Client, taskQueue, topic string)
 			}, nil
 		}
 	}
-	return recoveryFound{}, nothing("%s has no recovery under way: nothing says that its destination is broken", topic)
+	return recoveryFound{}, nothing("%s has no recovery under way: its destination is not known to be broken", topic)
 }
 
 // attemptOf is the attempt that a recovery makes or waits for, nil if there is none.
@@ -65,7 +65,7 @@ func attemptOf(d *workflowservice.DescribeWorkflowExecutionResponse) *workflowpb
 // tryNow ends the backoff of the recovery's attempts.
 func (o *recovering) tryNow(cmd *cobra.Command, store *postgres.Store, c client.Client, found recoveryFound, r *recovered) error {
 	if found.attempt == nil {
-		return nothing("%s: no attempt is under way or due, so there is nothing to hurry: the recovery begins, ends, or makes dead letters just now", r.WorkflowID)
+		return nothing("%s: no attempt is under way or due: the recovery is just starting, ending or writing dead letters; run the command again in a moment", r.WorkflowID)
 	}
 	if err := o.ask(cmd, store, relay.RecoverNow, found, r); err != nil {
 		return err
@@ -117,7 +117,7 @@ func resetAttempt(ctx context.Context, c client.Client, found recoveryFound) err
 	var absent *serviceerror.NotFound
 	switch {
 	case errors.As(err, &absent):
-		return nothing("that attempt is over meanwhile: look again")
+		return nothing("that attempt has ended meanwhile: run the command again")
 	case err != nil && ctx.Err() != nil:
 		return &unanswered{fmt.Errorf("reset its activity: %w", err)}
 	case err != nil:

@@ -35,7 +35,7 @@ func (o *recovering) giveUp(cmd *cobra.Command, store *postgres.Store, c client.
 		return nil
 	}
 	if !o.yes {
-		err := confirm(cmd, fmt.Sprintf("give up the %d events pending in that batch: publish what %s accepts now, and make dead letters of the rest?", inBatch, r.Topic))
+		err := confirm(cmd, fmt.Sprintf("give up on the %d events that are pending in that batch: send each to %s once more, and make those that it refuses dead letters?", inBatch, r.Topic))
 		if err != nil {
 			return err
 		}
@@ -51,7 +51,7 @@ func (o *recovering) giveUp(cmd *cobra.Command, store *postgres.Store, c client.
 		return err
 	}
 	if _, inTopic, err = store.Waits(cmd.Context(), batch); err != nil {
-		return fmt.Errorf("%s, but what is left is not known: %w", r.Outcome, err)
+		return fmt.Errorf("%s, but the number of remaining events is not known: %w", r.Outcome, err)
 	}
 	if r.Pending = &inTopic; inTopic > 0 {
 		r.Outcome += fmt.Sprintf("; %d events of the topic are pending and tried next: if they are refused too, another recovery begins", inTopic)

@@ -20,30 +20,30 @@ func scheduleCommand() *cobra.Command {
 	var attributes, yes, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "schedule",
-		Short: "Create or update the schedules that keep the relay running and look after its tables",
+		Short: "Create or update the schedules of the relay and of its maintenance",
 		Long: `Creates or updates two Temporal schedules. One keeps one Relay workflow running. The
-other runs Maintenance, which makes partitions ahead and drops expired ones. Run it
-again after each upgrade.
+other runs Maintenance, which makes partitions ahead and drops expired ones. Run this
+command again after each upgrade.
 
-A setting stays as it is stored unless you give its flag; the defaults below are
-those of new schedules. It prints each setting that changes. A schedule that an
-operator has paused stays paused, and another interval leaves the jitter, time zone and
-phase that it has; a phase that would not be smaller than the interval is shortened.
---maintain-every 0 turns maintenance off, and remembers its other settings. To lower
-retention, it asks first, and changes nothing before the answer; without a terminal it
-needs --yes. Stored settings that cannot be read are written anew if all their flags
-are given.
+A setting keeps its stored value unless you give its flag. The defaults below are for
+new schedules. The command prints each setting that changes. A schedule that an operator
+has paused stays paused. A new interval keeps the jitter, time zone and phase of the
+schedule; a phase that is not smaller than the new interval is shortened.
+--maintain-every 0 turns maintenance off and keeps its other settings. To lower the
+retention, the command asks first and changes nothing before your answer; without a
+terminal it needs --yes. If stored settings cannot be read, give all their flags, and the
+command overwrites them.
 
-It registers search attributes that recoveries set, so that everything in recovery
-is one query: OutboxState = "recovering". Where that is refused, as by Temporal
-Cloud, it warns, and everything else works without them.
+The command also registers search attributes, which recoveries set. One query then finds
+all recoveries: OutboxState = "recovering". If the registration is refused, as on Temporal
+Cloud, the command warns, and everything else works without them.
 
-The first is named like the task queue, and its runs <task queue>-<time>, so that
-several outboxes can share a namespace: give each its own task queue. The second
-has "-maintenance" behind that name.`,
+The relay's schedule has the name of the task queue, and its runs are named
+<task queue>-<time>. The name of the maintenance schedule ends with "-maintenance". To
+share a namespace, give each outbox its own task queue.`,
 		Example: `  starter schedule                         # after an upgrade: keeps all settings
   starter schedule --keep-days 30          # events stay for a month
-  starter schedule --maintain-every 0      # partitions are looked after elsewhere`,
+  starter schedule --maintain-every 0      # another program creates and drops partitions`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s.given = cmd.Flags().Changed
@@ -81,14 +81,14 @@ has "-maintenance" behind that name.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
-	f.DurationVar(&s.every, "every", workflows.ScheduleEvery, "how often a run is started; runs follow each other without a gap if it is shorter than --run-for")
+	f.DurationVar(&s.every, "every", workflows.ScheduleEvery, "how often a run starts; if it is shorter than --run-for, runs follow each other without a gap")
 	f.DurationVar(&s.relay.RunFor, "run-for", 0, "how long a run claims (default "+workflows.RunFor.String()+")")
-	f.IntVar(&s.relay.Slots, "slots", 0, fmt.Sprintf("batches in flight at most; a topic gets a quarter (default %d)", workflows.DefaultSlots))
-	f.IntVar(&s.relay.Concurrency, "concurrency", 0, fmt.Sprintf("requests that a batch has under way at most (default %d)", workflows.DefaultConcurrency))
+	f.IntVar(&s.relay.Slots, "slots", 0, fmt.Sprintf("most batches in flight; a topic gets a quarter (default %d)", workflows.DefaultSlots))
+	f.IntVar(&s.relay.Concurrency, "concurrency", 0, fmt.Sprintf("most requests that a batch has under way (default %d)", workflows.DefaultConcurrency))
 	f.DurationVar(&s.relay.Linger, "linger", 0, "how long events may wait for a page to fill: fewer activities and requests for more latency (default 0)")
 	f.DurationVar(&s.maintainEvery, "maintain-every", workflows.MaintenanceEvery, "how often Maintenance runs; 0 turns it off")
-	f.IntVar(&s.upkeep.KeepDays, "keep-days", workflows.DefaultKeepDays, "for how many days after its own a day's events are kept; longer while any is pending or dead")
-	f.IntVar(&s.upkeep.AheadDays, "ahead-days", workflows.DefaultAheadDays, "for how many days after today partitions are made")
+	f.IntVar(&s.upkeep.KeepDays, "keep-days", workflows.DefaultKeepDays, "for how many days after its day an event is kept; longer while any event of that day is pending or dead")
+	f.IntVar(&s.upkeep.AheadDays, "ahead-days", workflows.DefaultAheadDays, "for how many days after today partitions are created")
 	f.BoolVar(&attributes, "search-attributes", true, "register "+strings.Join(workflows.Attributes(), ", ")+", and have recoveries set them")
 	f.BoolVar(&yes, "yes", false, "lower retention without asking")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")

@@ -19,13 +19,13 @@ type selector struct {
 
 func (s *selector) flags(cmd *cobra.Command, dead bool) {
 	f := cmd.Flags()
-	f.StringSliceVar(&s.eventIDs, "event-id", nil, "these events only; may be repeated")
-	f.StringVar(&s.key, "key", "", "events of this key only")
-	f.StringVar(&s.typ, "type", "", "events of this type only")
+	f.StringSliceVar(&s.eventIDs, "event-id", nil, "only this event; may be repeated")
+	f.StringVar(&s.key, "key", "", "only events of this key")
+	f.StringVar(&s.typ, "type", "", "only events of this type")
 	when := "events written"
 	if dead {
 		when = "dead letters that died"
-		f.StringVar(&s.code, "code", "", "dead letters with this code only, such as EventTooLarge")
+		f.StringVar(&s.code, "code", "", "only dead letters with this code, such as EventTooLarge")
 	}
 	f.StringVar(&s.since, "since", "", when+" since then: a time such as 2026-01-31T15:04:05Z, or how long ago, such as 2h")
 	f.StringVar(&s.until, "until", "", when+" before then, given likewise")

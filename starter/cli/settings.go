@@ -69,7 +69,7 @@ type lowering struct {
 func (l *lowering) Error() string {
 	before := fmt.Sprintf("not %d as before", l.from)
 	if l.from == 0 {
-		before = "and it is not known for how many they were kept before"
+		before = "and the retention until now is not known"
 	}
 	return fmt.Sprintf("%s would drop the events of days that ended more than %d days ago, %s: set retention to %d days?", l.schedule, l.to, before, l.to)
 }
@@ -77,9 +77,9 @@ func (l *lowering) Error() string {
 func (s *settings) check() error {
 	switch {
 	case s.relay.Slots < 0 || s.relay.Concurrency < 0 || s.relay.Linger < 0 || s.relay.RunFor < 0 || s.every < time.Second:
-		return misuse("--slots, --concurrency, --linger and --run-for cannot be negative, and --every is at least 1s")
+		return misuse("--slots, --concurrency, --linger and --run-for cannot be negative, and --every must be at least 1s")
 	case s.upkeep.KeepDays < 1 || s.upkeep.AheadDays < 1 || s.maintainEvery != 0 && s.maintainEvery < time.Second:
-		return misuse("--keep-days and --ahead-days are at least 1, and --maintain-every is 0 or at least 1s")
+		return misuse("--keep-days and --ahead-days must be at least 1, and --maintain-every must be 0 or at least 1s")
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func setting[T comparable](s *settings, p *plan, flag string, stored *T, value T
 func (s *settings) anew(p *plan, why error, flags ...string) error {
 	missing := slices.DeleteFunc(flags, s.given)
 	if len(missing) > 0 {
-		return fmt.Errorf("%w: give --%s as well to store them anew; the schedule keeps its pause, its note and its interval", why, strings.Join(missing, ", --"))
+		return fmt.Errorf("%w: give --%s as well to overwrite them; the schedule keeps its pause, its note and its interval", why, strings.Join(missing, ", --"))
 	}
 	p.unread = true
 	return nil
@@ -363,7 +363,7 @@ func storedInput[T any](s *schedulepb.Schedule) (in T, err error) {
 		return in, nil
 	}
 	if err := converter.GetDefaultDataConverter().FromPayload(payloads[0], &in); err != nil {
-		return in, fmt.Errorf("read the settings that are stored: %w", err)
+		return in, fmt.Errorf("read the stored settings: %w", err)
 	}
 	return in, nil
 }

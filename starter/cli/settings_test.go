@@ -285,7 +285,7 @@ func encrypted(t *testing.T) (relay, maintenance *schedulepb.Schedule) {
 func TestSchedule_SettingsThatCannotBeReadNameTheFlagsThatStoreThemAnew(t *testing.T) {
 	relay, maintenance := encrypted(t)
 	_, err := with("every").relaySchedule(asStored)(relay)
-	require.ErrorContains(t, err, "read the settings that are stored")
+	require.ErrorContains(t, err, "read the stored settings")
 	require.ErrorContains(t, err, "give --run-for, --slots, --concurrency, --linger, --search-attributes as well")
 	require.NotContains(t, err.Error(), "delete", "that loses the pause and its note")
 	_, err = with("slots", "linger", "run-for").relaySchedule(asStored)(relay)

@@ -29,13 +29,12 @@ func statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show pending and dead events and pauses by topic, and whether the relay runs",
-		Long: `Shows pending and dead events and pauses, by topic, and asks Temporal whether
-anything publishes them: the schedule, the run of Relay, workers that poll, and the
-current version where workers have versions. Each problem is a warning with its remedy,
-above the table. If Temporal does not answer within seconds, that is not known, and
-the rest is shown all the same.
+		Long: `Shows the pending and dead events and the pauses of each topic. It also asks Temporal
+whether the relay runs: its schedule, its run, workers that poll, and the current version
+if workers have versions. Each problem is a warning above the table, with its remedy. If
+Temporal does not answer within seconds, the command says so and still shows the table.
 
-A worker that was killed still counts as polling for a minute.`,
+A worker that was killed counts as polling for another minute.`,
 		Example: `  starter status
   starter status --watch`,
 		Args: arguments(cobra.NoArgs),
@@ -68,9 +67,9 @@ A worker that was killed still counts as polling for a minute.`,
 			}
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, with --watch one a line")
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again, until interrupted")
-	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "how often, with --watch; Temporal is asked every "+timing.LookEvery.String())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object; with --watch, one on each line")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it repeatedly until you interrupt the command")
+	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "with --watch: how often; Temporal is asked every "+timing.LookEvery.String())
 	cmd.Flags().StringVar(&taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
 	return cmd
 }
@@ -151,7 +150,7 @@ const failureWidth = 80
 // into lines of so many characters; 0: it is not.
 func failureText(f *relay.Failure, width int) string {
 	if f == nil {
-		return "the reason is in its pending activity: no attempt has kept it with the topic"
+		return "the reason is in its pending activity: no attempt has stored it yet"
 	}
 	lines := []string{f.Code}
 	if f.Message != "" {

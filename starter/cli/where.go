@@ -21,7 +21,7 @@ func whereCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "where EVENT_ID | --topic T --key K",
-		Short: "Say where an event is: pending, dead or published, when, under which message id, and in whose hands",
+		Short: "Show whether an event is pending, dead or published, with its time, message id and lane",
 		Example: `  starter where 0198f2a1-7c3b-7def-8123-456789abcdef
   starter where --topic orders --key customer-4711`,
 		Args: arguments(cobra.MaximumNArgs(1)),
@@ -55,7 +55,7 @@ func whereCommand() *cobra.Command {
 			case err != nil:
 				return badTopic(err)
 			case len(events) == 0:
-				return nothing("there is no such event: it was never committed, or is older than retention")
+				return nothing("there is no such event: it was never committed, or retention has deleted it")
 			case asJSON:
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"events": events})
 			case byKey:
@@ -142,9 +142,9 @@ func laneFields(l postgres.LaneLife) (fields [][2]string) {
 	case l.RunID != "" && l.Retrying:
 		fields = append(fields, [2]string{"lane", "waits for the next attempt of a batch of run " + runLink(l.RunID)})
 	case l.RunID != "":
-		fields = append(fields, [2]string{"lane", "in the hands of run " + runLink(l.RunID)})
+		fields = append(fields, [2]string{"lane", "leased by run " + runLink(l.RunID)})
 	case len(fields) == 0:
-		fields = append(fields, [2]string{"lane", "free: the next claim takes it; if it stays so, no relay runs, or no worker has a route for the topic"})
+		fields = append(fields, [2]string{"lane", "free: the next claim takes it; if it stays free, no relay runs, or no worker has a route for the topic"})
 	}
 	return fields
 }

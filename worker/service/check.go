@@ -84,13 +84,13 @@ func check(ctx context.Context, out io.Writer, asJSON bool) error {
 	found := findings(ctx)
 	if asJSON {
 		if err := json.NewEncoder(out).Encode(found); err != nil {
-			return fmt.Errorf("print what was found: %w", err)
+			return fmt.Errorf("print the findings: %w", err)
 		}
 	} else {
 		found.print(out)
 	}
 	if !found.OK {
-		return errors.New("something failed: this worker would not publish everything")
+		return errors.New("a check failed: this worker would not publish all events")
 	}
 	return nil
 }
@@ -158,9 +158,9 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 	}
 	found.add("database", "", database, "answers, and has an outbox")
 	found.add("session", "", session, "writes, speaks UTF-8, is read committed")
-	found.add("rights", "", rights, "the role may do what the relay does")
+	found.add("rights", "", rights, "the role has all rights that the relay needs")
 	found.add("security", "", security, "no row is hidden from the role")
-	found.add("state", "", state, "the next event's id is new, and the relay has its own rows")
+	found.add("state", "", state, "the next event's id is new, and outbox.round and outbox.sample have their rows")
 	r.checkTrigger(ctx, found, blocker(database, session, rights))
 	if database == nil && session == nil {
 		for _, warning := range r.store.Warnings(ctx) {
@@ -321,7 +321,7 @@ func (r *relay) resolve(ctx context.Context, topic string) (publish.Route, error
 func address(r publish.Route) string {
 	text := fmt.Sprintf("%s is %s", r, r.Address)
 	if r.Service == publish.SNS && r.Name != r.Address {
-		text += "; configure this ARN, and it need not be looked up"
+		text += "; if you configure this ARN, the worker does not have to look it up"
 	}
 	return text
 }

@@ -61,7 +61,7 @@ func connect(ctx context.Context, s settings, logger *slog.Logger) (*relay, erro
 
 func (r *relay) connectDatabase(ctx context.Context) (err error) {
 	if err := postgres.Encrypted(r.DatabaseURL); err != nil {
-		r.log.Warn("the database may be reached in plain text", "error", err)
+		r.log.Warn("the connection to the database may be unencrypted", "error", err)
 	}
 	if r.store, err = r.openStore(ctx); err == nil {
 		err = r.store.Check(ctx)
@@ -78,7 +78,7 @@ func (r *relay) connectDatabase(ctx context.Context) (err error) {
 		warnings = append(warnings, postgres.Warning{Check: "state", Err: err})
 	}
 	for _, warning := range warnings {
-		r.log.Warn("the database should be changed", "check", warning.Check, "warning", warning.Err)
+		r.log.Warn("a setting of the database should be changed", "check", warning.Check, "warning", warning.Err)
 	}
 	return nil
 }

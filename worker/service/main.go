@@ -63,17 +63,29 @@ func root(name string) *cobra.Command {
 Temporal's connection comes from temporal.toml and TEMPORAL_ADDRESS, _NAMESPACE,
 _API_KEY, _TLS_..., AWS's from the SDK's default chain.
 
-With --check it publishes nothing, prints its findings and ends, with status 0
-if nothing failed. The checks: configuration, database, session, rights (of the
-role), security (rows that are hidden from the role), state (of the outbox's
-counters), trigger (that makes events pending), temporal, schedule, relay (the run
-that is under way), workers (that poll), version (the current one, for workers that
-have versions), and destination and publish of each topic. These only have a line
-if they find something: encryption (of the connection to the database), sequence
-(of ids), route (of topics that have pending events), maintenance (its schedule) and
-subscription (without raw message delivery). "unknown" and "warning" are no
-failures: AWS often does not say whether publishing is allowed, and before the first
-deployment nothing runs yet.`,
+With --check it publishes nothing, prints its findings and ends. The exit status is 0
+if no check failed; "unknown" and "warning" are not failures. AWS often does not tell
+whether publishing is allowed, and before the first deployment nothing runs yet.
+These checks always print a line:
+
+  configuration, database, session
+  rights        of the database role
+  security      whether rows are hidden from the role
+  state         the outbox's counters
+  trigger       which makes events pending
+  temporal, schedule
+  relay         the run that is under way
+  workers       whether any worker polls
+  version       the current version, if workers have versions
+  destination and publish of each topic
+
+These checks only print a line if they find a problem:
+
+  encryption    of the connection to the database
+  sequence      of ids
+  route         of topics that have pending events
+  maintenance   its schedule
+  subscription  without raw message delivery`,
 		Example: strings.ReplaceAll(`  worker
   worker --check          # before a deployment
   worker --check --json`, "worker", name),
@@ -86,7 +98,7 @@ deployment nothing runs yet.`,
 				return check(cmd.Context(), cmd.OutOrStdout(), asJSON)
 			}
 			if asJSON {
-				return errors.New("--json is for --check")
+				return errors.New("--json needs --check")
 			}
 			s, err := readSettings()
 			if err != nil {
@@ -95,7 +107,7 @@ deployment nothing runs yet.`,
 			return run(cmd.Context(), s, newLogger(s))
 		},
 	}
-	cmd.Flags().BoolVar(&checking, "check", false, "check configuration, connections and rights line by line, start nothing")
+	cmd.Flags().BoolVar(&checking, "check", false, "check configuration, connections and rights; start nothing")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "with --check: print one JSON object")
 	cmd.AddCommand(readyCommand())
 	return cmd

@@ -113,7 +113,7 @@ func (p *polling) problem() error {
 	defer p.mu.Unlock()
 	switch {
 	case p.ended != "":
-		return fmt.Errorf("this worker does not poll Temporal any more: %s", p.ended)
+		return fmt.Errorf("this worker no longer polls Temporal: %s", p.ended)
 	case !p.began:
 		return errors.New("this worker does not poll Temporal yet")
 	}
@@ -168,7 +168,7 @@ func (s *surroundings) lookAtDestinations(ctx context.Context, r *relay, everyth
 	for _, topic := range topics {
 		r.metrics.Destination(topic, bad[topic] == nil)
 		if bad[topic] != nil && known[topic] == nil && !first { // the start has warned
-			r.log.Warn("a destination is not found; its topic's events wait", "topic", topic, "error", bad[topic])
+			r.log.Warn("a destination was not found; its topic's events wait", "topic", topic, "error", bad[topic])
 		}
 	}
 	s.mu.Lock()
@@ -289,10 +289,10 @@ func readyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ready",
 		Short: "Ask the worker at OUTBOX_HTTP_ADDRESS whether it can do its work",
-		Long: `Asks the worker at OUTBOX_HTTP_ADDRESS whether it can do its work, as /readyz does:
-database and Temporal answer, and it polls. It also prints what else is not well:
-destinations that were not found, a schedule that is paused, no current version.
-With --strict these end with status 1 too.`,
+		Long: `Asks the worker at OUTBOX_HTTP_ADDRESS for /readyz: the database and Temporal answer,
+and the worker polls. If not, the exit status is 1. The command also prints other
+problems: a destination that was not found, a paused schedule, no current version.
+With --strict, these make the exit status 1 too.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := readSettings()
@@ -302,7 +302,7 @@ With --strict these end with status 1 too.`,
 			return askReady(cmd.Context(), cmd.OutOrStdout(), s.HTTPAddress, strict)
 		},
 	}
-	cmd.Flags().BoolVar(&strict, "strict", false, "fail also if a destination, the schedule or the current version is missing")
+	cmd.Flags().BoolVar(&strict, "strict", false, "also fail if a destination, the schedule or the current version is missing")
 	return cmd
 }
 

@@ -67,7 +67,7 @@ resumes within seconds of the writer being back. RDS Proxy and PgBouncer keep co
 the old writer after a failover, have it connect anew (` + "`RECONNECT`" + ` on its console). With asynchronous replication a failover
 [loses commits](reliability.md#commits-that-are-lost-with-a-primary).
 
-## What ` + "`worker --check`" + ` says
+## Results of ` + "`worker --check`" + `
 
 Each line has a state, a check and a text. ` + "`failed`" + ` makes the exit status 1. ` + "`warning`" + ` and ` + "`unknown`" + ` do not. ` + "`unknown … not checked: see session`" + `
 means that another check must succeed first.

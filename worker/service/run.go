@@ -94,7 +94,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	r.settleRest(ctx, acts)
 	// A claim may have been answered to a workflow that finds no worker any more.
 	if err := r.store.ReleaseUnbegun(ctx); err != nil {
-		logger.Warn("some lanes stay leased for a few seconds", "error", err)
+		logger.Warn("could not release all lanes; their leases expire within seconds", "error", err)
 	}
 	logger.Info("stopped")
 	return refused
@@ -129,7 +129,7 @@ func (r *relay) settleRest(ctx context.Context, acts *activities.Activities) {
 	ctx, cancel := context.WithTimeout(ctx, timing.ShutdownTimeout-timing.SettleTry)
 	defer cancel()
 	if left, err := activities.SettleRest(ctx, acts); left > 0 {
-		r.log.Error("accepted events stay pending, because the database does not answer: unless a retry of their batch settles them, they are published again",
+		r.log.Error("accepted events stay pending, because the database does not answer; they are published again unless a retry of their batch settles them",
 			"events", left, "error", err)
 	}
 }

@@ -115,7 +115,7 @@ func (s *successor) run(ctx context.Context) {
 		}
 		err := s.look(ctx)
 		if err != nil && ctx.Err() == nil && !failing {
-			s.log.Warn("runs of other versions cannot be looked after", "error", err)
+			s.log.Warn("cannot take over runs of other versions", "error", err)
 		}
 		failing = err != nil
 	}
@@ -211,13 +211,13 @@ func (s *successor) consider(ctx context.Context, id, run string) error {
 		if err != nil {
 			return unlessAbsent(fmt.Errorf("take over %s: %w", id, err))
 		}
-		s.log.Info("a workflow that was pinned to another version goes on with this one", "workflow", id, "run", run)
+		s.log.Info("a workflow that was pinned to another version continues with this one", "workflow", id, "run", run)
 	case replaceRun:
 		if err := s.client.TerminateWorkflow(ctx, id, run, "the current worker version cannot continue what another version recorded"); err != nil {
 			return unlessAbsent(fmt.Errorf("terminate %s: %w", id, err))
 		}
 		s.owed = true
-		s.log.Warn("a run that this version cannot continue was terminated; the schedule begins the next", "workflow", id, "run", run, "cause", failed.String())
+		s.log.Warn("a run that this version cannot continue was terminated; the schedule starts the next one", "workflow", id, "run", run, "cause", failed.String())
 	case leaveRun:
 	}
 	return nil

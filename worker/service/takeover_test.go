@@ -120,5 +120,5 @@ func TestPolling_IsAProblemOnlyWhileTemporalRefusesToGiveWork(t *testing.T) {
 	p.note("PollWorkflowTaskQueue", nil)
 	require.ErrorContains(t, p.problem(), "API key expired", "the other kind's answers do not count")
 	p.ends("it is stopping")
-	require.ErrorContains(t, p.problem(), "does not poll Temporal any more: it is stopping")
+	require.ErrorContains(t, p.problem(), "no longer polls Temporal: it is stopping")
 }

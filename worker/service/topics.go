@@ -74,7 +74,7 @@ func parseTopics(path string, text []byte) (map[string]topic, error) {
 	}
 	r.read(file)
 	if r.spent() {
-		return nil, fmt.Errorf("OUTBOX_CONFIG: %s:%d: the aliases (*) up to here stand for more than %d keys: write the keys out in place of some", path, r.limit, maxTaken)
+		return nil, fmt.Errorf("OUTBOX_CONFIG: %s:%d: the aliases (*) up to here stand for more than %d keys: replace some of them by their keys", path, r.limit, maxTaken)
 	}
 	if len(r.problems) == 0 && len(r.topics) == 0 {
 		return nil, fmt.Errorf("OUTBOX_CONFIG: %s names no topics: it must be %s", path, configHelp)
@@ -85,7 +85,7 @@ func parseTopics(path string, text []byte) (map[string]topic, error) {
 		all[i] = fmt.Errorf("OUTBOX_CONFIG: %s:%d: %w", path, p.line, p.err)
 	}
 	if r.more {
-		all = append(all, fmt.Errorf("OUTBOX_CONFIG: %s has more mistakes than these: correct them first", path))
+		all = append(all, fmt.Errorf("OUTBOX_CONFIG: %s has more mistakes: correct these first", path))
 	}
 	return r.topics, errors.Join(all...)
 }
@@ -162,15 +162,15 @@ func (r *reader) read(file *ast.File) {
 	for _, alias := range r.unbound {
 		name := alias.Value.GetToken().Value
 		if later := r.anchors[name]; later != nil {
-			r.note(lineOf(alias), "*%s stands for nothing: there is no &%s before it: move the &%s of line %d to a place before it", name, name, name, lineOf(later))
+			r.note(lineOf(alias), "*%s has no &%s before it: move the &%s of line %d to a place before it", name, name, name, lineOf(later))
 			continue
 		}
-		r.note(lineOf(alias), "*%s stands for nothing: there is no &%s", name, name)
+		r.note(lineOf(alias), "*%s has no &%s", name, name)
 	}
 	entries, _ := r.entries(body, "the file")
 	for _, e := range entries {
 		if e.key != "topics" {
-			r.note(e.line, "%s is no key of the file: %s", e.key, known(e.key, []string{"topics"}))
+			r.note(e.line, "%s is not a key of the file: %s", e.key, known(e.key, []string{"topics"}))
 			continue
 		}
 		topics, _ := r.entries(e.value, "topics")
@@ -301,7 +301,7 @@ func (r *reader) key(n ast.Node, owner string) (text string, ok bool) {
 	}
 	if scalar.Type() == ast.NullType && !tagged {
 		null := scalar.GetToken().Value
-		r.note(line, "%s: a key is %s, which YAML reads as nothing: put it in quotes, as in %q", owner, null, null)
+		r.note(line, "%s: a key is %s, which YAML reads as null: put it in quotes, as in %q", owner, null, null)
 		return "", false
 	}
 	if text, ok = textOf(scalar); !ok {
@@ -406,7 +406,7 @@ func (r *reader) topic(of entry) (t topic) {
 		lines[e.key] = e.line
 		i := slices.Index(names, e.key)
 		if i < 0 {
-			r.note(e.line, "%s: %s is no key of a topic: %s", owner, e.key, known(e.key, names))
+			r.note(e.line, "%s: %s is not a key of a topic: %s", owner, e.key, known(e.key, names))
 			continue
 		}
 		value := r.resolve(e.value)
@@ -527,7 +527,7 @@ func (t topic) mistakes() (all []publish.Mistake) {
 	case "", activities.Continue:
 	case activities.BlockKey:
 		if !strings.HasSuffix(t.SNS+t.SQS, ".fifo") {
-			note("onPoison", "onPoison is block, but its destination keeps no order: give it a FIFO one, or remove onPoison")
+			note("onPoison", "onPoison is block, but the destination keeps no order: use a FIFO destination, or remove onPoison")
 		}
 	default:
 		note("onPoison", "onPoison is %q: it must be continue or block", t.OnPoison)
@@ -567,7 +567,7 @@ func short(n ast.Node) string {
 
 // known names the keys that there are, and the one that was probably meant.
 func known(key string, names []string) string {
-	text := "it knows " + strings.Join(names, ", ")
+	text := "the keys are " + strings.Join(names, ", ")
 	if near := nearest(key, names); near != "" {
 		text = "did you mean " + near + "? " + text
 	}

@@ -35,7 +35,7 @@ topics: {k: {sqs: k}}
 	want := []string{
 		`o.yaml:2: topic "a": giveUpAfter is "1x": it must be a duration such as 90s, 15m, 2h, 1d or 1d12h`,
 		`o.yaml:5: topic "b": onPoison is "drop": it must be continue or block`,
-		`o.yaml:6: topic "b": maxPersecond is no key of a topic: did you mean maxPerSecond? it knows sns, sqs, fair, onPoison, giveUpAfter, maxPerSecond`,
+		`o.yaml:6: topic "b": maxPersecond is not a key of a topic: did you mean maxPerSecond? the keys are sns, sqs, fair, onPoison, giveUpAfter, maxPerSecond`,
 		`o.yaml:7: topic "c": fair is "maybe": it must be true or false`,
 		`o.yaml:7: topic "c": SNS topic "no space": neither a topic's name nor an ARN`,
 		`o.yaml:8: topic "d": has no destination: set sns to a topic's name or ARN, or sqs to a queue's name or URL`,
@@ -49,7 +49,7 @@ topics: {k: {sqs: k}}
 		`o.yaml:14: topics has d twice, and before in line 8: remove one`,
 		`o.yaml:15: topic "j": giveUpAfter is "30": it must be a duration`,
 		`o.yaml:16: topic "k": receipts is -168h0m0s: it cannot be negative`,
-		`o.yaml:18: more is no key of the file: it knows topics`,
+		`o.yaml:18: more is not a key of the file: the keys are topics`,
 		`o.yaml:20: a second YAML document begins here`,
 	}
 	have := each(err)
@@ -69,7 +69,7 @@ func TestTopics_AFileThatIsNoYAMLIsNamedWithItsLine(t *testing.T) {
 		"# nothing\n":                "o.yaml names no topics",
 		"":                           "o.yaml names no topics",
 		"topics:\n":                  "o.yaml names no topics",
-		"topics:\n  a: *b\n":         "o.yaml:2: *b stands for nothing",
+		"topics:\n  a: *b\n":         "o.yaml:2: *b has no &b",
 		"topics:\n  a: &a *a\n":      "o.yaml:2: ",
 	} {
 		_, err := parseTopics("o.yaml", []byte(text))
@@ -101,11 +101,11 @@ func TestTopics_AnAliasStandsForTheLastAnchorBeforeIt(t *testing.T) {
 
 func TestTopics_AnAliasThatStandsForNothingIsNamedOnce(t *testing.T) {
 	for text, want := range map[string][]string{
-		"topics:\n  a: *x\n  b: &x {sqs: b}\n":                                  {"o.yaml:2: *x stands for nothing: there is no &x before it: move the &x of line 3 to a place before it"},
-		"topics:\n  a: {<<: *x}\n  b: &x {sqs: b}\n":                            {"o.yaml:2: *x stands for nothing: there is no &x before it"},
-		"topics:\n  a: {<<: *x}\n":                                              {"o.yaml:2: *x stands for nothing: there is no &x"},
-		"topics:\n  a: {<<: [*x, *y]}\n":                                        {"o.yaml:2: *x stands for nothing", "o.yaml:2: *y stands for nothing"},
-		"topics:\n  a: {sqs: *x}\n":                                             {"o.yaml:2: *x stands for nothing"},
+		"topics:\n  a: *x\n  b: &x {sqs: b}\n":                                  {"o.yaml:2: *x has no &x before it: move the &x of line 3 to a place before it"},
+		"topics:\n  a: {<<: *x}\n  b: &x {sqs: b}\n":                            {"o.yaml:2: *x has no &x before it"},
+		"topics:\n  a: {<<: *x}\n":                                              {"o.yaml:2: *x has no &x"},
+		"topics:\n  a: {<<: [*x, *y]}\n":                                        {"o.yaml:2: *x has no &x", "o.yaml:2: *y has no &y"},
+		"topics:\n  a: {sqs: *x}\n":                                             {"o.yaml:2: *x has no &x"},
 		"topics:\n  a: &x {sqs: q, <<: *x}\n":                                   {"o.yaml:2: *x contains itself: remove it from the value of &x"},
 		"topics:\n  a: &x\n    sqs: q\n    <<: [*x]\n":                          {"o.yaml:4: *x contains itself"},
 		"topics:\n  a: &x {sqs: q, <<: {fair: true, <<: *x}}\n  b: *x\n":        {"o.yaml:2: *x contains itself"},
@@ -147,12 +147,12 @@ func TestTopics_ANameIsTheTextOfItsKeyHoweverYAMLSpellsIt(t *testing.T) {
 
 func TestTopics_AKeyThatIsNoNameIsRefusedWithItsLine(t *testing.T) {
 	for key, want := range map[string]string{
-		"~:":                            `topics: a key is ~, which YAML reads as nothing: put it in quotes, as in "~"`,
-		"null:":                         `topics: a key is null, which YAML reads as nothing: put it in quotes, as in "null"`,
+		"~:":                            `topics: a key is ~, which YAML reads as null: put it in quotes, as in "~"`,
+		"null:":                         `topics: a key is null, which YAML reads as null: put it in quotes, as in "null"`,
 		"!!binary YQ==:":                "topics: a key has the tag !!binary: remove the tag, a key is always a text",
 		"!own a:":                       "topics: a key has the tag !own",
 		"&x !!str *x :":                 "*x contains itself",
-		"*nil :":                        "*nil stands for nothing",
+		"*nil :":                        "*nil has no &nil",
 		"*m :":                          "topics: a key is a mapping: it must be a text",
 		`"":`:                           "topic \"\": the topic's name is empty",
 		"!!str :":                       "topic \"\": the topic's name is empty",
@@ -291,5 +291,5 @@ func TestTopics_OfMoreMistakesThanAnyoneReadsTheFirstAreNamed(t *testing.T) {
 	_, err := parseTopics("o.yaml", []byte(b.String()))
 	have := each(err)
 	require.Len(t, have, maxProblems+1)
-	require.EqualError(t, have[maxProblems], "OUTBOX_CONFIG: o.yaml has more mistakes than these: correct them first")
+	require.EqualError(t, have[maxProblems], "OUTBOX_CONFIG: o.yaml has more mistakes: correct these first")
 }

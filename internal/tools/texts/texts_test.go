@@ -40,8 +40,8 @@ func TestCollect_FindsTextsByTheirPlace(t *testing.T) {
 			[]text{{help, "use", file, 3, "run"}, {help, "long", file, 4, "Runs it.\nTwice."}},
 		},
 		"flags": {
-			"package worker\nfunc f() { g.StringVar(&x, \"by\", d(\"one two\"), \"who does it\"); flag.Bool(\"all\", true, \"everything\") }",
-			[]text{{help, "flag all", file, 2, "everything"}, {other, "", file, 2, "one two"}, {help, "flag by", file, 2, "who does it"}},
+			"package worker\nfunc f() { g.StringVar(&x, \"by\", d(\"one two\"), \"your name\"); flag.Bool(\"all\", true, \"everything\") }",
+			[]text{{help, "flag all", file, 2, "everything"}, {other, "", file, 2, "one two"}, {help, "flag by", file, 2, "your name"}},
 		},
 		"errors, of one word too": {
 			"package worker\nvar a, b = errors.New(\"closed\"), fmt.Errorf(\"read \"+name+\": %w\", err)",
