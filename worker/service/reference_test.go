@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write the reference instead of comparin
 
 const reference = "../../docs/configuration.md"
 
-// databaseReference is about what DATABASE_URL leads to.
+// databaseReference describes the database of DATABASE_URL and the results of worker --check.
 const databaseReference = `
 ## The database
 
@@ -28,16 +28,24 @@ error names the remedy. ` + "`starter migrate`" + ` checks the owner's session i
 
 | setting | the relay |
 |---|---|
-| ` + "`client_encoding`" + ` | sets UTF8. The value in a URL, a role or a database does not count. In a SQL_ASCII database it sets SQL_ASCII and reads bytes as they are |
-| ` + "`DateStyle`, `TimeZone`" + ` | sets ISO and UTC |
+| ` + "`client_encoding`" + ` | sets UTF8, or SQL_ASCII in a SQL_ASCII database. A value in a URL, a role or the database has no effect |
+| ` + "`DateStyle`" + `, ` + "`TimeZone`" + ` | sets ISO and UTC |
 | a standby, or ` + "`default_transaction_read_only`" + ` | refuses the connection. If a connection becomes read-only later (SQLSTATE 25006), it connects anew |
-| ` + "`default_transaction_isolation`" + ` | refuses the connection unless it is ` + "`read committed`" + `. PgBouncer in transaction mode cannot pass it on: use ` + "`ALTER ROLE … SET`" + ` |
-| ` + "`statement_timeout`, `transaction_timeout`" + ` | lifts them for commands that take long, such as ` + "`replay`" + `. Warns if they are below 8 s. Retention keeps them |
-| ` + "`lock_timeout`, `idle_in_transaction_session_timeout`" + ` | keeps them. Warns if they are below 1 s |
-| row level security | refuses to start if rows can be hidden from its role. A policy for the role with ` + "`USING (true)`" + ` hides nothing. Producers need a policy of their own on ` + "`outbox.event`: `FOR INSERT … WITH CHECK (true)`" + `. It must not be forced on the owner (` + "`FORCE ROW LEVEL SECURITY`" + `) either: then every insert of an event fails, and retention too. ` + "`worker --check`" + ` says ` + "`failed security`" + ` and ` + "`starter migrate`" + ` warns. Remedy: the ` + "`ALTER TABLE`" + ` in the message |
-| ` + "`connect_timeout`" + ` | 5 s for each host, unless the URL has another value. The connection that settles after an outage waits 2 s at most, for all hosts together |
+| ` + "`default_transaction_isolation`" + ` | refuses the connection unless it is ` + "`read committed`" + ` |
+| ` + "`statement_timeout`" + `, ` + "`transaction_timeout`" + ` | lifts them for long commands, such as ` + "`replay`" + `. Warns below 8 s. Retention keeps them |
+| ` + "`lock_timeout`" + `, ` + "`idle_in_transaction_session_timeout`" + ` | keeps them. Warns if they are below 1 s |
+| row level security | does not start if a policy can hide rows from its role |
+| ` + "`connect_timeout`" + ` | 5 s for each host, unless the URL has another value |
 
-An error that ` + "`statement_timeout`, `transaction_timeout`, `lock_timeout` or `idle_in_transaction_session_timeout`" + ` causes names it and its value.
+PgBouncer in transaction mode cannot pass on ` + "`default_transaction_isolation`" + `: use ` + "`ALTER ROLE … SET`" + `. The connection that settles after an
+outage waits at most 2 s, for all hosts together.
+
+An error that ` + "`statement_timeout`" + `, ` + "`transaction_timeout`" + `, ` + "`lock_timeout`" + ` or ` + "`idle_in_transaction_session_timeout`" + ` causes names it and its value.
+
+**Row level security.** A policy for the relay's role with ` + "`USING (true)`" + ` hides no rows. Producers need a policy of their own on
+` + "`outbox.event`" + `: ` + "`FOR INSERT … WITH CHECK (true)`" + `. Do not force row level security on the owner (` + "`FORCE ROW LEVEL SECURITY`" + `): every insert
+of an event would fail, and so would retention. ` + "`worker --check`" + ` then prints ` + "`failed security`" + `, and ` + "`starter migrate`" + ` warns. Both messages
+contain the ` + "`ALTER TABLE`" + ` that repairs it.
 
 **Encodings.** UTF8 is best. From any other encoding that PostgreSQL can convert, such as LATIN1, texts arrive as UTF-8. PostgreSQL does
 not check the texts of a SQL_ASCII database, so an event there may hold bytes that are not UTF-8. The worker warns of such a database. The
@@ -54,7 +62,7 @@ the dead letter has the topic's name with that byte in octal, such as ` + "`or\\
 - RDS Multi-AZ with one standby: the endpoint of the DB instance (it moves with the failover).
 - RDS Multi-AZ cluster: the cluster endpoint.
 
-` + "```sh" + `
+` + "```" + `sh
 # The cluster endpoint of Aurora.
 DATABASE_URL='postgres://relay:…@shop.cluster-c1x2y3.eu-central-1.rds.amazonaws.com:5432/shop?sslmode=verify-full&sslrootcert=/etc/rds/global-bundle.pem'
 # Several servers of your own: the relay tries them in turn and takes the one that can write.
@@ -69,34 +77,64 @@ the old writer after a failover, have it connect anew (` + "`RECONNECT`" + ` on 
 
 ## Results of ` + "`worker --check`" + `
 
-Each line has a state, a check and a text. ` + "`failed`" + ` makes the exit status 1. ` + "`warning`" + ` and ` + "`unknown`" + ` do not. ` + "`unknown … not checked: see session`" + `
+Each line has a state, the name of a check and a text. ` + "`failed`" + ` makes the exit status 1. ` + "`warning`" + ` and ` + "`unknown`" + ` do not. ` + "`unknown … not checked: see session`" + `
 means that another check must succeed first.
 
-| line | it means | remedy |
+**Configuration and database**
+
+| line | meaning | remedy |
 |---|---|---|
-| ` + "`failed configuration`" + ` | the environment or the file has a mistake | the text names each one |
-| ` + "`warning encryption`" + ` | ` + "`DATABASE_URL`" + ` allows plain text to another machine | ` + "`sslmode=verify-full`, see [security](security.md#on-the-wire)" + ` |
-| ` + "`failed database`" + ` | the database does not answer, or has no outbox | ` + "`DATABASE_URL`; `starter migrate`" + ` |
-| ` + "`failed session`" + ` | the server is a standby or read-only, a setting is not what the relay needs, or the encoding lacks a character of a topic's name | the ` + "`ALTER ROLE`" + ` in the text, or an address that leads to the writer |
-| ` + "`warning session`" + ` | a timeout is shorter than the relay's statements may take, the encoding is SQL_ASCII, or a topic cannot be read as UTF-8 | the ` + "`ALTER ROLE`" + ` in the text, or a database with UTF8 |
-| ` + "`failed rights`" + ` | the role lacks a right, or the outbox is older than the worker | ` + "`psql -f schema/roles.sql` and `GRANT outbox_relay TO …`, or `starter migrate`" + ` |
-| ` + "`failed security`" + ` | row level security can hide rows from the role or from the owner | the ` + "`ALTER TABLE` or `ALTER ROLE`" + ` in the text |
-| ` + "`failed state`" + ` | the sequence of ids is behind the events, as after logical replication or a restore of data only, or ` + "`outbox.round` or `outbox.sample`" + ` has lost its row | the ` + "`SELECT setval(…)`" + ` in the text, as the owner; ` + "`starter migrate`" + ` puts the rows back |
-| ` + "`failed trigger`" + ` | the trigger of ` + "`outbox.event`" + ` is disabled or missing, so no inserted event becomes pending | the statement in the text, then ` + "`starter replay TOPIC --since … --until … --reason …`" + ` for each topic |
-| ` + "`warning trigger`" + ` | a setting or a right lets events be inserted past the trigger | reset ` + "`session_replication_role`" + `, or revoke INSERT on the partitions from the roles that the text names |
-| ` + "`warning sequence`" + ` | the sequence of ids has a cache, so events of a key can be published in another order than they were committed, or the role may not read the sequence | the ` + "`ALTER TABLE … SET CACHE 1` or the `GRANT`" + ` in the text |
-| ` + "`warning TOPIC: route`" + ` | a topic has pending events, and ` + "`OUTBOX_CONFIG`" + ` has no topic of its name, so they wait. Events are counted up to 1,000, and 20 such topics are named | add the topic, or correct its name where the events are written; a name of similar spelling is in the text |
-| ` + "`failed temporal`" + ` | Temporal does not answer, or does not know the namespace | ` + "`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`" + ` and credentials |
-| ` + "`warning schedule`, `warning relay`" + ` | the schedule of the relay is absent or paused (the text has the operator's note), or no run of ` + "`Relay`" + ` is under way, or no worker takes its tasks: events wait. Before the first deployment this is as it should be | the command in the text |
+| ` + "`failed configuration`" + ` | the environment or the file has a mistake | the text names each mistake |
+| ` + "`warning encryption`" + ` | ` + "`DATABASE_URL`" + ` allows plain text to another machine | ` + "`sslmode=verify-full`" + `, see [security](security.md#on-the-wire) |
+| ` + "`failed database`" + ` | the database does not answer, or has no outbox | correct ` + "`DATABASE_URL`" + `; ` + "`starter migrate`" + ` |
+| ` + "`failed session`" + ` | the session does not fit, see below | the ` + "`ALTER ROLE`" + ` in the text, or the writer's address |
+| ` + "`warning session`" + ` | the session may cause errors, see below | the ` + "`ALTER ROLE`" + ` in the text, or a database with UTF8 |
+| ` + "`failed rights`" + ` | the role lacks a right, or the outbox is older than the worker | roles, see below; ` + "`starter migrate`" + ` |
+| ` + "`failed security`" + ` | row level security can hide rows from the role or the owner | the ` + "`ALTER TABLE`" + ` or ` + "`ALTER ROLE`" + ` in the text |
+| ` + "`failed state`" + ` | the sequence of ids is behind the events, or a counter has lost its row | see below |
+| ` + "`failed trigger`" + ` | the trigger of ` + "`outbox.event`" + ` is disabled or missing: no new event becomes pending | see below |
+| ` + "`warning trigger`" + ` | a setting or a right lets programs insert events without the trigger | see below |
+| ` + "`warning sequence`" + ` | the sequence of ids has a cache, or the role may not read it | the ` + "`ALTER TABLE … SET CACHE 1`" + ` or ` + "`GRANT`" + ` in the text |
+| ` + "`warning TOPIC: route`" + ` | the topic has pending events and is not in ` + "`OUTBOX_CONFIG`" + ` | add it, or correct its name in the producer |
+
+- **` + "`failed session`" + `**: the server is a standby or read-only, a setting is not as the relay needs it, or the encoding lacks a character of
+  a topic's name.
+- **` + "`warning session`" + `**: a timeout is shorter than the relay's statements may take, the encoding is SQL_ASCII, or a topic cannot be read as
+  UTF-8.
+- **` + "`failed rights`" + `**: create the roles with ` + "`psql -f schema/roles.sql`" + `, then ` + "`GRANT outbox_relay TO …`" + `.
+- **` + "`failed state`" + `**: this happens after logical replication or after a restore of data only. Run the ` + "`SELECT setval(…)`" + ` in the text as the
+  owner. If ` + "`outbox.round`" + ` or ` + "`outbox.sample`" + ` has lost its row, ` + "`starter migrate`" + ` inserts it again.
+- **` + "`failed trigger`" + `**: run the statement in the text. Then run ` + "`starter replay TOPIC --since … --until … --reason …`" + ` for each topic.
+- **` + "`warning trigger`" + `**: reset ` + "`session_replication_role`" + `, or revoke INSERT on the partitions from the roles that the text names.
+- **` + "`warning sequence`" + `**: with a cache, events of a key can be published in another order than they were committed.
+- **` + "`warning TOPIC: route`" + `**: at most 20 such topics are named, and events are counted up to 1,000. The text suggests a similar name.
+
+**Temporal**
+
+| line | meaning | remedy |
+|---|---|---|
+| ` + "`failed temporal`" + ` | Temporal does not answer, or does not know the namespace | ` + "`TEMPORAL_ADDRESS`" + `, ` + "`TEMPORAL_NAMESPACE`" + ` and credentials |
+| ` + "`warning schedule`" + ` | the relay's schedule is missing or paused; the text has the operator's note | the command in the text |
+| ` + "`warning relay`" + ` | no run of ` + "`Relay`" + ` is under way, or no worker takes its tasks: events wait | the command in the text |
 | ` + "`warning maintenance`" + ` | the schedule of ` + "`Maintenance`" + ` is paused | the command in the text |
-| ` + "`warning workers`" + ` | no worker polls the task queue. A worker that was killed counts for a minute longer | start one |
-| ` + "`warning version`" + ` | the worker deployment has no current version, or no worker of the current version polls | ` + "`starter promote`" + ` |
-| ` + "`warning version`" + ` | a version is current, and this worker has none, so that it gets no work | stop it, make it a version, or ` + "`temporal worker deployment set-current-version --unversioned`" + ` |
-| ` + "`unknown schedule`" + ` and the like | Temporal did not tell, for want of rights, say | read rights in the namespace |
-| ` + "`failed TOPIC: destination`" + ` | the destination was not found, or must not be read | the file, or the worker's role in AWS: [security](security.md#in-aws) |
-| ` + "`failed TOPIC: publish`" + ` | publishing is denied | the worker's role or the destination's policy. ` + "`unknown`" + ` means that AWS does not say without a message |
-| ` + "`warning TOPIC: subscription`" + ` | subscriptions of the SNS topic have no raw message delivery, so their consumers get [an envelope](delivery.md#what-arrives) | turn it on, or open the envelope |
-| ` + "`unknown TOPIC: subscription`" + ` | the worker may not list or read the topic's subscriptions | none, or [two permissions](security.md#in-aws) |
+| ` + "`warning workers`" + ` | no worker polls the task queue. A worker that was killed counts for another minute | start a worker |
+| ` + "`warning version`" + ` | the deployment has no current version, or no worker of the current version polls | ` + "`starter promote`" + ` |
+| ` + "`warning version`" + ` | a version is current, but this worker has no version and gets no work | see below |
+| ` + "`unknown schedule`" + ` and similar | Temporal did not answer this question, for example because rights are missing | read rights in the namespace |
+
+- **` + "`warning schedule`" + `, ` + "`warning relay`" + `** are normal before the first deployment.
+- **` + "`warning version`" + `** of a worker without a version: stop the worker, give it a version, or run
+  ` + "`temporal worker deployment set-current-version --unversioned`" + `.
+
+**Destinations**
+
+| line | meaning | remedy |
+|---|---|---|
+| ` + "`failed TOPIC: destination`" + ` | the destination was not found, or the worker may not read it | the file, or [the worker's role](security.md#in-aws) |
+| ` + "`failed TOPIC: publish`" + ` | publishing is denied | the worker's role, or the destination's policy |
+| ` + "`unknown TOPIC: publish`" + ` | AWS does not tell without a message | none |
+| ` + "`warning TOPIC: subscription`" + ` | subscriptions have no raw message delivery and get [an envelope](delivery.md#what-arrives) | turn it on |
+| ` + "`unknown TOPIC: subscription`" + ` | the worker may not read the topic's subscriptions | none, or [two permissions](security.md#in-aws) |
 `
 
 // The reference is made from the code: go test ./worker/service -update.
@@ -109,10 +147,10 @@ func TestReference_OfTheConfigurationIsThatOfTheCode(t *testing.T) {
 		"`TEMPORAL_TLS_…`, AWS's from the SDK's default chain, where traces go from the standard `OTEL_…` variables ([tracing](tracing.md)).\n\n" +
 		"## The file that `OUTBOX_CONFIG` names\n\nUnder `topics`, for each topic by its name:\n\n| key | default | |\n|---|---|---|\n")
 	rows(&b, reflect.TypeFor[topic](), "yaml", "default")
-	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. A key that is not known, a key that comes twice and a second YAML document\nare refused. A name is read as it is written: `012:` and `sqs: 012` are not 12 or 10. An alias stands for the last anchor before it.\n" +
-		"Everything that is wrong, up to 200 mistakes, is named at once, with its line, topic and key. Aliases may stand for a million keys in all.\n" +
-		"`worker --check` checks it without starting.\n" +
-		"How much is in flight, `--linger` and retention belong to the schedule: [starter](starter.md).\n" + databaseReference)
+	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. The worker refuses an unknown key, a repeated key and a second\nYAML document. It reads names as they are written: `012:` and `sqs: 012` are not 12 or 10. An alias stands for the last anchor before it.\n" +
+		"All aliases together may stand for at most a million keys. The worker prints all mistakes at once, up to 200, each with its line, topic and key.\n" +
+		"`worker --check` checks the file without starting the worker.\n" +
+		"The schedule has the settings for events in flight, `--linger` and retention: [starter](starter.md).\n" + databaseReference)
 	if *update {
 		require.NoError(t, os.WriteFile(reference, []byte(b.String()), 0o600))
 	}

@@ -29,10 +29,10 @@ type topic struct {
 	SQS  string `yaml:"sqs" doc:"name or URL of the SQS queue; this or sns"`
 	Fair bool   `yaml:"fair" doc:"on a standard queue, send the key as MessageGroupId, for fair queues" default:"false"`
 
-	OnPoison     activities.OnPoison `yaml:"onPoison" doc:"what becomes of later events of a key that has a dead letter: continue publishes them, block lets them follow into the dead letters (FIFO only)" default:"continue"`
-	GiveUpAfter  time.Duration       `yaml:"giveUpAfter" doc:"how long an event is retried that its destination refuses alone, while others get through; such as 90s, 15m, 2h or 1d" default:"1h"`
+	OnPoison     activities.OnPoison `yaml:"onPoison" doc:"later events of a key that has a dead letter: continue publishes them, block makes them dead letters too (FIFO only)" default:"continue"`
+	GiveUpAfter  time.Duration       `yaml:"giveUpAfter" doc:"how long an event is retried while its destination refuses it and accepts others; such as 90s, 15m, 2h or 1d" default:"1h"`
 	MaxPerSecond float64             `yaml:"maxPerSecond" doc:"messages a second, over all workers; 0: no cap" default:"0"`
-	Receipts     time.Duration       `yaml:"receipts" doc:"how long starter where says when an event was published, and under which message id; such as 7d; 0: it does not" default:"0"`
+	Receipts     time.Duration       `yaml:"receipts" doc:"how long starter where shows the time and message id of a publication; such as 7d; 0: never" default:"0"`
 }
 
 const configHelp = `a YAML file such as
