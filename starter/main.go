@@ -1,6 +1,6 @@
-// Command starter prepares the outbox and steers it: it migrates the schema, schedules
-// the relay, makes worker versions current, shows what is pending, dead and paused, and
-// redrives, discards and replays events.
+// Command starter sets up and operates the outbox: it migrates the schema, schedules the
+// relay, makes worker versions current, shows the state of topics and events, and redrives,
+// discards and replays events.
 package main
 
 import (

@@ -1,6 +1,6 @@
 // Package printable shows texts that others have chosen, and shortens them. Topics, keys, reasons and the error
 // texts of destinations may have characters that a terminal obeys, or that let a text look
-// like another one. What people read shows their numbers instead.
+// like another one. In texts for people, the character's number takes its place.
 package printable
 
 import (

@@ -19,8 +19,8 @@ import (
 	"github.com/temporal-outbox/relay/schema"
 )
 
-// Database is a pool on a database of the test's own: migrated, empty, dropped
-// when the test ends, whoever is still connected to it.
+// Database is a pool on a database of the test's own. The database is migrated and empty.
+// It is dropped when the test ends, even if programs are still connected to it.
 func Database(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	config, err := pgxpool.ParseConfig(DatabaseURL(t))
@@ -97,7 +97,7 @@ func migrate(ctx context.Context, url string) error {
 	if err != nil {
 		return fmt.Errorf("connect to it: %w", err)
 	}
-	// CREATE DATABASE waits for nobody who is connected to its template.
+	// CREATE DATABASE fails while a session is connected to its template.
 	defer conn.Close(ctx)
 	if _, err := schema.Migrate(ctx, conn); err != nil {
 		return fmt.Errorf("migrate it: %w", err)
@@ -107,7 +107,7 @@ func migrate(ctx context.Context, url string) error {
 
 // databases are those of one test process. Their names carry its token, and a
 // session of its own holds an advisory lock on the token for as long as the
-// process lives: that is how the next one tells what a killed process left.
+// process lives: the lock tells the next process which databases a killed process left.
 type databases struct {
 	base  string
 	token int64

@@ -20,15 +20,15 @@ import (
 //
 //	db := testenv.Failover(t)
 //	pool := db.Pool()
-//	...          // the standby gets what is committed here
+//	...          // the standby gets these commits
 //	db.Lag()
-//	...          // and loses what is committed here
+//	...          // and does not get these
 //	db.Promote() // the old primary is gone; db.URL leads to the new one
 //
 // PostgreSQL logs a sequence 32 numbers ahead, so commit more than 64 events after Lag if
 // the new primary is to give numbers again.
 type Replaceable struct {
-	// URL leads to the writer, whichever server that is, as the database's owner.
+	// URL leads to the current writer, as the database's owner.
 	// Connections are cut when the server is replaced.
 	URL string
 	// Cluster is what the methods use.
@@ -91,8 +91,8 @@ func (r *Replaceable) AddStandby() {
 // StandbyURL leads to the standby itself, for readers.
 func (r *Replaceable) StandbyURL() string { return r.Cluster.StandbyURL() }
 
-// Lag lets the standby catch up and then cuts it off: what is committed after that is
-// lost by Promote.
+// Lag lets the standby catch up and then cuts it off. Promote loses the commits that
+// follow.
 func (r *Replaceable) Lag() {
 	r.t.Helper()
 	r.do("cut the standby off", r.Cluster.Lag)

@@ -9,7 +9,7 @@ import (
 
 // PgBouncer puts a pooler in transaction mode, with at most so many connections
 // to the server, in front of a database, and returns the database's URL by way of
-// it. It ends with the test. Where nobody has installed it, the test ends as it
+// it. It ends with the test. If PgBouncer is not installed, the test ends as it
 // does for any part that is missing.
 func PgBouncer(t testing.TB, database string, conns int) (url string) {
 	t.Helper()

@@ -15,8 +15,8 @@ import (
 	"github.com/temporal-outbox/relay/internal/publish/detach"
 )
 
-// AWS is the configuration for the endpoint that AWS_ENDPOINT_URL names. What a
-// test creates there should carry a Name, since all tests share the account.
+// AWS is the configuration for the endpoint that AWS_ENDPOINT_URL names. All tests
+// share its account, so name each queue and topic with Name.
 func AWS(t testing.TB) aws.Config {
 	t.Helper()
 	need(t, "AWS_ENDPOINT_URL")

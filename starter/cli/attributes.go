@@ -29,9 +29,9 @@ var errNotListed = errors.New("list search attributes")
 
 // searchAttributes says whether recoveries set search attributes, and registers the attributes
 // if so. flag is the flag's value, if it is given, and stored that of the schedule, if there is
-// one. Where attributes may not be registered, it warns and says what to do: a workflow that
-// sets one that is not registered cannot go on, while one that sets none lacks nothing but a
-// query.
+// one. If the server refuses the registration, it prints a warning with the remedy: a workflow
+// that sets an unregistered attribute cannot continue, while without attributes only a query
+// is missing.
 func searchAttributes(cmd *cobra.Command, c client.Client, flag *bool) func(stored *bool) (bool, error) {
 	registered := sync.OnceValues(func() (namespace string, err error) {
 		o, err := clientOptions()
@@ -64,7 +64,7 @@ func searchAttributes(cmd *cobra.Command, c client.Client, flag *bool) func(stor
 	}
 }
 
-// ensureAttributes returns when all attributes are there, registering what is not.
+// ensureAttributes registers missing attributes and returns when the server knows all.
 func ensureAttributes(ctx context.Context, operator operatorservice.OperatorServiceClient, namespace string) error {
 	missing, err := missingAttributes(ctx, operator, namespace)
 	if err != nil || len(missing) == 0 {

@@ -17,7 +17,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/program"
 )
 
-// scheduleResult says what became of a schedule.
+// scheduleResult is the result for one schedule.
 type scheduleResult struct {
 	Schedule string   `json:"schedule"`
 	Action   string   `json:"action"`            // created, updated, unchanged or absent
@@ -62,7 +62,7 @@ func (r scheduleResult) String() string {
 }
 
 // schedules reads and writes the schedules of a namespace. The SDK's Update overwrites
-// whatever was changed since it read the schedule, so these are the server's own calls,
+// changes that were made after it read the schedule. So schedules calls the server directly,
 // with its conflict tokens.
 type schedules struct {
 	service   workflowservice.WorkflowServiceClient
@@ -104,7 +104,7 @@ func (s schedules) describe(ctx context.Context, id string) (*schedulepb.Schedul
 		d, err = s.service.DescribeSchedule(ctx, &workflowservice.DescribeScheduleRequest{Namespace: s.namespace, ScheduleId: id})
 		return err
 	})
-	if _, absent := errors.AsType[*serviceerror.NotFound](err); absent {
+	if _, notFound := errors.AsType[*serviceerror.NotFound](err); notFound {
 		return nil, nil, nil
 	}
 	if err != nil {
@@ -150,7 +150,7 @@ func (s schedules) ensure(ctx context.Context, id string, plan planner) (schedul
 	return result, errors.New("another program keeps changing the schedule: run this again later")
 }
 
-// create returns false if somebody else has made the schedule meanwhile.
+// create returns false if another program has created the schedule meanwhile.
 func (s schedules) create(ctx context.Context, id string, p plan) (made bool, err error) {
 	r := &workflowservice.CreateScheduleRequest{Namespace: s.namespace, ScheduleId: id, Schedule: p.schedule, RequestId: uuid.NewString()}
 	if !p.schedule.GetState().GetPaused() {

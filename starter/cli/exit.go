@@ -10,8 +10,8 @@ import (
 // Exit statuses. Scripts rely on them.
 const (
 	exitFailed  = 1 // the database or Temporal did not do it, or it was not confirmed
-	exitUsage   = 2 // what was asked for makes no sense: nothing was done
-	exitNothing = 3 // nothing matches: nothing was done
+	exitUsage   = 2 // invalid usage: nothing was changed
+	exitNothing = 3 // nothing matches: nothing was changed
 )
 
 // exitError is an error with a status of its own.

@@ -19,8 +19,8 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// follow shows how far an operation is until its workflow ends, and what keeps it from
-// getting on.
+// follow shows the progress of an operation until its workflow ends, and the reason if there
+// is no progress.
 func follow(ctx context.Context, out io.Writer, store *postgres.Store, c client.Client, run client.WorkflowRun, r *report) (err error) {
 	asking, stopAsking := context.WithCancel(ctx)
 	defer stopAsking()
@@ -70,8 +70,8 @@ func follow(ctx context.Context, out io.Writer, store *postgres.Store, c client.
 	}
 }
 
-// end notes how the operation ended. The record has the last word: where another command
-// had it done before this one started its workflow, that workflow finds nothing to do.
+// end notes how the operation ended. The record in outbox.operation decides: if another
+// command completed the operation first, the workflow of this command finds nothing to do.
 func (r *report) end(ctx context.Context, store *postgres.Store, result workflows.OperationResult, err error, t tracked) error {
 	u, readErr := store.Operation(ctx, r.Operation)
 	switch {
@@ -96,7 +96,7 @@ func interrupted(r *report) error {
 		r.Done, "temporal workflow cancel -w "+r.WorkflowID)
 }
 
-// tracked shows progress, and what else there is to say.
+// tracked shows progress and messages.
 type tracked struct {
 	show func(done int64)
 	say  func(text string)

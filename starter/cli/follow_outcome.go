@@ -17,7 +17,7 @@ import (
 // events that it has made pending again.
 const waitForOutcome = time.Minute
 
-// outcome is until when an operation is followed after its events are pending again.
+// outcome has the flags that say how long to wait after the events are pending again.
 type outcome struct {
 	wait time.Duration
 	none bool
@@ -38,9 +38,9 @@ func (o *outcome) check(cmd *cobra.Command) error {
 	return nil
 }
 
-// follow looks for what became of an operation's events, until each has an outcome or the
-// time is over. It says what it sees, and notes it in r. It returns an error unless all
-// events were published.
+// follow waits until each of an operation's events has an outcome, or the time is over. It
+// prints changes, and keeps the last state in r. It returns an error unless all events were
+// published.
 func (o *outcome) follow(ctx context.Context, out io.Writer, store *postgres.Store, r *report) error {
 	database := outage{what: "the database", say: func(text string) { fmt.Fprintln(out, text) }}
 	said := time.Now()
@@ -116,7 +116,7 @@ func deliveredText(kind string, d relay.Delivered) string {
 	return text
 }
 
-// printDelivered prints what became of the events, and why some died.
+// printDelivered prints the outcome of the events, and why some became dead letters.
 func printDelivered(out io.Writer, kind string, d relay.Delivered) {
 	fmt.Fprintln(out, deliveredText(kind, d))
 	if d.Why != "" {

@@ -21,11 +21,11 @@ const (
 	// askWithin how long it may take to answer.
 	askEvery  = 2 * time.Second
 	askWithin = 5 * time.Second
-	// idleFor is how long an operation may move nothing before it is looked into.
+	// idleFor is how long an operation may move nothing before the command looks for a reason.
 	idleFor = 5 * time.Second
 )
 
-// ended waits for the workflow's end, through whatever becomes of Temporal meanwhile.
+// ended waits for the workflow's end. It continues through outages of Temporal.
 func ended(ctx context.Context, run client.WorkflowRun) (r workflows.OperationResult, err error) {
 	for {
 		err = run.Get(ctx, &r)
@@ -49,7 +49,7 @@ func passes(err error) bool {
 	return true
 }
 
-// ask asks Temporal about a workflow again and again, and tells what came of it.
+// ask describes a workflow repeatedly and reports each change.
 func ask(ctx context.Context, c client.Client, workflowID string, answers chan<- error) {
 	for ctx.Err() == nil {
 		asking, cancel := context.WithTimeout(ctx, askWithin)

@@ -1,5 +1,5 @@
 // Package cli is the starter's commands: they migrate the schema, schedule the relay, make
-// worker versions current, show what is pending, dead and paused, and redrive, discard and
+// worker versions current, show the state of topics and events, and redrive, discard and
 // replay events. The folders above and beside it only call Main, each for the name of one
 // binary.
 package cli

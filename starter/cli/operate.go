@@ -33,7 +33,7 @@ type operation struct {
 	outOfOrder bool
 }
 
-// who says who does something and why.
+// who is the operator and the reason, for the record.
 type who struct{ by, reason string }
 
 func (w *who) flags(cmd *cobra.Command) {
@@ -41,7 +41,7 @@ func (w *who) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&w.reason, "reason", "", "your reason, for the record of the operation")
 }
 
-// check insists on both, for whoever reads the record.
+// check requires both, for the record of the operation.
 func (w *who) check() error {
 	switch {
 	case w.reason == "":
@@ -79,7 +79,7 @@ type report struct {
 	Joined     bool   `json:"joined,omitempty"` // the same was under way already
 	Done       int64  `json:"done"`
 	Outcome    string `json:"outcome,omitempty"`
-	// Delivered is what became of the events that were made pending, if that was followed.
+	// Delivered is the outcome of the events that were made pending, if the command waited.
 	Delivered *relay.Delivered `json:"delivered,omitempty"`
 	// moved is how many events the workflow says it has moved. A failover may lose some from
 	// the record.
@@ -95,7 +95,7 @@ func (o *operation) run(cmd *cobra.Command, topic string) error {
 		return err
 	case o.empty() != o.all:
 		return misuse("to %s events, give either filters such as --key or --event-id, or --all", o.kind)
-	case !(o.perSecond >= 0) || math.IsInf(o.perSecond, 0): // what is no number is not less than 0
+	case !(o.perSecond >= 0) || math.IsInf(o.perSecond, 0): // NaN is not less than 0
 		return misuse("--rate is %g: give a number that is not negative", o.perSecond)
 	}
 	if relay.Pends(o.kind) {

@@ -47,11 +47,11 @@ func (o *operation) begin(cmd *cobra.Command, store *postgres.Store, c client.Cl
 	return u, run, joined, err
 }
 
-// underWay joins the same operation, if it is under way. One that was put on record a
-// moment ago and has no workflow is started: the command that it is of is about to do the
-// same, and one workflow comes of it. An older one without (that command died before, or
-// somebody terminated the workflow) is ended: what it had selected then is not what is
-// asked for now.
+// underWay joins the same operation, if it is under way. If its record is new and it has no
+// workflow, underWay starts the workflow: the other command is about to start the same one,
+// and Temporal accepts only one. If the record is older and has no workflow, because the
+// command was killed or an operator terminated the workflow, underWay ends the operation:
+// the filters would select other events now.
 func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client.Client, topic string, chosen relay.Selection,
 ) (u relay.OperationState, run client.WorkflowRun, joined bool, err error) {
 	ctx := cmd.Context()
@@ -64,10 +64,10 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 		return u, nil, false, store.EndOperation(ctx, u.ID, relay.Abandoned+"Temporal takes no workflow of its id", 0)
 	}
 	runs, err := running(ctx, c, u.WorkflowID)
-	var absent *serviceerror.NotFound
-	if errors.As(err, &absent) && u.Age >= relay.StartWithin && u.Done == 0 && u.From.ID == 0 {
+	var notFound *serviceerror.NotFound
+	if errors.As(err, &notFound) && u.Age >= relay.StartWithin && u.Done == 0 && u.From.ID == 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "operation %d, by %s, has no workflow yet: waiting a moment for it\n", u.ID, u.By)
-		for until := time.Now().Add(relay.WaitForStart); errors.As(err, &absent) && time.Now().Before(until); runs, err = running(ctx, c, u.WorkflowID) {
+		for until := time.Now().Add(relay.WaitForStart); errors.As(err, &notFound) && time.Now().Before(until); runs, err = running(ctx, c, u.WorkflowID) {
 			select {
 			case <-ctx.Done():
 			case <-time.After(250 * time.Millisecond):
@@ -77,7 +77,7 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 	switch {
 	case runs:
 		return u, c.GetWorkflow(ctx, u.WorkflowID, ""), true, nil
-	case err != nil && !errors.As(err, &absent):
+	case err != nil && !errors.As(err, &notFound):
 		return u, nil, false, fmt.Errorf("look for workflow %s: %w", u.WorkflowID, err)
 	case err != nil && (u.Done > 0 || u.From.ID > 0):
 		// It has had a workflow, so this may be the wrong place to look for it.

@@ -18,8 +18,8 @@ func printTo(cmd *cobra.Command, out, errs io.Writer) {
 	cmd.SetErr(printable.Writer{Out: errs})
 }
 
-// terminal is the terminal that a command's output goes to, nil if it goes elsewhere. What
-// is written to it directly is obeyed.
+// terminal is the terminal that a command's output goes to, nil if it goes elsewhere. It
+// escapes nothing.
 func terminal(out io.Writer) *os.File {
 	if w, ok := out.(printable.Writer); ok {
 		out = w.Out

@@ -16,7 +16,7 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// recovering is a command about a topic's recovery.
+// recovering is a command for a topic's recovery.
 type recovering struct {
 	who
 	now, park, yes, dryRun, asJSON bool
@@ -58,7 +58,7 @@ events first. With --dry-run it only counts.`,
 	return cmd
 }
 
-// recovered says what was done.
+// recovered is the result of the command.
 type recovered struct {
 	Topic      string `json:"topic"`
 	WorkflowID string `json:"workflowId"`
@@ -125,7 +125,7 @@ func (o *recovering) run(cmd *cobra.Command, topic string) error {
 	return err
 }
 
-// ask puts on record what is about to be asked of a recovery.
+// ask records the request before it is sent to the recovery.
 func (o *recovering) ask(cmd *cobra.Command, store *postgres.Store, kind string, found recoveryFound, r *recovered) (err error) {
 	record := relay.Operation{
 		Kind: kind, Topic: r.Topic, By: o.by, Reason: o.reason, WorkflowID: r.WorkflowID,
@@ -143,8 +143,8 @@ func (o *recovering) ask(cmd *cobra.Command, store *postgres.Store, kind string,
 	return err
 }
 
-// answered ends the record. A recovery that was parked has done so itself, or will, and
-// says the same. Where nobody knows what became of it, the record stays open.
+// answered ends the record. A recovery that was parked has ended the record itself, or will
+// end it, with the same result. If the result is not known, the record stays open.
 func (o *recovering) answered(ctx context.Context, store *postgres.Store, r *recovered, err error) error {
 	outcome := r.Outcome
 	var late *unanswered
@@ -158,7 +158,7 @@ func (o *recovering) answered(ctx context.Context, store *postgres.Store, r *rec
 	return errors.Join(err, store.EndOperation(context.WithoutCancel(ctx), r.Operation, outcome, int64(r.Dead)))
 }
 
-// unanswered is an error after which nobody knows whether it was done.
+// unanswered is an error after which the result of the request is not known.
 type unanswered struct{ err error }
 
 func (e *unanswered) Error() string { return "no answer: " + e.err.Error() }

@@ -36,9 +36,9 @@ func findRecovery(ctx context.Context, c client.Client, taskQueue, topic string)
 	}
 	for _, id := range ids {
 		d, err := c.DescribeWorkflowExecution(ctx, id, "")
-		var absent *serviceerror.NotFound
+		var notFound *serviceerror.NotFound
 		switch {
-		case errors.As(err, &absent):
+		case errors.As(err, &notFound):
 		case err != nil:
 			return recoveryFound{}, fmt.Errorf("look for the recovery of %s: %w", topic, err)
 		case d.WorkflowExecutionInfo.Status != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
@@ -114,9 +114,9 @@ func resetAttempt(ctx context.Context, c client.Client, found recoveryFound) err
 		Namespace: namespace(), Execution: &commonpb.WorkflowExecution{WorkflowId: found.id, RunId: found.runID}, Identity: whoAmI(),
 		Activity: &workflowservice.ResetActivityRequest_Id{Id: found.attempt.ActivityId},
 	})
-	var absent *serviceerror.NotFound
+	var notFound *serviceerror.NotFound
 	switch {
-	case errors.As(err, &absent):
+	case errors.As(err, &notFound):
 		return nothing("that attempt has ended meanwhile: run the command again")
 	case err != nil && ctx.Err() != nil:
 		return &unanswered{fmt.Errorf("reset its activity: %w", err)}

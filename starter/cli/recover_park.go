@@ -17,7 +17,8 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// giveUp counts, asks, has the recovery park its batch, and says what is left.
+// giveUp counts the events, asks for confirmation, has the recovery park its batch, and
+// returns the result with the number of events that remain.
 func (o *recovering) giveUp(cmd *cobra.Command, store *postgres.Store, c client.Client, found recoveryFound, r *recovered) error {
 	batch, err := batchOf(cmd.Context(), c, found)
 	if err != nil {
@@ -69,16 +70,16 @@ func park(ctx context.Context, c client.Client, id string, p workflows.ParkReque
 		if err == nil {
 			err = update.Get(ctx, &result)
 		}
-		var absent *serviceerror.NotFound
+		var notFound *serviceerror.NotFound
 		var refused *temporal.ApplicationError
 		switch {
 		case err == nil && result.GoesOn:
 			continue
 		case err == nil:
 			return result, nil
-		case errors.As(err, &absent) && asked: // between two questions
+		case errors.As(err, &notFound) && asked: // between two questions
 			return endOfRecovery(ctx, c, id)
-		case errors.As(err, &absent):
+		case errors.As(err, &notFound):
 			return result, nothing("nothing to park: the recovery has ended meanwhile")
 		case errors.As(err, &refused):
 			return result, fmt.Errorf("park: %w", err)

@@ -9,7 +9,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// selector reads which events of a topic a command is about.
+// selector has the flags that select events of a topic.
 type selector struct {
 	eventIDs     []string
 	key, typ     string
@@ -36,8 +36,8 @@ func (s *selector) empty() bool {
 	return len(s.eventIDs) == 0 && s.key == "" && s.typ == "" && s.code == "" && s.since == "" && s.until == ""
 }
 
-// selection checks what was given. A filter that is given and empty is a mistake, as
-// of a script whose variable is not set: without it, everything would be selected.
+// selection checks the filters. An empty filter is an error: a script with an unset variable
+// would otherwise select all events.
 func (s *selector) selection(cmd *cobra.Command) (chosen relay.Selection, err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {

@@ -52,7 +52,7 @@ type settings struct {
 	relay workflows.RelayInput
 
 	maintainEvery time.Duration // 0: off
-	upkeep        workflows.MaintenanceInput
+	maintenance   workflows.MaintenanceInput
 
 	// installed is true if the relay's schedule was there when the command began.
 	installed bool
@@ -78,7 +78,7 @@ func (s *settings) check() error {
 	switch {
 	case s.relay.Slots < 0 || s.relay.Concurrency < 0 || s.relay.Linger < 0 || s.relay.RunFor < 0 || s.every < time.Second:
 		return misuse("--slots, --concurrency, --linger and --run-for cannot be negative, and --every must be at least 1s")
-	case s.upkeep.KeepDays < 1 || s.upkeep.AheadDays < 1 || s.maintainEvery != 0 && s.maintainEvery < time.Second:
+	case s.maintenance.KeepDays < 1 || s.maintenance.AheadDays < 1 || s.maintainEvery != 0 && s.maintainEvery < time.Second:
 		return misuse("--keep-days and --ahead-days must be at least 1, and --maintain-every must be 0 or at least 1s")
 	}
 	return nil
@@ -100,8 +100,8 @@ func setting[T comparable](s *settings, p *plan, flag string, stored *T, value T
 	*stored = value
 }
 
-// anew has p store an input anew that could not be read, which loses nothing if all flags of it
-// are given. Otherwise it returns why, and names those that are not.
+// anew has p overwrite an input that could not be read. This loses nothing if all its flags
+// are given. Otherwise anew returns an error that names the missing flags.
 func (s *settings) anew(p *plan, why error, flags ...string) error {
 	missing := slices.DeleteFunc(flags, s.given)
 	if len(missing) > 0 {
@@ -175,7 +175,7 @@ func (s *settings) maintenanceSchedule(have *schedulepb.Schedule) (p plan, err e
 		overlap: enumspb.SCHEDULE_OVERLAP_POLICY_SKIP, timeout: workflows.MaintenanceTimeout,
 		summary: "looks after the outbox's partitions", details: workflows.MaintenanceDetails,
 	}
-	in, every := s.upkeep, s.maintainEvery
+	in, every := s.maintenance, s.maintainEvery
 	before := 0
 	switch {
 	case have != nil:
@@ -188,13 +188,13 @@ func (s *settings) maintenanceSchedule(have *schedulepb.Schedule) (p plan, err e
 				return p, err
 			}
 			if !s.mayLower(0) {
-				return p, &lowering{d.id, 0, s.upkeep.KeepDays}
+				return p, &lowering{d.id, 0, s.maintenance.KeepDays}
 			}
 		} else {
 			before = keepDays(in)
 		}
-		setting(s, &p, "keep-days", &in.KeepDays, s.upkeep.KeepDays, orDefault(workflows.DefaultKeepDays))
-		setting(s, &p, "ahead-days", &in.AheadDays, s.upkeep.AheadDays, orDefault(workflows.DefaultAheadDays))
+		setting(s, &p, "keep-days", &in.KeepDays, s.maintenance.KeepDays, orDefault(workflows.DefaultKeepDays))
+		setting(s, &p, "ahead-days", &in.AheadDays, s.maintenance.AheadDays, orDefault(workflows.DefaultAheadDays))
 	case s.installed && !s.given("maintain-every"):
 		// An earlier version deleted the schedule when maintenance was turned off.
 		if s.given("keep-days") || s.given("ahead-days") {
@@ -281,8 +281,8 @@ type definition struct {
 }
 
 // apply gives p a copy of have, which may be nil, with a definition, an interval and an input.
-// It leaves alone what has the right value already, in whatever form the server keeps it, and
-// what is not set here: the state, above all, is the operator's.
+// It does not change a value that is right already, in any form that the server keeps. Nor
+// does it change fields that it does not own: above all, the state belongs to the operator.
 func apply[T any](p *plan, d definition, have *schedulepb.Schedule, every time.Duration, input T) error {
 	to := &schedulepb.Schedule{}
 	if have != nil {
@@ -369,7 +369,7 @@ func storedInput[T any](s *schedulepb.Schedule) (in T, err error) {
 }
 
 // ownSpecification is the interval of a schedule that has another specification than one
-// interval. Nobody but an operator makes such a schedule.
+// interval. Only an operator makes such a schedule.
 const ownSpecification time.Duration = -1
 
 // interval is how often a schedule starts its workflow, 0 without a schedule.

@@ -22,7 +22,7 @@ func with(flags ...string) *settings {
 		given: func(flag string) bool { return slices.Contains(flags, flag) }, taskQueue: "q", installed: true,
 		every:         11 * time.Second,
 		relay:         workflows.RelayInput{RunFor: 12 * time.Second, Slots: 13, Concurrency: 14, Linger: 15 * time.Second},
-		maintainEvery: 16 * time.Minute, upkeep: workflows.MaintenanceInput{KeepDays: 90, AheadDays: 17},
+		maintainEvery: 16 * time.Minute, maintenance: workflows.MaintenanceInput{KeepDays: 90, AheadDays: 17},
 		mayLower: func(int) bool { return false },
 	}
 }
@@ -47,7 +47,7 @@ func storedOnes(t *testing.T) (relay, maintenance *schedulepb.Schedule) {
 	s := with()
 	s.every, s.maintainEvery = 3*time.Second, 2*time.Hour
 	s.relay = workflows.RelayInput{RunFor: 5 * time.Second, Slots: 7, Concurrency: 2, Linger: time.Second}
-	s.upkeep = workflows.MaintenanceInput{KeepDays: 60, AheadDays: 30}
+	s.maintenance = workflows.MaintenanceInput{KeepDays: 60, AheadDays: 30}
 	return s.made(t)
 }
 
@@ -105,7 +105,7 @@ func TestSchedule_SearchAttributesAreTurnedOffByTheirFlagOnly(t *testing.T) {
 
 func TestSchedule_AStoredDefaultStaysADefault(t *testing.T) {
 	s := with()
-	s.relay, s.upkeep = workflows.RelayInput{}, workflows.MaintenanceInput{}
+	s.relay, s.maintenance = workflows.RelayInput{}, workflows.MaintenanceInput{}
 	relay, maintenance := s.made(t)
 	r, err := with().relaySchedule(asStored)(relay)
 	require.NoError(t, err)
@@ -223,7 +223,7 @@ func TestSchedule_RetentionIsLoweredOnlyIfThatIsConfirmed(t *testing.T) {
 	for name, have := range map[string]*schedulepb.Schedule{"on": maintenance, "off": turnedOff.schedule} {
 		for _, flags := range [][]string{{"keep-days"}, {"keep-days", "maintain-every"}} {
 			s := with(flags...)
-			s.upkeep.KeepDays = 59
+			s.maintenance.KeepDays = 59
 			_, err := s.maintenanceSchedule(have)
 			var lower *lowering
 			require.ErrorAs(t, err, &lower, name)
@@ -236,10 +236,10 @@ func TestSchedule_RetentionIsLoweredOnlyIfThatIsConfirmed(t *testing.T) {
 	}
 	// A stored default is a number of days, too.
 	s := with()
-	s.upkeep = workflows.MaintenanceInput{}
+	s.maintenance = workflows.MaintenanceInput{}
 	_, maintenance = s.made(t)
 	s = with("keep-days")
-	s.upkeep.KeepDays = workflows.DefaultKeepDays - 1
+	s.maintenance.KeepDays = workflows.DefaultKeepDays - 1
 	_, err = s.maintenanceSchedule(maintenance)
 	require.ErrorContains(t, err, "not 7 as before")
 }

@@ -56,7 +56,7 @@ A worker that was killed counts as polling for another minute.`,
 					return nil
 				case !watch:
 					return err
-				case err != nil: // who watches wants to see when it is back
+				case err != nil: // --watch shows when the database is back
 					fmt.Fprintf(cmd.ErrOrStderr(), "%s %s: %v\n", instantText(time.Now()), program.Starter(), err)
 				}
 				select {

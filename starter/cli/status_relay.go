@@ -25,7 +25,7 @@ func reportOn(s liveness.State) relayReport {
 	return relayReport{State: s, Problems: s.Problems(), Unknown: s.Unknowns()}
 }
 
-// warnOf prints, above the table, what keeps events waiting.
+// warnOf prints, above the table, the problems that keep events waiting.
 func (r relayReport) warnOf(out io.Writer) {
 	for _, text := range r.Problems {
 		fmt.Fprintln(out, "warning: "+text)
@@ -35,7 +35,7 @@ func (r relayReport) warnOf(out io.Writer) {
 	}
 }
 
-// tellOf prints, below the table, what is well.
+// tellOf prints the state of the relay below the table, if it has no problems.
 func (r relayReport) tellOf(out io.Writer) {
 	for _, f := range r.Findings() {
 		if !f.Bad && !f.Unknown {

@@ -12,7 +12,7 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// checkTaskQueue makes a task queue that Temporal does not take the user's mistake.
+// checkTaskQueue returns invalid usage for a name of a task queue that Temporal refuses.
 func checkTaskQueue(name string) error {
 	if err := workflows.CheckTaskQueue(name); err != nil {
 		return misuse("the task queue (--task-queue, OUTBOX_TASK_QUEUE) %w", err)

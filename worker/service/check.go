@@ -22,7 +22,7 @@ import (
 // checkTimeout bounds all checks together.
 const checkTimeout = 30 * time.Second
 
-// What a check found.
+// The states of a finding.
 const (
 	checkOK      = "ok"
 	checkFailed  = "failed"
@@ -38,7 +38,7 @@ type finding struct {
 	Detail string `json:"detail"`
 }
 
-// name says what was checked.
+// name is the name of the check, with its topic.
 func (f finding) name() string {
 	if f.Topic == "" {
 		return f.Check
@@ -76,8 +76,8 @@ func (r *report) warnTopic(check, topic, detail string) {
 // errNotAsked says that a check depends on one that failed.
 var errNotAsked = errors.New("not checked")
 
-// check looks at everything that a worker needs, starts nothing and changes
-// nothing, and prints what it found. Its error says only that something failed.
+// check looks at everything that a worker needs, and prints the findings. It starts nothing
+// and changes nothing. Its error only means that a check failed.
 func check(ctx context.Context, out io.Writer, asJSON bool) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()

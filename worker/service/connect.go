@@ -73,7 +73,7 @@ func (r *relay) connectDatabase(ctx context.Context) (err error) {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	warnings := r.store.Warnings(ctx)
-	// What is pending is published meanwhile, and /readyz goes on saying this.
+	// The relay publishes pending events meanwhile, and /readyz repeats the warning.
 	if err := r.store.State(ctx); err != nil {
 		warnings = append(warnings, postgres.Warning{Check: "state", Err: err})
 	}
@@ -125,7 +125,7 @@ func (r *relay) connectAWS(ctx context.Context) error {
 	return nil
 }
 
-// newPublisher makes the publisher, which asks nobody yet.
+// newPublisher makes the publisher. It sends no request.
 func (r *relay) newPublisher(ctx context.Context) error {
 	cfg, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 const (
 	// maxGateText keeps a failure below the size at which Temporal drops its text.
 	maxGateText = 1000
-	// maxGateFindings keeps a result small, whatever the number of topics.
+	// maxGateFindings keeps a result small for any number of topics.
 	maxGateFindings = 100
 )
 
@@ -22,7 +22,7 @@ const (
 // failure lists the checks that failed. text is the input of the Gate.
 func (r *relay) gate(ctx context.Context, text string) (result workflows.GateResult, err error) {
 	var in workflows.GateInput
-	_ = json.Unmarshal([]byte(text), &in) // a controller's own input is none of ours
+	_ = json.Unmarshal([]byte(text), &in) // a controller's own input is ignored
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	found := findings(ctx)

@@ -163,7 +163,7 @@ func (s *surroundings) lookAtDestinations(ctx context.Context, r *relay, everyth
 	}
 	bad := unreachable(ctx, topics, lookAtOnce, r.publisher.Look)
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return // nobody wants to know any more
+		return // the caller has gone
 	}
 	for _, topic := range topics {
 		r.metrics.Destination(topic, bad[topic] == nil)

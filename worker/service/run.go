@@ -100,7 +100,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	return refused
 }
 
-// successor is about runs that this worker did not begin.
+// successor takes over runs that this worker did not begin.
 func (r *relay) successor() *successor {
 	s := &successor{client: r.temporal, namespace: r.namespace, taskQueue: r.TaskQueue, log: r.log}
 	if r.Deployment != "" {

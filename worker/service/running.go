@@ -18,9 +18,9 @@ func (r *relay) running(ctx context.Context, workflowID string) (found, running 
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	d, err := r.temporal.DescribeWorkflowExecution(ctx, workflowID, "")
-	var absent *serviceerror.NotFound
+	var notFound *serviceerror.NotFound
 	switch {
-	case errors.As(err, &absent):
+	case errors.As(err, &notFound):
 		return false, false, nil
 	case err != nil:
 		return false, false, fmt.Errorf("describe workflow %s: %w", workflowID, err)

@@ -21,16 +21,16 @@ import (
 )
 
 const (
-	// takeOverEvery is how often a worker looks at the run of Relay. It stops the relay until
-	// then if nobody may finish it.
+	// takeOverEvery is how often a worker looks at the run of Relay. The relay stops
+	// until then if no worker may finish the run.
 	takeOverEvery = 2 * time.Second
 	// listPinnedEvery is how often a worker lists all pinned workflows, beside when its
 	// version becomes current. Temporal lets a namespace list 10 times a second by default,
 	// for all its users together (frontend.namespaceRPS.visibility).
 	listPinnedEvery = time.Minute
-	// hopelessAttempt is the attempt of a decision from which on a run counts as one that this
-	// version cannot go on with, whatever the reason. A decision is tried again when a worker
-	// dies as well, and on a machine that has no processor time for it. With
+	// hopelessAttempt is the attempt of a decision from which on this version counts as unable
+	// to continue the run, for any reason. Temporal also repeats a decision if its worker is
+	// killed, or if the machine has no processor time for it. With
 	// workflows.TaskTimeout, the seventh attempt begins after about 47 seconds.
 	hopelessAttempt = 7
 )
@@ -56,7 +56,7 @@ type successor struct {
 	owed    bool      // a run was terminated, and the schedule has not begun the next
 }
 
-// successorAction is what becomes of an open workflow.
+// successorAction is the decision about an open workflow.
 type successorAction int
 
 const (
@@ -121,7 +121,7 @@ func (s *successor) run(ctx context.Context) {
 	}
 }
 
-// look takes over what has to be.
+// look takes over the runs that this version has to finish or replace.
 func (s *successor) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*takeOverEvery)
 	defer cancel()

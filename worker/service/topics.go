@@ -91,14 +91,14 @@ func parseTopics(path string, text []byte) (map[string]topic, error) {
 }
 
 const (
-	// maxTaken bounds what aliases stand for, in keys and steps: a mapping that has another
-	// one twice, which has a third one twice, and so on, is as long as no machine can read.
+	// maxTaken bounds the expansion of aliases, in keys and steps. A mapping that has a second
+	// one twice, which has a third one twice, and so on, doubles with each step.
 	maxTaken = 1_000_000
 	// maxProblems is how many mistakes are named. One of an anchor counts for each alias of it.
 	maxProblems = 200
 )
 
-// reader reads the file's tree and collects what is wrong with it.
+// reader reads the file's tree and collects the mistakes.
 type reader struct {
 	utf8     bool // the parser replaces bytes that are not UTF-8 by U+FFFD
 	topics   map[string]topic

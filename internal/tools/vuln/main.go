@@ -47,7 +47,8 @@ type check struct {
 	out, err     io.Writer
 }
 
-// run fails on findings, and if what was asked for could not be done.
+// run returns an error if there are findings, or if a database that GOVULNDB names cannot
+// be read.
 func (c check) run(ctx context.Context) error {
 	db := c.named
 	if db == "" {
