@@ -185,7 +185,7 @@ func TestAParkThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(r.out), &parked))
 	require.True(t, parked.Joined)
 	require.Equal(t, []int{first, 20, 20, 0, 0}, []int{parked.Operation, parked.Matched, parked.Dead, parked.Published, parked.Pending})
-	require.Contains(t, r.err, "asked for since")
+	require.Contains(t, r.err, "already requested at")
 	require.Equal(t, 20, o.ended(c, "orders").Dead)
 	require.Equal(t, []string{
 		"recover-park by ada: parked: 0 published, 20 dead letters", fmt.Sprint("recover-park by bob: joined operation ", first),

@@ -39,11 +39,11 @@ func receiptFields(e postgres.EventLife) (fields [][2]string) {
 	case e.ReceiptsUnknown:
 		fields = append(fields, [2]string{"receipts", "unknown: this database role may not read outbox.receipt, or the outbox is older than this program"})
 	case e.ReceiptsSince == nil:
-		fields = append(fields, [2]string{"receipts", "off for the topic " + printable.Line(e.Topic) + ": with \"receipts: 7d\" in the worker's configuration, they say when events are published, and under which message id"})
+		fields = append(fields, [2]string{"receipts", "off for the topic " + printable.Line(e.Topic) + ": set \"receipts: 7d\" in the worker's configuration to store the time and message id of each publication"})
 	case e.Gone:
-		fields = append(fields, [2]string{"receipts", fmt.Sprintf("none: they are kept for %s, and since %s", e.ReceiptsFor, instantText(*e.ReceiptsSince))})
+		fields = append(fields, [2]string{"receipts", fmt.Sprintf("none: receipts of this topic are kept for %s, and only since %s", e.ReceiptsFor, instantText(*e.ReceiptsSince))})
 	case e.Published:
-		fields = append(fields, [2]string{"receipts", "none: it is written a moment after the event is published, or it was lost (outbox_receipts_lost_total)"})
+		fields = append(fields, [2]string{"receipts", "none: the receipt is written a moment after the publication, or it was lost (outbox_receipts_lost_total)"})
 	}
 	return fields
 }

@@ -137,7 +137,7 @@ func (o *recovering) ask(cmd *cobra.Command, store *postgres.Store, kind string,
 	r.Operation, r.Joined, err = store.RecordRecoveryRequest(cmd.Context(), record)
 	if r.Joined {
 		if u, err := store.Operation(cmd.Context(), r.Operation); err == nil {
-			fmt.Fprintf(cmd.ErrOrStderr(), "asked for since %s, by %s: %s\n", instantText(u.At), u.By, u.Reason)
+			fmt.Fprintf(cmd.ErrOrStderr(), "already requested at %s, by %s: %s\n", instantText(u.At), u.By, u.Reason)
 		}
 	}
 	return err

@@ -74,7 +74,7 @@ func (o *recovering) tryNow(cmd *cobra.Command, store *postgres.Store, c client.
 	defer cancel()
 	var err error
 	if r.Outcome = "tries now"; found.attempt.State == enumspb.PENDING_ACTIVITY_STATE_STARTED {
-		fmt.Fprintln(cmd.ErrOrStderr(), "an attempt is under way: another follows it")
+		fmt.Fprintln(cmd.ErrOrStderr(), "an attempt is under way; another one follows it at once")
 		r.Outcome, err = afterAttempt(ctx, c, found)
 	} else {
 		err = resetAttempt(ctx, c, found)
