@@ -20,8 +20,8 @@ const longestName = 70
 // earlier counts the tests in folders whose names do not have the form yet. A number may
 // only become smaller, and at zero its line goes.
 var earlier = map[string]int{
-	"internal/e2e":         107,
-	"workflows":            53,
+	"internal/e2e": 107,
+	"workflows":    53,
 }
 
 func TestNames_BeginWithTheirSubjectAndAreShort(t *testing.T) {
