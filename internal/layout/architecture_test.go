@@ -223,10 +223,12 @@ func numbers(t *testing.T, form *regexp.Regexp, text string) (all []int) {
 // libraries are the short names of modules that do not belong to this repository.
 var libraries = []struct{ prefix, name string }{
 	{"github.com/aws/", "AWS SDK"},
+	{"github.com/google/uuid", "uuid"},
 	{"github.com/jackc/pgx/", "pgx"},
 	{"github.com/jackc/tern/", "tern"},
 	{"github.com/jedib0t/go-pretty/", "go-pretty"},
 	{"github.com/prometheus/", "Prometheus"},
+	{"github.com/stretchr/testify/", "testify"},
 	{"go.opentelemetry.io/", "OpenTelemetry"},
 	{"go.temporal.io/", "Temporal"},
 	{"golang.org/x/", "golang.org/x"},

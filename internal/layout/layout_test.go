@@ -46,6 +46,10 @@ var allowed = map[string][]string{
 	},
 	"internal/publish/errorcode":   {module + "internal/relay"},
 	"internal/publish/destination": {module + "internal/relay", module + "internal/publish/errorcode"},
+	"internal/publish/destination/destinationtest": {
+		module + "internal/relay", module + "internal/publish/destination", module + "internal/publish/detach", module + "internal/publish/errorcode",
+		"github.com/google/uuid", "github.com/stretchr/testify/require",
+	},
 	"internal/publish/message": {
 		module + "internal/relay", module + "internal/publish/errorcode", "go.opentelemetry.io/otel/propagation", "go.opentelemetry.io/otel/trace",
 	},

@@ -3,7 +3,8 @@
 // A destination describes itself and sends requests. Everything else is the relay's, and the
 // same for all destinations: which events share a request, the order of a key, the division
 // of a rejected request, throttling, retries, dead letters, receipts, metrics and traces. A
-// new kind of destination is a folder beside sns and sqs that has a Driver.
+// new kind of destination is a folder beside sns and sqs that has a Driver. The package
+// destinationtest tests whether a Driver keeps this contract.
 package destination
 
 import (
