@@ -45,7 +45,7 @@ var allowed = map[string][]string{
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
 	},
 	"internal/publish/errorcode":   {module + "internal/relay"},
-	"internal/publish/destination": {module + "internal/relay", module + "internal/publish/errorcode"},
+	"internal/publish/destination": {module + "internal/relay", module + "internal/publish/errorcode", "go.opentelemetry.io/otel/attribute"},
 	"internal/publish/destination/destinationtest": {
 		module + "internal/relay", module + "internal/publish/destination", module + "internal/publish/detach", module + "internal/publish/errorcode",
 		"github.com/google/uuid", "github.com/stretchr/testify/require",
@@ -61,10 +61,12 @@ var allowed = map[string][]string{
 	"internal/publish/sns": {
 		module + "internal/relay", module + "internal/timing", module + "internal/publish/awsapi", module + "internal/publish/destination",
 		module + "internal/publish/errorcode", module + "internal/publish/message", "github.com/aws/",
+		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/semconv/",
 	},
 	"internal/publish/sqs": {
 		module + "internal/relay", module + "internal/publish/awsapi", module + "internal/publish/destination", module + "internal/publish/errorcode",
-		module + "internal/publish/message", "github.com/aws/", "go.opentelemetry.io/otel/trace",
+		module + "internal/publish/message", "github.com/aws/", "go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/semconv/",
+		"go.opentelemetry.io/otel/trace",
 	},
 	"internal/telemetry": {
 		module + "internal/relay", "go.opentelemetry.io/", "github.com/prometheus/",

@@ -29,6 +29,9 @@ type Destination struct {
 	Fair bool
 }
 
+// Ordered reports whether the destination keeps the events of a key in order. Its name says so.
+func (d Destination) Ordered() bool { return awsapi.IsFIFO(d.SNS + d.SQS) }
+
 // Mistake is one thing that is wrong with a Destination.
 type Mistake struct {
 	Key string // "sns", "sqs" or "fair"; "" if it is none of them
@@ -70,7 +73,7 @@ func parse(topic string, d Destination, region string) (r Route, wrong []Mistake
 	default:
 		note("", errors.New("has no destination: set sns to a topic's name or ARN, or sqs to a queue's name or URL"))
 	}
-	if r.Ordered = strings.HasSuffix(r.Name, ".fifo"); r.Ordered && r.Fair {
+	if r.Ordered && r.Fair {
 		note("fair", fmt.Errorf("%s is FIFO, where the key is the group id anyway: remove fair", r))
 	}
 	return r, wrong

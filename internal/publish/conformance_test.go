@@ -48,13 +48,14 @@ func conformance(t *testing.T, service publish.Service, fifo bool) destinationte
 		return awssqs.New(api)
 	}
 	route := func(name string) destination.Route {
-		r := destination.Route{Topic: "orders", Name: name, Region: cfg.Region, Ordered: fifo, Guessed: true}
+		r := destination.Route{Topic: "orders", Name: name, Region: cfg.Region, Guessed: true}
 		parse := sns.Parse
 		if service == publish.SQS {
 			parse = awssqs.Parse
 		}
 		r, err := parse(r)
 		require.NoError(t, err)
+		require.Equal(t, fifo, r.Ordered)
 		return r
 	}
 	name := made.destination.SNS + made.destination.SQS

@@ -62,6 +62,8 @@ func (s *stub) Check(ev *relay.Event) (bytes int, invalid *relay.PublishError) {
 	return message.Check(ev, s.limit)
 }
 
+func (*stub) Span() destination.Span { return destination.Span{Operation: "send", Name: "stub"} }
+
 func (s *stub) NewSender() destination.Sender { return &stubSender{stub: s} }
 
 type stubSender struct {

@@ -155,7 +155,7 @@ func (p *Publisher) resolve(ctx context.Context, topic string) (Route, destinati
 	switch {
 	case err == nil:
 		c.Route = fresh
-		c.open = traced(driver.Open(fresh), p.tracer, fresh)
+		c.open = traced(driver.Open(fresh), p.tracer, fresh.Topic)
 		c.learned.Store(0)
 	case c.open == nil:
 		return c.Route, nil, err

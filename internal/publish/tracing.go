@@ -3,7 +3,7 @@ package publish
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -38,21 +38,17 @@ type tracedDestination struct {
 }
 
 // traced returns d itself if there is no tracer, so that tracing costs nothing then.
-func traced(d destination.Destination, tracer trace.Tracer, r Route) destination.Destination {
+func traced(d destination.Destination, tracer trace.Tracer, topic string) destination.Destination {
 	if tracer == nil {
 		return d
 	}
-	name := r.Address[strings.LastIndexAny(r.Address, ":/")+1:]
-	operation, system, address := "send", semconv.MessagingSystemAWSSQS, semconv.AWSSQSQueueURL(r.Address)
-	if r.Service == SNS {
-		operation, system, address = "publish", semconv.MessagingSystemAWSSNS, semconv.AWSSNSTopicARN(r.Address)
-	}
+	s := d.Span()
 	return &tracedDestination{
 		Destination: d,
 		tracer:      tracer,
-		name:        operation + " " + name,
-		route: trace.WithAttributes(system, address, semconv.MessagingOperationName(operation),
-			semconv.MessagingOperationTypeSend, semconv.MessagingDestinationName(name), spanTopic.String(r.Topic)),
+		name:        s.Operation + " " + s.Name,
+		route: trace.WithAttributes(append(slices.Clone(s.Attributes), semconv.MessagingOperationName(s.Operation),
+			semconv.MessagingOperationTypeSend, semconv.MessagingDestinationName(s.Name), spanTopic.String(topic))...),
 	}
 }
 

@@ -526,7 +526,7 @@ func (t topic) mistakes() (all []publish.Mistake) {
 	switch t.OnPoison {
 	case "", activities.Continue:
 	case activities.BlockKey:
-		if !strings.HasSuffix(t.SNS+t.SQS, ".fifo") {
+		if !t.destination().Ordered() {
 			note("onPoison", "onPoison is block, but the destination keeps no order: use a FIFO destination, or remove onPoison")
 		}
 	default:

@@ -17,6 +17,10 @@ const MaxLimit = 1 << 20
 // topics and queues alike.
 const MaximumMessageSize = "MaximumMessageSize"
 
+// IsFIFO reports whether a topic or queue keeps the order of a key. AWS wants the suffix in its
+// name, and so in its ARN and its URL.
+func IsFIFO(name string) bool { return strings.HasSuffix(name, ".fifo") }
+
 // WithLimit returns r with the limit that is in the attributes of its destination. Without one
 // there, r keeps its guess.
 func WithLimit(r destination.Route, attributes map[string]string) destination.Route {
@@ -32,6 +36,9 @@ func Properties(r destination.Route) destination.Properties {
 		Address: destination.WithoutSecrets(r.Address), Ordered: r.Ordered, MaxEvents: MaxEvents, MaxBytes: r.Limit,
 	}
 }
+
+// Name returns the last part of an ARN or a URL, which is the destination's own name.
+func Name(address string) string { return address[strings.LastIndexAny(address, ":/")+1:] }
 
 // CheckLimit returns the size, in bytes, from which an event is known to be too large. A
 // guess is good enough to form requests by, but not to give an event up for: that is left

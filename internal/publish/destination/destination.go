@@ -12,6 +12,8 @@ import (
 	"errors"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -46,6 +48,9 @@ type Destination interface {
 	// Properties says what the destination is. The answer never changes.
 	Properties() Properties
 
+	// Span says how the spans of requests name the destination. The answer never changes.
+	Span() Span
+
 	// Check returns how many bytes ev counts towards MaxBytes. It also returns why the
 	// destination can never accept ev, nil if it may: such an event is not sent, and the
 	// error is its outcome. The class of the error is relay.ClassPoison.
@@ -67,6 +72,18 @@ type Properties struct {
 	// MaxBytes is how large a request may be, as Check counts. A larger event that Check
 	// lets through is sent alone.
 	MaxBytes int
+}
+
+// Span is the part of a request's span that depends on the kind of destination, in the words of
+// OpenTelemetry's conventions for messaging. Nothing in it is a secret.
+// https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+type Span struct {
+	// Operation is how the service calls the sending of messages, such as "publish".
+	Operation string
+	// Name is the destination's own name, without the account or the host.
+	Name string
+	// Attributes name the messaging system and the address of the destination.
+	Attributes []attribute.KeyValue
 }
 
 // Sender sends one request at a time. It may keep buffers from one request to the next.

@@ -5,6 +5,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sns/types"
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/temporal-outbox/relay/internal/publish/awsapi"
 	"github.com/temporal-outbox/relay/internal/publish/destination"
@@ -19,6 +21,13 @@ type topic struct {
 }
 
 func (t *topic) Properties() destination.Properties { return awsapi.Properties(t.route) }
+
+func (t *topic) Span() destination.Span {
+	return destination.Span{
+		Operation: "publish", Name: awsapi.Name(t.route.Address),
+		Attributes: []attribute.KeyValue{semconv.MessagingSystemAWSSNS, semconv.AWSSNSTopicARN(t.route.Address)},
+	}
+}
 
 func (t *topic) Check(ev *relay.Event) (bytes int, invalid *relay.PublishError) {
 	return message.Check(ev, awsapi.CheckLimit(t.route))

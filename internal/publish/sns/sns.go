@@ -30,7 +30,7 @@ var topicName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,256}$|^[A-Za-z0-9_-]{1,251}
 // Parse completes a route whose Name is a topic's name or ARN, as far as that goes without
 // asking AWS.
 func Parse(r destination.Route) (destination.Route, error) {
-	r.Service, r.Limit = destination.SNS, defaultLimit
+	r.Service, r.Limit, r.Ordered = destination.SNS, defaultLimit, awsapi.IsFIFO(r.Name)
 	if !strings.HasPrefix(r.Name, "arn:") {
 		if !topicName.MatchString(r.Name) {
 			return r, fmt.Errorf("%s: neither a topic's name nor an ARN", r)

@@ -6,6 +6,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/temporal-outbox/relay/internal/publish/awsapi"
 	"github.com/temporal-outbox/relay/internal/publish/destination"
@@ -20,6 +22,13 @@ type queue struct {
 }
 
 func (q *queue) Properties() destination.Properties { return awsapi.Properties(q.route) }
+
+func (q *queue) Span() destination.Span {
+	return destination.Span{
+		Operation: "send", Name: awsapi.Name(q.route.Address),
+		Attributes: []attribute.KeyValue{semconv.MessagingSystemAWSSQS, semconv.AWSSQSQueueURL(q.route.Address)},
+	}
+}
 
 func (q *queue) Check(ev *relay.Event) (bytes int, invalid *relay.PublishError) {
 	return message.Check(ev, awsapi.CheckLimit(q.route))

@@ -34,7 +34,7 @@ var queueHost = regexp.MustCompile(`^(?:sqs\.([a-z0-9-]+)|([a-z0-9-]+)\.queue)\.
 // Parse completes a route whose Name is a queue's name or URL, as far as that goes without
 // asking AWS.
 func Parse(r destination.Route) (destination.Route, error) {
-	r.Service, r.Limit = destination.SQS, defaultLimit
+	r.Service, r.Limit, r.Ordered = destination.SQS, defaultLimit, awsapi.IsFIFO(r.Name)
 	switch {
 	case strings.HasPrefix(r.Name, "arn:"):
 		return r, fmt.Errorf("%s: an ARN: give the queue's name or URL", r)

@@ -68,6 +68,7 @@ var Rules = []Rule{
 	{"OpenSendsNothing", openSendsNothing},
 	{"MayPublishPublishesNothing", mayPublishPublishesNothing},
 	{"PropertiesAreThoseOfTheRoute", propertiesOfTheRoute},
+	{"SpanNamesTheDestination", spanNames},
 	{"CheckCountsAndRefusesWhatIsTooLarge", checkCounts},
 	{"SendGivesEachEventOneOutcome", sendGivesOutcomes},
 	{"SendTakesAFullRequest", sendTakesAFullRequest},
@@ -137,6 +138,19 @@ func propertiesOfTheRoute(t T, f Fixture) {
 	require.Equal(t, route.Limit, p.MaxBytes)
 	require.Positive(t, p.MaxEvents)
 	require.Equal(t, p, to.Properties(), "the answer never changes")
+}
+
+func spanNames(t T, f Fixture) {
+	to := open(t, f, f.Client)
+	s := to.Span()
+	require.NotEmpty(t, s.Operation)
+	require.Equal(t, f.Route.Name, s.Name, "the fixture's route has the name, and no address")
+	var keys []string
+	for _, a := range s.Attributes {
+		keys = append(keys, string(a.Key))
+	}
+	require.Contains(t, keys, "messaging.system")
+	require.Equal(t, s, to.Span(), "the answer never changes")
 }
 
 func checkCounts(t T, f Fixture) {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/temporal-outbox/relay/internal/publish/destination"
 	"github.com/temporal-outbox/relay/internal/publish/detach"
@@ -33,6 +34,7 @@ func TestRules_FailADestinationThatBreaksOne(t *testing.T) {
 		"open asks the service":              "OpenSendsNothing",
 		"may publish publishes":              "MayPublishPublishesNothing",
 		"properties without order":           "PropertiesAreThoseOfTheRoute",
+		"span without a name":                "SpanNamesTheDestination",
 		"check accepts everything":           "CheckCountsAndRefusesWhatIsTooLarge",
 		"answer without the last event":      "SendGivesEachEventOneOutcome",
 		"one message id":                     "SendGivesEachEventOneOutcome",
@@ -221,6 +223,13 @@ func (q *memoryQueue) Properties() destination.Properties {
 	return destination.Properties{
 		Address: q.route.Address, Ordered: q.route.Ordered && q.fault != "properties without order", MaxEvents: 4, MaxBytes: q.route.Limit,
 	}
+}
+
+func (q *memoryQueue) Span() destination.Span {
+	if q.fault == "span without a name" {
+		return destination.Span{}
+	}
+	return destination.Span{Operation: "send", Name: memoryName, Attributes: []attribute.KeyValue{attribute.String("messaging.system", "memory")}}
 }
 
 func (q *memoryQueue) Check(ev *relay.Event) (bytes int, invalid *relay.PublishError) {
