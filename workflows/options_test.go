@@ -63,8 +63,8 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 			t.Errorf("%s: %v is not less than %v", c.why, c.less, c.longer)
 		}
 	}
-	if stopped := timing.DrainMost + timing.StopTimeout + timing.ShutdownTimeout; stopped > timing.TerminationGrace {
-		t.Errorf("a worker needs %v to stop, and Kubernetes gives it %v", stopped, timing.TerminationGrace)
+	if stopped := timing.DrainMost + timing.StopTimeout + timing.ShutdownTimeout; stopped > timing.StopsWithin {
+		t.Errorf("a worker needs %v to stop, and it promises %v", stopped, timing.StopsWithin)
 	}
 }
 

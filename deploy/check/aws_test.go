@@ -91,7 +91,7 @@ func TestECS_AWorkerIsGivenTheTimeThatItTakesToStop(t *testing.T) {
 		}
 	})
 	require.Len(t, stop, 1)
-	assert.Greater(t, time.Duration(stop[0])*time.Second, timing.TerminationGrace)
+	assert.Greater(t, time.Duration(stop[0])*time.Second, timing.StopsWithin)
 	assert.LessOrEqual(t, stop[0], 120, "Fargate allows no more")
 }
 

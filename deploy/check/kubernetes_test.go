@@ -284,7 +284,7 @@ func TestManifests_AWorkerIsGivenTheTimeThatItTakesToStop(t *testing.T) {
 			workers++
 			grace := time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
 			assert.Greater(t, grace, timing.DrainMost+timing.StopTimeout+timing.ShutdownTimeout, overlay)
-			assert.Greater(t, grace, timing.TerminationGrace, overlay)
+			assert.Greater(t, grace, timing.StopsWithin, overlay)
 		}
 	}
 	require.GreaterOrEqual(t, workers, 4)

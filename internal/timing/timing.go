@@ -117,10 +117,12 @@ const (
 	// outlasts a request.
 	StopTimeout = 23 * time.Second
 	// ShutdownTimeout is how long a worker has after that to settle and to release
-	// its claims. TerminationGrace bounds the three together: Kubernetes' own grace period.
-	// The manifests of deploy/ and docker-compose.yml grant 40 s.
-	ShutdownTimeout  = 5 * time.Second
-	TerminationGrace = 30 * time.Second
+	// its claims.
+	ShutdownTimeout = 5 * time.Second
+	// StopsWithin bounds DrainMost, StopTimeout and ShutdownTimeout together: a worker stops
+	// within this time after SIGTERM. A deployment gives it more: the manifests of deploy/ and
+	// docker-compose.yml give 40 s.
+	StopsWithin = 30 * time.Second
 )
 
 // How a worker that stops ends its polls.
