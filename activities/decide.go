@@ -301,7 +301,7 @@ func (f facts) endRefused(d *decision, v verdict, left *relay.PublishError) {
 	}
 	if f.mode == recovering && left.Code == relay.CodeNoRoute {
 		// Only another worker can have the route, and may have it at any time.
-		r.retryAfter = min(timing.RouteRetryMost, timing.RecoveryFirst<<min(max(0, d.tally.attemptsWithoutSuccess-1), 8))
+		r.retryAfter = min(timing.RouteRetryPauseMost, timing.RecoveryPauseFirst<<min(max(0, d.tally.attemptsWithoutSuccess-1), 8))
 	}
 	isBroken := v.whole != nil && needsRepair(v.whole)
 	r.final = f.mode == relaying && (isBroken || d.tally.attemptsWithoutSuccess >= attemptsWithoutSuccessLimit)
@@ -345,7 +345,7 @@ func (f facts) fail(d *decision, r *attemptError) {
 	d.err = r
 	switch {
 	case f.mode == recovering:
-		d.next = cmp.Or(r.retryAfter, backoff(f.number, timing.RecoveryFirst, timing.RecoveryMost))
+		d.next = cmp.Or(r.retryAfter, backoff(f.number, timing.RecoveryPauseFirst, timing.RecoveryPauseMost))
 	case r.final: // the recovery begins now
 	default:
 		return

@@ -477,12 +477,12 @@ func TestDecide_WaitsForTheNextAttemptAsTheRefusalAsks(t *testing.T) {
 		next  time.Duration // for people
 	}{
 		"by the retry policy":               {known(relaying, answers{{1, failsAlone}}), 0, 0},
-		"by that of a recovery":             {known(recovering, answers{{1, silent}}, func(f *facts) { f.number = 3 }), 0, 4 * timing.RecoveryFirst},
+		"by that of a recovery":             {known(recovering, answers{{1, silent}}, func(f *facts) { f.number = 3 }), 0, 4 * timing.RecoveryPauseFirst},
 		"at least half":                     {known(relaying, answers{{1, throttled}}), throttleBackoff / 2, 0},
 		"longer each time":                  {known(relaying, answers{{1, throttled}}, func(f *facts) { f.noted.Throttled = 2 }), 2 * throttleBackoff, 0},
 		"with jitter, and a limit":          {known(relaying, answers{{1, throttled}}, func(f *facts) { f.noted.Throttled, f.jitter = 90, 0.5 }), throttleBackoffMax * 3 / 4, 0},
-		"another worker may have the route": {known(recovering, answers{{1, noRoute}}), timing.RecoveryFirst, timing.RecoveryFirst},
-		"or have it later":                  {known(recovering, answers{{1, noRoute}}, func(f *facts) { f.noted.AttemptsWithoutSuccess = 9 }), timing.RouteRetryMost, timing.RouteRetryMost},
+		"another worker may have the route": {known(recovering, answers{{1, noRoute}}), timing.RecoveryPauseFirst, timing.RecoveryPauseFirst},
+		"or have it later":                  {known(recovering, answers{{1, noRoute}}, func(f *facts) { f.noted.AttemptsWithoutSuccess = 9 }), timing.RouteRetryPauseMost, timing.RouteRetryPauseMost},
 		"the recovery begins at once":       {known(relaying, answers{{1, noRoute}}), 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -120,7 +120,7 @@ func asking(err error) string {
 // the database was away. A destination is given more time: other people run it, while
 // everything here waits for the database.
 func databaseDelay(attempt int32) time.Duration {
-	return backoff(attempt, timing.DatabaseRetryFirst, timing.DatabaseRetryMost)
+	return backoff(attempt, timing.DatabaseRetryPauseFirst, timing.DatabaseRetryPauseMost)
 }
 
 // backoff is the pause before the attempt that follows one of that number, from 1, by a

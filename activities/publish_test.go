@@ -290,8 +290,8 @@ func TestFailure_AsksForARetryWithinSecondsWhenTheDatabaseIsAway(t *testing.T) {
 	e.store.fill(10, 1)
 	e.store.loadErr = func(int) error { return errors.New("load events: connection refused") }
 	_, err := e.publish(t, 1)
-	require.Equal(t, timing.DatabaseRetryFirst, asApplicationError(t, err).NextRetryDelay())
-	for attempt, want := range map[int32]time.Duration{2: time.Second, 4: timing.DatabaseRetryMost, 5: timing.DatabaseRetryMost, 1 << 30: timing.DatabaseRetryMost} {
+	require.Equal(t, timing.DatabaseRetryPauseFirst, asApplicationError(t, err).NextRetryDelay())
+	for attempt, want := range map[int32]time.Duration{2: time.Second, 4: timing.DatabaseRetryPauseMost, 5: timing.DatabaseRetryPauseMost, 1 << 30: timing.DatabaseRetryPauseMost} {
 		require.Equal(t, want, databaseDelay(attempt))
 	}
 }

@@ -142,7 +142,7 @@ func TestRecovery_SaysWhenItsNextAttemptIsDue(t *testing.T) {
 		err  relay.PublishError
 		next func(time.Duration) bool
 	}{
-		"by the retry policy": {relay.PublishError{Code: "NotFound", Class: relay.ClassDestination, Whole: true}, func(d time.Duration) bool { return d == timing.RecoveryFirst }},
+		"by the retry policy": {relay.PublishError{Code: "NotFound", Class: relay.ClassDestination, Whole: true}, func(d time.Duration) bool { return d == timing.RecoveryPauseFirst }},
 		"after throttling": {
 			relay.PublishError{Code: "Throttled", Class: relay.ClassRetry, Throttled: true, Whole: true},
 			func(d time.Duration) bool { return d >= throttleBackoff/2 && d <= throttleBackoff },
@@ -172,7 +172,7 @@ func TestRecovery_SaysWhenItsNextAttemptIsDue(t *testing.T) {
 
 func TestBackoff_IsThatOfARetryPolicy(t *testing.T) {
 	for attempt, want := range map[int32]time.Duration{0: 1, 1: 1, 2: 2, 3: 4, 6: 32, 7: 60, 70: 60} {
-		require.Equal(t, want*time.Second, backoff(attempt, timing.RecoveryFirst, timing.RecoveryMost), "after attempt %d", attempt)
+		require.Equal(t, want*time.Second, backoff(attempt, timing.RecoveryPauseFirst, timing.RecoveryPauseMost), "after attempt %d", attempt)
 	}
 }
 

@@ -81,6 +81,6 @@ func TestRecovery_OfATopicWithoutARouteTriesAgainWithinSeconds(t *testing.T) {
 		_, err := e.publishAs(t, r)
 		pauses = append(pauses, asApplicationError(t, err).NextRetryDelay())
 	}
-	require.Equal(t, timing.RecoveryFirst, pauses[0])
-	require.Equal(t, timing.RouteRetryMost, pauses[7])
+	require.Equal(t, timing.RecoveryPauseFirst, pauses[0])
+	require.Equal(t, timing.RouteRetryPauseMost, pauses[7])
 }

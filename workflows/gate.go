@@ -42,7 +42,7 @@ func Gate(ctx workflow.Context, in converter.RawValue) (r GateResult, err error)
 		StartToCloseTimeout: gateTimeout,
 		// Retry for a worker that stopped before it answered. Do not retry for a finding.
 		RetryPolicy: &temporal.RetryPolicy{
-			InitialInterval: timing.RetryFirst, MaximumAttempts: 3, NonRetryableErrorTypes: []string{TypeGateFailed},
+			InitialInterval: timing.RetryPauseFirst, MaximumAttempts: 3, NonRetryableErrorTypes: []string{TypeGateFailed},
 		},
 		Summary: "check this version's configuration, rights and destinations",
 	})

@@ -118,7 +118,7 @@ func claimOptions(ctx workflow.Context, summary string, anywhere bool) workflow.
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: claimTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
-		RetryPolicy:         retries(timing.RetryFirst, timing.ClaimRetryMost),
+		RetryPolicy:         retries(timing.RetryPauseFirst, timing.ClaimRetryPauseMost),
 		WaitForCancellation: true,
 		Summary:             summary,
 
@@ -130,7 +130,7 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: timing.PublishTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
-		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
+		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		WaitForCancellation: true, // until it has released its lanes
 		Summary:             brief(summary(b)),
 	})
@@ -140,7 +140,7 @@ func recoveryOptions(ctx workflow.Context, in RecoveryInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: timing.PublishTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
-		RetryPolicy:         retries(timing.RecoveryFirst, timing.RecoveryMost),
+		RetryPolicy:         retries(timing.RecoveryPauseFirst, timing.RecoveryPauseMost),
 		WaitForCancellation: true,
 		// Without a number of events: it grows while the topic waits, and the last failure has it.
 		Summary: brief("retry " + goesTo(in)),
@@ -195,7 +195,7 @@ func maintenanceOptions(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: maintenanceStepTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
-		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
+		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		Summary:             summary,
 	})
 }
@@ -204,7 +204,7 @@ func operateOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: operateTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
-		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
+		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		WaitForCancellation: true,
 		Summary:             brief(in.Kind + " " + in.Topic),
 	})
@@ -214,7 +214,7 @@ func askOptions(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: askTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
-		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
+		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		WaitForCancellation: true, // it may have recorded an operation
 		Summary:             "check the form, count the events, record the operation",
 	})
@@ -226,7 +226,7 @@ func followOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 		ScheduleToCloseTimeout: followTimeout,
 		StartToCloseTimeout:    followTimeout,
 		HeartbeatTimeout:       timing.HeartbeatTimeout,
-		RetryPolicy:            retries(timing.RetryFirst, timing.RetryMost),
+		RetryPolicy:            retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		Summary:                printable.Cut("follow "+in.Kind+" of "+in.Topic, maxSummary),
 	})
 }
@@ -234,7 +234,7 @@ func followOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 func endOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
-		RetryPolicy:         retries(timing.RetryFirst, timing.RetryMost),
+		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		Summary:             brief("record the end of " + in.Kind + " of " + in.Topic),
 	})
 }

@@ -94,7 +94,7 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 }
 
 // refuseSQL counts another refusal of each event, and returns how long the event has been refused.
-// Retries are at most timing.RetryMost apart. After timing.RefusalGap without a retry, a pause or an
+// Retries are at most timing.RetryPauseMost apart. After timing.RefusalGap without a retry, a pause or an
 // outage was the reason, and the time begins again. It also begins again if the row belongs to another
 // event that had the same id before a failover, and if the clock was ahead and was set back. (A
 // worker of the previous version writes no time.)

@@ -94,10 +94,10 @@ const (
 	// MakePatience is how long Maintenance tries to make one partition that producers keep
 	// it from.
 	MakePatience = 10 * time.Second
-	// DatabaseRetryFirst and DatabaseRetryMost bound the pause between attempts that
+	// DatabaseRetryPauseFirst and DatabaseRetryPauseMost bound the pause between attempts that
 	// fail because of the database.
-	DatabaseRetryFirst = 500 * time.Millisecond
-	DatabaseRetryMost  = 4 * time.Second
+	DatabaseRetryPauseFirst = 500 * time.Millisecond
+	DatabaseRetryPauseMost  = 4 * time.Second
 )
 
 // How long a batch takes.
@@ -138,19 +138,19 @@ const (
 	DrainLook = 5 * time.Millisecond
 )
 
-// How often something is tried again.
+// The pauses before something is tried again: the first one, and the longest one.
 const (
-	RetryFirst = 500 * time.Millisecond
-	RetryMost  = 30 * time.Second
+	RetryPauseFirst = 500 * time.Millisecond
+	RetryPauseMost  = 30 * time.Second
 	// RefusalGap is the longest time between two refusals of an event that count as one series.
 	// After a longer gap, the time for which the event has been refused begins again.
-	RefusalGap     = 5 * time.Minute
-	ClaimRetryMost = 5 * time.Second // the database was away; nobody else claims
-	RecoveryFirst  = time.Second
-	RecoveryMost   = time.Minute
-	// RouteRetryMost bounds the pause between two attempts that find no route for a topic.
+	RefusalGap          = 5 * time.Minute
+	ClaimRetryPauseMost = 5 * time.Second // the database was away; nobody else claims
+	RecoveryPauseFirst  = time.Second
+	RecoveryPauseMost   = time.Minute
+	// RouteRetryPauseMost bounds the pause between two attempts that find no route for a topic.
 	// There are few of them, and the route comes with another worker.
-	RouteRetryMost = 10 * time.Second
+	RouteRetryPauseMost = 10 * time.Second
 	// RouteWait is how long a claim waits while topics have events that it leaves out,
 	// because its worker has no route for them. Another worker may have one.
 	RouteWait = 5 * time.Second

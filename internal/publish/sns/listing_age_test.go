@@ -83,7 +83,7 @@ func TestListing_IsReadOnOverTheLongestPauseBetweenAttempts(t *testing.T) {
 		attempts := 0
 		for err := error(nil); err == nil || awsapi.Error(err).Code == relay.CodeListing; attempts++ {
 			err = attempt("misspelt")
-			time.Sleep(timing.RecoveryMost)
+			time.Sleep(timing.RecoveryPauseMost)
 		}
 		require.LessOrEqual(t, attempts, 3)
 		require.Equal(t, 50, calls, "each attempt goes on where the one before stopped")
@@ -91,7 +91,7 @@ func TestListing_IsReadOnOverTheLongestPauseBetweenAttempts(t *testing.T) {
 		require.Equal(t, 1, firsts, "the attempt after the listing is complete is answered from it")
 		for range 30 {
 			_ = attempt("misspelt")
-			time.Sleep(timing.RecoveryMost)
+			time.Sleep(timing.RecoveryPauseMost)
 		}
 		require.LessOrEqual(t, calls, 50*30/2, "and so are most of those that follow")
 	})
