@@ -17,7 +17,7 @@ import (
 )
 
 func ambiguousPoison() *relay.PublishError {
-	return &relay.PublishError{Code: "InvalidParameterValue", Message: "never", Class: relay.ClassPoison, Doubtful: true}
+	return &relay.PublishError{Code: "InvalidParameterValue", Message: "never", Class: relay.ClassPoison, Ambiguous: true}
 }
 
 // recovering has a recovery make up to n attempts, each with the heartbeat of the

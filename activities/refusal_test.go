@@ -397,7 +397,7 @@ func TestParking_MakesDeadLettersOfRefusedEventsAndPublishesTheRest(t *testing.T
 
 func TestAttempt_BelievesAmbiguousRefusalsOnlyWhileOthersGetThrough(t *testing.T) {
 	ambiguous := poison("InvalidParameterValue")
-	ambiguous.Doubtful = true
+	ambiguous.Ambiguous = true
 
 	e := newEnv(t)
 	e.store.fill(10, 1)
@@ -418,7 +418,7 @@ func TestAttempt_BelievesAmbiguousRefusalsOnlyWhileOthersGetThrough(t *testing.T
 
 func TestAttempt_LetsNoTrickleOfAmbiguousRefusalsBecomeDeadLetters(t *testing.T) {
 	ambiguous := poison("InvalidParameterValue")
-	ambiguous.Doubtful = true
+	ambiguous.Ambiguous = true
 	e := newEnv(t)
 	e.publisher.answer = refusing(ambiguous, 1)
 	final := 0

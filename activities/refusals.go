@@ -23,7 +23,7 @@ func (r *refusals) add(o relay.Outcome) {
 		r.stop(o.Err)
 	case needsRepair(o.Err):
 		r.broken = append(r.broken, o)
-	case o.Err.Class == relay.ClassPoison && o.Err.Doubtful:
+	case o.Err.Class == relay.ClassPoison && o.Err.Ambiguous:
 		r.ambiguous = append(r.ambiguous, o)
 	case o.Err.Class == relay.ClassPoison:
 		r.poison = append(r.poison, o)

@@ -22,7 +22,7 @@ func (q queue) shrink(bytes int) {
 	require.NoError(q.t, err)
 }
 
-func TestRecovery_MoreDoubtfulPoisonThanAPageBecomesDeadLetters(t *testing.T) {
+func TestRecovery_MoreAmbiguousPoisonThanAPageBecomesDeadLetters(t *testing.T) {
 	for kind, suffix := range map[string]string{"standard": "", "FIFO": ".fifo"} {
 		t.Run(kind, func(t *testing.T) {
 			q := newQueue(t, testenv.Name(t)+suffix)

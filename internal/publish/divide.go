@@ -60,7 +60,7 @@ func tooLarge(pe *relay.PublishError, bytes, limit int) {
 	pe.Code = relay.CodeTooLarge
 	errorcode.Classify(pe)
 	// A destination that finds even this event too large may find all too large.
-	pe.Doubtful = bytes <= limit
+	pe.Ambiguous = bytes <= limit
 }
 
 // weight is the size of a request with these entries, as the destination counts it.

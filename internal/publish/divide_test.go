@@ -326,7 +326,7 @@ func TestDivide_AnEventThatIsTooLargeAloneSaysBothSizes(t *testing.T) {
 			assert.Contains(t, err.Message, fmt.Sprintf("has %d bytes", bytes))
 			assert.Contains(t, err.Message, "accepts 1000")
 			assert.Contains(t, err.Message, code+": no")
-			assert.Equal(t, id == 2, err.Doubtful, "a destination that finds small events too large is broken")
+			assert.Equal(t, id == 2, err.Ambiguous, "a destination that finds small events too large is broken")
 		}
 		assert.Len(t, got, 2)
 	}

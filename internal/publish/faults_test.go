@@ -106,7 +106,7 @@ func TestResponse_EveryEntryIsAccountedFor(t *testing.T) {
 		assert.Equal(t, map[int64]string{1: "", 2: "InternalError", 3: "InvalidParameter", 4: relay.CodeUnanswered, 5: ""}, l.codes())
 		assert.Equal(t, relay.ClassRetry, l.byID[2].Class)
 		assert.Equal(t, relay.ClassPoison, l.byID[3].Class)
-		assert.True(t, l.byID[3].Doubtful)
+		assert.True(t, l.byID[3].Ambiguous)
 		assert.Equal(t, relay.ClassRetry, l.byID[4].Class)
 		assert.Equal(t, "try again", l.byID[2].Message)
 		assert.False(t, l.byID[2].SenderFault)

@@ -71,7 +71,7 @@ func (f *fuzzed) send(t *testing.T, s Service, n int) []*relay.PublishError {
 			t.Fatalf("entry %d: %#v", i, e)
 		case len(e.Message) > errorcode.MaxText:
 			t.Fatalf("entry %d: a text of %d bytes", i, len(e.Message))
-		case e.Throttled && e.Class != relay.ClassRetry, e.Doubtful && e.Class != relay.ClassPoison:
+		case e.Throttled && e.Class != relay.ClassRetry, e.Ambiguous && e.Class != relay.ClassPoison:
 			t.Fatalf("entry %d: %#v", i, e)
 		case e.Whole != (failed[0] != nil && failed[0].Whole):
 			t.Fatalf("entry %d: a request fails as a whole or not", i)

@@ -190,7 +190,7 @@ func TestResolve_LeavesAnEventAboveAGuessedLimitToTheDestination(t *testing.T) {
 				assert.Contains(t, l.byID[3].Message, "1048576")
 			}
 			assert.Equal(t, relay.ClassPoison, l.byID[3].Class)
-			assert.False(t, l.byID[3].Doubtful)
+			assert.False(t, l.byID[3].Ambiguous)
 		})
 	}
 }

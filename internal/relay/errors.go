@@ -27,10 +27,10 @@ type PublishError struct {
 	Class Class
 	// Throttled is true if the destination asked for less. Its class is ClassRetry.
 	Throttled bool
-	// Doubtful marks a poison verdict that is only to be believed while others get
+	// Ambiguous marks a poison verdict that is only to be believed while others get
 	// through: the same code on every event means that the destination is not what
 	// the configuration takes it for.
-	Doubtful bool
+	Ambiguous bool
 	// SenderFault is true where the destination blames the request. A hint for
 	// people: it is also set for some throttling and KMS errors, so it does not
 	// decide about a retry.

@@ -66,7 +66,7 @@ func LookUpError(r destination.Route, err error, ifForbidden string) error {
 	pe := *Error(err)
 	if pe.Class == relay.ClassPoison {
 		// No event was part of this, so it is the address that is not allowed.
-		pe.Class, pe.Doubtful = relay.ClassDestination, false
+		pe.Class, pe.Ambiguous = relay.ClassDestination, false
 	}
 	pe.Message = errorcode.Shorten(fmt.Sprintf("%s; %s", strings.TrimRight(pe.Message, "."), remedy(r, pe.Code, ifForbidden)))
 	return fmt.Errorf("resolve topic %s, %s: %w", r.Topic, r, &pe)

@@ -38,7 +38,7 @@ these tables belongs here, because a retry loses nothing.
 	{relay.ClassPoison, "Poison", `The event can never get through, so it becomes a dead letter at once, and the others of its batch go on. On an
 ordered destination the later events of its key wait until it is one.
 
-**Doubtful** codes are only believed while other events get through. If every event is refused in this way, the destination is
+**Ambiguous** codes are only believed while other events get through. If every event is refused in this way, the destination is
 taken for broken instead, after two of a topic and worker at most have become dead letters. Its recovery then also tries
 events behind those that are refused. If one is accepted, the refused events are sent once more, and each that is refused
 again becomes a dead letter.`},
@@ -104,7 +104,7 @@ func marks(m *Meaning) string {
 	for _, mark := range []struct {
 		set  bool
 		name string
-	}{{m.Throttling, "throttling"}, {m.Doubtful, "doubtful"}, {m.Divides, "divided"}, {m.Size, "size"}} {
+	}{{m.Throttling, "throttling"}, {m.Ambiguous, "ambiguous"}, {m.Divides, "divided"}, {m.Size, "size"}} {
 		if mark.set {
 			set = append(set, mark.name)
 		}

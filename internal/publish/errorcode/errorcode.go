@@ -19,8 +19,8 @@ type Meaning struct {
 	// variants that normal makes equal.
 	Codes []string
 	Class relay.Class
-	// Throttling and Doubtful are explained at relay.PublishError.
-	Throttling, Doubtful bool
+	// Throttling and Ambiguous are explained at relay.PublishError.
+	Throttling, Ambiguous bool
 	// Divides is true where one event may be the reason that a whole request was
 	// rejected. The request is then divided until that event is found.
 	Divides bool
@@ -90,7 +90,7 @@ func New(code, message string) *relay.PublishError {
 func Classify(pe *relay.PublishError) {
 	pe.Code = Shorten(bare(pe.Code))
 	m := Lookup(pe.Code)
-	pe.Class, pe.Throttled, pe.Doubtful = m.Class, m.Throttling, m.Doubtful
+	pe.Class, pe.Throttled, pe.Ambiguous = m.Class, m.Throttling, m.Ambiguous
 }
 
 // sqsPrefix is what SQS puts before some of its codes, in the header that

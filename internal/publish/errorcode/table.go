@@ -100,7 +100,7 @@ var table = []Meaning{
 			"InvalidParameter", "InvalidParameterValue", "ParameterValueInvalid", "ValidationException", "ValidationError",
 			"InvalidAttributeValue",
 		},
-		From: fromBoth, Class: relay.ClassPoison, Doubtful: true, Divides: true, Source: docSNS,
+		From: fromBoth, Class: relay.ClassPoison, Ambiguous: true, Divides: true, Source: docSNS,
 		Why: "Something in the event is not allowed. On every event, it is rather that the destination is not what the " +
 			"configuration takes it for: FIFO or not, say.",
 	},

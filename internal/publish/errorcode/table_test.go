@@ -31,7 +31,7 @@ func TestTable_HasOneRowForEachCode(t *testing.T) {
 			rows[n] = i
 		}
 		assert.False(t, r.Throttling && r.Class != relay.ClassRetry, "%v: throttling passes", r.Codes)
-		assert.False(t, r.Doubtful && r.Class != relay.ClassPoison, "%v: only a poison verdict can be doubtful", r.Codes)
+		assert.False(t, r.Ambiguous && r.Class != relay.ClassPoison, "%v: only a poison verdict can be ambiguous", r.Codes)
 		assert.False(t, r.Size && !r.Divides, "%v: too large for one is not too large for half", r.Codes)
 	}
 }
@@ -137,9 +137,9 @@ func TestLookup_FindsACodeInEverySpelling(t *testing.T) {
 		assert.True(t, Lookup(code).Size, code)
 	}
 	for _, code := range []string{"InvalidParameter", "ValidationError", "InvalidAttributeValue"} {
-		assert.True(t, Lookup(code).Doubtful, code)
+		assert.True(t, Lookup(code).Ambiguous, code)
 	}
 	for _, code := range []string{"InvalidMessageContents", "EventTooLarge"} {
-		assert.False(t, Lookup(code).Doubtful, code)
+		assert.False(t, Lookup(code).Ambiguous, code)
 	}
 }

@@ -28,7 +28,7 @@ func requirePoison(t *testing.T, err *relay.PublishError, code, message string) 
 	require.NotNil(t, err)
 	assert.Equal(t, code, err.Code)
 	assert.Equal(t, relay.ClassPoison, err.Class)
-	assert.False(t, err.Doubtful)
+	assert.False(t, err.Ambiguous)
 	assert.Equal(t, message, err.Message)
 }
 
