@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const (
@@ -96,13 +97,10 @@ func (a *Activities) look(ctx context.Context, every, before time.Duration) (s s
 }
 
 // untilNext is the time from the beginning of a look to the next one. One slow look between quick
-// ones may be an accident, such as a failover. It defers nothing: all topics would be hidden for
-// minutes.
+// ones, or the first one of a process, may be an accident, such as a failover. It defers nothing: all
+// topics would be hidden for minutes.
 func untilNext(every, took, before time.Duration) time.Duration {
-	if before > 0 {
-		took = min(took, before)
-	}
-	return max(every, sampleShare*took)
+	return max(every, min(sampleShare*min(took, before), timing.SampleDeferMost))
 }
 
 // lookWhenDue begins a sample if it is time for one.
