@@ -21,7 +21,7 @@ func boardOf(topics ...relay.TopicState) *board {
 	return &b
 }
 
-func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
+func TestDetails_ShowTheStateOfEachTopic(t *testing.T) {
 	b := boardOf(
 		relay.TopicState{Topic: "billing", Pending: 100_000, Capped: true, Oldest: 3*time.Hour + 5*time.Minute, Retrying: 1, Recovery: "outbox-recovery/billing"},
 		relay.TopicState{Topic: "orders", Pending: 1234, Oldest: 65 * time.Second, PausedBy: "ada", PauseReason: "their deploy"},
@@ -50,18 +50,18 @@ func TestATableSaysOfEachTopicWhatAnOperatorWantsToKnow(t *testing.T) {
 	require.Equal(t, "wait for pending events · broken: billing · paused: orders · late: audit", b.summary())
 }
 
-func TestATableSaysThatNobodyIsNeededWhenNobodyIs(t *testing.T) {
+func TestDetails_SayThatEveryTopicFlows(t *testing.T) {
 	require.Contains(t, boardOf(relay.TopicState{Topic: "orders", Pending: 5}).markdown(RelayResult{}), "Every topic flows.")
 	require.Contains(t, (&board{}).markdown(RelayResult{Published: 1}), "Published in this run: **1 event**")
 	require.Equal(t, "wait for pending events", (&board{}).summary())
 }
 
-func TestATopicThatIsBrokenAndPausedShowsBoth(t *testing.T) {
+func TestDetails_ShowThatATopicIsBrokenAndPaused(t *testing.T) {
 	b := boardOf(relay.TopicState{Topic: "orders", Recovery: "r", PausedBy: "ada", PauseReason: "why"})
 	require.Contains(t, b.markdown(RelayResult{}), "| **destination broken**, see workflow r; **paused** by ada: why |")
 }
 
-func TestATopicThatIsBrokenSaysWhyAndSinceWhen(t *testing.T) {
+func TestDetails_ShowTheFailureAndTheStartOfARecovery(t *testing.T) {
 	at := time.Date(2026, 11, 24, 4, 0, 0, 0, time.UTC)
 	b := boardOf(relay.TopicState{Topic: "orders", Recovery: "r", Failure: relay.Failure{
 		Code: "AccessDenied", Message: "no identity-based policy allows | it", Destination: "SQS queue orders", Since: at, Next: at.Add(6 * time.Minute),
@@ -70,7 +70,7 @@ func TestATopicThatIsBrokenSaysWhyAndSinceWhen(t *testing.T) {
 		`| **destination broken**: AccessDenied: no identity-based policy allows \| it (since 2026-11-24 04:00:00 UTC, next attempt at 04:06:00), see workflow r |`)
 }
 
-func TestATableNamesAFewTopicsWithoutARouteAndCountsTheOthers(t *testing.T) {
+func TestDetails_NameAFewTopicsWithoutARouteAndCountTheOthers(t *testing.T) {
 	topics := []relay.TopicState{
 		{Topic: "billing", Pending: 1, Oldest: relay.Late},
 		{Topic: "odrers", Pending: 7, Oldest: time.Hour, NoRoute: true},
@@ -91,7 +91,7 @@ func TestATableNamesAFewTopicsWithoutARouteAndCountsTheOthers(t *testing.T) {
 
 // Whoever names a topic or gives a reason must not be able to change the table, or
 // to have the browser load or run something.
-func TestNamesAndReasonsAreShownAsTheyAre(t *testing.T) {
+func TestDetails_ShowNamesAndReasonsLiterally(t *testing.T) {
 	b := boardOf(relay.TopicState{
 		Topic: "a|b_c*d\n| x |", PausedBy: "<script>alert(1)</script>",
 		PauseReason: "![x](http://evil) `y` &amp; " + strings.Repeat("ü", 200),
@@ -102,7 +102,7 @@ func TestNamesAndReasonsAreShownAsTheyAre(t *testing.T) {
 }
 
 // The Temporal CLI prints them to terminals, and a browser obeys marks for bidirectional text.
-func TestDetailsAndSummaries_HaveNoCharacterThatATerminalObeys(t *testing.T) {
+func TestDetails_HaveNoCharacterThatATerminalObeys(t *testing.T) {
 	const topic, shown = "\x1b[31mred\u202e\n", `\u001b[31mred\u202e`
 	b := boardOf(relay.TopicState{Topic: topic, Oldest: time.Hour, PausedBy: topic, PauseReason: topic, Recovery: topic, Dead: 1, DeadCode: topic})
 	in := RecoveryInput{Batch: relay.Batch{Topic: topic}, Destination: topic, Error: topic, Reason: topic}
@@ -116,7 +116,7 @@ func TestDetailsAndSummaries_HaveNoCharacterThatATerminalObeys(t *testing.T) {
 	}
 }
 
-func TestDetailsFitIntoAnAddressWhateverTheTopicsAreCalled(t *testing.T) {
+func TestDetails_FitIntoAnAddressForAnyTopicName(t *testing.T) {
 	for name, topic := range map[string]relay.TopicState{
 		"plain": {Topic: "orders", Pending: 100_000, Capped: true, Oldest: time.Hour},
 		"long": {
@@ -145,7 +145,7 @@ func TestDetailsFitIntoAnAddressWhateverTheTopicsAreCalled(t *testing.T) {
 	require.Contains(t, rest.markdown(RelayResult{}), "… and 1 more that flow.")
 }
 
-func TestSummariesFitIntoWhatTemporalTakes(t *testing.T) {
+func TestSummary_FitsIntoTheLimitOfTemporal(t *testing.T) {
 	in := RecoveryInput{Batch: relay.Batch{Topic: strings.Repeat("t", 256)}, Destination: "SNS topic arn:aws:sns:x:1:" + strings.Repeat("d", 256), Error: "NotFound"}
 	for _, s := range []string{brief("retry " + goesTo(in)), brief(goesTo(in) + " · " + in.Error)} {
 		require.LessOrEqual(t, len(s), 400)
@@ -153,7 +153,7 @@ func TestSummariesFitIntoWhatTemporalTakes(t *testing.T) {
 	}
 }
 
-func TestAgesReadWell(t *testing.T) {
+func TestDetails_WriteDurationsInTheirTwoLargestUnits(t *testing.T) {
 	for want, d := range map[string]time.Duration{
 		"": 0, "< 1 s": 300 * time.Millisecond, "59 s": 59900 * time.Millisecond, "1 min 0 s": time.Minute,
 		"2 h 0 min": 2 * time.Hour, "3 d 4 h": 76 * time.Hour,

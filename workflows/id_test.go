@@ -55,7 +55,7 @@ func TestIDs_OfTwoTopicsOrTaskQueuesAreNeverTheSame(t *testing.T) {
 	require.True(t, collided, "this test sees what it is for")
 }
 
-func TestTaskQueue_ThatTemporalWouldNotTakeIsNamed(t *testing.T) {
+func TestTaskQueue_RefusesNamesThatTemporalWouldNotTake(t *testing.T) {
 	for _, fine := range []string{DefaultTaskQueue, "q/a", "shop orders"} {
 		require.NoError(t, CheckTaskQueue(fine))
 	}

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestThrottlingHalvesWhatATopicMayHaveAndSuccessGivesItBackStepByStep(t *testing.T) {
+func TestLoads_HalveWhenThrottledAndRiseStepByStep(t *testing.T) {
 	l := newLoads(RelayInput{Slots: 16, Concurrency: 8})
 	require.Equal(t, 8, l.concurrency("orders"))
 	for _, want := range []int{4, 2, 1} {
@@ -31,7 +31,7 @@ func TestThrottlingHalvesWhatATopicMayHaveAndSuccessGivesItBackStepByStep(t *tes
 	require.Empty(t, l.topic)
 }
 
-func TestATopicThatFailedHasOneBatchUntilOneGetsThrough(t *testing.T) {
+func TestLoads_AllowOneBatchAfterAFailureUntilABatchSucceeds(t *testing.T) {
 	l := newLoads(RelayInput{Slots: 16, Concurrency: 4})
 	l.failed("orders")
 	require.Equal(t, map[string]int{"orders": 1}, l.lowered())

@@ -36,7 +36,7 @@ func (e *env) maintain(in workflows.MaintenanceInput, made, dropped relay.Partit
 	return r
 }
 
-func TestMaintenanceSaysWhatItDidAndWarnsOfNothingWhenAllIsWell(t *testing.T) {
+func TestMaintenance_ReportsItsChangesWithoutWarningIfAllIsWell(t *testing.T) {
 	r := newEnv(t).maintain(workflows.MaintenanceInput{},
 		relay.Partitions{Made: []string{"2026-12-08"}}, relay.Partitions{Dropped: []string{"2026-11-15"}, Deleted: 3}, relay.Health{Ahead: 14, HeldXIDs: 10})
 	require.Equal(t, workflows.MaintenanceResult{
@@ -45,7 +45,7 @@ func TestMaintenanceSaysWhatItDidAndWarnsOfNothingWhenAllIsWell(t *testing.T) {
 	}, r)
 }
 
-func TestMaintenanceWarnsOfEachThingThatWillHurtAndNamesIt(t *testing.T) {
+func TestMaintenance_WarnsOfEachProblemByName(t *testing.T) {
 	r := newEnv(t).maintain(workflows.MaintenanceInput{KeepDays: 3, AheadDays: 10},
 		relay.Partitions{}, relay.Partitions{Needed: []string{"2026-11-10", "2026-11-11"}, Left: []string{"2026-11-12 is not dropped: session 4711"}},
 		relay.Health{Ahead: 2, Caught: 5, HeldXIDs: 2_000_000, HeldBy: "replication slot cdc", NotEnqueued: "the trigger is disabled"})
@@ -55,7 +55,7 @@ func TestMaintenanceWarnsOfEachThingThatWillHurtAndNamesIt(t *testing.T) {
 	}
 }
 
-func TestMaintenanceSaysWhichDayHasNoPartitionAndThatPublishingGoesOn(t *testing.T) {
+func TestMaintenance_NamesADayWithoutAPartitionAndThatPublishingContinues(t *testing.T) {
 	r := newEnv(t).maintain(workflows.MaintenanceInput{},
 		relay.Partitions{Made: []string{"2026-12-08"}, Later: []string{"2026-12-07"}}, relay.Partitions{}, relay.Health{Ahead: 0, Caught: 20_000})
 	require.Len(t, r.Warnings, 2)

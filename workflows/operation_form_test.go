@@ -46,7 +46,7 @@ var onRecord = activities.AskResult{
 	SelectedBy: []string{"all"}, Text: "30 dead letters of orders match",
 }
 
-func TestOperation_OfAFormIsAskedForThenDoneAndThenFollowed(t *testing.T) {
+func TestOperation_OfAFormIsRecordedThenDoneThenFollowed(t *testing.T) {
 	e := newEnv(t)
 	e.OnActivity(act.FollowOperation, mock.Anything, activities.FollowRequest{Operation: 7, Moved: 30, For: workflows.FollowFor}).
 		Return(relay.Delivered{Published: 28, Dead: 2, Causes: []relay.Cause{{Code: "AccessDenied", Message: "still", Events: 2}}}, nil)
@@ -61,7 +61,7 @@ func TestOperation_OfAFormIsAskedForThenDoneAndThenFollowed(t *testing.T) {
 	require.EqualValues(t, 2, r.Delivered.Dead)
 }
 
-func TestOperation_OfAFormThatIsWrongFailsShortlyWithATypeAndIsNotRetried(t *testing.T) {
+func TestOperation_OfAWrongFormFailsOnceWithAShortTextAndItsType(t *testing.T) {
 	wrong := temporal.NewNonRetryableApplicationError("topic is missing", activities.TypeInvalidOperation, nil)
 	_, asked, err := newEnv(t).typedIn(`{"kind": "redrive"}`, activities.AskResult{}, wrong)
 	require.Len(t, asked, 1)
@@ -82,7 +82,7 @@ func TestOperation_OfAFormThatIsWrongFailsShortlyWithATypeAndIsNotRetried(t *tes
 	}
 }
 
-func TestOperation_WithoutInputIsAskedForToo(t *testing.T) {
+func TestOperation_WithoutInputFailsLikeAWrongForm(t *testing.T) {
 	e := newEnv(t)
 	e.RegisterWorkflow(workflows.Operation)
 	e.OnActivity(act.AskOperation, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.AskRequest) (activities.AskResult, error) {
@@ -93,7 +93,7 @@ func TestOperation_WithoutInputIsAskedForToo(t *testing.T) {
 	require.ErrorContains(t, e.GetWorkflowError(), "give one JSON object")
 }
 
-func TestOperation_OfAFormThatHasNothingToGoOnWithEndsWithWhatWasFound(t *testing.T) {
+func TestOperation_OfAFormThatMovesNothingEndsWithTheAnswerToTheForm(t *testing.T) {
 	for _, over := range []activities.AskResult{
 		{Kind: relay.Pause, Topic: "orders", By: "ann", Reason: "x", Over: true, Text: "orders: paused"},
 		{Kind: relay.Redrive, Topic: "orders", Matched: 3, DryRun: true, Over: true, Text: "3 dead letters of orders match; dry run: nothing was changed"},
@@ -108,7 +108,7 @@ func TestOperation_OfAFormThatHasNothingToGoOnWithEndsWithWhatWasFound(t *testin
 }
 
 // The events are pending again, whether or not somebody can look for them.
-func TestOperation_OfAFormIsDoneThoughItsOutcomeCannotBeFollowed(t *testing.T) {
+func TestOperation_OfAFormIsDoneEvenIfItsOutcomeCannotBeFollowed(t *testing.T) {
 	e := newEnv(t)
 	e.OnActivity(act.FollowOperation, mock.Anything, mock.Anything).Return(relay.Delivered{}, errors.New("the database is away"))
 	r, _, err := e.typedIn(typed, onRecord, nil)
@@ -125,7 +125,7 @@ func TestOperation_OfAFormSaysThatTheDatabaseHasLostAPartOfIt(t *testing.T) {
 	require.Contains(t, r.Text, "The database has lost a part of the operation")
 }
 
-func TestOperation_OfAFormContinuesAsNewAsOneThatIsOnRecord(t *testing.T) {
+func TestOperation_OfAFormContinuesAsNewAsARecordedOperation(t *testing.T) {
 	e := newEnv(t)
 	began := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	e.SetStartTime(began)
@@ -139,7 +139,7 @@ func TestOperation_OfAFormContinuesAsNewAsOneThatIsOnRecord(t *testing.T) {
 }
 
 // Runs that the starter has begun have the commands and the result that they always had.
-func TestOperation_OfTheStarterIsNotAskedForNorFollowed(t *testing.T) {
+func TestOperation_OfTheStarterReadsNoFormAndIsNotFollowed(t *testing.T) {
 	e := newEnv(t)
 	e.OnActivity(act.AskOperation, mock.Anything, mock.Anything).Return(nil, errors.New("asked"))
 	e.OnActivity(act.FollowOperation, mock.Anything, mock.Anything).Return(nil, errors.New("followed"))

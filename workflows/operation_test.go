@@ -51,7 +51,7 @@ func (e *env) runOperation(in workflows.OperationInput, answers ...any) (r workf
 	return r, asked, ended, err
 }
 
-func TestAnOperationGoesOnUntilAllIsMovedAndItsEndIsOnRecord(t *testing.T) {
+func TestOperation_ContinuesUntilAllEventsAreMovedAndRecordsItsEnd(t *testing.T) {
 	for _, kind := range []string{relay.Redrive, relay.Discard, relay.Replay} {
 		r, asked, ended, err := newEnv(t).operate(kind, activities.OperateResult{Done: 10}, errors.New("the database was away"),
 			activities.OperateResult{Done: 20}, activities.OperateResult{Done: 30, Over: true})
@@ -64,7 +64,7 @@ func TestAnOperationGoesOnUntilAllIsMovedAndItsEndIsOnRecord(t *testing.T) {
 }
 
 // The database was replaced by an earlier state of itself before the end was on record.
-func TestOperation_GoesOnIfTheRecordIsNotAsItsLastAttemptLeftIt(t *testing.T) {
+func TestOperation_ContinuesIfItsRecordDiffersFromItsLastAttempt(t *testing.T) {
 	e := newEnv(t)
 	began := e.Now()
 	e.OnActivity(act.EndOperation, mock.Anything, activities.EndRequest{Operation: 7, Outcome: "done", Holder: "first", Moved: 30}).
@@ -78,7 +78,7 @@ func TestOperation_GoesOnIfTheRecordIsNotAsItsLastAttemptLeftIt(t *testing.T) {
 }
 
 // The worker sees two databases by turns.
-func TestOperation_WhoseEndDoesNotComeOnRecordContinuesAsNew(t *testing.T) {
+func TestOperation_ContinuesAsNewIfItsEndCannotBeRecorded(t *testing.T) {
 	e := newEnv(t)
 	e.SetCurrentHistoryLength(20_000)
 	e.OnActivity(act.EndOperation, mock.Anything, mock.Anything).Return(activities.OperateResult{Again: true}, nil)
@@ -88,7 +88,7 @@ func TestOperation_WhoseEndDoesNotComeOnRecordContinuesAsNew(t *testing.T) {
 }
 
 // An answer that asks for no pause is read over one that did.
-func TestOperation_PausesOnlyWhenItsLastAnswerAsksForIt(t *testing.T) {
+func TestOperation_WaitsOnlyIfItsLastAnswerAsksForAWait(t *testing.T) {
 	e := newEnv(t)
 	began := e.Now()
 	_, _, _, err := e.operate(relay.Replay, activities.OperateResult{Done: 1, Wait: time.Hour}, activities.OperateResult{Done: 2}, activities.OperateResult{Done: 3, Over: true})
@@ -109,7 +109,7 @@ func TestOperation_CancelledWhileItsHistoryIsLongEnds(t *testing.T) {
 }
 
 // A long operation has several runs, each with a history that is not too long.
-func TestHowLongAnOperationLastedIsCountedFromItsFirstRun(t *testing.T) {
+func TestOperation_CountsItsDurationFromItsFirstRun(t *testing.T) {
 	begin := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	first := newEnv(t)
 	first.SetStartTime(begin)
@@ -129,7 +129,7 @@ func TestHowLongAnOperationLastedIsCountedFromItsFirstRun(t *testing.T) {
 	require.Equal(t, "1h0m0s", r.Lasted)
 }
 
-func TestACancelledOperationIsOnRecordAsSuchWithWhatItMoved(t *testing.T) {
+func TestOperation_RecordsThatItWasCancelled(t *testing.T) {
 	e := newEnv(t)
 	e.RegisterDelayedCallback(e.CancelWorkflow, 10*time.Second)
 	_, _, ended, err := e.operate(relay.Redrive, temporal.NewCanceledError())
@@ -137,7 +137,7 @@ func TestACancelledOperationIsOnRecordAsSuchWithWhatItMoved(t *testing.T) {
 	require.Equal(t, "cancelled", ended.Outcome)
 }
 
-func TestAnOperationThatIsOverOrUnknownFailsAtOnceAndSaysWhy(t *testing.T) {
+func TestOperation_FailsAtOnceIfItIsOverOrUnknown(t *testing.T) {
 	over := temporal.NewNonRetryableApplicationError("the operation is over", activities.TypeOperationOver, nil)
 	_, asked, ended, err := newEnv(t).operate(relay.Redrive, over)
 	require.ErrorContains(t, err, "the operation is over")

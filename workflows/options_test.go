@@ -14,7 +14,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
+func TestDurations_RelateAsTheGuaranteesNeed(t *testing.T) {
 	for _, c := range []struct {
 		why          string
 		less, longer time.Duration
@@ -69,7 +69,7 @@ func TestTheDurationsRelateAsThePromisesNeed(t *testing.T) {
 }
 
 // Histories hold these names: a change breaks every run that is under way.
-func TestNamesInHistoriesArePermanent(t *testing.T) {
+func TestReplay_NamesInHistoriesArePermanent(t *testing.T) {
 	name := func(f any) string {
 		full := strings.TrimSuffix(runtime.FuncForPC(reflect.ValueOf(f).Pointer()).Name(), "-fm")
 		return full[strings.LastIndex(full, ".")+1:]
@@ -97,7 +97,7 @@ func TestNamesInHistoriesArePermanent(t *testing.T) {
 	require.Equal(t, "topic-in-id", changeTopicInID)
 }
 
-func TestABatchReadsWellInTheUI(t *testing.T) {
+func TestSummary_NamesTopicEventsAndLanesOfABatch(t *testing.T) {
 	all := []int16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 	require.Equal(t, "orders · 500 events · lanes 0-15", summary(relay.Batch{Topic: "orders", Events: 500, Lanes: all}))
 	require.Equal(t, "audit · 1 event · lane 7", summary(relay.Batch{Topic: "audit", Events: 1, Lanes: []int16{7}}))

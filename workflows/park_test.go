@@ -50,7 +50,7 @@ func (e *env) parkAfter(d time.Duration, p workflows.ParkRequest) *workflows.Par
 	return answer
 }
 
-func TestParkingGoesUpToWhatWasPendingWhenItBeganHoweverMuchIsWrittenMeanwhile(t *testing.T) {
+func TestPark_EndsAtTheEventsThatWerePendingWhenItBegan(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()
 	asked := e.onParking(3)
@@ -69,7 +69,7 @@ func TestParkingGoesUpToWhatWasPendingWhenItBeganHoweverMuchIsWrittenMeanwhile(t
 }
 
 // Whoever waits for a park is told to ask again, because no update outlives its run.
-func TestALongParkContinuesAsNewAndLosesNothing(t *testing.T) {
+func TestPark_ContinuesAsNewWithoutLossIfItsHistoryIsLong(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()
 	asked := e.onParking(1000)
@@ -123,7 +123,7 @@ func (e *env) onEnd() *[]activities.EndRequest {
 	return &ends
 }
 
-func TestAParkOnRecordIsEndedThereWhetherOrNotSomebodyWaits(t *testing.T) {
+func TestPark_RecordsItsEndEvenIfNoCommandWaits(t *testing.T) {
 	e := newEnv(t)
 	e.onResume()
 	ends := e.onEnd()
@@ -135,7 +135,7 @@ func TestAParkOnRecordIsEndedThereWhetherOrNotSomebodyWaits(t *testing.T) {
 	require.Equal(t, []activities.EndRequest{{Operation: 17, Outcome: "parked: 2 published, 503 dead letters", Done: 503}}, *ends)
 }
 
-func TestWhoParksWhatHasGotThroughIsToldSo(t *testing.T) {
+func TestPark_ReportsThatTheDestinationRecoveredFirst(t *testing.T) {
 	e := newEnv(t)
 	e.OnActivity(act.ResumeTopic, mock.Anything, mock.Anything).After(time.Minute).Return(nil)
 	e.onPublish(time.Second, func(r activities.PublishRequest) (activities.PublishResult, error) {
@@ -148,7 +148,7 @@ func TestWhoParksWhatHasGotThroughIsToldSo(t *testing.T) {
 	require.Equal(t, workflows.ParkResult{Published: 10, State: workflows.StateRecovered}, *answer)
 }
 
-func TestAParkIsToldWhatCameInBetween(t *testing.T) {
+func TestPark_ReportsTheStateInWhichTheRecoveryEnded(t *testing.T) {
 	for state, says := range map[string]string{
 		"":                       "parked: 3 published, 4 dead letters", // of an earlier version
 		workflows.StateParked:    "parked: 3 published, 4 dead letters",

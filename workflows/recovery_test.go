@@ -41,7 +41,7 @@ func (e *env) recover() (r workflows.RecoveryResult) {
 	return r
 }
 
-func TestARecoveryEndsWhenAnOperatorHasPausedItsTopic(t *testing.T) {
+func TestRecovery_EndsWhenAnOperatorPausesItsTopic(t *testing.T) {
 	e := newEnv(t)
 	e.onPublish(time.Second, func(activities.PublishRequest) (activities.PublishResult, error) {
 		return activities.PublishResult{Published: 3, PausedBy: "ada"}, nil
@@ -53,7 +53,7 @@ func TestARecoveryEndsWhenAnOperatorHasPausedItsTopic(t *testing.T) {
 	require.Len(t, *resumed, 1, "its own pause, not the operator's")
 }
 
-func TestABatchThatFailsForGoodIsLeftToItsTopicsRecoveryAndTheRunGoesOn(t *testing.T) {
+func TestRelay_HandsAFailedBatchToARecoveryAndContinues(t *testing.T) {
 	e := newEnv(t)
 	e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch {
 		return []relay.Batch{batch([]string{"orders", "audit"}[n%2], n)}
@@ -80,7 +80,7 @@ func TestABatchThatFailsForGoodIsLeftToItsTopicsRecoveryAndTheRunGoesOn(t *testi
 	require.Equal(t, "orders: AuthorizationError: not you", children[0].Reason, "how many were left then says nothing later")
 }
 
-func TestABatchWhoseTopicIsBeingRecoveredAlreadyIsReleased(t *testing.T) {
+func TestRelay_ReleasesABatchWhoseTopicIsInRecoveryAlready(t *testing.T) {
 	e := newEnv(t)
 	e.claimOnce(batch("orders", 1), batch("orders", 2))
 	e.onPublish(time.Second, func(activities.PublishRequest) (activities.PublishResult, error) {
@@ -96,7 +96,7 @@ func TestABatchWhoseTopicIsBeingRecoveredAlreadyIsReleased(t *testing.T) {
 	require.Len(t, released, 1)
 }
 
-func TestBatchesThatDoNotGetThroughLeaveTheirSlotsToOthers(t *testing.T) {
+func TestRelay_LateBatchesLeaveTheirSlotsToOthers(t *testing.T) {
 	e := newEnv(t)
 	e.onClaim(func(n int, r activities.ClaimRequest) []relay.Batch {
 		if n == 1 {
@@ -112,7 +112,7 @@ func TestBatchesThatDoNotGetThroughLeaveTheirSlotsToOthers(t *testing.T) {
 	require.Greater(t, r.Topics[1].Batches, 20)
 }
 
-func TestATopicThatWasThrottledIsGivenLess(t *testing.T) {
+func TestRelay_GivesAThrottledTopicFewerRequests(t *testing.T) {
 	e := newEnv(t)
 	e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch { return []relay.Batch{batch("orders", n)} })
 	var concurrency []int
@@ -124,7 +124,7 @@ func TestATopicThatWasThrottledIsGivenLess(t *testing.T) {
 	require.Equal(t, []int{8, 4, 5, 6, 7}, concurrency[:5])
 }
 
-func TestARecoveryRetriesUntilItsBatchGetsThroughAndResumesItsTopic(t *testing.T) {
+func TestRecovery_RetriesUntilItsBatchSucceedsAndResumesItsTopic(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()
 	attempts := 0
@@ -143,7 +143,7 @@ func TestARecoveryRetriesUntilItsBatchGetsThroughAndResumesItsTopic(t *testing.T
 	require.Equal(t, []activities.TopicRequest{{Topic: "orders", RecoveryID: "default-test-workflow-id"}}, *resumed)
 }
 
-func TestARecoveryWhoseBatchIsInOtherHandsEndsAndResumesItsTopic(t *testing.T) {
+func TestRecovery_EndsAndResumesItsTopicIfAnotherClaimHasItsBatch(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()
 	e.onPublish(time.Second, func(activities.PublishRequest) (activities.PublishResult, error) {
@@ -153,7 +153,7 @@ func TestARecoveryWhoseBatchIsInOtherHandsEndsAndResumesItsTopic(t *testing.T) {
 	require.Len(t, *resumed, 1)
 }
 
-func TestParkingGivesUpWhatFailsUntilNothingFails(t *testing.T) {
+func TestPark_MakesDeadLettersUntilNoEventFails(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()
 	parks := 0
@@ -180,7 +180,7 @@ func TestParkingGivesUpWhatFailsUntilNothingFails(t *testing.T) {
 	require.Len(t, *resumed, 1)
 }
 
-func TestSomebodyHasToSayWhoParks(t *testing.T) {
+func TestPark_RefusesARequestWithoutAName(t *testing.T) {
 	e := newEnv(t)
 	e.onResume()
 	attempts := 0
@@ -199,7 +199,7 @@ func TestSomebodyHasToSayWhoParks(t *testing.T) {
 	require.ErrorContains(t, rejected, "name the person who parks")
 }
 
-func TestACancelledRecoveryFreesItsLanesAndItsTopic(t *testing.T) {
+func TestRecovery_ReleasesItsLanesAndResumesItsTopicWhenCancelled(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()
 	e.onPublish(time.Second, func(activities.PublishRequest) (activities.PublishResult, error) {

@@ -96,7 +96,7 @@ func batch(topic string, n int) relay.Batch {
 	return relay.Batch{Topic: topic, ClaimID: fmt.Sprint(topic, n), Lanes: []int16{int16(n % 16)}, Events: 10}
 }
 
-func TestARunReportsWhatItPublishedByTopic(t *testing.T) {
+func TestRelay_ReportsPublishedEventsByTopic(t *testing.T) {
 	e := newEnv(t)
 	e.claimOnce(batch("orders", 1), batch("audit", 1), batch("orders", 2))
 	e.onPublish(time.Second, published)
@@ -109,7 +109,7 @@ func TestARunReportsWhatItPublishedByTopic(t *testing.T) {
 	}, e.run(workflows.RelayInput{RunFor: 10 * time.Second}))
 }
 
-func TestARunClaimsUntilItsDeadlineAndNoClaimWaitsLonger(t *testing.T) {
+func TestRelay_ClaimsUntilItsDeadlineAndNoClaimWaitsLonger(t *testing.T) {
 	e := newEnv(t)
 	e.onClaim(func(int, activities.ClaimRequest) []relay.Batch { return nil })
 	began := e.Now()
@@ -120,7 +120,7 @@ func TestARunClaimsUntilItsDeadlineAndNoClaimWaitsLonger(t *testing.T) {
 	require.Equal(t, time.Second, e.claims[len(e.claims)-1].Wait, "the last one ends with the run")
 }
 
-func TestNoMoreBatchesAreInFlightThanThereAreSlots(t *testing.T) {
+func TestRelay_HasAtMostOneBatchInFlightPerSlot(t *testing.T) {
 	e := newEnv(t)
 	var inFlight, most int
 	e.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
@@ -150,7 +150,7 @@ func TestNoMoreBatchesAreInFlightThanThereAreSlots(t *testing.T) {
 	require.Greater(t, r.Batches, 50)
 }
 
-func TestTheLastBatchesAreWaitedFor(t *testing.T) {
+func TestRelay_WaitsForItsLastBatches(t *testing.T) {
 	e := newEnv(t)
 	e.claimOnce(batch("orders", 1))
 	e.onPublish(2*time.Second+workflows.DrainFor/2, published)
@@ -159,7 +159,7 @@ func TestTheLastBatchesAreWaitedFor(t *testing.T) {
 	require.Zero(t, r.Cancelled)
 }
 
-func TestABatchThatStillFailsWhenTheRunEndsIsCancelledAndItsLanesReleased(t *testing.T) {
+func TestRelay_CancelsAndReleasesBatchesThatStillFailAtItsEnd(t *testing.T) {
 	e := newEnv(t)
 	e.claimOnce(batch("broken", 1), batch("orders", 1))
 	e.onPublish(time.Millisecond, func(r activities.PublishRequest) (activities.PublishResult, error) {
@@ -184,7 +184,7 @@ func TestABatchThatStillFailsWhenTheRunEndsIsCancelledAndItsLanesReleased(t *tes
 	require.Greater(t, len(e.began), 5, "until then it was retried")
 }
 
-func TestARefusedBatchIsRetriedUntilItGetsThrough(t *testing.T) {
+func TestRelay_RetriesARefusedBatchUntilItSucceeds(t *testing.T) {
 	e := newEnv(t)
 	e.claimOnce(batch("orders", 1))
 	e.onPublish(time.Millisecond, func(r activities.PublishRequest) (activities.PublishResult, error) {
@@ -196,7 +196,7 @@ func TestARefusedBatchIsRetriedUntilItGetsThrough(t *testing.T) {
 	require.Equal(t, 10, e.run(workflows.RelayInput{}).Published)
 }
 
-func TestABatchInOtherHandsIsNoFailure(t *testing.T) {
+func TestRelay_CountsABatchThatAnotherClaimHasAsLost(t *testing.T) {
 	e := newEnv(t)
 	e.claimOnce(batch("orders", 1), batch("orders", 2))
 	e.onPublish(time.Second, func(r activities.PublishRequest) (activities.PublishResult, error) {
@@ -210,7 +210,7 @@ func TestABatchInOtherHandsIsNoFailure(t *testing.T) {
 	require.Equal(t, 10, r.Published)
 }
 
-func TestALongHistoryContinuesAsNewWithTheSameDeadline(t *testing.T) {
+func TestRelay_ContinuesAsNewWithTheSameDeadlineIfItsHistoryIsLong(t *testing.T) {
 	e := newEnv(t)
 	began := e.Now()
 	e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch { return []relay.Batch{batch("orders", n)} })
@@ -236,7 +236,7 @@ func TestALongHistoryContinuesAsNewWithTheSameDeadline(t *testing.T) {
 	require.WithinDuration(t, in.Before.Deadline, next.Now(), time.Second)
 }
 
-func TestACancelledRunStopsItsBatchesAndSaysSo(t *testing.T) {
+func TestRelay_ReleasesItsBatchesAndEndsAsCancelledWhenCancelled(t *testing.T) {
 	e := newEnv(t)
 	e.claimOnce(batch("orders", 1))
 	e.onPublish(time.Hour, published)

@@ -25,7 +25,7 @@ func replay(t *testing.T, file string) error {
 // Each file is the history of a run of a worker that was deployed: from the demo, or
 // from an end-to-end test, as "temporal workflow show --output json" saves it. A
 // change that cannot replay it breaks runs that are under way when it is deployed.
-func TestRunsRecordedEarlierReplay(t *testing.T) {
+func TestReplay_AcceptsTheHistoriesOfEarlierVersions(t *testing.T) {
 	files, err := filepath.Glob("testdata/replay/*.json")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
@@ -34,7 +34,7 @@ func TestRunsRecordedEarlierReplay(t *testing.T) {
 	}
 }
 
-func TestReplayNoticesADifferentDecision(t *testing.T) {
+func TestReplay_DetectsADifferentDecision(t *testing.T) {
 	history, err := os.ReadFile("testdata/replay/relay-completed.json")
 	require.NoError(t, err)
 	// As if the recorded code had released a batch where this one publishes it.

@@ -26,7 +26,7 @@ func (e *env) details() string {
 	return m.GetCurrentDetails()
 }
 
-func TestARunShowsWhatEachTopicHasAndWhatItPublished(t *testing.T) {
+func TestRelay_ShowsTheStateOfEachTopicAndItsPublishedEvents(t *testing.T) {
 	e := newEnv(t)
 	n := 0
 	e.OnActivity(act.ClaimBatches, mock.Anything, mock.Anything).After(time.Second).Return(
@@ -70,7 +70,7 @@ func (e *env) upserts() *[]map[string]string {
 	return &all
 }
 
-func TestARecoveryIsFoundByItsStateAndTheStateSaysHowItEnded(t *testing.T) {
+func TestRecovery_SetsItsStateAsASearchAttribute(t *testing.T) {
 	refusing := temporal.NewApplicationError("not you", "AuthorizationError")
 	for want, c := range map[string]struct {
 		publish func(r activities.PublishRequest) (activities.PublishResult, error)
@@ -148,7 +148,7 @@ func TestARecoveryIsFoundByItsStateAndTheStateSaysHowItEnded(t *testing.T) {
 	}
 }
 
-func TestWithoutRegisteredAttributesARecoverySetsNone(t *testing.T) {
+func TestRecovery_SetsNoSearchAttributeThatIsNotRegistered(t *testing.T) {
 	e := newEnv(t)
 	e.onResume()
 	e.onPublish(time.Second, published)
@@ -158,7 +158,7 @@ func TestWithoutRegisteredAttributesARecoverySetsNone(t *testing.T) {
 }
 
 // Visibility stores keep 255 bytes of a keyword, and a topic may have 256.
-func TestALongTopicFitsIntoItsAttribute(t *testing.T) {
+func TestRecovery_CutsALongTopicInItsSearchAttribute(t *testing.T) {
 	e := newEnv(t)
 	e.onResume()
 	e.onPublish(time.Second, published)
@@ -169,7 +169,7 @@ func TestALongTopicFitsIntoItsAttribute(t *testing.T) {
 	require.Equal(t, map[string]string{"OutboxTopic": strings.Repeat("ä", 126) + "…", "OutboxState": "recovering"}, (*set)[0])
 }
 
-func TestARunTellsItsRecoveriesWhatTheyNeedToSay(t *testing.T) {
+func TestRelay_PassesTheFailureToItsRecoveries(t *testing.T) {
 	for _, registered := range []bool{true, false} {
 		e := newEnv(t)
 		e.claimOnce(batch("orders", 1))
@@ -191,7 +191,7 @@ func TestARunTellsItsRecoveriesWhatTheyNeedToSay(t *testing.T) {
 	}
 }
 
-func TestMaintenanceShowsItsWarningsOrThatItsPartIsWell(t *testing.T) {
+func TestMaintenance_ShowsItsWarningsOrThatAllIsWell(t *testing.T) {
 	e := newEnv(t)
 	e.maintain(workflows.MaintenanceInput{}, relay.Partitions{}, relay.Partitions{}, relay.Health{Ahead: 14})
 	require.Contains(t, e.details(), "Partitions and retention are in order: partitions exist for 14 days ahead.")

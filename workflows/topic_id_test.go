@@ -53,7 +53,7 @@ func refusedRun(t *testing.T, topic string, version workflow.Version, answer fun
 func none() (bool, error) { return false, nil }
 
 // Without a marker, histories of plain topics replay in every version.
-func TestRecover_OfAPlainTopicAsksForNothing(t *testing.T) {
+func TestRelay_StartsTheRecoveryOfAPlainTopicWithoutALookup(t *testing.T) {
 	asked, started, released, versioned := refusedRun(t, "orders", 1, none)
 	require.Equal(t, []string{"outbox-recovery/default-test-taskqueue/orders"}, started)
 	require.Empty(t, asked)
@@ -61,7 +61,7 @@ func TestRecover_OfAPlainTopicAsksForNothing(t *testing.T) {
 	require.False(t, versioned)
 }
 
-func TestRecover_LooksForARecoveryUnderItsEarlierIDFirst(t *testing.T) {
+func TestRelay_LooksForARecoveryUnderItsEarlierIDFirst(t *testing.T) {
 	const earlier, id = "outbox-recovery/default-test-taskqueue/a/b", "outbox-recovery/default-test-taskqueue/a%2Fb"
 	asked, started, released, versioned := refusedRun(t, "a/b", 1, none)
 	require.True(t, versioned)
@@ -80,14 +80,14 @@ func TestRecover_LooksForARecoveryUnderItsEarlierIDFirst(t *testing.T) {
 	require.Equal(t, []string{"a/b"}, released)
 }
 
-func TestRecover_OfARunBegunEarlierKeepsTheIDThatItHad(t *testing.T) {
+func TestRelay_OfAnEarlierVersionKeepsTheEarlierRecoveryID(t *testing.T) {
 	asked, started, _, _ := refusedRun(t, "a/b", workflow.DefaultVersion, none)
 	require.Empty(t, asked)
 	require.Equal(t, []string{"outbox-recovery/default-test-taskqueue/a/b"}, started)
 }
 
 // Under its earlier id, a recovery of such a topic could do nothing.
-func TestRecover_AsksForNoIDThatTemporalRefuses(t *testing.T) {
+func TestRelay_LooksForNoRecoveryIDThatTemporalRefuses(t *testing.T) {
 	asked, started, _, _ := refusedRun(t, "größe", 1, none)
 	require.Empty(t, asked)
 	require.Equal(t, []string{"outbox-recovery/default-test-taskqueue/gr%C3%B6%C3%9Fe"}, started)
