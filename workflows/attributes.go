@@ -43,8 +43,8 @@ func TopicAttribute(topic string) temporal.SearchAttributeUpdate {
 	return temporal.NewSearchAttributeKeyKeyword(AttributeTopic).ValueSet(printable.Cut(topic, maxAttribute))
 }
 
-// describe sets the attributes of a recovery that begins.
-func (r *recovery) describe(ctx workflow.Context) {
+// setFirstAttributes sets the attributes of a recovery that begins.
+func (r *recovery) setFirstAttributes(ctx workflow.Context) {
 	updates := []temporal.SearchAttributeUpdate{
 		TopicAttribute(r.in.Batch.Topic),
 		temporal.NewSearchAttributeKeyKeyword(AttributeState).ValueSet(StateRecovering),
@@ -55,8 +55,8 @@ func (r *recovery) describe(ctx workflow.Context) {
 	r.set(ctx, updates...)
 }
 
-// conclude sets the state of a recovery that ends.
-func (r *recovery) conclude(ctx workflow.Context) {
+// setFinalState sets the state of a recovery that ends.
+func (r *recovery) setFinalState(ctx workflow.Context) {
 	r.set(ctx, temporal.NewSearchAttributeKeyKeyword(AttributeState).ValueSet(r.state))
 }
 
@@ -69,8 +69,8 @@ func (r *recovery) set(ctx workflow.Context, updates ...temporal.SearchAttribute
 	}
 }
 
-// endsIn is the state of a recovery that ends with err.
-func (r *recovery) endsIn(err error) string {
+// finalState is the state of a recovery that ends with err.
+func (r *recovery) finalState(err error) string {
 	var cancelled *temporal.CanceledError
 	switch {
 	case errors.As(err, &cancelled):

@@ -60,14 +60,14 @@ func Maintenance(ctx workflow.Context, in MaintenanceInput) (r MaintenanceResult
 // details returns the text that the UI shows for a run that is over.
 func (r MaintenanceResult) details() string {
 	if len(r.Warnings) == 0 {
-		return framed(fmt.Sprintf("Partitions and retention are in order: partitions exist for %d days ahead. "+
+		return withBlankLine(fmt.Sprintf("Partitions and retention are in order: partitions exist for %d days ahead. "+
 			"The run of `Relay` shows the state of the topics.", r.Ahead))
 	}
 	list := make([]string, len(r.Warnings))
 	for i, w := range r.Warnings {
 		list[i] = "- " + escape(w, maxCause)
 	}
-	return framed("Action needed:\n\n" + strings.Join(list, "\n"))
+	return withBlankLine("Action needed:\n\n" + strings.Join(list, "\n"))
 }
 
 // warnings returns the problems that an operator has to solve, each with its remedy.

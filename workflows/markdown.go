@@ -22,19 +22,19 @@ const (
 	maxAddress = 6000
 )
 
-// framed ends details with an empty line, because the UI's box is one line shorter than its
+// withBlankLine ends details with an empty line, because the UI's box is one line shorter than its
 // text. (The line is a non-breaking space, because the UI does not decode entities.)
-func framed(details string) string { return details + "\n\n\u00a0" }
+func withBlankLine(details string) string { return details + "\n\n\u00a0" }
 
-// brief makes a summary of a text. Its names may have any character and any length.
-func brief(s string) string { return printable.Cut(printable.Line(s), maxSummary) }
+// fitSummary makes a summary of a text. Its names may have any character and any length.
+func fitSummary(s string) string { return printable.Cut(printable.Line(s), maxSummary) }
 
 // escape makes Markdown show a text literally and on one line, and cuts it to the given number
 // of characters. Names and reasons may have any character and any length.
 func escape(s string, most int) string {
 	var b strings.Builder
 	n := 0
-	for _, c := range printable.Text(breaks.Replace(s)) {
+	for _, c := range printable.Text(lineBreaks.Replace(s)) {
 		if n++; n > most {
 			b.WriteRune('…')
 			break
@@ -50,15 +50,15 @@ func escape(s string, most int) string {
 	return b.String()
 }
 
-// breaks are the characters that would end a line of a table.
-var breaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ", "\u2028", " ", "\u2029", " ")
+// lineBreaks are the characters that would end a line of a table.
+var lineBreaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ", "\u2028", " ", "\u2029", " ")
 
-// unbroken keeps a text on one line.
-func unbroken(s string) string { return strings.ReplaceAll(s, " ", "\u00a0") }
+// nonBreaking keeps a text on one line.
+func nonBreaking(s string) string { return strings.ReplaceAll(s, " ", "\u00a0") }
 
-// apart separates a cell from the cell before it: UI 2.54 leaves no space between columns, and
+// spaced separates a cell from the cell before it: UI 2.54 leaves no space between columns, and
 // shows 404 events beside 1 min as 4041 min.
-func apart(cell string) string {
+func spaced(cell string) string {
 	if cell == "" {
 		return ""
 	}
@@ -74,8 +74,8 @@ func count(n int) string {
 	return digits
 }
 
-// some is count, but returns "" for 0, so that a table shows only numbers that matter.
-func some(n int) string {
+// countOrBlank is count, but returns "" for 0, so that a table shows only numbers that matter.
+func countOrBlank(n int) string {
 	if n == 0 {
 		return ""
 	}

@@ -84,12 +84,12 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 	}
 	isForm := in.Operation == 0 || len(in.Form) > 0
 	if isForm && workflow.GetVersion(ctx, changeForm, workflow.DefaultVersion, 1) != workflow.DefaultVersion {
-		if in, err = ask(ctx, in); err != nil || in.Asked.Over {
-			return ended(ctx, in), err
+		if in, err = readForm(ctx, in); err != nil || in.Asked.Over {
+			return formResult(ctx, in), err
 		}
 	}
 	in.Form = nil
-	free, _ := workflow.NewDisconnectedContext(ctx)
+	detached, _ := workflow.NewDisconnectedContext(ctx)
 	var done activities.OperateResult
 	for {
 		if done, err = operate(ctx, in); workflow.IsContinueAsNewError(err) {
@@ -99,7 +99,7 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 		if err == nil {
 			end.Holder, end.Moved = done.Holder, done.Done
 		}
-		if endErr := workflow.ExecuteActivity(endOptions(free, in), act.EndOperation, end).Get(free, &done); endErr != nil && err == nil {
+		if endErr := workflow.ExecuteActivity(endOptions(detached, in), act.EndOperation, end).Get(detached, &done); endErr != nil && err == nil {
 			err = fmt.Errorf("end operation %d: %w", in.Operation, endErr)
 		}
 		if err != nil || !done.Again {
@@ -114,7 +114,7 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 	}
 	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
 	r.Text = fmt.Sprintf("%s: %d events %s, %s.", in.Kind, r.Done, moved(in.Kind), outcome(err))
-	workflow.SetCurrentDetails(free, escape(r.Text, maxDetails))
+	workflow.SetCurrentDetails(detached, escape(r.Text, maxDetails))
 	if in.Asked == nil {
 		r.Text = ""
 		return r, err
@@ -122,7 +122,7 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 	r.Asked = in.Asked
 	if err == nil {
 		r.follow(ctx, in)
-		workflow.SetCurrentDetails(free, escape(r.Text, maxDetails))
+		workflow.SetCurrentDetails(detached, escape(r.Text, maxDetails))
 	}
 	return r, err
 }

@@ -20,9 +20,9 @@ const changeForm = "operation-form"
 // maxDetails is the maximum length of an operation's text in its details, in characters.
 const maxDetails = 1500
 
-// ask has an activity check the form, count its events and record the operation, and returns the
+// readForm has an activity check the form, count its events and record the operation, and returns the
 // operation to continue with. Its failures have a type of their own, and do not repeat the form.
-func ask(ctx workflow.Context, in OperationInput) (OperationInput, error) {
+func readForm(ctx workflow.Context, in OperationInput) (OperationInput, error) {
 	info := workflow.GetInfo(ctx)
 	workflow.SetCurrentDetails(ctx, "Checks the input and counts the events that it selects. No event has been moved yet.")
 	var asked activities.AskResult
@@ -47,16 +47,16 @@ func ask(ctx workflow.Context, in OperationInput) (OperationInput, error) {
 	}, nil
 }
 
-// ended returns the result of a form after which no events have to be moved.
-func ended(ctx workflow.Context, in OperationInput) (r OperationResult) {
-	free, _ := workflow.NewDisconnectedContext(ctx)
+// formResult returns the result of a form after which no events have to be moved.
+func formResult(ctx workflow.Context, in OperationInput) (r OperationResult) {
+	detached, _ := workflow.NewDisconnectedContext(ctx)
 	r.Lasted = workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
 	if in.Asked == nil {
-		workflow.SetCurrentDetails(free, "Nothing was changed. The failure names the reason.")
+		workflow.SetCurrentDetails(detached, "Nothing was changed. The failure names the reason.")
 		return r
 	}
 	r.Done, r.Text, r.Asked = in.Asked.Done, in.Asked.Text, in.Asked
-	workflow.SetCurrentDetails(free, escape(r.Text, maxDetails))
+	workflow.SetCurrentDetails(detached, escape(r.Text, maxDetails))
 	return r
 }
 

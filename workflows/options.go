@@ -90,8 +90,8 @@ const (
 	topicShare = 4
 	// DefaultConcurrency is the maximum number of requests that one batch has in flight.
 	DefaultConcurrency = 4
-	// maxLate limits the batches in flight, including late ones, in multiples of the slots.
-	maxLate = 8
+	// maxBatchesPerSlot limits the batches in flight, slow ones included, as a multiple of the slots.
+	maxBatchesPerSlot = 8
 	// maxSummary is the maximum length of a summary, in bytes: Temporal refuses summaries of more
 	// than 400 bytes (limit.userMetadataSummarySize).
 	maxSummary = 380
@@ -132,7 +132,7 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		WaitForCancellation: true, // until it has released its lanes
-		Summary:             brief(summary(b)),
+		Summary:             fitSummary(summary(b)),
 	})
 }
 
@@ -143,7 +143,7 @@ func recoveryOptions(ctx workflow.Context, in RecoveryInput) workflow.Context {
 		RetryPolicy:         retries(timing.RecoveryPauseFirst, timing.RecoveryPauseMost),
 		WaitForCancellation: true,
 		// Without a number of events: it grows while the topic waits, and the last failure has it.
-		Summary: brief("retry " + goesTo(in)),
+		Summary: fitSummary("retry " + topicAndDestination(in)),
 	})
 }
 
@@ -152,8 +152,8 @@ func recoveryChild(ctx workflow.Context, id string, in RecoveryInput) workflow.C
 	return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 		WorkflowID:        id,
 		ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON,
-		StaticSummary:     brief(goesTo(in) + " · " + in.Error),
-		StaticDetails:     RecoveryDetails,
+		StaticSummary:     fitSummary(topicAndDestination(in) + " · " + in.Error),
+		StaticDetails:     RecoveryDescription,
 	})
 }
 
@@ -162,7 +162,7 @@ func runsOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 4},
-		Summary:             brief("look for a recovery of " + topic),
+		Summary:             fitSummary("look for a recovery of " + topic),
 	})
 }
 
@@ -170,7 +170,7 @@ func resumeOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
-		Summary:             brief("resume " + topic),
+		Summary:             fitSummary("resume " + topic),
 	})
 }
 
@@ -179,7 +179,7 @@ func reportOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
-		Summary:             brief("record the end of " + relay.RecoverPark + " of " + topic),
+		Summary:             fitSummary("record the end of " + relay.RecoverPark + " of " + topic),
 	})
 }
 
@@ -187,7 +187,7 @@ func releaseOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 3},
-		Summary:             brief("release " + summary(b)),
+		Summary:             fitSummary("release " + summary(b)),
 	})
 }
 
@@ -206,7 +206,7 @@ func operateOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		WaitForCancellation: true,
-		Summary:             brief(in.Kind + " " + in.Topic),
+		Summary:             fitSummary(in.Kind + " " + in.Topic),
 	})
 }
 
@@ -235,6 +235,6 @@ func endOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
-		Summary:             brief("record the end of " + in.Kind + " of " + in.Topic),
+		Summary:             fitSummary("record the end of " + in.Kind + " of " + in.Topic),
 	})
 }

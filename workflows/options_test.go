@@ -54,7 +54,7 @@ func TestDurations_RelateAsTheGuaranteesNeed(t *testing.T) {
 		{"a run of maintenance ends before the next", MaintenanceTimeout, MaintenanceEvery},
 		{"a claim that leaves topics out ends before it would", timing.RouteWait, ClaimWait},
 		{"a topic without a route is tried again within its hold", timing.RouteRetryPauseMost + 2*timing.RequestTimeout, timing.RecoveryHold},
-		{"a batch that takes its full time is not late", timing.SettleGrace + timing.BatchFor + timing.SendGrace, timing.BatchLate},
+		{"a batch that takes its full time is not slow", timing.SettleGrace + timing.BatchFor + timing.SendGrace, timing.BatchSlow},
 		{"a worker that stops waits for its requests", timing.RequestTimeout + timing.SettlePatience, timing.StopTimeout},
 		{"a worker that stops ends its polls in time", timing.DrainQuiet + timing.DrainSettle, timing.DrainMost},
 		{"a worker that stops can try to settle", timing.SettleTry, timing.ShutdownTimeout},

@@ -50,7 +50,7 @@ func (p ParkResult) Outcome() string {
 // workflow continues as new, because no update outlives its run.
 func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, error) {
 	switch {
-	case r.over || r.goesOn:
+	case r.ended || r.continued:
 	case r.park == nil:
 		r.park = &p
 		workflow.SetCurrentDetails(ctx, r.details())
@@ -58,24 +58,24 @@ func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, erro
 	case r.park.Operation == 0: // the first request was not recorded
 		r.park.Operation = p.Operation
 	}
-	if err := workflow.Await(ctx, func() bool { return r.over || r.goesOn }); err != nil {
+	if err := workflow.Await(ctx, func() bool { return r.ended || r.continued }); err != nil {
 		return ParkResult{}, fmt.Errorf("wait for the end: %w", err)
 	}
 	return r.parkResult(), nil
 }
 
 func (r *recovery) parkResult() ParkResult {
-	return ParkResult{Published: r.result.Published, Dead: r.result.Dead, State: r.state, GoesOn: r.goesOn && !r.over}
+	return ParkResult{Published: r.result.Published, Dead: r.result.Dead, State: r.state, GoesOn: r.continued && !r.ended}
 }
 
-// parksOn reports whether parking needs another round after a round with this result. Parking
+// parkingContinues reports whether parking needs another round after a round with this result. Parking
 // takes the events that were pending when it began: services write new events during every round,
 // and the operator has not given these up.
-func (r *recovery) parksOn(result activities.PublishResult) bool {
+func (r *recovery) parkingContinues(result activities.PublishResult) bool {
 	if result.ParkUpTo == 0 { // no event was pending, or the worker does not know the bound
 		return result.Dead > 0
 	}
-	r.upTo = relay.Bound{ID: result.ParkUpTo, At: result.ParkBefore}
+	r.parkBound = relay.Bound{ID: result.ParkUpTo, At: result.ParkBefore}
 	return result.More
 }
 
@@ -83,19 +83,19 @@ func (r *recovery) parksOn(result activities.PublishResult) bool {
 // with an activity for each page: attempts add no events to it. (A park without a bound was begun
 // by an earlier version, which never continued as new.)
 func (r *recovery) isLong(ctx workflow.Context) bool {
-	return r.park != nil && r.upTo.ID > 0 && ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
+	return r.park != nil && r.parkBound.ID > 0 && ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
 }
 
 // continueAsNew continues under the same id on the current version of the worker, because the
 // workflow's versioning behavior is AutoUpgrade. The lanes stay leased and the topic stays paused,
 // as between two rounds.
 func (r *recovery) continueAsNew(ctx workflow.Context) error {
-	r.goesOn = true
+	r.continued = true
 	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
 		return fmt.Errorf("wait for handlers: %w", err) // cancelled
 	}
 	in := r.in
-	in.Before = &RecoveryProgress{Began: r.began, Result: r.result, Park: r.park, ParkUpTo: r.upTo.ID, ParkBefore: r.upTo.At}
+	in.Before = &RecoveryProgress{Began: r.started, Result: r.result, Park: r.park, ParkUpTo: r.parkBound.ID, ParkBefore: r.parkBound.At}
 	return workflow.NewContinueAsNewError(ctx, Recovery, in)
 }
 

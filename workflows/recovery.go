@@ -52,8 +52,8 @@ type RecoveryResult struct {
 	Lasted string `json:"lasted"`
 }
 
-// goesTo names the topic and its destination, as failures do.
-func goesTo(in RecoveryInput) string {
+// topicAndDestination names the topic and its destination, as failures do.
+func topicAndDestination(in RecoveryInput) string {
 	if in.Destination == "" {
 		return in.Batch.Topic
 	}
@@ -68,7 +68,7 @@ func goesTo(in RecoveryInput) string {
 func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	r := newRecovery(ctx, in)
 	workflow.SetCurrentDetails(ctx, r.details())
-	r.describe(ctx)
+	r.setFirstAttributes(ctx)
 	err := workflow.SetUpdateHandlerWithOptions(ctx, UpdatePark, r.onPark, workflow.UpdateHandlerOptions{
 		Description: "Give up the events of this batch that the destination refuses: they become dead letters, and the topic continues.",
 		Validator: func(_ workflow.Context, p ParkRequest) error {
@@ -85,23 +85,23 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	if workflow.IsContinueAsNewError(err) {
 		return RecoveryResult{}, err
 	}
-	r.over, r.state = true, r.endsIn(err)
-	r.result.Lasted = workflow.Now(ctx).Sub(r.began).Round(time.Second).String()
-	free, _ := workflow.NewDisconnectedContext(ctx)
+	r.ended, r.state = true, r.finalState(err)
+	r.result.Lasted = workflow.Now(ctx).Sub(r.started).Round(time.Second).String()
+	detached, _ := workflow.NewDisconnectedContext(ctx)
 	if ctx.Err() != nil {
 		// Cancelled: the lanes of the batch become free at once.
-		if err := workflow.ExecuteActivity(releaseOptions(free, in.Batch), act.ReleaseBatch, in.Batch).Get(free, nil); err != nil {
-			workflow.GetLogger(free).Warn("batch not released: its lanes stay leased until the lease expires", "topic", in.Batch.Topic, "error", err)
+		if err := workflow.ExecuteActivity(releaseOptions(detached, in.Batch), act.ReleaseBatch, in.Batch).Get(detached, nil); err != nil {
+			workflow.GetLogger(detached).Warn("batch not released: its lanes stay leased until the lease expires", "topic", in.Batch.Topic, "error", err)
 		}
 	}
 	resume := activities.TopicRequest{Topic: in.Batch.Topic, RecoveryID: r.id}
-	if err := workflow.ExecuteActivity(resumeOptions(free, in.Batch.Topic), act.ResumeTopic, resume).Get(free, nil); err != nil {
-		workflow.GetLogger(free).Warn("topic not resumed: it stays paused until the pause expires", "topic", in.Batch.Topic, "error", err)
+	if err := workflow.ExecuteActivity(resumeOptions(detached, in.Batch.Topic), act.ResumeTopic, resume).Get(detached, nil); err != nil {
+		workflow.GetLogger(detached).Warn("topic not resumed: it stays paused until the pause expires", "topic", in.Batch.Topic, "error", err)
 	}
-	r.report(free)
-	workflow.SetCurrentDetails(free, r.epilogue())
-	r.conclude(free)
-	if err := workflow.Await(free, func() bool { return workflow.AllHandlersFinished(free) }); err != nil {
+	r.report(detached)
+	workflow.SetCurrentDetails(detached, r.epilogue())
+	r.setFinalState(detached)
+	if err := workflow.Await(detached, func() bool { return workflow.AllHandlersFinished(detached) }); err != nil {
 		return r.result, fmt.Errorf("wait for handlers: %w", err)
 	}
 	return r.result, err
@@ -109,22 +109,22 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 
 // recovery is the state of a Recovery.
 type recovery struct {
-	in     RecoveryInput
-	id     string
-	began  time.Time
-	result RecoveryResult
-	park   *ParkRequest
-	upTo   relay.Bound         // the bound of parking, once it is known
-	cancel workflow.CancelFunc // cancels the current attempt
-	over   bool
-	state  string // the state in which it ended
-	goesOn bool   // it continues as new
+	in        RecoveryInput
+	id        string
+	started   time.Time
+	result    RecoveryResult
+	park      *ParkRequest
+	parkBound relay.Bound         // the bound of parking, once it is known
+	cancel    workflow.CancelFunc // cancels the current attempt
+	ended     bool
+	state     string // the state in which it ended
+	continued bool   // it continues as new
 }
 
 func newRecovery(ctx workflow.Context, in RecoveryInput) *recovery {
-	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, began: workflow.Now(ctx)}
+	r := &recovery{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID, started: workflow.Now(ctx)}
 	if b := in.Before; b != nil {
-		r.began, r.result, r.park, r.upTo = b.Began, b.Result, b.Park, relay.Bound{ID: b.ParkUpTo, At: b.ParkBefore}
+		r.started, r.result, r.park, r.parkBound = b.Began, b.Result, b.Park, relay.Bound{ID: b.ParkUpTo, At: b.ParkBefore}
 	}
 	return r
 }
@@ -145,7 +145,7 @@ func (r *recovery) run(ctx workflow.Context) error {
 		var result activities.PublishResult
 		err := workflow.ExecuteActivity(recoveryOptions(attempt, r.in), act.PublishBatch, activities.PublishRequest{
 			Batch: r.in.Batch, Concurrency: r.in.Concurrency, For: timing.BatchFor, RecoveryID: r.id, Recovering: true,
-			Park: parking, Bound: parking && r.upTo.ID == 0, ParkUpTo: r.upTo.ID, ParkBefore: r.upTo.At,
+			Park: parking, Bound: parking && r.parkBound.ID == 0, ParkUpTo: r.parkBound.ID, ParkBefore: r.parkBound.At,
 		}).Get(attempt, &result)
 		cancel()
 		var failure *temporal.ApplicationError
@@ -157,7 +157,7 @@ func (r *recovery) run(ctx workflow.Context) error {
 				r.result.Paused = result.PausedBy
 				return nil
 			}
-			if !parking || !r.parksOn(result) {
+			if !parking || !r.parkingContinues(result) {
 				return nil
 			}
 		case ctx.Err() != nil:
@@ -178,7 +178,7 @@ func (r *recovery) details() string {
 	if r.park != nil {
 		parked = "Parked by " + escape(r.park.By, maxName) + ": " + escape(r.park.Reason, maxReason) + "\n\n"
 	}
-	return framed(fmt.Sprintf("Topic **%s** has been waiting for its destination since **%s UTC**. The first failure:\n\n> %s\n\n%s"+
+	return withBlankLine(fmt.Sprintf("Topic **%s** has been waiting for its destination since **%s UTC**. The first failure:\n\n> %s\n\n%s"+
 		"Repair the destination: the topic then continues by itself, in order. No event is lost meanwhile, however long the repair takes. "+
 		"If the destination refuses every event one by one, each attempt also tries events behind the first page. Once the destination accepts one of these, "+
 		"the attempt tries the refused events again, and events that are refused again become dead letters. "+
@@ -187,12 +187,12 @@ func (r *recovery) details() string {
 		"To try again at once, run `starter recover TOPIC --now`, or use *Reset* of the pending activity (not of this workflow). "+
 		"To give up the pending events of its batch, run `starter recover TOPIC --park`, or send the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}` "+
 		"(*More Actions*): the events that the destination refuses become dead letters.",
-		topic, r.began.UTC().Format(time.DateTime), escape(r.in.Reason, maxCause), parked, UpdatePark))
+		topic, r.started.UTC().Format(time.DateTime), escape(r.in.Reason, maxCause), parked, UpdatePark))
 }
 
-// uncounted removes the number of events that one attempt left from a failure's text, because the
+// withoutCount removes the number of events that one attempt left from a failure's text, because the
 // number grows during a recovery.
-func uncounted(text string) string {
+func withoutCount(text string) string {
 	before, after, found := strings.Cut(text, " left: ")
 	i := strings.LastIndex(before, ": ")
 	if !found || i < 0 {
@@ -203,6 +203,6 @@ func uncounted(text string) string {
 
 // epilogue returns the text that the UI shows after the recovery.
 func (r *recovery) epilogue() string {
-	return framed(fmt.Sprintf("The recovery of topic **%s** is over (%s) after %s, with %s published and %s dead letters.",
+	return withBlankLine(fmt.Sprintf("The recovery of topic **%s** is over (%s) after %s, with %s published and %s dead letters.",
 		escape(r.in.Batch.Topic, maxName), r.state, r.result.Lasted, events(r.result.Published), count(r.result.Dead)))
 }

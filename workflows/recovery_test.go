@@ -96,7 +96,7 @@ func TestRelay_ReleasesABatchWhoseTopicIsInRecoveryAlready(t *testing.T) {
 	require.Len(t, released, 1)
 }
 
-func TestRelay_LateBatchesLeaveTheirSlotsToOthers(t *testing.T) {
+func TestRelay_SlowBatchesLeaveTheirSlotsToOthers(t *testing.T) {
 	e := newEnv(t)
 	e.onClaim(func(n int, r activities.ClaimRequest) []relay.Batch {
 		if n == 1 {

@@ -86,10 +86,10 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 	workCtx, cancel := workflow.WithCancel(ctx)
 	defer cancel()
 	r := &run{
-		in: in, result: in.Before.Result, loads: newLoads(in),
+		in: in, result: in.Before.Result, limits: newLimits(in),
 		selector: workflow.NewSelector(ctx), cancel: cancel,
 		taskQueue: workflow.GetInfo(ctx).TaskQueueName,
-		board:     board{stale: true, since: in.Before.Deadline.Add(-in.RunFor)},
+		table:     topicsTable{changed: true, runBegan: in.Before.Deadline.Add(-in.RunFor)},
 	}
 	r.cancelAfter(workCtx, in.Before.Deadline.Add(DrainFor).Sub(workflow.Now(ctx)))
 	for draining := false; ; {
@@ -100,15 +100,15 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 			draining = true
 			r.cancelAfter(workCtx, DrainFor)
 		}
-		if !r.claiming && len(r.began) == 0 && r.ending == 0 {
+		if !r.claiming && len(r.startTimes) == 0 && r.handovers == 0 {
 			break
 		}
-		r.wakeForLate(workCtx)
+		r.wakeForSlowBatch(workCtx)
 		r.show(ctx)
 		r.selector.Select(ctx)
 	}
 	r.show(ctx)
-	r.board.standing(&r.result)
+	r.table.addConcerns(&r.result)
 	switch {
 	case r.failure != nil:
 		return r.result, r.failure
@@ -123,20 +123,20 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 
 // run is the state of a run of Relay.
 type run struct {
-	in        RelayInput
-	selector  workflow.Selector
-	result    RelayResult
-	loads     loads
-	board     board
-	taskQueue string
-	claiming  bool
-	leftOut   bool        // the last claim left events to workers that have their route
-	began     []time.Time // of batches in flight, ascending
-	waking    bool        // a timer runs until the next batch is late
-	ending    int         // batches that are being released or handed to a recovery
-	cancel    workflow.CancelFunc
-	cancelled bool
-	failure   error
+	in           RelayInput
+	selector     workflow.Selector
+	result       RelayResult
+	limits       topicLimits
+	table        topicsTable
+	taskQueue    string
+	claiming     bool
+	routeMissing bool        // events wait, and the worker of the last claim has no route for them
+	startTimes   []time.Time // of the batches in flight, ascending
+	timerRuns    bool        // a timer runs until the next batch is slow
+	handovers    int         // batches that are being released or handed to a recovery
+	cancel       workflow.CancelFunc
+	cancelled    bool
+	failure      error
 }
 
 // cancelAfter cancels all activities that still run after d.
@@ -155,39 +155,39 @@ func (r *run) mustEnd(ctx workflow.Context) bool {
 }
 
 func (r *run) mayClaim(ctx workflow.Context) bool {
-	return !r.claiming && r.free(ctx) > 0 && !r.cancelled && ctx.Err() == nil &&
+	return !r.claiming && r.freeSlots(ctx) > 0 && !r.cancelled && ctx.Err() == nil &&
 		!r.mustEnd(ctx) && workflow.Now(ctx).Before(r.in.Before.Deadline)
 }
 
-// free is the number of batches that may be claimed. Late batches do not count: otherwise a few
-// topics whose events are not accepted would stop all others.
-func (r *run) free(ctx workflow.Context) int {
-	if len(r.began) >= maxLate*r.in.Slots {
+// freeSlots returns the number of batches that may be claimed. A slow batch takes no slot: otherwise a
+// few topics whose destinations accept nothing would stop all other topics.
+func (r *run) freeSlots(ctx workflow.Context) int {
+	if len(r.startTimes) >= maxBatchesPerSlot*r.in.Slots {
 		return 0
 	}
 	busy := 0
-	for _, began := range r.began {
-		if workflow.Now(ctx).Sub(began) < timing.BatchLate {
+	for _, began := range r.startTimes {
+		if workflow.Now(ctx).Sub(began) < timing.BatchSlow {
 			busy++
 		}
 	}
 	return r.in.Slots - busy
 }
 
-// wakeForLate starts a timer if no slot is free until a batch is late. The run then looks again.
-func (r *run) wakeForLate(ctx workflow.Context) {
+// wakeForSlowBatch starts a timer if no slot is free until a batch is slow. The run then looks again.
+func (r *run) wakeForSlowBatch(ctx workflow.Context) {
 	now := workflow.Now(ctx)
-	if r.waking || r.claiming || r.cancelled || r.free(ctx) > 0 || !now.Before(r.in.Before.Deadline) {
+	if r.timerRuns || r.claiming || r.cancelled || r.freeSlots(ctx) > 0 || !now.Before(r.in.Before.Deadline) {
 		return
 	}
-	for _, began := range r.began {
-		if left := timing.BatchLate - now.Sub(began); left > 0 {
-			r.waking = true
-			r.selector.AddFuture(workflow.NewTimer(ctx, left), func(workflow.Future) { r.waking = false })
+	for _, began := range r.startTimes {
+		if left := timing.BatchSlow - now.Sub(began); left > 0 {
+			r.timerRuns = true
+			r.selector.AddFuture(workflow.NewTimer(ctx, left), func(workflow.Future) { r.timerRuns = false })
 			return
 		}
 	}
 }
 
-// isEnding reports whether the run is cancelled, so that every error counts as a cancellation.
-func (r *run) isEnding(ctx workflow.Context) bool { return r.cancelled || ctx.Err() != nil }
+// isCancelled reports whether the run is cancelled, so that every error counts as a cancellation.
+func (r *run) isCancelled(ctx workflow.Context) bool { return r.cancelled || ctx.Err() != nil }

@@ -237,7 +237,7 @@ func TestSchedulingKeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
 		},
 		o.queue + "-maintenance": {
 			Workflow: workflows.Maintenance, Args: []any{workflows.MaintenanceInput{KeepDays: 90, AheadDays: 14}}, WorkflowRunTimeout: workflows.MaintenanceTimeout,
-			StaticSummary: "looks after the outbox's partitions", StaticDetails: workflows.MaintenanceDetails,
+			StaticSummary: "looks after the outbox's partitions", StaticDetails: workflows.MaintenanceDescription,
 		},
 	} {
 		action.ID, action.TaskQueue = id, o.queue
@@ -256,7 +256,7 @@ func TestSchedulingKeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
 	require.Equal(t, 90, r.Maintenance.KeepDays)
 	d, err := c.ScheduleClient().GetHandle(t.Context(), o.queue).Describe(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, workflows.RelayDetails, d.Schedule.Action.(*client.ScheduleWorkflowAction).StaticDetails)
+	require.Equal(t, workflows.RelayDescription, d.Schedule.Action.(*client.ScheduleWorkflowAction).StaticDetails)
 	require.Equal(t, "unchanged", o.scheduling().Action)
 }
 

@@ -106,9 +106,9 @@ const (
 	BatchFor = 5 * time.Second
 	// SendGrace is how much longer than it loads a batch sends.
 	SendGrace = time.Second
-	// BatchLate is when a batch no longer takes up a slot: it is not getting through,
-	// and others are not to wait for it.
-	BatchLate = 10 * time.Second
+	// BatchSlow is the age from which a batch no longer takes a slot, because other topics
+	// must not wait for it.
+	BatchSlow = 10 * time.Second
 	// PublishTimeout bounds one attempt of PublishBatch.
 	PublishTimeout = 3 * time.Minute
 	// RequestTimeout bounds one request to a destination, with all its attempts.

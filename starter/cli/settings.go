@@ -130,7 +130,7 @@ func (s *settings) relaySchedule(attributes func(stored *bool) (bool, error)) pl
 	d := definition{
 		id: s.taskQueue, taskQueue: s.taskQueue, workflow: "Relay",
 		overlap: enumspb.SCHEDULE_OVERLAP_POLICY_BUFFER_ONE, timeout: workflows.RunTimeout, decision: workflows.TaskTimeout,
-		summary: "publishes the outbox's pending events", details: workflows.RelayDetails,
+		summary: "publishes the outbox's pending events", details: workflows.RelayDescription,
 	}
 	return func(have *schedulepb.Schedule) (p plan, err error) {
 		in, every := s.relay, s.every
@@ -173,7 +173,7 @@ func (s *settings) maintenanceSchedule(have *schedulepb.Schedule) (p plan, err e
 	d := definition{
 		id: maintenanceID(s.taskQueue), taskQueue: s.taskQueue, workflow: "Maintenance",
 		overlap: enumspb.SCHEDULE_OVERLAP_POLICY_SKIP, timeout: workflows.MaintenanceTimeout,
-		summary: "looks after the outbox's partitions", details: workflows.MaintenanceDetails,
+		summary: "looks after the outbox's partitions", details: workflows.MaintenanceDescription,
 	}
 	in, every := s.maintenance, s.maintainEvery
 	before := 0

@@ -2,29 +2,29 @@ package workflows
 
 import "go.temporal.io/sdk/workflow"
 
-// loads limits the batches and requests that each topic may have in flight. The limit falls when
+// topicLimits limits the batches and requests that each topic may have in flight. A limit falls when
 // the destination throttles or breaks, and rises step by step as the destination accepts batches:
 // multiplicative decrease, additive increase. Only the run sees all batches of a topic, because
 // several workers may have them.
-type loads struct {
-	share int // claims that a topic may have
-	most  int // requests that a batch may have under way
-	topic map[string]*load
+type topicLimits struct {
+	share       int // claims that a topic may have
+	maxRequests int // requests that a batch may have under way
+	topic       map[string]*topicLimit
 }
 
-// load is the limit of a topic that is below the maximum.
-type load struct{ share, requests int }
+// topicLimit is the limit of a topic that is below the maximum.
+type topicLimit struct{ share, requests int }
 
-func newLoads(in RelayInput) loads {
-	return loads{share: max(1, in.Slots/topicShare), most: in.Concurrency, topic: map[string]*load{}}
+func newLimits(in RelayInput) topicLimits {
+	return topicLimits{share: max(1, in.Slots/topicShare), maxRequests: in.Concurrency, topic: map[string]*topicLimit{}}
 }
 
-// ended records that the destination accepted a batch of a topic.
-func (l loads) ended(topic string, throttled bool) {
+// succeeded records that the destination accepted a batch of a topic.
+func (l topicLimits) succeeded(topic string, throttled bool) {
 	t := l.topic[topic]
 	switch {
 	case throttled && t == nil:
-		l.topic[topic] = &load{share: l.share, requests: max(1, l.most/2)}
+		l.topic[topic] = &topicLimit{share: l.share, requests: max(1, l.maxRequests/2)}
 	case throttled && t.requests > 1:
 		t.requests /= 2
 	case throttled:
@@ -32,7 +32,7 @@ func (l loads) ended(topic string, throttled bool) {
 	case t == nil:
 	case t.share < l.share:
 		t.share++
-	case t.requests < l.most:
+	case t.requests < l.maxRequests:
 		t.requests++
 	default:
 		delete(l.topic, topic)
@@ -41,10 +41,12 @@ func (l loads) ended(topic string, throttled bool) {
 
 // failed records that the destination accepted no event of a batch. The topic then has one batch
 // at a time, until the destination accepts one.
-func (l loads) failed(topic string) { l.topic[topic] = &load{share: 1, requests: l.most} }
+func (l topicLimits) failed(topic string) {
+	l.topic[topic] = &topicLimit{share: 1, requests: l.maxRequests}
+}
 
 // lowered returns the topics that may have fewer claims than the others.
-func (l loads) lowered() map[string]int {
+func (l topicLimits) lowered() map[string]int {
 	var lowered map[string]int
 	for _, topic := range workflow.DeterministicKeys(l.topic) {
 		if share := l.topic[topic].share; share < l.share {
@@ -57,9 +59,9 @@ func (l loads) lowered() map[string]int {
 	return lowered
 }
 
-func (l loads) concurrency(topic string) int {
+func (l topicLimits) concurrency(topic string) int {
 	if t := l.topic[topic]; t != nil {
 		return t.requests
 	}
-	return l.most
+	return l.maxRequests
 }

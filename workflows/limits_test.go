@@ -6,21 +6,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestLoads_HalveWhenThrottledAndRiseStepByStep(t *testing.T) {
-	l := newLoads(RelayInput{Slots: 16, Concurrency: 8})
+func TestTopicLimits_HalveWhenThrottledAndRiseStepByStep(t *testing.T) {
+	l := newLimits(RelayInput{Slots: 16, Concurrency: 8})
 	require.Equal(t, 8, l.concurrency("orders"))
 	for _, want := range []int{4, 2, 1} {
-		l.ended("orders", true)
+		l.succeeded("orders", true)
 		require.Equal(t, want, l.concurrency("orders"))
 		require.Empty(t, l.lowered())
 	}
-	l.ended("orders", true) // fewer requests are not possible: fewer batches
-	l.ended("orders", true)
+	l.succeeded("orders", true) // fewer requests are not possible: fewer batches
+	l.succeeded("orders", true)
 	require.Equal(t, map[string]int{"orders": 1}, l.lowered())
 	require.Equal(t, 8, l.concurrency("audit"), "of this topic only")
 	var shares, requests []int
 	for range 11 {
-		l.ended("orders", false)
+		l.succeeded("orders", false)
 		if s, ok := l.lowered()["orders"]; ok {
 			shares = append(shares, s)
 		}
@@ -31,13 +31,13 @@ func TestLoads_HalveWhenThrottledAndRiseStepByStep(t *testing.T) {
 	require.Empty(t, l.topic)
 }
 
-func TestLoads_AllowOneBatchAfterAFailureUntilABatchSucceeds(t *testing.T) {
-	l := newLoads(RelayInput{Slots: 16, Concurrency: 4})
+func TestTopicLimits_AllowOneBatchAfterAFailureUntilABatchSucceeds(t *testing.T) {
+	l := newLimits(RelayInput{Slots: 16, Concurrency: 4})
 	l.failed("orders")
 	require.Equal(t, map[string]int{"orders": 1}, l.lowered())
 	require.Equal(t, 4, l.concurrency("orders"))
 	for range 4 {
-		l.ended("orders", false)
+		l.succeeded("orders", false)
 	}
 	require.Empty(t, l.lowered())
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-func boardOf(topics ...relay.TopicState) *board {
-	var b board
-	b.since = time.Date(2026, 11, 24, 4, 4, 0, 0, time.UTC)
-	b.told(time.Date(2026, 11, 24, 4, 5, 6, 0, time.UTC), activities.ClaimResult{Topics: topics})
+func tableOf(topics ...relay.TopicState) *topicsTable {
+	var b topicsTable
+	b.runBegan = time.Date(2026, 11, 24, 4, 4, 0, 0, time.UTC)
+	b.update(time.Date(2026, 11, 24, 4, 5, 6, 0, time.UTC), activities.ClaimResult{Topics: topics})
 	return &b
 }
 
 func TestDetails_ShowTheStateOfEachTopic(t *testing.T) {
-	b := boardOf(
+	b := tableOf(
 		relay.TopicState{Topic: "billing", Pending: 100_000, Capped: true, Oldest: 3*time.Hour + 5*time.Minute, Retrying: 1, Recovery: "outbox-recovery/billing"},
 		relay.TopicState{Topic: "orders", Pending: 1234, Oldest: 65 * time.Second, PausedBy: "ada", PauseReason: "their deploy"},
 		relay.TopicState{Topic: "audit", Pending: 1, Oldest: relay.Late},
@@ -51,19 +51,19 @@ func TestDetails_ShowTheStateOfEachTopic(t *testing.T) {
 }
 
 func TestDetails_SayThatEveryTopicFlows(t *testing.T) {
-	require.Contains(t, boardOf(relay.TopicState{Topic: "orders", Pending: 5}).markdown(RelayResult{}), "Every topic flows.")
-	require.Contains(t, (&board{}).markdown(RelayResult{Published: 1}), "Published in this run: **1 event**")
-	require.Equal(t, "wait for pending events", (&board{}).summary())
+	require.Contains(t, tableOf(relay.TopicState{Topic: "orders", Pending: 5}).markdown(RelayResult{}), "Every topic flows.")
+	require.Contains(t, (&topicsTable{}).markdown(RelayResult{Published: 1}), "Published in this run: **1 event**")
+	require.Equal(t, "wait for pending events", (&topicsTable{}).summary())
 }
 
 func TestDetails_ShowThatATopicIsBrokenAndPaused(t *testing.T) {
-	b := boardOf(relay.TopicState{Topic: "orders", Recovery: "r", PausedBy: "ada", PauseReason: "why"})
+	b := tableOf(relay.TopicState{Topic: "orders", Recovery: "r", PausedBy: "ada", PauseReason: "why"})
 	require.Contains(t, b.markdown(RelayResult{}), "| **destination broken**, see workflow r; **paused** by ada: why |")
 }
 
 func TestDetails_ShowTheFailureAndTheStartOfARecovery(t *testing.T) {
 	at := time.Date(2026, 11, 24, 4, 0, 0, 0, time.UTC)
-	b := boardOf(relay.TopicState{Topic: "orders", Recovery: "r", Failure: relay.Failure{
+	b := tableOf(relay.TopicState{Topic: "orders", Recovery: "r", Failure: relay.Failure{
 		Code: "AccessDenied", Message: "no identity-based policy allows | it", Destination: "SQS queue orders", Since: at, Next: at.Add(6 * time.Minute),
 	}})
 	require.Contains(t, b.markdown(RelayResult{}),
@@ -77,7 +77,7 @@ func TestDetails_NameAFewTopicsWithoutARouteAndCountTheOthers(t *testing.T) {
 		{Topic: "oders", Pending: 7, Oldest: time.Hour, NoRoute: true, Recovery: "outbox-recovery/oders"},
 		{Topic: "orders"},
 	}
-	b := boardOf(topics...)
+	b := tableOf(topics...)
 	b.more, b.unrouted = 2005, 2000
 	text := b.markdown(RelayResult{})
 	require.Contains(t, text, "**2,000** without a route in `OUTBOX_CONFIG` (their events wait)")
@@ -92,7 +92,7 @@ func TestDetails_NameAFewTopicsWithoutARouteAndCountTheOthers(t *testing.T) {
 // Whoever names a topic or gives a reason must not be able to change the table, or
 // to have the browser load or run something.
 func TestDetails_ShowNamesAndReasonsLiterally(t *testing.T) {
-	b := boardOf(relay.TopicState{
+	b := tableOf(relay.TopicState{
 		Topic: "a|b_c*d\n| x |", PausedBy: "<script>alert(1)</script>",
 		PauseReason: "![x](http://evil) `y` &amp; " + strings.Repeat("ü", 200),
 	})
@@ -104,11 +104,11 @@ func TestDetails_ShowNamesAndReasonsLiterally(t *testing.T) {
 // The Temporal CLI prints them to terminals, and a browser obeys marks for bidirectional text.
 func TestDetails_HaveNoCharacterThatATerminalObeys(t *testing.T) {
 	const topic, shown = "\x1b[31mred\u202e\n", `\u001b[31mred\u202e`
-	b := boardOf(relay.TopicState{Topic: topic, Oldest: time.Hour, PausedBy: topic, PauseReason: topic, Recovery: topic, Dead: 1, DeadCode: topic})
+	b := tableOf(relay.TopicState{Topic: topic, Oldest: time.Hour, PausedBy: topic, PauseReason: topic, Recovery: topic, Dead: 1, DeadCode: topic})
 	in := RecoveryInput{Batch: relay.Batch{Topic: topic}, Destination: topic, Error: topic, Reason: topic}
 	r := &recovery{in: in, park: &ParkRequest{By: topic, Reason: topic}}
 	for _, text := range []string{
-		b.markdown(RelayResult{}), b.summary(), r.details(), r.epilogue(), brief("retry " + goesTo(in)), summary(in.Batch),
+		b.markdown(RelayResult{}), b.summary(), r.details(), r.epilogue(), fitSummary("retry " + topicAndDestination(in)), summary(in.Batch),
 		details(OperationInput{Kind: relay.Replay, Topic: topic}, 1), MaintenanceResult{Warnings: []string{topic}}.details(),
 	} {
 		require.Contains(t, strings.NewReplacer(`\\`, `\`, `\[`, `[`).Replace(text), shown)
@@ -130,7 +130,7 @@ func TestDetails_FitIntoAnAddressForAnyTopicName(t *testing.T) {
 			for i := range topics {
 				topics[i] = topic
 			}
-			b := boardOf(topics...)
+			b := tableOf(topics...)
 			b.more = 170
 			text := b.markdown(RelayResult{})
 			require.LessOrEqual(t, len(url.QueryEscape(text)), maxAddress+100)
@@ -140,14 +140,14 @@ func TestDetails_FitIntoAnAddressForAnyTopicName(t *testing.T) {
 			require.LessOrEqual(t, len(b.summary()), maxSummary)
 		})
 	}
-	rest := boardOf(relay.TopicState{Topic: "orders"})
+	rest := tableOf(relay.TopicState{Topic: "orders"})
 	rest.more = 1
 	require.Contains(t, rest.markdown(RelayResult{}), "… and 1 more that flow.")
 }
 
 func TestSummary_FitsIntoTheLimitOfTemporal(t *testing.T) {
 	in := RecoveryInput{Batch: relay.Batch{Topic: strings.Repeat("t", 256)}, Destination: "SNS topic arn:aws:sns:x:1:" + strings.Repeat("d", 256), Error: "NotFound"}
-	for _, s := range []string{brief("retry " + goesTo(in)), brief(goesTo(in) + " · " + in.Error)} {
+	for _, s := range []string{fitSummary("retry " + topicAndDestination(in)), fitSummary(topicAndDestination(in) + " · " + in.Error)} {
 		require.LessOrEqual(t, len(s), 400)
 		require.Greater(t, len(s), 300)
 	}

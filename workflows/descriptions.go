@@ -3,11 +3,11 @@ package workflows
 // The details that the Temporal UI shows for a run, in every state. They explain the workflow's
 // purpose and the actions that you may take. The state is in the run's current details.
 const (
-	RelayDetails = "Claims pending events of the outbox and publishes them. A run ends after two minutes, and the schedule starts the next one at once. " +
+	RelayDescription = "Claims pending events of the outbox and publishes them. A run ends after two minutes, and the schedule starts the next one at once. " +
 		"The current details show the state of each topic. You may terminate a run: no event is lost, and the next run continues."
-	RecoveryDetails = "Handles a topic whose destination is broken. It retries one batch until the destination accepts it, at growing intervals of up to a minute. " +
+	RecoveryDescription = "Handles a topic whose destination is broken. It retries one batch until the destination accepts it, at growing intervals of up to a minute. " +
 		"The topic waits meanwhile, and then continues by itself. The update *park* makes dead letters of the events that fail. " +
 		"You may cancel or terminate this workflow: no event is lost. The relay then tries the topic again, and starts another recovery if the topic fails again."
-	MaintenanceDetails = "Makes the event table's partitions for the days ahead, drops expired partitions that have no pending or dead events, and warns of problems ahead. " +
+	MaintenanceDescription = "Makes the event table's partitions for the days ahead, drops expired partitions that have no pending or dead events, and warns of problems ahead. " +
 		"The result lists the changes; the current details show the warnings."
 )
