@@ -54,7 +54,7 @@ func (t *topicsTable) markdown(result RelayResult) string {
 		return withBlankLine(fmt.Sprintf("Published in this run: **%s**. The table of topics appears here within half a minute.", events(result.Published)))
 	}
 	head := fmt.Sprintf("%s Seen at %s UTC.\n\n"+
-		"| topic | state | pending | "+spaced("oldest")+" | "+spaced("batches in retry")+" | "+spaced("dead letters")+" | "+spaced("published since %s")+" |\n"+
+		"| topic | "+spaced("state")+" | "+spaced("pending")+" | "+spaced("oldest")+" | "+spaced("batches in retry")+" | "+spaced("dead letters")+" | "+spaced("published since %s")+" |\n"+
 		"|---|---|--:|--:|--:|--:|--:|\n",
 		t.problems(), t.sampledAt.UTC().Format(time.TimeOnly), t.runBegan.UTC().Format(time.TimeOnly))
 	var rows strings.Builder
@@ -78,8 +78,8 @@ func row(topic relay.TopicState, result RelayResult) string {
 	if topic.Capped {
 		pending = "≥ " + pending
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |\n", escape(topic.Topic, maxName), stateCell(topic, published),
-		pending, spaced(nonBreaking(age(topic.Oldest))), spaced(countOrBlank(topic.Retrying)), spaced(countOrBlank(int(topic.Dead))), spaced(count(published)))
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |\n", escape(topic.Topic, maxName), spaced(stateCell(topic, published)),
+		spaced(pending), spaced(nonBreaking(age(topic.Oldest))), spaced(countOrBlank(topic.Retrying)), spaced(countOrBlank(int(topic.Dead))), spaced(count(published)))
 }
 
 // remainder says how many topics there are besides those shown.

@@ -34,20 +34,36 @@ func TestDetails_ShowTheStateOfEachTopic(t *testing.T) {
 	want := strings.NewReplacer("_", "\u00a0", "'", "`").Replace(`Topics: **1** with a broken destination; **1** paused by an operator; ` +
 		`**1** with events that have waited for more than 30s; **2** with dead letters ('starter dead list' shows the reasons). Seen at 04:05:06 UTC.
 
-| topic | state | pending | _oldest | _batches in retry | _dead letters | _published since 04:04:00 |
+| topic | _state | _pending | _oldest | _batches in retry | _dead letters | _published since 04:04:00 |
 |---|---|--:|--:|--:|--:|--:|
-| billing | **destination broken**, see workflow outbox-recovery/billing | ≥ 100,000 | _3_h_5_min | _1 |  | _0 |
-| orders | **paused** by ada: their deploy | 1,234 | _1_min_5_s |  |  | _0 |
-| audit | **late** | 1 | _30_s |  |  | _0 |
-| refunds | some events refused, retrying; has **dead letters**: EventTooLarge | 1 | _2_s | _2 | _3 | _0 |
-| bulk | idle; has **dead letters**: InvalidMessageContents |  |  |  | _1 | _0 |
-| ledger | flows |  |  |  |  | _12,000 |
-| mail | idle |  |  |  |  | _0 |
+| billing | _**destination broken**, see workflow outbox-recovery/billing | _≥ 100,000 | _3_h_5_min | _1 |  | _0 |
+| orders | _**paused** by ada: their deploy | _1,234 | _1_min_5_s |  |  | _0 |
+| audit | _**late** | _1 | _30_s |  |  | _0 |
+| refunds | _some events refused, retrying; has **dead letters**: EventTooLarge | _1 | _2_s | _2 | _3 | _0 |
+| bulk | _idle; has **dead letters**: InvalidMessageContents |  |  |  | _1 | _0 |
+| ledger | _flows |  |  |  |  | _12,000 |
+| mail | _idle |  |  |  |  | _0 |
 
 
 ` + "\n_")
 	require.Equal(t, want, b.markdown(RelayResult{Topics: []TopicResult{{Topic: "ledger", Published: 12_000}}}))
 	require.Equal(t, "wait for pending events · broken: billing · paused: orders · late: audit", b.summary())
+}
+
+// UI 2.54 leaves no space between two columns. A no-break space keeps them apart even in the row
+// with the widest cell.
+func TestDetails_KeepColumnsApart(t *testing.T) {
+	b := tableOf(relay.TopicState{
+		Topic: strings.Repeat("t", maxName), Pending: 1234, Oldest: time.Hour, PausedBy: "ada", PauseReason: strings.Repeat("r", maxReason), Retrying: 1, Dead: 1, DeadCode: "A",
+	})
+	lines := strings.Split(b.markdown(RelayResult{}), "\n")
+	for _, line := range []string{lines[2], lines[4]} {
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		require.Len(t, cells, 7)
+		for _, cell := range cells[1:] {
+			require.True(t, strings.HasPrefix(cell, " \u00a0"), "%q in %q", cell, line)
+		}
+	}
 }
 
 func TestDetails_SayThatEveryTopicFlows(t *testing.T) {
@@ -58,7 +74,7 @@ func TestDetails_SayThatEveryTopicFlows(t *testing.T) {
 
 func TestDetails_ShowThatATopicIsBrokenAndPaused(t *testing.T) {
 	b := tableOf(relay.TopicState{Topic: "orders", Recovery: "r", PausedBy: "ada", PauseReason: "why"})
-	require.Contains(t, b.markdown(RelayResult{}), "| **destination broken**, see workflow r; **paused** by ada: why |")
+	require.Contains(t, b.markdown(RelayResult{}), "| \u00a0**destination broken**, see workflow r; **paused** by ada: why |")
 }
 
 func TestDetails_ShowTheFailureAndTheStartOfARecovery(t *testing.T) {
@@ -67,7 +83,7 @@ func TestDetails_ShowTheFailureAndTheStartOfARecovery(t *testing.T) {
 		Code: "AccessDenied", Message: "no identity-based policy allows | it", Destination: "SQS queue orders", Since: at, Next: at.Add(6 * time.Minute),
 	}})
 	require.Contains(t, b.markdown(RelayResult{}),
-		`| **destination broken**: AccessDenied: no identity-based policy allows \| it (since 2026-11-24 04:00:00 UTC, next attempt at 04:06:00), see workflow r |`)
+		"| \u00a0"+`**destination broken**: AccessDenied: no identity-based policy allows \| it (since 2026-11-24 04:00:00 UTC, next attempt at 04:06:00), see workflow r |`)
 }
 
 func TestDetails_NameAFewTopicsWithoutARouteAndCountTheOthers(t *testing.T) {
@@ -81,8 +97,8 @@ func TestDetails_NameAFewTopicsWithoutARouteAndCountTheOthers(t *testing.T) {
 	b.more, b.unrouted = 2005, 2000
 	text := b.markdown(RelayResult{})
 	require.Contains(t, text, "**2,000** without a route in `OUTBOX_CONFIG` (their events wait)")
-	require.Contains(t, text, "| odrers | **no route** | 7 |")
-	require.Contains(t, text, "| oders | **destination broken**, see workflow outbox-recovery/oders; **no route** | 7 |")
+	require.Contains(t, text, "| odrers | \u00a0**no route** | \u00a07 |")
+	require.Contains(t, text, "| oders | \u00a0**destination broken**, see workflow outbox-recovery/oders; **no route** | \u00a07 |")
 	require.Contains(t, text, "… and 1,999 more without a route, and 6 others.")
 	require.Equal(t, "wait for pending events · broken: oders · late: billing · no route: odrers", b.summary())
 	b.more = 1999
@@ -97,7 +113,7 @@ func TestDetails_ShowNamesAndReasonsLiterally(t *testing.T) {
 		PauseReason: "![x](http://evil) `y` &amp; " + strings.Repeat("ü", 200),
 	})
 	lines := strings.Split(b.markdown(RelayResult{}), "\n")
-	require.Equal(t, `| a\|b\_c\*d \| x \| | **paused** by \<script\>alert(1)\</script\>: !\[x\](http://evil) \`+"`y\\`"+` \&amp; `+
+	require.Equal(t, `| a\|b\_c\*d \| x \| | `+"\u00a0"+`**paused** by \<script\>alert(1)\</script\>: !\[x\](http://evil) \`+"`y\\`"+` \&amp; `+
 		strings.Repeat("ü", 72)+"… |  |  |  |  | \u00a00 |", lines[4])
 }
 
