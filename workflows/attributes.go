@@ -9,33 +9,33 @@ import (
 	"github.com/temporal-outbox/relay/internal/printable"
 )
 
-// Search attributes of the outbox, all of type Keyword. "starter schedule" registers them where
-// it has the right to, and tells the runs whether they are registered: a workflow that sets an
-// unregistered attribute cannot continue.
+// Search attributes of the outbox, all of type Keyword. "starter schedule" registers them if it has
+// the right to do so. The inputs of the workflows say whether the attributes are registered, because
+// a workflow that sets an unregistered attribute cannot continue.
 const (
 	// AttributeTopic is the topic that a workflow acts on.
 	AttributeTopic = "OutboxTopic"
-	// AttributeState is one of the states below.
+	// AttributeState is the state of a recovery: one of the constants below.
 	AttributeState = "OutboxState"
 	// AttributeError is the type of the failure that started the workflow.
 	AttributeError = "OutboxError"
 )
 
-// Attributes are the names of all of them.
+// Attributes returns the names of all search attributes.
 func Attributes() []string { return []string{AttributeTopic, AttributeState, AttributeError} }
 
 // States of a recovery. A terminated recovery keeps the state that it had.
 const (
 	StateRecovering = "recovering"
-	StateRecovered  = "recovered" // its destination accepted the batch
+	StateRecovered  = "recovered" // the destination accepted the batch
 	StateParked     = "parked"    // an operator gave up the events that failed
-	StateLost       = "lost"      // another claim has its batch
+	StateLost       = "lost"      // another claim has the batch
 	StatePaused     = "paused"    // an operator has paused the topic
 	StateCancelled  = "cancelled"
 	StateFailed     = "failed"
 )
 
-// maxAttribute is the longest value that every visibility store takes, in bytes.
+// maxAttribute is the maximum length of a value, in bytes. Every visibility store accepts it.
 const maxAttribute = 255
 
 // TopicAttribute sets AttributeTopic of a workflow that acts on a topic.
@@ -43,7 +43,7 @@ func TopicAttribute(topic string) temporal.SearchAttributeUpdate {
 	return temporal.NewSearchAttributeKeyKeyword(AttributeTopic).ValueSet(printable.Cut(topic, maxAttribute))
 }
 
-// setFirstAttributes sets the attributes of a recovery that begins.
+// setFirstAttributes sets the attributes at the beginning of a recovery.
 func (r *recovery) setFirstAttributes(ctx workflow.Context) {
 	updates := []temporal.SearchAttributeUpdate{
 		TopicAttribute(r.in.Batch.Topic),
@@ -55,7 +55,7 @@ func (r *recovery) setFirstAttributes(ctx workflow.Context) {
 	r.set(ctx, updates...)
 }
 
-// setFinalState sets the state of a recovery that ends.
+// setFinalState sets the state at the end of a recovery.
 func (r *recovery) setFinalState(ctx workflow.Context) {
 	r.set(ctx, temporal.NewSearchAttributeKeyKeyword(AttributeState).ValueSet(r.state))
 }
@@ -69,7 +69,7 @@ func (r *recovery) set(ctx workflow.Context, updates ...temporal.SearchAttribute
 	}
 }
 
-// finalState is the state of a recovery that ends with err.
+// finalState returns the state of a recovery that ends with err.
 func (r *recovery) finalState(err error) string {
 	var cancelled *temporal.CanceledError
 	switch {

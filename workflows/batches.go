@@ -35,8 +35,8 @@ func (r *run) claim(ctx workflow.Context) {
 			}
 			return
 		}
-		// A claim that got all the batches that it asked for may have left others, which need
-		// a slot. So no batch stays on its lanes then.
+		// If the claim got all batches that it asked for, more batches may wait for a slot.
+		// So no batch stays on empty lanes then.
 		slotsLeft := len(result.Batches) < asked
 		r.routeMissing = result.LeftOut
 		r.table.update(workflow.Now(ctx), result)
@@ -95,11 +95,11 @@ func (r *run) published(ctx workflow.Context, b relay.Batch, result activities.P
 	}
 }
 
-// changeTopicInID marks runs whose RecoveryID encodes topics. The name is in histories.
+// changeTopicInID marks runs that encode topics in a RecoveryID. The name is in histories.
 const changeTopicInID = "topic-in-id"
 
-// recover hands a batch to its topic's recovery, which outlives this run. If the topic has a
-// recovery already, it is paused, and recover releases the batch.
+// recover hands a batch to the recovery of its topic, which outlives this run. If the topic has a
+// recovery already, the batch is released.
 func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.ApplicationError, destination string) {
 	detached, _ := workflow.NewDisconnectedContext(ctx)
 	r.handovers++
@@ -113,14 +113,15 @@ func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.App
 		r.beginRecovery(detached, id, in)
 	case workflow.GetVersion(ctx, changeTopicInID, workflow.DefaultVersion, 1) == workflow.DefaultVersion:
 		r.beginRecovery(detached, earlier, in)
-	case !IsID(earlier): // no recovery of that name could run
+	case !IsID(earlier): // a recovery could not run under that id
 		r.beginRecovery(detached, id, in)
 	default:
 		r.beginRecoveryUnlessRuns(detached, id, earlier, in)
 	}
 }
 
-// beginRecovery starts a recovery and decrements ending.
+// beginRecovery starts a recovery, or releases its batch if the recovery cannot start. Either way,
+// one handover less is open.
 func (r *run) beginRecovery(ctx workflow.Context, id string, in RecoveryInput) {
 	child := workflow.ExecuteChildWorkflow(recoveryChild(ctx, id, in), Recovery, in)
 	r.selector.AddFuture(child.GetChildWorkflowExecution(), func(f workflow.Future) {
@@ -131,9 +132,9 @@ func (r *run) beginRecovery(ctx workflow.Context, id string, in RecoveryInput) {
 	})
 }
 
-// beginRecoveryUnlessRuns starts a recovery, unless one that an earlier version started for the topic
-// still runs, under the id that recoveries had then. If Temporal does not say whether it runs,
-// beginRecoveryUnlessRuns releases the batch, and the relay tries the topic again.
+// beginRecoveryUnlessRuns starts a recovery, unless a recovery of the topic still runs under the id
+// that an earlier version gave to it. If such a recovery runs, or if Temporal does not answer, the
+// batch is released, and the relay tries the topic again.
 func (r *run) beginRecoveryUnlessRuns(ctx workflow.Context, id, earlier string, in RecoveryInput) {
 	request := activities.TopicRequest{Topic: in.Batch.Topic, RecoveryID: earlier}
 	r.selector.AddFuture(workflow.ExecuteActivity(runsOptions(ctx, in.Batch.Topic), act.RecoveryRuns, request), func(f workflow.Future) {
@@ -148,8 +149,8 @@ func (r *run) beginRecoveryUnlessRuns(ctx workflow.Context, id, earlier string, 
 	})
 }
 
-// release releases the lanes of a batch that was cancelled between two attempts, because no
-// activity was running that could release them.
+// release releases the lanes of a batch that no attempt can release, because the batch ended between
+// two attempts.
 func (r *run) release(ctx workflow.Context, b relay.Batch) {
 	detached, _ := workflow.NewDisconnectedContext(ctx)
 	r.handovers++

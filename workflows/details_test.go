@@ -17,7 +17,7 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// details is what the UI would show now.
+// details returns the current details, which the UI shows.
 func (e *env) details() string {
 	v, err := e.QueryWorkflow("__temporal_workflow_metadata")
 	require.NoError(e.t, err)
@@ -57,7 +57,7 @@ func TestRelay_ShowsTheStateOfEachTopicAndItsPublishedEvents(t *testing.T) {
 	require.Empty(t, r.Paused)
 }
 
-// upserts notes the search attributes that are set, in order.
+// upserts records the search attributes that are set, in order.
 func (e *env) upserts() *[]map[string]string {
 	var all []map[string]string
 	e.OnUpsertTypedSearchAttributes(mock.Anything).Return(nil).Run(func(args mock.Arguments) {

@@ -13,30 +13,29 @@ import (
 // GateActivity is the name of the activity that checks a worker from inside.
 const GateActivity = "CheckWorker"
 
-// TypeGateFailed is the type of the failure of a Gate: a check failed that "worker --check"
-// has as well.
+// TypeGateFailed is the type of the failure of a Gate: a check of "worker --check" failed.
 const TypeGateFailed = "GateFailed"
 
 // GateInput is the input of a Gate. A Gate ignores any other input.
 type GateInput struct {
-	// Destinations is "warn" if a missing destination, or one that denies publishing, does not
-	// stop a roll-out, because it affects only its topics. Otherwise the Gate fails.
+	// Destinations is "warn" or empty. With "warn", a destination that is missing or denies
+	// publishing does not stop a roll-out, because only its own topics wait. Otherwise the Gate fails.
 	Destinations string `json:"destinations,omitempty"`
 }
 
-// GateResult is the findings of a Gate.
+// GateResult is the result of a Gate that did not fail.
 type GateResult struct {
 	Checked int `json:"checked"` // lines of "worker --check"
-	// Findings are the lines that are not ok, as many as fit.
+	// Findings are the lines that are not ok. The list is cut if it is long.
 	Findings []string `json:"findings,omitempty"`
 }
 
-// gateTimeout is longer than the time of all checks together.
+// gateTimeout is longer than all checks together take.
 const gateTimeout = time.Minute
 
 // Gate checks a new version before a roll-out moves traffic to it, as the gate.workflowType of
-// Temporal's worker controller does. It runs on that version, and claims and publishes nothing.
-// If "worker --check" would fail there, it fails with GateFailed and the reasons.
+// Temporal's worker controller does. The Gate runs on the new version. It claims and publishes nothing.
+// If "worker --check" would fail on that version, the Gate fails with TypeGateFailed and the reasons.
 func Gate(ctx workflow.Context, in converter.RawValue) (r GateResult, err error) {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: gateTimeout,

@@ -10,13 +10,13 @@ import (
 //
 // Temporal's SDK sends a workflow's id in a gRPC header, which accepts only printable ASCII,
 // and a topic may have any character. So RecoveryID percent-encodes each byte of task queue and
-// topic that is not a letter, a digit or one of "-._~": "größe" is "gr%C3%B6%C3%9Fe". A slash
-// then only separates them, and no two recoveries have the same id.
+// topic that is not a letter, a digit or one of "-._~": "größe" is "gr%C3%B6%C3%9Fe". Each
+// slash is then a separator, and two recoveries never have the same id.
 func RecoveryID(taskQueue, topic string) string { return inID("recovery", taskQueue) + encoded(topic) }
 
-// EarlierRecoveryID is the id that earlier versions gave to that recovery. For most topics it
-// is RecoveryID. It is ambiguous: topic "a/b" of task queue "q" and topic "b" of task queue "q/a"
-// have the same one.
+// EarlierRecoveryID is the id that earlier versions gave to the recovery of a topic. For most topics,
+// it equals RecoveryID. It is ambiguous: topic "a/b" of task queue "q" and topic "b" of task queue
+// "q/a" have the same EarlierRecoveryID.
 func EarlierRecoveryID(taskQueue, topic string) string {
 	return inEarlierID("recovery", taskQueue) + topic
 }

@@ -20,7 +20,7 @@ type MaintenanceInput struct {
 	AheadDays int `json:"aheadDays,omitempty"`
 }
 
-// MaintenanceResult lists the changes and the findings of a run.
+// MaintenanceResult lists the changes and the warnings of a run.
 type MaintenanceResult struct {
 	relay.Partitions
 	relay.Health
@@ -91,7 +91,7 @@ func warnings(in MaintenanceInput, r MaintenanceResult) (list []string) {
 		list = append(list, fmt.Sprintf("partitions exist for %d days only, and should exist for %d", r.Ahead, in.AheadDays))
 	}
 	if r.HeldXIDs > heldXIDs {
-		list = append(list, fmt.Sprintf("%s holds vacuum back by %d transactions: until %[1]s ends, outbox.pending grows, and sweeps over it take longer", r.HeldBy, r.HeldXIDs))
+		list = append(list, fmt.Sprintf("%s holds vacuum back by %d transactions: until %[1]s ends, the table outbox.pending grows, and scans of the table take longer", r.HeldBy, r.HeldXIDs))
 	}
 	return list
 }

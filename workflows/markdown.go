@@ -15,27 +15,28 @@ const (
 	maxReason = 100
 	maxID     = 300
 	maxCause  = 600
-	// maxNamed is how many topics of one kind a summary names.
+	// maxNamed is the maximum number of topics of one kind that a summary names.
 	maxNamed = 3
 	// maxAddress is the maximum length of details as a part of an address, in bytes. Common
 	// proxies accept addresses of 8 KiB.
 	maxAddress = 6000
 )
 
-// withBlankLine ends details with an empty line, because the UI's box is one line shorter than its
-// text. (The line is a non-breaking space, because the UI does not decode entities.)
+// withBlankLine adds an empty line to details, because the box in the UI is one line too short for its
+// text. (The line is a no-break space, because the UI does not decode entities.)
 func withBlankLine(details string) string { return details + "\n\n\u00a0" }
 
-// fitSummary makes a summary of a text. Its names may have any character and any length.
+// fitSummary makes a summary of a text, on one line and not too long for Temporal. The names in the
+// text may have any character and any length.
 func fitSummary(s string) string { return printable.Cut(printable.Line(s), maxSummary) }
 
 // escape makes Markdown show a text literally and on one line, and cuts it to the given number
 // of characters. Names and reasons may have any character and any length.
-func escape(s string, most int) string {
+func escape(s string, limit int) string {
 	var b strings.Builder
 	n := 0
 	for _, c := range printable.Text(lineBreaks.Replace(s)) {
-		if n++; n > most {
+		if n++; n > limit {
 			b.WriteRune('…')
 			break
 		}
@@ -53,7 +54,7 @@ func escape(s string, most int) string {
 // lineBreaks are the characters that would end a line of a table.
 var lineBreaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ", "\u2028", " ", "\u2029", " ")
 
-// nonBreaking keeps a text on one line.
+// nonBreaking replaces spaces, so that the text stays on one line.
 func nonBreaking(s string) string { return strings.ReplaceAll(s, " ", "\u00a0") }
 
 // spaced separates a cell from the cell before it: UI 2.54 leaves no space between columns, and
@@ -74,7 +75,7 @@ func count(n int) string {
 	return digits
 }
 
-// countOrBlank is count, but returns "" for 0, so that a table shows only numbers that matter.
+// countOrBlank is like count, but returns "" for 0, so that a table shows only numbers that matter.
 func countOrBlank(n int) string {
 	if n == 0 {
 		return ""

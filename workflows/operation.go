@@ -14,33 +14,33 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// OperationInput names an operation that is recorded in outbox.operation. The operation's
-// filters stay there, because a key may be too confidential for a history. An input without an
-// operation's number is a form: the text that an operator typed into Temporal's Start Workflow form.
+// OperationInput names an operation that has a row in outbox.operation. The filters of the operation
+// are only in that row, because a key may be too confidential for a history. An input without the
+// number of an operation is a form: the text that an operator typed into Temporal's Start Workflow form.
 type OperationInput struct {
 	Operation int64  `json:"operation"`
 	Kind      string `json:"kind"`
 	Topic     string `json:"topic"`
 	Matched   int64  `json:"matched"`
-	// PerSecond is the maximum number of events moved in a second. 0: no limit.
+	// PerSecond is the maximum number of events to move in a second. 0: no limit.
 	PerSecond float64 `json:"perSecond,omitempty"`
-	// Began is the time at which its first run began. It is set when a run continues as new.
+	// Began is the time at which the first run began. It is set when a run continues as new.
 	Began time.Time `json:"began,omitzero"`
-	// Asked is the result of the form, once the operation is recorded.
+	// Asked is the answer to the form, after the operation is recorded.
 	Asked *activities.AskResult `json:"asked,omitempty"`
 	// Form is the typed text. It replaces all other fields.
 	Form json.RawMessage `json:"-"`
 }
 
-// UnmarshalJSON reads both. It refuses no input, so that AskOperation can explain the mistakes of
-// a form. An input with an operation's number and with fields that only a form has is a form too:
-// otherwise its filters would be ignored.
+// UnmarshalJSON reads an operation or a form. It never returns an error, so that AskOperation can
+// explain the mistakes of a form. An input that has the number of an operation and a field of forms is
+// also a form: otherwise its filters would be ignored.
 func (in *OperationInput) UnmarshalJSON(typed []byte) error {
 	type plain OperationInput
 	var p plain
 	if err := json.Unmarshal(typed, &p); err != nil || p.Operation == 0 {
 		*in = OperationInput{Form: bytes.Clone(typed)}
-		return nil //nolint:nilerr // AskOperation explains it
+		return nil //nolint:nilerr // AskOperation explains the mistake
 	}
 	*in = OperationInput(p)
 	if activities.LooksLikeForm(typed) {
@@ -61,23 +61,23 @@ func (in OperationInput) MarshalJSON() ([]byte, error) {
 // OperationResult is the result of an operation.
 type OperationResult struct {
 	Done   int64  `json:"done"`   // events moved
-	Lasted string `json:"lasted"` // over all its runs
+	Lasted string `json:"lasted"` // the duration of all its runs
 	// Text describes the result in words. Only operations that began with a form have it.
 	Text string `json:"text,omitempty"`
-	// Asked is the request of the form, as it is recorded.
+	// Asked is the answer to the form, as it is recorded.
 	Asked *activities.AskResult `json:"asked,omitempty"`
 	// Delivered counts the outcomes of the events that became pending again, if the operation
 	// followed them.
 	Delivered *relay.Delivered `json:"delivered,omitempty"`
 }
 
-// Operation redrives or discards dead letters, or replays published events, as an operator asked.
-// It continues if the terminal that started it closes. Cancelling it does not undo the moves that
-// it has made.
+// Operation redrives or discards dead letters, or replays published events, for an operator. It
+// continues after the terminal that started it is closed. If the operation is cancelled, events that
+// it has moved stay moved.
 //
-// An operator may start it by hand, with a form as its input: see docs/runbook.md. It then checks
-// the form and counts the events first, records the operator and the reason, and follows the events
-// to their outcome. A form may also pause or resume a topic.
+// An operator may also start the workflow by hand, with a form as the input: see docs/runbook.md. The
+// workflow then checks the form, counts the events, records the operator and the reason, moves the
+// events, and looks for their outcome. A form may also pause or resume a topic.
 func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err error) {
 	if in.Began.IsZero() {
 		in.Began = workflow.GetInfo(ctx).WorkflowStartTime
@@ -108,8 +108,9 @@ func Operation(ctx workflow.Context, in OperationInput) (r OperationResult, err 
 		if isLong(ctx) {
 			return r, workflow.NewContinueAsNewError(ctx, Operation, in)
 		}
-		// Activities may see the old and the new primary in turn, until all connections lead to
-		// the new one. A cancellation during this sleep also cancels the next activity.
+		// After a failover, activities may read the old and the new primary in turn, until all
+		// connections lead to the new one. A cancellation during this sleep also cancels the next
+		// activity.
 		_ = workflow.Sleep(ctx, againAfter)
 	}
 	r.Done, r.Lasted = done.Done, workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
@@ -157,7 +158,7 @@ func isLong(ctx workflow.Context) bool {
 	return ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
 }
 
-// outcome returns the outcome that is recorded.
+// outcome returns the text of the outcome for the record.
 func outcome(err error) string {
 	switch {
 	case err == nil:
@@ -182,5 +183,5 @@ func moved(kind string) string {
 
 func details(in OperationInput, done int64) string {
 	return in.Kind + " of **" + escape(in.Topic, maxName) + "**: " + strconv.FormatInt(done, 10) + " of about " + strconv.FormatInt(in.Matched, 10) + " events moved so far. " +
-		"Cancel this workflow to stop the operation; events that it has moved stay moved."
+		"Cancel this workflow to stop the operation. Moved events stay moved."
 }

@@ -20,8 +20,8 @@ const changeForm = "operation-form"
 // maxDetails is the maximum length of an operation's text in its details, in characters.
 const maxDetails = 1500
 
-// readForm has an activity check the form, count its events and record the operation, and returns the
-// operation to continue with. Its failures have a type of their own, and do not repeat the form.
+// readForm returns the operation that a form asks for. An activity checks the form, counts the events
+// and records the operation. A failure has the type of its mistake, and does not repeat the form.
 func readForm(ctx workflow.Context, in OperationInput) (OperationInput, error) {
 	info := workflow.GetInfo(ctx)
 	workflow.SetCurrentDetails(ctx, "Checks the input and counts the events that it selects. No event has been moved yet.")
@@ -47,7 +47,7 @@ func readForm(ctx workflow.Context, in OperationInput) (OperationInput, error) {
 	}, nil
 }
 
-// formResult returns the result of a form after which no events have to be moved.
+// formResult returns the result of a form that moves no events.
 func formResult(ctx workflow.Context, in OperationInput) (r OperationResult) {
 	detached, _ := workflow.NewDisconnectedContext(ctx)
 	r.Lasted = workflow.Now(ctx).Sub(in.Began).Round(time.Second).String()
@@ -60,8 +60,8 @@ func formResult(ctx workflow.Context, in OperationInput) (r OperationResult) {
 	return r
 }
 
-// follow looks for the outcome of the events that became pending again. Without an answer, the
-// operation is done nevertheless.
+// follow looks for the outcome of the events that became pending again. The operation is done even if
+// no outcome is found.
 func (r *OperationResult) follow(ctx workflow.Context, in OperationInput) {
 	if !relay.Pends(in.Kind) || ctx.Err() != nil {
 		return
@@ -69,23 +69,23 @@ func (r *OperationResult) follow(ctx workflow.Context, in OperationInput) {
 	var d relay.Delivered
 	request := activities.FollowRequest{Operation: in.Operation, Moved: r.Done, For: FollowFor}
 	if err := workflow.ExecuteActivity(followOptions(ctx, in), act.FollowOperation, request).Get(ctx, &d); err != nil {
-		r.Text += " Their outcome is not known: see outbox.status."
+		r.Text += " The outcome of these events is not known: see the view outbox.status."
 		return
 	}
 	r.Delivered = &d
 	r.Text += fmt.Sprintf(" Of these, %d published, %d still pending, %d dead.", d.Published, d.Pending, d.Dead)
 	var causes []string
 	for _, c := range d.Causes {
-		causes = append(causes, fmt.Sprintf("%d of %s (%s)", c.Events, c.Code, printable.Cut(c.Message, maxReason)))
+		causes = append(causes, fmt.Sprintf("%d with %s (%s)", c.Events, c.Code, printable.Cut(c.Message, maxReason)))
 	}
 	if len(causes) > 0 {
-		r.Text += " They died: " + strings.Join(causes, ", ") + "."
+		r.Text += " Dead letters: " + strings.Join(causes, ", ") + "."
 	}
 	if d.NotKnown > 0 {
-		r.Text += fmt.Sprintf(" The outcome of %d is not known: a worker of an earlier version moved them, or made dead letters of them.", d.NotKnown)
+		r.Text += fmt.Sprintf(" The outcome of %d events is not known: a worker of an earlier version moved them, or made dead letters of them.", d.NotKnown)
 	}
 	if len(d.Taken) > 0 {
-		r.Text += fmt.Sprintf(" Since then, operations %d have moved some of them.", d.Taken)
+		r.Text += fmt.Sprintf(" Since then, the operations %d have moved some of these events.", d.Taken)
 	}
 	if d.Lacks() {
 		r.Text += " The database has lost a part of the operation, for example in a failover: start the same operation again, with another workflow id."

@@ -20,7 +20,7 @@ import (
 
 const typed = `{"kind":"redrive","topic":"orders","all":true,"who":"ann","reason":"policy repaired"}`
 
-// typedIn starts the workflow with what somebody has typed, which is answered with answer.
+// typedIn starts the workflow with a form. AskOperation answers with answer or asking.
 func (e *env) typedIn(form string, answer activities.AskResult, asking error, answers ...any) (r workflows.OperationResult, asked []activities.AskRequest, err error) {
 	e.t.Helper()
 	e.OnActivity(act.AskOperation, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.AskRequest) (activities.AskResult, error) {
@@ -57,7 +57,7 @@ func TestOperation_OfAFormIsRecordedThenDoneThenFollowed(t *testing.T) {
 	require.NotEmpty(t, asked[0].FirstRun)
 	require.EqualValues(t, 30, r.Done)
 	require.Equal(t, &onRecord, r.Asked)
-	require.Equal(t, "redrive: 30 events pending again, done. Of these, 28 published, 0 still pending, 2 dead. They died: 2 of AccessDenied (still).", r.Text)
+	require.Equal(t, "redrive: 30 events pending again, done. Of these, 28 published, 0 still pending, 2 dead. Dead letters: 2 with AccessDenied (still).", r.Text)
 	require.EqualValues(t, 2, r.Delivered.Dead)
 }
 
@@ -78,7 +78,7 @@ func TestOperation_OfAWrongFormFailsOnceWithAShortTextAndItsType(t *testing.T) {
 	} {
 		_, asked, err = newEnv(t).typedIn(form, activities.AskResult{}, wrong)
 		require.ErrorAs(t, err, &failure)
-		require.JSONEq(t, form, string(asked[0].Form), "it is asked as it was typed, so that the answer can say what is wrong")
+		require.JSONEq(t, form, string(asked[0].Form), "AskOperation gets the form as it was typed, so that it can name the mistake")
 	}
 }
 
@@ -107,14 +107,14 @@ func TestOperation_OfAFormThatMovesNothingEndsWithTheAnswerToTheForm(t *testing.
 	}
 }
 
-// The events are pending again, whether or not somebody can look for them.
+// The events are pending again, even if their outcome cannot be read.
 func TestOperation_OfAFormIsDoneEvenIfItsOutcomeCannotBeFollowed(t *testing.T) {
 	e := newEnv(t)
 	e.OnActivity(act.FollowOperation, mock.Anything, mock.Anything).Return(relay.Delivered{}, errors.New("the database is away"))
 	r, _, err := e.typedIn(typed, onRecord, nil)
 	require.NoError(t, err)
 	require.Nil(t, r.Delivered)
-	require.Contains(t, r.Text, "Their outcome is not known")
+	require.Contains(t, r.Text, "The outcome of these events is not known")
 }
 
 func TestOperation_OfAFormSaysThatTheDatabaseHasLostAPartOfIt(t *testing.T) {

@@ -63,7 +63,7 @@ func TestOperation_ContinuesUntilAllEventsAreMovedAndRecordsItsEnd(t *testing.T)
 	}
 }
 
-// The database was replaced by an earlier state of itself before the end was on record.
+// A restore replaced the database by an earlier state before the end was recorded.
 func TestOperation_ContinuesIfItsRecordDiffersFromItsLastAttempt(t *testing.T) {
 	e := newEnv(t)
 	began := e.Now()
@@ -72,12 +72,12 @@ func TestOperation_ContinuesIfItsRecordDiffersFromItsLastAttempt(t *testing.T) {
 	r, asked, ended, err := e.operate(relay.Replay, activities.OperateResult{Done: 30, Over: true, Holder: "first"}, activities.OperateResult{Done: 29, Over: true})
 	require.NoError(t, err)
 	require.Len(t, asked, 2)
-	require.Equal(t, activities.EndRequest{Operation: 7, Outcome: "done", Moved: 29}, ended, "of a worker of the version before")
+	require.Equal(t, activities.EndRequest{Operation: 7, Outcome: "done", Moved: 29}, ended, "a worker of an earlier version gives no holder")
 	require.EqualValues(t, 29, r.Done)
-	require.GreaterOrEqual(t, e.Now().Sub(began), time.Second, "it does not try again at once")
+	require.GreaterOrEqual(t, e.Now().Sub(began), time.Second, "the operation waits before it tries again")
 }
 
-// The worker sees two databases by turns.
+// The worker reads two databases in turn.
 func TestOperation_ContinuesAsNewIfItsEndCannotBeRecorded(t *testing.T) {
 	e := newEnv(t)
 	e.SetCurrentHistoryLength(20_000)
@@ -87,7 +87,7 @@ func TestOperation_ContinuesAsNewIfItsEndCannotBeRecorded(t *testing.T) {
 	require.ErrorAs(t, err, &next)
 }
 
-// An answer that asks for no pause is read over one that did.
+// An answer without a wait must not inherit the wait of the answer before.
 func TestOperation_WaitsOnlyIfItsLastAnswerAsksForAWait(t *testing.T) {
 	e := newEnv(t)
 	began := e.Now()
@@ -108,7 +108,7 @@ func TestOperation_CancelledWhileItsHistoryIsLongEnds(t *testing.T) {
 	require.Equal(t, "cancelled", ended.Outcome)
 }
 
-// A long operation has several runs, each with a history that is not too long.
+// A long operation has several runs, so that no history is too long.
 func TestOperation_CountsItsDurationFromItsFirstRun(t *testing.T) {
 	begin := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	first := newEnv(t)

@@ -12,35 +12,36 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// Here are the durations that only workflows need. Durations that other parts must keep as well
-// are in internal/timing. options_test.go asserts how all of them relate.
+// These are the durations that only workflows need. Durations that other packages need, too, are in
+// internal/timing. options_test.go asserts the relations between all durations.
 const (
 	// RunFor is the time for which a run of Relay claims. Short runs keep histories small, appear
 	// as one line each in the UI, and let a new worker version take over with the next run.
 	RunFor = 2 * time.Minute
-	// DrainFor is the time that batches in flight then have before they are cancelled. Batches
-	// that their destination accepts end by themselves within a second. The next run waits for
-	// the others, for at most this time.
+	// DrainFor is the time from the last claim of a run until the run cancels its batches in
+	// flight. A batch that its destination accepts ends by itself within a second. The next run
+	// begins when all batches of this run have ended.
 	DrainFor = 3 * time.Second
-	// RunTimeout ends a run that is stuck, so that the next can begin.
+	// RunTimeout ends a run that does not end by itself, so that the next run can begin.
 	RunTimeout = 4 * time.Minute
 	// TaskTimeout is how long Temporal waits for a decision of Relay (a workflow task), which
-	// takes milliseconds. A decision that is lost with its worker holds the whole relay up for
-	// as long. Temporal's default is 10 s. It waits longer by itself from the fourth attempt on.
+	// takes milliseconds. If a worker dies during a decision, the whole relay waits for this time.
+	// Temporal's default is 10 s. From the fourth attempt on, Temporal itself waits longer.
 	TaskTimeout = 2 * time.Second
-	// ScheduleEvery starts runs. It is shorter than a run, so that with overlap
-	// policy BUFFER_ONE the next is always waiting for the one that runs.
+	// ScheduleEvery is the interval between the starts of runs. It is shorter than a run: with the
+	// overlap policy BUFFER_ONE, the next run is then always waiting.
 	ScheduleEvery = time.Minute
-	// CatchUp is how late a scheduled start may be. Temporal starts no runs for the time when it
-	// was down: one run takes everything that waits. (Temporal's default is a year.)
+	// CatchUp is the maximum delay of a scheduled start. After an outage, Temporal then does not
+	// start the runs of the outage: one run publishes all pending events. (Temporal's default is a
+	// year.)
 	CatchUp = time.Minute
 
 	// ClaimWait is how long ClaimBatches waits for pending events.
 	ClaimWait    = 30 * time.Second
 	claimTimeout = time.Minute
 
-	// BatchStay is how long a batch stays on empty lanes while slots are free. A topic with
-	// traffic then needs a claim every few seconds, and not for every few events.
+	// BatchStay is the time for which a batch keeps empty lanes while slots are free. A topic with
+	// traffic then needs a claim every few seconds only, instead of a claim for every few events.
 	BatchStay = 500 * time.Millisecond
 
 	releaseTimeout = 10 * time.Second
@@ -55,7 +56,7 @@ const (
 const (
 	// MaintenanceEvery is the interval between runs of Maintenance.
 	MaintenanceEvery = time.Hour
-	// MaintenanceTimeout ends a run that never gets its locks because of producers.
+	// MaintenanceTimeout ends a run that gets no lock, because producers hold the locks.
 	MaintenanceTimeout     = 30 * time.Minute
 	maintenanceStepTimeout = 10 * time.Minute
 
@@ -63,8 +64,8 @@ const (
 	DefaultKeepDays = 7
 	// DefaultAheadDays is the number of days after today that have a partition.
 	DefaultAheadDays = 14
-	// heldXIDs is how many transactions a snapshot may hold vacuum back before Maintenance warns:
-	// scans over the events that were settled since then become noticeably slower.
+	// heldXIDs is the number of transactions by which a snapshot may hold vacuum back before
+	// Maintenance warns. Beyond it, the rows of settled events make scans noticeably slower.
 	heldXIDs = 1_000_000
 )
 
@@ -72,13 +73,13 @@ const (
 	// OperateFor is how long one activity of an operation runs. The workflow updates its details
 	// after each activity.
 	OperateFor = 15 * time.Second
-	// operateTimeout leaves time to wait for lanes whose batch takes as long as a batch may.
+	// operateTimeout leaves time to wait for lanes whose batch takes the longest time that a batch may.
 	operateTimeout = 10 * time.Minute
 	// askTimeout leaves time to count the events that a form selects: a replay reads all events of
 	// its time range.
 	askTimeout = 30 * time.Minute
-	// FollowFor is how long a form's operation looks for the outcome of the events that it made
-	// pending. followTimeout is how long it tries to look.
+	// FollowFor is the time for which the operation of a form looks for the outcome of the events
+	// that it made pending. followTimeout limits all attempts to look.
 	FollowFor     = time.Minute
 	followTimeout = 2 * time.Minute
 )
@@ -97,23 +98,24 @@ const (
 	maxSummary = 380
 	// maxMemo is the maximum length of a name or a reason in a memo, in bytes.
 	maxMemo = 200
-	// againAfter is the pause before an operation continues whose end found another record.
+	// againAfter is the time before an operation continues after EndOperation found another record.
 	againAfter = 5 * time.Second
-	// maxHistory is the length at which a run continues as new and keeps its deadline. Temporal
-	// ends a workflow at 51,200 events.
+	// maxHistory is the length of a history at which a workflow continues as new. Temporal ends a
+	// workflow whose history has 51,200 events.
 	maxHistory = 20_000
 )
 
 // PublishActivity is the name of the activity that a recovery repeats.
 const PublishActivity = "PublishBatch"
 
-// retries last until the run ends. The next run then claims the events that are left.
+// retries returns a retry policy without a maximum of attempts: the activity is tried until it succeeds
+// or is cancelled.
 func retries(first, most time.Duration) *temporal.RetryPolicy {
 	return &temporal.RetryPolicy{InitialInterval: first, BackoffCoefficient: 2, MaximumInterval: most}
 }
 
-// claimOptions are the options of a claim. If anywhere is set, any worker may run the claim, not
-// only the worker that has the run: another worker may have routes that this one lacks.
+// claimOptions are the options of a claim. If anywhere is set, any worker may run the claim, and not only
+// the worker that has the run: another worker may have routes that this worker does not have.
 func claimOptions(ctx workflow.Context, summary string, anywhere bool) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: claimTimeout,
@@ -131,7 +133,7 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 		StartToCloseTimeout: timing.PublishTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
-		WaitForCancellation: true, // until it has released its lanes
+		WaitForCancellation: true, // the attempt releases its lanes first
 		Summary:             fitSummary(summary(b)),
 	})
 }
@@ -142,7 +144,7 @@ func recoveryOptions(ctx workflow.Context, in RecoveryInput) workflow.Context {
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RecoveryPauseFirst, timing.RecoveryPauseMost),
 		WaitForCancellation: true,
-		// Without a number of events: it grows while the topic waits, and the last failure has it.
+		// The summary has no number of events, because the number changes. The last failure has it.
 		Summary: fitSummary("retry " + topicAndDestination(in)),
 	})
 }
@@ -157,7 +159,7 @@ func recoveryChild(ctx workflow.Context, id string, in RecoveryInput) workflow.C
 	})
 }
 
-// runsOptions give up soon, because the batch keeps its lanes meanwhile.
+// runsOptions allow few attempts, because the batch keeps its lanes meanwhile.
 func runsOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
@@ -170,11 +172,12 @@ func resumeOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 10},
-		Summary:             fitSummary("resume " + topic),
+		Summary:             fitSummary("let claims take " + topic + " again"),
 	})
 }
 
-// reportOptions give up in the end, because an open recovery keeps the next one from starting.
+// reportOptions limit the attempts, because the next recovery of the topic can start only after this
+// recovery has ended.
 func reportOptions(ctx workflow.Context, topic string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: releaseTimeout,
@@ -215,12 +218,12 @@ func askOptions(ctx workflow.Context) workflow.Context {
 		StartToCloseTimeout: askTimeout,
 		HeartbeatTimeout:    timing.HeartbeatTimeout,
 		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
-		WaitForCancellation: true, // it may have recorded an operation
+		WaitForCancellation: true, // the activity may have recorded an operation
 		Summary:             "check the form, count the events, record the operation",
 	})
 }
 
-// followOptions give up in the end, because the operation is done already.
+// followOptions limit the time, because the operation is done already.
 func followOptions(ctx workflow.Context, in OperationInput) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		ScheduleToCloseTimeout: followTimeout,

@@ -14,8 +14,8 @@ import (
 type ParkRequest struct {
 	By     string `json:"by"`
 	Reason string `json:"reason"`
-	// Operation is the number of its record in outbox.operation, 0 without one. The recovery
-	// writes the outcome there, even if no command waits for it any more.
+	// Operation is the number of the park in outbox.operation, 0 if the park has no row there. The
+	// recovery writes the outcome into that row, even if no command waits for the outcome any more.
 	Operation int64 `json:"operation,omitempty"`
 }
 
@@ -26,12 +26,12 @@ type ParkResult struct {
 	// State is the state in which the recovery ended: StateParked, or another if the recovery
 	// ended for another reason first. Workers of earlier versions leave it empty.
 	State string `json:"state,omitempty"`
-	// GoesOn is true if parking is not over: the recovery continues as new. Send the same update
+	// GoesOn is true if parking has not ended: the recovery continues as new. Send the same update
 	// again to wait for its end.
 	GoesOn bool `json:"goesOn,omitempty"`
 }
 
-// Outcome describes the result in words, for people and for the record.
+// Outcome describes the result in words, for operators and for the record.
 func (p ParkResult) Outcome() string {
 	counts := fmt.Sprintf("%d published, %d dead letters", p.Published, p.Dead)
 	switch p.State {
@@ -46,8 +46,8 @@ func (p ParkResult) Outcome() string {
 	}
 }
 
-// onPark makes the next attempt give up events, and waits for its end. It returns before the
-// workflow continues as new, because no update outlives its run.
+// onPark handles the update: it makes the next attempt give up events, and waits for the end of the
+// recovery. It returns before the workflow continues as new, because no update outlives its run.
 func (r *recovery) onPark(ctx workflow.Context, p ParkRequest) (ParkResult, error) {
 	switch {
 	case r.ended || r.continued:
@@ -69,8 +69,8 @@ func (r *recovery) parkResult() ParkResult {
 }
 
 // parkingContinues reports whether parking needs another round after a round with this result. Parking
-// takes the events that were pending when it began: services write new events during every round,
-// and the operator has not given these up.
+// takes only the events that were pending when it began, because the operator did not give up the
+// events that services write meanwhile.
 func (r *recovery) parkingContinues(result activities.PublishResult) bool {
 	if result.ParkUpTo == 0 { // no event was pending, or the worker does not know the bound
 		return result.Dead > 0
@@ -79,16 +79,16 @@ func (r *recovery) parkingContinues(result activities.PublishResult) bool {
 	return result.More
 }
 
-// isLong reports whether the recovery has to continue as new. Only parking makes a history long,
-// with an activity for each page: attempts add no events to it. (A park without a bound was begun
-// by an earlier version, which never continued as new.)
+// isLong reports whether the recovery has to continue as new. Only parking makes a history long, with
+// an activity for each page: a further attempt adds nothing to a history. (An earlier version, which
+// never continued as new, began every park without a bound.)
 func (r *recovery) isLong(ctx workflow.Context) bool {
 	return r.park != nil && r.parkBound.ID > 0 && ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
 }
 
 // continueAsNew continues under the same id on the current version of the worker, because the
-// workflow's versioning behavior is AutoUpgrade. The lanes stay leased and the topic stays paused,
-// as between two rounds.
+// workflow's versioning behavior is AutoUpgrade. The lanes stay leased and claims leave
+// the topic out, as between two rounds.
 func (r *recovery) continueAsNew(ctx workflow.Context) error {
 	r.continued = true
 	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
@@ -108,7 +108,7 @@ type RecoveryProgress struct {
 	ParkBefore time.Time      `json:"parkBefore,omitzero"`
 }
 
-// report records the outcome of a park that has a record.
+// report records the outcome of a park that has a row in outbox.operation.
 func (r *recovery) report(ctx workflow.Context) {
 	if r.park == nil || r.park.Operation == 0 {
 		return

@@ -15,9 +15,9 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// onParking answers rounds of parking as a worker does whose topic has traffic: each
-// round finds a page to give up, and the one after the given number nothing more of
-// what was pending when parking began. The calls are returned.
+// onParking answers rounds of parking like a worker whose topic has traffic. Each round gives up a page.
+// The round after the given number finds no more events that were pending when parking began.
+// onParking returns the requests.
 func (e *env) onParking(rounds int) *[]activities.PublishRequest {
 	var asked []activities.PublishRequest
 	e.onPublish(time.Second, func(r activities.PublishRequest) (activities.PublishResult, error) {
@@ -38,7 +38,7 @@ func (e *env) onParking(rounds int) *[]activities.PublishRequest {
 	return &asked
 }
 
-// parkAfter sends the update, and returns where its answer will be.
+// parkAfter sends the update after d, and returns a pointer to the later answer.
 func (e *env) parkAfter(d time.Duration, p workflows.ParkRequest) *workflows.ParkResult {
 	answer := &workflows.ParkResult{}
 	e.RegisterDelayedCallback(func() {
@@ -68,7 +68,7 @@ func TestPark_EndsAtTheEventsThatWerePendingWhenItBegan(t *testing.T) {
 	require.Len(t, *resumed, 1)
 }
 
-// Whoever waits for a park is told to ask again, because no update outlives its run.
+// The answer to the update asks for the same update again, because no update outlives its run.
 func TestPark_ContinuesAsNewWithoutLossIfItsHistoryIsLong(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()
@@ -113,7 +113,7 @@ func TestPark_ContinuesAsNewWithoutLossIfItsHistoryIsLong(t *testing.T) {
 	require.Equal(t, e.Now().Sub(in.Before.Began).Round(time.Second).String(), r.Lasted, "since it began, not since it continued")
 }
 
-// onEnd notes what is ended on record.
+// onEnd records the requests to end operations.
 func (e *env) onEnd() *[]activities.EndRequest {
 	var ends []activities.EndRequest
 	e.OnActivity(act.EndOperation, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.EndRequest) (activities.OperateResult, error) {
@@ -144,7 +144,7 @@ func TestPark_ReportsThatTheDestinationRecoveredFirst(t *testing.T) {
 	})
 	answer := e.parkAfter(30*time.Second, workflows.ParkRequest{By: "ann", Reason: "gone", Operation: 17})
 	r := e.recover()
-	require.Equal(t, workflows.RecoveryResult{Published: 10, Lasted: r.Lasted}, r, "nobody parked it")
+	require.Equal(t, workflows.RecoveryResult{Published: 10, Lasted: r.Lasted}, r, "not parked")
 	require.Equal(t, workflows.ParkResult{Published: 10, State: workflows.StateRecovered}, *answer)
 }
 

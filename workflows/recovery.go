@@ -27,11 +27,11 @@ type RecoveryInput struct {
 	Error string `json:"error,omitempty"`
 	// Destination is the broken destination.
 	Destination string `json:"destination,omitempty"`
-	// SearchAttributes says that the search attributes are registered.
+	// SearchAttributes is true if the search attributes are registered.
 	SearchAttributes bool `json:"searchAttributes,omitempty"`
 	// Concurrency is the maximum number of requests in flight.
 	Concurrency int `json:"concurrency"`
-	// Batch is the batch that the destination refuses. Its lanes are still leased.
+	// Batch is the batch that the destination refuses. The lanes of the batch are still leased.
 	Batch relay.Batch `json:"batch"`
 	// Before is set when a recovery continues as new.
 	Before *RecoveryProgress `json:"before,omitempty"`
@@ -39,8 +39,8 @@ type RecoveryInput struct {
 
 // RecoveryResult is the result of a recovery.
 type RecoveryResult struct {
-	Published int `json:"published"`      // of its batch
-	Dead      int `json:"dead,omitempty"` // made dead letters
+	Published int `json:"published"`      // events
+	Dead      int `json:"dead,omitempty"` // events that became dead letters
 	// Parked names the operator who gave up the events that failed.
 	Parked string `json:"parked,omitempty"`
 	// Paused names the operator who paused the topic. After the resume, the relay tries the topic,
@@ -70,7 +70,7 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	workflow.SetCurrentDetails(ctx, r.details())
 	r.setFirstAttributes(ctx)
 	err := workflow.SetUpdateHandlerWithOptions(ctx, UpdatePark, r.onPark, workflow.UpdateHandlerOptions{
-		Description: "Give up the events of this batch that the destination refuses: they become dead letters, and the topic continues.",
+		Description: "Make dead letters of the events of this batch that the destination refuses. The topic then continues.",
 		Validator: func(_ workflow.Context, p ParkRequest) error {
 			if p.By == "" {
 				return errors.New("by is empty: name the person who parks")
@@ -79,7 +79,7 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 		},
 	})
 	if err != nil {
-		return RecoveryResult{}, fmt.Errorf("offer to park: %w", err)
+		return RecoveryResult{}, fmt.Errorf("set the handler of the update park: %w", err)
 	}
 	err = r.run(ctx)
 	if workflow.IsContinueAsNewError(err) {
@@ -89,14 +89,14 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	r.result.Lasted = workflow.Now(ctx).Sub(r.started).Round(time.Second).String()
 	detached, _ := workflow.NewDisconnectedContext(ctx)
 	if ctx.Err() != nil {
-		// Cancelled: the lanes of the batch become free at once.
+		// Cancelled: release the lanes of the batch at once.
 		if err := workflow.ExecuteActivity(releaseOptions(detached, in.Batch), act.ReleaseBatch, in.Batch).Get(detached, nil); err != nil {
 			workflow.GetLogger(detached).Warn("batch not released: its lanes stay leased until the lease expires", "topic", in.Batch.Topic, "error", err)
 		}
 	}
 	resume := activities.TopicRequest{Topic: in.Batch.Topic, RecoveryID: r.id}
 	if err := workflow.ExecuteActivity(resumeOptions(detached, in.Batch.Topic), act.ResumeTopic, resume).Get(detached, nil); err != nil {
-		workflow.GetLogger(detached).Warn("topic not resumed: it stays paused until the pause expires", "topic", in.Batch.Topic, "error", err)
+		workflow.GetLogger(detached).Warn("topic not resumed: claims leave it out until its recovery expires in the database", "topic", in.Batch.Topic, "error", err)
 	}
 	r.report(detached)
 	workflow.SetCurrentDetails(detached, r.epilogue())
@@ -114,11 +114,11 @@ type recovery struct {
 	started   time.Time
 	result    RecoveryResult
 	park      *ParkRequest
-	parkBound relay.Bound         // the bound of parking, once it is known
+	parkBound relay.Bound         // the last event to park, after the first round
 	cancel    workflow.CancelFunc // cancels the current attempt
 	ended     bool
-	state     string // the state in which it ended
-	continued bool   // it continues as new
+	state     string // the final state
+	continued bool   // the workflow continues as new
 }
 
 func newRecovery(ctx workflow.Context, in RecoveryInput) *recovery {
@@ -171,8 +171,8 @@ func (r *recovery) run(ctx workflow.Context) error {
 	}
 }
 
-// details returns the text that the UI shows under User Metadata during the recovery. It has the
-// first failure; the pending activity has the last one.
+// details returns the text that the UI shows under User Metadata during the recovery. The text has the
+// first failure. The pending activity shows the last failure.
 func (r *recovery) details() string {
 	topic, parked := escape(r.in.Batch.Topic, maxName), ""
 	if r.park != nil {
@@ -180,18 +180,18 @@ func (r *recovery) details() string {
 	}
 	return withBlankLine(fmt.Sprintf("Topic **%s** has been waiting for its destination since **%s UTC**. The first failure:\n\n> %s\n\n%s"+
 		"Repair the destination: the topic then continues by itself, in order. No event is lost meanwhile, however long the repair takes. "+
-		"If the destination refuses every event one by one, each attempt also tries events behind the first page. Once the destination accepts one of these, "+
-		"the attempt tries the refused events again, and events that are refused again become dead letters. "+
+		"If the destination refuses each event for itself, an attempt also sends a few events behind the first page. If the destination accepts one of these, "+
+		"the attempt sends the refused events again. Events that the destination refuses again become dead letters. "+
 		"*Pending Activities*, the table of `Relay` and `starter status` show the last failure and the time of the next attempt. "+
-		"The table also shows how many events wait.\n\n"+
+		"The table also shows the number of pending events.\n\n"+
 		"To try again at once, run `starter recover TOPIC --now`, or use *Reset* of the pending activity (not of this workflow). "+
-		"To give up the pending events of its batch, run `starter recover TOPIC --park`, or send the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}` "+
-		"(*More Actions*): the events that the destination refuses become dead letters.",
+		"To give up the pending events of the batch, run `starter recover TOPIC --park`, or send the update `%s` with `{\"by\": \"…\", \"reason\": \"…\"}` "+
+		"(*More Actions*): the events that the destination refuses then become dead letters.",
 		topic, r.started.UTC().Format(time.DateTime), escape(r.in.Reason, maxCause), parked, UpdatePark))
 }
 
-// withoutCount removes the number of events that one attempt left from a failure's text, because the
-// number grows during a recovery.
+// withoutCount removes the number of events that one attempt could not publish from the text of a
+// failure, because the number changes during a recovery.
 func withoutCount(text string) string {
 	before, after, found := strings.Cut(text, " left: ")
 	i := strings.LastIndex(before, ": ")

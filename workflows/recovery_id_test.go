@@ -17,8 +17,8 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// refusedRun is a run whose only batch, of that topic, goes to its recovery. It returns the
-// ids under which one was asked for and started, the claims that were released, and whether
+// refusedRun runs a Relay whose only batch, of the given topic, goes to a recovery. It returns the ids of
+// the recoveries that the run looked for and started, the topics whose batch it released, and whether
 // the run asked for a version.
 func refusedRun(t *testing.T, topic string, version workflow.Version, answer func() (bool, error)) (asked, started, released []string, versioned bool) {
 	t.Helper()
@@ -76,7 +76,7 @@ func TestRelay_LooksForARecoveryUnderItsEarlierIDFirst(t *testing.T) {
 
 	asked, started, released, _ = refusedRun(t, "a/b", 1, func() (bool, error) { return false, errors.New("away") })
 	require.Len(t, asked, 4)
-	require.Empty(t, started, "it is not known, and the topic is tried again")
+	require.Empty(t, started, "Temporal does not answer, and the relay tries the topic again")
 	require.Equal(t, []string{"a/b"}, released)
 }
 
@@ -86,7 +86,7 @@ func TestRelay_OfAnEarlierVersionKeepsTheEarlierRecoveryID(t *testing.T) {
 	require.Equal(t, []string{"outbox-recovery/default-test-taskqueue/a/b"}, started)
 }
 
-// Under its earlier id, a recovery of such a topic could do nothing.
+// Under the earlier id, a recovery of such a topic could not run.
 func TestRelay_LooksForNoRecoveryIDThatTemporalRefuses(t *testing.T) {
 	asked, started, _, _ := refusedRun(t, "größe", 1, none)
 	require.Empty(t, asked)

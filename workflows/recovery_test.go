@@ -16,13 +16,13 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// refused is how PublishBatch fails for good.
+// refused returns a failure of PublishBatch that starts a recovery.
 func refused() error {
 	return temporal.NewApplicationErrorWithOptions("orders: 10 of 10 left: AuthorizationError: not you", "AuthorizationError",
 		temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{activities.PublishResult{Published: 3, Dead: 1}}})
 }
 
-// onResume notes which topics are resumed, and by whom.
+// onResume records the requests to resume topics.
 func (e *env) onResume() *[]activities.TopicRequest {
 	var resumed []activities.TopicRequest
 	e.OnActivity(act.ResumeTopic, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.TopicRequest) error {
@@ -50,7 +50,7 @@ func TestRecovery_EndsWhenAnOperatorPausesItsTopic(t *testing.T) {
 	r := e.recover()
 	require.Equal(t, "ada", r.Paused)
 	require.Equal(t, 3, r.Published, "by earlier attempts")
-	require.Len(t, *resumed, 1, "its own pause, not the operator's")
+	require.Len(t, *resumed, 1, "the hold of the recovery, not the pause of the operator")
 }
 
 func TestRelay_HandsAFailedBatchToARecoveryAndContinues(t *testing.T) {
@@ -73,11 +73,11 @@ func TestRelay_HandsAFailedBatchToARecoveryAndContinues(t *testing.T) {
 	r := e.run(workflows.RelayInput{RunFor: 20 * time.Second})
 	require.Equal(t, 1, r.Recovering)
 	require.Equal(t, 1, r.Dead)
-	require.Equal(t, 3, r.Topics[0].Published%10, "what got through before counts")
+	require.Equal(t, 3, r.Topics[0].Published%10, "events that were published before count")
 	require.Greater(t, r.Topics[1].Published, 50)
 	require.Len(t, children, 1)
 	require.Equal(t, "audit1", children[0].Batch.ClaimID)
-	require.Equal(t, "orders: AuthorizationError: not you", children[0].Reason, "how many were left then says nothing later")
+	require.Equal(t, "orders: AuthorizationError: not you", children[0].Reason, "without the number of events, because it changes")
 }
 
 func TestRelay_ReleasesABatchWhoseTopicIsInRecoveryAlready(t *testing.T) {
@@ -139,7 +139,7 @@ func TestRecovery_RetriesUntilItsBatchSucceedsAndResumesItsTopic(t *testing.T) {
 	})
 	r := e.recover()
 	require.Equal(t, 10, r.Published)
-	require.Greater(t, e.Now().Sub(began), 2*time.Minute, "longer and longer apart")
+	require.Greater(t, e.Now().Sub(began), 2*time.Minute, "at growing intervals")
 	require.Equal(t, []activities.TopicRequest{{Topic: "orders", RecoveryID: "default-test-workflow-id"}}, *resumed)
 }
 

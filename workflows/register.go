@@ -14,9 +14,9 @@ const DefaultTaskQueue = "outbox-relay"
 
 // Register makes a worker run the workflows of this package and their activities.
 func Register(r worker.Registry, a *activities.Activities) {
-	// Every run moves to the version that becomes current, with its next decision. Only its own
-	// version could finish a pinned run: without the old workers, the schedule would wait for the
-	// run until its timeout. Replay tests of recorded histories guard the moves (decision 019).
+	// A run moves to the version that becomes current, with its next decision. If the run were pinned,
+	// only its own version could finish it: without workers of that version, the schedule would wait
+	// until the timeout of the run. Replay tests of recorded histories guard the moves (decision 019).
 	moves := workflow.RegisterOptions{VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade}
 	r.RegisterWorkflowWithOptions(Relay, moves)
 	r.RegisterWorkflowWithOptions(Recovery, moves)

@@ -15,13 +15,13 @@ type RelayInput struct {
 	// Concurrency is the maximum number of requests that each batch has in flight. Default
 	// DefaultConcurrency.
 	Concurrency int `json:"concurrency,omitempty"`
-	// Linger is how long a topic's oldest event may wait for a page to fill.
-	// Default 0: events are claimed as soon as they are seen.
+	// Linger is the time for which the oldest event of a topic may wait for a full page.
+	// Default 0: events do not wait.
 	Linger time.Duration `json:"linger,omitempty"`
 	// RunFor is the time for which the run claims. Default RunFor.
 	RunFor time.Duration `json:"runFor,omitempty"`
-	// SearchAttributes says that Attributes are registered in the namespace, and makes recoveries
-	// set them.
+	// SearchAttributes is true if Attributes are registered in the namespace. Recoveries then set
+	// the attributes.
 	SearchAttributes bool `json:"searchAttributes,omitempty"`
 	// Before is set when a run continues as new.
 	Before *Progress `json:"before,omitempty"`
@@ -38,13 +38,13 @@ type RelayResult struct {
 	Published int           `json:"published"` // events
 	Batches   int           `json:"batches"`
 	Topics    []TopicResult `json:"topics,omitempty"` // by name
-	// Lost counts batches that another claim has taken, for example after a worker was stopped.
-	// That is harmless: the other claim publishes their events.
+	// Lost counts batches whose lanes another claim has taken, for example after a worker was
+	// stopped. The other claim publishes their events.
 	Lost int `json:"lost,omitempty"`
 	// Cancelled counts batches that still failed when the run ended. Their events are pending, and
 	// the next run claims them.
 	Cancelled int `json:"cancelled,omitempty"`
-	// Recovering counts batches that their topic's recovery took over.
+	// Recovering counts batches that the run handed to the recovery of their topic.
 	Recovering int `json:"recovering,omitempty"`
 	// Dead counts events that became dead letters.
 	Dead int `json:"dead,omitempty"`
@@ -60,7 +60,7 @@ type TopicResult struct {
 	Topic     string `json:"topic"`
 	Published int    `json:"published"`
 	Batches   int    `json:"batches"`
-	Dead      int    `json:"dead,omitempty"` // letters
+	Dead      int    `json:"dead,omitempty"` // events that became dead letters
 }
 
 func (in RelayInput) withDefaults(now time.Time) RelayInput {
@@ -96,7 +96,7 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 		if r.mayClaim(ctx) {
 			r.claim(workCtx)
 		} else if r.mustEnd(ctx) && !draining {
-			// It ends before its deadline, and its batches may be retried for ever.
+			// The run ends before its deadline. Its batches may be retried for ever.
 			draining = true
 			r.cancelAfter(workCtx, DrainFor)
 		}

@@ -25,7 +25,7 @@ import (
 // act refers to activities by method.
 var act *activities.Activities
 
-// env is Temporal's test environment, whose clock jumps over what waits.
+// env is Temporal's test environment. Its clock skips every wait.
 type env struct {
 	*testsuite.TestWorkflowEnvironment
 	t *testing.T
@@ -181,7 +181,7 @@ func TestRelay_CancelsAndReleasesBatchesThatStillFailAtItsEnd(t *testing.T) {
 	}, r)
 	require.Equal(t, []string{"broken"}, released)
 	require.Equal(t, 20*time.Second+workflows.DrainFor, e.Now().Sub(began))
-	require.Greater(t, len(e.began), 5, "until then it was retried")
+	require.Greater(t, len(e.began), 5, "the run retried the batch until then")
 }
 
 func TestRelay_RetriesARefusedBatchUntilItSucceeds(t *testing.T) {
@@ -220,7 +220,7 @@ func TestRelay_ContinuesAsNewWithTheSameDeadlineIfItsHistoryIsLong(t *testing.T)
 	var again *workflow.ContinueAsNewError
 	require.ErrorAs(t, e.GetWorkflowError(), &again)
 	require.Len(t, e.claims, 3)
-	require.Len(t, e.began, 3, "what was claimed is published first")
+	require.Len(t, e.began, 3, "the run publishes its batches first")
 
 	var in workflows.RelayInput
 	require.NoError(t, converter.GetDefaultDataConverter().FromPayloads(again.Input, &in))

@@ -10,8 +10,8 @@ import (
 	"github.com/temporal-outbox/relay/activities"
 )
 
-// add adds one batch of a topic. Topics are a sorted list and not a map, so that the result reads
-// the same in every client.
+// add adds the result of one batch. Topics is a sorted list and not a map, so that every client shows
+// the topics in the same order.
 func (r *RelayResult) add(topic string, batch activities.PublishResult) {
 	r.Published += batch.Published
 	r.Dead += batch.Dead

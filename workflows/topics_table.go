@@ -13,9 +13,9 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// topicsTable is the table that a run shows in the Temporal UI, as its current details: each topic
-// of the last sample, with the number of its events that this run has published. Details are not
-// in the history: the worker that has the run keeps them, and answers queries with them.
+// topicsTable is the table that a run shows in the Temporal UI, in its current details. It has a row for
+// each topic of the last sample, with the number of events that this run has published. The current
+// details are not in the history: the worker that has the run answers queries for them.
 type topicsTable struct {
 	topics []relay.TopicState // the worst first
 	more   int                // topics that the sample counted and does not list
@@ -69,6 +69,7 @@ func (t *topicsTable) markdown(result RelayResult) string {
 	return withBlankLine(head + rows.String() + "\n" + t.remainder(len(t.topics)))
 }
 
+// row returns the line of a topic.
 func row(topic relay.TopicState, result RelayResult) string {
 	published := 0
 	if i, found := result.find(topic.Topic); found {
@@ -82,7 +83,7 @@ func row(topic relay.TopicState, result RelayResult) string {
 		spaced(pending), spaced(nonBreaking(age(topic.Oldest))), spaced(countOrBlank(topic.Retrying)), spaced(countOrBlank(int(topic.Dead))), spaced(count(published)))
 }
 
-// remainder says how many topics there are besides those shown.
+// remainder returns a line about the topics that are not shown. It returns "" if all topics are shown.
 func (t *topicsTable) remainder(shown int) string {
 	more, unrouted := t.more+len(t.topics)-shown, t.unrouted
 	for _, topic := range t.topics[:shown] {
@@ -107,7 +108,7 @@ func (t *topicsTable) remainder(shown int) string {
 	}
 }
 
-// problems names the problems that an operator has to solve. Usually there are none.
+// problems returns a sentence that names the problems for an operator, or says that there are none.
 func (t *topicsTable) problems() string {
 	var broken, paused, waiting, dead int
 	for _, topic := range t.topics {
@@ -145,8 +146,8 @@ func (t *topicsTable) problems() string {
 	return "Topics: " + strings.Join(parts, "; ") + "."
 }
 
-// stateCell describes the state of a topic in a few words; published is the number of its events
-// that this run has published.
+// stateCell describes the state of a topic in a few words. The run has published the given number of
+// its events.
 func stateCell(topic relay.TopicState, published int) string {
 	parts := whyNotPublished(topic)
 	if topic.NoRoute && topic.Pending > 0 {
@@ -172,8 +173,7 @@ func whyNotPublished(topic relay.TopicState) (parts []string) {
 	return parts
 }
 
-// cause returns the failure for which a destination counts as broken, if an attempt has
-// recorded it.
+// cause returns the last failure of a broken destination, or "" if no attempt has recorded a failure.
 func cause(f relay.Failure) string {
 	if f.Code == "" {
 		return ""
@@ -186,6 +186,7 @@ func cause(f relay.Failure) string {
 		f.Since.UTC().Format(time.DateTime), f.Next.UTC().Format(time.TimeOnly))
 }
 
+// progress describes the state of a topic that is neither broken nor paused.
 func progress(topic relay.TopicState, published int) string {
 	switch {
 	case topic.Concern() == relay.Waiting:
@@ -199,8 +200,8 @@ func progress(topic relay.TopicState, published int) string {
 	}
 }
 
-// addConcerns puts the topics of the last sample that need an operator into the result, so that
-// you see them in a run that is over.
+// addConcerns adds the topics of the last sample that need an operator to the result, so that you see
+// these topics after the run has ended.
 func (t *topicsTable) addConcerns(r *RelayResult) {
 	r.Broken, r.Paused, r.HaveDead = nil, nil, nil
 	for _, topic := range t.topics {

@@ -105,8 +105,8 @@ func TestDetails_NameAFewTopicsWithoutARouteAndCountTheOthers(t *testing.T) {
 	require.Contains(t, b.markdown(RelayResult{}), "… and 1,999 more without a route.\n")
 }
 
-// Whoever names a topic or gives a reason must not be able to change the table, or
-// to have the browser load or run something.
+// The name of a topic or the text of a reason must not change the table, and must not make the browser
+// load or run anything.
 func TestDetails_ShowNamesAndReasonsLiterally(t *testing.T) {
 	b := tableOf(relay.TopicState{
 		Topic: "a|b_c*d\n| x |", PausedBy: "<script>alert(1)</script>",
@@ -117,7 +117,8 @@ func TestDetails_ShowNamesAndReasonsLiterally(t *testing.T) {
 		strings.Repeat("ü", 72)+"… |  |  |  |  | \u00a00 |", lines[4])
 }
 
-// The Temporal CLI prints them to terminals, and a browser obeys marks for bidirectional text.
+// The Temporal CLI prints details and summaries to terminals, and a browser obeys marks for
+// bidirectional text.
 func TestDetails_HaveNoCharacterThatATerminalObeys(t *testing.T) {
 	const topic, shown = "\x1b[31mred\u202e\n", `\u001b[31mred\u202e`
 	b := tableOf(relay.TopicState{Topic: topic, Oldest: time.Hour, PausedBy: topic, PauseReason: topic, Recovery: topic, Dead: 1, DeadCode: topic})
@@ -152,7 +153,7 @@ func TestDetails_FitIntoAnAddressForAnyTopicName(t *testing.T) {
 			require.LessOrEqual(t, len(url.QueryEscape(text)), maxAddress+100)
 			shown := strings.Count(text, "\n| ") - 1
 			require.Positive(t, shown)
-			require.Contains(t, text, fmt.Sprintf("… and %d more.", 200-shown), "they need somebody as well")
+			require.Contains(t, text, fmt.Sprintf("… and %d more.", 200-shown), "they need an operator as well")
 			require.LessOrEqual(t, len(b.summary()), maxSummary)
 		})
 	}

@@ -109,7 +109,7 @@ func TestOperation_StartedFromTheUIChecksCountsRecordsAndMoves(t *testing.T) {
 	again, err := o.typed(c, id(), `{"kind": "redrive", "topic": "orders", "all": true, "who": "ann", "reason": "again"}`)
 	require.NoError(t, err)
 	require.Equal(t, "redrive: 1 events pending again, done. Of these, 0 published, 0 still pending, 1 dead. "+
-		"They died: 1 of InvalidCharacter (payload has U+0007 at byte 5).", again.Text)
+		"Dead letters: 1 with InvalidCharacter (payload has U+0007 at byte 5).", again.Text)
 
 	replayed, err := o.typed(c, id(), fmt.Sprintf(`{"kind": "replay", "topic": "orders", "key": "key-1", "since": "1h", "until": %q, "rate": 0, "who": "ann", "reason": "they lost it"}`,
 		time.Now().Add(time.Hour).UTC().Format(time.RFC3339)))
