@@ -89,7 +89,7 @@ func TestPark_ContinuesAsNewWithoutLossIfItsHistoryIsLong(t *testing.T) {
 	require.Equal(t, &workflows.ParkRequest{By: "ann", Reason: "gone", Operation: 17}, in.Before.Park)
 	require.Equal(t, first.Dead, in.Before.Result.Dead)
 	require.WithinDuration(t, began, in.Before.Began, time.Second)
-	require.Empty(t, *resumed, "the topic stays paused")
+	require.Empty(t, *resumed, "claims still leave the topic out")
 	before := len(*asked)
 	require.Equal(t, 250*(before-1), first.Dead)
 

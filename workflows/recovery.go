@@ -60,11 +60,11 @@ func topicAndDestination(in RecoveryInput) string {
 	return in.Batch.Topic + " → " + in.Destination
 }
 
-// Recovery handles a topic whose destination is broken. It retries one batch without limit, while
-// its attempts keep the topic paused, and completes when the destination accepts the batch. If you
-// terminate it or pause its activity, the topic's pause expires; the relay then tries the topic
-// again, and starts another recovery if the topic fails. A recovery also ends, with its next
-// attempt, when an operator has paused the topic.
+// Recovery handles a topic whose destination is broken. It sends one batch again and again, and completes
+// when the destination accepts the batch. With each attempt, claims leave the topic out for another
+// timing.RecoveryPause. If you terminate the workflow or pause its activity, this time expires. The relay
+// then tries the topic again, and starts another recovery if the topic fails. If an operator pauses the
+// topic, the next attempt ends the recovery.
 func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	r := newRecovery(ctx, in)
 	workflow.SetCurrentDetails(ctx, r.details())

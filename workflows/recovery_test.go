@@ -50,7 +50,7 @@ func TestRecovery_EndsWhenAnOperatorPausesItsTopic(t *testing.T) {
 	r := e.recover()
 	require.Equal(t, "ada", r.Paused)
 	require.Equal(t, 3, r.Published, "by earlier attempts")
-	require.Len(t, *resumed, 1, "the hold of the recovery, not the pause of the operator")
+	require.Len(t, *resumed, 1, "claims may take the topic when the operator resumes it")
 }
 
 func TestRelay_HandsAFailedBatchToARecoveryAndContinues(t *testing.T) {
