@@ -86,9 +86,9 @@ func (a *Activities) look(ctx context.Context, every, before time.Duration) (s s
 		s.taken = true
 		a.cfg.Metrics.Topics(s.topics)
 	}
-	if taken && s.next > every {
+	if left := s.next - s.took; taken && s.next > every && left > 0 {
 		// Or another worker would look sooner.
-		err = errors.Join(err, a.samples.DeferSampling(ctx, a.sampler.by, s.next-s.took))
+		err = errors.Join(err, a.samples.DeferSampling(ctx, a.sampler.by, left))
 	}
 	if err != nil {
 		activity.GetLogger(ctx).Warn("topics not sampled: the Temporal UI shows an older state of them", "error", err)
