@@ -43,7 +43,7 @@ func (o *outbox) found(c client.Client, n int, query string) {
 	})
 }
 
-func TestEverythingInRecoveryIsOneQuery(t *testing.T) {
+func TestSearchAttributes_FindAllRecoveriesWithOneQuery(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n  audit: {sqs: there-is-no-such-queue}\n")
 	c := testenv.Temporal(t)
@@ -116,7 +116,7 @@ func (o *outbox) namespaced(c client.Client) (own client.Client, name string) {
 	return own, name
 }
 
-func TestWhereAttributesCannotBeRegisteredEverythingElseWorks(t *testing.T) {
+func TestSearchAttributes_ThatCannotBeRegisteredKeepNothingElseFromWorking(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c, namespace := o.namespaced(testenv.Temporal(t))

@@ -46,7 +46,7 @@ func line(t *testing.T, out, check string) string {
 	return ""
 }
 
-func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) {
+func TestCheck_SaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) {
 	q, r := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+".fifo")
 	topic := testenv.Name(t)
 	newTopic(t, topic, q)
@@ -78,7 +78,7 @@ func TestCheckSaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) 
 	require.Empty(t, r.receive(0, 0))
 }
 
-func TestCheckSaysWhatFailsAndOfWhatThatLeavesUnknown(t *testing.T) {
+func TestCheck_NamesFailuresAndChecksThatTheyLeaveUnknown(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	proxy := newAWSProxy(t)
 	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+"}\n  orders: {sqs: there-is-no-such-queue}\n")
@@ -140,7 +140,7 @@ func TestCheck_FailsIfInsertedEventsDoNotBecomePending(t *testing.T) {
 }
 
 // A name that is misspelt was seen when the first batch of the topic had failed for good.
-func TestCheckNamesTopicsThatArePendingAndHaveNoRoute(t *testing.T) {
+func TestCheck_NamesTopicsThatArePendingAndHaveNoRoute(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+"}\n  orders: {sqs: "+q.name+"}\n")
 	o.write("orders", "a", 5, 2)
@@ -165,7 +165,7 @@ func TestCheckNamesTopicsThatArePendingAndHaveNoRoute(t *testing.T) {
 	require.Contains(t, out, "more topics than these 20")
 }
 
-func TestCheckWarnsOfSubscriptionsThatGetAnEnvelope(t *testing.T) {
+func TestCheck_WarnsOfSubscriptionsThatGetAnEnvelope(t *testing.T) {
 	raw, wrapped, topic := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+"-w"), testenv.Name(t)
 	newTopic(t, topic, raw)
 	o := newOutbox(t, "topics:\n  orders: {sns: "+topic+"}\n")

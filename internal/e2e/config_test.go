@@ -48,7 +48,7 @@ func (o *outbox) refused(env ...string) string {
 	return w.text()
 }
 
-func TestAWorkerSaysEverythingThatIsWrongAtOnce(t *testing.T) {
+func TestConfiguration_EverySettingThatIsWrongIsNamedAtOnce(t *testing.T) {
 	o := newOutbox(t, "topics: {}\n")
 	out := o.refused("DATABASE_URL=", "OUTBOX_CONFIG=", "OUTBOX_LOG_FORMAT=xml", "TEMPORAL_DEPLOYMENT_NAME=d")
 	for _, want := range []string{"DATABASE_URL is not set", "OUTBOX_CONFIG is not set", "OUTBOX_LOG_FORMAT", "go together"} {
@@ -58,7 +58,7 @@ func TestAWorkerSaysEverythingThatIsWrongAtOnce(t *testing.T) {
 	require.Contains(t, out, "names no topics", "the file is read first")
 }
 
-func TestAPolicyThatCannotHoldIsRefusedWithItsTopic(t *testing.T) {
+func TestConfiguration_APolicyThatCannotHoldIsRefusedWithItsTopic(t *testing.T) {
 	o := newOutbox(t, `topics:
   a: {sqs: a, onPoison: block}
   b: {sqs: b, onPoison: drop}
@@ -74,7 +74,7 @@ func TestAPolicyThatCannotHoldIsRefusedWithItsTopic(t *testing.T) {
 }
 
 // Each of these was told alone, without its place, or not at all.
-func TestEverythingThatIsWrongInTheConfigurationIsNamedAtOnceWithItsPlace(t *testing.T) {
+func TestConfiguration_AllMistakesAreNamedAtOnceWithTheirPlaces(t *testing.T) {
 	o := newOutbox(t, `topics:
   a: {sqs: a, giveUpAfter: 1 day}
   b: {sqs: b, onPoison: drop}
@@ -111,14 +111,14 @@ topics: {g: {sqs: g}}
 	}
 }
 
-func TestAWorkerNamesEveryNeighbourThatIsAway(t *testing.T) {
+func TestWorker_NamesEveryNeighbourThatIsAway(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: there-is-no-such-queue}\n")
 	out := o.refused("DATABASE_URL=postgres://nobody@127.0.0.1:1/x", "TEMPORAL_ADDRESS=127.0.0.1:1")
 	require.Contains(t, out, "connect to the database")
 	require.Contains(t, out, "connect to Temporal")
 }
 
-func TestAMistakeInTheConfigurationIsNamedWithItsPlace(t *testing.T) {
+func TestConfiguration_AMistakeIsNamedWithItsPlace(t *testing.T) {
 	for config, want := range map[string]string{
 		"topics:\n  orders: {snss: x}\n":         "snss",
 		"topics:\n  orders: {sns: x, sqs: y}\n":  "orders",
@@ -134,7 +134,7 @@ func TestAMistakeInTheConfigurationIsNamedWithItsPlace(t *testing.T) {
 	}
 }
 
-func TestABrokenDestinationKeepsNoWorkerFromStartingNorOtherTopicsFromFlowing(t *testing.T) {
+func TestWorker_StartsWithABrokenDestinationAndOtherTopicsFlow(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  broken: {sqs: there-is-no-such-queue}\n  orders: {sqs: "+q.name+"}\n")
 	o.write("broken", "b", 50, 5)
@@ -148,7 +148,7 @@ func TestABrokenDestinationKeepsNoWorkerFromStartingNorOtherTopicsFromFlowing(t 
 	testenv.Eventually(t, 20*time.Second, func() error { return w.ready("reported: topic broken: ") })
 }
 
-func TestStatusShowsWhatIsPendingAsTableAndJSON(t *testing.T) {
+func TestStatus_ShowsPendingEventsAsTableAndJSON(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	require.Contains(t, o.starter("status"), "no topic has had an event yet")
 	o.write("orders", "o", 7, 2)

@@ -107,7 +107,7 @@ func selectors(t *testing.T, where, expr string) (all []*parser.VectorSelector) 
 	return all
 }
 
-func TestEveryAlertParsesAndHasItsRunbookEntry(t *testing.T) {
+func TestAlerts_ParseAndHaveTheirRunbookEntries(t *testing.T) {
 	runbook := read(t, "runbook.md")
 	headings := regexp.MustCompile(`(?m)^## (\S+)$`).FindAllStringSubmatch(runbook, -1)
 	known := map[string]bool{}
@@ -137,7 +137,7 @@ func TestEveryAlertParsesAndHasItsRunbookEntry(t *testing.T) {
 	require.Empty(t, known, "entries of the runbook that no alert leads to")
 }
 
-func TestTheDashboardIsWellFormed(t *testing.T) {
+func TestDashboard_IsWellFormed(t *testing.T) {
 	ids := map[int]bool{}
 	taken := map[[2]int]string{}
 	for _, p := range panels(t) {
@@ -164,7 +164,7 @@ func TestTheDashboardIsWellFormed(t *testing.T) {
 
 // What an alert or a panel reads must be what a worker shows, and a label that it
 // insists on must be on it: a mistake there is an alert that never fires.
-func TestEveryMetricThatAnAlertOrAPanelReadsIsOneThatAWorkerShows(t *testing.T) {
+func TestMetrics_ThatAnAlertOrAPanelReadsAreShownByAWorker(t *testing.T) {
 	m, _ := busy(t)
 	for where, expr := range expressions(t) {
 		for _, s := range selectors(t, where, expr) {

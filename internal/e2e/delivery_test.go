@@ -20,7 +20,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestACommittedEventArrivesThroughSNSInSQSAndARolledBackOneNever(t *testing.T) {
+func TestDelivery_OfACommittedEventThroughSNSAndNeverOfARolledBackOne(t *testing.T) {
 	name := testenv.Name(t)
 	q := newQueue(t, name)
 	newTopic(t, name, q)
@@ -56,7 +56,7 @@ func TestACommittedEventArrivesThroughSNSInSQSAndARolledBackOneNever(t *testing.
 	}, got)
 }
 
-func TestARowInsertedWithPsqlByTheProducerRoleIsPublished(t *testing.T) {
+func TestDelivery_OfARowThatTheProducerRoleInsertsWithPsql(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	testenv.RoleURL(t, o.db, "outbox_producer")
@@ -83,7 +83,7 @@ func psqlPath(t *testing.T) string {
 	return found[len(found)-1]
 }
 
-func TestEachKeyArrivesInCommitOrderOnAFIFOQueue(t *testing.T) {
+func TestDelivery_KeepsCommitOrderOfEachKeyOnAFIFOQueue(t *testing.T) {
 	name := testenv.Name(t) + ".fifo"
 	q := newQueue(t, name)
 	newTopic(t, name, q)
@@ -139,7 +139,7 @@ func TestEachKeyArrivesInCommitOrderOnAFIFOQueue(t *testing.T) {
 	}
 }
 
-func TestNoPayloadEntersAHistoryOrALog(t *testing.T) {
+func TestPayload_EntersNoHistoryAndNoLog(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n  broken: {sqs: there-is-no-such-queue}\n")
 	w := o.work("OUTBOX_LOG_LEVEL=debug")
@@ -163,7 +163,7 @@ func TestNoPayloadEntersAHistoryOrALog(t *testing.T) {
 	require.NotContains(t, w.text(), marker)
 }
 
-func TestARunsResultSaysWhatItPublished(t *testing.T) {
+func TestRelay_ResultOfARunCountsPublishedEvents(t *testing.T) {
 	q, r := newQueue(t, testenv.Name(t)+"-1"), newQueue(t, testenv.Name(t)+"-2")
 	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+", fair: true}\n  orders: {sqs: "+r.name+"}\n")
 	o.write("orders", "o", 700, 50)

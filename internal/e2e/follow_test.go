@@ -12,7 +12,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestWhoFollowsAnOperationIsToldOnceThatNoWorkerPollsItsTaskQueue(t *testing.T) {
+func TestOperation_TellsItsFollowerOnceThatNoWorkerPollsItsTaskQueue(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(20, 2)
@@ -32,7 +32,7 @@ func TestWhoFollowsAnOperationIsToldOnceThatNoWorkerPollsItsTaskQueue(t *testing
 	require.Equal(t, 1, strings.Count(end.err, "no worker polls"), end.err)
 }
 
-func TestWhoFollowsAnOperationIsToldOnceThatTheDatabaseIsAwayAndFollowsItToItsEnd(t *testing.T) {
+func TestOperation_IsFollowedToItsEndAndAnOutageOfTheDatabaseIsToldOnce(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(300, 10)
@@ -53,7 +53,7 @@ func TestWhoFollowsAnOperationIsToldOnceThatTheDatabaseIsAwayAndFollowsItToItsEn
 	require.NotContains(t, end.err, "no worker polls")
 }
 
-func TestWhoFollowsAnOperationIsToldOnceThatTemporalIsAwayAndFollowsItToItsEnd(t *testing.T) {
+func TestOperation_IsFollowedToItsEndAndAnOutageOfTemporalIsToldOnce(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(600, 10)

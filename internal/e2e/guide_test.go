@@ -23,7 +23,7 @@ done
 
 // A reader copies its commands one after the other, so they are run so, as they stand
 // in the document, from the top of the repository.
-func TestTheGuideWorksAsItStands(t *testing.T) {
+func TestGuide_WorksAsItStands(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "guide.md"))
 	require.NoError(t, err)
 	script := "set -eu\n"
@@ -64,7 +64,7 @@ func TestTheGuideWorksAsItStands(t *testing.T) {
 	require.Regexp(t, `done: [1-3] events of orders`, said, "as many as were published by then")
 }
 
-func TestTheGuidesProgramIsTheOneThatIsCompiled(t *testing.T) {
+func TestGuide_ShowsTheProgramThatIsCompiled(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "guide.md"))
 	require.NoError(t, err)
 	program, err := os.ReadFile(filepath.Join("..", "..", "examples", "guide", "main.go"))

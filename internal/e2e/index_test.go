@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAnIndexThatIsAddedLaterIsInAllPartitionsAndThoseToCome(t *testing.T) {
+func TestIndex_ThatIsAddedLaterIsInAllPartitionsAndThoseToCome(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.write("orders", "e", 100, 10)
 	add := func() {

@@ -16,7 +16,7 @@ import (
 // Between putting an operation on record and starting its workflow a command may be held
 // up, and another that finds the record must neither end it nor do a second time what it
 // is about.
-func TestACommandThatIsHeldUpBeforeItsWorkflowStartsIsJoinedAndNotTakenForAbandoned(t *testing.T) {
+func TestOperation_HeldUpBeforeItsWorkflowStartsIsJoinedAndNotEnded(t *testing.T) {
 	o, first, line := heldUp(t)
 	second := o.command(discarding(0, "--yes", "--json", "--by", "bob")...)
 	require.Zero(t, second.status, second.err)
@@ -58,7 +58,7 @@ func heldUp(t *testing.T) (o *outbox, held *running, line *proxy) {
 
 // What an operation selects is counted before it is confirmed, and its time is that of the
 // count: it may be old when its workflow is about to start.
-func TestACommandThatWasConfirmedLateIsJoinedAndNotTakenForAbandoned(t *testing.T) {
+func TestOperation_ThatWasConfirmedLateIsJoinedAndNotEnded(t *testing.T) {
 	o, first, line := heldUp(t)
 	o.exec(`UPDATE outbox.operation SET at = at + interval '-10 minutes'`)
 	o.exec(`UPDATE outbox.dead_letter SET dead_at = dead_at - interval '1 hour'`)
@@ -74,7 +74,7 @@ func TestACommandThatWasConfirmedLateIsJoinedAndNotTakenForAbandoned(t *testing.
 	require.Equal(t, 1, o.count(`SELECT count(*) FROM outbox.operation`))
 }
 
-func TestOfTheSameCommandGivenAtOnceOneDoesItAndTheOthersSayThatTheyJoin(t *testing.T) {
+func TestOperation_StartedManyTimesAtOnceIsDoneOnceAndTheOthersJoin(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(150, 10)
@@ -104,7 +104,7 @@ func TestOfTheSameCommandGivenAtOnceOneDoesItAndTheOthersSayThatTheyJoin(t *test
 
 // That a workflow is not found proves nothing where it may be the wrong Temporal that was
 // asked.
-func TestAnOperationThatIsUnderWayInAnotherNamespaceIsNotEndedFromHere(t *testing.T) {
+func TestOperation_UnderWayInAnotherNamespaceIsNotEndedFromHere(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(200, 10)
@@ -123,7 +123,7 @@ func TestAnOperationThatIsUnderWayInAnotherNamespaceIsNotEndedFromHere(t *testin
 	require.Contains(t, end.out, "done: 200 dead letters of orders")
 }
 
-func TestAnOperationOfAnotherTaskQueueThatHasNoWorkflowYetIsNotStartedOnThisOne(t *testing.T) {
+func TestOperation_OfAnotherTaskQueueWithoutAWorkflowIsNotStartedOnThisOne(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.dead(2, 1)
 	o.exec(`INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id) VALUES ('discard', 'orders', 'x', 'y', $1)`,

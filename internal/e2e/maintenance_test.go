@@ -10,7 +10,7 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-func TestMaintenanceRunsByItselfWithTheRightsOfTheRelayRole(t *testing.T) {
+func TestMaintenance_RunsByItselfWithTheRightsOfTheRelayRole(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.exec(`SELECT outbox.make_partition(current_date - 20)`)
 	o.exec(`INSERT INTO outbox.event (topic, type, payload, created_at) VALUES ('orders', 'T', 'caught', now() - interval '10 days')`)

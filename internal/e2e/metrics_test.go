@@ -93,7 +93,7 @@ func busy(t *testing.T) (m metrics, text string) {
 	return m, text
 }
 
-func TestMetricsShowWhatFlowsWhatFailsAndWhatWaitsAndNothingOfAnEvent(t *testing.T) {
+func TestMetrics_ShowFlowFailuresAndWaitingAndNothingOfAnEvent(t *testing.T) {
 	m, text := busy(t)
 	for series, want := range map[string]float64{
 		`outbox_events_published_total{topic="orders"}`:                                     300,
@@ -128,7 +128,7 @@ func TestMetricsShowWhatFlowsWhatFailsAndWhatWaitsAndNothingOfAnEvent(t *testing
 	require.NotContains(t, text, "s3cr3t")
 }
 
-func TestAWorkerThatDoesNotClaimAnyMoreShowsNoStaleGauges(t *testing.T) {
+func TestMetrics_OfAWorkerThatClaimsNoMoreHaveNoStaleGauges(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -156,7 +156,7 @@ func TestAWorkerThatDoesNotClaimAnyMoreShowsNoStaleGauges(t *testing.T) {
 	require.True(t, m.has("outbox_events_published_total"), "counters stay")
 }
 
-func TestAWorkerSaysWhenItsDatabaseIsAway(t *testing.T) {
+func TestWorker_SaysWhenItsDatabaseIsAway(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	line := newProxy(t, hostOf(t, o.url))
@@ -179,7 +179,7 @@ func TestAWorkerSaysWhenItsDatabaseIsAway(t *testing.T) {
 	require.Equal(t, 1.0, m[`outbox_dependency_up{dependency="temporal"}`])
 }
 
-func TestAWorkerSaysWhatItWasBuiltFrom(t *testing.T) {
+func TestWorker_SaysItsVersionAndThatOfGo(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), filepath.Join(programs, "worker"), "--version").CombinedOutput()
 	require.NoError(t, err)
 	require.Regexp(t, `^worker version \S+ \(.*go1\.\d+`, string(out))

@@ -26,7 +26,7 @@ func (o *outbox) drainedTopic(topic string, within time.Duration) {
 
 // Nobody answers: neither yes nor no, which is the hardest to wait for. The topic
 // beside it has a rate to keep, over two workers, neither faster nor slower.
-func TestADestinationThatHangsEndsInARecoveryAndItsNeighbourKeepsItsPace(t *testing.T) {
+func TestRecovery_OfADestinationThatHangsLeavesItsNeighbourItsPace(t *testing.T) {
 	const n, paced, rate = 1000, 2500, 50
 	hanging, other := newQueue(t, testenv.Name(t)+"-a"), newQueue(t, testenv.Name(t)+"-b")
 	o := newOutbox(t, "topics:\n  hanging: {sqs: "+hanging.name+"}\n"+
@@ -69,7 +69,7 @@ func TestADestinationThatHangsEndsInARecoveryAndItsNeighbourKeepsItsPace(t *test
 	require.Less(t, took, 2*paced/rate*time.Second, "it is not half as fast as it may be")
 }
 
-func TestAThrottledTopicArrivesOnceAndNoOtherTopicWaits(t *testing.T) {
+func TestThrottling_OfATopicRepeatsNothingAndNoOtherTopicWaits(t *testing.T) {
 	const n = 2000
 	const soon = 8 * time.Second // before batches are late, and their slots free
 	name := testenv.Name(t)

@@ -39,7 +39,7 @@ func (o *outbox) unleased() {
 // A silent database is worse than one that says no: nobody knows what it has done.
 // Here it has done nothing.
 // What was acknowledged meanwhile goes from attempt to attempt in heartbeats.
-func TestADatabaseThatFallsSilentInFullFlowLosesAndRepeatsNothing(t *testing.T) {
+func TestOutage_OfADatabaseThatFallsSilentLosesAndRepeatsNothing(t *testing.T) {
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -64,7 +64,7 @@ func TestADatabaseThatFallsSilentInFullFlowLosesAndRepeatsNothing(t *testing.T) 
 
 // A destination that is away is tried less and less often. The database is what all
 // topics wait for.
-func TestDuringALongOutageOfTheDatabaseEveryBatchIsTriedWithinSeconds(t *testing.T) {
+func TestOutage_OfTheDatabaseHasEveryBatchTriedWithinSeconds(t *testing.T) {
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -98,7 +98,7 @@ func TestDuringALongOutageOfTheDatabaseEveryBatchIsTriedWithinSeconds(t *testing
 	require.Equal(t, n, published(messages), "nothing came twice")
 }
 
-func TestLosingEveryDatabaseConnectionInFullFlowLosesAndRepeatsNothing(t *testing.T) {
+func TestOutage_LosingEveryDatabaseConnectionLosesAndRepeatsNothing(t *testing.T) {
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -117,7 +117,7 @@ func TestLosingEveryDatabaseConnectionInFullFlowLosesAndRepeatsNothing(t *testin
 
 // Without Temporal nobody decides what is published next: batches end what they
 // have begun, and what comes then waits.
-func TestWithoutTemporalNothingNewIsPublishedAndFlowResumesByItself(t *testing.T) {
+func TestOutage_OfTemporalPublishesNothingNewAndFlowResumesByItself(t *testing.T) {
 	n, late := many()/2, 1000
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")

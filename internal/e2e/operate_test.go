@@ -77,7 +77,7 @@ func buried(t *testing.T, n, keys int) (*outbox, queue, *worker) {
 	return o, newQueue(t, q.name), w
 }
 
-func TestFromADeadLetterToItsDeliveryWithTheCommandLineAlone(t *testing.T) {
+func TestRedrive_DeliversADeadLetterWithTheCommandLineAlone(t *testing.T) {
 	const n, keys = 100, 10
 	o, q, _ := buried(t, n, keys)
 
@@ -157,7 +157,7 @@ func ascending(t *testing.T, messages []types.Message, prefix string) {
 }
 
 // Who looks for an event must not go after a relay that is well: its lane is an operation's.
-func TestWhereSaysThatAnOperationHasReservedTheLane(t *testing.T) {
+func TestWhere_SaysThatAnOperationHasReservedTheLane(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.write("orders", "e", 1, 1)
 	o.exec(`INSERT INTO outbox.lane (topic, lane) SELECT topic, lane FROM outbox.pending`)
@@ -178,7 +178,7 @@ func TestWhereSaysThatAnOperationHasReservedTheLane(t *testing.T) {
 
 // What makes no sense, or cannot be done, is said clearly, has its status, and changes
 // nothing.
-func TestWhatACommandCannotDoItSaysAndDoesNothingOf(t *testing.T) {
+func TestStarter_RefusesImpossibleCommandsAndChangesNothing(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.work()
@@ -272,7 +272,7 @@ func (o *outbox) state() map[string]string {
 	return tables
 }
 
-func TestWithoutDatabaseOrTemporalACommandSaysSoAndDoesNothing(t *testing.T) {
+func TestStarter_WithoutDatabaseOrTemporalSaysSoAndDoesNothing(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.exec(`INSERT INTO outbox.lane (topic, lane) VALUES ('orders', 1)`)
 	o.exec(`INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id)
@@ -321,7 +321,7 @@ func TestWithoutDatabaseOrTemporalACommandSaysSoAndDoesNothing(t *testing.T) {
 	require.Contains(t, r.err, "DATABASE_URL is not set")
 }
 
-func TestRecoverNowEndsTheBackoffOnceTheDestinationIsBack(t *testing.T) {
+func TestRecover_NowEndsTheBackoffOnceTheDestinationIsBack(t *testing.T) {
 	o, q, c, _, _ := brokenOrders(t)
 	testenv.Eventually(t, 60*time.Second, func() error { // until it would take long to wait
 		d, err := c.DescribeWorkflowExecution(t.Context(), o.recoveryID("orders"), "")
@@ -355,7 +355,7 @@ func scale() int {
 	return 1
 }
 
-func TestRedriveAndReplayGoOnWhateverIsKilledAndEndCompleteAndInOrder(t *testing.T) {
+func TestRedriveAndReplay_SurviveAnyKillAndEndCompleteAndInOrder(t *testing.T) {
 	dead, events, keys := 1000*scale(), 10_000*scale(), 500
 	o, q, w := buried(t, dead, keys)
 

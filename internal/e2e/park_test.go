@@ -58,7 +58,7 @@ func (d *chattyDenial) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 // Services go on writing to the very keys that are given up: parking ends all the same,
 // what they write meanwhile is not given up with the rest, and after a redrive each key
 // has come in order.
-func TestParkingEndsWhileServicesWriteAndEachKeyArrivesInOrderOnceTheDestinationIsBack(t *testing.T) {
+func TestPark_EndsWhileServicesWriteAndARedriveKeepsEachKeysOrder(t *testing.T) {
 	const before = 200
 	q := newQueue(t, testenv.Name(t)+".fifo")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+", onPoison: block}\n")

@@ -10,7 +10,7 @@ import (
 )
 
 // Silence is what whoever pauses a topic wants, whatever it was in the middle of.
-func TestAPauseEndsTheTopicsRecoveryAndNothingIsPublishedUntilItIsResumed(t *testing.T) {
+func TestPause_EndsTheTopicsRecoveryAndNothingIsPublishedUntilItIsResumed(t *testing.T) {
 	o, q, c, _, _ := brokenOrders(t)
 	require.Contains(t, o.starter("pause", "orders", "--by", "ada", "--reason", "their deploy"), "orders: paused")
 	back := newQueue(t, q.name)
@@ -25,7 +25,7 @@ func TestAPauseEndsTheTopicsRecoveryAndNothingIsPublishedUntilItIsResumed(t *tes
 	requireOnce(t, back.receive(100, 60*time.Second), "e", 100)
 }
 
-func TestAPausedTopicWaitsAndTheOthersFlowUntilItIsResumed(t *testing.T) {
+func TestPause_LetsATopicWaitAndTheOthersFlowUntilItIsResumed(t *testing.T) {
 	orders, audit := newQueue(t, testenv.Name(t)+"-orders"), newQueue(t, testenv.Name(t)+"-audit")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+orders.name+"}\n  audit: {sqs: "+audit.name+"}\n")
 	o.work()

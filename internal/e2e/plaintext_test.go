@@ -11,7 +11,7 @@ import (
 )
 
 // A host that is not this machine is tried first, and is not there.
-func TestAWorkerThatMayReachItsDatabaseInPlainTextWarnsOnceAndStarts(t *testing.T) {
+func TestWorker_WarnsOnceThatItMayReachItsDatabaseInPlainTextAndStarts(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	u, err := url.Parse(o.url)
 	require.NoError(t, err)
@@ -33,7 +33,7 @@ func TestAWorkerThatMayReachItsDatabaseInPlainTextWarnsOnceAndStarts(t *testing.
 	require.NotContains(t, local, "encryption")
 }
 
-func TestAWarningIsNoFailureOfACheck(t *testing.T) {
+func TestCheck_DoesNotFailForAWarning(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	u, err := url.Parse(o.url)

@@ -11,7 +11,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestPoisonInFullFlowOfTwoWorkersIsDeadLettersAndHoldsNothingUp(t *testing.T) {
+func TestPoison_InFullFlowOfTwoWorkersBecomesDeadLettersAndHoldsNothingUp(t *testing.T) {
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -37,7 +37,7 @@ func TestPoisonInFullFlowOfTwoWorkersIsDeadLettersAndHoldsNothingUp(t *testing.T
 
 // Somebody deletes rows with psql. There is nothing to publish any more, but that
 // there was is not forgotten, and nobody waits for it.
-func TestAnEventThatIsDeletedWhilePendingIsADeadLetterThatSaysSo(t *testing.T) {
+func TestPoison_AnEventDeletedWhilePendingIsADeadLetterThatSaysSo(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.write("orders", "e", 1000, 50)

@@ -13,7 +13,7 @@ import (
 // oversize is larger than SQS accepts.
 const oversize = `repeat('x', 1100000)`
 
-func TestAPoisonEventNeverBlocksItsBatchAndIsADeadLetterWithItsReason(t *testing.T) {
+func TestPoison_NeverBlocksItsBatchAndIsADeadLetterWithItsReason(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.work()
@@ -34,7 +34,7 @@ func TestAPoisonEventNeverBlocksItsBatchAndIsADeadLetterWithItsReason(t *testing
 
 // With block, what comes after a poison event of its key follows it, in order, so
 // that a redrive can bring all of it in order.
-func TestOnPoisonBlockHoldsTheKeyBackAndNoOther(t *testing.T) {
+func TestPoison_WithBlockHoldsItsKeyBackAndNoOther(t *testing.T) {
 	for onPoison, dead := range map[string]int{"continue": 1, "block": 11} {
 		t.Run(onPoison, func(t *testing.T) {
 			q := newQueue(t, testenv.Name(t)+".fifo")
@@ -63,7 +63,7 @@ func TestOnPoisonBlockHoldsTheKeyBackAndNoOther(t *testing.T) {
 }
 
 // Two relays on one outbox is a mistake, but not one that harms anybody.
-func TestASecondRelayOnTheSameOutboxPublishesNothingThatTheFirstHolds(t *testing.T) {
+func TestRelay_ASecondOnOneOutboxPublishesNothingThatTheFirstHolds(t *testing.T) {
 	const n = 5000
 	q := newQueue(t, testenv.Name(t))
 	config := "topics:\n  orders: {sqs: " + q.name + "}\n"

@@ -83,7 +83,7 @@ func (o *outbox) passGate(build string, input ...any) (r workflows.GateResult, e
 
 // Temporal's worker controller waits for ready pods, then runs the gate, and then makes
 // their version current.
-func TestFirstInstall_InTheOrderOfTheWorkerControllerBecomesReadyAndPublishes(t *testing.T) {
+func TestFirstInstall_InTheWorkerControllersOrderBecomesReadyAndPublishes(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.schedule()
@@ -110,7 +110,7 @@ func TestFirstInstall_InTheOrderOfTheWorkerControllerBecomesReadyAndPublishes(t 
 	})
 }
 
-func TestFirstInstall_WithOneDestinationMissingBecomesReadyAndPublishesTheOthers(t *testing.T) {
+func TestFirstInstall_WithoutOneDestinationBecomesReadyAndPublishesTheRest(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  broken: {sqs: there-is-no-such-queue}\n  orders: {sqs: "+q.name+"}\n")
 	o.schedule()

@@ -52,7 +52,7 @@ func sentAt(t *testing.T, m types.Message) time.Time {
 	return time.UnixMilli(ms)
 }
 
-func TestWhere_SaysWhenAnEventWasPublishedAndAsWhichMessageIfItsTopicKeepsReceipts(t *testing.T) {
+func TestWhere_SaysWhenAndAsWhichMessageATopicWithReceiptsPublished(t *testing.T) {
 	off, on := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+"-on")
 	o := newOutbox(t, "topics:\n  quiet: {sqs: "+off.name+"}\n  orders: {sqs: "+on.name+", receipts: 7d}\n")
 	o.work()

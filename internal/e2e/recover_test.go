@@ -103,7 +103,7 @@ func (o *outbox) record() (lines []string) {
 	return lines
 }
 
-func TestRecoverNowHasAnotherAttemptFollowOneThatIsUnderWay(t *testing.T) {
+func TestRecover_NowHasAnotherAttemptFollowOneThatIsUnderWay(t *testing.T) {
 	repaired, answered := atomic.Bool{}, make(chan struct{})
 	d := &destination{}
 	d.answer = func(bool) bool {
@@ -134,7 +134,7 @@ func TestRecoverNowHasAnotherAttemptFollowOneThatIsUnderWay(t *testing.T) {
 	require.Equal(t, []string{"recover-now by ada: tries now, after an attempt that was under way"}, o.record())
 }
 
-func TestRecoverNowSaysSoWhereThereIsNoAttemptToHurry(t *testing.T) {
+func TestRecover_NowSaysThatThereIsNoAttemptToHurry(t *testing.T) {
 	o, _ := held(t, 20, nil)
 	r := o.command("recover", "orders", "--now", "--by", "ada", "--reason", "repaired")
 	require.Equal(t, 3, r.status)
@@ -143,7 +143,7 @@ func TestRecoverNowSaysSoWhereThereIsNoAttemptToHurry(t *testing.T) {
 }
 
 // The terminal gives up waiting; the recovery does not, and has the last word.
-func TestAParkThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
+func TestPark_ThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
 	goOn := make(chan struct{})
 	d := &destination{answer: func(parks bool) bool {
 		if parks {
@@ -193,7 +193,7 @@ func TestAParkThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
 	require.Equal(t, 1, o.count(`SELECT count(*) FROM outbox.operation WHERE finished_at - at > interval '15 seconds' AND done = 20 AND matched = 20`))
 }
 
-func TestTheRecoveryItselfEndsTheRecordOfAParkWhoseTerminalIsGone(t *testing.T) {
+func TestPark_WhoseTerminalIsGoneHasItsRecordEndedByTheRecovery(t *testing.T) {
 	d := &destination{answer: func(bool) bool { return false }}
 	o, c := held(t, 20, d)
 	o.attempted(d, 1)
@@ -207,7 +207,7 @@ func TestTheRecoveryItselfEndsTheRecordOfAParkWhoseTerminalIsGone(t *testing.T) 
 	require.Equal(t, []string{"recover-park by ada: parked: 0 published, 20 dead letters"}, o.record())
 }
 
-func TestAParkThatFindsTheDestinationBackIsOnRecordAsSuch(t *testing.T) {
+func TestPark_ThatFindsTheDestinationBackIsOnRecordAsSuch(t *testing.T) {
 	answered := make(chan struct{})
 	d := &destination{answer: func(bool) bool { <-answered; return true }}
 	o, c := held(t, 20, d)

@@ -86,7 +86,7 @@ func (o *outbox) expirePause() {
 	o.exec(`UPDATE outbox.lane SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
 }
 
-func TestABrokenDestinationIsOneRecoveryAndEverythingArrivesWhenItIsBack(t *testing.T) {
+func TestRecovery_OfABrokenDestinationIsOneAndDeliversAllWhenItIsBack(t *testing.T) {
 	const n = 3000
 	broken, sound := newQueue(t, testenv.Name(t)+"-a"), newQueue(t, testenv.Name(t)+"-b")
 	o := newOutbox(t, "topics:\n  broken: {sqs: "+broken.name+"}\n  sound: {sqs: "+sound.name+"}\n")
@@ -145,7 +145,7 @@ type brokenShown struct {
 	Since, NextAttemptAt       time.Time
 }
 
-func TestABrokenTopicSaysWhySinceWhenAndWhatIsNextInEveryPlace(t *testing.T) {
+func TestRecovery_ShowsItsCauseStartAndNextStepInEveryPlace(t *testing.T) {
 	o, q, c, _, _ := brokenOrders(t)
 	status := func() *brokenShown {
 		topics := commandJSON[struct {
@@ -197,7 +197,7 @@ func TestABrokenTopicSaysWhySinceWhenAndWhatIsNextInEveryPlace(t *testing.T) {
 	require.Zero(t, o.count(`SELECT count(failure_code) FROM outbox.topic`))
 }
 
-func TestARecoverySurvivesItsRelayRunAndItsWorker(t *testing.T) {
+func TestRecovery_SurvivesItsRelayRunAndItsWorker(t *testing.T) {
 	o, q, c, w, _ := brokenOrders(t)
 	for _, r := range o.runs(t.Context(), c) {
 		if r.open() {
@@ -212,7 +212,7 @@ func TestARecoverySurvivesItsRelayRunAndItsWorker(t *testing.T) {
 	requireOnce(t, back.receive(100, 30*time.Second), "e", 100)
 }
 
-func TestATerminatedRecoveryHarmsNothingForLongerThanItsPause(t *testing.T) {
+func TestRecovery_ThatIsTerminatedHarmsNothingForLongerThanItsPause(t *testing.T) {
 	o, q, c, _, _ := brokenOrders(t)
 	require.NoError(t, c.TerminateWorkflow(t.Context(), o.recoveryID("orders"), "", "by mistake"))
 	o.expirePause()
@@ -223,7 +223,7 @@ func TestATerminatedRecoveryHarmsNothingForLongerThanItsPause(t *testing.T) {
 	requireOnce(t, back.receive(100, 30*time.Second), "e", 100)
 }
 
-func TestARecoveryWhoseActivityIsPausedOrResetGoesOn(t *testing.T) {
+func TestRecovery_WhoseActivityIsPausedOrResetGoesOn(t *testing.T) {
 	o, q, c, _, pending := brokenOrders(t)
 	execution := o.pauseActivity(c, pending)
 	back := newQueue(t, q.name)
@@ -246,7 +246,7 @@ func TestARecoveryWhoseActivityIsPausedOrResetGoesOn(t *testing.T) {
 	require.Zero(t, r.Published, "the others were faster")
 }
 
-func TestParkingMakesDeadLettersOfWhatFailsAndLetsTheTopicGoOn(t *testing.T) {
+func TestPark_MakesDeadLettersOfFailingEventsAndLetsTheTopicGoOn(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -279,7 +279,7 @@ func TestParkingMakesDeadLettersOfWhatFailsAndLetsTheTopicGoOn(t *testing.T) {
 }
 
 // A new version of the worker takes a recovery over.
-func TestARecoverySurvivesADeploy(t *testing.T) {
+func TestRecovery_SurvivesADeploy(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)

@@ -36,7 +36,7 @@ func (s *samplings) times() []time.Time {
 
 // Runs are short, so that their claims go now to one worker, now to the other. If each sampled for itself, there
 // would be twice as many samples.
-func TestOfTwoWorkersThatClaimOneSamplesAndTheGaugesNeverGo(t *testing.T) {
+func TestSampling_IsDoneByOneOfTwoWorkersAndItsGaugesNeverGo(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	seen := &samplings{}
@@ -71,7 +71,7 @@ func TestOfTwoWorkersThatClaimOneSamplesAndTheGaugesNeverGo(t *testing.T) {
 	}
 }
 
-func TestAnotherWorkerSamplesWhenTheOneThatDidIsGone(t *testing.T) {
+func TestSampling_IsTakenOverWhenItsWorkerIsGone(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	first := o.work()

@@ -54,7 +54,7 @@ func (o *outbox) unscheduled() {
 	o.unschedule(o.queue + "-maintenance")
 }
 
-func TestSchedulingWithoutFlagsKeepsEverySettingThatIsStored(t *testing.T) {
+func TestSchedule_WithoutFlagsKeepsEverySettingThatIsStored(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	given := [][2]string{
@@ -112,7 +112,7 @@ func TestSchedulingWithoutFlagsKeepsEverySettingThatIsStored(t *testing.T) {
 	require.Contains(t, o.starter("schedule", "--slots", "9"), "\n  slots: 8 → 9\n")
 }
 
-func TestSchedulingLowersRetentionOnlyIfThatIsConfirmed(t *testing.T) {
+func TestSchedule_LowersRetentionOnlyIfThatIsConfirmed(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h", "--maintain-every", "1h", "--keep-days", "90")
@@ -140,7 +140,7 @@ func TestSchedulingLowersRetentionOnlyIfThatIsConfirmed(t *testing.T) {
 	require.Equal(t, 60, o.scheduling().Maintenance.KeepDays)
 }
 
-func TestSchedulingLeavesMaintenanceOffUntilItIsTurnedOn(t *testing.T) {
+func TestSchedule_LeavesMaintenanceOffUntilItIsTurnedOn(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	id := o.queue + "-maintenance"
@@ -181,7 +181,7 @@ func TestSchedulingLeavesMaintenanceOffUntilItIsTurnedOn(t *testing.T) {
 }
 
 // A version before deleted the schedule when maintenance was turned off.
-func TestSchedulingDoesNotBringBackMaintenanceThatAnEarlierVersionDeleted(t *testing.T) {
+func TestSchedule_DoesNotBringBackMaintenanceThatAnEarlierVersionDeleted(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h")
@@ -197,7 +197,7 @@ func TestSchedulingDoesNotBringBackMaintenanceThatAnEarlierVersionDeleted(t *tes
 }
 
 // The server overwrites what others have changed meanwhile, unless it is told not to.
-func TestSchedulingByManyAtOnceLosesNoSetting(t *testing.T) {
+func TestSchedule_ByManyAtOnceLosesNoSetting(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h")
@@ -226,7 +226,7 @@ func TestSchedulingByManyAtOnceLosesNoSetting(t *testing.T) {
 }
 
 // The version before made its schedules with the SDK, and stored every flag.
-func TestSchedulingKeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
+func TestSchedule_KeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	c := testenv.Temporal(t)
@@ -261,7 +261,7 @@ func TestSchedulingKeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
 }
 
 // As after a change of the data converter, or an edit in Temporal's UI.
-func TestScheduling_StoresUnreadableSettingsAnewAndKeepsThePause(t *testing.T) {
+func TestSchedule_StoresUnreadableSettingsAnewAndKeepsThePause(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h", "--maintain-every", "2h")

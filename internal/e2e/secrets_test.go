@@ -77,7 +77,7 @@ func (e evidence) run(o *outbox, status int, args ...string) ran {
 	return r
 }
 
-func TestNoPayloadNoAttributeAndNoSecretIsReadableWhereItDoesNotBelong(t *testing.T) {
+func TestSecrets_PayloadsAndAttributesAreReadableOnlyWhereTheyBelong(t *testing.T) {
 	const n = 50
 	q := newQueue(t, testenv.Name(t))
 	o := secretive(t, q.name)

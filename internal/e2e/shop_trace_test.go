@@ -62,7 +62,7 @@ func one(t *testing.T, spans []testenv.Span, name string) (found testenv.Span) {
 	return found
 }
 
-func TestOneTraceLeadsFromTheOrderToTheInventoryAndTheRelayLinksToIt(t *testing.T) {
+func TestShop_OneTraceLeadsFromOrderToInventoryAndTheRelayLinksToIt(t *testing.T) {
 	for _, through := range []string{"sns", "sqs"} {
 		t.Run(through, func(t *testing.T) {
 			q := newQueue(t, testenv.Name(t))

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestWhoWatchesTheStatusSeesItChangeAndSeesItAgainAfterTheDatabaseWasAway(t *testing.T) {
+func TestStatus_ThatIsWatchedShowsChangesAndReturnsAfterAnOutage(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	line := newProxy(t, hostOf(t, o.url))
 	cmd := exec.CommandContext(t.Context(), filepath.Join(o.programs, "starter"), "status", "--watch", "--every", "100ms", "--json")

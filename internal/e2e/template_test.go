@@ -115,7 +115,7 @@ func TestMessagingTemplate_CarriesEventsToEachQueueThatItMakes(t *testing.T) {
 	require.Equal(t, []string{"seven"}, receive("InventoryUrl", 1))
 }
 
-func TestTheRoutesOfTheManifestsAreAConfiguration(t *testing.T) {
+func TestManifests_HaveRoutesThatAreAConfiguration(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("..", "..", "deploy", "kubernetes", "*", "outbox.yaml"))
 	require.NoError(t, err)
 	overlays, err := filepath.Glob(filepath.Join("..", "..", "deploy", "kubernetes", "overlays", "*", "outbox.yaml"))

@@ -14,7 +14,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-func TestOnATerminalNothingIsChangedUnlessItIsConfirmed(t *testing.T) {
+func TestTerminal_ChangesNothingThatIsNotConfirmed(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.dead(20, 2)
 	before := o.state()
@@ -29,7 +29,7 @@ func TestOnATerminalNothingIsChangedUnlessItIsConfirmed(t *testing.T) {
 	require.Equal(t, before, o.state(), "nothing changed")
 }
 
-func TestOnATerminalWhatIsConfirmedIsDoneAndABarShowsHowFarItIs(t *testing.T) {
+func TestTerminal_DoesAConfirmedOperationAndShowsItsProgress(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(60, 10)
@@ -46,7 +46,7 @@ func TestOnATerminalWhatIsConfirmedIsDoneAndABarShowsHowFarItIs(t *testing.T) {
 	require.NotContains(t, end.out, "20 of 60\r\n", "no lines as in a log")
 }
 
-func TestAFollowedOperationThatIsInterruptedAtTheTerminalGoesOn(t *testing.T) {
+func TestTerminal_InterruptingAFollowedOperationLetsItGoOn(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(60, 10)
@@ -67,7 +67,7 @@ func TestAFollowedOperationThatIsInterruptedAtTheTerminalGoesOn(t *testing.T) {
 	})
 }
 
-func TestTheShellCompletesTopicsAndNothingAfterThem(t *testing.T) {
+func TestCompletion_CompletesTopicsAndNothingAfterThem(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.exec(`INSERT INTO outbox.lane (topic, lane) VALUES ('orders', 1), ('audit', 1)`)
 	for _, args := range [][]string{
@@ -83,7 +83,7 @@ func TestTheShellCompletesTopicsAndNothingAfterThem(t *testing.T) {
 }
 
 // A link is worth something only if Temporal's UI has a page of that address.
-func TestWorkflowsAreShownAsLinksThatOpenTheirPagesInTemporalsUI(t *testing.T) {
+func TestTerminal_LinksOfWorkflowsOpenTheirPagesInTemporalsUI(t *testing.T) {
 	ui := os.Getenv("TEMPORAL_UI_URL")
 	if ui == "" {
 		t.Skip("no TEMPORAL_UI_URL")

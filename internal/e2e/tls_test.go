@@ -63,7 +63,7 @@ func (g *guarded) database(mode, bundle string) string {
 	return "DATABASE_URL=" + u.String()
 }
 
-func TestAnEventArrivesWithEveryConnectionOverTLSAndACAOfOnesOwn(t *testing.T) {
+func TestTLS_DeliversWithEveryConnectionEncryptedAndACAOfOnesOwn(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	g := newGuarded(t, q.name)
 	collector := testenv.NewCollector(t)
@@ -101,7 +101,7 @@ func TestAnEventArrivesWithEveryConnectionOverTLSAndACAOfOnesOwn(t *testing.T) {
 	require.Zero(t, status, out)
 }
 
-func TestAConnectionToAServerThatIsNotTrustedIsRefusedAndNamed(t *testing.T) {
+func TestTLS_AConnectionToAnUntrustedServerIsRefusedAndNamed(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	g := newGuarded(t, q.name)
 	_, port, err := net.SplitHostPort(g.postgres.address)
@@ -151,7 +151,7 @@ func TestAConnectionToAServerThatIsNotTrustedIsRefusedAndNamed(t *testing.T) {
 
 // A destination that cannot be reached harms its topics only, and so one that is not
 // trusted: the worker starts, and says so.
-func TestADestinationThatIsNotTrustedIsNamedAndItsEventsWait(t *testing.T) {
+func TestTLS_ADestinationThatIsNotTrustedIsNamedAndItsEventsWait(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	g := newGuarded(t, q.name)
 	w := g.work("AWS_CA_BUNDLE=" + g.stranger)

@@ -18,7 +18,7 @@ func (o *outbox) workTraced(c *testenv.Collector) *worker {
 	return o.work("OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL)
 }
 
-func TestAnIdleRelayExportsNothingAndOneEventTwoSpans(t *testing.T) {
+func TestTraces_OfAnIdleRelayAreNoneAndOfOneEventTwoSpans(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	collector := testenv.NewCollector(t)
@@ -47,7 +47,7 @@ func TestAnIdleRelayExportsNothingAndOneEventTwoSpans(t *testing.T) {
 	require.Equal(t, "outbox-relay", request.Service)
 }
 
-func TestNoPayloadEntersASpanAndNoSpanAHistory(t *testing.T) {
+func TestTraces_HoldNoPayloadAndEnterNoHistory(t *testing.T) {
 	q, gone := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+"-gone")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n  broken: {sqs: there-is-no-such-queue}\n  gone: {sqs: "+gone.name+"}\n")
 	collector := testenv.NewCollector(t)

@@ -34,7 +34,7 @@ func (o *outbox) inFlow(topic string, n int) {
 	require.Positive(o.t, o.pending(), "it is still in full flow")
 }
 
-func TestTwoWorkersShareAnOutboxAndPublishNothingTwice(t *testing.T) {
+func TestWorker_TwoShareAnOutboxAndPublishNothingTwice(t *testing.T) {
 	const n = 5000
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -46,7 +46,7 @@ func TestTwoWorkersShareAnOutboxAndPublishNothingTwice(t *testing.T) {
 	requireOnce(t, q.receive(n, 60*time.Second), "e", n)
 }
 
-func TestAWorkerStoppedInFullFlowLosesAndRepeatsNothingAndLeavesNothingLeased(t *testing.T) {
+func TestWorker_StoppedInFullFlowLosesAndRepeatsNothingAndLeavesNoLease(t *testing.T) {
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -63,7 +63,7 @@ func TestAWorkerStoppedInFullFlowLosesAndRepeatsNothingAndLeavesNothingLeased(t 
 	requireOnce(t, q.receive(n, 60*time.Second), "e", n)
 }
 
-func TestOfTwoWorkersTheOtherGoesOnWhenOneIsStopped(t *testing.T) {
+func TestWorker_GoesOnWhenTheOtherIsStopped(t *testing.T) {
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -76,7 +76,7 @@ func TestOfTwoWorkersTheOtherGoesOnWhenOneIsStopped(t *testing.T) {
 	requireOnce(t, q.receive(n, 60*time.Second), "e", n)
 }
 
-func TestAKilledWorkerLosesNothingAndTheRestIsPublishedOnceItsLeaseIsOver(t *testing.T) {
+func TestWorker_ThatIsKilledLosesNothingAndItsWorkGoesOnAfterItsLease(t *testing.T) {
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -96,7 +96,7 @@ func TestAKilledWorkerLosesNothingAndTheRestIsPublishedOnceItsLeaseIsOver(t *tes
 	t.Logf("%d of %d came twice", len(messages)-n, n)
 }
 
-func TestRunsFollowEachOtherAndNoneEndsByALimit(t *testing.T) {
+func TestRelay_RunsFollowEachOtherAndNoneEndsByALimit(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.work()
@@ -117,7 +117,7 @@ func TestRunsFollowEachOtherAndNoneEndsByALimit(t *testing.T) {
 	}
 }
 
-func TestAVersionedWorkerWaitsUntilItsVersionIsCurrentAndSaysSo(t *testing.T) {
+func TestWorker_OfAVersionWaitsUntilItIsCurrentAndSaysSo(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	deployment := testenv.Name(t)
@@ -153,14 +153,14 @@ func TestAVersionedWorkerWaitsUntilItsVersionIsCurrentAndSaysSo(t *testing.T) {
 	requireOnce(t, q.receive(1000, 30*time.Second), "two", 1000)
 }
 
-func TestPromotingAVersionThatNobodyRunsSaysSo(t *testing.T) {
+func TestPromote_OfAVersionThatNobodyRunsSaysSo(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	out, err := o.tryStarter("promote", "--deployment", testenv.Name(t), "--build-id", "v1", "--wait", "1s")
 	require.Error(t, err)
 	require.Contains(t, out, "no worker of that version polls")
 }
 
-func TestSchedulingAgainChangesNothingAndKeepsAnOperatorsPause(t *testing.T) {
+func TestSchedule_GivenAgainChangesNothingAndKeepsAnOperatorsPause(t *testing.T) {
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.schedule()
 	require.Contains(t, o.starter("schedule", "--maintain-every", "0"), "unchanged")

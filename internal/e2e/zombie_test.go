@@ -42,7 +42,7 @@ func (o *outbox) givenAway(c client.Client) {
 
 // A process that was stopped, as by a hypervisor or a debugger, knows nothing of
 // what happened since. When it wakes up, others have its batches.
-func TestAWorkerThatWakesUpPublishesNothingOfWhatOthersHaveAndThenWorksOn(t *testing.T) {
+func TestWorker_ThatWakesUpPublishesNoBatchOfOthersAndThenWorksOn(t *testing.T) {
 	n, keys := many()/4, 500
 	standard, fifo := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+".fifo")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+standard.name+"}\n  ledger: {sqs: "+fifo.name+"}\n")
