@@ -74,7 +74,7 @@ func install(ctx context.Context, step *step, path, what string, build func(dir 
 		from = dir // the directory is the tool
 	}
 	if err := os.Rename(from, path); err != nil {
-		return fmt.Errorf("move what was built into place: %w", err)
+		return fmt.Errorf("move the built files into place: %w", err)
 	}
 	return nil
 }

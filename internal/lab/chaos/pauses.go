@@ -39,7 +39,7 @@ func (fx *fixture) watchPauses(ctx context.Context) {
 			delete(alone, topic)
 			if d := time.Since(since); d > lonePause {
 				fx.mu.Lock()
-				why := cmp.Or(fx.expectedPauses[topic], "nobody knows why")
+				why := cmp.Or(fx.expectedPauses[topic], "the reason is unknown")
 				delete(fx.expectedPauses, topic)
 				fx.mu.Unlock()
 				fx.note("%s was paused for %.0f s, from %.0fs on, and no recovery was at work: %s", topic, d.Seconds(), since.Sub(fx.began).Seconds(), why)

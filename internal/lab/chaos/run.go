@@ -179,7 +179,7 @@ func (fx *fixture) drain(ctx context.Context, consumers *consume.Consumers) time
 	deadline := began.Add(fx.cfg.Drain)
 	var backlog int
 	if err := fx.db.QueryRow(ctx, `SELECT count(*) FROM outbox.pending`).Scan(&backlog); err != nil {
-		fx.say("count what is pending: %v", err)
+		fx.say("count the pending events: %v", err)
 	}
 	deadline = deadline.Add(time.Duration(backlog) * time.Second / calmRate)
 	fx.say("%d events are pending; the drain may take %s", backlog, deadline.Sub(began).Round(time.Second))

@@ -218,6 +218,6 @@ var table = []Meaning{
 	{
 		Codes: []string{"InvalidAction", "MissingAction", "UnknownOperation", "InvalidAttributeName"},
 		From:  fromBoth, Class: relay.ClassOurs, Source: docCommon,
-		Why: "The service does not know what is asked of it. So may an endpoint that is not the service.",
+		Why: "The service does not know the requested action. An endpoint that is not the service may answer this, too.",
 	},
 }

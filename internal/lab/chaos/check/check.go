@@ -156,7 +156,7 @@ func (j *judge) index(p *partial) {
 		case LostCommit:
 			j.counts.LostCommits++
 		default:
-			j.violate(Harness, "nobody knows whether event %s was committed", w.ID)
+			j.violate(Harness, "it is unknown whether event %s was committed", w.ID)
 		}
 	}
 	for i := range p.Sends {
@@ -165,13 +165,13 @@ func (j *judge) index(p *partial) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.Replays)) {
 		if w := p.written[id]; w == nil || w.Outcome != Committed {
-			j.violate(Harness, "event %q was replayed, and nobody committed it", id)
+			j.violate(Harness, "event %q was replayed, but no transaction committed it", id)
 		}
 		j.counts.Replayed += len(p.Replays[id])
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.Discards)) {
 		if w := p.written[id]; w == nil || w.Outcome != Committed {
-			j.violate(Harness, "event %q was discarded, and nobody committed it", id)
+			j.violate(Harness, "event %q was discarded, but no transaction committed it", id)
 		}
 	}
 	for _, replays := range p.LostReplays {
@@ -225,10 +225,10 @@ func (j *judge) receptions(p *partial) {
 		q, described := j.queues[r.Queue]
 		switch {
 		case !described:
-			j.violate(Harness, "a message came from queue %s, which nobody described", r.Queue)
+			j.violate(Harness, "a message came from queue %s, which the harness does not know", r.Queue)
 			continue
 		case w == nil:
-			j.violate(Altered, "%s: a message with event id %q, which nobody has written", r.Queue, r.EventID)
+			j.violate(Altered, "%s: a message with event id %q, which no producer wrote", r.Queue, r.EventID)
 			continue
 		case !q.has(w.Topic):
 			j.violate(Altered, "%s: event %s was written to topic %s", r.Queue, w.ID, w.Topic)

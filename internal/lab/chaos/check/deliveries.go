@@ -78,7 +78,7 @@ func (j *judge) missed() {
 	for _, queue := range slices.Sorted(maps.Keys(j.unasked)) {
 		if ids := j.unasked[queue]; len(ids) > 0 {
 			slices.Sort(ids)
-			j.violate(Phantom, "%s: %d replays came that nobody asked for: %v", queue, len(ids), few(ids))
+			j.violate(Phantom, "%s: %d replays came without a request: %v", queue, len(ids), few(ids))
 		}
 	}
 }

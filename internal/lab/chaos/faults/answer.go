@@ -40,7 +40,7 @@ func (q *request) refusals(f *fault) (list []failure) {
 			if q.sqs {
 				code = "InvalidMessageContents"
 			}
-			list = append(list, failure{ID: e.id, Code: code, Message: "the harness does not like what it says", SenderFault: true})
+			list = append(list, failure{ID: e.id, Code: code, Message: "the harness refuses this entry", SenderFault: true})
 		}
 	}
 	return list
