@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -20,96 +22,245 @@ const errorsIntroduction = `<!-- Made from internal/publish/errorcode/table.go: 
 
 # Error codes
 
-A destination refuses an event with a code. This document lists the codes and the relay's reaction to each. The relay decides
-by the code. It does not use the text or the HTTP status: the services also set their own marks (` + "`SenderFault`, 4xx or 5xx" + `)
-on throttling and on faults of a key, and a response with status 200 may contain failed entries.
+If an event fails, the failure has a code. Find the code in the table: the rows are in alphabetical order. If your code is
+not in the table, the treatment is [retry](#retry), because a retry loses nothing. If you have the type of a failure from
+the Temporal UI, also look at the [other types of failure](#types-of-failure-that-are-not-codes-of-a-destination).
+
+- **from**: the sender of the code. ` + "`HTTP`" + ` is a server between the worker and AWS that answers without a code of AWS: a
+  proxy, a load balancer or a firewall. ` + "`relay`" + ` is the relay itself.
+- **treatment**: the class of the code ([retry](#retry), [poison](#poison), [destination](#destination) or
+  [ours](#ours)), and special rules ([throttling](#throttling), [ambiguous](#ambiguous), [divided](#divided-requests),
+  [size](#size)).
+- A code that is a link has [notes](#notes-on-codes). If the spelling of your code differs, see [spellings](#spellings).
+
+The relay decides by the code, not by the text or the HTTP status. The services' own marks (` + "`SenderFault`" + `, 4xx or 5xx)
+also occur with throttling and with faults of a KMS key. A response with status 200 may contain failed entries.
+
+## Codes
 
 `
 
-// classTitles has what happens for each class, in the order of the document.
-var classTitles = []struct {
-	class       relay.Class
-	title, text string
-}{
-	{relay.ClassRetry, "Retry", `It passes, or may pass: the event stays pending and is sent again, later each time. A code that is in none of
-these tables belongs here, because a retry loses nothing.
+const errorsTreatments = `## Retry
 
-**Throttling** means that the destination asks for less: less is then sent at once, and what was refused waits.`},
-	{relay.ClassPoison, "Poison", `The event can never get through, so it becomes a dead letter at once, and the others of its batch go on. On an
-ordered destination the later events of its key wait until it is one.
+The cause passes, or may pass. The event stays pending. The relay sends it again after a pause that grows with each attempt.
 
-**Ambiguous** codes are only believed while other events get through. If every event is refused in this way, the destination is
-taken for broken instead, after two of a topic and worker at most have become dead letters. Its recovery then also tries
-events behind those that are refused. If one is accepted, the refused events are sent once more, and each that is refused
-again becomes a dead letter.`},
-	{relay.ClassDestination, "Destination", `Nothing gets through until a person changes something, so the topic is paused and one recovery tries, at
-growing intervals, until it works. Other topics go on. No event becomes a dead letter for it, unless you give them up (` + "`starter recover TOPIC --park`" + `).`},
-	{relay.ClassOurs, "Ours", `The relay built the request wrongly. It says nothing about the events, so none of them becomes a dead letter for
-it. If nothing gets through, the topic is paused like for a broken destination; if others do, what was refused is sent again by
-itself. The code shows where the relay needs mending.`},
-}
+### Throttling
 
-const errorsSplitting = `## Divided requests
+The destination asks for fewer requests. The relay then has fewer requests under way at a time. Refused events wait for
+the next attempt.
 
-A request is refused as a whole or entry by entry. Where one event may be the reason for a whole refusal (**divided** in the
-tables, and codes in none of them that blame the sender), the request is sent again in halves, and these in halves, until what is refused is one event. The others are
-published. Parking asks for this whatever the destination answers, but for throttling.
+## Poison
 
-If it was for **size**, requests stay smaller until the destination's limit is looked up again.
+The destination can never accept the event. The event becomes a dead letter at once, and the relay goes on with the other
+events of the batch. On an ordered destination, later events of the same key wait until the dead letter is recorded.
 
-## Types of failure that are not codes of a destination
+### Ambiguous
 
-A failure of an activity in the Temporal UI can also have one of these types. None of them is about a destination, and none makes an
-event a dead letter.
+The cause of such a code may be the event or the destination. The relay takes the event for poison only while the
+destination accepts other events.
 
-| type | it means | to do |
-|---|---|---|
-| ` + "`Database`" + ` | PostgreSQL refused a statement, or did not answer. The text has its error. The activity is tried again | if it lasts: ` + "`worker --check`" + ` |
-| ` + "`ClaimLost`" + ` | another claim or attempt holds the batch, because the lease of this one ended: a worker stood still, or the database was away. The attempt is not repeated, and the other one publishes the events | nothing, if it is seldom |
-| ` + "`Stopped`" + ` | an attempt of a recovery was ended before it could tell whether the destination is back: its worker shut down, for one. Or the worker stood still, read the task late, and Temporal did not confirm that it still waits for the attempt. The activity is tried again | nothing |
-| ` + "`OperationOver`" + ` | a redrive, discard or replay was ended meanwhile, or has no record in ` + "`outbox.operation`" + `. It is not repeated | look at ` + "`outbox.operation`" + `; give the command again if it shall go on |
-| ` + "`OperationElsewhere`" + ` | the record of an operation is not as this attempt left it: another attempt has taken the operation, or the database was replaced. The next attempt goes on from the place on record | nothing |
-| ` + "`InvalidOperation`" + ` | the input of an ` + "`Operation`" + ` that somebody has typed into the Start Workflow form is wrong, or its topic is unknown. Nothing was changed, and it is not repeated | correct the input as the text says ([the form](runbook.md#redrive-replay-pause-resume-without-a-shell)) |
-| ` + "`NothingMatches`" + ` | nothing is there of what such an input selects. Nothing was changed | look at the filters |
-| ` + "`OperationUnderWay`" + ` | another workflow does the same already. Nothing was changed | look at the workflow that the text names |
-| ` + "`OperationAskedBefore`" + ` | an earlier workflow of the same id did it. Nothing was changed | to do it again, start it with another workflow id |
-| ` + "`Temporal`" + ` | Temporal did not say whether a recovery of an earlier version runs for a topic whose name has characters such as ` + "`/`" + `. The topic is tried again after 15 seconds | nothing |
+- If the destination refuses every event with such a code, the relay takes the destination for
+  [broken](concepts.md#failures). Before that, each worker makes at most two events of the topic dead letters.
+- The recovery of the topic also tries events behind the refused ones. If the destination accepts one, the recovery sends
+  the refused events once more. Each event that is refused again becomes a dead letter.
+
+## Destination
+
+The destination accepts nothing until a person repairs something. One recovery of the topic tries again, at growing
+intervals, until the destination accepts events. Other topics go on. No event becomes a dead letter because of
+such a code, unless you give up the events (` + "`starter recover TOPIC --park`" + `).
+
+## Ours
+
+The relay built a wrong request. The code says nothing about the events, so no event becomes a dead letter because of it.
+The code shows which part of the relay needs a correction.
+
+- If the destination accepts nothing, the topic gets a recovery, as for a broken destination.
+- If the destination accepts other events, the relay sends the refused ones again by itself.
+
+## Divided requests
+
+A destination can refuse single entries of a request, or the whole request. If it refuses the whole request, and one event
+may be the cause, the relay sends the request again in halves. It divides the refused halves again, until it has found the
+event. The other events are published. The relay divides a request in these cases:
+
+- The table says **divided**.
+- The code is not in the table, the destination blames the sender, and it does not ask for fewer requests.
+- An operator parks the topic. The relay then divides for every code, with two exceptions: [throttling](#throttling), and
+  requests without an answer (` + "`Timeout`" + `, ` + "`Connection`" + `, ` + "`NotSent`" + `).
+
+### Size
+
+The request was too large. The relay sends smaller requests until it looks up the destination's limit again.
+
+## Notes on codes
+
+`
+
+const errorsEnd = `## Types of failure that are not codes of a destination
+
+In the Temporal UI, the failure of an activity can also have one of these types. None of them is about a destination, and
+none makes an event a dead letter.
+
+| type | retried | meaning | what you do |
+|---|---|---|---|
+| ` + "`ClaimLost`" + ` | no | The lease of the attempt ended, and another claim or attempt holds the batch. | nothing, if it is rare |
+| ` + "`Database`" + ` | yes | PostgreSQL refused a statement, or did not answer. The text has its error. | if it lasts: ` + "`worker --check`" + ` |
+| ` + "`InvalidOperation`" + ` | no | The input of an ` + "`Operation`" + ` is wrong, or its topic is unknown. | correct the input as the text says |
+| ` + "`NothingMatches`" + ` | no | Nothing matches the input of an ` + "`Operation`" + `. | check the filters |
+| ` + "`OperationAskedBefore`" + ` | no | An earlier workflow with the same id did it. | to do it again, start it with another workflow id |
+| ` + "`OperationElsewhere`" + ` | yes | The record of an operation is not as this attempt left it. | nothing |
+| ` + "`OperationOver`" + ` | no | A redrive, discard or replay has ended, or has no record. | look at ` + "`outbox.operation`" + ` |
+| ` + "`OperationUnderWay`" + ` | no | Another workflow already does the same. | look at the workflow that the text names |
+| ` + "`Stopped`" + ` | yes | The attempt was ended early, or it began too late. | nothing |
+| ` + "`Temporal`" + ` | after 15 s | Temporal did not answer a question about an old recovery. | nothing |
+
+- ` + "`ClaimLost`" + `: a lease ends if a worker stands still or the database is away. The other claim or attempt publishes the
+  events.
+- ` + "`InvalidOperation`" + `, ` + "`NothingMatches`" + `, ` + "`OperationAskedBefore`" + `, ` + "`OperationUnderWay`" + `: nothing was changed. The input is
+  that of the [Start Workflow form](runbook.md#redrive-replay-pause-resume-without-a-shell) in the Temporal UI.
+- ` + "`OperationElsewhere`" + `: another attempt has taken the operation, or the database was replaced. The next attempt continues
+  from the recorded position.
+- ` + "`OperationOver`" + `: the operation was ended while the attempt ran, or ` + "`outbox.operation`" + ` has no record of it. To continue,
+  give the command again.
+- ` + "`Stopped`" + `: an attempt of a recovery was ended before it knew whether the destination is back. For example, its worker
+  shut down. Or the worker stood still and read a task late, and Temporal did not confirm that it still waits for the
+  attempt.
+- ` + "`Temporal`" + `: the question is whether a recovery of an earlier version still runs. The relay asks only for a topic whose
+  name has characters such as ` + "`/`" + `.
 
 ## Spellings
 
-The same code arrives in several spellings, depending on the protocol and on where in a response it stands. Prefixes
-(` + "`AWS.SimpleQueueService.`, `com.amazonaws.sqs#`" + `), a final ` + "`Exception`" + ` and upper and lower case make no difference. A status without a
-code, from a proxy say, becomes ` + "`HTTP503`" + `; ` + "`HTTP5xx`" + ` stands for all that have no row of their own.
+A code arrives in several spellings, which depend on the protocol and on the code's place in the response. These parts make
+no difference:
+
+- prefixes such as ` + "`AWS.SimpleQueueService.`" + ` and ` + "`com.amazonaws.sqs#`" + `
+- ` + "`Exception`" + ` at the end
+- upper and lower case
+
+A status without a code, for example from a proxy, becomes a code such as ` + "`HTTP503`" + `. ` + "`HTTP5xx`" + ` stands for each 5xx status
+without a row of its own, and ` + "`HTTP4xx`" + ` and ` + "`HTTP3xx`" + ` likewise.
+
+## Sources
+
+These documents describe the codes:
+
 `
+
+// treatment is a word of the column of that name, and its heading in the document.
+type treatment struct {
+	name, anchor string
+	of           func(*Meaning) bool
+}
+
+var (
+	classes = []treatment{
+		{"retry", "retry", isClass(relay.ClassRetry)},
+		{"poison", "poison", isClass(relay.ClassPoison)},
+		{"destination", "destination", isClass(relay.ClassDestination)},
+		{"ours", "ours", isClass(relay.ClassOurs)},
+	}
+	treatments = append(slices.Clone(classes),
+		treatment{"throttling", "throttling", func(m *Meaning) bool { return m.Throttling }},
+		treatment{"ambiguous", "ambiguous", func(m *Meaning) bool { return m.Ambiguous }},
+		treatment{"divided", "divided-requests", func(m *Meaning) bool { return m.Divides }},
+		treatment{"size", "size", func(m *Meaning) bool { return m.Size }},
+	)
+)
+
+func isClass(class relay.Class) func(*Meaning) bool {
+	return func(m *Meaning) bool { return m.Class == class }
+}
 
 func errorsDocument() string {
 	var b strings.Builder
 	b.WriteString(errorsIntroduction)
-	for _, c := range classTitles {
-		fmt.Fprintf(&b, "## %s\n\n%s\n\n| code | from | | why | source |\n|---|---|---|---|---|\n", c.title, c.text)
-		for i := range table {
-			if table[i].Class == c.class {
-				fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", strings.Join(table[i].Codes, "`, `"),
-					table[i].From, marks(&table[i]), table[i].Why, table[i].Source)
-			}
-		}
-		b.WriteString("\n")
-	}
-	b.WriteString(errorsSplitting)
+	writeCodes(&b)
+	b.WriteString(errorsTreatments)
+	writeNotes(&b)
+	b.WriteString(errorsEnd)
+	writeSources(&b)
 	return b.String()
 }
 
-func marks(m *Meaning) string {
+// writeCodes writes one row for each code. Links to treatments are references, because
+// links with their targets would make the rows too long.
+func writeCodes(b *strings.Builder) {
+	b.WriteString("| code | from | treatment | meaning |\n|---|---|---|---|\n")
+	for _, code := range sortedCodes(func(*Meaning) bool { return true }) {
+		m := byCode[normal(code)]
+		shown := "`" + code + "`"
+		if len(m.Notes) > 0 {
+			shown = fmt.Sprintf("[%s](#%s)", shown, strings.ToLower(m.Codes[0]))
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", shown, m.From, treatmentsOf(m), m.Why)
+	}
+	b.WriteString("\n")
+	for _, t := range treatments {
+		fmt.Fprintf(b, "[%s]: #%s\n", t.name, t.anchor)
+	}
+	b.WriteString("\n")
+}
+
+func treatmentsOf(m *Meaning) string {
 	var set []string
-	for _, mark := range []struct {
-		set  bool
-		name string
-	}{{m.Throttling, "throttling"}, {m.Ambiguous, "ambiguous"}, {m.Divides, "divided"}, {m.Size, "size"}} {
-		if mark.set {
-			set = append(set, mark.name)
+	for _, t := range treatments {
+		if t.of(m) {
+			set = append(set, "["+t.name+"]")
 		}
 	}
 	return strings.Join(set, ", ")
+}
+
+// writeNotes writes a heading for the first code of each meaning that has notes.
+func writeNotes(b *strings.Builder) {
+	for _, code := range sortedCodes(func(m *Meaning) bool { return len(m.Notes) > 0 }) {
+		m := byCode[normal(code)]
+		if code != m.Codes[0] {
+			continue
+		}
+		fmt.Fprintf(b, "### %s\n\n", code)
+		if others := m.Codes[1:]; len(others) > 0 {
+			b.WriteString(wrapped("Also for `" + strings.Join(others, "`, `") + "`."))
+		}
+		for _, note := range m.Notes {
+			b.WriteString(wrapped(note))
+		}
+		b.WriteString("\n")
+	}
+}
+
+func writeSources(b *strings.Builder) {
+	for _, source := range []string{docCommon, docHTTP, docSDK, docSNS, docSQS, docHere} {
+		codes := sortedCodes(func(m *Meaning) bool { return m.Source == source })
+		b.WriteString(wrapped(fmt.Sprintf("**%s**: `%s`", source, strings.Join(codes, "`, `"))))
+	}
+}
+
+// sortedCodes are the codes of the meanings that are selected, in the order of the alphabet.
+func sortedCodes(selected func(*Meaning) bool) (codes []string) {
+	for i := range table {
+		if selected(&table[i]) {
+			codes = append(codes, table[i].Codes...)
+		}
+	}
+	slices.SortFunc(codes, func(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) })
+	return codes
+}
+
+// unbroken is a part of a text that stays in one line: a word, or code with its spaces.
+var unbroken = regexp.MustCompile("(?:`[^`]*`|[^\\s`])+")
+
+// wrapped is a text as an item of a list, in lines of at most 120 characters.
+func wrapped(text string) string {
+	line, lines := "-", []string(nil)
+	for _, word := range unbroken.FindAllString(text, -1) {
+		if utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > 120 {
+			lines, line = append(lines, line), " "
+		}
+		line += " " + word
+	}
+	return strings.Join(append(lines, line), "\n") + "\n"
 }
 
 func TestErrorsDocument_SaysWhatTheTableSays(t *testing.T) {
@@ -128,17 +279,43 @@ func TestErrorsDocument_SaysWhatTheTableSays(t *testing.T) {
 	require.Len(t, got, len(want), "docs/errors.md is stale: go test ./internal/publish/errorcode -run TestErrorsDocument -update")
 }
 
-func TestErrorsDocument_HasEveryRow(t *testing.T) {
-	for _, r := range table {
-		require.True(t, slices.ContainsFunc(classTitles, func(c struct {
-			class       relay.Class
-			title, text string
-		},
-		) bool {
-			return c.class == r.Class
-		}), "%v", r.Codes)
-		require.NotEmpty(t, r.From, "%v", r.Codes)
-		require.NotEmpty(t, r.Why, "%v", r.Codes)
-		require.NotEmpty(t, r.Source, "%v", r.Codes)
+func TestErrorsDocument_HasOneRowForEachCodeInTheOrderOfTheAlphabet(t *testing.T) {
+	var inTable, inDocument []string
+	for _, m := range table {
+		for _, code := range m.Codes {
+			inTable = append(inTable, strings.ToLower(code))
+		}
+	}
+	text, _, found := strings.Cut(errorsDocument(), "\n## Retry\n")
+	require.True(t, found)
+	for _, row := range regexp.MustCompile("(?m)^\\| \\[?`([^`]+)`").FindAllStringSubmatch(text, -1) {
+		inDocument = append(inDocument, strings.ToLower(row[1]))
+	}
+	require.ElementsMatch(t, inTable, inDocument)
+	require.True(t, slices.IsSorted(inDocument))
+}
+
+func TestErrorsDocument_ExplainsEachMeaning(t *testing.T) {
+	text := errorsDocument()
+	_, sources, found := strings.Cut(text, "\n## Sources\n")
+	require.True(t, found)
+	for i := range table {
+		m := &table[i]
+		require.True(t, slices.ContainsFunc(classes, func(class treatment) bool { return class.of(m) }), "%v", m.Codes)
+		require.NotEmpty(t, m.From, "%v", m.Codes)
+		require.NotEmpty(t, m.Why, "%v", m.Codes)
+		require.NotEmpty(t, m.Source, "%v", m.Codes)
+		for _, code := range m.Codes {
+			require.Contains(t, sources, "`"+code+"`")
+		}
+		if len(m.Notes) > 0 {
+			require.Contains(t, text, "\n### "+m.Codes[0]+"\n")
+		}
+	}
+	// The links of the column are references: TestDocuments_LinkToFilesAndHeadingsThatExist
+	// does not see them.
+	for _, treatment := range treatments {
+		heading := strings.ReplaceAll(treatment.anchor, "-", " ")
+		require.Regexp(t, "(?mi)^##+ "+heading+"$", text)
 	}
 }

@@ -29,8 +29,10 @@ type Meaning struct {
 	Cause Cause
 
 	// From, Why and Source are for people. From names the services that use the code: no
-	// code means different things to two of them.
+	// code means different things to two of them. Why is short, because docs/errors.md has
+	// it in a table; Notes are further paragraphs below that table.
 	From, Why, Source string
+	Notes             []string
 }
 
 // Cause is a reason for which a person can be told the remedy.
