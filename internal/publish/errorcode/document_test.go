@@ -33,8 +33,9 @@ the Temporal UI, also look at the [other types of failure](#types-of-failure-tha
   [size](#size)).
 - A code that is a link has [notes](#notes-on-codes). If the spelling of your code differs, see [spellings](#spellings).
 
-The relay decides by the code, not by the text or the HTTP status. The services' own marks (` + "`SenderFault`" + `, 4xx or 5xx)
-also occur with throttling and with faults of a KMS key. A response with status 200 may contain failed entries.
+If an answer has a code of AWS, the relay decides by this code, not by the text or the HTTP status. The services' own marks
+(` + "`SenderFault`" + `, 4xx or 5xx) also occur with throttling and with faults of a KMS key. A response with status 200 may contain
+failed entries. If an answer has no code of AWS, the relay makes one of the status, such as ` + "`HTTP5xx`" + `.
 
 ## Codes
 
@@ -43,6 +44,8 @@ also occur with throttling and with faults of a KMS key. A response with status 
 const errorsTreatments = `## Retry
 
 The cause passes, or may pass. The event stays pending. The relay sends it again after a pause that grows with each attempt.
+If only single events fail, each becomes a dead letter after the topic's ` + "`giveUpAfter`" + `. If three attempts in a row get no
+event through, the topic gets a recovery ([broken destination](concepts.md#failures)).
 
 ### Throttling
 
