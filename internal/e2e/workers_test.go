@@ -76,7 +76,7 @@ func TestWorker_GoesOnWhenTheOtherIsStopped(t *testing.T) {
 	requireOnce(t, q.receive(n, 60*time.Second), "e", n)
 }
 
-func TestWorker_ThatIsKilledLosesNothingAndItsWorkGoesOnAfterItsLease(t *testing.T) {
+func TestWorker_ThatIsKilledLosesNothingAndTheNextAttemptTakesItsLanes(t *testing.T) {
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
