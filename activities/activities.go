@@ -47,7 +47,8 @@ type Config struct {
 	// nothing is pending. Default 20 ms.
 	PollEvery time.Duration
 	// SampleEvery is how often the state of all topics is looked at, by one of the
-	// workers that have claims; it takes at most a twentieth of the time. Default 10 s.
+	// workers that have claims. It takes at most a twentieth of the time, but happens at least
+	// once a minute. Default 10 s.
 	SampleEvery time.Duration
 	// BatchFor is how long a batch goes on while its lanes hold more. Default timing.BatchFor.
 	BatchFor time.Duration

@@ -190,15 +190,18 @@ func (t *attempt) publish(ctx context.Context, stop context.CancelCauseFunc, eve
 // report takes the answer to one request. It tells inFlight last: from then on, the settler may
 // settle the events, and their receipts and metrics must come before.
 func (t *attempt) report(stop context.CancelCauseFunc, outcomes []relay.Outcome) {
+	// Also if a receipt or a metric panics: the destination has accepted the events.
+	defer func() {
+		t.flight.answered(t.topic, outcomes)
+		ends := func(o relay.Outcome) bool { return o.Err != nil && endsSending(o.Err) }
+		if t.mode != parking && slices.ContainsFunc(outcomes, ends) {
+			stop(relay.ErrStopped) // the destination would refuse the others, too
+		}
+	}()
 	if t.policy.Receipts > 0 {
 		t.receipts.add(t.topic, outcomes)
 	}
 	t.cfg.Metrics.Reported(t.topic, outcomes, t.flight.latencies(t.topic, outcomes))
-	t.flight.answered(t.topic, outcomes)
-	ends := func(o relay.Outcome) bool { return o.Err != nil && endsSending(o.Err) }
-	if t.mode != parking && slices.ContainsFunc(outcomes, ends) {
-		stop(relay.ErrStopped) // the destination would refuse the others, too
-	}
 }
 
 // keepUnsettled gives the acknowledgements that this attempt has not settled to the ledger. The

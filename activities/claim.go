@@ -90,7 +90,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	stop := activity.GetWorkerStopChannel(ctx)
 	heartbeat, unroutedDue := every(timing.ClaimHeartbeatEvery), every(a.routeWait)
 	for deadline := time.Now().Add(r.Wait); ; {
-		a.sampler.lookWhenDue(func(every, before time.Duration) sample { return a.look(ctx, every, before) })
+		a.sampler.lookWhenDue(func(every time.Duration) sample { return a.look(ctx, every) })
 		looked := time.Now()
 		batches, err := a.claims.Claim(ctx, relay.ClaimRequest{
 			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Shares: a.shares(r.Shares), Linger: r.Linger,

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// sampleShare is how much of its time a worker may sample: one part in so many.
+	// sampleShare is how much of its time a worker may sample: one part in so many. But it
+	// samples once in timing.SampleDeferMost at least.
 	sampleShare = 20
 	// A sample that is older than so many intervals is not told any more: claims went
 	// to another worker meanwhile.
@@ -46,7 +47,6 @@ type sampler struct {
 	every  time.Duration
 	busy   bool
 	next   time.Time
-	took   time.Duration      // by the last look; 0 before the first one
 	topics []relay.TopicState // the worst first; nil if there is nothing to tell
 	taken  time.Time
 
@@ -61,12 +61,11 @@ type sample struct {
 	topics []relay.TopicState
 	taken  bool          // false: another worker has the right, or it failed
 	next   time.Duration // how long to wait from the beginning of this one
-	took   time.Duration // 0 if another worker has the right
 }
 
 // look reads the state of all topics if this worker has the right to sample. It logs
-// a warning if that fails. before is how long the previous look took; 0 if there was none.
-func (a *Activities) look(ctx context.Context, every, before time.Duration) (s sample) {
+// a warning if that fails.
+func (a *Activities) look(ctx context.Context, every time.Duration) (s sample) {
 	ctx = context.WithoutCancel(ctx) // it may outlast the claim that it began in
 	began := time.Now()
 	taken, wait, err := a.samples.TryAcquireSampling(ctx, a.sampler.by, every)
@@ -80,13 +79,13 @@ func (a *Activities) look(ctx context.Context, every, before time.Duration) (s s
 			s.topics[i].NoRoute = a.cfg.Routes != nil && !slices.Contains(a.cfg.Routes, t.Topic)
 		}
 	}
-	s.took = time.Since(began)
-	s.next = untilNext(every, s.took, before)
+	took := time.Since(began)
+	s.next = untilNext(every, took)
 	if err == nil {
 		s.taken = true
 		a.cfg.Metrics.Topics(s.topics)
 	}
-	if left := s.next - s.took; taken && s.next > every && left > 0 {
+	if left := s.next - took; taken && s.next > every && left > 0 {
 		// Or another worker would look sooner.
 		err = errors.Join(err, a.samples.DeferSampling(ctx, a.sampler.by, left))
 	}
@@ -96,33 +95,29 @@ func (a *Activities) look(ctx context.Context, every, before time.Duration) (s s
 	return s
 }
 
-// untilNext is the time from the beginning of a look to the next one. One slow look between quick
-// ones, or the first one of a process, may be an accident, such as a failover. It defers nothing: all
-// topics would be hidden for minutes.
-func untilNext(every, took, before time.Duration) time.Duration {
-	return max(every, min(sampleShare*min(took, before), timing.SampleDeferMost))
+// untilNext is the time from the beginning of a look to the next one. A look that is slow by accident,
+// such as a failover, must not hide all topics for minutes, so the deferral has a bound.
+func untilNext(every, took time.Duration) time.Duration {
+	return max(every, min(sampleShare*took, timing.SampleDeferMost))
 }
 
 // lookWhenDue begins a sample if it is time for one.
-func (s *sampler) lookWhenDue(look func(every, before time.Duration) sample) {
+func (s *sampler) lookWhenDue(look func(every time.Duration) sample) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy || time.Now().Before(s.next) {
 		return
 	}
 	s.busy = true
-	every, before := s.every, s.took
+	every := s.every
 	go func() {
 		began := time.Now()
-		result := look(every, before)
+		result := look(every)
 		relay.SortByConcern(result.topics)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.busy = false
 		s.next = began.Add(result.next)
-		if result.took > 0 {
-			s.took = result.took
-		}
 		if result.taken {
 			s.topics, s.taken = result.topics, began
 		}

@@ -198,8 +198,9 @@ const (
 const (
 	// ClockMargin is added to the longest time that lanes and topics are held for.
 	ClockMargin = time.Minute
-	// SampleDeferMost is how long the next sample of all topics is deferred at most.
-	SampleDeferMost = 3 * time.Minute
+	// SampleDeferMost is how long the next sample of all topics is deferred at most. Gauges and
+	// the alert OutboxRelayDown, which waits for three minutes, need samples.
+	SampleDeferMost = time.Minute
 )
 
 // DeduplicationWindow is how long SQS and SNS FIFO recognise a message that is
