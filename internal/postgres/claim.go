@@ -19,28 +19,43 @@ import (
 // counts these events, and claimLanesSQL claims lanes for the batches that pack makes. Claimed runs
 // earlierClaimsSQL, which finds the claims of an earlier attempt.
 
-// claimLanesSQL leases the lanes that are still free. It chooses them where it locks them, by the
-// predicate of the lease itself: with the choice in a sub-select, two claimers got the same lanes.
-//
-// A lane that has a holder was not given back: the lease of the last attempt expired, or another
-// activity released its claim. The worker of that attempt may still run and have acknowledgements
-// to settle. It has until quiet_at for that.
-const claimLanesSQL = `
-WITH free AS (
-    SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying AS settling
-    FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
-    JOIN outbox.lane l USING (topic, lane)
-    WHERE (l.leased_until IS NULL OR l.leased_until < now())
-      AND (l.reserved_until IS NULL OR l.reserved_until < now())
-    ORDER BY l.topic, l.lane
-    FOR NO KEY UPDATE OF l SKIP LOCKED)
-UPDATE outbox.lane l
-SET claim_id = free.claim_id, holder = NULL, retrying = false, leased_until = now() + $4::interval,
-    claimed_at = now(), claimed_by = $5,
-    quiet_at = CASE WHEN free.settling THEN greatest(now() + $6::interval, l.quiet_at) ELSE l.quiet_at END
-FROM free
-WHERE l.topic = free.topic AND l.lane = free.lane
-RETURNING l.topic, l.lane, free.settling`
+// Claim leases pending lanes and returns them as batches. It returns none if no event is pending,
+// or if all pending events are leased, paused, lingering, or in topics without a route or with their
+// share of claims in flight. It does not wait.
+func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
+	if r.Batches <= 0 {
+		return nil, nil
+	}
+	if err := s.sweepWhenDue(ctx); err != nil {
+		return nil, err
+	}
+	s.advanceWhenDue(ctx)
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	topics := slices.Sorted(maps.Keys(r.Shares))
+	shares := make([]int, len(topics))
+	for i, topic := range topics {
+		shares[i] = r.Shares[topic]
+	}
+	waiting, err := s.waiting(ctx, r, topics, shares)
+	if unconvertible(err) {
+		if err = s.setAside(ctx, r.By); err == nil {
+			waiting, err = s.waiting(ctx, r, topics, shares)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find waiting lanes: %w", err)
+	}
+	waiting = s.buryUnreadable(ctx, r.By, waiting)
+	if len(waiting) == 0 {
+		return nil, nil
+	}
+	waiting, err = s.count(ctx, ofFirstTopics(waiting, r.Batches), countLimit(r.PerTopic))
+	if err != nil {
+		return nil, err
+	}
+	return s.lease(ctx, r.By, pack(waiting, r))
+}
 
 // waitingLanesSQL finds the free lanes that have pending events, in the order in which to serve
 // them: round-robin over topics, and within a topic the lane first that was claimed longest ago.
@@ -89,57 +104,6 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0)
         AND t.paused_at IS NULL
         AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
-
-// countWaitingSQL counts the waiting events of some lanes, up to a limit in each. It takes a time before
-// 1970 for 1970, and a time to come for now: see safeAgeFrom.
-const countWaitingSQL = `
-SELECT l.topic, l.lane, c.events, c.bytes, ` + safeAgeFrom + `c.oldest` + safeAgeTo + `
-FROM unnest($1::text[], $2::smallint[]) AS wanted(topic, lane)
-JOIN outbox.lane l USING (topic, lane)
-CROSS JOIN LATERAL (
-    SELECT count(*)::int AS events, coalesce(sum(bytes), 0)::bigint AS bytes, min(created_at) AS oldest
-    FROM (SELECT p.bytes, p.created_at FROM outbox.pending p
-          WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
-          ORDER BY p.id LIMIT $3) page) c
-WHERE c.events > 0`
-
-// Claim leases pending lanes and returns them as batches. It returns none if no event is pending,
-// or if all pending events are leased, paused, lingering, or in topics without a route or with their
-// share of claims in flight. It does not wait.
-func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch, error) {
-	if r.Batches <= 0 {
-		return nil, nil
-	}
-	if err := s.sweepWhenDue(ctx); err != nil {
-		return nil, err
-	}
-	s.advanceWhenDue(ctx)
-	ctx, cancel := s.limit(ctx)
-	defer cancel()
-	topics := slices.Sorted(maps.Keys(r.Shares))
-	shares := make([]int, len(topics))
-	for i, topic := range topics {
-		shares[i] = r.Shares[topic]
-	}
-	waiting, err := s.waiting(ctx, r, topics, shares)
-	if unconvertible(err) {
-		if err = s.setAside(ctx, r.By); err == nil {
-			waiting, err = s.waiting(ctx, r, topics, shares)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find waiting lanes: %w", err)
-	}
-	waiting = s.buryUnreadable(ctx, r.By, waiting)
-	if len(waiting) == 0 {
-		return nil, nil
-	}
-	waiting, err = s.count(ctx, ofFirstTopics(waiting, r.Batches), countLimit(r.PerTopic))
-	if err != nil {
-		return nil, err
-	}
-	return s.lease(ctx, r.By, pack(waiting, r))
-}
 
 func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []string, shares []int) (found []lane, err error) {
 	rows, err := s.pool.Query(ctx, waitingLanesSQL, r.PerTopic, topics, shares, r.Routed, r.Unrouted)
@@ -192,6 +156,19 @@ func (s *Store) LeavesOut(ctx context.Context, routed []string) (leaves bool, er
 	return leaves, nil
 }
 
+// countWaitingSQL counts the waiting events of some lanes, up to a limit in each. It takes a time before
+// 1970 for 1970, and a time to come for now: see safeAgeFrom.
+const countWaitingSQL = `
+SELECT l.topic, l.lane, c.events, c.bytes, ` + safeAgeFrom + `c.oldest` + safeAgeTo + `
+FROM unnest($1::text[], $2::smallint[]) AS wanted(topic, lane)
+JOIN outbox.lane l USING (topic, lane)
+CROSS JOIN LATERAL (
+    SELECT count(*)::int AS events, coalesce(sum(bytes), 0)::bigint AS bytes, min(created_at) AS oldest
+    FROM (SELECT p.bytes, p.created_at FROM outbox.pending p
+          WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
+          ORDER BY p.id LIMIT $3) page) c
+WHERE c.events > 0`
+
 // countLimit is the number up to which a lane is counted: all lanes of a topic together then show
 // as many full pages as the topic may have batches.
 func countLimit(perTopic int) int { return max(1, relay.PageEvents*perTopic/relay.Lanes) }
@@ -224,6 +201,29 @@ func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, err
 	}
 	return inOrder, nil
 }
+
+// claimLanesSQL leases the lanes that are still free. It chooses them where it locks them, by the
+// predicate of the lease itself: with the choice in a sub-select, two claimers got the same lanes.
+//
+// A lane that has a holder was not given back: the lease of the last attempt expired, or another
+// activity released its claim. The worker of that attempt may still run and have acknowledgements
+// to settle. It has until quiet_at for that.
+const claimLanesSQL = `
+WITH free AS (
+    SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying AS settling
+    FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
+    JOIN outbox.lane l USING (topic, lane)
+    WHERE (l.leased_until IS NULL OR l.leased_until < now())
+      AND (l.reserved_until IS NULL OR l.reserved_until < now())
+    ORDER BY l.topic, l.lane
+    FOR NO KEY UPDATE OF l SKIP LOCKED)
+UPDATE outbox.lane l
+SET claim_id = free.claim_id, holder = NULL, retrying = false, leased_until = now() + $4::interval,
+    claimed_at = now(), claimed_by = $5,
+    quiet_at = CASE WHEN free.settling THEN greatest(now() + $6::interval, l.quiet_at) ELSE l.quiet_at END
+FROM free
+WHERE l.topic = free.topic AND l.lane = free.lane
+RETURNING l.topic, l.lane, free.settling`
 
 func (s *Store) lease(ctx context.Context, by string, packed [][]lane) ([]relay.Batch, error) {
 	if len(packed) == 0 {

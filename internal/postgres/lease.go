@@ -164,8 +164,8 @@ func (s *Store) ReleaseUnbegun(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	s.mu.Lock()
-	claims := slices.Collect(maps.Keys(s.untook))
-	clear(s.untook)
+	claims := slices.Collect(maps.Keys(s.unbegun))
+	clear(s.unbegun)
 	s.mu.Unlock()
 	if len(claims) == 0 {
 		return nil
@@ -182,16 +182,16 @@ func (s *Store) remember(claim string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if len(s.untook) >= 1000 {
-		maps.DeleteFunc(s.untook, func(_ string, at time.Time) bool { return now.Sub(at) > 2*s.cfg.ClaimLease })
+	if len(s.unbegun) >= 1000 {
+		maps.DeleteFunc(s.unbegun, func(_ string, at time.Time) bool { return now.Sub(at) > 2*s.cfg.ClaimLease })
 	}
-	s.untook[claim] = now
+	s.unbegun[claim] = now
 }
 
 func (s *Store) forget(claim string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.untook, claim)
+	delete(s.unbegun, claim)
 }
 
 // releaseClaimSQL frees the lanes that a claim still has, with and without a holder. If an attempt

@@ -87,8 +87,8 @@ type Store struct {
 
 	session atomic.Pointer[session] // of the newest connection
 
-	mu     sync.Mutex
-	untook map[string]time.Time // claims of this process that may not have begun yet
+	mu      sync.Mutex
+	unbegun map[string]time.Time // claims of this process that may not have begun yet
 }
 
 // Open makes a store. It does not connect; Ping does.
@@ -112,7 +112,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	// outbox.pending was empty reads the whole table later. And PgBouncer in transaction mode
 	// accepts unnamed statements in every version.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	s := &Store{cfg: cfg, untook: map[string]time.Time{}}
+	s := &Store{cfg: cfg, unbegun: map[string]time.Time{}}
 	pc.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error { return logIn(ctx, c, cfg.Password) }
 	prepare(pc.ConnConfig, func(found session) { s.session.Store(&found) })
 	pc.ConnConfig.Tracer = faultTracer{s}
