@@ -117,7 +117,7 @@ func TestOperation_UnderWayInAnotherNamespaceIsNotEndedFromHere(t *testing.T) {
 	o.env = here
 	require.Equal(t, 1, elsewhere.status, elsewhere.err)
 	require.Contains(t, elsewhere.err, "namespace "+namespace+" at ")
-	require.Contains(t, elsewhere.err, "use the namespace in which it was started")
+	require.Contains(t, elsewhere.err, "use the namespace in which the operation was started")
 	end := r.ends()
 	require.Zero(t, end.status, end.err)
 	require.Contains(t, end.out, "done: 200 dead letters of orders")

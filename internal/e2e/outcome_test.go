@@ -28,7 +28,7 @@ func TestRedriveAndReplay_SayHowManyArrivedAndHowManyDiedAgain(t *testing.T) {
 	r := o.command(redrive()...)
 	require.Equal(t, 1, r.status, "they died again: %s%s", r.out, r.err)
 	require.Contains(t, r.out, "done: 2 dead letters of orders pending again\n0 published, 0 pending, 2 dead again\n"+
-		"  2 died of InvalidCharacter: payload has U+0007 at byte 5\n")
+		"  dead: 2 with the code InvalidCharacter: payload has U+0007 at byte 5\n")
 	require.Contains(t, r.err, "2 of 2 events of orders became dead letters: see")
 
 	type followed struct {

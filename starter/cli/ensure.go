@@ -45,7 +45,7 @@ func (r scheduleResult) String() string {
 	text := fmt.Sprintf("schedule %s %s", r.Schedule, r.Action)
 	switch {
 	case r.Action == "absent":
-		text += " and stays so, as after --maintain-every 0 of an earlier version: no partitions are made, and no events are dropped. " +
+		text += "; this command does not create it, because an earlier version deleted it for --maintain-every 0: no partitions are made, and no events are dropped. " +
 			"To turn maintenance on, say for how many days events are kept: " +
 			program.Starter("schedule --maintain-every 1h --keep-days DAYS")
 	case r.Off:

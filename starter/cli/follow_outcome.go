@@ -92,13 +92,13 @@ func unconfirmed(r *report, waited time.Duration) error {
 		return fmt.Errorf("%d of %d events of %s are still pending after %s: the relay continues to publish them: see %q",
 			d.Pending, r.Done, r.Topic, waited, program.Starter("status"))
 	case len(d.Taken) > 0:
-		return fmt.Errorf("the outcome of all %d events of %s is not known: later operations have moved dead letters of them: %d", r.Done, r.Topic, d.Taken)
+		return fmt.Errorf("not all %d events of %s are known to be published: later operations have moved some of them again: see the operations %d in outbox.operation", r.Done, r.Topic, d.Taken)
 	}
 	return fmt.Errorf("the outcome of %d of %d events of %s is not known: a worker of an earlier version has moved them or made them dead letters: see %q",
 		d.NotKnown, r.Done, r.Topic, program.Starter("dead list", r.Topic))
 }
 
-// deliveredText says how many events arrived, wait and died.
+// deliveredText says how many events are published, pending and dead.
 func deliveredText(kind string, d relay.Delivered) string {
 	text := fmt.Sprintf("%d published, %d pending, %d dead", d.Published, d.Pending, d.Dead)
 	if kind == relay.Redrive {
@@ -111,7 +111,7 @@ func deliveredText(kind string, d relay.Delivered) string {
 		text += "; the database has lost a part of the operation"
 	}
 	if len(d.Taken) > 0 {
-		text += fmt.Sprintf("; of the published ones, operations %d may have moved some again", d.Taken)
+		text += fmt.Sprintf("; the operations %d may have moved some of the published events again", d.Taken)
 	}
 	return text
 }
@@ -124,10 +124,10 @@ func printDelivered(out io.Writer, kind string, d relay.Delivered) {
 	}
 	shown := int64(0)
 	for _, c := range d.Causes {
-		fmt.Fprintf(out, "  %d died of %s: %s\n", c.Events, c.Code, c.Message)
+		fmt.Fprintf(out, "  dead: %d with the code %s: %s\n", c.Events, c.Code, c.Message)
 		shown += c.Events
 	}
 	if shown < d.Dead {
-		fmt.Fprintf(out, "  %d died of other codes\n", d.Dead-shown)
+		fmt.Fprintf(out, "  dead: %d with other codes\n", d.Dead-shown)
 	}
 }

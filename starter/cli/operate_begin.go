@@ -81,8 +81,8 @@ func (o *operation) underWay(cmd *cobra.Command, store *postgres.Store, c client
 		return u, nil, false, fmt.Errorf("look for workflow %s: %w", u.WorkflowID, err)
 	case err != nil && (u.Done > 0 || u.From.ID > 0):
 		// It has had a workflow, so this may be the wrong place to look for it.
-		return u, nil, false, fmt.Errorf("operation %d has moved %d events, and %s has no workflow %s: use the namespace in which it was started. If it no longer exists, "+
-			"end the operation: UPDATE outbox.operation SET finished_at = now(), outcome = 'abandoned' WHERE id = %d", u.ID, u.Done, place(), u.WorkflowID, u.ID)
+		return u, nil, false, fmt.Errorf("operation %d has moved %d events, but %s has no workflow %s: use the namespace in which the operation was started.\n"+
+			"If that namespace no longer exists, end the operation in the database:\n  UPDATE outbox.operation SET finished_at = now(), outcome = 'abandoned' WHERE id = %d", u.ID, u.Done, place(), u.WorkflowID, u.ID)
 	case err != nil && u.Age < relay.StartWithin:
 		run, err = o.start(ctx, c, u)
 		return u, run, err == nil, err

@@ -23,7 +23,8 @@ write events, and other topics are not affected. Batches that are under way end 
 seconds. A batch that waits for another attempt ends when that attempt is due, within a
 minute, and sends nothing. The recovery of the topic, if there is one, does the same.
 "starter status" shows the operator and the reason, and outbox.operation keeps them.
-It is safe to run again: it then changes nothing.`,
+It is safe to run again. With another --reason or --by, it replaces the operator and the
+reason that "starter status" shows. With the same ones, it changes nothing.`,
 		Example: `  starter pause billing --reason "their deploy, until 15:00"`,
 	}, "paused", true, (*postgres.Store).Pause)
 }
@@ -33,8 +34,8 @@ func resumeCommand() *cobra.Command {
 		Use:   "resume TOPIC",
 		Short: "End an operator's pause",
 		Long: `Ends a pause that "starter pause" began. Events that have waited are published in order.
-A topic whose destination is broken is paused by its recovery. This command does not end
-that pause: it ends by itself when the destination accepts events again.
+This command does not end the recovery of a topic whose destination is broken. A recovery
+ends by itself when the destination accepts events again.
 It is safe to run again: it then changes nothing.`,
 		Example: `  starter resume billing --reason "deployed"`,
 	}, "resumed", false, (*postgres.Store).Resume)

@@ -24,11 +24,11 @@ func (s *selector) flags(cmd *cobra.Command, dead bool) {
 	f.StringVar(&s.typ, "type", "", "only events of this type")
 	when := "events written"
 	if dead {
-		when = "dead letters that died"
+		when = "dead letters made"
 		f.StringVar(&s.code, "code", "", "only dead letters with this code, such as EventTooLarge")
 	}
 	f.StringVar(&s.since, "since", "", when+" since then: a time such as 2026-01-31T15:04:05Z, or how long ago, such as 2h")
-	f.StringVar(&s.until, "until", "", when+" before then, given likewise")
+	f.StringVar(&s.until, "until", "", when+" before then: a time, or how long ago, as for --since")
 }
 
 // empty reports whether everything is selected.

@@ -29,12 +29,13 @@ func statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show pending and dead events and pauses by topic, and whether the relay runs",
-		Long: `Shows the pending and dead events and the pauses of each topic. It also asks Temporal
+		Long: fmt.Sprintf(`Shows the pending and dead events and the pauses of each topic. It also asks Temporal
 whether the relay runs: its schedule, its run, workers that poll, and the current version
 if workers have versions. Each problem is a warning above the table, with its remedy. If
 Temporal does not answer within seconds, the command says so and still shows the table.
 
-A worker that was killed counts as polling for another minute.`,
+A worker that was killed counts as polling until %d seconds after its last poll.`,
+			int(timing.PolledWithin.Seconds())),
 		Example: `  starter status
   starter status --watch`,
 		Args: arguments(cobra.NoArgs),

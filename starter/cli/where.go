@@ -118,7 +118,7 @@ func deliveryText(d postgres.Delivery) string {
 	case "dead":
 		text += fmt.Sprintf(" since %s, after %d attempts: %s: %s\nseen by %s", instantText(*d.Since), d.Attempts, d.Code, d.Message, link(d.WorkflowID))
 	case "discarded":
-		text += fmt.Sprintf(" by %s: %s\nit had died of %s: %s", d.By, d.Reason, d.Code, d.Message)
+		text += fmt.Sprintf(" by %s: %s\nit was a dead letter with the code %s: %s", d.By, d.Reason, d.Code, d.Message)
 	}
 	return text
 }
