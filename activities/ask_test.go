@@ -113,8 +113,8 @@ func TestAskOperation_RefusesAFormThatIsNotExactlyRight(t *testing.T) {
 		`{"kind": "redrive", "topic": "orders", "codes": ["A"], ` + byAnn + `}`:                     `field "codes" is not known: the fields are kind, topic, who, reason, eventIds, key, type, code, since, until, all, outOfOrder, rate, dryRun`,
 		`{"operation": 5, "kind": "redrive", "topic": "orders", "all": true, ` + byAnn + `}`:        `field "operation" is not known`,
 		`{"Kind": "redrive", "topic": "orders", "all": true, ` + byAnn + `}`:                        `field "Kind" is not known`,
-		`{"kind": "redrive", "topic": "orders", ` + byAnn + `}`:                                     `select what to redrive, as by code, key or since, or give "all": true`,
-		`{"kind": "redrive", "topic": "orders", "all": false, ` + byAnn + `}`:                       `select what to redrive`,
+		`{"kind": "redrive", "topic": "orders", ` + byAnn + `}`:                                     `select the dead letters to redrive: give a filter, such as code, key or since, or give "all": true`,
+		`{"kind": "redrive", "topic": "orders", "all": false, ` + byAnn + `}`:                       `select the dead letters to redrive`,
 		`{"kind": "redrive", "topic": "orders", "all": true, "key": "k", ` + byAnn + `}`:            "all is true, and the form also has filters",
 		`{"kind": "redrive", "topic": "orders", "key": "", ` + byAnn + `}`:                          "key is empty: leave it out",
 		`{"kind": "redrive", "topic": "orders", "eventIds": [], ` + byAnn + `}`:                     "eventIds is empty",
@@ -231,7 +231,7 @@ func TestAskOperation_BeginsNoOperationThatIsEmptyOvertakesOrRunsAlready(t *test
 	_, err := newEnv(t).ask(&asks{}, typed)
 	requireFailure(t, err, TypeNothingMatches, "no dead letters of orders match")
 	_, err = newEnv(t).ask(&asks{dead: relay.Count{Events: 3, Overtaking: 1}}, typed)
-	requireFailure(t, err, TypeInvalidOperation, "1 of these 3 dead letters have an earlier one of their key that is not selected")
+	requireFailure(t, err, TypeInvalidOperation, "1 of these 3 dead letters would arrive before an earlier dead letter of their key, which is not selected")
 	_, err = newEnv(t).ask(&asks{dead: relay.Count{Events: 3, Overtaking: 1}}, strings.Replace(typed, `"all"`, `"outOfOrder": true, "all"`, 1))
 	require.NoError(t, err)
 

@@ -101,7 +101,7 @@ type sending struct {
 func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFunc, until time.Time) (s sending) {
 	// Loaded events get a little more time. But a key whose events are sent one by one must not keep
 	// the other lanes for long.
-	page, timeOver := context.WithCancelCause(ctx)
+	pageCtx, timeOver := context.WithCancelCause(ctx)
 	defer timeOver(nil)
 	defer time.AfterFunc(time.Until(until)+timing.SendGrace, func() { timeOver(relay.ErrStopped) }).Stop()
 
@@ -110,8 +110,8 @@ func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFu
 	var loading, settling sync.WaitGroup
 	loading.Go(func() {
 		defer close(events)
-		if s.fault.early = !t.othersHaveSettled(page); !s.fault.early {
-			s.fault.loading = loader.run(page, events)
+		if s.fault.early = !t.othersHaveSettled(pageCtx); !s.fault.early {
+			s.fault.loading = loader.run(pageCtx, events)
 		}
 	})
 	settling.Go(func() { s.fault.settling = settler.run(detached, over) })
@@ -122,9 +122,9 @@ func (t *attempt) send(ctx, detached context.Context, stop context.CancelCauseFu
 		t.keepUnsettled(ctx)
 	}()
 
-	published, err := t.publish(page, stop, events)
+	published, err := t.publish(pageCtx, stop, events)
 	s.requests = published.Requests
-	cause := context.Cause(page)
+	cause := context.Cause(pageCtx)
 	if ctx.Err() == nil {
 		if t.facts().isUndecided() {
 			t.probes = t.newProber(stop).run(ctx)

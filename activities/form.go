@@ -141,7 +141,7 @@ func (f *form) checkSelection(given map[string]json.RawMessage) error {
 	case selects && f.All:
 		return wrong("all is true, and the form also has filters: leave one of them out")
 	case !selects && !f.All:
-		return wrong(`select what to %s, as by code, key or since, or give "all": true`, f.Kind)
+		return wrong(`select the dead letters to %s: give a filter, such as code, key or since, or give "all": true`, f.Kind)
 	case f.Rate < 0:
 		return wrong("rate is %g: give events a second, or 0 for no limit", f.Rate)
 	}

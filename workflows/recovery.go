@@ -62,7 +62,7 @@ func topicAndDestination(in RecoveryInput) string {
 
 // Recovery handles a topic whose destination is broken. It sends one batch again and again, and completes
 // when the destination accepts the batch. With each attempt, claims leave the topic out for another
-// timing.RecoveryPause. If you terminate the workflow or pause its activity, this time expires. The relay
+// timing.RecoveryHold. If you terminate the workflow or pause its activity, this time expires. The relay
 // then tries the topic again, and starts another recovery if the topic fails. If an operator pauses the
 // topic, the next attempt ends the recovery.
 func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
@@ -96,7 +96,7 @@ func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	}
 	resume := activities.TopicRequest{Topic: in.Batch.Topic, RecoveryID: r.id}
 	if err := workflow.ExecuteActivity(resumeOptions(detached, in.Batch.Topic), act.ResumeTopic, resume).Get(detached, nil); err != nil {
-		workflow.GetLogger(detached).Warn("topic not resumed: claims leave it out until its recovery expires in the database", "topic", in.Batch.Topic, "error", err)
+		workflow.GetLogger(detached).Warn("the topic is not resumed: claims leave it out until the hold of its recovery expires in the database", "topic", in.Batch.Topic, "error", err)
 	}
 	r.report(detached)
 	workflow.SetCurrentDetails(detached, r.epilogue())

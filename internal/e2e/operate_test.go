@@ -215,7 +215,7 @@ func TestStarter_RefusesImpossibleCommandsAndChangesNothing(t *testing.T) {
 		{with("dead", "redrive", "odrers", "--all"), 2, `unknown topic "odrers"`},
 		{with("dead", "redrive", "orders", "--event-id", "4711"), 2, "--event-id: parse event id"},
 		{with("dead", "redrive", "orders", "--key", "nobody"), 3, "no dead letters of orders match"},
-		{with("dead", "redrive", "orders", "--code", "Other"), 2, "have an earlier one of their key that is not selected"},
+		{with("dead", "redrive", "orders", "--code", "Other"), 2, "would arrive before an earlier dead letter of their key, which is not selected"},
 		{with("dead", "redrive", "orders", "--all", "--rate", "-1"), 2, "--rate is -1"},
 		{with("dead", "redrive", "orders", "--all", "--rate", "NaN"), 2, "--rate is NaN"},
 		{with("dead", "discard", "orders", "--all", "--rate", "Inf"), 2, "--rate is +Inf"},

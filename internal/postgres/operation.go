@@ -192,7 +192,7 @@ func (s *Store) TakeOperation(ctx context.Context, id int64) (relay.OperationSta
 }
 
 // sameSQL is true if the record is as an attempt has left it: no other attempt has taken the
-// operation, and the database was not replaced by an earlier state of itself.
+// operation, and no failover or restore has put the database back to an earlier state.
 const sameSQL = `coalesce(holder::text, '') = $2 AND done = $3 AND next_after = $4`
 
 const endOperationSQL = `

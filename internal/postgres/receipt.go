@@ -122,7 +122,7 @@ func (s *Store) KeepReceipts(ctx context.Context, topics map[string]time.Duratio
 		case err != nil:
 			return left, fmt.Errorf("make the partition of receipts of %s: %w", day, err)
 		case made == nil:
-			left = append(left, fmt.Sprintf("%s has no partition for receipts, because a table %s exists that is no partition: receipts of the day are lost; rename or drop that table", day, name))
+			left = append(left, fmt.Sprintf("%s has no partition for receipts, because a table %s exists and is not a partition: the relay cannot keep receipts of that day: rename or drop the table", day, name))
 		}
 	}
 	return left, nil

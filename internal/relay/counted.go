@@ -54,7 +54,7 @@ func (e *NothingError) Error() string {
 type OvertakingError struct{ Count }
 
 func (e *OvertakingError) Error() string {
-	return fmt.Sprintf("%d of these %d dead letters have an earlier one of their key that is not selected: they would arrive before it",
+	return fmt.Sprintf("%d of these %d dead letters would arrive before an earlier dead letter of their key, which is not selected",
 		e.Overtaking, e.Events)
 }
 

@@ -15,9 +15,9 @@ var (
 	// ErrOperationOver says that an operation has been ended: nothing more is moved.
 	ErrOperationOver = errors.New("the operation is over")
 	// ErrOperationElsewhere says that an operation's record is not as its attempt left it:
-	// another attempt has taken it, or the database was replaced by an earlier state of
-	// itself. The next attempt begins at the place on record.
-	ErrOperationElsewhere = errors.New("another attempt has taken the operation, or the database is an earlier state of itself")
+	// another attempt has taken it, or a failover or a restore has put the database back
+	// to an earlier state. The next attempt begins at the place on record.
+	ErrOperationElsewhere = errors.New("another attempt has taken the operation, or a failover or a restore has put the database back to an earlier state")
 )
 
 var (
@@ -25,18 +25,18 @@ var (
 	// it is not done twice.
 	ErrAskedBefore = errors.New("an earlier workflow of this id has asked for an operation")
 	// ErrUndone says that a workflow's run has paused or resumed a topic before, and that
-	// somebody has done the opposite since.
-	ErrUndone = errors.New("it was done, and somebody has undone it since")
+	// an operator has done the opposite since.
+	ErrUndone = errors.New("an earlier attempt did this, and an operator has undone it since")
 	// ErrSameUnderWay says that the same operation is under way in another workflow.
 	ErrSameUnderWay = errors.New("the same operation is under way")
 )
 
 const (
 	// StartWithin is how long after it was put on record an operation may take to have a
-	// workflow: whoever asked for it is about to start that.
+	// workflow: the command that recorded it is about to start that.
 	StartWithin = time.Minute
-	// WaitForStart is how long to wait for the workflow of an older one, in case that somebody
-	// took long to confirm it, and starts it in this moment.
+	// WaitForStart is how long to wait for the workflow of an older operation: its operator may
+	// have confirmed it late, so that the command starts the workflow in this moment.
 	WaitForStart = 10 * time.Second
 	// Abandoned is how the outcome begins of an operation that nothing does any more.
 	Abandoned = "abandoned: "

@@ -51,7 +51,7 @@ func StartTraces(ctx context.Context, service string, log *slog.Logger) (*Traces
 		return nil, err
 	}
 	// The SDK has one handler in a process; otherwise it writes to standard error.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err) }))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("OpenTelemetry reports an error", "error", err) }))
 	return &Traces{provider: provider, temporal: temporal, log: log}, nil
 }
 

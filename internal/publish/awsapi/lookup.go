@@ -93,7 +93,7 @@ func remedy(r destination.Route, code, ifForbidden string) string {
 
 // MayPublishError says what the answer to an empty batch tells about the right to publish, as
 // destination.Driver wants it. A rejection that concerns the destination is certain. Any other
-// rejection is not: AWS does not document that permission is looked at before the batch is.
+// rejection is not: AWS does not document whether it checks the permission before the batch.
 // Neither tells of the key of an encrypted destination, which is only used for a message.
 func MayPublishError(r destination.Route, err error) error {
 	if err == nil {
@@ -104,7 +104,7 @@ func MayPublishError(r destination.Route, err error) error {
 	case relay.ClassDestination:
 		return fmt.Errorf("publish to %s: %w", r, pe)
 	case relay.ClassOurs, relay.ClassPoison:
-		return fmt.Errorf("%w: AWS does not say whether it looks at permission before it refuses an empty batch, as it did with %s", destination.ErrUntold, pe.Code)
+		return fmt.Errorf("%w: AWS refused an empty batch with %s, and AWS does not say whether it checks the permission before the batch", destination.ErrUntold, pe.Code)
 	default:
 		return fmt.Errorf("%w: %s was asked and did not answer: %w", destination.ErrUntold, r, pe)
 	}

@@ -94,7 +94,7 @@ func untold(of, permission string, err error) error {
 		return nil
 	}
 	if awsapi.IsForbidden(err) {
-		return fmt.Errorf("%w whether %s get an envelope around the payload: to have it checked, allow the worker %s", destination.ErrUntold, of, permission)
+		return fmt.Errorf("%w whether SNS puts an envelope around the payload for %s: allow the worker %s, so that it can find out", destination.ErrUntold, of, permission)
 	}
-	return fmt.Errorf("%w whether %s get an envelope around the payload: %w", destination.ErrUntold, of, awsapi.Error(err))
+	return fmt.Errorf("%w whether SNS puts an envelope around the payload for %s: %w", destination.ErrUntold, of, awsapi.Error(err))
 }
