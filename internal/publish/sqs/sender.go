@@ -24,9 +24,10 @@ type queue struct {
 func (q *queue) Properties() destination.Properties { return awsapi.Properties(q.route) }
 
 func (q *queue) Span() destination.Span {
+	url := destination.WithoutSecrets(q.route.Address)
 	return destination.Span{
-		Operation: "send", Name: awsapi.Name(q.route.Address),
-		Attributes: []attribute.KeyValue{semconv.MessagingSystemAWSSQS, semconv.AWSSQSQueueURL(q.route.Address)},
+		Operation: "send", Name: awsapi.Name(url),
+		Attributes: []attribute.KeyValue{semconv.MessagingSystemAWSSQS, semconv.AWSSQSQueueURL(url)},
 	}
 }
 
