@@ -385,26 +385,26 @@ func (f facts) judgeAmbiguous(v *verdict) {
 	switch {
 	case len(ambiguous) == 0 && f.probes.accepted > 0 && !f.probes.exhausted && len(v.alone) > 0:
 		v.provedAt = f.now
-		v.soon = because(v.alone[0].Err, "%d events fail alone, and %d behind them were accepted; the next attempt goes on behind these",
+		v.soon = because(v.alone[0].Err, "the destination refused %d events and accepted %d later events; the next attempt continues after these later events",
 			len(v.alone), f.probes.accepted)
 		return
 	case len(ambiguous) == 0 && len(v.alone) > 0: // provedAt stays
 		return
 	case f.probes.accepted > 0:
 		v.ambiguous, v.provedAt = nil, f.now
-		v.soon = because(ambiguous[0].Err, "%d events are tried once more, and then dead letters, because %d behind them were accepted",
+		v.soon = because(ambiguous[0].Err, "the destination refused %d events and accepted %d later events; the relay sends the refused events once more, and makes dead letters of those that are refused again",
 			len(ambiguous), f.probes.accepted)
 		return
 	case f.accepted == 0 && len(proved) > 0:
 		v.ambiguous, v.isProved = proved, true
-		v.soon = because(proved[0].Err, "%d events became dead letters, because others were accepted; the next attempt reads on", len(proved))
+		v.soon = because(proved[0].Err, "the destination refused %d events again and accepted other events; the refused events become dead letters, and the next attempt continues with the other pending events", len(proved))
 		return
 	case !isBelieved && f.mayGiveUpOne():
 		last := slices.MaxFunc(ambiguous, func(a, b relay.Outcome) int { return cmp.Compare(a.ID, b.ID) })
 		v.ambiguous, v.isProved = []relay.Outcome{last}, true
 		v.givenUp++
-		v.soon = because(last.Err, "every event that may be sent is refused alike, and the others wait behind them; "+
-			"one became a dead letter, so that the next of its key can be tried")
+		v.soon = because(last.Err, "every event that may be sent is refused alike, and all other events wait for an earlier event of their key; "+
+			"the relay makes a dead letter of one event, so that it can send the next event of that key")
 		return
 	case !isBelieved:
 		v.stop(f.allAlike(*ambiguous[0].Err))
@@ -446,12 +446,12 @@ func (f facts) allAlike(first relay.PublishError) *relay.PublishError {
 	probed := ""
 	switch {
 	case f.probes.failed != nil:
-		probed = fmt.Sprintf(" (events behind them could not be probed: %v)", f.probes.failed)
+		probed = fmt.Sprintf(" (the relay could not probe later events: %v)", f.probes.failed)
 	case f.probes.asked > 0:
-		probed = fmt.Sprintf(", %d probed behind the first page among them", f.probes.asked)
+		probed = fmt.Sprintf(", also %d probes behind the first page", f.probes.asked)
 	}
 	first.Class = relay.ClassDestination
-	first.Message = "every event is refused alike" + probed + ", so it is not the events: " + first.Message
+	first.Message = "every event is refused alike" + probed + ", so the relay treats the destination as broken: " + first.Message
 	return &first
 }
 

@@ -117,7 +117,7 @@ var rules = []struct {
 	{"Before that, it believes the code for at most two", "two, and no other", known(relaying, answers{{2, ambiguousPoison()}}), decided{dead: ids(1, 2), released: both}},
 	{
 		"Further such codes", "three, and no other", known(relaying, answers{{3, ambiguousPoison()}}),
-		decided{kept: both, code: "InvalidParameterValue", final: true, text: "every event is refused alike, so it is not the events", tally: tally{attemptsWithoutSuccess: 1}},
+		decided{kept: both, code: "InvalidParameterValue", final: true, text: "every event is refused alike, so the relay treats the destination as broken", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
 		"Further such codes", "one after two", known(relaying, answers{{1, ambiguousPoison()}}, believedBefore),
@@ -230,14 +230,14 @@ var rules = []struct {
 	{
 		"An accepted probe is not yet a verdict", "", known(recovering, answers{{20, ambiguousPoison()}}, probed(100, 50)),
 		decided{
-			kept: both, code: "InvalidParameterValue", soon: true, text: "20 events are tried once more, and then dead letters, because 50 behind them were accepted",
+			kept: both, code: "InvalidParameterValue", soon: true, text: "the destination refused 20 events and accepted 50 later events; the relay sends the refused events once more",
 			tally: tally{provedAt: noon},
 		},
 	},
 
 	{
 		"The events that are refused again", "", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(time.Second, 20)),
-		decided{dead: ids(1, 20), kept: both, code: "InvalidParameterValue", soon: true, text: "20 events became dead letters", tally: tally{provedAt: noon.Add(-time.Second)}},
+		decided{dead: ids(1, 20), kept: both, code: "InvalidParameterValue", soon: true, text: "20 events again and accepted other events; the refused events become dead letters", tally: tally{provedAt: noon.Add(-time.Second)}},
 	},
 	{
 		"The events that are refused again", "up to the highest id", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(time.Second, 12)),
@@ -259,7 +259,7 @@ var rules = []struct {
 	{
 		"If every probe is refused too", "", known(recovering, answers{{20, ambiguousPoison()}}, probed(410, 0)),
 		decided{
-			probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike, 410 probed behind the first page among them, so it is not the events",
+			probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike, also 410 probes behind the first page, so the relay treats the destination as broken",
 			tally: tally{attemptsWithoutSuccess: 1},
 		},
 	},
@@ -282,7 +282,7 @@ var rules = []struct {
 	{
 		"While probes are accepted", "", known(recovering, answers{{20, failsAlone}}, probed(100, 50), provedAgo(time.Second, 0)),
 		decided{
-			probes: true, remembered: ids(1, 20), kept: both, code: "InternalError", soon: true, text: "20 events fail alone, and 50 behind them were accepted",
+			probes: true, remembered: ids(1, 20), kept: both, code: "InternalError", soon: true, text: "the destination refused 20 events and accepted 50 later events; the next attempt continues",
 			tally: tally{provedAt: noon},
 		},
 	},
@@ -311,7 +311,7 @@ var rules = []struct {
 
 	{
 		"If every pending key of an ordered destination begins with a refused event", "and no probe may be sent", known(recovering, answers{{20, ambiguousPoison()}}, exhausted),
-		decided{probes: true, dead: ids(20, 1), kept: both, code: "InvalidParameterValue", soon: true, text: "one became a dead letter", tally: tally{givenUp: 1}},
+		decided{probes: true, dead: ids(20, 1), kept: both, code: "InvalidParameterValue", soon: true, text: "the relay makes a dead letter of one event", tally: tally{givenUp: 1}},
 	},
 	{
 		"If every pending key of an ordered destination begins with a refused event", "which is not ordered", known(recovering, answers{{20, ambiguousPoison()}}, exhausted, func(f *facts) { f.ordered = false }),

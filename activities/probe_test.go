@@ -69,7 +69,7 @@ func TestRecovery_BelievesAmbiguousRefusalsAfterAnAcceptedProbe(t *testing.T) {
 	e := newEnv(t)
 	e.poisonThenGood(300, 50, 1)
 	ended := e.recovering(t, 1, 1)
-	require.ErrorContains(t, ended[0], "300 events are tried once more, and then dead letters, because 50 behind them were accepted")
+	require.ErrorContains(t, ended[0], "the destination refused 300 events and accepted 50 later events; the relay sends the refused events once more")
 	require.Positive(t, asApplicationError(t, ended[0]).NextRetryDelay())
 	require.Empty(t, e.store.deadIDs(), "the destination may have been repaired while it was asked")
 
@@ -106,7 +106,7 @@ func TestRecovery_StaysWhereEveryProbeIsRefusedAlikeAndGoesOnFromThere(t *testin
 	e.poisonThenGood(3000, 0, 1, 2)
 	ended := e.recovering(t, 2, 1, 2)
 	require.Empty(t, e.store.deadIDs())
-	require.ErrorContains(t, ended[0], "every event is refused alike, 410 probed behind the first page among them")
+	require.ErrorContains(t, ended[0], "every event is refused alike, also 410 probes behind the first page")
 	require.Equal(t, []relay.Probe{
 		{Events: 100},
 		{After: 350, Events: 100},
@@ -153,7 +153,7 @@ func TestRecovery_ProbesThoughItsPageHasUsedItsTimeUp(t *testing.T) {
 	}
 	e.recoverFor = time.Nanosecond
 	ended := e.recovering(t, 1, 1)
-	require.ErrorContains(t, ended[0], "were accepted")
+	require.ErrorContains(t, ended[0], "later events")
 	require.NotEmpty(t, e.publisher.sent)
 }
 
@@ -290,7 +290,7 @@ func TestRecovery_SaysWhenItCouldNotProbe(t *testing.T) {
 	e.store.probeErr = errors.New("statement timeout")
 	ended := e.recovering(t, 1, 1)
 	require.ErrorContains(t, ended[0], "InvalidParameterValue: every event is refused alike")
-	require.ErrorContains(t, ended[0], "could not be probed: statement timeout")
+	require.ErrorContains(t, ended[0], "could not probe later events: statement timeout")
 }
 
 func TestCheckpoint_OfAnEarlierVersionIsRead(t *testing.T) {
@@ -324,7 +324,7 @@ func TestRecovery_BelievesNoEventThatOnlyThisAttemptRefused(t *testing.T) {
 				return nil
 			}
 			ended := e.recovering(t, c.proved, 1)
-			require.ErrorContains(t, ended[0], "were accepted")
+			require.ErrorContains(t, ended[0], "later events")
 			require.NotEmpty(t, e.publisher.sent)
 			e.publisher.answer = func(int, relay.Event) *relay.PublishError { return ambiguousPoison() }
 			e.recovering(t, 6, 1)
@@ -349,7 +349,7 @@ func TestRecovery_IsNotOverWhereEverythingFailsAlone(t *testing.T) {
 		return nil
 	}
 	ended := e.recovering(t, 1, 1)
-	require.ErrorContains(t, ended[0], "behind them were accepted")
+	require.ErrorContains(t, ended[0], "400 events and accepted")
 	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return failsAlone }
 	ended = e.recovering(t, 1, 1)
 	require.Error(t, ended[0], "the destination broke, and its lanes are kept")
