@@ -207,3 +207,30 @@ const (
 // sent again.
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-exactly-once-processing.html
 const DeduplicationWindow = 5 * time.Minute
+
+// How workers share the lanes of all topics.
+const (
+	// ShareLease is how long a worker holds a share without renewing it. When a worker dies, others
+	// take its shares after this time.
+	ShareLease = 4 * time.Second
+	// ShareEvery is how often a worker renews its shares, and looks for pauses, reservations and
+	// shares that it may take.
+	ShareEvery = 500 * time.Millisecond
+	// ShareMargin is how long before the end of its lease a worker sends nothing new.
+	ShareMargin = time.Second
+	// WorkerGone is how long after its last sign of life a worker no longer counts when shares are
+	// divided.
+	WorkerGone = 3 * time.Second
+	// SeatGrace is how long a worker goes on with its shares after its activity has ended. The next run
+	// of Relay begins within that time.
+	SeatGrace = 5 * time.Second
+	// SeatHeartbeat is how often the activity of a worker that holds shares records a heartbeat, and
+	// SeatHeartbeatTimeout how long Temporal waits for one. The database notices a death sooner.
+	SeatHeartbeat        = 30 * time.Second
+	SeatHeartbeatTimeout = 90 * time.Second
+	// OfferAgain is the time after which a worker without an activity is offered another one.
+	OfferAgain = 2 * time.Second
+	// EjectedFor is how long a lane that left its share because of a refusal stays away, if no batch
+	// of its topic takes it.
+	EjectedFor = 10 * time.Second
+)

@@ -1,0 +1,154 @@
+package relay
+
+import "time"
+
+// TopicLane is one lane of one topic.
+type TopicLane struct {
+	Topic string
+	Lane  int16
+}
+
+// A share is a lane number of all topics together. A worker process holds shares, and publishes all
+// topics in them, except lanes that are apart: these belong to batches of one topic.
+
+// Attendance is the sign of life of a worker that can hold shares.
+type Attendance struct {
+	Worker string // the id of the process, a UUID
+	Name   string // for people
+	// Seated reports whether an activity of Temporal lets the worker hold shares.
+	Seated bool
+	// Lanes are the lane numbers of the shares that the worker believes to hold. They are renewed.
+	Lanes []int16
+}
+
+// Worker is a worker that was seen lately.
+type Worker struct {
+	ID     string
+	Seated bool
+}
+
+// Shares is the answer to an Attendance.
+type Shares struct {
+	Workers []Worker      // by id, with the caller
+	Holders [Lanes]string // the worker of each live share; "" if the share is not live
+	Mine    []int16       // the caller's shares that this call has renewed, ascending
+	// Exceptions are the lanes in Mine that are apart, claimed or reserved.
+	Exceptions []LaneException
+	// Stopped are the topics that an operator has paused, or that are held for a recovery.
+	Stopped []string
+}
+
+// LaneException is a lane that may not belong to its share.
+type LaneException struct {
+	TopicLane
+	Apart    bool // only batches of this topic may take it
+	Claimed  bool // such a batch has it, or had it and did not give it back
+	Reserved bool // an operation wants it
+	// Free reports whether the lane is apart and nothing keeps its share from taking it back.
+	Free  bool
+	LowID int64 // nothing is pending below
+}
+
+// TakenShare is a share that a worker took.
+type TakenShare struct {
+	Lane int16
+	// Settling reports whether the last holder did not give it back. It may still live, and have
+	// acknowledgements to settle.
+	Settling bool
+}
+
+// IDRange is a range of event ids, with both ends.
+type IDRange struct{ From, To int64 }
+
+// Look asks for events that a worker has not seen, of all topics.
+type Look struct {
+	Worker string
+	Lanes  []int16   // the lane numbers that the worker holds
+	Ranges []IDRange // ascending; the last one usually ends at math.MaxInt64
+	Last   Ref       // the event with the highest id that the worker has seen; the zero value: none
+	Most   int       // events
+}
+
+// Looked is the answer to a Look. All of it is of one snapshot.
+type Looked struct {
+	Held []int16 // of Look.Lanes, those that the worker holds
+	// Final is the id up to which no transaction can insert an event any more.
+	Final int64
+	// SameHistory is false if the database does not have the event Look.Last: after a failover, it
+	// gives ids again.
+	SameHistory bool
+	At          time.Time // by the clock that events are dated by
+	Events      []Found   // by id, at most Look.Most
+	More        bool      // the ranges may have more
+}
+
+// Found is an event that was found by its id.
+type Found struct {
+	Ref
+	// Topic is "" if the event is in a lane that the worker does not hold. Then only the id counts.
+	Topic string
+	Bytes int64
+	// Pending is false if the event is not pending: it was settled, or is a dead letter.
+	Pending bool
+}
+
+// FirstPending is the first pending event of a lane.
+type FirstPending struct {
+	TopicLane
+	Ref Ref
+}
+
+// Discovered has all lanes of some shares that have pending events.
+type Discovered struct {
+	Held  []int16
+	Final int64
+	First []FirstPending // by topic and lane
+}
+
+// LaneCursor says from where a lane is read: the events with higher ids.
+type LaneCursor struct {
+	TopicLane
+	After int64
+	Most  int // events
+}
+
+// Narrow is a pending event without its content.
+type Narrow struct {
+	Topic     string
+	Ref       Ref
+	CreatedAt time.Time
+	Bytes     int64
+}
+
+// Pages has the next pending events of several lanes, without their contents.
+type Pages struct {
+	Held   []int16
+	Final  int64
+	At     time.Time
+	Events []Narrow    // ascending in each lane
+	Full   []TopicLane // lanes that may have more than these
+}
+
+// TopicEvent is an event with its topic.
+type TopicEvent struct {
+	Topic string
+	Event
+}
+
+// TopicRefs are events of one topic.
+type TopicRefs struct {
+	Topic string
+	Refs  []Ref
+}
+
+// SenderRequest configures a sender of the events of many topics.
+type SenderRequest struct {
+	// Deadline is PublishRequest.Deadline, for all topics.
+	Deadline func() time.Time
+	// Report gets the outcomes of every answered request of a topic, in order. It must not block.
+	Report func(topic string, outcomes []Outcome)
+	// Answered is PublishRequest.Answered.
+	Answered func(topic string, a Answer)
+	// Dropped is called after Drop, when no request with events of the topic is in flight any more.
+	Dropped func(topic string)
+}
