@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/publish/detach"
 	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -14,21 +15,27 @@ const MaxEvents = 10
 // EntryIDs name the entries inside a request. AWS only wants them to be distinct.
 var EntryIDs = [MaxEvents]string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}
 
-// Batch accounts for the entries of one batch request at a time. An entry that the response
+// Batch has the body of one batch request at a time, and accounts for its entries. An entry that the response
 // leaves out has no outcome: with the batch APIs, a status of 200 says nothing about the single
 // entry.
 type Batch struct {
 	entries  int
 	outcomes [MaxEvents]destination.Outcome
 	delivery delivery
+	body     detach.Body
 }
 
-// Begin prepares for a request with so many entries, and returns the context to send it with.
-func (b *Batch) Begin(ctx context.Context, entries int) context.Context {
+// Buffer returns an empty buffer for a body of about so many bytes.
+func (b *Batch) Buffer(size int) []byte { return b.body.Buffer(size) }
+
+// Begin prepares for a request with so many entries and this body, and returns the context to send
+// it with. The body is the batch's until Answer.
+func (b *Batch) Begin(ctx context.Context, entries int, body []byte) context.Context {
 	b.entries = entries
+	b.body.Set(body)
 	clear(b.outcomes[:])
 	b.delivery = delivery{}
-	return context.WithValue(ctx, deliveryKey{}, &b.delivery)
+	return detach.WithBody(context.WithValue(ctx, deliveryKey{}, &b.delivery), &b.body)
 }
 
 // Accepted notes an entry of the response's successful list.
@@ -52,6 +59,7 @@ func (b *Batch) Failed(id, code, message *string, senderFault bool) {
 
 // Answer ends the request. The error is that of the call: the request failed as a whole.
 func (b *Batch) Answer(err error) destination.Answer {
+	b.body.Done()
 	a := destination.Answer{Outcomes: b.outcomes[:b.entries]}
 	if err != nil {
 		a = destination.Failed(Error(err))

@@ -19,7 +19,7 @@ func TestBatch_AccountsForEveryEntryOfAnyResponse(t *testing.T) {
 		failed := rapid.SliceOf(id).Draw(t, "failed")
 		code := "InternalError"
 		var b Batch
-		b.Begin(t.Context(), n)
+		b.Begin(t.Context(), n, nil)
 		lists := []func(){
 			func() {
 				for _, id := range append(accepted, nil) {

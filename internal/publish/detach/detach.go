@@ -32,7 +32,8 @@ func WithDeadline(ctx context.Context, deadline func() time.Time) context.Contex
 	return context.WithValue(ctx, deadlineKey{}, deadline)
 }
 
-// Do sends req unless its deadline has passed, with a body of its own.
+// Do sends req unless its deadline has passed, with a body of its own: the one of WithBody, or else
+// a copy of the SDK's.
 func (c Client) Do(req *http.Request) (*http.Response, error) {
 	// A process that was stopped and continued (SIGSTOP, a paused virtual
 	// machine) wakes up with a context that should long be over but whose timer
@@ -44,7 +45,9 @@ func (c Client) Do(req *http.Request) (*http.Response, error) {
 	if deadline, ok := req.Context().Value(deadlineKey{}).(func() time.Time); ok && !deadline().After(time.Now()) {
 		return nil, ErrTooLate
 	}
-	if err := detach(req); err != nil {
+	if b := BodyOf(req.Context()); b != nil && len(b.encoded) > 0 && req.ContentLength == int64(len(b.encoded)) {
+		b.attach(req)
+	} else if err := detach(req); err != nil {
 		return nil, err
 	}
 	return c.HTTPClient.Do(req)

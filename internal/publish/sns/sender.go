@@ -2,6 +2,7 @@ package sns
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sns/types"
@@ -37,22 +38,17 @@ func (t *topic) NewSender() destination.Sender {
 	return &sender{topic: t, ids: message.Groups{FIFO: t.route.Ordered, Fair: t.route.Fair}}
 }
 
-// sender uses its entries and their maps again.
+// sender uses the buffers of its batch again.
 type sender struct {
-	topic   *topic
-	ids     message.Groups
-	entries [awsapi.MaxEvents]types.PublishBatchRequestEntry
-	batch   awsapi.Batch
+	topic *topic
+	ids   message.Groups
+	batch awsapi.Batch
 }
 
 func (s *sender) Send(ctx context.Context, events []*relay.Event) destination.Answer {
-	for i, ev := range events {
-		s.write(i, ev)
-	}
-	ctx = s.batch.Begin(ctx, len(events))
+	ctx = s.batch.Begin(ctx, len(events), s.encode(events))
 	out, err := s.topic.client.PublishBatch(ctx, &sns.PublishBatchInput{
-		TopicArn:                   &s.topic.route.Address,
-		PublishBatchRequestEntries: s.entries[:len(events)],
+		TopicArn: &s.topic.route.Address, PublishBatchRequestEntries: []types.PublishBatchRequestEntry{}, // they are in the body
 	})
 	if err != nil {
 		return s.batch.Answer(err)
@@ -67,23 +63,50 @@ func (s *sender) Send(ctx context.Context, events []*relay.Event) destination.An
 	return s.batch.Answer(nil)
 }
 
-var stringType = message.StringType
+// contentType is that of the AWS query protocol, which SNS speaks.
+// https://smithy.io/2.0/aws/protocols/aws-query-protocol.html
+const contentType = "application/x-www-form-urlencoded"
 
-// write makes ev entry i of the request.
-func (s *sender) write(i int, ev *relay.Event) {
-	attributes := s.entries[i].MessageAttributes
-	if attributes == nil {
-		attributes = make(map[string]types.MessageAttributeValue, message.MaxAttributes)
+// encode is the body of PublishBatch.
+func (s *sender) encode(events []*relay.Event) []byte {
+	size := 512
+	for _, ev := range events {
+		size += awsapi.FormSize(ev.Payload) + 1024
+		for name, value := range ev.Attributes {
+			size += len(name) + 2*len(value) + 256
+		}
 	}
-	clear(attributes)
+	b := append(s.batch.Buffer(size), "Action=PublishBatch&Version=2010-03-31&TopicArn="...)
+	b = awsapi.AppendForm(b, s.topic.route.Address)
+	for i, ev := range events {
+		b = s.appendEntry(b, i, ev)
+	}
+	return b
+}
+
+// appendEntry appends ev as entry i of the request.
+func (s *sender) appendEntry(b []byte, i int, ev *relay.Event) []byte {
+	entry := "&PublishBatchRequestEntries.member." + strconv.Itoa(i+1) + "."
+	field := func(name, value string) {
+		b = append(append(append(b, entry...), name...), '=')
+		b = awsapi.AppendForm(b, value)
+	}
+	field("Id", awsapi.EntryIDs[i])
+	field("Message", ev.Payload)
+	n := 0
 	message.EachAttribute(ev, func(name string, value *string) {
-		attributes[name] = types.MessageAttributeValue{DataType: &stringType, StringValue: value}
+		n++
+		attribute := "MessageAttributes.entry." + strconv.Itoa(n) + "."
+		field(attribute+"Name", name)
+		field(attribute+"Value.DataType", message.StringType)
+		field(attribute+"Value.StringValue", *value)
 	})
-	out := &s.entries[i]
-	*out = types.PublishBatchRequestEntry{
-		Id:                &awsapi.EntryIDs[i],
-		Message:           &ev.Payload,
-		MessageAttributes: attributes,
+	group, deduplication := s.ids.IDs(ev)
+	if group != nil {
+		field("MessageGroupId", *group)
 	}
-	out.MessageGroupId, out.MessageDeduplicationId = s.ids.IDs(ev)
+	if deduplication != nil {
+		field("MessageDeduplicationId", *deduplication)
+	}
+	return b
 }

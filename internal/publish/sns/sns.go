@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,7 +62,10 @@ func New(cfg aws.Config, timeout time.Duration) *Driver {
 }
 
 func (d *Driver) client(region string) *sns.Client {
-	return sns.NewFromConfig(d.cfg, func(o *sns.Options) { o.Region = region })
+	return sns.NewFromConfig(d.cfg, func(o *sns.Options) {
+		o.Region = region
+		o.APIOptions = append(slices.Clone(o.APIOptions), awsapi.EncodesBatches(contentType))
+	})
 }
 
 // LookUp finds a topic's ARN by its name, and its limit.

@@ -3,7 +3,6 @@ package sqs
 import (
 	"context"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"go.opentelemetry.io/otel/attribute"
@@ -39,23 +38,17 @@ func (q *queue) NewSender() destination.Sender {
 	return &sender{queue: q, ids: message.Groups{FIFO: q.route.Ordered, Fair: q.route.Fair}}
 }
 
-// sender uses its entries and their maps again.
+// sender uses the buffers of its batch again.
 type sender struct {
-	queue   *queue
-	ids     message.Groups
-	entries [awsapi.MaxEvents]types.SendMessageBatchRequestEntry
-	system  [awsapi.MaxEvents]map[string]types.MessageSystemAttributeValue
-	batch   awsapi.Batch
+	queue *queue
+	ids   message.Groups
+	batch awsapi.Batch
 }
 
 func (s *sender) Send(ctx context.Context, events []*relay.Event) destination.Answer {
-	for i, ev := range events {
-		s.write(i, ev)
-	}
-	ctx = s.batch.Begin(ctx, len(events))
+	ctx = s.batch.Begin(ctx, len(events), s.encode(events))
 	out, err := s.queue.client.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{
-		QueueUrl: &s.queue.route.Address,
-		Entries:  s.entries[:len(events)],
+		QueueUrl: &s.queue.route.Address, Entries: []types.SendMessageBatchRequestEntry{}, // they are in the body
 	})
 	if err != nil {
 		return s.batch.Answer(err)
@@ -70,30 +63,63 @@ func (s *sender) Send(ctx context.Context, events []*relay.Event) destination.An
 	return s.batch.Answer(nil)
 }
 
-var stringType = message.StringType
+// contentType is that of AWS JSON 1.0, which SQS speaks.
+// https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html
+const contentType = "application/x-amz-json-1.0"
 
-// write makes ev entry i of the request.
-func (s *sender) write(i int, ev *relay.Event) {
-	attributes := s.entries[i].MessageAttributes
-	if attributes == nil {
-		attributes = make(map[string]types.MessageAttributeValue, message.MaxAttributes)
-	}
-	clear(attributes)
-	message.EachAttribute(ev, func(name string, value *string) {
-		attributes[name] = types.MessageAttributeValue{DataType: &stringType, StringValue: value}
-	})
-	out := &s.entries[i]
-	*out = types.SendMessageBatchRequestEntry{
-		Id:                &awsapi.EntryIDs[i],
-		MessageBody:       &ev.Payload,
-		MessageAttributes: attributes,
-	}
-	if c := message.CreationContext(ev); c.IsValid() {
-		if s.system[i] == nil {
-			s.system[i] = make(map[string]types.MessageSystemAttributeValue, 1)
+// encode is the body of SendMessageBatch.
+func (s *sender) encode(events []*relay.Event) []byte {
+	size := 256
+	for _, ev := range events {
+		size += awsapi.JSONSize(ev.Payload) + 512
+		for name, value := range ev.Attributes {
+			size += len(name) + len(value) + 64
 		}
-		s.system[i][traceHeader] = types.MessageSystemAttributeValue{DataType: &stringType, StringValue: aws.String(xrayHeader(c))}
-		out.MessageSystemAttributes = s.system[i]
 	}
-	out.MessageGroupId, out.MessageDeduplicationId = s.ids.IDs(ev)
+	b := append(s.batch.Buffer(size), `{"QueueUrl":`...)
+	b = awsapi.AppendJSON(b, s.queue.route.Address)
+	b = append(b, `,"Entries":[`...)
+	for i, ev := range events {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = s.appendEntry(b, i, ev)
+	}
+	return append(b, "]}"...)
+}
+
+// appendEntry appends ev as entry i of the request.
+func (s *sender) appendEntry(b []byte, i int, ev *relay.Event) []byte {
+	b = append(b, `{"Id":`...)
+	b = awsapi.AppendJSON(b, awsapi.EntryIDs[i])
+	b = append(b, `,"MessageBody":`...)
+	b = awsapi.AppendJSON(b, ev.Payload)
+	b = append(b, `,"MessageAttributes":{`...)
+	first := true
+	message.EachAttribute(ev, func(name string, value *string) {
+		if !first {
+			b = append(b, ',')
+		}
+		first = false
+		b = appendAttribute(b, name, *value)
+	})
+	b = append(b, '}')
+	if c := message.CreationContext(ev); c.IsValid() {
+		b = append(b, `,"MessageSystemAttributes":{`...)
+		b = append(appendAttribute(b, traceHeader, xrayHeader(c)), '}')
+	}
+	group, deduplication := s.ids.IDs(ev)
+	if group != nil {
+		b = awsapi.AppendJSON(append(b, `,"MessageGroupId":`...), *group)
+	}
+	if deduplication != nil {
+		b = awsapi.AppendJSON(append(b, `,"MessageDeduplicationId":`...), *deduplication)
+	}
+	return append(b, '}')
+}
+
+func appendAttribute(b []byte, name, value string) []byte {
+	b = awsapi.AppendJSON(b, name)
+	b = append(b, `:{"DataType":"`+message.StringType+`","StringValue":`...)
+	return append(awsapi.AppendJSON(b, value), '}')
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -68,6 +69,7 @@ func (d *Driver) client(region string) *sqs.Client {
 		// retry loop: it could only turn an acknowledgement into an error. TLS
 		// already guards the bytes.
 		o.DisableMessageChecksumValidation = true
+		o.APIOptions = append(slices.Clone(o.APIOptions), awsapi.EncodesBatches(contentType))
 	})
 }
 
