@@ -63,6 +63,9 @@ type Config struct {
 	Routes []string
 	// Topics are topics with a policy of their own.
 	Topics map[string]TopicPolicy
+	// PayloadBudget bounds the memory that the contents of events take, in bytes, over all batches:
+	// three times their size counts. One event may exceed it. Default: DefaultPayloadBudget.
+	PayloadBudget int64
 	// Metrics is told what happens. Default: it is not counted.
 	Metrics Metrics
 	// Running reports whether Temporal knows a workflow, and whether it runs. Default: that is not
@@ -85,6 +88,7 @@ type Activities struct {
 	maintenance MaintenanceStore
 
 	clock     timing.Clock
+	budget    *budget
 	ledger    *ledger
 	receipts  *receipts
 	ambiguous ambiguity
@@ -121,6 +125,9 @@ func New(cfg Config) (*Activities, error) {
 	if cfg.WaitForStart == 0 {
 		cfg.WaitForStart = relay.WaitForStart
 	}
+	if cfg.PayloadBudget == 0 {
+		cfg.PayloadBudget = DefaultPayloadBudget
+	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}
 	}
@@ -128,7 +135,7 @@ func New(cfg Config) (*Activities, error) {
 	cfg.Store = nil // each part has its port of it
 	return &Activities{
 		cfg: cfg, claims: store, samples: store, batches: store, operations: store, asked: store, maintenance: store,
-		ledger: newLedger(store), receipts: newReceipts(store, cfg.Metrics), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
+		budget: newBudget(cfg.PayloadBudget), ledger: newLedger(store), receipts: newReceipts(store, cfg.Metrics), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
 		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
 	}, nil
 }

@@ -50,7 +50,7 @@ func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timin
 	t := &attempt{
 		request: r, mode: r.mode(), topic: topic, cfg: a.cfg, policy: a.cfg.policy(topic), store: a.batches,
 		pace: a.pace(topic), ledger: a.ledger, receipts: a.receipts, ambiguous: &a.ambiguous,
-		lease: l, flight: newInFlight(), tenure: newTenure(a.clock, a.cfg.Lease, leaseFrom), last: last,
+		lease: l, flight: newInFlight(a.budget), tenure: newTenure(a.clock, a.cfg.Lease, leaseFrom), last: last,
 	}
 	t.flight.begin(l, last)
 	return t
@@ -63,9 +63,11 @@ func (t *attempt) run(ctx context.Context, until time.Time) (requests int, err e
 	detached := context.WithoutCancel(ctx)
 	sending, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	defer t.flight.forget()
 	defer t.beat(ctx, stop)() // until all lanes are released or kept
 
 	sent := t.send(sending, detached, stop, until)
+	t.flight.forget() // before the database is asked, which may be away
 	if ctx.Err() != nil {
 		sent.ending = cancelled
 	}

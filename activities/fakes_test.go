@@ -90,11 +90,13 @@ type batchFake struct {
 	overHeads int
 	renewed   [][]int16
 	loads     int
-	open      int // most events in hand at a load
+	filled    int64 // bytes of contents
+	open      int   // most events in hand at a load
 	readAt    time.Time
 
 	settleErr  func() error
 	loadErr    func(n int) error
+	fillErr    error
 	renewErr   error
 	highestErr error
 	existsErr  error
@@ -148,7 +150,7 @@ func (s *batchFake) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, e
 	return relay.Lease{Topic: b.Topic, Holder: "h", LowID: low, PausedBy: s.pausedBy}, nil
 }
 
-func (s *batchFake) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
+func (s *batchFake) Page(_ context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loads++
@@ -169,13 +171,28 @@ func (s *batchFake) Load(_ context.Context, l relay.Lease, inHand []relay.Ref, e
 			}
 			keys[e.Key] = true
 			if e.Lane == lane && got < perLane && (l.UpTo.ID == 0 || e.ID <= l.UpTo.ID) && !slices.Contains(inHand, e.Ref) {
-				page.Events = append(page.Events, e)
+				// Fill has its contents.
+				page.Events = append(page.Events, relay.Event{Ref: e.Ref, CreatedAt: e.CreatedAt, Bytes: max(e.Bytes, int64(len(e.Payload)))})
 				got++
 			}
 		}
 		page.More = page.More || got == perLane
 	}
 	return page, nil
+}
+
+func (s *batchFake) Fill(_ context.Context, events []relay.Event) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, e := range events {
+		at := slices.IndexFunc(s.pending, func(p relay.Event) bool { return p.Ref == e.Ref })
+		if at >= 0 {
+			events[i] = s.pending[at]
+			events[i].Bytes = e.Bytes
+		}
+		s.filled += e.Bytes
+	}
+	return s.fillErr
 }
 
 func (s *batchFake) Exists(_ context.Context, r relay.Ref) (bool, error) {

@@ -13,12 +13,12 @@ import (
 
 // inFlight holds, topic by topic, the events that an attempt has loaded and not settled, and the
 // answers of their destinations. Loading, sending, settling and the heartbeat share nothing else,
-// so it has the attempt's only mutex. Its size is bounded over all topics, because the memory of
-// the worker is.
+// so it has the attempt's only mutex. The number of events in hand is bounded over all topics. Their
+// contents have their part of the budget of the process until they have an outcome.
 type inFlight struct {
 	mu     sync.Mutex
+	budget *budget
 	topics map[string]*topicInFlight
-	bytes  int // of the payloads in hand, of all topics
 
 	measured []time.Duration // latencies; used again for every answer
 
@@ -40,12 +40,13 @@ type topicInFlight struct {
 	accepted  int        // by the destination, in this attempt
 	published int        // accepted, in all attempts
 	noted     checkpoint // for the next attempt, without Published and Unsettled
+	allowance *allowance // of the budget
 }
 
 // event is an event in hand, without its payload.
 type event struct {
-	bytes int       // of the payload
-	born  time.Time // when it was written, by this worker's clock; zero: no such time
+	cost int64     // of its contents, while they are in memory
+	born time.Time // when it was written, by this worker's clock; zero: no such time
 }
 
 // acknowledgements are events of one topic that its destination has accepted.
@@ -54,21 +55,66 @@ type acknowledgements struct {
 	refs  []relay.Ref
 }
 
-func newInFlight() *inFlight {
-	return &inFlight{topics: make(map[string]*topicInFlight), wakeSettler: make(chan struct{}, 1), wakeLoader: make(chan struct{}, 1)}
+func newInFlight(b *budget) *inFlight {
+	return &inFlight{
+		budget: b, topics: make(map[string]*topicInFlight), wakeSettler: make(chan struct{}, 1), wakeLoader: make(chan struct{}, 1),
+	}
 }
 
-// begin adds the lanes of a lease, with what the attempt before has left.
+// begin adds the lanes of a lease, with what the attempt before has left. It needs a call of forget.
 func (f *inFlight) begin(l relay.Lease, last checkpoint) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.topics[l.Topic] = &topicInFlight{
 		lanes: slices.Sorted(maps.Keys(l.LowID)), hand: make(map[relay.Ref]event),
-		read: relay.Read{Next: maps.Clone(l.LowID)}, published: last.Published, noted: last,
+		read: relay.Read{Next: maps.Clone(l.LowID)}, published: last.Published, noted: last, allowance: f.budget.join(l.Topic),
 	}
 }
 
-// loaded notes the events of a page that was asked for at the given time.
+// take waits until contents of the first events may be loaded, and returns of how many: at least one.
+func (f *inFlight) take(ctx context.Context, topic string, events []relay.Event) (n int, err error) {
+	costs := make([]int64, len(events))
+	for i, e := range events {
+		costs[i] = cost(e)
+	}
+	return f.allowanceOf(topic).take(ctx, costs)
+}
+
+// takeUnknown waits until so many bytes of contents may be loaded. With known, they become those of the
+// events that were found.
+func (f *inFlight) takeUnknown(ctx context.Context, topic string, bytes int64) (known func([]relay.Event), err error) {
+	a, guess := f.allowanceOf(topic), payloadCopies*bytes
+	if _, err := a.take(ctx, []int64{guess}); err != nil {
+		return nil, err
+	}
+	return func(events []relay.Event) {
+		left := guess
+		for _, e := range events {
+			left -= cost(e)
+		}
+		a.give(left)
+	}, nil
+}
+
+func (f *inFlight) allowanceOf(topic string) *allowance {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.topics[topic].allowance
+}
+
+// forget ends the topics' parts of the budget. No contents may be in memory any more.
+func (f *inFlight) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, t := range f.topics {
+		for ref, e := range t.hand {
+			t.hand[ref] = event{born: e.born}
+		}
+		t.allowance.leave()
+	}
+}
+
+// loaded notes the events of a page that was asked for at the given time. Their cost has been taken.
 func (f *inFlight) loaded(topic string, page relay.Page, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -78,8 +124,7 @@ func (f *inFlight) loaded(topic string, page relay.Page, asked time.Time) {
 		// Two times of the database are compared with each other, and this worker measures the
 		// time since. So the two clocks may differ. An age is too high by the duration of one
 		// request at most, and never too low.
-		t.hand[e.Ref] = event{bytes: len(e.Payload), born: born(e, asked, page.At)}
-		f.bytes += len(e.Payload)
+		t.hand[e.Ref] = event{cost: cost(e), born: born(e, asked, page.At)}
 	}
 }
 
@@ -118,11 +163,13 @@ func (f *inFlight) latencies(topic string, outcomes []relay.Outcome) []time.Dura
 	return f.measured
 }
 
-// answered takes the answer to one request, and wakes the settler.
+// answered takes the answer to one request, and wakes the settler. The publisher has forgotten the
+// contents of the events.
 func (f *inFlight) answered(topic string, outcomes []relay.Outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.topics[topic]
+	t.free(outcomes)
 	for _, o := range outcomes {
 		if o.Err != nil {
 			t.refused.add(o)
@@ -140,10 +187,24 @@ func (f *inFlight) answered(topic string, outcomes []relay.Outcome) {
 func (f *inFlight) screenedOut(topic string, outcomes []relay.Outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	t := f.topics[topic]
+	t.free(outcomes)
 	for _, o := range outcomes {
-		f.topics[topic].refused.add(o)
+		t.refused.add(o)
 		signal(f.wakeLoader)
 	}
+}
+
+// free gives back what the contents of events have cost.
+func (t *topicInFlight) free(outcomes []relay.Outcome) {
+	var freed int64
+	for _, o := range outcomes {
+		if e := t.hand[o.Ref]; e.cost > 0 {
+			freed += e.cost
+			t.hand[o.Ref] = event{born: e.born}
+		}
+	}
+	t.allowance.give(freed)
 }
 
 // unroutable notes that a topic's destination was not found, unless something was refused.
@@ -174,7 +235,7 @@ func (f *inFlight) settled(topic string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.topics[topic]
-	f.drop(t, t.settling)
+	t.drop(t.settling)
 	t.settling = nil
 	signal(f.wakeLoader)
 }
@@ -185,18 +246,19 @@ func (f *inFlight) deadLettered(topic string, dead []relay.Outcome) {
 	defer f.mu.Unlock()
 	t := f.topics[topic]
 	for _, o := range dead {
-		f.drop(t, []relay.Ref{o.Ref})
+		t.drop([]relay.Ref{o.Ref})
 	}
 	t.noted.Dead += len(dead)
 }
 
-func (f *inFlight) drop(t *topicInFlight, refs []relay.Ref) {
+// drop forgets events in hand.
+func (t *topicInFlight) drop(refs []relay.Ref) {
+	var freed int64
 	for _, ref := range refs {
-		if e, ok := t.hand[ref]; ok {
-			delete(t.hand, ref)
-			f.bytes -= e.bytes
-		}
+		freed += t.hand[ref].cost
+		delete(t.hand, ref)
 	}
+	t.allowance.give(freed)
 }
 
 // events is how many are in hand, of all topics.
@@ -223,7 +285,7 @@ func (f *inFlight) moreComes() bool {
 func (f *inFlight) room(ctx context.Context, topic string) bool {
 	for {
 		f.mu.Lock()
-		isFree := f.events() <= relay.PageEvents-loadEvents && f.bytes <= relay.PageBytes/2
+		isFree := f.events() <= relay.PageEvents-loadEvents
 		refused := f.topics[topic].refused.any()
 		f.mu.Unlock()
 		if refused || ctx.Err() != nil {
@@ -297,7 +359,7 @@ func (f *inFlight) giveBack(topic string) (next map[int16]int64) {
 	}
 	for ref := range t.hand {
 		if _, is := next[ref.Lane]; is {
-			f.drop(t, []relay.Ref{ref})
+			t.drop([]relay.Ref{ref})
 			t.loaded--
 		}
 	}

@@ -15,8 +15,9 @@ import (
 // sent while the other is loaded and both together stay a page.
 const loadEvents = relay.PageEvents / 2
 
-// loader loads the pending events in the lanes of a lease, page after page. When the lanes are empty
-// it stays on them for a while, so that events that come next are published without another claim.
+// loader loads the pending events in the lanes of a lease, page after page, and the contents of a page
+// in portions for which the budget has room. When the lanes are empty it stays on them for a while, so
+// that events that come next are published without another claim.
 type loader struct {
 	store  LoadStore
 	screen screen
@@ -66,7 +67,7 @@ func (l *loader) run(ctx context.Context, events chan<- []relay.Event) error {
 func (l *loader) load(ctx context.Context, events chan<- []relay.Event) error {
 	for lastCame := time.Now(); ; {
 		page, err := l.next(ctx, events)
-		if err != nil {
+		if err != nil || page == nil {
 			return err
 		}
 		if len(page.Events) > 0 {
@@ -92,27 +93,61 @@ func (l *loader) wait(ctx context.Context) {
 	}
 }
 
-// next loads a page, screens it, and hands the events that can be sent to the publisher.
-func (l *loader) next(ctx context.Context, events chan<- []relay.Event) (relay.Page, error) {
+// next reads a page, loads its contents, screens it, and hands the events that can be sent to the
+// publisher. It returns nil if the time is over before all contents could be loaded.
+func (l *loader) next(ctx context.Context, events chan<- []relay.Event) (*relay.Page, error) {
 	asked := time.Now()
-	page, err := l.store.Load(ctx, l.lease, l.flight.inHand(l.lease.Topic), loadEvents)
+	page, err := l.store.Page(ctx, l.lease, l.flight.inHand(l.lease.Topic), loadEvents)
 	if err != nil || len(page.Events) == 0 {
-		return page, err
+		return &page, err
 	}
-	ready, err := l.screen.admit(ctx, page, asked)
-	if err != nil {
-		return page, err
-	}
-	l.flight.readOn(l.lease.Topic, page)
-	first := firstIDs(page.Events) // before the page is the publisher's
-	if len(ready) > 0 {
-		select {
-		case events <- ready:
-		case <-ctx.Done():
-			return page, ctx.Err()
+	first := firstIDs(page.Events)
+	for left := page.Events; len(left) > 0; {
+		n, err := l.take(ctx, left)
+		if err != nil || n == 0 {
+			return nil, err
+		}
+		// The page has no contents, because it would keep them in memory until its last portion is sent.
+		portion := page
+		portion.Events, left = slices.Clone(left[:n]), left[n:]
+		if err := l.hand(ctx, portion, asked, events); err != nil {
+			return nil, err
 		}
 	}
-	return page, l.raise(ctx, page, first)
+	return &page, l.raise(ctx, page, first)
+}
+
+// take waits until the budget has room for contents of the first events, and returns of how many: 0 if
+// the time is over before.
+func (l *loader) take(ctx context.Context, events []relay.Event) (n int, err error) {
+	waiting, cancel := context.WithDeadline(ctx, l.until)
+	defer cancel()
+	n, err = l.flight.take(waiting, l.lease.Topic, events)
+	if err != nil && ctx.Err() == nil {
+		return 0, nil
+	}
+	return n, err
+}
+
+// hand loads the contents of a portion, whose cost has been taken, and hands it to the publisher.
+func (l *loader) hand(ctx context.Context, portion relay.Page, asked time.Time, events chan<- []relay.Event) error {
+	if err := l.store.Fill(ctx, portion.Events); err != nil {
+		return err
+	}
+	ready, err := l.screen.admit(ctx, portion, asked)
+	if err != nil {
+		return err
+	}
+	l.flight.readOn(l.lease.Topic, portion)
+	if len(ready) == 0 {
+		return nil
+	}
+	select {
+	case events <- ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // raise advances the low watermarks from which pages are read: while a snapshot is held

@@ -103,7 +103,12 @@ func (p *prober) probe(ctx context.Context) error {
 // ended, as by a refusal that others would get as well.
 func (p *prober) sendPortion(ctx context.Context, lease relay.Lease, ask relay.Probe) (probed relay.Probed, goesOn bool, err error) {
 	topic, asked := p.batch.Topic, time.Now()
+	known, err := p.flight.takeUnknown(ctx, topic, relay.ProbeBytes)
+	if err != nil {
+		return probed, true, err
+	}
 	probed, err = p.store.Probe(ctx, lease, p.flight.inHand(topic), ask)
+	known(probed.Events)
 	if err != nil || len(probed.Events) == 0 {
 		return probed, true, err
 	}

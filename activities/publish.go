@@ -40,7 +40,9 @@ type LaneStore interface {
 
 // LoadStore is the part of Store from which an attempt loads events.
 type LoadStore interface {
-	Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
+	// Page reads which events are pending. Fill loads the contents of some of them.
+	Page(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error)
+	Fill(ctx context.Context, events []relay.Event) error
 	Exists(ctx context.Context, r relay.Ref) (bool, error)
 	// Blocked returns the id of the first dead letter of each key.
 	Blocked(ctx context.Context, topic string, keys []string) (map[relay.Chain]int64, error)

@@ -67,6 +67,9 @@ func TestAttempt_LoadsLargePayloadsFewAtATime(t *testing.T) {
 			if e.store.loads != 1 {
 				t.Errorf("%d loads while 40 MiB are open", e.store.loads)
 			}
+			if e.store.filled > DefaultPayloadBudget/payloadCopies {
+				t.Errorf("%d bytes are in memory", e.store.filled)
+			}
 		}
 	}
 	r, err := e.publish(t, lanes...)
@@ -366,7 +369,7 @@ func TestFailure_LeavesErrorsOfTemporalAsTheyAre(t *testing.T) {
 
 func TestLoader_RaisesALowWatermarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
 	store := &store{}
-	a := &Activities{batches: store}
+	a := &Activities{batches: store, budget: newBudget(DefaultPayloadBudget)}
 	attempt := a.newAttempt(PublishRequest{Batch: relay.Batch{Topic: "orders"}}, relay.Lease{Topic: "orders", LowID: map[int16]int64{1: 1}}, timing.Reading{}, checkpoint{})
 	l := attempt.newLoader(nil, time.Now())
 	low, read := l.lease.LowID, &attempt.flight.topics["orders"].read

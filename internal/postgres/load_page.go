@@ -67,27 +67,44 @@ CROSS JOIN LATERAL (
 // leastPerLane is the minimum number of events that a page takes of one lane, if the lane has them.
 const leastPerLane = 10
 
-// Load reads pending events of a lease's lanes, up to the lease's bound and without the events of
-// inHand. It reads at most events events and relay.PageBytes, but at least one event; the lanes take
-// turns. It returns relay.ErrClaimLost if another claim has one of the lanes.
-//
-// Three kinds of events are in the page without an EventID, because they would be claimed for ever
-// if Load omitted them: an event that is pending but missing from outbox.event; an event that alone
-// exceeds relay.PageBytes, which no destination accepts and no worker should have to hold; and an
-// Unreadable event.
-func (s *Store) Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
+// Page reads which events are pending in a lease's lanes, up to the lease's bound and without the events
+// of inHand. It reads at most events events and relay.PageBytes, but at least one event; the lanes take
+// turns. The events have no contents: Fill loads them, all at once or in portions. Page returns
+// relay.ErrClaimLost if another claim has one of the lanes.
+func (s *Store) Page(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	s.advanceWhenDue(ctx)
 	page, err := s.page(ctx, l, inHand, events)
-	if err == nil && len(page.Events) > 0 {
-		s.rounds.want()
-		err = s.fill(ctx, page.Events)
-	}
 	if err != nil {
-		return relay.Page{}, fmt.Errorf("load events: %w", err)
+		return relay.Page{}, fmt.Errorf("read a page: %w", err)
+	}
+	if len(page.Events) > 0 {
+		s.rounds.want()
 	}
 	return page, nil
+}
+
+// Fill loads the contents of events of a page. Three kinds of events stay without an EventID, because
+// they would be claimed for ever if Fill omitted them: an event that is pending but missing from
+// outbox.event; an event that alone exceeds relay.PageBytes, which no destination accepts and no worker
+// should have to hold; and an Unreadable event.
+func (s *Store) Fill(ctx context.Context, events []relay.Event) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if err := s.fill(ctx, events); err != nil {
+		return fmt.Errorf("load events: %w", err)
+	}
+	return nil
+}
+
+// Load is Page and Fill at once.
+func (s *Store) Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (relay.Page, error) {
+	page, err := s.Page(ctx, l, inHand, events)
+	if err != nil || len(page.Events) == 0 {
+		return page, err
+	}
+	return page, s.Fill(ctx, page.Events)
 }
 
 func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (page relay.Page, err error) {

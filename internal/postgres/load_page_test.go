@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,4 +157,24 @@ func TestLoad_DatesAPageByTheClockOfItsEvents(t *testing.T) {
 	}
 	require.False(t, page.At.After(now))
 	require.WithinDuration(t, now, page.At, 5*time.Second)
+}
+
+func TestFill_LoadsTheContentsOfAPageInPortions(t *testing.T) {
+	o := open(t)
+	o.write("orders", 10)
+	_, lease := o.claimOne()
+	page, err := o.Page(t.Context(), lease, nil, 100)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 10)
+	whole, err := o.Load(t.Context(), lease, nil, 100)
+	require.NoError(t, err)
+	for i, e := range page.Events {
+		require.Equal(t, relay.Event{Ref: e.Ref, CreatedAt: e.CreatedAt, Bytes: whole.Events[i].Bytes}, e, "a page has no contents")
+		require.Positive(t, e.Bytes)
+	}
+	for portion := range slices.Chunk(page.Events, 3) {
+		require.NoError(t, o.Fill(t.Context(), portion))
+	}
+	require.Equal(t, whole.Events, page.Events)
+	require.NotEmpty(t, page.Events[9].Payload)
 }

@@ -51,7 +51,7 @@ func (s *Store) Borrow(ctx context.Context, b relay.Batch, l relay.Lease) (map[i
 
 // probeSQL reads pending events of some lanes behind a page, in the order of ids over all lanes that
 // the attempt still holds. It omits the events that the caller has, and events that no destination
-// accepts: these become dead letters as part of a page. %[1]s is the direction.
+// accepts, larger than relay.ProbeBytes: these become dead letters as part of a page. %[1]s is the direction.
 const probeSQL = `
 SELECT p.lane, p.id, p.replay, p.created_at, p.bytes, (SELECT clock_timestamp())
 FROM unnest($2::smallint[], $3::bigint[]) AS lease(lane, low_id)
@@ -98,7 +98,7 @@ func (s *Store) probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p 
 		}
 	}
 	c := refColumns(inHand)
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(probeSQL, direction), l.Topic, lanes, lows, c.ids, c.replays, p.Events, relay.PageBytes, c.created, l.Holder)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(probeSQL, direction), l.Topic, lanes, lows, c.ids, c.replays, p.Events, relay.ProbeBytes, c.created, l.Holder)
 	if err != nil {
 		return probed, err
 	}
@@ -108,7 +108,7 @@ func (s *Store) probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p 
 	_, err = pgx.ForEachRow(rows, []any{&e.Lane, &e.ID, &e.Replay, &created, &e.Bytes, &probed.At}, func() error {
 		e.At, e.CreatedAt = microseconds(created), created.Time
 		found++
-		if bytes += e.Bytes; bytes > relay.PageBytes && len(probed.Events) > 0 {
+		if bytes += e.Bytes; bytes > relay.ProbeBytes && len(probed.Events) > 0 {
 			return nil
 		}
 		probed.Events = append(probed.Events, e)

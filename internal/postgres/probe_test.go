@@ -128,7 +128,7 @@ func TestProbe_LeavesOutWhatNoDestinationAccepts(t *testing.T) {
 func TestProbe_IsCutByBytesAndGoesOnFromThere(t *testing.T) {
 	o := open(t)
 	for range 5 {
-		o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', 'T', repeat('x', 3 << 20))`)
+		o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', 'T', repeat('x', $1))`, relay.ProbeBytes*2/5)
 	}
 	_, lease := o.claimOne()
 	ids, next := o.probed(lease, nil, relay.Probe{Events: 10})

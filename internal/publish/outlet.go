@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"slices"
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/publish/destination"
@@ -37,8 +38,10 @@ func newOutlet(to destination.Destination, route *cachedRoute, r Request) *outle
 	}
 }
 
-// add takes a page of events.
+// add takes a page of events. It keeps copies, because the contents of an event are forgotten once it
+// has its outcome, and the page is the caller's.
 func (o *outlet) add(page []relay.Event) {
+	page = slices.Clone(page)
 	entries := make([]entry, len(page))
 	for i := range page {
 		ev := &page[i]

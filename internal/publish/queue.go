@@ -125,8 +125,10 @@ func (q *queue) next(maxBytes int) (batch, invalid []*entry) {
 }
 
 // done says what became of an entry that next has returned: if it was accepted
-// the next of its key becomes ready, if not, all behind it are held.
+// the next of its key becomes ready, if not, all behind it are held. The contents of its event are
+// forgotten, because the other events of its page keep the event in memory.
 func (q *queue) done(e *entry, accepted bool) {
+	e.ev.Payload, e.ev.Attributes = "", nil
 	switch k := e.key; {
 	case k == nil:
 	case !accepted:

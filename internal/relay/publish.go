@@ -12,7 +12,9 @@ type PublishRequest struct {
 
 	// Events is read until it is closed, or until Publish returns. The caller
 	// must not change a page before that, and must be ready for nobody reading
-	// any more once it has returned.
+	// any more once it has returned. Publish forgets the contents of an event before it
+	// reports the event's outcome, so that they need no memory if the caller has dropped
+	// the page.
 	Events <-chan []Event
 
 	// Deadline returns the instant after which nothing may be in flight, as far

@@ -83,11 +83,15 @@ type Outcome struct {
 	Destination string
 }
 
-// A page is how much of a batch is loaded and unsettled at once. It bounds the
-// relay's memory, and what is sent again after a crash.
 const (
+	// PageEvents is how many events of a batch are loaded and unsettled at once. It bounds what is
+	// sent again after a crash.
 	PageEvents = 500
-	PageBytes  = 8 << 20
+	// PageBytes is how large the events of a page are together. The contents of an event that alone
+	// is larger are never loaded.
+	PageBytes = 8 << 20
+	// ProbeBytes is how large the events of a probe are together. A larger event is never probed.
+	ProbeBytes = 2 << 20
 )
 
 // ClaimRequest asks for batches to publish.
