@@ -23,12 +23,14 @@ type settings struct {
 	Config      string     `env:"OUTBOX_CONFIG" doc:"path of the file that routes topics" required:"yes"`
 	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay" doc:"Temporal task queue, and the name of the schedule: one for each outbox in a namespace; printable ASCII"`
 	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16" doc:"size of the connection pool, at least 2"`
+	Payloads    string     `env:"OUTBOX_PAYLOAD_BUDGET" envDefault:"24MiB" doc:"memory for the payloads in the worker, in KiB, MiB or GiB, at least 1MiB ([memory](#memory))"`
 	HTTPAddress string     `env:"OUTBOX_HTTP_ADDRESS" doc:"where to serve /healthz, /readyz and /metrics, such as :8080; nowhere if it is not set"`
 	LogFormat   string     `env:"OUTBOX_LOG_FORMAT" envDefault:"text" doc:"text or json"`
 	LogLevel    slog.Level `env:"OUTBOX_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
 	Deployment  string     `env:"TEMPORAL_DEPLOYMENT_NAME" doc:"with TEMPORAL_WORKER_BUILD_ID: run as a version of this Worker Deployment"`
 	BuildID     string     `env:"TEMPORAL_WORKER_BUILD_ID" doc:"that version; starter promote makes it current"`
 
+	payloads int64 // Payloads in bytes
 	topics   map[string]publish.Destination
 	policies map[string]activities.TopicPolicy
 }
@@ -53,6 +55,10 @@ func readSettings() (settings, error) {
 	}
 	if s.Connections < 2 {
 		problems = append(problems, fmt.Errorf("OUTBOX_DATABASE_CONNECTIONS is %d: it must be at least 2", s.Connections))
+	}
+	var err error
+	if s.payloads, err = bytesOf(s.Payloads); err != nil || s.payloads < leastPayloads {
+		problems = append(problems, fmt.Errorf("OUTBOX_PAYLOAD_BUDGET is %q: give it a size of at least 1MiB with its unit (KiB, MiB or GiB), such as 24MiB", s.Payloads))
 	}
 	if err := workflows.CheckTaskQueue(s.TaskQueue); err != nil {
 		problems = append(problems, fmt.Errorf("OUTBOX_TASK_QUEUE %w", err))

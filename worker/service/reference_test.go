@@ -18,6 +18,22 @@ var update = flag.Bool("update", false, "write the reference instead of comparin
 
 const reference = "../../docs/configuration.md"
 
+// memoryReference describes what bounds the worker's memory.
+const memoryReference = `## Memory
+
+All batches of a worker share ` + "`OUTBOX_PAYLOAD_BUDGET`" + `. An event counts three times its size, from before the worker loads its payload until its
+destination has answered: the payload, the request with it, and the buffers that it passes. A topic may hold three quarters of the budget if it is
+alone, and an equal part beside others. So a destination that hangs leaves a part for other topics. The budget is exceeded by one event at
+most. A larger budget lets more large payloads be under way at once: with round trips of 15 ms to AWS and payloads of 200 KiB, each MiB of the
+budget allows at most 22 MiB of payloads a second.
+
+The worker collects garbage earlier once its memory exceeds 160 MiB: 112 MiB, and twice the payload budget. If a worker has so many
+topics that more than a third of this is in use all the time, three times the memory in use counts instead. In a container with a
+memory limit, 90 % of that limit is the most. The worker reads the limit at its start (cgroup v1 and v2). If you set ` + "`GOMEMLIMIT`" + `, the worker
+uses your value and none of these. If you set ` + "`GOGC`" + `, it replaces the worker's own 400.
+
+`
+
 // databaseReference describes the database of DATABASE_URL and the results of worker --check.
 const databaseReference = `
 ## The database
@@ -145,6 +161,7 @@ func TestReference_OfTheConfigurationIsThatOfTheCode(t *testing.T) {
 	rows(&b, reflect.TypeFor[settings](), "env", "envDefault")
 	b.WriteString("\nTemporal's connection comes from `temporal.toml` and `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY` and " +
 		"`TEMPORAL_TLS_…`, AWS's from the SDK's default chain, where traces go from the standard `OTEL_…` variables ([tracing](tracing.md)).\n\n" +
+		memoryReference +
 		"## The file that `OUTBOX_CONFIG` names\n\nUnder `topics`, for each topic by its name:\n\n| key | default | |\n|---|---|---|\n")
 	rows(&b, reflect.TypeFor[topic](), "yaml", "default")
 	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. The worker refuses an unknown key, a repeated key and a second\nYAML document. It reads names as they are written: `012:` and `sqs: 012` are not 12 or 10. An alias stands for the last anchor before it.\n" +

@@ -47,9 +47,11 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 		return err
 	}
 	defer r.close()
+	limitMemory(ctx, s.payloads, logger)
 
 	acts, err := activities.New(activities.Config{
 		Store: r.store, Publisher: r.publisher, Routes: r.publisher.Topics(), Topics: s.policies, Metrics: r.metrics, Running: r.running,
+		PayloadBudget: s.payloads,
 	})
 	if err != nil {
 		return err
@@ -144,7 +146,7 @@ func (r *relay) workerOptions() worker.Options {
 		// The SDK sends heartbeats at 0.8 of their timeout, 8 s, if not told otherwise,
 		// and only a heartbeat learns that an activity was cancelled or paused.
 		MaxHeartbeatThrottleInterval: timing.HeartbeatThrottle,
-		// Each batch holds few goroutines and at most a page in memory.
+		// Each batch holds few goroutines, and all of them share the payload budget.
 		MaxConcurrentActivityExecutionSize: 100,
 		// A relay with nothing to do claims, and would show nothing else.
 		Interceptors: r.traces.Interceptors("ClaimBatches"),
