@@ -275,3 +275,60 @@ func TestBudget_NeverDeadlocks(t *testing.T) {
 		})
 	}
 }
+
+func TestAttempt_EndsWithItsTimeIfTheBudgetHasNoRoom(t *testing.T) {
+	recovers := request(1)
+	recovers.Recovering = true
+	for name, c := range map[string]struct {
+		request PublishRequest
+		fails   bool
+	}{
+		"relaying":   {request(1), false},
+		"recovering": {recovers, true},
+		"parking":    {parkingUpTo(100), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.store.fill(5, 1)
+			other := e.budget.join("audit")
+			require.Equal(t, 1, other.ask(DefaultPayloadBudget+1), "its destination hangs")
+			c.request.For = 50 * time.Millisecond
+			r, err := e.publishAs(t, c.request)
+			if c.fails {
+				require.Contains(t, asApplicationError(t, err).Message(), "stopped before anything was sent", "its workflow must not take the topic for empty")
+			} else {
+				require.NoError(t, err)
+				require.Zero(t, r.Published)
+			}
+			require.Empty(t, e.publisher.sent)
+			require.Zero(t, e.store.filled)
+			require.Len(t, e.store.pending, 5)
+			other.leave()
+			r, err = e.publish(t, 1)
+			require.NoError(t, err)
+			require.Equal(t, 5, r.Published)
+			require.Zero(t, e.budget.held)
+			require.Zero(t, e.budget.batches)
+		})
+	}
+}
+
+func TestAttempt_GivesTheBudgetBackHoweverItEnds(t *testing.T) {
+	for name, set := range map[string]func(e *env){
+		"all accepted":      func(*env) {},
+		"contents away":     func(e *env) { e.store.fillErr = errAway },
+		"an event refused":  func(e *env) { e.publisher.answer = func(int, relay.Event) *relay.PublishError { return poison("X") } },
+		"settling fails":    func(e *env) { e.store.settleErr = func() error { return errAway } },
+		"publishing failed": func(e *env) { e.publisher.err = errAway },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.store.fill(5, 1)
+			set(e)
+			_, _ = e.publish(t, 1)
+			require.Zero(t, e.budget.held)
+			require.Zero(t, e.budget.batches)
+			require.Empty(t, e.budget.topics)
+		})
+	}
+}

@@ -31,6 +31,7 @@ type loader struct {
 	until   time.Time     // when no further page is loaded
 	stay    time.Duration // how long empty lanes are looked at
 	onePage bool
+	ofRelay bool // not of a recovery, which must know why it has loaded nothing
 }
 
 // extent is how far the lanes had been read, and in which round of the store. Low watermarks follow.
@@ -42,7 +43,7 @@ type extent struct {
 func (t *attempt) newLoader(stop context.CancelCauseFunc, until time.Time) *loader {
 	l := &loader{
 		store: t.store, screen: t.screen(), flight: t.flight, stop: stop, poll: t.cfg.PollEvery,
-		lease: t.lease, until: until, stay: t.request.Stay,
+		lease: t.lease, until: until, stay: t.request.Stay, ofRelay: t.mode == relaying,
 		// A page is enough for a recovery to tell. Parking goes on while no event is
 		// refused: it has an end, and is not to take an activity for every page.
 		onePage: t.mode != relaying && t.request.ParkUpTo == 0,
@@ -123,10 +124,13 @@ func (l *loader) take(ctx context.Context, events []relay.Event) (n int, err err
 	waiting, cancel := context.WithDeadline(ctx, l.until)
 	defer cancel()
 	n, err = l.flight.take(waiting, l.lease.Topic, events)
-	if err != nil && ctx.Err() == nil {
-		return 0, nil
+	if err == nil || ctx.Err() != nil {
+		return n, err
 	}
-	return n, err
+	if !l.ofRelay {
+		l.stop(relay.ErrStopped)
+	}
+	return 0, nil
 }
 
 // hand loads the contents of a portion, whose cost has been taken, and hands it to the publisher.
