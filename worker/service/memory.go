@@ -21,7 +21,7 @@ const (
 	leastPayloads = 1 << 20
 	// memoryBeside is the memory that a worker may have beside its payloads before it collects garbage
 	// more often than its GOGC says. A worker with payloads of 512 bytes has less.
-	memoryBeside = 112 << 20
+	memoryBeside = 96 << 20
 	// memoryEvery is how often the runtime's limit is set to what is alive.
 	memoryEvery = time.Second
 )

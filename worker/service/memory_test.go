@@ -15,12 +15,12 @@ func TestMemoryLimit_IsBelowTheContainersAndAboveWhatIsAlive(t *testing.T) {
 		alive     uint64
 		want      int64
 	}{
-		"no container":               {math.MaxInt64, 24 * mib, 30 * mib, 160 * mib},
-		"a large container":          {1024 * mib, 24 * mib, 30 * mib, 160 * mib},
+		"no container":               {math.MaxInt64, 24 * mib, 30 * mib, 144 * mib},
+		"a large container":          {1024 * mib, 24 * mib, 30 * mib, 144 * mib},
 		"a small container":          {100 * mib, 24 * mib, 30 * mib, 90 * mib},
 		"more alive, as of topics":   {math.MaxInt64, 24 * mib, 100 * mib, 300 * mib},
 		"more alive, in a container": {256 * mib, 24 * mib, 100 * mib, 256 * mib / 10 * 9},
-		"a larger budget":            {math.MaxInt64, 100 * mib, 30 * mib, 312 * mib},
+		"a larger budget":            {math.MaxInt64, 100 * mib, 30 * mib, 296 * mib},
 		"nonsense":                   {math.MaxUint64, math.MaxInt64, math.MaxUint64, math.MaxInt64 / 4 / 3 * 3},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -27,7 +27,7 @@ alone, and an equal part beside others. So a destination that hangs leaves a par
 most. A larger budget lets more large payloads be under way at once: with round trips of 15 ms to AWS and payloads of 200 KiB, each MiB of the
 budget allows at most 22 MiB of payloads a second.
 
-The worker collects garbage earlier once its memory exceeds 160 MiB: 112 MiB, and twice the payload budget. If a worker has so many
+The worker collects garbage earlier once its memory exceeds 144 MiB: 96 MiB, and twice the payload budget. If a worker has so many
 topics that more than a third of this is in use all the time, three times the memory in use counts instead. In a container with a
 memory limit, 90 % of that limit is the most. The worker reads the limit at its start (cgroup v1 and v2). If you set ` + "`GOMEMLIMIT`" + `, the worker
 uses your value and none of these. If you set ` + "`GOGC`" + `, it replaces the worker's own 400.
