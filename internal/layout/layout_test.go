@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/codes", "go.opentelemetry.io/otel/semconv/", "go.opentelemetry.io/otel/trace",
 	},
 	"internal/publish/errorcode":   {module + "internal/relay"},
+	"internal/publish/limit":       {},
 	"internal/publish/destination": {module + "internal/relay", module + "internal/publish/errorcode", "go.opentelemetry.io/otel/attribute"},
 	"internal/publish/destination/destinationtest": {
 		module + "internal/relay", module + "internal/publish/destination", module + "internal/publish/detach", module + "internal/publish/errorcode",

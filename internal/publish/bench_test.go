@@ -130,8 +130,8 @@ func bareSNS(b *testing.B, cfg aws.Config, f fixture) func() error {
 	}
 }
 
-func bareSQS(b *testing.B, cfg aws.Config, f fixture) func() error {
-	client := sqs.NewFromConfig(cfg)
+func bareSQS(b *testing.B, cfg aws.Config, f fixture, change ...func(*sqs.Options)) func() error {
+	client := sqs.NewFromConfig(cfg, change...)
 	in := &sqs.SendMessageBatchInput{QueueUrl: &f.queue}
 	for i, ev := range benchEvents()[:10] {
 		in.Entries = append(in.Entries, sqstypes.SendMessageBatchRequestEntry{

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/internal/publish/limit"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -25,7 +26,7 @@ func answersTo(t *testing.T, p *publish.Publisher, n int) (answers []relay.Answe
 
 func TestAnswered_IsToldOfEveryRequestWithItsEvents(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
-		assert.Equal(t, []relay.Answer{{Events: 10}, {Events: 10}, {Events: 3}}, answersTo(t, w.publisher(d), 23))
+		assert.Equal(t, []relay.Answer{{Events: 10, Limit: limit.Initial}, {Events: 10, Limit: limit.Initial}, {Events: 3, Limit: limit.Initial}}, answersTo(t, w.publisher(d), 23))
 	})
 }
 
@@ -93,7 +94,7 @@ func TestAnswered_SuspectsEventsWhoseAnswerWasLostAndNoOthers(t *testing.T) {
 func TestAnswered_ASuspicionEndsWithItsRequest(t *testing.T) {
 	both(t, false, func(t *testing.T, w *wire, d publish.Destination) {
 		w.publish = once(wireReply{Drop: true})
-		assert.Equal(t, []relay.Answer{{Events: 10, Suspected: 10}, {Events: 5}}, answersTo(t, w.publisher(d), 15))
+		assert.Equal(t, []relay.Answer{{Events: 10, Suspected: 10, Limit: limit.Initial}, {Events: 5, Limit: limit.Initial}}, answersTo(t, w.publisher(d), 15))
 	})
 }
 

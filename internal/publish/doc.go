@@ -28,6 +28,8 @@
 //   - sns and sqs are its first two implementations. They share awsapi, which calls
 //     AWS and accounts for every entry of a batch, message, which turns an event into a
 //     message, and detach, which guards requests on their way through the SDK.
+//   - limit finds how many requests a destination should have in flight. All calls of
+//     Publish that send to it share its limiter.
 //   - errorcode knows the reaction to every error code. Outcomes carry its verdict;
 //     acting on it is the caller's business.
 package publish

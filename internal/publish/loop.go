@@ -8,12 +8,9 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/publish/detach"
+	"github.com/temporal-outbox/relay/internal/publish/limit"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
-
-// DefaultConcurrency is how many requests a Publish has in flight at once where
-// its Request does not say.
-const DefaultConcurrency = 4
 
 // readAhead is how many unsent events stop Publish from reading more. It is
 // small enough to bound memory to this and one page, and large enough that
@@ -38,7 +35,7 @@ type (
 // whose destination cannot be resolved: its events all fail.
 func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 	if r.Concurrency <= 0 {
-		r.Concurrency = DefaultConcurrency
+		r.Concurrency = limit.Ceiling
 	}
 	l := &loop{
 		Request:  r,
@@ -56,6 +53,7 @@ func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 		to = newUnroutable(route, unresolved, !r.Isolate)
 	}
 	l.outlet = newOutlet(to, p.routes[r.Topic], r)
+	l.turn = p.limiter(l.outlet.props.Address).Join(r.Concurrency)
 	defer l.close()
 	err := l.run()
 	if none, ok := to.(*unroutable); ok && err != nil {
@@ -77,6 +75,7 @@ type loop struct {
 	timeout time.Duration   // of a request with all its attempts
 
 	outlet   *outlet
+	turn     *limit.Turn    // at the destination
 	requests []*request     // all of them
 	idle     []*request     // those that are not in flight
 	running  sync.WaitGroup // the goroutines of all
@@ -110,8 +109,8 @@ func (l *loop) run() error {
 	}
 }
 
-// startRequests starts requests until the window is full, nothing can be sent, or publishing
-// has to stop. It returns true when it has found invalid events: they have their outcomes
+// startRequests starts requests until the window is full, nothing can be sent, it is not this
+// batch's turn, or publishing has to stop. It returns true when it has found invalid events: they have their outcomes
 // without a request, and these are reported before it goes on.
 func (l *loop) startRequests() (again bool) {
 	for l.stop == nil && l.inFlight < l.window() {
@@ -135,7 +134,11 @@ func (l *loop) startRequests() (again bool) {
 			l.record(l.outlet, invalid, func(i int) (string, *relay.PublishError) { return "", invalid[i].invalid })
 			return true
 		}
+		if !l.turn.Take() {
+			return false
+		}
 		if wait := l.outlet.wait(); wait > 0 {
+			l.turn.PutBack()
 			// No longer than to the deadline: by then the lease may have been renewed, or not.
 			l.wake(min(wait, time.Until(deadline)))
 			return false
@@ -145,8 +148,8 @@ func (l *loop) startRequests() (again bool) {
 	return false
 }
 
-// window is how many requests may be in flight. It is asked before each of them, so the answer
-// may change from one to the next.
+// window is how many requests of this batch may be in flight. The destination's limiter may allow
+// fewer.
 func (l *loop) window() int { return l.Concurrency }
 
 var errDeadline = errors.New("the lease is about to end")
@@ -186,7 +189,7 @@ func (l *loop) start(o *outlet, deadline time.Time) {
 }
 
 // wait blocks until there is something to do: a page, an answer, a request that may start by the
-// topic's rate, or the end of ctx.
+// topic's rate or because it is this batch's turn, or the end of ctx.
 func (l *loop) wait() {
 	var pages <-chan []relay.Event
 	if l.wantsPage() {
@@ -202,6 +205,7 @@ func (l *loop) wait() {
 	case r := <-l.answered:
 		l.take(r)
 	case <-tick:
+	case <-l.turn.Granted():
 	case <-l.done:
 		l.stop, l.done = context.Cause(l.ctx), nil
 	}
@@ -233,8 +237,10 @@ func (l *loop) read(page []relay.Event, ok bool) {
 // take takes the answer to a request.
 func (l *loop) take(r *request) {
 	l.inFlight--
+	answer := r.ended()
+	answer.Limit = l.turn.Done(r.sample())
 	if l.Answered != nil {
-		l.Answered(r.ended())
+		l.Answered(answer)
 	}
 	o := r.outlet
 	if failure := r.answer.Failure; failure == nil {
@@ -278,4 +284,8 @@ func (l *loop) close() {
 		close(r.start)
 	}
 	l.running.Wait()
+	for ; l.inFlight > 0; l.inFlight-- {
+		l.turn.PutBack()
+	}
+	l.turn.Leave()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/temporal-outbox/relay/internal/publish/destination"
 	"github.com/temporal-outbox/relay/internal/publish/errorcode"
+	"github.com/temporal-outbox/relay/internal/publish/limit"
 	"github.com/temporal-outbox/relay/internal/publish/sns"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -42,6 +44,24 @@ type Publisher struct {
 	drivers map[Service]destination.Driver
 	sns     *sns.Driver  // one of drivers, for its subscriptions
 	tracer  trace.Tracer // nil: none
+
+	mu       sync.Mutex
+	limiters map[string]*limit.Limiter // by the destination's address
+}
+
+// limiter returns the limiter of a destination. All topics that go there share it.
+func (p *Publisher) limiter(address string) *limit.Limiter {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.limiters[address]
+	if l == nil {
+		if p.limiters == nil {
+			p.limiters = make(map[string]*limit.Limiter)
+		}
+		l = limit.New()
+		p.limiters[address] = l
+	}
+	return l
 }
 
 // cachedRoute is a topic's route, and the destination once the route has been looked up.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/publish/destination"
+	"github.com/temporal-outbox/relay/internal/publish/limit"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -17,6 +18,7 @@ type request struct {
 	entries []*entry
 	events  []*relay.Event // those of entries
 	answer  destination.Answer
+	latency time.Duration // of the answer
 	// start starts the request with its deadline. Closing it ends the goroutine.
 	start chan time.Time
 }
@@ -30,7 +32,9 @@ func (r *request) serve(ctx context.Context, answered chan<- *request) {
 			r.events = append(r.events, e.ev)
 		}
 		ctx, cancel := context.WithDeadline(ctx, deadline)
+		began := time.Now()
 		r.answer = r.sender.Send(ctx, r.events)
+		r.latency = time.Since(began)
 		cancel()
 		answered <- r
 	}
@@ -43,6 +47,19 @@ func (r *request) ended() relay.Answer {
 		_, err := r.answer.Of(i)
 		if r.answer.DeliveryUncertain || err != nil && err.Code == relay.CodeUnanswered {
 			a.Suspected++
+		}
+	}
+	return a
+}
+
+// sample is what the destination's limiter learns from the answer.
+func (r *request) sample() limit.Answer {
+	a := limit.Answer{Latency: r.latency, Throttled: r.answer.Throttled}
+	for i := range r.entries {
+		if _, err := r.answer.Of(i); err == nil {
+			a.Accepted++
+		} else if err.Throttled {
+			a.Throttled = true
 		}
 	}
 	return a

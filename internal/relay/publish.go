@@ -7,7 +7,8 @@ import "time"
 type PublishRequest struct {
 	Topic string
 
-	// Concurrency is how many requests are in flight at once. Default 4.
+	// Concurrency is how many requests are in flight at once, at most. The destination's limiter,
+	// which all calls of Publish share, may allow fewer. Default: the limiter alone decides.
 	Concurrency int
 
 	// Events is read until it is closed, or until Publish returns. The caller
@@ -54,6 +55,8 @@ type Answer struct {
 	// Suspected is how many of its events may be published twice: an attempt of it,
 	// or the answer about them, was lost after it may have been accepted.
 	Suspected int
+	// Limit is how many requests the destination may have in flight now, of all calls of Publish.
+	Limit int
 }
 
 // PublishResult counts what Publish read. Acknowledged, Failed, Held and Unsent

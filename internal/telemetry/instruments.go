@@ -22,7 +22,7 @@ type instruments struct {
 	fill    metric.Int64Histogram
 	latency metric.Float64Histogram
 
-	buildInfo metric.Int64Gauge
+	buildInfo, limit metric.Int64Gauge
 }
 
 func newInstruments(m metric.Meter) (i instruments, err error) {
@@ -49,6 +49,9 @@ func newInstruments(m metric.Meter) (i instruments, err error) {
 	i.latency, err = m.Float64Histogram("outbox_publish_latency", metric.WithUnit("s"),
 		metric.WithDescription("Time from the write of an event to its acknowledgement."),
 		metric.WithExplicitBucketBoundaries(latencyBuckets...))
+	problems = append(problems, err)
+	i.limit, err = m.Int64Gauge("outbox_requests_limit",
+		metric.WithDescription("Requests that this worker may have in flight to the destination of the topic, as of the last answer."))
 	problems = append(problems, err)
 	i.buildInfo, err = m.Int64Gauge("outbox_build_info", metric.WithDescription("1; the labels name this worker's version, revision and Go version."))
 	problems = append(problems, err)

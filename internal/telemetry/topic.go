@@ -53,11 +53,12 @@ func (t *topicMetrics) begin() {
 	}
 }
 
-// Answered counts a request.
+// Answered counts a request, and shows the limit of its destination.
 func (m *Metrics) Answered(topic string, a relay.Answer) {
 	ctx, t := context.Background(), m.topic(topic)
 	m.requests.Add(ctx, 1, t.ended[outcome(a)]...)
 	m.fill.Record(ctx, int64(a.Events), t.record...)
+	m.limit.Record(ctx, int64(a.Limit), t.record...)
 	if a.Suspected > 0 {
 		m.suspected.Add(ctx, int64(a.Suspected), t.add...)
 	}

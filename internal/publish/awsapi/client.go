@@ -18,8 +18,9 @@ import (
 
 const (
 	// idleConnections is kept per host. The SDK keeps 10, and closes and
-	// reopens the rest as soon as more requests than that are in flight.
-	idleConnections = 128
+	// reopens the rest as soon as more requests than that are in flight. All
+	// destinations of a region share a host, so this is more than limit.Ceiling.
+	idleConnections = 256
 
 	// writeBuffer makes a usual request of ten events one system call, in bytes
 	// for each connection in use. net/http's default is 4 KiB.

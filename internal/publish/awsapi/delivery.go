@@ -20,6 +20,8 @@ type delivery struct {
 	// uncertain is true if an attempt may have been accepted although its answer was
 	// lost. The SDK repeats such an attempt, and the answer is the last one's.
 	uncertain bool
+	// throttled is true if the service refused an attempt because there were too many.
+	throttled bool
 }
 
 // deliveryKey finds a request's delivery in its context.
@@ -39,6 +41,7 @@ func noteDelivery(stack *middleware.Stack) error {
 		attempts, _ := retry.GetAttemptResults(metadata)
 		for _, a := range attempts.Results {
 			d.uncertain = d.uncertain || mayHaveArrived(a.Err)
+			d.throttled = d.throttled || a.Err != nil && Error(a.Err).Throttled
 		}
 		return out, metadata, err
 	}), (*retry.Attempt)(nil).ID(), middleware.Before)

@@ -64,7 +64,7 @@ func (b *Batch) Answer(err error) destination.Answer {
 	if err != nil {
 		a = destination.Failed(Error(err))
 	}
-	a.DeliveryUncertain = b.delivery.uncertain
+	a.DeliveryUncertain, a.Throttled = b.delivery.uncertain, b.delivery.throttled
 	return a
 }
 

@@ -108,6 +108,9 @@ type Answer struct {
 	// DeliveryUncertain is true if an attempt of the request may have been accepted although
 	// its answer was lost. The answer itself may be that to a later attempt.
 	DeliveryUncertain bool
+	// Throttled is true if the destination has asked for less in an attempt of the request. The
+	// answer itself may be that to a later attempt.
+	Throttled bool
 }
 
 // Outcome is what the destination said of one event. The zero value means that it said

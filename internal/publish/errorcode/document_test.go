@@ -49,8 +49,8 @@ event through, the topic gets a recovery ([broken destination](concepts.md#failu
 
 ### Throttling
 
-The destination asks for fewer requests. The relay then has fewer requests under way at a time. Refused events wait for
-the next attempt.
+The destination asks for fewer requests. The worker then starts fewer requests a second, a little below the rate that the
+destination accepted, and tries more only after a while. Refused events wait for the next attempt.
 
 ## Poison
 

@@ -1,0 +1,169 @@
+package limit
+
+import (
+	"sync"
+	"time"
+)
+
+// Limiter shares the level of one destination among the batches that send to it. Requests wait in
+// a queue in which each batch has one place, so a batch with many events keeps no other waiting
+// for longer than one request each. It is safe for concurrent use.
+type Limiter struct {
+	mu       sync.Mutex
+	level    *Level
+	inFlight int
+	queue    []*Turn
+	timer    *time.Timer // grants what the rate has kept back
+	armed    bool
+}
+
+// New returns the limiter of a destination of which nothing is known.
+func New() *Limiter { return &Limiter{level: NewLevel(Ceiling)} }
+
+// Limit is how many requests may be in flight now.
+func (l *Limiter) Limit() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.level.Limit()
+}
+
+// Rate is how many requests may start in a second, 0 if there is no limit.
+func (l *Limiter) Rate() float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.level.Rate()
+}
+
+// Join adds a batch. A batch that may have more than Ceiling requests in flight raises the
+// ceiling of the destination.
+func (l *Limiter) Join(most int) *Turn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.level.Raise(most)
+	return &Turn{limiter: l, granted: make(chan struct{}, 1)}
+}
+
+// Turn is the place of one batch. Only one goroutine uses it.
+type Turn struct {
+	limiter *Limiter
+	granted chan struct{}
+
+	// The limiter's mutex guards these.
+	waits bool // in the queue
+	has   bool // a request that has not been taken
+}
+
+// Granted gets a token when a request may start that Take has refused.
+func (t *Turn) Granted() <-chan struct{} { return t.granted }
+
+// Take reports whether a request may start now. If not, the batch has a place in the queue, and
+// Granted says when to ask again. Each request that may start needs a call of Done or PutBack.
+func (t *Turn) Take() bool {
+	l := t.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case t.has:
+		t.has = false
+		return true
+	case t.waits:
+		return false
+	}
+	now := time.Now()
+	if len(l.queue) == 0 && l.mayStart(now) {
+		l.start(now)
+		return true
+	}
+	t.waits = true
+	l.queue = append(l.queue, t)
+	l.grant(now) // sets the timer
+	return false
+}
+
+// PutBack gives back a request that was taken and did not start.
+func (t *Turn) PutBack() {
+	l := t.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.putBack()
+}
+
+// Done ends a request, and returns how many requests the destination may have in flight now.
+func (t *Turn) Done(a Answer) (limit int) {
+	l := t.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	full := len(l.queue) > 0 && l.inFlight >= l.level.Limit()
+	l.inFlight--
+	l.level.Answered(now, a, full)
+	l.grant(now)
+	return l.level.Limit()
+}
+
+// Leave gives up the place in the queue, with a request that has been granted and not taken.
+func (t *Turn) Leave() {
+	l := t.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.waits {
+		t.waits = false
+		for i, other := range l.queue {
+			if other == t {
+				l.queue = append(l.queue[:i], l.queue[i+1:]...)
+				break
+			}
+		}
+	}
+	if t.has {
+		t.has = false
+		l.putBack()
+	}
+}
+
+func (l *Limiter) putBack() {
+	l.inFlight--
+	l.level.PutBack()
+	l.grant(time.Now())
+}
+
+func (l *Limiter) mayStart(now time.Time) bool {
+	return l.inFlight < l.level.Limit() && l.level.Wait(now) == 0
+}
+
+func (l *Limiter) start(now time.Time) {
+	l.level.Started(now, l.inFlight == 0)
+	l.inFlight++
+}
+
+// grant lets those start that have waited the longest. If only the rate keeps the next one back,
+// it comes back when the rate allows it.
+func (l *Limiter) grant(now time.Time) {
+	for len(l.queue) > 0 && l.mayStart(now) {
+		t := l.queue[0]
+		l.queue = l.queue[1:]
+		l.start(now)
+		t.waits, t.has = false, true
+		select {
+		case t.granted <- struct{}{}:
+		default: // a token is there from an earlier grant
+		}
+	}
+	if len(l.queue) == 0 || l.armed || l.inFlight >= l.level.Limit() {
+		return
+	}
+	l.armed = true
+	wait := l.level.Wait(now)
+	if l.timer == nil {
+		l.timer = time.AfterFunc(wait, l.granting)
+		return
+	}
+	l.timer.Reset(wait)
+}
+
+func (l *Limiter) granting() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.armed = false
+	l.grant(time.Now())
+}
