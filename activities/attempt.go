@@ -181,8 +181,7 @@ func (t *attempt) mustWait() bool {
 // publish sends events until the channel is closed.
 func (t *attempt) publish(ctx context.Context, stop context.CancelCauseFunc, events <-chan []relay.Event) (relay.PublishResult, error) {
 	return t.cfg.Publisher.Publish(ctx, relay.PublishRequest{
-		// Half as many requests may be under way after every attempt that was throttled.
-		Topic: t.topic, Concurrency: max(1, t.request.Concurrency>>min(t.last.Throttled, 8)), Events: events,
+		Topic: t.topic, Concurrency: t.request.concurrency(t.last.Throttled), Events: events,
 		Deadline: t.tenure.deadline, Pace: t.pace, Isolate: t.mode == parking,
 		Report:   func(outcomes []relay.Outcome) { t.report(stop, outcomes) },
 		Answered: func(a relay.Answer) { t.cfg.Metrics.Answered(t.topic, a) },

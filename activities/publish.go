@@ -59,8 +59,11 @@ type ProbeStore interface {
 // PublishRequest names a batch to publish.
 type PublishRequest struct {
 	Batch relay.Batch `json:"batch"`
-	// Concurrency is the largest number of requests in flight to the destination.
+	// Concurrency is the largest number of requests of this batch in flight.
 	Concurrency int `json:"concurrency"`
+	// FindLevel replaces Concurrency: the limiter of the destination alone decides how many requests
+	// are in flight. Workers of an earlier version do not know it, and use Concurrency.
+	FindLevel bool `json:"findLevel,omitempty"`
 	// For is how long to go on while the batch's lanes hold more. It is cut to
 	// Config.BatchFor.
 	For time.Duration `json:"for"`
@@ -104,6 +107,15 @@ type PublishResult struct {
 	More       bool      `json:"more,omitempty"`
 	// Destination is the destination of the events. Only a failure has it.
 	Destination string `json:"destination,omitempty"`
+}
+
+// concurrency is the largest number of requests in flight after so many attempts that were throttled.
+// 0: the limiter of the destination alone decides.
+func (r PublishRequest) concurrency(throttled int) int {
+	if r.FindLevel {
+		return 0
+	}
+	return max(1, r.Concurrency>>min(throttled, 8))
 }
 
 // mode says for which workflow the batch is published.

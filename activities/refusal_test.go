@@ -458,6 +458,16 @@ func TestThrottling_StopsSendingAndComesBackLaterWithFewerRequests(t *testing.T)
 		result, err := e.publishAs(t, r)
 		require.NoError(t, err)
 		require.Equal(t, throttled, result.Throttled, "the run is told")
+
+		e = newEnv(t)
+		e.store.fill(1, 1)
+		e.SetHeartbeatDetails(checkpoint{Throttled: throttled})
+		e.publisher.before = func(_ context.Context, _ int, r relay.PublishRequest) {
+			require.Zero(t, r.Concurrency, "the limiter has lowered its level")
+		}
+		r.FindLevel = true
+		_, err = e.publishAs(t, r)
+		require.NoError(t, err)
 	}
 }
 

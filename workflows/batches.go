@@ -56,6 +56,7 @@ func (r *run) publish(ctx workflow.Context, b relay.Batch, slotsLeft bool) {
 	published := workflow.ExecuteActivity(publishOptions(ctx, b), act.PublishBatch, activities.PublishRequest{
 		Batch:       b,
 		Concurrency: r.limits.concurrency(b.Topic),
+		FindLevel:   r.in.Concurrency <= 0,
 		For:         max(0, min(timing.BatchFor, r.in.Before.Deadline.Sub(began))),
 		Stay:        stay,
 		RecoveryID:  RecoveryID(r.taskQueue, b.Topic),
@@ -105,7 +106,7 @@ func (r *run) recover(ctx workflow.Context, b relay.Batch, failure *temporal.App
 	r.handovers++
 	in := RecoveryInput{
 		Reason: withoutCount(failure.Message()), Error: failure.Type(), Destination: destination,
-		SearchAttributes: r.in.SearchAttributes, Concurrency: r.in.Concurrency, Batch: b,
+		SearchAttributes: r.in.SearchAttributes, Concurrency: r.in.concurrency(), Batch: b,
 	}
 	id, earlier := RecoveryID(r.taskQueue, b.Topic), EarlierRecoveryID(r.taskQueue, b.Topic)
 	switch {

@@ -8,7 +8,7 @@ import "go.temporal.io/sdk/workflow"
 // several workers may have them.
 type topicLimits struct {
 	share       int // claims that a topic may have
-	maxRequests int // requests that a batch may have under way
+	maxRequests int // requests that a batch may have under way, if they have a maximum
 	topic       map[string]*topicLimit
 }
 
@@ -16,7 +16,7 @@ type topicLimits struct {
 type topicLimit struct{ share, requests int }
 
 func newLimits(in RelayInput) topicLimits {
-	return topicLimits{share: max(1, in.Slots/topicShare), maxRequests: in.Concurrency, topic: map[string]*topicLimit{}}
+	return topicLimits{share: max(1, in.Slots/topicShare), maxRequests: in.concurrency(), topic: map[string]*topicLimit{}}
 }
 
 // succeeded records that the destination accepted a batch of a topic.

@@ -89,7 +89,8 @@ const (
 	DefaultSlots = 16
 	// topicShare is the divisor of the slots that gives the maximum for one topic: a quarter.
 	topicShare = 4
-	// DefaultConcurrency is the maximum number of requests that one batch has in flight.
+	// DefaultConcurrency is the maximum number of requests that a batch of a recovery has in flight,
+	// and a batch on a worker that cannot find the level of a destination by itself.
 	DefaultConcurrency = 4
 	// maxBatchesPerSlot limits the batches in flight, slow ones included, as a multiple of the slots.
 	maxBatchesPerSlot = 8

@@ -124,6 +124,23 @@ func TestRelay_GivesAThrottledTopicFewerRequests(t *testing.T) {
 	require.Equal(t, []int{8, 4, 5, 6, 7}, concurrency[:5])
 }
 
+func TestRelay_LeavesTheRequestsToTheLimiterUnlessANumberIsGiven(t *testing.T) {
+	for given, want := range map[int]activities.PublishRequest{
+		0: {FindLevel: true, Concurrency: 4}, // 4 is for workers of an earlier version
+		4: {Concurrency: 4},
+		9: {Concurrency: 9},
+	} {
+		e := newEnv(t)
+		e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch { return []relay.Batch{batch("orders", n)} })
+		e.onPublish(time.Millisecond, func(r activities.PublishRequest) (activities.PublishResult, error) {
+			require.Equal(t, want.FindLevel, r.FindLevel)
+			require.Equal(t, want.Concurrency, r.Concurrency)
+			return activities.PublishResult{}, nil
+		})
+		e.run(workflows.RelayInput{RunFor: time.Second, Concurrency: given})
+	}
+}
+
 func TestRecovery_RetriesUntilItsBatchSucceedsAndResumesItsTopic(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()

@@ -12,8 +12,8 @@ import (
 type RelayInput struct {
 	// Slots is the maximum number of batches in flight. Default DefaultSlots.
 	Slots int `json:"slots,omitempty"`
-	// Concurrency is the maximum number of requests that each batch has in flight. Default
-	// DefaultConcurrency.
+	// Concurrency is the maximum number of requests that each batch has in flight. Default 0: the
+	// limiter of the destination, in the worker, alone decides.
 	Concurrency int `json:"concurrency,omitempty"`
 	// Linger is the time for which the oldest event of a topic may wait for a full page.
 	// Default 0: events do not wait.
@@ -67,9 +67,6 @@ func (in RelayInput) withDefaults(now time.Time) RelayInput {
 	if in.Slots <= 0 {
 		in.Slots = DefaultSlots
 	}
-	if in.Concurrency <= 0 {
-		in.Concurrency = DefaultConcurrency
-	}
 	if in.RunFor <= 0 {
 		in.RunFor = RunFor
 	}
@@ -77,6 +74,15 @@ func (in RelayInput) withDefaults(now time.Time) RelayInput {
 		in.Before = &Progress{Deadline: now.Add(in.RunFor)}
 	}
 	return in
+}
+
+// concurrency is the maximum number of requests for parts that need a number: recoveries, and workers
+// of an earlier version.
+func (in RelayInput) concurrency() int {
+	if in.Concurrency > 0 {
+		return in.Concurrency
+	}
+	return DefaultConcurrency
 }
 
 // Relay claims batches of pending events and publishes them for RunFor, and then completes with a

@@ -122,6 +122,14 @@ func orDefault[T comparable](standard T) func(T) string {
 	}
 }
 
+// orLevel writes the most requests of a batch.
+func orLevel(most int) string {
+	if most == 0 {
+		return "default (each destination finds its own level)"
+	}
+	return fmt.Sprint(most)
+}
+
 func plain[T any](v T) string { return fmt.Sprint(v) }
 
 // relaySchedule is the planner of the relay's own schedule. attributes says whether recoveries
@@ -144,7 +152,7 @@ func (s *settings) relaySchedule(attributes func(stored *bool) (bool, error)) pl
 			}
 			setting(s, &p, "run-for", &in.RunFor, s.relay.RunFor, orDefault(workflows.RunFor))
 			setting(s, &p, "slots", &in.Slots, s.relay.Slots, orDefault(workflows.DefaultSlots))
-			setting(s, &p, "concurrency", &in.Concurrency, s.relay.Concurrency, orDefault(workflows.DefaultConcurrency))
+			setting(s, &p, "concurrency", &in.Concurrency, s.relay.Concurrency, orLevel)
 			setting(s, &p, "linger", &in.Linger, s.relay.Linger, plain)
 		}
 		var stored *bool
