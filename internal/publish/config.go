@@ -171,7 +171,8 @@ func New(cfg Config) (*Publisher, error) {
 	}
 	api := awsapi.Config(cfg.AWS, cfg.Attempts, cfg.AttemptTimeout)
 	p.sns = sns.New(api, cfg.RequestTimeout)
-	p.drivers = map[Service]destination.Driver{SNS: p.sns, SQS: sqs.New(api)}
+	p.sqs = sqs.New(api)
+	p.drivers = map[Service]destination.Driver{SNS: p.sns, SQS: p.sqs}
 	if cfg.Traces != nil {
 		p.tracer = cfg.Traces.Tracer(tracerName, trace.WithSchemaURL(semconv.SchemaURL))
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/publish/errorcode"
 	"github.com/temporal-outbox/relay/internal/publish/limit"
 	"github.com/temporal-outbox/relay/internal/publish/sns"
+	"github.com/temporal-outbox/relay/internal/publish/sqs"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -43,6 +44,7 @@ type Publisher struct {
 	routes  map[string]*cachedRoute
 	drivers map[Service]destination.Driver
 	sns     *sns.Driver  // one of drivers, for its subscriptions
+	sqs     *sqs.Driver  // one of drivers, for the modes of its queues
 	tracer  trace.Tracer // nil: none
 
 	mu       sync.Mutex
@@ -189,6 +191,30 @@ func (p *Publisher) resolve(ctx context.Context, topic string) (Route, destinati
 func IsListing(err error) bool {
 	pe, ok := errors.AsType[*relay.PublishError](err)
 	return ok && pe.Code == relay.CodeListing
+}
+
+// Mode is how many requests SQS accepts for a FIFO queue.
+type Mode = sqs.Mode
+
+// The modes of a FIFO queue.
+const (
+	HighThroughput = sqs.HighThroughput
+	PerQueue       = sqs.PerQueue
+)
+
+// Mode asks in which mode the FIFO queue of a topic is. It is empty for other destinations, and
+// for a queue that does not tell. The error wraps ErrUntold. To publish needs none of this.
+func (p *Publisher) Mode(ctx context.Context, topic string) (Mode, error) {
+	r, err := p.Resolve(ctx, topic)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrUntold, err)
+	}
+	if r.Service != SQS || !r.Ordered {
+		return "", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.RequestTimeout)
+	defer cancel()
+	return p.sqs.Mode(ctx, r)
 }
 
 // MayPublish asks a topic's destination whether it may be published to, and

@@ -47,8 +47,8 @@ func outcomes(errs ...*relay.PublishError) (o []relay.Outcome) {
 func TestCounters_CountByTopic(t *testing.T) {
 	m := newMetrics(t)
 	m.Reported("orders", outcomes(nil, nil, &relay.PublishError{Code: "Throttled"}), []time.Duration{30 * time.Millisecond, 2 * time.Hour})
-	m.Answered("orders", relay.Answer{Events: 10})
-	m.Answered("orders", relay.Answer{Events: 3, Err: &relay.PublishError{Code: relay.CodeTimeout}, Suspected: 3})
+	m.Answered("orders", relay.Answer{Events: 10, Limit: 64})
+	m.Answered("orders", relay.Answer{Events: 3, Err: &relay.PublishError{Code: relay.CodeTimeout}, Suspected: 3, Limit: 48})
 	m.Answered("audit", relay.Answer{Events: 1, Err: &relay.PublishError{Code: "AccessDenied"}})
 	m.DeadLettered("orders", outcomes(&relay.PublishError{Code: relay.CodeTooLarge}))
 	m.ClaimLost("orders")
@@ -67,6 +67,7 @@ func TestCounters_CountByTopic(t *testing.T) {
 		`outbox_requests_total{outcome="refused",topic="audit"} 1`,
 		`outbox_request_events_bucket{topic="orders",le="3"} 1`,
 		`outbox_request_events_sum{topic="orders"} 13`,
+		`outbox_requests_limit{topic="orders"} 48`,
 		`outbox_duplicates_suspected_total{topic="orders"} 3`,
 		`outbox_events_dead_lettered_total{code="EventTooLarge",topic="orders"} 1`,
 		`outbox_claims_lost_total{topic="orders"} 1`,

@@ -33,7 +33,7 @@ const (
 // finding is one line of --check.
 type finding struct {
 	State  string `json:"state"`
-	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, route, temporal, schedule, maintenance, relay, workers, version, destination, publish or subscription
+	Check  string `json:"check"` // configuration, encryption, database, session, rights, security, state, trigger, sequence, route, temporal, schedule, maintenance, relay, workers, version, destination, publish, subscription or mode
 	Topic  string `json:"topic,omitempty"`
 	Detail string `json:"detail"`
 }
@@ -267,12 +267,14 @@ func (r *relay) checkTopics(ctx context.Context, found *report) {
 	there, allowed := make([]error, len(topics)), make([]error, len(topics))
 	routes := make([]publish.Route, len(topics))
 	enveloped, unread := make([][]string, len(topics)), make([]error, len(topics))
+	modes, untold := make([]publish.Mode, len(topics)), make([]error, len(topics))
 	var wg sync.WaitGroup
 	for i, topic := range topics {
 		wg.Go(func() {
 			if routes[i], there[i] = r.resolve(ctx, topic); there[i] == nil {
 				allowed[i] = r.publisher.MayPublish(ctx, topic)
 				enveloped[i], unread[i] = r.publisher.Enveloped(ctx, topic)
+				modes[i], untold[i] = r.publisher.Mode(ctx, topic)
 			} else {
 				allowed[i] = fmt.Errorf("%w: the destination was not found", errNotAsked)
 			}
@@ -288,7 +290,19 @@ func (r *relay) checkTopics(ctx context.Context, found *report) {
 		if unread[i] != nil {
 			found.add("subscription", topic, unread[i], "")
 		}
+		if modes[i] != "" || untold[i] != nil {
+			found.add("mode", topic, untold[i], mode(modes[i]))
+		}
 	}
+}
+
+// mode says what the mode of a FIFO queue means.
+func mode(m publish.Mode) string {
+	if m == publish.HighThroughput {
+		return "the FIFO queue has high throughput"
+	}
+	return "the FIFO queue has no high throughput, so SQS accepts 300 requests a second for all keys together, and the worker settles below that. " +
+		"For more, set the queue's attributes DeduplicationScope=messageGroup and FifoThroughputLimit=perMessageGroupId"
 }
 
 // envelopes says which subscriptions get more than the payload, and names some.

@@ -86,7 +86,11 @@ These checks only print a line if they find a problem:
   sequence      of ids
   route         of topics that have pending events
   maintenance   its schedule
-  subscription  without raw message delivery`,
+  subscription  without raw message delivery
+
+This check only prints a line for a FIFO queue:
+
+  mode          with high throughput or 300 requests a second`,
 		Example: strings.ReplaceAll(`  worker
   worker --check          # before a deployment
   worker --check --json`, "worker", name),

@@ -151,6 +151,8 @@ means that another check must succeed first.
 | ` + "`unknown TOPIC: publish`" + ` | AWS does not tell without a message | none |
 | ` + "`warning TOPIC: subscription`" + ` | subscriptions have no raw message delivery and get [an envelope](delivery.md#what-arrives) | turn it on |
 | ` + "`unknown TOPIC: subscription`" + ` | the worker may not read the topic's subscriptions | none, or [two permissions](security.md#in-aws) |
+| ` + "`ok TOPIC: mode`" + ` | a FIFO queue: whether it has high throughput, or accepts 300 requests a second for all keys together | high throughput, if you need more |
+| ` + "`unknown TOPIC: mode`" + ` | the worker may not read the queue's attributes | none, or ` + "`sqs:GetQueueAttributes`" + ` |
 `
 
 // The reference is made from the code: go test ./worker/service -update.

@@ -108,6 +108,37 @@ func (d *Driver) url(ctx context.Context, r destination.Route) (string, error) {
 	return *out.QueueUrl, nil
 }
 
+// Mode is how many requests SQS accepts for a FIFO queue.
+type Mode string
+
+// The modes of a FIFO queue.
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/high-throughput-fifo.html
+const (
+	HighThroughput Mode = "high throughput"
+	// PerQueue is the mode without high throughput: 300 requests a second for the whole queue.
+	PerQueue Mode = "300 requests a second"
+)
+
+// Mode asks in which mode the FIFO queue of a looked-up route is. It is empty if the queue does
+// not tell. The error wraps destination.ErrUntold.
+func (d *Driver) Mode(ctx context.Context, r destination.Route) (Mode, error) {
+	out, err := d.client(r.Region).GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
+		QueueUrl:       &r.Address,
+		AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameFifoThroughputLimit, types.QueueAttributeNameDeduplicationScope},
+	})
+	if err != nil {
+		return "", fmt.Errorf("%w: whether the queue has high throughput: %w", destination.ErrUntold, awsapi.Error(err))
+	}
+	scope, limit := out.Attributes["DeduplicationScope"], out.Attributes["FifoThroughputLimit"]
+	switch {
+	case limit == "":
+		return "", nil
+	case scope == "messageGroup" && limit == "perMessageGroupId":
+		return HighThroughput, nil
+	}
+	return PerQueue, nil
+}
+
 // MayPublish sends a batch without entries, which SQS rejects: there is no dry run.
 func (d *Driver) MayPublish(ctx context.Context, r destination.Route) error {
 	_, err := d.client(r.Region).SendMessageBatch(ctx, &sqs.SendMessageBatchInput{
