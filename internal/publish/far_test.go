@@ -140,13 +140,13 @@ func publishFar(b *testing.B, far *far, d publish.Destination, round time.Durati
 	for batch := range 4 {
 		wg.Go(func() {
 			pages := make(chan []relay.Event)
+			page := benchEvents()[:250]
+			for i := range page {
+				page[i].Key = fmt.Sprint("key-", batch, "-", i)
+			}
 			go func() {
 				defer close(pages)
-				for n := 0; ; n++ {
-					page := benchEvents()[:250]
-					for i := range page {
-						page[i].Key = fmt.Sprint("key-", batch, "-", (250*n+i)%250)
-					}
+				for {
 					select {
 					case pages <- page:
 					case <-ctx.Done():

@@ -45,7 +45,8 @@ const (
 	gain = 0.15
 	// loss is the share of events that a lower limit may cost.
 	loss = 0.05
-	// trialSpans is how many spans a trial may take to show its use.
+	// trialSpans is how many spans a trial may take to show its use: one of them for a higher limit,
+	// all together for a lower one. On a busy machine, spans differ, and in doubt more is better.
 	trialSpans = 2
 	// queueing is by how much answers must take longer than the fastest span before a lower limit
 	// is tried: requests wait somewhere then, and fewer may do.
@@ -56,7 +57,7 @@ const (
 
 	firstStep = 2.0 // up to the first failed trial
 	laterStep = 1.5
-	firstRest = 2 * time.Second // between trials. It doubles with each failed trial.
+	firstRest = time.Second // between trials. It doubles with each failed trial.
 	mostRest  = time.Minute
 )
 
@@ -144,6 +145,7 @@ type trial struct {
 	from       int     // the limit before
 	throughput float64 // with it
 	spans      int
+	sum        float64 // of their throughput
 }
 
 // NewLevel returns the level of a destination of which nothing is known. The limit never exceeds
@@ -299,10 +301,17 @@ func (v *Level) try(now time.Time, limit int) {
 func (v *Level) endTrial(now time.Time, throughput float64, latency time.Duration, isBusy bool) {
 	t := v.trial
 	t.spans++
+	t.sum += throughput
 	ratio := float64(v.limit) / float64(t.from)
 	need := t.throughput * (1 + gain*(ratio-1))
 	if ratio < 1 || !isBusy {
 		need = t.throughput * (1 - loss)
+	}
+	if ratio < 1 {
+		if t.spans < trialSpans {
+			return
+		}
+		throughput = t.sum / trialSpans
 	}
 	switch {
 	case throughput >= need:
