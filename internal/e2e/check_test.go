@@ -69,7 +69,7 @@ func TestCheck_SaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T)
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &found))
 	require.True(t, found.OK)
-	require.Len(t, found.Checks, 11+2*3)
+	require.Len(t, found.Checks, 11+2*3+1, "and the mode of the FIFO queue")
 	require.Equal(t, "audit", found.Checks[11].Topic)
 
 	require.Equal(t, 3, o.pending())

@@ -103,7 +103,7 @@ func TestPublish_SettlesBelowTheQuotaOfItsDestination(t *testing.T) {
 						}
 					})
 				}
-				time.Sleep(6 * time.Second)
+				time.Sleep(8 * time.Second)
 				accepted, refused := q.counts()
 				time.Sleep(10 * time.Second)
 				acceptedNow, refusedNow := q.counts()

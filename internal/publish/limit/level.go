@@ -83,7 +83,7 @@ const (
 	// riseMost: the first rate is that of a few requests. Then the steps begin with riseFirst. They
 	// double every riseDoubles, so that a rate that is far too low does not last.
 	riseEvery   = time.Second
-	riseFirst   = 0.02
+	riseFirst   = 0.03
 	riseMost    = 0.5
 	riseDoubles = 10 * time.Second
 	// usedUp is the share of a rate that must have been accepted before it rises.
@@ -183,19 +183,21 @@ func (v *Level) Started(now time.Time, first bool) {
 	if v.rate == 0 {
 		return
 	}
-	interval := time.Duration(float64(time.Second) / v.rate)
 	// A timer that was late loses nothing, as long as it was not much.
-	earliest := now.Add(-max(interval, late))
+	earliest := now.Add(-max(v.interval(), late))
 	if v.next.Before(earliest) {
 		v.next = earliest
 	}
-	v.next = v.next.Add(interval)
+	v.next = v.next.Add(v.interval())
 }
+
+// interval is the time between two requests at the rate.
+func (v *Level) interval() time.Duration { return time.Duration(float64(time.Second) / v.rate) }
 
 // PutBack undoes the last Started: no request was sent.
 func (v *Level) PutBack() {
 	if v.rate > 0 {
-		v.next = v.next.Add(-time.Duration(float64(time.Second) / v.rate))
+		v.next = v.next.Add(-v.interval())
 	}
 }
 
@@ -332,8 +334,12 @@ func (v *Level) endTrial(now time.Time, throughput float64, latency time.Duratio
 // throttled lowers the rate below the one that the destination has just accepted, and the limit to
 // the requests that this rate needs.
 func (v *Level) throttled(now time.Time) {
-	rate := belowQuota * v.accepted.perSecond(now)
-	if v.rate > 0 {
+	accepted := v.accepted.perSecond(now)
+	rate := belowQuota * accepted
+	if accepted == 0 {
+		// This is no quota that one could keep below, so the rate rises fast when it is over.
+		v.found, v.calm = false, firstCalm
+	} else if v.rate > 0 {
 		rate = max(min(rate, again*v.rate), atOnce*v.rate)
 		switch quiet := now.Sub(v.lowered); {
 		case quiet < v.calm: // it is still too high
@@ -346,7 +352,7 @@ func (v *Level) throttled(now time.Time) {
 		}
 	}
 	v.rate = max(leastRate, rate)
-	v.lowered, v.rose, v.used, v.next = now, now.Add(v.calm), false, now.Add(relief)
+	v.lowered, v.rose, v.used, v.next = now, now.Add(v.calm), false, now.Add(max(relief, v.interval()))
 	if v.fastest > 0 {
 		v.limit = min(v.limit, max(1, int(math.Ceil(headroom*v.rate*v.fastest.Seconds()))))
 	} else {

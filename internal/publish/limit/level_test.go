@@ -214,3 +214,16 @@ func TestLevel_FollowsAQuotaThatRises(t *testing.T) {
 	accepted, _ := w.run(10 * time.Second)
 	require.GreaterOrEqual(t, accepted, 0.9*Ceiling/0.015, "rate %f, %v", w.level.Rate(), w.limits)
 }
+
+func TestLevel_RecoversSoonAfterEverythingWasRefused(t *testing.T) {
+	w := newWorld(at(15 * time.Millisecond))
+	w.run(5 * time.Second)
+	w.answer = func(*world) (time.Duration, bool) { return 15 * time.Millisecond, true }
+	w.run(5 * time.Second)
+	_, refused := w.run(5 * time.Minute)
+	require.LessOrEqual(t, refused, 2., "requests a second ask whether it is over")
+	w.answer = at(15 * time.Millisecond)
+	w.run(30 * time.Second)
+	accepted, _ := w.run(10 * time.Second)
+	require.GreaterOrEqual(t, accepted, 0.9*Ceiling/0.015, "rate %f", w.level.Rate())
+}
