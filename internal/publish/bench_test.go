@@ -131,9 +131,14 @@ func bareSNS(b *testing.B, cfg aws.Config, f fixture) func() error {
 }
 
 func bareSQS(b *testing.B, cfg aws.Config, f fixture, change ...func(*sqs.Options)) func() error {
+	return bareEntries(b, cfg, f, 10, change...)
+}
+
+// bareEntries sends requests with so many entries.
+func bareEntries(b *testing.B, cfg aws.Config, f fixture, entries int, change ...func(*sqs.Options)) func() error {
 	client := sqs.NewFromConfig(cfg, change...)
 	in := &sqs.SendMessageBatchInput{QueueUrl: &f.queue}
-	for i, ev := range benchEvents()[:10] {
+	for i, ev := range benchEvents()[:entries] {
 		in.Entries = append(in.Entries, sqstypes.SendMessageBatchRequestEntry{
 			Id: aws.String(fmt.Sprint(i)), MessageBody: &ev.Payload,
 			MessageAttributes: map[string]sqstypes.MessageAttributeValue{

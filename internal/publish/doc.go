@@ -13,8 +13,13 @@
 //
 //   - config.go and publisher.go know the configured topics, look their destinations
 //     up, and answer questions about them.
-//   - loop.go publishes, from events in to outcomes out. One goroutine owns all state;
+//   - publish.go publishes the events of one topic until they end.
+//   - stream.go sends the events of many topics until it is closed. inbox.go takes them from
+//     other goroutines, and lookups.go looks destinations up beside the sending.
+//   - loop.go sends, from events in to outcomes out. One goroutine owns all state;
 //     request.go is a request in flight, the only thing that another goroutine holds.
+//   - rota.go decides which outlet may start the next request, and bounds the requests in
+//     flight. It is tested against a model.
 //   - outlet.go decides which events the next request carries. It is made of queue.go,
 //     which keeps the order of keys and is tested against a model, requestsize.go, which
 //     learns how large a request may be, and divide.go, which finds the event for which
@@ -29,7 +34,7 @@
 //     AWS and accounts for every entry of a batch, message, which turns an event into a
 //     message, and detach, which guards requests on their way through the SDK.
 //   - limit finds how many requests a destination should have in flight. All calls of
-//     Publish that send to it share its limiter.
+//     Publish, and all senders, share its limiter.
 //   - errorcode knows the reaction to every error code. Outcomes carry its verdict;
 //     acting on it is the caller's business.
 package publish

@@ -3,246 +3,192 @@ package publish
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/temporal-outbox/relay/internal/publish/detach"
 	"github.com/temporal-outbox/relay/internal/publish/limit"
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// readAhead is how many unsent events stop Publish from reading more. It is
-// small enough to bound memory to this and one page, and large enough that
-// requests stay full while the next page is being loaded.
-const readAhead = 500
-
-// Request and its Result belong to the domain, so that activities need not import
-// this package.
-type (
-	Request = relay.PublishRequest
-	// Result counts what Publish read.
-	Result = relay.PublishResult
-)
-
-// Publish sends the events of r and reports each one's outcome exactly once.
-//
-// It returns nil when Events has been closed and every event has an outcome or
-// is held. If ctx ends, or Deadline passes, before that, it sends nothing new,
-// waits for the requests in flight, which are not cancelled, reports them and
-// returns an error that wraps relay.ErrStopped. An answer of the destination is
-// never an error of Publish, and neither is a topic that has no destination or
-// whose destination cannot be resolved: its events all fail.
-func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
-	if r.Concurrency <= 0 {
-		r.Concurrency = limit.Ceiling
-	}
-	l := &loop{
-		Request:  r,
-		ctx:      ctx,
-		done:     ctx.Done(),
-		sending:  context.WithoutCancel(ctx),
-		timeout:  p.cfg.RequestTimeout,
-		answered: make(chan *request, r.Concurrency),
-	}
-	if r.Deadline != nil {
-		l.sending = detach.WithDeadline(l.sending, r.Deadline)
-	}
-	route, to, unresolved := p.resolve(ctx, r.Topic)
-	if unresolved != nil {
-		to = newUnroutable(route, unresolved, !r.Isolate)
-	}
-	l.outlet = newOutlet(to, p.routes[r.Topic], r)
-	l.turn = p.limiter(l.outlet.props.Address).Join(r.Concurrency)
-	defer l.close()
-	err := l.run()
-	if none, ok := to.(*unroutable); ok && err != nil {
-		// Nothing could have been sent anyhow, and the caller should know.
-		err = fmt.Errorf("%w: %w", err, none.err)
-	}
-	l.result.Held, l.result.Unsent = l.outlet.queue.held, l.outlet.unsent()
-	return l.result, err
-}
-
-// loop is one call of Publish. The goroutine that runs it owns it, with everything that
+// loop sends the events of outlets. The goroutine that runs it owns it, with everything that
 // belongs to it. The only exceptions are requests in flight: from start until it comes back
 // through answered, a request belongs to the goroutine that sends it.
 type loop struct {
-	Request
-	ctx     context.Context
-	done    <-chan struct{} // of ctx, nil once that has been noticed
+	side    side
 	sending context.Context // of all requests
 	timeout time.Duration   // of a request with all its attempts
 
-	outlet   *outlet
-	turn     *limit.Turn    // at the destination
-	requests []*request     // all of them
-	idle     []*request     // those that are not in flight
-	running  sync.WaitGroup // the goroutines of all
-	answered chan *request  // has room for all, so that they end even after a panic in Report
-	inFlight int
-	timer    *time.Timer // ends a wait for the topic's rate
+	rota     rota
+	grants   grants
+	idle     []*request     // those that are not in flight; the one that was used last is the last
+	unused   int            // how many of idle were not used since retire
+	inFlight int            // requests
+	running  sync.WaitGroup // the goroutines of all requests
+	answered chan *request  // has room for all, so that they end even after a panic in report
 
-	closed   bool  // Events is
-	stop     error // why nothing new may be sent
-	outcomes [][]relay.Outcome
-	result   Result
+	timer   *time.Timer // ends a wait
+	wakes   time.Time   // when the timer fires; zero: it does not
+	notices []notice    // what is to be reported
+}
+
+// side is the other side of a loop: where events come from, and outcomes go to. It is a call of
+// Publish, or a stream. The loop calls its methods from its own goroutine.
+type side interface {
+	// refill adds events that are there already, if they could make the next request fuller.
+	refill()
+	// deadline returns the deadline of a request that starts now, or why none may.
+	deadline() (time.Time, error)
+	// answeredBy is told of every request that is over.
+	answeredBy(o *outlet, a relay.Answer)
+	// changed is told that an outlet has started a request, or recorded outcomes.
+	changed(o *outlet)
+	// report gets a notice. The loop has started further requests before.
+	report(n notice)
+	// over reports whether there is nothing left to do.
+	over() bool
+	// wait blocks until there is something to do.
+	wait()
+}
+
+// notice is what a side has to report of a topic.
+type notice struct {
+	topic    string
+	outcomes []relay.Outcome
 }
 
 // run does everything in turn: it starts requests, reports outcomes, and waits until there is
 // more to do.
-func (l *loop) run() error {
+func (l *loop) run() {
 	for {
-		// The next requests first: while Report runs, they are under way.
+		// The next requests first: while report runs, they are under way.
 		again := l.startRequests()
 		l.report()
 		if again {
 			continue
 		}
-		if l.inFlight == 0 && l.closed && l.outlet.unsent() == 0 {
-			return nil
+		if l.side.over() {
+			return
 		}
-		if l.inFlight == 0 && l.stop != nil {
-			return fmt.Errorf("publish %s: %w: %w", l.Topic, relay.ErrStopped, l.stop)
-		}
-		l.wait()
+		l.side.wait()
 	}
 }
 
-// startRequests starts requests until the window is full, nothing can be sent, it is not this
-// batch's turn, or publishing has to stop. It returns true when it has found invalid events: they have their outcomes
-// without a request, and these are reported before it goes on.
+// startRequests starts requests until no outlet may start one, or nothing may start at all. It
+// returns true when it has found invalid events: they have their outcomes without a request, and
+// these are reported before it goes on.
 func (l *loop) startRequests() (again bool) {
-	for l.stop == nil && l.inFlight < l.window() {
-		if l.outlet.wantsFuller() && l.wantsPage() {
-			// A page that waits already makes the next request a full one.
-			select {
-			case page, ok := <-l.Events:
-				l.read(page, ok)
-			default:
-			}
-		}
-		if l.outlet.empty() {
+	for {
+		l.side.refill()
+		o := l.rota.next()
+		if o == nil {
 			return false
 		}
-		deadline, err := l.deadline()
+		if o.empty() {
+			l.rota.rest(o)
+			continue
+		}
+		deadline, err := l.side.deadline()
 		if err != nil {
-			l.stop = err
+			l.rota.again(o)
 			return false
 		}
-		if invalid := l.outlet.prepare(); len(invalid) > 0 {
-			l.record(l.outlet, invalid, func(i int) (string, *relay.PublishError) { return "", invalid[i].invalid })
+		if !l.rota.take(o) {
+			continue
+		}
+		if invalid := o.prepare(); len(invalid) > 0 {
+			l.rota.putBack(o)
+			l.rota.offer(o)
+			l.record(o, invalid, func(i int) (string, *relay.PublishError) { return "", invalid[i].invalid })
+			l.side.changed(o)
 			return true
 		}
-		if !l.turn.Take() {
-			return false
-		}
-		if wait := l.outlet.wait(); wait > 0 {
-			l.turn.PutBack()
+		if wait := o.wait(); wait > 0 {
+			l.rota.putBack(o)
+			l.rota.pause(o)
 			// No longer than to the deadline: by then the lease may have been renewed, or not.
-			l.wake(min(wait, time.Until(deadline)))
-			return false
+			l.wake(time.Now().Add(min(wait, time.Until(deadline))))
+			continue
 		}
-		l.start(l.outlet, deadline)
+		l.start(o, deadline)
+		l.rota.offer(o)
+		l.side.changed(o)
 	}
-	return false
 }
-
-// window is how many requests of this batch may be in flight. The destination's limiter may allow
-// fewer.
-func (l *loop) window() int { return l.Concurrency }
 
 var errDeadline = errors.New("the lease is about to end")
-
-// deadline returns the deadline of a request that starts now, or why none may.
-func (l *loop) deadline() (time.Time, error) {
-	if l.ctx.Err() != nil {
-		return time.Time{}, context.Cause(l.ctx)
-	}
-	now := time.Now()
-	deadline := now.Add(l.timeout)
-	if l.Deadline != nil {
-		if d := l.Deadline(); d.Before(deadline) {
-			deadline = d
-		}
-	}
-	if !deadline.After(now) {
-		return deadline, errDeadline
-	}
-	return deadline, nil
-}
 
 // start sends the next request of an outlet.
 func (l *loop) start(o *outlet, deadline time.Time) {
 	var r *request
 	if n := len(l.idle); n > 0 {
 		r, l.idle = l.idle[n-1], l.idle[:n-1]
+		l.unused = min(l.unused, n-1)
 	} else {
 		r = &request{start: make(chan time.Time, 1)}
 		l.running.Go(func() { r.serve(l.sending, l.answered) })
-		l.requests = append(l.requests, r)
 	}
 	o.start(r)
 	l.inFlight++
-	l.result.Requests++
 	r.start <- deadline
 }
 
-// wait blocks until there is something to do: a page, an answer, a request that may start by the
-// topic's rate or because it is this batch's turn, or the end of ctx.
-func (l *loop) wait() {
-	var pages <-chan []relay.Event
-	if l.wantsPage() {
-		pages = l.Events
-	}
-	var tick <-chan time.Time
-	if l.timer != nil {
-		tick = l.timer.C
-	}
-	select {
-	case page, ok := <-pages:
-		l.read(page, ok)
-	case r := <-l.answered:
-		l.take(r)
-	case <-tick:
-	case <-l.turn.Granted():
-	case <-l.done:
-		l.stop, l.done = context.Cause(l.ctx), nil
-	}
-}
-
-// wake sets the timer of wait.
-func (l *loop) wake(after time.Duration) {
-	if l.timer == nil {
-		l.timer = time.NewTimer(after)
-	} else {
-		l.timer.Reset(after)
-	}
-}
-
-func (l *loop) wantsPage() bool {
-	return !l.closed && l.stop == nil && l.outlet.queue.unsent() < readAhead
-}
-
-// read takes a page from Events.
-func (l *loop) read(page []relay.Event, ok bool) {
-	if !ok {
-		l.closed = true
+// wake makes the timer fire at some time, or before.
+func (l *loop) wake(at time.Time) {
+	if !l.wakes.IsZero() && !at.Before(l.wakes) {
 		return
 	}
-	l.result.Events += len(page)
-	l.outlet.add(page)
+	l.wakes = at
+	if l.timer == nil {
+		l.timer = time.NewTimer(time.Until(at))
+	} else {
+		l.timer.Reset(time.Until(at))
+	}
+}
+
+// tick is the timer's channel.
+func (l *loop) tick() <-chan time.Time {
+	if l.timer == nil {
+		return nil
+	}
+	return l.timer.C
+}
+
+// ticked takes note that the timer has fired.
+func (l *loop) ticked() {
+	l.wakes = time.Time{}
+	l.rota.resume()
+}
+
+// join gives the loop a place at the limiter of a destination.
+func (l *loop) join(to *limit.Limiter, least, most int) *gate {
+	g := newGate(nil, least, most)
+	g.limiter = to.JoinFunc(most, func() { l.grants.add(g) })
+	return g
+}
+
+// granted lets requests start that limiters had refused.
+func (l *loop) granted() {
+	for _, g := range l.grants.take() {
+		l.rota.granted(g)
+	}
 }
 
 // take takes the answer to a request.
 func (l *loop) take(r *request) {
-	l.inFlight--
-	answer := r.ended()
-	answer.Limit = l.turn.Done(r.sample())
-	if l.Answered != nil {
-		l.Answered(answer)
-	}
 	o := r.outlet
+	// First, so that close finds the request after a panic below.
+	l.idle = append(l.idle, r)
+	l.inFlight--
+	if r.hung() {
+		o.gate.unanswered()
+	} else {
+		o.gate.answered()
+	}
+	answer := r.ended()
+	answer.Limit = o.gate.limiter.Done(r.sample())
+	l.rota.done(o)
+	l.side.answeredBy(o, answer)
 	if failure := r.answer.Failure; failure == nil {
 		o.accepted(r.entries)
 		l.record(o, r.entries, r.answer.Of)
@@ -250,7 +196,10 @@ func (l *loop) take(r *request) {
 		l.record(o, r.entries, func(int) (string, *relay.PublishError) { return "", err })
 	}
 	o.end(r)
-	l.idle = append(l.idle, r)
+	if !o.empty() {
+		l.rota.offer(o)
+	}
+	l.side.changed(o)
 }
 
 // record notes the outcomes of an outlet's entries, which are reported soon.
@@ -259,33 +208,68 @@ func (l *loop) record(o *outlet, entries []*entry, of func(int) (messageID strin
 	for i, e := range entries {
 		messageID, err := of(i)
 		outcomes[i] = relay.Outcome{Ref: e.ev.Ref, Err: err}
-		o.queue.done(e, err == nil)
 		if err == nil {
 			outcomes[i].MessageID, outcomes[i].Destination = messageID, o.props.Address
-			l.result.Acknowledged++
-		} else {
-			l.result.Failed++
 		}
+		o.done(e, err == nil)
 	}
-	l.outcomes = append(l.outcomes, outcomes)
+	l.notices = append(l.notices, notice{o.topic, outcomes})
 }
 
-// report reports the outcomes that were recorded since it was called last.
+// report reports the notices since the last call.
 func (l *loop) report() {
-	for _, outcomes := range l.outcomes {
-		l.Report(outcomes)
+	for _, n := range l.notices {
+		l.side.report(n)
 	}
-	l.outcomes = l.outcomes[:0]
+	clear(l.notices)
+	l.notices = l.notices[:0]
 }
 
-// close ends the goroutines of all requests. These are idle by now, unless Report panicked.
+// retire ends the goroutines of requests that were not used since it was called last.
+func (l *loop) retire() {
+	for _, r := range l.idle[:l.unused] {
+		close(r.start)
+	}
+	l.idle = slices.Delete(l.idle, 0, l.unused)
+	l.unused = len(l.idle)
+}
+
+// close ends the goroutines of all requests. Requests in flight, which there are only if report has
+// panicked, come to their end before.
 func (l *loop) close() {
-	for _, r := range l.requests {
+	for ; l.inFlight > 0; l.inFlight-- {
+		r := <-l.answered
+		r.outlet.gate.limiter.PutBack()
+		l.idle = append(l.idle, r)
+	}
+	for _, r := range l.idle {
 		close(r.start)
 	}
 	l.running.Wait()
-	for ; l.inFlight > 0; l.inFlight-- {
-		l.turn.PutBack()
+}
+
+// grants are the gates whose limiters let a request start. Limiters add to them in other goroutines.
+type grants struct {
+	mu    sync.Mutex
+	gates []*gate
+	some  chan struct{} // there is something to take
+}
+
+func newGrants() grants { return grants{some: make(chan struct{}, 1)} }
+
+func (g *grants) add(to *gate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.gates = append(g.gates, to)
+	select {
+	case g.some <- struct{}{}:
+	default:
 	}
-	l.turn.Leave()
+}
+
+func (g *grants) take() (all []*gate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all, g.gates = g.gates, nil
+	return all
 }

@@ -11,6 +11,9 @@ import (
 // outlet is the way of a topic's events to its destination. It holds the events that have no
 // outcome yet, and decides which of them the next request carries. It sends nothing.
 type outlet struct {
+	topic       string
+	gate        *gate
+	turn        turn // belongs to rota
 	destination destination.Destination
 	props       destination.Properties
 	isolate     bool                    // see Request
@@ -23,12 +26,20 @@ type outlet struct {
 	next      []*entry  // of the next request, once that is decided
 	notBefore time.Time // when to ask again whether it may start, for the topic's rate
 
-	senders []destination.Sender // those that no request uses
+	senders  []destination.Sender // those that no request uses
+	opened   int                  // how often destination has changed
+	inFlight int                  // requests
+	counts   Result
+	// frees is true if events may be cleared once they have an outcome. Their payloads are garbage
+	// then, though others of their page still wait.
+	frees bool
 }
 
-func newOutlet(to destination.Destination, route *cachedRoute, r Request) *outlet {
+func newOutlet(r Request, to destination.Destination, route *cachedRoute, g *gate) *outlet {
 	props := to.Properties()
 	return &outlet{
+		topic:       r.Topic,
+		gate:        g,
 		destination: to,
 		props:       props,
 		isolate:     r.Isolate,
@@ -38,10 +49,20 @@ func newOutlet(to destination.Destination, route *cachedRoute, r Request) *outle
 	}
 }
 
+// redirect changes the destination: it was looked up again. What was in the queue before stays as
+// it was checked.
+func (o *outlet) redirect(to destination.Destination, route *cachedRoute) {
+	o.destination, o.props = to, to.Properties()
+	o.size = newRequestSize(o.props.MaxBytes, route)
+	o.opened++
+	o.senders = nil
+}
+
 // add takes a page of events. It keeps copies, because the contents of an event are forgotten once it
 // has its outcome, and the page is the caller's.
 func (o *outlet) add(page []relay.Event) {
 	page = slices.Clone(page)
+	o.counts.Events += len(page)
 	entries := make([]entry, len(page))
 	for i := range page {
 		ev := &page[i]
@@ -69,6 +90,17 @@ func (o *outlet) unsent() int {
 	return n
 }
 
+// forget gives up all events that are not in flight.
+func (o *outlet) forget() {
+	o.next, o.halves = nil, nil
+	o.queue.forget()
+}
+
+// isIdle reports whether the outlet has no events, and remembers no key.
+func (o *outlet) isIdle() bool {
+	return o.turn == isResting && o.inFlight == 0 && o.unsent() == 0 && len(o.queue.keys) == 0
+}
+
 // prepare decides on the next request, unless that has been done. It returns the invalid events
 // that it met on the way, which are no longer in the queue.
 func (o *outlet) prepare() (invalid []*entry) {
@@ -82,6 +114,26 @@ func (o *outlet) prepare() (invalid []*entry) {
 	}
 	o.notBefore = time.Time{}
 	return invalid
+}
+
+// done says what became of an event.
+func (o *outlet) done(e *entry, accepted bool) {
+	if accepted {
+		o.counts.Acknowledged++
+	} else {
+		o.counts.Failed++
+	}
+	o.queue.done(e, accepted)
+	if o.frees {
+		*e.ev = relay.Event{}
+	}
+}
+
+// result counts what became of all events.
+func (o *outlet) result() Result {
+	r := o.counts
+	r.Held, r.Unsent = o.queue.held, o.unsent()
+	return r
 }
 
 // accepted takes a request whose events the destination has answered one by one.
@@ -107,15 +159,23 @@ func (o *outlet) wait() time.Duration {
 func (o *outlet) start(r *request) {
 	r.outlet, r.entries = o, append(r.entries[:0], o.next...)
 	o.next = nil
+	o.inFlight++
+	o.counts.Requests++
 	if n := len(o.senders); n > 0 {
 		r.sender, o.senders = o.senders[n-1], o.senders[:n-1]
 	} else {
 		r.sender = o.destination.NewSender()
 	}
+	r.opened = o.opened
 }
 
 // end takes the sender of r back.
 func (o *outlet) end(r *request) {
-	o.senders = append(o.senders, r.sender)
+	o.inFlight--
+	if r.opened == o.opened {
+		o.senders = append(o.senders, r.sender)
+	}
+	clear(r.entries)
+	clear(r.events)
 	r.outlet, r.sender = nil, nil
 }

@@ -96,6 +96,23 @@ func (c *cachedRoute) lock(ctx context.Context, topic string) error {
 
 func (c *cachedRoute) unlock() { <-c.mutex }
 
+// known reports whether the destination needs no look-up. The caller has the lock.
+func (c *cachedRoute) known(now time.Time) bool { return c.open != nil && now.Before(c.next) }
+
+// found returns the destination. The caller has the lock.
+func (c *cachedRoute) found() found { return found{c.Route, c.open, c.next} }
+
+// atHand returns the destination if it needs no look-up, and no waiting for one.
+func (c *cachedRoute) atHand(now time.Time) (found, bool) {
+	select {
+	case c.mutex <- struct{}{}:
+	default:
+		return found{}, false
+	}
+	defer c.unlock()
+	return c.found(), c.known(now)
+}
+
 // Topics returns the configured topics, sorted.
 func (p *Publisher) Topics() []string {
 	topics := make([]string, 0, len(p.routes))
@@ -128,8 +145,8 @@ func (p *Publisher) Ordered(topic string) bool {
 //
 // The error wraps a *relay.PublishError and ends with what to do about it.
 func (p *Publisher) Resolve(ctx context.Context, topic string) (Route, error) {
-	r, _, err := p.resolve(ctx, topic)
-	return r, err
+	f, err := p.resolve(ctx, topic)
+	return f.Route, err
 }
 
 // Look looks a topic's destination up anew and returns why it was not found, as Resolve does.
@@ -151,20 +168,27 @@ func (p *Publisher) Look(ctx context.Context, topic string) error {
 	return err
 }
 
+// found is a destination that has been looked up.
+type found struct {
+	Route
+	open destination.Destination
+	next time.Time // when to look it up again
+}
+
 // resolve is Resolve, and returns the destination as well.
-func (p *Publisher) resolve(ctx context.Context, topic string) (Route, destination.Destination, error) {
+func (p *Publisher) resolve(ctx context.Context, topic string) (found, error) {
 	c := p.routes[topic]
 	if c == nil {
-		return Route{Topic: topic}, nil, fmt.Errorf("resolve: %w", errorcode.New(relay.CodeNoRoute,
+		return found{Route: Route{Topic: topic}}, fmt.Errorf("resolve: %w", errorcode.New(relay.CodeNoRoute,
 			fmt.Sprintf("no destination is configured for topic %q: add it to the worker's topics", errorcode.Shorten(topic))))
 	}
 	if err := c.lock(ctx, topic); err != nil {
-		return Route{Topic: topic}, nil, err
+		return found{Route: Route{Topic: topic}}, err
 	}
 	defer c.unlock()
 	now := time.Now()
-	if c.open != nil && now.Before(c.next) {
-		return c.Route, c.open, nil
+	if c.known(now) {
+		return c.found(), nil
 	}
 	timeout := min(p.cfg.RequestTimeout, destination.LookUpTimeout)
 	if c.open != nil {
@@ -180,10 +204,10 @@ func (p *Publisher) resolve(ctx context.Context, topic string) (Route, destinati
 		c.open = traced(driver.Open(fresh), p.tracer, fresh.Topic)
 		c.learned.Store(0)
 	case c.open == nil:
-		return c.Route, nil, err
+		return found{Route: c.Route}, err
 	}
 	c.next = now.Add(p.cfg.RefreshAfter)
-	return c.Route, c.open, nil
+	return c.found(), nil
 }
 
 // IsListing reports whether a destination could not be resolved only because the

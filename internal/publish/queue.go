@@ -97,6 +97,14 @@ func (q *queue) add(entries []entry) {
 	}
 }
 
+// forget gives up all events that are neither out nor held.
+func (q *queue) forget() {
+	for _, k := range q.keys {
+		k.first, k.last, k.waiting = nil, nil, 0
+	}
+	q.ready, q.waiting = nil, 0
+}
+
 // unsent is the number of events that were added and neither left nor are held.
 func (q *queue) unsent() int { return len(q.ready) + q.waiting }
 

@@ -15,6 +15,7 @@ import (
 type request struct {
 	outlet  *outlet
 	sender  destination.Sender // of outlet
+	opened  int                // outlet.opened when sender was made
 	entries []*entry
 	events  []*relay.Event // those of entries
 	answer  destination.Answer
@@ -38,6 +39,12 @@ func (r *request) serve(ctx context.Context, answered chan<- *request) {
 		cancel()
 		answered <- r
 	}
+}
+
+// hung reports whether the destination did not answer.
+func (r *request) hung() bool {
+	failure := r.answer.Failure
+	return failure != nil && (failure.Code == relay.CodeTimeout || failure.Code == relay.CodeConnection)
 }
 
 // ended says how the request ended, for statistics.

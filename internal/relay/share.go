@@ -1,6 +1,9 @@
 package relay
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // TopicLane is one lane of one topic.
 type TopicLane struct {
@@ -141,14 +144,48 @@ type TopicRefs struct {
 	Refs  []Ref
 }
 
-// SenderRequest configures a sender of the events of many topics.
+// SenderRequest configures a Sender. Its functions are called from one goroutine, never
+// concurrently, and must not block. They may call methods of the Sender, but not Close. Report is
+// required, and so is Dropped if Drop is used.
 type SenderRequest struct {
-	// Deadline is PublishRequest.Deadline, for all topics.
+	// Deadline returns the instant from which on nothing may be sent, for all topics, as far as it
+	// is known now: the end of a lease less a margin. While it has passed, no request starts; once
+	// it lies ahead again, sending goes on. It is asked before every request and before each attempt
+	// of one, also concurrently. It does not end a request under way. The instant should carry a
+	// monotonic clock reading. Default: none.
 	Deadline func() time.Time
-	// Report gets the outcomes of every answered request of a topic, in order. It must not block.
+	// Report gets the outcomes of every answered request of a topic, in the order of the answers.
+	// The slice is the callee's to keep.
 	Report func(topic string, outcomes []Outcome)
-	// Answered is PublishRequest.Answered.
+	// Answered is told of every request that is over, before its outcomes are reported, for
+	// statistics. Default: it is not called.
 	Answered func(topic string, a Answer)
-	// Dropped is called after Drop, when no request with events of the topic is in flight any more.
+	// Dropped is called once for each Drop, when the outcomes of all requests with events of the
+	// topic have been reported. From then on the topic can be added again.
 	Dropped func(topic string)
+}
+
+// Sender sends the events of many topics until it is closed. It is safe for concurrent use.
+type Sender interface {
+	// Add sends events of a topic behind those that were added before. An event waits until the one
+	// before it with the same key is acknowledged, if the topic's destination is FIFO. An event
+	// behind a failed one of its key has no outcome: the caller should drop the topic.
+	//
+	// Add does not block. The slice belongs to the sender, which clears each event when it has an
+	// outcome. It is a mistake to add events of a topic from Drop until Dropped is called, or after
+	// Close: they are ignored, without outcomes.
+	Add(topic string, events []Event)
+
+	// Drop forgets the unsent events of a topic, without outcomes, and starts no request with
+	// events of it any more. Dropped follows, also if the topic is not known. While a topic is
+	// being dropped, and after Close, another Drop of it does nothing.
+	Drop(topic string)
+
+	// Backlog is the number of events that were added and neither sent nor forgotten. Events that
+	// are held behind a failed one do not count.
+	Backlog() int
+
+	// Close forgets all unsent events, and waits until the requests in flight are reported. If ctx
+	// ends before that, Close returns why; the requests go on, and are reported.
+	Close(ctx context.Context) error
 }

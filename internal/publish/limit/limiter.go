@@ -37,16 +37,31 @@ func (l *Limiter) Rate() float64 {
 // Join adds a batch. A batch that may have more than Ceiling requests in flight raises the
 // ceiling of the destination.
 func (l *Limiter) Join(most int) *Turn {
+	token := make(chan struct{}, 1)
+	t := l.JoinFunc(most, func() {
+		select {
+		case token <- struct{}{}:
+		default: // one is there from an earlier grant
+		}
+	})
+	t.token = token
+	return t
+}
+
+// JoinFunc is Join for a batch that has many turns, and so cannot wait for Granted. The function
+// granted is called instead. It must neither block nor call the limiter.
+func (l *Limiter) JoinFunc(most int, granted func()) *Turn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.level.Raise(most)
-	return &Turn{limiter: l, granted: make(chan struct{}, 1)}
+	return &Turn{limiter: l, granted: granted}
 }
 
 // Turn is the place of one batch. Only one goroutine uses it.
 type Turn struct {
 	limiter *Limiter
-	granted chan struct{}
+	granted func()
+	token   chan struct{} // nil after JoinFunc
 
 	// The limiter's mutex guards these.
 	waits bool // in the queue
@@ -54,7 +69,7 @@ type Turn struct {
 }
 
 // Granted gets a token when a request may start that Take has refused.
-func (t *Turn) Granted() <-chan struct{} { return t.granted }
+func (t *Turn) Granted() <-chan struct{} { return t.token }
 
 // Take reports whether a request may start now. If not, the batch has a place in the queue, and
 // Granted says when to ask again. Each request that may start needs a call of Done or PutBack.
@@ -144,10 +159,7 @@ func (l *Limiter) grant(now time.Time) {
 		l.queue = l.queue[1:]
 		l.start(now)
 		t.waits, t.has = false, true
-		select {
-		case t.granted <- struct{}{}:
-		default: // a token is there from an earlier grant
-		}
+		t.granted()
 	}
 	if len(l.queue) == 0 || l.armed || l.inFlight >= l.level.Limit() {
 		return
