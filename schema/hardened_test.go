@@ -33,6 +33,8 @@ func TestGrants_SufficeWherePublicMayExecuteNothing(t *testing.T) {
 	exec(t, producer, `INSERT INTO outbox.event (topic, key, type, payload, attributes) VALUES ('orders', 'k', 'T', '{}', '{"a": "b"}')`)
 	exec(t, producer, `INSERT INTO outbox.event (topic, type, payload) VALUES ('orders', 'T', '{}')`)
 	exec(t, relay, `SELECT outbox.mark_is_safe(now(), '1')`)
+	exec(t, pool, `INSERT INTO outbox.lane (topic, lane) VALUES ('orders', 1)`)
+	exec(t, relay, `UPDATE outbox.lane SET claim_id = gen_random_uuid()`)
 	exec(t, pool, schema.RolesSQL) // may be run again
 }
 

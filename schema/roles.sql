@@ -34,7 +34,8 @@ GRANT USAGE ON SCHEMA outbox TO outbox_relay;
 GRANT SELECT ON outbox.event, outbox.status TO outbox_relay;
 GRANT SELECT, INSERT, DELETE ON outbox.pending, outbox.dead_letter, outbox.discarded TO outbox_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic, outbox.refusal TO outbox_relay;
-GRANT SELECT, UPDATE ON outbox.sample, outbox.round TO outbox_relay;
+GRANT SELECT, UPDATE ON outbox.sample, outbox.round, outbox.share TO outbox_relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.worker TO outbox_relay;
 -- The relay checks whether the sequence of ids is behind the events.
 GRANT SELECT ON SEQUENCE outbox.event_id_seq TO outbox_relay;
 -- An operation's operator, kind and reason are written once; its progress is updated.
@@ -48,5 +49,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.receipt_topic TO outbox_relay;
 -- functions that run as the owner.
 GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught(),
     outbox.delete_caught(date, bigint), outbox.make_receipt_partition(date), outbox.drop_receipt_partition(date) TO outbox_relay;
+-- An operation asks it before it takes lanes.
+GRANT EXECUTE ON FUNCTION outbox.share_is_free(smallint) TO outbox_relay;
 -- Workers of the previous version use it to decide when the low watermark advances.
 GRANT EXECUTE ON FUNCTION outbox.mark_is_safe(timestamptz, xid8) TO outbox_relay;

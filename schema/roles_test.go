@@ -27,6 +27,8 @@ func TestRelayRole_MayNotTouchEventsPartitionsOrTheRecord(t *testing.T) {
 		"delete receipts":           `DELETE FROM outbox.receipt`,
 		"truncate receipts":         `TRUNCATE outbox.receipt`,
 		"rewrite what was dropped":  `UPDATE outbox.discarded SET operation = 0`,
+		"delete a share":            `DELETE FROM outbox.share`,
+		"make a share":              `INSERT INTO outbox.share (lane) VALUES (3)`,
 		"read the schema's version": `SELECT * FROM outbox.schema_version`,
 		"make tables beside them":   `CREATE TABLE outbox.mine ()`,
 	} {

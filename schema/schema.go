@@ -100,7 +100,7 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (Result, error) {
 	return r, err
 }
 
-// rowsSQL restores the row of tables that must have one, after a TRUNCATE or a copy without
+// rowsSQL restores the rows of tables that must have one, or sixteen, after a TRUNCATE or a copy without
 // data. The new round is later than the rounds of all marks, and no round has ended: all marks
 // wait once more for the transactions that may insert below them.
 var rowsSQL = []string{
@@ -109,6 +109,7 @@ var rowsSQL = []string{
 	 HAVING NOT EXISTS (SELECT FROM outbox.round)
 	 ON CONFLICT DO NOTHING`,
 	`INSERT INTO outbox.sample DEFAULT VALUES ON CONFLICT DO NOTHING`,
+	`INSERT INTO outbox.share (lane) SELECT generate_series(0, 15) ON CONFLICT DO NOTHING`,
 }
 
 func putRowsBack(ctx context.Context, conn *pgx.Conn) error {

@@ -15,7 +15,7 @@ func TestState_WithoutTheRelaysOwnRowsEventsArePublishedAndTheRowsAreNamed(t *te
 	o := open(t)
 	s := testOutbox{o.asRelay(), t, o.db}
 	o.write("orders", 5)
-	o.exec(`TRUNCATE outbox.round, outbox.sample`)
+	o.exec(`TRUNCATE outbox.round, outbox.sample, outbox.share`)
 	_, lease := s.claimOne()
 	require.Len(t, s.drain(lease), 5)
 	require.Zero(t, o.pending())
@@ -30,6 +30,7 @@ func TestState_WithoutTheRelaysOwnRowsEventsArePublishedAndTheRowsAreNamed(t *te
 	err = s.State(t.Context())
 	require.ErrorContains(t, err, `outbox.round has lost its row: run "starter migrate"`)
 	require.ErrorContains(t, err, `outbox.sample has lost its row: run "starter migrate"`)
+	require.ErrorContains(t, err, `outbox.share has lost its row: run "starter migrate"`)
 }
 
 // A low watermark that was noted before waits for the transactions that can still insert below it.
@@ -48,7 +49,7 @@ func TestState_MigratePutsTheRelaysOwnRowsBack(t *testing.T) {
 	}
 	noted := query[int64](o, `SELECT max(mark_round) FROM outbox.lane`)
 	require.Positive(t, noted)
-	o.exec(`TRUNCATE outbox.round, outbox.sample`)
+	o.exec(`TRUNCATE outbox.round, outbox.sample, outbox.share`)
 	conn, err := Connect(t.Context(), o.db.Config().ConnString(), nil, func(string) {})
 	require.NoError(t, err)
 	defer conn.Close(t.Context())

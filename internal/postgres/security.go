@@ -57,7 +57,8 @@ func (h hidden) err() error {
 // statement. Security finds out whether the policy does. PostgreSQL evaluates it once for each
 // statement.
 const filtered = `(SELECT row_security_active('outbox.event') OR row_security_active('outbox.pending')
-    OR row_security_active('outbox.lane') OR row_security_active('outbox.topic') OR row_security_active('outbox.dead_letter'))`
+    OR row_security_active('outbox.lane') OR row_security_active('outbox.topic') OR row_security_active('outbox.dead_letter')
+    OR row_security_active('outbox.share') OR row_security_active('outbox.worker'))`
 
 // Security checks that no row is hidden from the relay. Its errors name the remedy.
 func (s *Store) Security(ctx context.Context) error {

@@ -49,9 +49,10 @@ const insufficientPrivilege = "42501"
 
 const oneRowsSQL = `
 SELECT array_remove(ARRAY[CASE WHEN NOT EXISTS (SELECT FROM outbox.round) THEN 'outbox.round' END,
-                          CASE WHEN NOT EXISTS (SELECT FROM outbox.sample) THEN 'outbox.sample' END], NULL)`
+                          CASE WHEN NOT EXISTS (SELECT FROM outbox.sample) THEN 'outbox.sample' END,
+                          CASE WHEN (SELECT count(*) FROM outbox.share) < 16 THEN 'outbox.share' END], NULL)`
 
-// rowsAreMissing returns an error if a table is empty that must have one row.
+// rowsAreMissing returns an error if a table has lost a row that it must have.
 func rowsAreMissing(ctx context.Context, db querier) error {
 	var empty []string
 	if err := db.QueryRow(ctx, oneRowsSQL).Scan(&empty); err != nil {

@@ -35,6 +35,8 @@ type Config struct {
 	// Lease is how long an attempt of PublishBatch holds its lanes without a renewal. Default
 	// timing.Lease.
 	Lease time.Duration
+	// ShareLease is how long a worker holds a share without a renewal. Default timing.ShareLease.
+	ShareLease time.Duration
 	// Timeout limits every call, so that a database that does not answer becomes an error in time.
 	// Default timing.StatementTimeout.
 	Timeout time.Duration
@@ -61,6 +63,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Lease == 0 {
 		c.Lease = timing.Lease
+	}
+	if c.ShareLease == 0 {
+		c.ShareLease = timing.ShareLease
 	}
 	if c.Timeout == 0 {
 		c.Timeout = timing.StatementTimeout

@@ -119,7 +119,7 @@ means that another check must succeed first.
   UTF-8.
 - **` + "`failed rights`" + `**: create the roles with ` + "`psql -f schema/roles.sql`" + `, then ` + "`GRANT outbox_relay TO …`" + `.
 - **` + "`failed state`" + `**: this happens after logical replication or after a restore of data only. Run the ` + "`SELECT setval(…)`" + ` in the text as the
-  owner. If ` + "`outbox.round`" + ` or ` + "`outbox.sample`" + ` has lost its row, ` + "`starter migrate`" + ` inserts it again.
+  owner. If ` + "`outbox.round`" + `, ` + "`outbox.sample`" + ` or ` + "`outbox.share`" + ` has lost its row, ` + "`starter migrate`" + ` inserts it again.
 - **` + "`failed trigger`" + `**: run the statement in the text. Then run ` + "`starter replay TOPIC --since … --until … --reason …`" + ` for each topic.
 - **` + "`warning trigger`" + `**: reset ` + "`session_replication_role`" + `, or revoke INSERT on the partitions from the roles that the text names.
 - **` + "`warning sequence`" + `**: with a cache, events of a key can be published in another order than they were committed.
