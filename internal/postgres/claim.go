@@ -63,7 +63,9 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 // share of claims. It counts these claims itself, because a claim waits, and its caller's knowledge
 // is soon out of date.
 //
-// It leaves out lanes that an operation has reserved.
+// It leaves out lanes that an operation has reserved, and lanes that belong to a worker because it holds
+// their share. It also leaves lanes to the workers that will take their share in a moment: its last holder
+// has given it back, or has died.
 //
 // It leaves out topics without a route, except a few at a time, because an attempt to publish such
 // a topic can only fail. Unrouted topics that are leased or in recovery count as these few. Once
@@ -86,7 +88,12 @@ known AS (
     SELECT l.topic, l.lane, l.low_id, l.claimed_at, l.leased_until, l.reserved_until,
            routed.topic IS NULL AND $4::text[] IS NOT NULL AS unrouted
     FROM outbox.lane l LEFT JOIN routed USING (topic)
-    WHERE routed.topic IS NOT NULL OR $4::text[] IS NULL OR (SELECT topics FROM held) < $5)
+    WHERE (routed.topic IS NOT NULL OR $4::text[] IS NULL OR (SELECT topics FROM held) < $5)
+      AND (l.apart OR l.claim_id IS NOT NULL OR l.lane NOT IN (
+          SELECT s.lane FROM outbox.share s
+          WHERE s.worker IS NOT NULL AND s.leased_until >= now()
+             OR s.leased_until >= now() - $6::interval
+                AND EXISTS (SELECT FROM outbox.worker WHERE seated AND seen_at >= now() - $7::interval))))
 SELECT topic, lane, claims, CASE WHEN unrouted THEN $5 - (SELECT topics FROM held) ELSE -1 END, ` + filtered + `
 FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
@@ -106,7 +113,7 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0)
 ORDER BY turn, claimed_at NULLS FIRST, topic`
 
 func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []string, shares []int) (found []lane, err error) {
-	rows, err := s.pool.Query(ctx, waitingLanesSQL, r.PerTopic, topics, shares, r.Routed, r.Unrouted)
+	rows, err := s.pool.Query(ctx, waitingLanesSQL, r.PerTopic, topics, shares, r.Routed, r.Unrouted, timing.ShareFirst, timing.WorkerGone)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +148,7 @@ SELECT coalesce((
         WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
         ORDER BY p.id LIMIT 1) first
     WHERE l.topic NOT IN (SELECT topic FROM routed)
-      AND (l.leased_until IS NULL OR l.leased_until < now())
+      AND (l.leased_until IS NULL OR l.leased_until < now()) AND ` + mayClaim + `
       AND t.paused_at IS NULL
       AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())
     LIMIT 1), false)`
@@ -207,14 +214,15 @@ func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, err
 //
 // A lane that has a holder was not given back: the lease of the last attempt expired, or another
 // activity released its claim. The worker of that attempt may still run and have acknowledgements
-// to settle. It has until quiet_at for that.
+// to settle. It has until quiet_at for that. The same holds if the lane's last holder was a worker that
+// did not give the share back. A trigger skips lanes whose share is taken at the same time.
 const claimLanesSQL = `
 WITH free AS (
-    SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying AS settling
+    SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying OR ` + keptByShare + ` AS settling
     FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
     JOIN outbox.lane l USING (topic, lane)
     WHERE (l.leased_until IS NULL OR l.leased_until < now())
-      AND (l.reserved_until IS NULL OR l.reserved_until < now())
+      AND (l.reserved_until IS NULL OR l.reserved_until < now()) AND ` + mayClaim + `
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l SKIP LOCKED)
 UPDATE outbox.lane l

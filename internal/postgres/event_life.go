@@ -58,11 +58,14 @@ type Delivery struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// LaneLife is the state of a lane: the run that publishes it, or the reason why no run does.
+// LaneLife is the state of a lane: the run or the worker that publishes it, or the reason why no run does.
 type LaneLife struct {
 	// RunID is the workflow run that has the lane, if one has.
 	RunID    string `json:"runId,omitempty"`
 	Retrying bool   `json:"retrying,omitempty"` // its batch waits for another attempt
+	// Worker is the name of the worker process that has the lane, if no run has it: it publishes the lane
+	// together with lanes of other topics.
+	Worker string `json:"worker,omitempty"`
 	// ReservedUntil is set while an operation waits for the lane: no claim takes it before.
 	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`
 	// Operations are the workflow ids of the topic's operations under way, while the lane is
@@ -125,10 +128,12 @@ FROM outbox.discarded x JOIN outbox.operation o ON o.id = x.operation
 WHERE x.topic = $1 AND x.lane = $2 AND x.id = $3 AND x.created_at = $4
 ORDER BY 2`
 
-// laneLifeSQL reads the run that has a lane, and the pause or recovery of its topic.
+// laneLifeSQL reads the run or the worker that has a lane, and the pause or recovery of its topic.
 const laneLifeSQL = `
 SELECT CASE WHEN l.leased_until >= now() THEN coalesce(split_part(l.claimed_by, '/', 1), '') ELSE '' END,
        l.retrying AND l.leased_until >= now() IS TRUE,
+       CASE WHEN NOT ` + mayClaim + ` THEN coalesce((
+           SELECT w.name FROM outbox.share s JOIN outbox.worker w ON w.id = s.worker WHERE s.lane = l.lane), 'unknown') ELSE '' END,
        CASE WHEN l.reserved_until >= now() THEN l.reserved_until END,
        ARRAY(SELECT o.workflow_id FROM outbox.operation o
              WHERE l.reserved_until >= now() AND o.topic = l.topic AND o.finished_at IS NULL ORDER BY o.id LIMIT 5),
@@ -163,6 +168,6 @@ func (s *Store) fillLife(ctx context.Context, e *EventLife) error {
 		return err
 	}
 	l := &e.LaneLife
-	_, err = pgx.ForEachRow(rows, []any{&l.RunID, &l.Retrying, &l.ReservedUntil, &l.Operations, &l.PausedBy, &l.PauseReason, &l.Recovery, &l.Failure}, func() error { return nil })
+	_, err = pgx.ForEachRow(rows, []any{&l.RunID, &l.Retrying, &l.Worker, &l.ReservedUntil, &l.Operations, &l.PausedBy, &l.PauseReason, &l.Recovery, &l.Failure}, func() error { return nil })
 	return err
 }

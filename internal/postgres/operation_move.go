@@ -29,18 +29,23 @@ func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseco
 
 // idle is true of lanes that cannot have requests in flight: free lanes, lanes with an expired
 // lease, and lanes that wait for the next attempt of their batch, because its last attempt has ended.
-// It is false while an earlier attempt may still be sending.
+// It is false while an earlier attempt may still be sending, and of lanes that belong to the holder of
+// their share.
 const idle = `topic = $1 AND lane = ANY ($2::smallint[])
   AND (leased_until IS NULL OR leased_until < now() OR retrying)
-  AND (quiet_at IS NULL OR quiet_at < now())`
+  AND (quiet_at IS NULL OR quiet_at < now()) AND ` + mayClaim + ``
 
-const anyIdleSQL = `SELECT EXISTS (SELECT FROM outbox.lane WHERE ` + idle + `)`
+const anyIdleSQL = `SELECT EXISTS (SELECT FROM outbox.lane l WHERE ` + idle + `)`
 
+// idleSQL locks lanes. If a lane is neither apart nor claimed, it also keeps workers from taking its share
+// until the transaction ends.
 const idleSQL = `
-SELECT lane FROM outbox.lane
-WHERE ` + idle + `
-ORDER BY topic, lane
-FOR NO KEY UPDATE`
+WITH locked AS MATERIALIZED (
+    SELECT l.lane, l.apart OR l.claim_id IS NOT NULL AS is_batches FROM outbox.lane l
+    WHERE ` + idle + `
+    ORDER BY topic, lane
+    FOR NO KEY UPDATE)
+SELECT lane FROM locked WHERE is_batches OR outbox.share_is_free(lane) ORDER BY lane`
 
 // countedSQL counts the dead letters that a statement has moved (gone). It notes in took which
 // operations had moved them before, because these can no longer report their outcome. If a worker of

@@ -126,6 +126,18 @@ func TestPgBouncer_RunsEveryStatementInTransactionMode(t *testing.T) {
 		require.NoError(t, o.Reserve(ctx, "orders", []int16{1}, time.Millisecond))
 		_, lease = o.claimOne()
 		require.Len(t, o.drain(lease), int(n))
+
+		c := o.carrier()
+		require.Len(t, c.take(allLanes()...), relay.Lanes)
+		require.Len(t, c.attend(allLanes()...).Mine, relay.Lanes)
+		require.Empty(t, c.exceptions(allLanes()...))
+		lane := relay.TopicLane{Topic: "orders", Lane: 3}
+		require.Len(t, c.setApart("refused", lane), 1)
+		require.Len(t, c.rejoin(lane), 1)
+		_, err = o.Offer(ctx)
+		require.NoError(t, err)
+		require.NoError(t, c.GiveBackShares(ctx, c.id, []int16{1}))
+		require.NoError(t, c.Leave(ctx, c.id))
 	}
 	all.Wait()
 	require.Zero(t, o.pending())

@@ -15,13 +15,13 @@ import (
 
 // borrowSQL leases the free lanes of a topic that a batch does not have, although the batch's own
 // recovery holds the topic. Unlike a claim, it takes no lane that was not given back: another
-// worker may have acknowledgements of that lane to settle.
+// worker may have acknowledgements of that lane to settle. It takes no lane of a live share.
 const borrowSQL = `
 WITH free AS (
-    SELECT topic, lane FROM outbox.lane
+    SELECT l.topic, l.lane FROM outbox.lane l
     WHERE topic = $1 AND lane <> ALL ($2::smallint[])
       AND (leased_until IS NULL OR leased_until < now()) AND holder IS NULL AND (quiet_at IS NULL OR quiet_at < now())
-      AND (reserved_until IS NULL OR reserved_until < now())
+      AND (reserved_until IS NULL OR reserved_until < now()) AND ` + mayClaim + ` AND NOT ` + keptByShare + `
     ORDER BY topic, lane
     FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE outbox.lane l

@@ -27,6 +27,15 @@ import (
 // liveShares lists, in a statement, the lane numbers whose share a worker holds.
 const liveShares = `SELECT s.lane FROM outbox.share s WHERE s.worker IS NOT NULL AND s.leased_until >= now()`
 
+// mayClaim is true, in a statement, of lanes l that do not belong to a worker by their share.
+const mayClaim = `(l.apart OR l.claim_id IS NOT NULL OR l.lane NOT IN (` + liveShares + `))`
+
+// keptByShare is true, in a statement, of lanes l that belonged to a worker which has not given their share
+// back, if no claim had the lane since.
+const keptByShare = `(NOT l.apart AND l.claim_id IS NULL AND EXISTS (
+          SELECT FROM outbox.share s
+          WHERE s.lane = l.lane AND s.worker IS NOT NULL AND s.renewed_at > coalesce(l.claimed_at, '-infinity')))`
+
 // workerIsSeen is true, in a statement, of workers that were seen lately. $%[1]s is timing.WorkerGone, and
 // $%[2]s is timing.ClockMargin: a time that is far ahead was written before the clock was set back.
 const workerIsSeen = `seen_at >= now() - $%[1]d::interval AND seen_at <= now() + $%[2]d::interval`
@@ -208,23 +217,39 @@ func (s *Store) Leave(ctx context.Context, worker string) error {
 	return nil
 }
 
-// exceptionsSQL reads all lanes of some shares.
+// forgetWorkersSQL deletes workers that have not been seen for a day. People may ask for them until then.
+const forgetWorkersSQL = `
+DELETE FROM outbox.worker WHERE id IN (
+    SELECT id FROM outbox.worker WHERE seen_at < now() - interval '1 day' FOR UPDATE SKIP LOCKED)`
+
+func (s *Store) forgetWorkers(ctx context.Context) error {
+	if _, err := s.pool.Exec(ctx, forgetWorkersSQL); err != nil {
+		return fmt.Errorf("forget workers that are gone: %w", err)
+	}
+	return nil
+}
+
+// exceptionsSQL reads all lanes of some shares. A row without a topic says that rows may be hidden.
 const exceptionsSQL = `
-SELECT ` + exceptionColumns + `, ` + filtered + `
+SELECT ` + exceptionColumns + `
 FROM outbox.lane l
 WHERE lane = ANY ($1::smallint[]) AND ` + isException + `
-ORDER BY l.topic, l.lane`
+UNION ALL SELECT '', 0, false, false, false, false, 0 WHERE ` + filtered + `
+ORDER BY topic, lane`
 
 // Exceptions returns the lanes of some shares that are apart, claimed or reserved, by topic and lane. Read
 // after TakeShares has returned, they are all that there are: no claim of any version takes another lane.
 func (s *Store) Exceptions(ctx context.Context, lanes []int16) ([]relay.LaneException, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	found, err := s.exceptions(ctx, exceptionsSQL, lanes)
+	found, err := returned(ctx, s, scanException, exceptionsSQL, lanes)
 	if unconvertible(err) {
 		if err = s.setAside(ctx, ""); err == nil {
-			found, err = s.exceptions(ctx, exceptionsSQL, lanes)
+			found, err = returned(ctx, s, scanException, exceptionsSQL, lanes)
 		}
+	}
+	if err == nil && len(found) > 0 && found[0].Topic == "" {
+		found, err = found[1:], s.Security(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the exceptions of shares: %w", err)
@@ -232,16 +257,8 @@ func (s *Store) Exceptions(ctx context.Context, lanes []int16) ([]relay.LaneExce
 	return found, nil
 }
 
-// exceptions runs a statement that returns exceptionColumns, and whether rows may be hidden.
-func (s *Store) exceptions(ctx context.Context, sql string, args ...any) ([]relay.LaneException, error) {
-	isFiltered := false
-	found, err := returned(ctx, s, func(row pgx.CollectableRow) (e relay.LaneException, err error) {
-		return e, row.Scan(&e.Topic, &e.Lane, &e.Apart, &e.Claimed, &e.Reserved, &e.Free, &e.LowID, &isFiltered)
-	}, sql, args...)
-	if err == nil && isFiltered {
-		err = s.Security(ctx)
-	}
-	return found, err
+func scanException(row pgx.CollectableRow) (e relay.LaneException, err error) {
+	return e, row.Scan(&e.Topic, &e.Lane, &e.Apart, &e.Claimed, &e.Reserved, &e.Free, &e.LowID)
 }
 
 // setApartSQL gives lanes of live shares to the claims of their topics. It waits for no lane, so that the
@@ -321,7 +338,7 @@ joined AS (
     FROM back
     WHERE l.topic = back.topic AND l.lane = back.lane
     RETURNING l.*, back.quiet AS is_back)
-SELECT ` + exceptionColumns + `, ` + filtered + `
+SELECT ` + exceptionColumns + `
 FROM joined l WHERE is_back
 ORDER BY l.topic, l.lane`
 
@@ -332,7 +349,7 @@ func (s *Store) Rejoin(ctx context.Context, worker string, lanes []relay.TopicLa
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	topics, numbers := topicLaneColumns(lanes)
-	joined, err = s.exceptions(ctx, rejoinSQL, worker, topics, numbers, timing.SettleGrace)
+	joined, err = returned(ctx, s, scanException, rejoinSQL, worker, topics, numbers, timing.SettleGrace)
 	if err != nil {
 		return nil, fmt.Errorf("take lanes back into shares: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -274,4 +275,266 @@ func TestOffer_CountsEachWorkerWithoutAnActivityOnce(t *testing.T) {
 	require.Equal(t, 1, offer(), "its activity has ended")
 	o.exec(`UPDATE outbox.worker SET offered_at = NULL, seen_at = now() - $1::interval`, timing.WorkerGone)
 	require.Zero(t, offer(), "they are gone")
+}
+
+// The worker that died may have acknowledgements to settle.
+func TestClaim_OfALaneOfADeadWorkersShareSettlesOnce(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	c := o.carrier()
+	c.take(allLanes()...)
+	require.NoError(t, c.GiveBackShares(t.Context(), c.id, []int16{0}))
+	o.exec(`UPDATE outbox.share SET renewed_at = renewed_at - interval '1 minute', leased_until = leased_until - interval '1 minute'`)
+	settling := func() (n int) {
+		t.Helper()
+		for _, b := range o.claim() {
+			if b.Settling {
+				n += len(b.Lanes)
+			}
+			l, err := o.TakeOver(t.Context(), b)
+			require.NoError(t, err)
+			require.NoError(t, o.Release(t.Context(), l, relay.Read{Next: l.LowID}))
+		}
+		return n
+	}
+	require.Equal(t, relay.Lanes, settling(), "a batch settles if one of its lanes does")
+	require.Equal(t, relay.Lanes-1, query[int](o, `SELECT count(*) FROM outbox.lane WHERE quiet_at > now()`), "not the one that was given back")
+	o.exec(`UPDATE outbox.lane SET quiet_at = NULL`)
+	require.Zero(t, settling(), "the last holder is that batch")
+	require.Empty(t, c.attend(allLanes()...).Mine)
+	require.True(t, query[bool](o, `SELECT bool_and(leased_until = '-infinity') FROM outbox.share WHERE lane > 0`), "the lease ended for good")
+	o.exec(`UPDATE outbox.share SET leased_until = now() + interval '1 hour' WHERE lane = 1`) // as if the clock was set back
+	require.Equal(t, []int16{1}, c.attend(allLanes()...).Mine)
+}
+
+// The clock was an hour ahead when a batch took lanes of a share whose lease had ended by that clock.
+func TestAttend_RenewsNoShareOfWhichABatchTookALane(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	c := o.carrier()
+	c.take(allLanes()...)
+	o.exec(`UPDATE outbox.share SET leased_until = leased_until - interval '1 hour', renewed_at = renewed_at - interval '1 hour'`)
+	require.NotEmpty(t, o.claim())
+	o.exec(`UPDATE outbox.share SET leased_until = leased_until + interval '1 hour', renewed_at = renewed_at + interval '1 hour'`)
+	require.Empty(t, c.attend(allLanes()...).Mine)
+}
+
+func TestClaim_LeavesAShareToTheNextWorkerForAMoment(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	a, b := o.carrier(), o.carrier()
+	a.take(allLanes()...)
+	b.attend()
+	require.NoError(t, a.GiveBackShares(t.Context(), a.id, allLanes()))
+	require.Empty(t, o.claim(), "another worker takes them")
+	require.NoError(t, b.Leave(t.Context(), b.id))
+	require.NotEmpty(t, o.claim(), "there is no other worker")
+	for _, unclaimed := range []string{"1 hour", "0"} {
+		o.exec(`UPDATE outbox.lane SET claim_id = NULL, leased_until = NULL, claimed_by = NULL`)
+		b.attend()
+		o.exec(`UPDATE outbox.share SET leased_until = now() - $1::interval`, timing.ShareFirst)
+		o.exec(`UPDATE outbox.worker SET seen_at = seen_at - $1::interval`, unclaimed)
+		require.NotEmpty(t, o.claim(), "they had a moment")
+	}
+}
+
+func TestBorrow_LeavesLanesThatBelongToAWorker(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	c := o.carrier()
+	c.take(1, 2, 3)
+	claims, err := o.lease(t.Context(), "x", [][]lane{{{topic: "orders", lane: 0}}})
+	require.NoError(t, err)
+	l, err := o.TakeOver(t.Context(), claims[0])
+	require.NoError(t, err)
+	c.setApart("refused", relay.TopicLane{Topic: "orders", Lane: 2})
+	o.exec(`UPDATE outbox.share SET leased_until = now() - interval '1 hour' WHERE lane = 3`)
+	borrowed, err := o.Borrow(t.Context(), claims[0], l)
+	require.NoError(t, err)
+	require.Len(t, borrowed, relay.Lanes-3)
+	require.NotContains(t, borrowed, int16(1), "it belongs to the worker")
+	require.Contains(t, borrowed, int16(2), "it is apart")
+	require.NotContains(t, borrowed, int16(3), "its worker has not given it back")
+}
+
+func TestMove_LeavesLanesThatBelongToAWorker(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	_, lease := o.claimOne()
+	require.NoError(t, o.DeadLetter(t.Context(), lease, "relay-1", refusedAs("Poison", o.load(lease)...)))
+	require.NoError(t, o.Release(t.Context(), lease, relay.Read{Next: lease.LowID}))
+	c := o.carrier()
+	c.take(allLanes()...)
+	idle := func() int {
+		t.Helper()
+		tx, err := o.db.Begin(t.Context())
+		require.NoError(t, err)
+		defer tx.Rollback(t.Context())
+		rows, err := tx.Query(t.Context(), idleSQL, "orders", allLanes())
+		require.NoError(t, err)
+		lanes, err := pgx.CollectRows(rows, pgx.RowTo[int16])
+		require.NoError(t, err)
+		require.Equal(t, len(lanes) > 0, query[bool](o, anyIdleSQL, "orders", allLanes()))
+		require.NoError(t, c.GiveBackShares(t.Context(), c.id, []int16{9}))
+		if len(lanes) > 1 {
+			require.Empty(t, o.carrier().take(9), "the operation is not over")
+		}
+		return len(lanes)
+	}
+	require.Zero(t, idle())
+	require.Equal(t, []relay.TakenShare{{Lane: 9}}, c.take(9))
+	c.setApart("an operation wants it", relay.TopicLane{Topic: "orders", Lane: 4})
+	require.Equal(t, 1, idle())
+	require.NoError(t, c.Leave(t.Context(), c.id))
+	require.Equal(t, relay.Lanes, idle())
+	require.Equal(t, 100, o.operate(relay.Redrive, relay.Selection{}, 10))
+}
+
+func TestLeavesOut_CountsNoTopicThatAWorkerHas(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	c := o.carrier()
+	c.take(allLanes()...)
+	leaves, err := o.LeavesOut(t.Context(), []string{"audit"})
+	require.NoError(t, err)
+	require.False(t, leaves)
+	c.setApart("no route", relay.TopicLane{Topic: "orders", Lane: 4})
+	leaves, err = o.LeavesOut(t.Context(), []string{"audit"})
+	require.NoError(t, err)
+	require.True(t, leaves)
+}
+
+func TestStatus_ShowsLanesOfAShareAsLeased(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	c := o.carrier()
+	c.take(1, 2, 3)
+	c.attend(1, 2, 3)
+	c.setApart("refused", relay.TopicLane{Topic: "orders", Lane: 3})
+	topics, err := o.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 2, topics[0].Leased)
+	workers := make(map[int16]string)
+	lives, err := o.ByKey(t.Context(), "orders", "k1", 5, nil)
+	require.NoError(t, err)
+	for _, n := range []int16{0, 1, 3} {
+		life := lives[0]
+		life.Lane = n
+		require.NoError(t, o.fillLife(t.Context(), &life))
+		workers[n] = life.Worker
+	}
+	require.Equal(t, map[int16]string{0: "", 1: "worker", 3: ""}, workers)
+}
+
+func TestShares_AreHeldNoLongerThanALeaseThoughTheClockWasAhead(t *testing.T) {
+	o := open(t)
+	a, b := o.carrier(), o.carrier()
+	a.take(1)
+	a.attend(1)
+	o.exec(`UPDATE outbox.share SET leased_until = leased_until + interval '1 hour', renewed_at = renewed_at + interval '1 hour' WHERE lane = 1`)
+	o.exec(`UPDATE outbox.worker SET seen_at = seen_at + interval '1 hour'`)
+	require.Len(t, b.attend().Workers, 1, "nobody knows whether it lives")
+	require.NoError(t, o.Sweep(t.Context()))
+	require.Len(t, b.attend().Workers, 2)
+	require.Empty(t, b.take(1), "its worker may live")
+	require.True(t, query[bool](o, `SELECT leased_until <= now() + $1::interval AND renewed_at <= now() FROM outbox.share WHERE lane = 1`, timing.ShareLease))
+	require.Equal(t, []int16{1}, a.attend(1).Mine)
+}
+
+func TestSweep_ForgetsWorkersThatAreGoneForADay(t *testing.T) {
+	o := open(t)
+	a, b := o.carrier(), o.carrier()
+	a.attend()
+	b.attend()
+	o.exec(`UPDATE outbox.worker SET seen_at = now() - interval '25 hours' WHERE id = $1::uuid`, a.id)
+	require.NoError(t, o.look(t.Context()))
+	require.Equal(t, b.id, query[string](o, `SELECT string_agg(id::text, ',') FROM outbox.worker`))
+}
+
+// A standby may have been promoted that lacks the last second.
+func TestAttend_AfterAFailoverFindsItsSharesLost(t *testing.T) {
+	o := open(t)
+	a, b := o.carrier(), o.carrier()
+	a.take(1, 2, 3)
+	a.attend(1, 2, 3)
+	o.exec(`DELETE FROM outbox.worker`)
+	o.exec(`UPDATE outbox.share SET worker = NULL, leased_until = NULL WHERE lane = 1`)
+	o.exec(`UPDATE outbox.share SET worker = $1::uuid WHERE lane = 2`, b.id)
+	o.exec(`DELETE FROM outbox.share WHERE lane = 4`)
+	seen := a.attend(1, 2, 3, 4)
+	require.Equal(t, []int16{3}, seen.Mine)
+	require.Equal(t, b.id, seen.Holders[2])
+	require.Len(t, seen.Workers, 1)
+	require.Equal(t, []relay.TakenShare{{Lane: 1}}, a.take(1, 2, 4), "a share without a row cannot be held")
+	require.ErrorContains(t, o.State(t.Context()), "outbox.share has lost its row")
+}
+
+func TestAttend_WritesRowsOfSharesAndOneOfTheWorkerHoweverManyTopics(t *testing.T) {
+	o := open(t)
+	o.manyTopics(300)
+	c := o.carrier()
+	c.take(allLanes()...)
+	c.attend(allLanes()...)
+	o.exec(`CREATE TABLE public.written (name text)`)
+	o.exec(`CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.written VALUES (TG_TABLE_NAME); RETURN NULL; END $$`)
+	o.exec(`DO $$ DECLARE t text; BEGIN
+	    FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'outbox' AND tablename !~ '^(event|receipt)_' LOOP
+	        EXECUTE format('CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON outbox.%I FOR EACH ROW EXECUTE FUNCTION public.note()', t);
+	    END LOOP; END $$`)
+	require.Len(t, c.attend(allLanes()...).Mine, relay.Lanes)
+	require.Equal(t, "16 share, 1 worker", query[string](o, `SELECT string_agg(n || ' ' || name, ', ' ORDER BY name)
+	    FROM (SELECT name, count(*) AS n FROM public.written GROUP BY name) w`))
+}
+
+func (o testOutbox) manyTopics(n int) {
+	o.t.Helper()
+	o.exec(`INSERT INTO outbox.lane (topic, lane) SELECT 'topic-' || to_char(i, 'FM0000'), lane
+	        FROM generate_series(1, $1::int) i CROSS JOIN generate_series(0, 15) lane`, n)
+	o.exec(`VACUUM ANALYZE outbox.lane`)
+}
+
+// Twice a second, each worker reads nothing of topics that have no exception.
+func TestAttend_ReadsNothingOfTopicsWithoutAnException(t *testing.T) {
+	pages := make(map[int]int)
+	for _, topics := range []int{10, 500} {
+		o := open(t)
+		o.manyTopics(topics)
+		c := o.carrier()
+		c.take(allLanes()...)
+		c.attend(allLanes()...)
+		c.setApart("x", relay.TopicLane{Topic: "topic-0001", Lane: 3})
+		pages[topics] = pagesOf(o, attendSQL, c.id, "w", true, allLanes(), timing.ShareLease, timing.WorkerGone, timing.ClockMargin)
+	}
+	t.Logf("pages read beside 10 and 500 topics: %v", pages)
+	require.Less(t, pages[500], pages[10]+30)
+}
+
+func TestAttend_WhileRowsAreHiddenIsAnError(t *testing.T) {
+	for _, table := range []string{"share", "worker", "lane", "topic"} {
+		o := open(t)
+		require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+		s := testOutbox{o.asRelay(), t, o.db}
+		c := s.carrier()
+		c.take(1)
+		c.attend(1)
+		o.exec(`ALTER TABLE outbox.` + table + ` ENABLE ROW LEVEL SECURITY`)
+		if table == "worker" { // which it must write
+			o.exec(`CREATE POLICY mine ON outbox.worker USING (name = 'w')`)
+		}
+		_, err := s.Attend(t.Context(), relay.Attendance{Worker: c.id, Name: "w", Lanes: []int16{1}})
+		require.Error(t, err, table)
+		if table != "worker" {
+			require.ErrorContains(t, err, "row level security can hide rows of outbox."+table)
+		}
+		if table == "lane" {
+			_, err = s.Exceptions(t.Context(), []int16{1})
+			require.ErrorContains(t, err, "row level security")
+		}
+	}
 }

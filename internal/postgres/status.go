@@ -17,7 +17,7 @@ type TopicStatus struct {
 	Pending     int64      `json:"pending"`
 	OldestAge   float64    `json:"oldestAgeSeconds"` // 0 if nothing is pending
 	Dead        int64      `json:"dead"`
-	Leased      int        `json:"leasedLanes"` // of 16
+	Leased      int        `json:"leasedLanes"` // of 16: by a batch, or by a worker that holds the lane's share
 	PausedBy    string     `json:"pausedBy,omitempty"`
 	PauseReason string     `json:"pauseReason,omitempty"`
 	PausedAt    *time.Time `json:"pausedAt,omitempty"`
@@ -34,8 +34,8 @@ WITH pending AS (
     FROM outbox.pending GROUP BY topic),
 dead AS (SELECT topic, count(*) AS events FROM outbox.dead_letter GROUP BY topic),
 leased AS (
-    SELECT topic, count(*) FILTER (WHERE leased_until > now()) AS lanes
-    FROM outbox.lane GROUP BY topic)
+    SELECT topic, count(*) FILTER (WHERE leased_until > now() OR NOT ` + mayClaim + `) AS lanes
+    FROM outbox.lane l GROUP BY topic)
 SELECT topic, coalesce(pending.events, 0) AS pending, coalesce(pending.oldest, 0),
        coalesce(dead.events, 0), coalesce(leased.lanes, 0)::int,
        coalesce(t.paused_by, ''), coalesce(t.pause_reason, ''), t.paused_at,

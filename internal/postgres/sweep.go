@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -17,7 +18,7 @@ const (
 	sweepEvery   = 15 * time.Second
 	sweepShare   = 10
 	sweepTimeout = 30 * time.Second
-	// The store deletes refusals of published events this often.
+	// The store deletes refusals of published events, and workers that are gone, this often.
 	forgetEvery = time.Minute
 )
 
@@ -68,7 +69,7 @@ func (s *Store) sweepWhenDue(ctx context.Context) error {
 	return err
 }
 
-// look looks for new topics. Less often, it also runs a sweep and deletes refusals.
+// look looks for new topics. Less often, it also runs a sweep, and deletes refusals and workers.
 func (s *Store) look(ctx context.Context) error {
 	w := &s.sweep
 	if err := s.findTopics(ctx); err != nil {
@@ -82,15 +83,15 @@ func (s *Store) look(ctx context.Context) error {
 	}
 	if time.Now().After(w.forget) {
 		w.forget = time.Now().Add(forgetEvery)
-		return s.forgetRefusals(ctx)
+		return errors.Join(s.forgetRefusals(ctx), s.forgetWorkers(ctx))
 	}
 	return nil
 }
 
 // holdNoLongerSQL corrects times that are further ahead than any worker writes them: the clock has been
 // set back since, or the database has moved to another server. They become the times that a worker
-// would write now. No lane becomes free at once: its worker may still run, and then renews the lease in
-// time.
+// would write now. No lane and no share becomes free at once: its worker may still run, and then renews
+// the lease in time.
 const holdNoLongerSQL = `
 WITH topics AS (
     UPDATE outbox.topic SET recovery_paused_until = now() + $2::interval
@@ -99,7 +100,21 @@ ahead AS (
     SELECT topic, lane FROM outbox.lane
     WHERE greatest(leased_until, quiet_at, reserved_until, claimed_at) > now() + $1::interval + $3::interval
     ORDER BY topic, lane
-    FOR NO KEY UPDATE SKIP LOCKED)
+    FOR NO KEY UPDATE SKIP LOCKED),
+workers_ahead AS (
+    SELECT id FROM outbox.worker WHERE seen_at > now() + $3::interval
+    ORDER BY id
+    FOR NO KEY UPDATE SKIP LOCKED),
+workers AS (UPDATE outbox.worker w SET seen_at = now() FROM workers_ahead WHERE w.id = workers_ahead.id),
+shares_ahead AS (
+    SELECT lane FROM outbox.share
+    WHERE greatest(leased_until, renewed_at) > now() + $4::interval + $3::interval
+    ORDER BY lane
+    FOR NO KEY UPDATE SKIP LOCKED),
+shares AS (
+    UPDATE outbox.share s
+    SET leased_until = least(s.leased_until, now() + $4::interval), renewed_at = least(s.renewed_at, now())
+    FROM shares_ahead WHERE s.lane = shares_ahead.lane)
 UPDATE outbox.lane l
 SET leased_until   = CASE WHEN l.leased_until   > now() + $1::interval THEN now() + $1::interval ELSE l.leased_until END,
     quiet_at       = CASE WHEN l.quiet_at       > now() + $1::interval THEN now() + $1::interval ELSE l.quiet_at END,
@@ -111,7 +126,7 @@ WHERE l.topic = ahead.topic AND l.lane = ahead.lane`
 // holdNoLonger makes sure that no lane and no topic is held for longer than a worker holds it, even if
 // the database's clock was ahead.
 func (s *Store) holdNoLonger(ctx context.Context) error {
-	if _, err := s.pool.Exec(ctx, holdNoLongerSQL, max(s.cfg.Lease, timing.Lease), timing.RecoveryHold, timing.ClockMargin); err != nil {
+	if _, err := s.pool.Exec(ctx, holdNoLongerSQL, max(s.cfg.Lease, timing.Lease), timing.RecoveryHold, timing.ClockMargin, max(s.cfg.ShareLease, timing.ShareLease)); err != nil {
 		return fmt.Errorf("look for times ahead of the clock: %w", err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // slow begins a transaction that has taken the lowest id and has not committed.
@@ -138,7 +139,7 @@ type plan []struct {
 // pagesRead is that of what a claim looks for.
 func pagesRead(o testOutbox, sql string) int {
 	o.t.Helper()
-	return pagesOf(o, sql, 4, []string{}, []int{}, []string(nil), 0)
+	return pagesOf(o, sql, 4, []string{}, []int{}, []string(nil), 0, timing.ShareFirst, timing.WorkerGone)
 }
 
 func pagesOf(o testOutbox, sql string, args ...any) int {

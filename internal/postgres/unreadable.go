@@ -19,8 +19,8 @@ import (
 // has its id: a sequence that was set back gives ids again.
 const buryTopicSQL = `
 WITH free AS (
-    SELECT topic, lane FROM outbox.lane
-    WHERE topic = $1 AND (leased_until IS NULL OR leased_until < now())
+    SELECT topic, lane FROM outbox.lane l
+    WHERE topic = $1 AND (leased_until IS NULL OR leased_until < now()) AND ` + mayClaim + `
     ORDER BY topic, lane FOR NO KEY UPDATE SKIP LOCKED),
 gone AS (
     DELETE FROM outbox.pending

@@ -218,6 +218,9 @@ const (
 	ShareEvery = 500 * time.Millisecond
 	// ShareMargin is how long before the end of its lease a worker sends nothing new.
 	ShareMargin = time.Second
+	// ShareFirst is how long batches leave the lanes of a share whose lease has ended, or that was given
+	// back, to workers that may take the share. It is longer than ShareEvery.
+	ShareFirst = time.Second
 	// WorkerGone is how long after its last sign of life a worker no longer counts when shares are
 	// divided.
 	WorkerGone = 3 * time.Second

@@ -143,6 +143,8 @@ func laneFields(l postgres.LaneLife) (fields [][2]string) {
 		fields = append(fields, [2]string{"lane", "waits for the next attempt of a batch of run " + runLink(l.RunID)})
 	case l.RunID != "":
 		fields = append(fields, [2]string{"lane", "leased by run " + runLink(l.RunID)})
+	case l.Worker != "":
+		fields = append(fields, [2]string{"lane", "held by worker " + l.Worker + ", with lanes of other topics"})
 	case len(fields) == 0:
 		fields = append(fields, [2]string{"lane", "free: the next claim takes it; if it stays free, no relay runs, or no worker has a route for the topic"})
 	}
