@@ -89,11 +89,8 @@ known AS (
            routed.topic IS NULL AND $4::text[] IS NOT NULL AS unrouted
     FROM outbox.lane l LEFT JOIN routed USING (topic)
     WHERE (routed.topic IS NOT NULL OR $4::text[] IS NULL OR (SELECT topics FROM held) < $5)
-      AND (l.apart OR l.claim_id IS NOT NULL OR l.lane NOT IN (
-          SELECT s.lane FROM outbox.share s
-          WHERE s.worker IS NOT NULL AND s.leased_until >= now()
-             OR s.leased_until >= now() - $6::interval
-                AND EXISTS (SELECT FROM outbox.worker WHERE seated AND seen_at >= now() - $7::interval))))
+      AND (l.lane <> ALL (ARRAY(SELECT s.lane FROM outbox.share s WHERE s.leased_until >= now() - $6::interval))
+           OR l.apart OR l.claim_id IS NOT NULL))
 SELECT topic, lane, claims, CASE WHEN unrouted THEN $5 - (SELECT topics FROM held) ELSE -1 END, ` + filtered + `
 FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
@@ -113,7 +110,7 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0)
 ORDER BY turn, claimed_at NULLS FIRST, topic`
 
 func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []string, shares []int) (found []lane, err error) {
-	rows, err := s.pool.Query(ctx, waitingLanesSQL, r.PerTopic, topics, shares, r.Routed, r.Unrouted, timing.ShareFirst, timing.WorkerGone)
+	rows, err := s.pool.Query(ctx, waitingLanesSQL, r.PerTopic, topics, shares, r.Routed, r.Unrouted, timing.ShareFirst)
 	if err != nil {
 		return nil, err
 	}

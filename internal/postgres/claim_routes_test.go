@@ -71,8 +71,8 @@ func TestClaim_ReadsNothingOfTopicsWithoutARouteOnceAFewAreHeld(t *testing.T) {
 	for i := range 3 {
 		require.NoError(t, o.HoldForRecovery(t.Context(), fmt.Sprintf("topic-%04d", i+1), "r", time.Minute))
 	}
-	unbounded := pagesOf(o, waitingLanesSQL, 4, []string{}, []int{}, []string(nil), 0, timing.ShareFirst, timing.WorkerGone)
-	bounded := pagesOf(o, waitingLanesSQL, 4, []string{}, []int{}, []string{"orders"}, 3, timing.ShareFirst, timing.WorkerGone)
+	unbounded := pagesOf(o, waitingLanesSQL, 4, []string{}, []int{}, []string(nil), 0, timing.ShareFirst)
+	bounded := pagesOf(o, waitingLanesSQL, 4, []string{}, []int{}, []string{"orders"}, 3, timing.ShareFirst)
 	t.Logf("pages read by a claim beside %d topics without a route: %d, of those that tell no route %d", topics, bounded, unbounded)
 	require.Greater(t, unbounded, topics*relay.Lanes)
 	require.Less(t, bounded, topics*relay.Lanes/10)

@@ -28,13 +28,14 @@ import (
 const liveShares = `SELECT s.lane FROM outbox.share s WHERE s.worker IS NOT NULL AND s.leased_until >= now()`
 
 // mayClaim is true, in a statement, of lanes l that do not belong to a worker by their share.
-const mayClaim = `(l.apart OR l.claim_id IS NOT NULL OR l.lane NOT IN (` + liveShares + `))`
+const mayClaim = `(l.lane <> ALL (ARRAY(` + liveShares + `)) OR l.apart OR l.claim_id IS NOT NULL)`
 
 // keptByShare is true, in a statement, of lanes l that belonged to a worker which has not given their share
 // back, if no claim had the lane since.
-const keptByShare = `(NOT l.apart AND l.claim_id IS NULL AND EXISTS (
-          SELECT FROM outbox.share s
-          WHERE s.lane = l.lane AND s.worker IS NOT NULL AND s.renewed_at > coalesce(l.claimed_at, '-infinity')))`
+const keptByShare = `(l.lane = ANY (ARRAY(SELECT s.lane FROM outbox.share s WHERE s.worker IS NOT NULL))
+          AND NOT l.apart AND l.claim_id IS NULL AND EXISTS (
+              SELECT FROM outbox.share s
+              WHERE s.lane = l.lane AND s.renewed_at > coalesce(l.claimed_at, '-infinity')))`
 
 // workerIsSeen is true, in a statement, of workers that were seen lately. $%[1]s is timing.WorkerGone, and
 // $%[2]s is timing.ClockMargin: a time that is far ahead was written before the clock was set back.
@@ -183,20 +184,25 @@ func (s *Store) TakeShares(ctx context.Context, worker string, lanes []int16) ([
 	return taken, nil
 }
 
-// giveBackSharesSQL gives shares back, all of the worker's if $2 is null.
-const giveBackSharesSQL = `
+// giveBackSharesSQL gives shares back, all of the worker's if $2 is null. If there is another worker, claims
+// leave the lanes to it for a moment: see waitingLanesSQL.
+var giveBackSharesSQL = `
 WITH mine AS (
     SELECT lane FROM outbox.share
     WHERE worker = $1::uuid AND ($2::smallint[] IS NULL OR lane = ANY ($2::smallint[]))
     ORDER BY lane FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE outbox.share s SET worker = NULL, leased_until = now() FROM mine WHERE s.lane = mine.lane`
+UPDATE outbox.share s
+SET worker = NULL,
+    leased_until = CASE WHEN EXISTS (SELECT FROM outbox.worker
+                                     WHERE seated AND id <> $1::uuid AND ` + fmt.Sprintf(workerIsSeen, 3, 4) + `) THEN now() END
+FROM mine WHERE s.lane = mine.lane`
 
 // GiveBackShares gives shares back that a worker holds, or held last. Everything that it had in hand must
 // be answered and settled: the next holder does not wait.
 func (s *Store) GiveBackShares(ctx context.Context, worker string, lanes []int16) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, giveBackSharesSQL, worker, append([]int16{}, lanes...)); err != nil {
+	if _, err := s.pool.Exec(ctx, giveBackSharesSQL, worker, append([]int16{}, lanes...), timing.WorkerGone, timing.ClockMargin); err != nil {
 		return fmt.Errorf("give shares back: %w", err)
 	}
 	return nil
@@ -208,7 +214,7 @@ const forgetWorkerSQL = `DELETE FROM outbox.worker WHERE id = $1::uuid`
 func (s *Store) Leave(ctx context.Context, worker string) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if _, err := s.pool.Exec(ctx, giveBackSharesSQL, worker, nil); err != nil {
+	if _, err := s.pool.Exec(ctx, giveBackSharesSQL, worker, nil, timing.WorkerGone, timing.ClockMargin); err != nil {
 		return fmt.Errorf("give all shares back: %w", err)
 	}
 	if _, err := s.pool.Exec(ctx, forgetWorkerSQL, worker); err != nil {

@@ -139,7 +139,7 @@ type plan []struct {
 // pagesRead is that of what a claim looks for.
 func pagesRead(o testOutbox, sql string) int {
 	o.t.Helper()
-	return pagesOf(o, sql, 4, []string{}, []int{}, []string(nil), 0, timing.ShareFirst, timing.WorkerGone)
+	return pagesOf(o, sql, 4, []string{}, []int{}, []string(nil), 0, timing.ShareFirst)
 }
 
 func pagesOf(o testOutbox, sql string, args ...any) int {

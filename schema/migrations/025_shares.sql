@@ -49,11 +49,22 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION outbox.share_is_free(smallint) FROM PUBLIC;
 
--- A claim of any version does not get a lane that belongs to the holder of its share.
+-- A claim of any version does not get a lane that belongs to the holder of its share. A claim takes
+-- hundreds of lanes, so the first one locks all shares that are free, and the setting
+-- outbox.free_shares names them until the transaction ends. The trigger then is not called for them.
 CREATE FUNCTION outbox.keep_share() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
 BEGIN
-    IF outbox.share_is_free(NEW.lane) THEN
+    PERFORM FROM outbox.share WHERE lane = NEW.lane AND worker IS NOT NULL AND leased_until >= now();
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
+    PERFORM set_config('outbox.free_shares', ',' || string_agg(free.lane::text, ',') || ',', true)
+    FROM (SELECT lane FROM outbox.share
+          WHERE worker IS NULL OR leased_until = '-infinity'
+          FOR SHARE SKIP LOCKED) free;
+    IF current_setting('outbox.free_shares') LIKE '%,' || NEW.lane || ',%' OR outbox.share_is_free(NEW.lane) THEN
         RETURN NEW;
     END IF;
     RETURN NULL;
@@ -68,7 +79,8 @@ ALTER TABLE outbox.lane
 CREATE INDEX lane_apart    ON outbox.lane (lane) WHERE apart;
 CREATE INDEX lane_reserved ON outbox.lane (lane) WHERE reserved_until IS NOT NULL;
 CREATE TRIGGER keep_share BEFORE UPDATE OF claim_id ON outbox.lane
-FOR EACH ROW WHEN (NEW.claim_id IS NOT NULL AND OLD.claim_id IS NULL AND NOT NEW.apart)
+FOR EACH ROW WHEN (NEW.claim_id IS NOT NULL AND OLD.claim_id IS NULL AND NOT NEW.apart
+                   AND current_setting('outbox.free_shares', true) LIKE '%,' || NEW.lane || ',%' IS NOT TRUE)
 EXECUTE FUNCTION outbox.keep_share();
 
 -- Where schema/roles.sql has been run, the relay's role goes on without running it again.
