@@ -144,7 +144,8 @@ func (s *Store) attend(ctx context.Context, a relay.Attendance) (shares relay.Sh
 			shares.Workers = append(shares.Workers, relay.Worker{ID: name, Seated: first})
 		case "exception":
 			shares.Exceptions = append(shares.Exceptions, relay.LaneException{
-				TopicLane: relay.TopicLane{Topic: name, Lane: number}, Apart: first, Claimed: claimed, Reserved: reserved, Free: free, LowID: low})
+				TopicLane: relay.TopicLane{Topic: name, Lane: number}, Apart: first, Claimed: claimed, Reserved: reserved, Free: free, LowID: low,
+			})
 		case "stopped":
 			shares.Stopped = append(shares.Stopped, name)
 		case "filtered":

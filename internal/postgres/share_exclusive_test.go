@@ -548,8 +548,10 @@ func TestShares_ALaneHasOneHolderWhateverRunsAtOnce(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			stop, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			a := &arena{testOutbox: o, oracle: oracle{has: make(map[laneKey]belief), began: make(map[string]int), enough: cancel},
-				topics: []string{"audit", "mail", "orders"}, lanes: []int16{0, 1, 2, 3}, stop: stop}
+			a := &arena{
+				testOutbox: o, oracle: oracle{has: make(map[laneKey]belief), began: make(map[string]int), enough: cancel},
+				topics: []string{"audit", "mail", "orders"}, lanes: []int16{0, 1, 2, 3}, stop: stop,
+			}
 			a.t = t
 			require.NoError(t, o.EnsureLanes(t.Context(), a.topics))
 			var actors sync.WaitGroup
@@ -558,7 +560,7 @@ func TestShares_ALaneHasOneHolderWhateverRunsAtOnce(t *testing.T) {
 				func(r *rand.Rand) { a.claimAndPublish(r, false) }, func(r *rand.Rand) { a.claimAndPublish(r, true) },
 				func(r *rand.Rand) { a.claimAndPublish(r, true) }, a.operateOften,
 			} {
-				actors.Go(func() { act(rand.New(rand.NewPCG(seed, uint64(n)))) }) //nolint:gosec // no secret
+				actors.Go(func() { act(rand.New(rand.NewPCG(seed, uint64(n)))) })
 			}
 			actors.Wait()
 			t.Logf("lanes were had so often: %v", a.began)
