@@ -179,6 +179,22 @@ func TestMigrate_KeepsNoRelayWaitingBehindAReader(t *testing.T) {
 	require.NoError(t, <-migrated)
 }
 
+// A reader by ids need not read what was published before the upgrade.
+func TestMigrate_BeginsTheFinalIDAtTheHighestLowWatermark(t *testing.T) {
+	for _, lows := range []string{"", "(0), (0)", "(0), (71), (40)"} {
+		pool := empty(t)
+		migrateUntil(t, pool, "final_id")
+		if lows != "" {
+			exec(t, pool, `INSERT INTO outbox.lane (topic, lane, low_id) SELECT 'orders', row_number() OVER (), low FROM (VALUES `+lows+`) l(low)`)
+		}
+		_, err := migrateAll(t.Context(), pool)
+		require.NoError(t, err)
+		want := map[string]int64{"(0), (71), (40)": 70}[lows]
+		require.Equal(t, want, query[int64](t, pool, `SELECT final_id FROM outbox.round`), lows)
+		require.Equal(t, want, query[int64](t, pool, `SELECT closed_id FROM outbox.round`), lows)
+	}
+}
+
 // Functions that run as the owner of the outbox cannot use what belongs to another.
 func TestMigrate_BySuperuserLeavesEverythingToTheOwner(t *testing.T) {
 	pool := empty(t)

@@ -27,6 +27,9 @@ import (
 //
 // Both steps are visible in the database, so all workers share the rounds: a statement whose snapshot
 // has a round as ended also sees all commits of the round's writers.
+//
+// With a round, the last id ends that the sequence had given when the round was closed: no event comes
+// with that id or a lower one any more (final_id). See Look.
 
 // Rounds advance this often while low watermarks wait, and less often while a writer keeps a round open.
 const (
@@ -85,9 +88,21 @@ SELECT number, ended, writers, closed_at NOT BETWEEN clock_timestamp() - $1::int
                AND l.relation = 'outbox.event'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted)
 FROM outbox.round`
 
-// moveRoundSQL changes no row if another worker was faster.
+// moveRoundSQL changes no row if another worker was faster. When it closes a round, it reads the last id
+// of the sequence. The writers are listed later, so the list has every open transaction with an id up to
+// that one. When it ends a round, that id becomes final. A worker of an earlier version does neither. So
+// closed_id may be of an earlier round, which has ended, too.
+//
+// The view has no last id if none was given, or if the role may not read the sequence.
 const moveRoundSQL = `
-UPDATE outbox.round SET number = $4, ended = $5, writers = $6, closed_at = CASE WHEN number = $4 THEN closed_at ELSE clock_timestamp() END
+UPDATE outbox.round
+SET number = $4, ended = $5, writers = $6,
+    closed_at    = CASE WHEN number = $4 THEN closed_at ELSE clock_timestamp() END,
+    closed_id    = CASE WHEN number = $4 THEN closed_id ELSE coalesce(
+                       (SELECT last_value FROM pg_sequences WHERE schemaname = 'outbox' AND sequencename = 'event_id_seq'), closed_id) END,
+    closed_id_at = CASE WHEN number = $4 THEN closed_id_at ELSE now() END,
+    final_id     = CASE WHEN ended = $5 THEN final_id ELSE closed_id END,
+    final_id_at  = CASE WHEN ended = $5 THEN final_id_at ELSE closed_id_at END
 WHERE number = $1 AND ended = $2 AND writers IS NOT DISTINCT FROM $3`
 
 // AdvanceRounds ends the waiting round if all its writers have ended, and raises low watermarks. With
