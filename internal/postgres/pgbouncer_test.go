@@ -98,6 +98,25 @@ func TestPgBouncer_RunsEveryStatementInTransactionMode(t *testing.T) {
 		_, lease = o.claimOne()
 		require.Len(t, o.drain(lease), 1)
 
+		o.write("orders", 20)
+		o.hold(1, 2)
+		look := everything()
+		look.Ranges[0].From = query[int64](o, `SELECT min(id) FROM outbox.pending`)
+		for range 2 { // the second one with bounds on created_at
+			require.Len(t, o.see(look).Events, 20)
+		}
+		var pages []relay.LaneCursor
+		for _, first := range o.discover(everyLane...).First {
+			pages = append(pages, relay.LaneCursor{TopicLane: first.TopicLane, After: first.Ref.ID - 1, Most: 20})
+		}
+		read := o.pages(100, pages...)
+		require.Len(t, read.Events, 20)
+		contents, err := o.Contents(ctx, read.Events)
+		require.NoError(t, err)
+		require.Len(t, contents, 20)
+		require.NoError(t, o.SettleTopics(ctx, topicRefs(read.Events)))
+		o.hold()
+
 		require.NoError(t, o.Known(ctx, "orders"))
 		o.exec(`UPDATE outbox.lane SET quiet_at = NULL`) // the claim was released over its attempt's head
 		letters, err := o.DeadLetters(ctx, "orders", relay.Selection{Key: "k1"}, 5)

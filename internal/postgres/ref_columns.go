@@ -45,6 +45,14 @@ func latest(at time.Time) pgtype.Timestamptz {
 	return pgtype.Timestamptz{Valid: true, Time: at}
 }
 
+// earliest is the time at which a bound begins: minus infinity, if it has none.
+func earliest(at time.Time) pgtype.Timestamptz {
+	if at.IsZero() {
+		return pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.NegativeInfinity}
+	}
+	return pgtype.Timestamptz{Valid: true, Time: at}
+}
+
 // columnsOfRefs are refs as arrays for unnest.
 type columnsOfRefs struct {
 	lanes        []int16

@@ -1,8 +1,10 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -97,6 +99,45 @@ func (s *Store) settle(ctx context.Context, db settler, topic string, done []rel
 	}
 	if err != nil {
 		return fmt.Errorf("settle events: %w", err)
+	}
+	return nil
+}
+
+// settleTopicsSQL is settleSQL for events of several topics.
+const settleTopicsSQL = `
+DELETE FROM outbox.pending
+WHERE ctid = ANY (ARRAY(
+    SELECT found.ctid
+    FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::timestamptz[]) AS done(topic, lane, id, replay, created_at)
+    CROSS JOIN LATERAL (
+        SELECT p.ctid FROM outbox.pending p
+        WHERE p.topic = done.topic AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay AND p.created_at = done.created_at
+        LIMIT 1) found))`
+
+// SettleTopics is Settle for events of several topics, in one statement.
+func (s *Store) SettleTopics(ctx context.Context, done []relay.TopicRefs) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	// Sorted: see settle.
+	done = slices.SortedFunc(slices.Values(done), func(a, b relay.TopicRefs) int { return cmp.Compare(a.Topic, b.Topic) })
+	var topics []string
+	var refs []relay.Ref
+	for _, d := range done {
+		refs = append(refs, sortedRefs(d.Refs)...)
+		for range d.Refs {
+			topics = append(topics, d.Topic)
+		}
+	}
+	if len(refs) == 0 {
+		return nil
+	}
+	c := refColumns(refs)
+	tag, err := s.pool.Exec(ctx, settleTopicsSQL, topics, c.lanes, c.ids, c.replays, c.created)
+	if err == nil && tag.RowsAffected() < int64(len(refs)) {
+		err = security(ctx, s.pool, false) // see settle
+	}
+	if err != nil {
+		return fmt.Errorf("settle events of %d topics: %w", len(done), err)
 	}
 	return nil
 }

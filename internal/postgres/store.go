@@ -89,6 +89,7 @@ type Store struct {
 
 	sweep  sweeper
 	rounds rounds
+	dates  atomic.Pointer[dates] // that the next Look needs
 
 	session atomic.Pointer[session] // of the newest connection
 

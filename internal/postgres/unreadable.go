@@ -14,13 +14,15 @@ import (
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
-// buryTopicSQL makes dead letters of a topic's pending events in free lanes. It waits for no lock,
+// buryTopicSQL makes dead letters of a topic's pending events in free lanes, and in those of shares that the
+// caller holds. It waits for no lock,
 // because a claim of other topics waits for it. An event stays pending if another event's dead letter
 // has its id: a sequence that was set back gives ids again.
 const buryTopicSQL = `
 WITH free AS (
     SELECT topic, lane FROM outbox.lane l
-    WHERE topic = $1 AND (leased_until IS NULL OR leased_until < now()) AND ` + mayClaim + `
+    WHERE topic = $1 AND (leased_until IS NULL OR leased_until < now())
+      AND (` + mayClaim + ` OR l.lane IN (SELECT s.lane FROM outbox.share s WHERE s.worker::text = $3 AND s.leased_until >= now()))
     ORDER BY topic, lane FOR NO KEY UPDATE SKIP LOCKED),
 gone AS (
     DELETE FROM outbox.pending

@@ -69,7 +69,10 @@ type Look struct {
 	Lanes  []int16   // the lane numbers that the worker holds
 	Ranges []IDRange // ascending; the last one usually ends at math.MaxInt64
 	Last   Ref       // the event with the highest id that the worker has seen; the zero value: none
-	Most   int       // events
+	// Final and Server are those of the last answer that the worker has used. The zero values: none.
+	Final  int64
+	Server time.Time
+	Most   int // events
 }
 
 // Looked is the answer to a Look. All of it is of one snapshot.
@@ -77,9 +80,12 @@ type Looked struct {
 	Held []int16 // of Look.Lanes, those that the worker holds
 	// Final is the id up to which no transaction can insert an event any more.
 	Final int64
-	// SameHistory is false if the database does not have the event Look.Last: after a failover, it
-	// gives ids again.
+	// SameHistory is false if the database may have given ids again, after a failover or a restore:
+	// it does not have the event Look.Last, another server than Look.Server answers, or fewer ids
+	// are final than before. Then the worker drops the answer and all that it knows of ids, and
+	// begins with Discover.
 	SameHistory bool
+	Server      time.Time // when the server was started: it tells servers apart
 	At          time.Time // by the clock that events are dated by
 	Events      []Found   // by id, at most Look.Most
 	More        bool      // the ranges may have more
@@ -103,12 +109,14 @@ type FirstPending struct {
 
 // Discovered has all lanes of some shares that have pending events.
 type Discovered struct {
-	Held  []int16
-	Final int64
-	First []FirstPending // by topic and lane
+	Held   []int16
+	Final  int64
+	Server time.Time
+	First  []FirstPending // by topic and lane
 }
 
-// LaneCursor says from where a lane is read: the events with higher ids.
+// LaneCursor says from where a lane is read: the events with higher ids. An event and its replays have
+// one id, so the reader of a full page goes on from the id before the last one.
 type LaneCursor struct {
 	TopicLane
 	After int64
@@ -127,6 +135,7 @@ type Narrow struct {
 type Pages struct {
 	Held   []int16
 	Final  int64
+	Server time.Time // see Looked: another one than before means another history
 	At     time.Time
 	Events []Narrow    // ascending in each lane
 	Full   []TopicLane // lanes that may have more than these

@@ -1,0 +1,204 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
+
+// A worker that holds shares finds new events by their ids, for all topics in one statement. Nothing
+// updates or deletes a row of outbox.event, so an open snapshot costs that statement nothing, and topics
+// without events cost nothing.
+//
+// An event may commit after events with higher ids. So a Look reads all ids that the worker has not seen,
+// above and below the highest one, in one snapshot: if it finds an event, it also finds all earlier events
+// of the event's key. An id is left out for good when it is final: see rounds.
+
+// heldSQL lists the shares of $2 that the worker $1 holds.
+const heldSQL = `ARRAY(SELECT s.lane FROM outbox.share s
+          WHERE s.worker = $1 AND s.lane = ANY ($2::smallint[]) AND s.leased_until >= now() ORDER BY s.lane)`
+
+// filteredShares is filtered for statements that read shares.
+const filteredShares = `(` + filtered + ` OR row_security_active('outbox.share') OR row_security_active('outbox.round'))`
+
+// lookSQL reads the events of some ranges of ids, and whether they are pending, which it looks up for the
+// worker's lanes only. The ranges ascend, each is an index scan that begins at the range, and PostgreSQL
+// returns their events one after the other; look checks that.
+//
+// The start of the server tells servers apart: a promoted standby may have all events that a worker knows,
+// and still give ids again, which other transactions had drawn and not committed.
+//
+// For the planner, the bounds on created_at are constants, so it plans for a few partitions only.
+//
+// One row comes before the events, of the same snapshot: see pageSQL.
+const lookSQL = `
+SELECT ` + heldSQL + ` AS held, clock_timestamp() AS looked_at, coalesce(round.final_id, 0), coalesce(round.final_id_at, '-infinity'),
+       pg_postmaster_start_time(),
+       $5 = 0 OR EXISTS (SELECT FROM outbox.event e WHERE e.id = $5 AND e.created_at = $6), ` + filteredShares + `,
+       NULL::bigint AS id, NULL::timestamptz AS created_at, NULL::text AS topic, NULL::smallint AS lane, NULL::int AS bytes
+FROM (VALUES (true)) AS one LEFT JOIN outbox.round ON true
+UNION ALL (
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, found.id, found.created_at, pending.topic, pending.lane, pending.bytes
+FROM (SELECT e.*
+      FROM unnest($3::bigint[], $4::bigint[]) AS unseen(from_id, to_id)
+      CROSS JOIN LATERAL (
+          SELECT e.id, e.created_at, e.topic, e.lane FROM outbox.event e
+          WHERE e.id BETWEEN unseen.from_id AND unseen.to_id AND e.created_at BETWEEN $7 AND $8
+          ORDER BY e.id LIMIT $9) e
+      LIMIT $9) found
+LEFT JOIN LATERAL (
+    SELECT p.topic, p.lane, p.bytes FROM outbox.pending p
+    WHERE found.lane = ANY ($2::smallint[]) AND p.topic = found.topic AND p.lane = found.lane AND p.id = found.id
+      AND p.replay = 0 AND p.created_at = found.created_at
+    LIMIT 1) pending ON true)`
+
+// No event is dated further from its insert than lookWithin. Other rows are found by Discover. A statement
+// whose bounds leave less than lookAtLeast is repeated with new ones.
+const (
+	lookWithin  = 36 * time.Hour
+	lookAtLeast = 12 * time.Hour
+)
+
+// dates bound created_at. The zero value bounds nothing.
+type dates struct{ from, to time.Time }
+
+// datesAround returns the bounds of events that are inserted after a time, and until about a time.
+func datesAround(after pgtype.Timestamptz, until time.Time) dates {
+	d := dates{to: until.Add(lookWithin)}
+	if after.InfinityModifier == pgtype.Finite {
+		d.from = after.Time.Add(-lookWithin)
+	}
+	return d
+}
+
+// suffice reports whether bounds leave out no event that other bounds do not, with a tolerance.
+func (d dates) suffice(needed dates) bool {
+	const tolerance = lookWithin - lookAtLeast
+	return (d.from.IsZero() || !needed.from.IsZero() && !d.from.After(needed.from.Add(tolerance))) &&
+		(d.to.IsZero() || !d.to.Before(needed.to.Add(-tolerance)))
+}
+
+// Look finds events that the worker has not seen, with the lowest ids first, and what the worker needs to
+// know of the same snapshot. It leaves out an event that is dated more than 36 hours away from its insert,
+// and one of an earlier id than the final one: Discover finds these.
+func (s *Store) Look(ctx context.Context, l relay.Look) (relay.Looked, error) {
+	s.advanceWhenDue(ctx)
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	var found relay.Looked
+	err := s.pastUnreadableTopics(ctx, l.Worker, func() (unreadable []string, err error) {
+		found, unreadable, err = s.lookInTime(ctx, l)
+		return unreadable, err
+	})
+	if err != nil {
+		return relay.Looked{}, fmt.Errorf("look for new events: %w", err)
+	}
+	if len(found.Events) > 0 {
+		s.rounds.want()
+	}
+	return found, nil
+}
+
+// lookInTime looks with the bounds of the last look. It looks again if they were too narrow: the other one
+// was long ago, or the database has moved to another server.
+func (s *Store) lookInTime(ctx context.Context, l relay.Look) (found relay.Looked, unreadable []string, err error) {
+	bounds := s.dates.Load()
+	for range 2 {
+		if bounds == nil {
+			bounds = &dates{}
+		}
+		var after pgtype.Timestamptz
+		found, after, unreadable, err = s.lookBetween(ctx, l, *bounds)
+		if err != nil {
+			return found, unreadable, err
+		}
+		needed := datesAround(after, found.At)
+		s.dates.Store(&needed)
+		if bounds.suffice(needed) {
+			break
+		}
+		bounds = nil
+	}
+	return found, unreadable, nil
+}
+
+func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found relay.Looked, after pgtype.Timestamptz, unreadable []string, err error) {
+	from, to := rangeColumns(l.Ranges)
+	rows, err := s.pool.Query(ctx, lookSQL, l.Worker, l.Lanes, from, to, l.Last.ID, timestamp(l.Last.At), earliest(d.from), latest(d.to), l.Most)
+	if err != nil {
+		return found, after, nil, err
+	}
+	defer rows.Close()
+	var isFiltered bool
+	if rows.Next() {
+		err = rows.Scan(&found.Held, &found.At, &found.Final, &after, &found.Server, &found.SameHistory, &isFiltered, nil, nil, nil, nil, nil)
+	}
+	var last int64
+	var created pgtype.Timestamptz
+	var topic *string
+	var lane *int16
+	var bytes *int64
+	for err == nil && rows.Next() {
+		var e relay.Found
+		err = rows.Scan(nil, nil, nil, nil, nil, nil, nil, &e.ID, &created, &topic, &lane, &bytes)
+		if err == nil && len(found.Events) > 0 && e.ID < last {
+			err = errors.New("the events came out of order")
+		}
+		last, e.At = e.ID, microseconds(created)
+		if err == nil && topic != nil {
+			if _, bad := badUTF8(*topic); bad {
+				unreadable = append(unreadable, *topic)
+			} else {
+				e.Topic, e.Lane, e.Bytes, e.Pending = *topic, *lane, *bytes, true
+			}
+		}
+		found.Events = append(found.Events, e)
+	}
+	if err = cmp.Or(err, rows.Err()); err != nil {
+		return found, after, nil, err
+	}
+	found.SameHistory = found.SameHistory && found.Final >= l.Final && (l.Server.IsZero() || l.Server.Equal(found.Server))
+	found.More = len(found.Events) >= l.Most
+	if isFiltered {
+		err = s.Security(ctx)
+	}
+	return found, after, unreadable, err
+}
+
+func rangeColumns(ranges []relay.IDRange) (from, to []int64) {
+	from, to = make([]int64, len(ranges)), make([]int64, len(ranges))
+	for i, r := range ranges {
+		from[i], to[i] = r.From, r.To
+	}
+	return from, to
+}
+
+// pastUnreadableTopics reads, and makes dead letters of the events of topics that cannot be read as UTF-8:
+// no workflow can handle such a topic, and it must not keep the others waiting. See buryUnreadable and
+// setAside.
+func (s *Store) pastUnreadableTopics(ctx context.Context, by string, read func() (unreadable []string, err error)) error {
+	unreadable, err := read()
+	if unconvertible(err) {
+		if err = s.findTopics(ctx); err == nil {
+			err = s.setAside(ctx, by)
+		}
+		if err == nil {
+			unreadable, err = read()
+		}
+	}
+	if err == nil && len(unreadable) > 0 {
+		err = s.EnsureLanes(ctx, unreadable)
+		lanes := make([]lane, len(unreadable))
+		for i, topic := range unreadable {
+			lanes[i].topic = topic
+		}
+		s.buryUnreadable(ctx, by, lanes)
+	}
+	return err
+}

@@ -1,0 +1,236 @@
+package postgres
+
+import (
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/testenv"
+)
+
+func (o testOutbox) discover(lanes ...int16) relay.Discovered {
+	o.t.Helper()
+	found, err := o.Discover(o.t.Context(), aWorker, lanes)
+	require.NoError(o.t, err)
+	return found
+}
+
+func (o testOutbox) pages(most int, cursors ...relay.LaneCursor) relay.Pages {
+	o.t.Helper()
+	read, err := o.Pages(o.t.Context(), aWorker, cursors, most)
+	require.NoError(o.t, err)
+	return read
+}
+
+// laneOf is the lane of a key.
+func (o testOutbox) laneOf(topic, key string) relay.TopicLane {
+	o.t.Helper()
+	return relay.TopicLane{Topic: topic, Lane: query[int16](o, `SELECT max(lane) FROM outbox.event WHERE topic = $1 AND key = $2`, topic, key)}
+}
+
+func TestDiscover_FindsTheFirstPendingEventOfEachLane(t *testing.T) {
+	o := open(t)
+	o.hold(3, 4)
+	require.Equal(t, relay.Discovered{Held: []int16{3, 4}, Server: o.see(everything()).Server}, o.discover(3, 4, 5))
+	o.write("orders", 100)
+	o.write("audit", 100)
+	o.endRounds()
+	o.exec(`UPDATE outbox.pending SET replay = 9 WHERE id = 1`)
+	found := o.discover(everyLane...)
+	require.EqualValues(t, 200, found.Final)
+	require.Len(t, found.First, query[int](o, `SELECT count(DISTINCT (topic, lane)) FROM outbox.pending`))
+	for i, f := range found.First {
+		require.Equal(t, query[int64](o, `SELECT min(id) FROM outbox.pending WHERE topic = $1 AND lane = $2`, f.Topic, f.Lane), f.Ref.ID)
+		require.Equal(t, query[int64](o, `SELECT replay FROM outbox.pending WHERE id = $1`, f.Ref.ID), f.Ref.Replay)
+		require.Equal(t, f.Lane, f.Ref.Lane)
+		if i > 0 {
+			before := found.First[i-1]
+			require.True(t, before.Topic < f.Topic || before.Topic == f.Topic && before.Lane < f.Lane)
+		}
+	}
+	for _, f := range o.discover(7).First {
+		require.EqualValues(t, 7, f.Lane)
+	}
+}
+
+func TestDiscover_FindsEventsOfAnyTime(t *testing.T) {
+	o := open(t)
+	for _, far := range farTimes {
+		o.writeAt("audit", far, far)
+	}
+	found := map[int64]bool{}
+	for _, f := range o.discover(everyLane...).First {
+		page := o.pages(100, relay.LaneCursor{TopicLane: f.TopicLane, After: f.Ref.ID - 1, Most: 100})
+		contents, err := o.Contents(t.Context(), page.Events)
+		require.NoError(t, err)
+		for i, e := range contents {
+			found[e.ID] = true
+			require.Equal(t, "far", e.Payload)
+			require.Equal(t, page.Events[i].Ref, e.Ref)
+		}
+		require.NoError(t, o.SettleTopics(t.Context(), topicRefs(page.Events)))
+	}
+	require.Len(t, found, len(farTimes))
+	require.Zero(t, o.pending())
+}
+
+func TestDiscover_OfATopicThatIsNotUTF8MakesDeadLettersAndStopsNoOther(t *testing.T) {
+	o := openASCII(t)
+	o.writeKey("orders", "k", 5)
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload)
+	        SELECT convert_from('\x6f72fc64657273'::bytea, 'SQL_ASCII'), 'k' || i, 'T', 'x' FROM generate_series(1, 20) i`)
+	found := o.discover(everyLane...)
+	require.Len(t, found.First, 1)
+	require.Equal(t, "orders", found.First[0].Topic)
+	require.Equal(t, 5, o.pending())
+}
+
+func TestDiscover_OfATopicThatCannotBeConvertedStopsNoOther(t *testing.T) {
+	o := encoded(t, "WIN1252")
+	testenv.Unchecked(t, o.db)
+	o.writeKey("orders", "k", 5)
+	o.exec(`INSERT INTO outbox.event (topic, type, payload) VALUES ($1, 'T', 'x')`, oddTexts["WIN1252"])
+	found := o.discover(everyLane...)
+	require.Len(t, found.First, 1)
+	require.Equal(t, "orders", found.First[0].Topic)
+	require.Equal(t, 5, o.pending())
+}
+
+func TestPages_ReadLanesOneAfterTheOtherFromTheirCursors(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 10) // 1 to 10
+	o.writeKey("audit", "k", 3)   // 11 to 13
+	o.endRounds()
+	orders, audit := o.laneOf("orders", "k"), o.laneOf("audit", "k")
+	o.hold(orders.Lane)
+	held := []int16{orders.Lane}
+	read := o.pages(100, relay.LaneCursor{TopicLane: audit, After: 11, Most: 5}, relay.LaneCursor{TopicLane: orders, After: 4, Most: 4})
+	require.Equal(t, held, read.Held)
+	require.EqualValues(t, 13, read.Final)
+	require.Equal(t, o.see(everything()).Server, read.Server)
+	require.Equal(t, []relay.TopicLane{orders}, read.Full)
+	var ids []int64
+	for _, e := range read.Events {
+		ids = append(ids, e.Ref.ID)
+		require.Equal(t, e.Ref.ID > 10, e.Topic == "audit")
+		require.Equal(t, map[string]int16{"orders": orders.Lane, "audit": audit.Lane}[e.Topic], e.Ref.Lane)
+		require.Equal(t, query[int64](o, `SELECT bytes FROM outbox.pending WHERE id = $1`, e.Ref.ID), e.Bytes)
+		require.Equal(t, e.Ref.At, e.CreatedAt.UnixMicro())
+	}
+	require.Equal(t, []int64{12, 13, 5, 6, 7, 8}, ids)
+
+	read = o.pages(2, relay.LaneCursor{TopicLane: audit, After: 11, Most: 5}, relay.LaneCursor{TopicLane: orders, Most: 4})
+	require.Len(t, read.Events, 2)
+	require.Equal(t, []relay.TopicLane{audit, orders}, read.Full, "it was cut, so both may have more")
+	read = o.pages(100, relay.LaneCursor{TopicLane: audit, After: 13, Most: 5})
+	require.Empty(t, read.Events)
+	require.Empty(t, read.Full)
+}
+
+func TestPages_OfRowsThatAreHiddenIsAnError(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 3)
+	s := testOutbox{o.asRelay(), t, o.db}
+	lane := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
+	require.Len(t, s.pages(10, lane).Events, 3)
+	require.Len(t, s.discover(everyLane...).First, 1)
+	for _, table := range []string{"pending", "share", "round"} {
+		o.hide(table)
+		_, err := s.Pages(t.Context(), aWorker, []relay.LaneCursor{lane}, 10)
+		require.ErrorContains(t, err, "row level security")
+		_, err = s.Discover(t.Context(), aWorker, everyLane)
+		require.ErrorContains(t, err, "row level security")
+		o.show(table)
+	}
+	narrow := s.pages(10, lane).Events
+	o.hide("event")
+	_, err := s.Contents(t.Context(), narrow)
+	require.ErrorContains(t, err, "row level security")
+	o.show("event")
+	o.hide("pending")
+	require.ErrorContains(t, s.SettleTopics(t.Context(), topicRefs(narrow)), "row level security")
+}
+
+// topicRefs are events by topic.
+func topicRefs(events []relay.Narrow) (done []relay.TopicRefs) {
+	at := map[string]int{}
+	for _, e := range events {
+		i, known := at[e.Topic]
+		if !known {
+			i = len(done)
+			at[e.Topic] = i
+			done = append(done, relay.TopicRefs{Topic: e.Topic})
+		}
+		done[i].Refs = append(done[i].Refs, e.Ref)
+	}
+	return done
+}
+
+func TestContents_AreOfSeveralTopicsInTheAskedOrder(t *testing.T) {
+	o := open(t)
+	empty, err := o.Contents(t.Context(), nil)
+	require.NoError(t, err)
+	require.Empty(t, empty)
+	o.write("orders", 2)
+	o.write("audit", 2)
+	var wanted []relay.Narrow
+	for _, e := range o.see(everything()).Events {
+		wanted = append([]relay.Narrow{{Topic: e.Topic, Ref: e.Ref, Bytes: e.Bytes}}, wanted...)
+	}
+	wanted = append(wanted, relay.Narrow{Topic: "orders", Ref: relay.Ref{ID: 99, At: wanted[0].Ref.At}})
+	got, err := o.Contents(t.Context(), wanted)
+	require.NoError(t, err)
+	for i, want := range []string{"audit payload 2", "audit payload 1", "orders payload 2", "orders payload 1", "orders "} {
+		require.Equal(t, want, got[i].Topic+" "+got[i].Payload)
+		require.Equal(t, wanted[i].Ref, got[i].Ref)
+	}
+	require.Empty(t, got[4].EventID, "it is missing")
+}
+
+func TestSettleTopics_RemovesExactlyTheGivenEvents(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.SettleTopics(t.Context(), nil))
+	o.write("orders", 3)
+	o.write("audit", 3)
+	found := o.see(everything()).Events
+	again := found[2].Ref
+	again.Replay = 5
+	other := found[4].Ref
+	other.At++
+	done := []relay.TopicRefs{
+		{Topic: "orders", Refs: []relay.Ref{found[1].Ref, found[0].Ref, again}},
+		{Topic: "audit", Refs: []relay.Ref{found[3].Ref, other}},
+		{Topic: "orders", Refs: nil},
+	}
+	for range 2 {
+		require.NoError(t, o.SettleTopics(t.Context(), done))
+		require.Equal(t, []int64{3, 5, 6}, query[[]int64](o, `SELECT array_agg(id ORDER BY id) FROM outbox.pending`))
+	}
+	require.NoError(t, o.SettleTopics(t.Context(), []relay.TopicRefs{{Topic: "audit", Refs: []relay.Ref{found[2].Ref}}}))
+	require.Equal(t, 3, o.pending(), "it is of another topic")
+}
+
+// Two workers may settle the same events at once, in any order.
+func TestSettleTopics_OfTwoAtOnceDoesNotDeadlock(t *testing.T) {
+	o := open(t)
+	for range 5 {
+		o.write("orders", 200)
+		o.write("audit", 200)
+		l := everything()
+		l.Ranges[0] = relay.IDRange{From: query[int64](o, `SELECT min(id) FROM outbox.pending`), To: math.MaxInt64}
+		var narrow, backwards []relay.Narrow
+		for _, e := range o.see(l).Events {
+			n := relay.Narrow{Topic: e.Topic, Ref: e.Ref}
+			narrow, backwards = append(narrow, n), append([]relay.Narrow{n}, backwards...)
+		}
+		errs := make(chan error, 2)
+		for _, events := range [][]relay.Narrow{narrow, backwards} {
+			go func() { errs <- o.SettleTopics(t.Context(), topicRefs(events)) }()
+		}
+		require.NoError(t, <-errs)
+		require.NoError(t, <-errs)
+		require.Zero(t, o.pending())
+	}
+}
