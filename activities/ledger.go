@@ -194,6 +194,20 @@ func (l *ledger) waiting() []string {
 	return slices.Sorted(maps.Keys(l.topics))
 }
 
+// lanes are the lane numbers of the acknowledgements, of all topics.
+func (l *ledger) lanes() (lanes []int16) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, refs := range l.topics {
+		for ref := range refs {
+			if !slices.Contains(lanes, ref.Lane) {
+				lanes = append(lanes, ref.Lane)
+			}
+		}
+	}
+	return lanes
+}
+
 // count is how many acknowledgements there are.
 func (l *ledger) count() (n int) {
 	l.mu.Lock()

@@ -1,0 +1,273 @@
+package activities
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+	"github.com/temporal-outbox/relay/internal/timing"
+)
+
+const (
+	// sweepEvery is the time between two searches for pending events that looks do not find: they are
+	// dated far from their insert, or have a lower id than events that were seen. Searches take at most
+	// one part of the time in sweepShare.
+	sweepEvery = 15 * time.Second
+	sweepShare = 10
+	// lookEvents is how many events one look finds at most.
+	lookEvents = 1000
+	// contentBytes and contentEvents bound how much is loaded at once.
+	contentBytes  = 4 << 20
+	contentEvents = loadEvents
+	// gapsMost bounds the gaps that a carrier remembers.
+	gapsMost = 200
+)
+
+// carrierReader reads the events of the shares, and hands them to the sender. Looks, pages and the first
+// search of a share run one after the other, in one goroutine. That is why no event falls between them.
+type carrierReader struct {
+	store  ReadStore
+	worker string
+	hands  *hands
+	// send hands events of a topic to the sender.
+	send func(topic string, events []relay.Event)
+	poll time.Duration
+	log  *slog.Logger
+
+	gaps     *relay.Gaps // nil: the shares are not discovered in this history of the database
+	last     relay.Ref   // the event with the highest id that was seen
+	final    int64       // the highest that was seen
+	lookAt   time.Time   // the next look
+	lastPage string      // the last topic of the last page
+	failing  bool
+}
+
+// run reads until ctx ends.
+func (r *carrierReader) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait, err := r.turn(ctx)
+		if err != nil && ctx.Err() == nil {
+			if !r.failing {
+				r.log.Warn("events could not be read from the database; the worker tries again", "error", err)
+			}
+			wait = timing.DatabaseRetryPauseFirst
+		}
+		r.failing = err != nil
+		if wait == 0 {
+			continue
+		}
+		var over <-chan time.Time
+		if wait > 0 {
+			over = time.After(wait)
+		}
+		wake := r.hands.wakeLoader
+		if err != nil {
+			wake = nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-over:
+		case <-wake:
+		}
+	}
+}
+
+// turn reads once what there is to read. It returns how long to wait for the next turn; less than 0:
+// until something happens.
+func (r *carrierReader) turn(ctx context.Context) (wait time.Duration, err error) {
+	p := r.hands.plan(r.lastPage)
+	if len(p.open)+len(p.fresh) == 0 {
+		if r.gaps != nil {
+			r.begin()
+		}
+		if p.wait > 0 {
+			return p.wait, nil
+		}
+		return -1, nil
+	}
+	switch {
+	case len(p.fresh) > 0:
+		return r.discover(ctx, p)
+	case p.room <= 0:
+		return -1, nil
+	}
+	if !time.Now().Before(r.lookAt) {
+		if err := r.look(ctx, p); err != nil {
+			return 0, err
+		}
+	}
+	if len(p.pages) > 0 {
+		took, err := r.pages(ctx, p)
+		if took {
+			return 0, err
+		}
+		return r.poll, err // there was no room for the next event
+	}
+	return max(time.Until(r.lookAt), 0), nil
+}
+
+// begin forgets what was read: the shares will be discovered anew.
+func (r *carrierReader) begin() {
+	r.hands.forgetHistory()
+	r.gaps, r.last, r.final, r.lookAt = nil, relay.Ref{}, 0, time.Time{}
+}
+
+// discover finds the lanes of new shares that have pending events. If some of the shares are not held any
+// more, it waits a little: the next attendance will say so.
+func (r *carrierReader) discover(ctx context.Context, p readPlan) (wait time.Duration, err error) {
+	asked := time.Now()
+	d, err := r.store.Discover(ctx, r.worker, p.fresh)
+	if err != nil {
+		return 0, err
+	}
+	if d.Final < r.final {
+		r.begin()
+		return 0, nil
+	}
+	if r.gaps == nil {
+		r.gaps = relay.NewGaps(d.Final, gapsMost)
+	}
+	if r.hands.discovered(p, p.fresh, d); len(d.Held) < len(p.fresh) {
+		wait = max(r.poll, (pollShare-1)*time.Since(asked))
+	}
+	return wait, nil
+}
+
+// sweep searches all shares for pending events that looks do not find, until ctx ends. Looks go on
+// meanwhile: while a snapshot is held open somewhere, a search takes long.
+func (r *carrierReader) sweep(ctx context.Context) {
+	for took := time.Duration(0); pauseFor(ctx, max(sweepEvery, (sweepShare-1)*took)); {
+		p := r.hands.plan("")
+		if len(p.open) == 0 {
+			continue
+		}
+		asked, read := time.Now(), r.hands.beginRead()
+		// The next search takes the place of one that failed, and the looks say if the database is away.
+		if d, err := r.store.Discover(ctx, r.worker, p.open); err == nil {
+			r.hands.swept(read, p, d)
+		}
+		r.hands.endRead(read)
+		took = time.Since(asked)
+	}
+}
+
+// pauseFor waits. It reports false if ctx ends before.
+func pauseFor(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// look finds new events of all topics.
+func (r *carrierReader) look(ctx context.Context, p readPlan) error {
+	asked, read := time.Now(), r.hands.beginRead()
+	defer r.hands.endRead(read)
+	l, err := r.store.Look(ctx, relay.Look{Worker: r.worker, Lanes: p.open, Ranges: r.gaps.Ranges(), Last: r.last, Most: lookEvents})
+	if err != nil {
+		return err
+	}
+	if !l.SameHistory || l.Final < r.final {
+		r.log.Warn("the database has another history; the worker reads all its lanes again")
+		r.begin()
+		return nil
+	}
+	r.final = l.Final
+	taken := r.hands.looked(read, p, l, asked)
+	final := l.Final
+	if n := len(l.Events); n > 0 {
+		ids := make([]int64, n)
+		for i, e := range l.Events {
+			ids[i] = e.ID
+			if e.ID > r.last.ID {
+				r.last = e.Ref
+			}
+		}
+		r.gaps.Saw(ids...)
+		if l.More { // what comes behind was not looked at
+			final = min(final, ids[n-1])
+		}
+	}
+	r.gaps.Final(final)
+	r.lookAt = time.Now()
+	if !l.More {
+		r.lookAt = r.lookAt.Add(max(r.poll, (pollShare-1)*time.Since(asked)))
+	}
+	return r.load(ctx, taken)
+}
+
+// pages reads the next pending events of lanes that have a backlog.
+func (r *carrierReader) pages(ctx context.Context, p readPlan) (took bool, err error) {
+	asked, read := time.Now(), r.hands.beginRead()
+	defer r.hands.endRead(read)
+	cursors, most := make([]relay.LaneCursor, len(p.pages)), 0
+	for i, page := range p.pages {
+		cursors[i] = page.cursor
+		most += page.cursor.Most
+	}
+	r.lastPage = cursors[len(cursors)-1].Topic
+	pages, err := r.store.Pages(ctx, r.worker, cursors, most)
+	if err != nil {
+		return false, err
+	}
+	if pages.Final < r.final {
+		r.begin()
+		return true, nil
+	}
+	taken := r.hands.paged(read, p, pages, asked)
+	return len(taken) > 0, r.load(ctx, taken)
+}
+
+// load reads the contents of events that were taken, and hands them to the sender.
+func (r *carrierReader) load(ctx context.Context, taken []relay.Narrow) error {
+	for len(taken) > 0 {
+		n, bytes := 0, int64(0)
+		for n < len(taken) && n < contentEvents && (n == 0 || bytes+taken[n].Bytes <= contentBytes) {
+			bytes += taken[n].Bytes
+			n++
+		}
+		contents, err := r.store.Contents(ctx, taken[:n])
+		if err != nil {
+			r.hands.unread(taken)
+			return err
+		}
+		r.hand(taken[:n], contents)
+		taken = taken[n:]
+	}
+	return nil
+}
+
+// hand hands loaded events to the sender, topic by topic, in the order in which they were read. A topic
+// with an event that cannot be sent leaves the shares.
+func (r *carrierReader) hand(asked []relay.Narrow, contents []relay.TopicEvent) {
+	found := make(map[relay.Ref]relay.Event, len(contents))
+	for _, e := range contents {
+		found[e.Ref] = e.Event
+	}
+	events := make(map[string][]relay.Event)
+	bad := make(map[string]*relay.PublishError)
+	var topics []string
+	for _, e := range asked {
+		if _, known := events[e.Topic]; !known {
+			topics = append(topics, e.Topic)
+		}
+		event, ok := found[e.Ref]
+		if !ok {
+			event.Ref = e.Ref
+		}
+		events[e.Topic] = append(events[e.Topic], event)
+		if err := unsendable(event, nil); err != nil && bad[e.Topic] == nil {
+			bad[e.Topic] = err
+		}
+	}
+	for _, topic := range topics {
+		if why := bad[topic]; why != nil {
+			r.hands.eject(topic, why)
+		} else {
+			r.send(topic, events[topic])
+		}
+	}
+}
