@@ -297,8 +297,8 @@ const (
 	attendTry = (timing.ShareLease - timing.ShareMargin) / 2
 	// moveTry bounds each statement between two attendances.
 	moveTry = timing.ShareMargin
-	// leavePatience is how long a share that is given back waits until what the sender has of it is sent.
-	leavePatience = time.Second
+	// hurryAfter is how long a share that is given back waits until what the sender has of it is sent.
+	hurryAfter = time.Second
 )
 
 // attend keeps the shares until ctx ends. When the seats have closed, it gives them back, and closes
@@ -374,7 +374,7 @@ func (c *carrier) keep(ctx context.Context) {
 	case !me.Seated:
 		c.hands.hurry(0)
 	default:
-		c.hands.hurry(leavePatience)
+		c.hands.hurry(hurryAfter)
 	}
 	err = c.release(ctx)
 	if err == nil {

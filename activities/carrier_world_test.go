@@ -41,8 +41,10 @@ type world struct {
 	poison   map[*message]bool    // refused for ever
 	broken   map[string]time.Time // topics that refuse everything, until then
 	hanging  map[string]time.Time
-	away     time.Time // the database does not answer until then
-	flaky    float64   // share of calls that fail
+	away     time.Time     // the database does not answer until then
+	alone    time.Duration // for so long, claims leave a share alone that its holder has lost or given back
+	detours  float64       // share of requests that take long before they leave
+	flaky    float64       // share of calls that fail
 	slow     time.Duration
 	replaced time.Time // when the database was replaced by an earlier state
 	history  int
@@ -121,7 +123,7 @@ func newWorld(seed uint64) *world {
 		},
 		all: map[relay.Ref]*message{}, opened: map[*write]bool{}, writers: map[string]*chain{}, arrived: map[*message]int{}, poison: map[*message]bool{},
 		broken: map[string]time.Time{}, hanging: map[string]time.Time{}, lookMost: 7, inHand: map[string]map[*message]bool{},
-		calls: map[string]int{}, slow: 3 * time.Millisecond,
+		calls: map[string]int{}, slow: 3 * time.Millisecond, alone: 2 * time.Second,
 	}
 }
 
@@ -479,7 +481,7 @@ func (p *process) Leave(ctx context.Context, worker string) error {
 	return p.call(ctx, "Leave", func() error {
 		for n := range p.shares {
 			if p.shares[n].worker == worker {
-				p.shares[n] = shareRow{}
+				p.shares[n] = shareRow{until: time.Now()}
 			}
 		}
 		delete(p.workers, worker)
@@ -504,7 +506,7 @@ func (p *process) GiveBackShares(ctx context.Context, worker string, lanes []int
 	return p.call(ctx, "GiveBackShares", func() error {
 		for _, n := range lanes {
 			if p.shares[n].worker == worker {
-				p.shares[n] = shareRow{}
+				p.shares[n] = shareRow{until: time.Now()}
 			}
 		}
 		return nil
@@ -806,7 +808,7 @@ func (s *fakeStream) request(topic string, o *fakeOutlet, batch []relay.Event) {
 	w := s.world
 	// The way to the wire may take long.
 	d := w.upTo(3 * time.Millisecond)
-	if w.chance(0.01) {
+	if w.chance(w.detours) {
 		d += w.upTo(5 * time.Second)
 	}
 	time.Sleep(d)
@@ -922,6 +924,7 @@ func (s *fakeStream) Close(ctx context.Context) error {
 func (w *world) batches(ctx context.Context, id string) {
 	for n := 0; ctx.Err() == nil; n++ {
 		pause(ctx, 20*time.Millisecond+w.upTo(200*time.Millisecond))
+		w.awaitDatabase(ctx)
 		claim := fmt.Sprint(id, "-", n)
 		lanes, settling := w.claim(claim)
 		if len(lanes) == 0 {
@@ -934,6 +937,17 @@ func (w *world) batches(ctx context.Context, id string) {
 	}
 }
 
+func (w *world) awaitDatabase(ctx context.Context) {
+	for {
+		w.mu.Lock()
+		away := time.Until(w.away)
+		w.mu.Unlock()
+		if away <= 0 || !pause(ctx, away) {
+			return
+		}
+	}
+}
+
 func (w *world) claim(id string) (lanes []relay.TopicLane, settling bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -941,7 +955,8 @@ func (w *world) claim(id string) (lanes []relay.TopicLane, settling bool) {
 	for _, m := range w.pending {
 		at := relay.TopicLane{Topic: m.topic, Lane: m.Lane}
 		l := w.lanes[at]
-		free := l.claim == "" && (l.apart || !w.live(int(m.Lane))) || l.claim != "" && l.until.Before(time.Now())
+		left := !w.live(int(m.Lane)) && time.Since(w.shares[m.Lane].until) > w.alone
+		free := l.claim == "" && (l.apart || left) || l.claim != "" && l.until.Before(time.Now())
 		if free && !l.reserved.After(time.Now()) && !w.stopped[m.topic] && !slices.Contains(topics[m.topic], at) {
 			topics[m.topic] = append(topics[m.topic], at)
 		}
@@ -985,17 +1000,21 @@ func (w *world) publishClaim(ctx context.Context, id string, lanes []relay.Topic
 		stopped := w.stopped[lanes[0].Topic]
 		w.mu.Unlock()
 		refused := false
-		for _, m := range page {
+		for i, m := range page {
 			if refused || stopped {
 				break
 			}
+			w.awaitDatabase(ctx)
 			if !w.holds(id, lanes) {
 				return
 			}
 			w.leaves("batch "+id, []*message{m}, func(at relay.TopicLane) bool { return w.lanes[at].claim == id })
 			d, hangs := w.delay(m.topic)
-			if hangs {
+			switch {
+			case hangs:
 				d = 5 * time.Second // less than the lease
+			case i > 0: // several requests are in flight
+				d /= 20
 			}
 			time.Sleep(d)
 			if hangs {
@@ -1102,6 +1121,16 @@ func (p *process) inside() (text string) {
 		}
 	}
 	return text
+}
+
+// must notes a problem unless something is so. The bubble has to end before it can be told.
+func (w *world) must(so bool, why func() string) {
+	if !so {
+		text := why()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.problem("%s", text)
+	}
 }
 
 // drained waits until nothing is pending.
