@@ -19,7 +19,7 @@ func balance(me relay.Worker, held []int16, seen relay.Shares) (take, giveBack [
 	// Workers that take shares at the same time begin in different places.
 	start := rank * relay.Lanes / max(seated, 1)
 	for i := range relay.Lanes {
-		lane := int16((start + i) % relay.Lanes) //nolint:gosec // below relay.Lanes
+		lane := int16((start + i) % relay.Lanes)
 		if len(held)+len(take) < due && seen.Holders[lane] == "" && !slices.Contains(held, lane) {
 			take = append(take, lane)
 		}

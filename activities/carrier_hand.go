@@ -425,7 +425,7 @@ func (h *hands) leave(topic, cause string, ejected bool) {
 		if s == nil || !s.known {
 			continue
 		}
-		lane := int16(n) //nolint:gosec // below relay.Lanes
+		lane := int16(n)
 		switch l := t.lanes[lane]; {
 		case l == nil || l.mode == backlog:
 			t.lanes[lane] = &carriedLane{mode: leaving, cause: cause, ejected: ejected}
@@ -576,7 +576,7 @@ func (h *hands) held() []int16 {
 func (h *hands) heldIf(is func(*carriedShare) bool) (lanes []int16) {
 	for n, s := range h.shares {
 		if s != nil && is(s) {
-			lanes = append(lanes, int16(n)) //nolint:gosec // below relay.Lanes
+			lanes = append(lanes, int16(n))
 		}
 	}
 	return lanes
@@ -742,7 +742,7 @@ func (h *hands) leaveShares(lanes []int16) {
 		if s == nil {
 			continue
 		}
-		leaves := slices.Contains(lanes, int16(n)) //nolint:gosec // below relay.Lanes
+		leaves := slices.Contains(lanes, int16(n))
 		switch {
 		case leaves && !s.leaving:
 			s.leaving, s.since = true, time.Now()
@@ -845,7 +845,7 @@ func (h *hands) plan(last string) (p readPlan) {
 		p.room = 0
 	}
 	for n, s := range h.shares {
-		lane := int16(n) //nolint:gosec // below relay.Lanes
+		lane := int16(n)
 		if s == nil || !s.known || s.leaving || h.closed {
 			continue
 		}

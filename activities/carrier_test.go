@@ -394,9 +394,10 @@ func TestCarrier_PublishesAThousandTopics(t *testing.T) {
 		w.drained(t, 5*time.Second)
 		time.Sleep(time.Second)
 		require.Zero(t, w.repeats)
+		inside := p.inside()
 		p.hands.mu.Lock()
 		defer p.hands.mu.Unlock()
-		require.Empty(t, p.hands.topics, "it forgets topics without events")
+		require.Empty(t, len(p.hands.topics), "it forgets topics without events: %s", inside)
 	})
 }
 
@@ -489,6 +490,30 @@ func TestCarrier_EjectsATopicWithAnEventThatCannotBeSent(t *testing.T) {
 			require.Contains(t, w.apartLog[0], "large: EventTooLarge")
 			require.Contains(t, w.apartLog[relay.Lanes], "missing: EventMissing")
 		})
+	})
+}
+
+func TestCarrier_LeavesLanesToBatchesThatClaimThemJustBeforeTheTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		for i := range 40 {
+			w.write("orders", fmt.Sprint("key-", i))
+		}
+		var claimed []relay.TopicLane
+		w.onCall = func(_, port string) error {
+			if port == "TakeShares" && claimed == nil {
+				claimed, _ = w.claim("early")
+			}
+			return nil
+		}
+		w.seated(t, "a", Config{})
+		time.Sleep(3 * time.Second)
+		require.NotEmpty(t, claimed)
+		w.do(func() { require.Equal(t, 40, w.waiting("orders")) })
+		w.publishClaim(t.Context(), "early", claimed)
+		w.write("orders", "key-1")
+		w.drained(t, 5*time.Second)
+		require.Equal(t, 1, w.carried)
 	})
 }
 

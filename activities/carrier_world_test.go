@@ -163,7 +163,7 @@ func (w *world) begin(topic string, keys ...string) *write {
 		w.nextID++
 		lane := int16(0)
 		for _, c := range topic + key {
-			lane = (lane*31 + int16(c)) % relay.Lanes //nolint:gosec // small
+			lane = (lane*31 + int16(c)) % relay.Lanes
 		}
 		tx.messages = append(tx.messages, &message{
 			Ref: relay.Ref{ID: w.nextID, Lane: lane, At: time.Now().UnixMicro()}, topic: topic, key: topic + "/" + key, bytes: 100,
