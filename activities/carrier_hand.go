@@ -1010,8 +1010,9 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) (ta
 	return taken
 }
 
-// paged takes the events of pages that may be sent. A lane whose page was not full flows from then on.
-func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (taken []relay.Narrow) {
+// paged takes the events of pages that may be sent. A lane whose page was not full flows from then on. got
+// reports whether the pages have brought the carrier on.
+func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (taken []relay.Narrow, got bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	found := make(map[relay.TopicLane][]relay.Narrow)
@@ -1049,10 +1050,11 @@ func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (
 		}
 		if !more && page.lane == t.lanes[at.Lane] {
 			delete(t.lanes, at.Lane)
+			got = true
 		}
 		h.tidy(at.Topic)
 	}
-	return taken
+	return taken, got || len(taken) > 0
 }
 
 // isTooLarge makes a topic leave that has an event which no destination accepts.

@@ -98,8 +98,8 @@ func (r *carrierReader) turn(ctx context.Context) (wait time.Duration, err error
 		}
 	}
 	if len(p.pages) > 0 {
-		took, err := r.pages(ctx, p)
-		if took {
+		got, err := r.pages(ctx, p)
+		if got {
 			return 0, err
 		}
 		return r.poll, err // there was no room for the next event
@@ -200,7 +200,7 @@ func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 }
 
 // pages reads the next pending events of lanes that have a backlog.
-func (r *carrierReader) pages(ctx context.Context, p readPlan) (took bool, err error) {
+func (r *carrierReader) pages(ctx context.Context, p readPlan) (got bool, err error) {
 	asked, read := time.Now(), r.hands.beginRead()
 	defer r.hands.endRead(read)
 	cursors, most := make([]relay.LaneCursor, len(p.pages)), 0
@@ -217,8 +217,8 @@ func (r *carrierReader) pages(ctx context.Context, p readPlan) (took bool, err e
 		r.begin()
 		return true, nil
 	}
-	taken := r.hands.paged(read, p, pages, asked)
-	return len(taken) > 0, r.load(ctx, taken)
+	taken, got := r.hands.paged(read, p, pages, asked)
+	return got, r.load(ctx, taken)
 }
 
 // load reads the contents of events that were taken, and hands them to the sender.
