@@ -60,6 +60,8 @@ type carrierConfig struct {
 	reads  ReadStore
 	sender Sender
 	log    *slog.Logger // default: slog.Default()
+	// published is told how many events of a topic were accepted. It must not block. Default: nothing is told.
+	published func(topic string, events int)
 }
 
 // newCarrier returns a carrier that shares the ledger, the receipts, the evidence about refusals, the
@@ -225,6 +227,9 @@ func (c *carrier) report(topic string, outcomes []relay.Outcome) {
 	if accepted > 0 {
 		c.ambiguous.noteAccepted(topic)
 		c.seating.published(topic, accepted)
+		if c.cfg.published != nil {
+			c.cfg.published(topic, accepted)
+		}
 	}
 	if c.policies.policy(topic).Receipts > 0 {
 		c.receipts.add(topic, outcomes)
@@ -297,7 +302,7 @@ const (
 	attendTry = (timing.ShareLease - timing.ShareMargin) / 2
 	// moveTry bounds each statement between two attendances.
 	moveTry = timing.ShareMargin
-	// hurryAfter is how long a share that is given back waits until what the sender has of it is sent.
+	// hurryAfter is how long a share that is given back waits for the events that the sender has.
 	hurryAfter = time.Second
 )
 
@@ -412,7 +417,7 @@ func (c *carrier) release(ctx context.Context) error {
 		trying, cancel := context.WithTimeout(ctx, moveTry)
 		defer cancel()
 		if err := c.cfg.shares.GiveBackShares(trying, c.cfg.worker, lanes); err != nil {
-			// The statement may still succeed, and must not give back what is taken again meanwhile.
+			// The statement may still succeed. It must not give back a share that is taken again.
 			for _, lane := range lanes {
 				c.avoid[lane], c.avoids[lane] = c.clock.Now(), true
 			}
@@ -511,7 +516,7 @@ func (c *carrier) summary() Summary {
 	return Summary{Lanes: c.hands.held(), Topics: topics, Published: published}
 }
 
-// seating knows whether an activity lets the carrier hold shares, and what was published since it began.
+// seating knows whether an activity lets the carrier hold shares, and counts the events since it began.
 type seating struct {
 	changed chan struct{} // holds a token when a seat has begun or the worker ends
 

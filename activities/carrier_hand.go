@@ -62,7 +62,7 @@ type carriedTopic struct {
 	lanes    map[int16]*carriedLane
 	acked    []relay.Ref // to be settled
 	settling []relay.Ref // being settled
-	// dropping is set from the decision to forget what is not sent until nothing is in flight.
+	// dropping is set from the decision to forget the unsent events until no request is in flight.
 	dropping dropping
 	// lost is set while the requests in flight may have events of a share that was lost.
 	lost bool
@@ -217,7 +217,7 @@ func (h *hands) isNew(r *read, topic string, ref relay.Ref) bool {
 	return !r.settled[ref]
 }
 
-// beginRead begins a read of the database. What it finds counts only if it is taken over before endRead.
+// beginRead begins a read of the database. Take its answer over before endRead.
 func (h *hands) beginRead() *read {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -418,7 +418,7 @@ func (h *hands) unsettled(lanes []int16) (all []relay.TopicRefs) {
 
 // ---- leaving
 
-// leave makes all lanes of a topic leave that are not apart, and the sender forget what it has not sent.
+// leave makes all lanes of a topic leave that are not apart, and the sender forget its unsent events.
 func (h *hands) leave(topic, cause string, ejected bool) {
 	t, news := h.topic(topic), false
 	for n, s := range h.shares {
@@ -444,7 +444,7 @@ func (h *hands) leave(topic, cause string, ejected bool) {
 	h.tidy(topic)
 }
 
-// drop makes the sender forget what it has not sent of a topic.
+// drop makes the sender forget the unsent events of a topic.
 func (h *hands) drop(t *carriedTopic) {
 	if t.dropping != 0 {
 		return
@@ -596,7 +596,7 @@ func (h *hands) took(lane int16, openAt time.Time) {
 }
 
 // attended takes over what the database says of the shares that were asked for: those that are not
-// renewed are lost. It returns the acknowledgements of these, which somebody has to settle.
+// renewed are lost. It returns their acknowledgements, for the ledger.
 func (h *hands) attended(asked []int16, a relay.Shares) (lost []int16, orphans []relay.TopicRefs) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -748,14 +748,14 @@ func (h *hands) leaveShares(lanes []int16) {
 			s.leaving, s.since = true, time.Now()
 			signal(h.wakeSettler)
 		case !leaves && s.leaving:
-			// What came meanwhile was not taken.
+			// Events that came meanwhile were not taken.
 			s.leaving, s.discovered = false, false
 			signal(h.wakeLoader)
 		}
 	}
 }
 
-// hurry makes the sender forget what it has not sent of the topics for which shares that leave wait.
+// hurry makes the sender forget the unsent events for which shares that leave wait.
 func (h *hands) hurry(after time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -906,7 +906,7 @@ func (h *hands) pages(p readPlan, last string) (pages []pageOf) {
 			break
 		}
 	}
-	// What is in hand is found again, and must not crowd out the others.
+	// Events in hand are found again, and must not crowd out the others.
 	for i := range pages {
 		c := &pages[i].cursor
 		t := h.topics[c.Topic]

@@ -107,7 +107,7 @@ func (r *carrierReader) turn(ctx context.Context) (wait time.Duration, err error
 	return max(time.Until(r.lookAt), 0), nil
 }
 
-// begin forgets what was read: the shares will be discovered anew.
+// begin forgets all reads: the shares will be discovered anew.
 func (r *carrierReader) begin() {
 	r.hands.forgetHistory()
 	r.gaps, r.last, r.final, r.lookAt = nil, relay.Ref{}, 0, time.Time{}

@@ -453,6 +453,23 @@ func TestCarrier_SendsALateEventBeforeLaterOnesOfItsKey(t *testing.T) {
 	})
 }
 
+func TestCarrier_SendsALateEventOfABacklogBeforeLaterOnesOfItsKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		late := w.begin("orders", "key")
+		for i := range 4000 {
+			w.write("orders", fmt.Sprint("key-", i))
+		}
+		w.seated(t, "a", Config{})
+		require.True(t, w.waitFor(10*time.Second, func() bool { return len(w.arrived) > 500 }))
+		w.do(func() { require.Greater(t, len(w.pending), 1000, "the lanes have a backlog") })
+		w.commit(late)
+		w.write("orders", "key")
+		w.drained(t, 10*time.Second)
+		require.Zero(t, w.repeats)
+	})
+}
+
 func TestCarrier_ReadsAllAgainIfTheDatabaseHasAnotherHistory(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.seated(t, "a", Config{})
@@ -520,9 +537,13 @@ func TestCarrier_LeavesLanesToBatchesThatClaimThemJustBeforeTheTake(t *testing.T
 func TestCarrier_TellsMetricsReceiptsAndTheEvidence(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		store, told := &receiptFake{}, &counting{}
+		published := map[string]int{}
+		w.prepare = func(p *process) {
+			p.receipts, p.metrics = newReceipts(store, told), told
+			p.cfg.published = func(topic string, events int) { published[topic] += events }
+			p.acts.receipts = p.receipts
+		}
 		p := w.start("a", Config{Topics: map[string]TopicPolicy{"orders": {Receipts: time.Hour}}})
-		p.receipts, p.metrics = newReceipts(store, told), told
-		p.acts.receipts = p.receipts
 		p.mustSit(t)
 		for range 25 {
 			w.write("orders", "key")
@@ -535,6 +556,7 @@ func TestCarrier_TellsMetricsReceiptsAndTheEvidence(t *testing.T) {
 		require.Len(t, store.receipts, 25, "of the topic that keeps them")
 		require.Equal(t, 50, told.accepted)
 		require.Equal(t, 50, told.latencies)
+		require.Equal(t, map[string]int{"orders": 25, "other": 25}, published)
 	})
 }
 

@@ -54,7 +54,8 @@ type world struct {
 	calls    map[string]int
 	onCall   func(worker, port string) error
 	apartLog []string
-	carried  int // events that left carriers
+	prepare  func(p *process) // before it starts
+	carried  int              // events that left carriers
 }
 
 // base is what is in the database.
@@ -693,6 +694,9 @@ func (w *world) start(id string, cfg Config) *process {
 	p.carrier = newCarrier(p.acts, carrierConfig{
 		worker: id, name: id, shares: p, reads: p, sender: p, log: slog.New(slog.DiscardHandler),
 	})
+	if w.prepare != nil {
+		w.prepare(p)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	go func() {
