@@ -988,7 +988,7 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) (ta
 	defer h.mu.Unlock()
 	h.final = l.Final
 	if n := len(l.Events); l.More && n > 0 {
-		h.final = min(l.Final, l.Events[n-1].ID)
+		h.final = min(l.Final, l.Events[n-1].ID-1)
 	}
 	for _, e := range l.Events {
 		if e.Topic == "" || !e.Pending || !h.readable(p, l.Held, e.Lane) || !h.shares[e.Lane].discovered {

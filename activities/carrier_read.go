@@ -38,6 +38,8 @@ type carrierReader struct {
 	gaps     *relay.Gaps // nil: the shares are not discovered in this history of the database
 	last     relay.Ref   // the event with the highest id that was seen
 	final    int64       // the highest that was seen
+	server   time.Time   // whose answers these are
+	most     int         // events that the next look finds at most
 	lookAt   time.Time   // the next look
 	lastPage string      // the last topic of the last page
 	failing  bool
@@ -110,7 +112,7 @@ func (r *carrierReader) turn(ctx context.Context) (wait time.Duration, err error
 // begin forgets all reads: the shares will be discovered anew.
 func (r *carrierReader) begin() {
 	r.hands.forgetHistory()
-	r.gaps, r.last, r.final, r.lookAt = nil, relay.Ref{}, 0, time.Time{}
+	r.gaps, r.last, r.final, r.server, r.lookAt = nil, relay.Ref{}, 0, time.Time{}, time.Time{}
 }
 
 // discover finds the lanes of new shares that have pending events. If some of the shares are not held any
@@ -121,17 +123,23 @@ func (r *carrierReader) discover(ctx context.Context, p readPlan) (wait time.Dur
 	if err != nil {
 		return 0, err
 	}
-	if d.Final < r.final {
+	if d.Final < r.final || r.isOther(d.Server) {
 		r.begin()
 		return 0, nil
 	}
 	if r.gaps == nil {
-		r.gaps = relay.NewGaps(d.Final, gapsMost)
+		r.gaps, r.server, r.most = relay.NewGaps(d.Final, gapsMost), d.Server, lookEvents
 	}
 	if r.hands.discovered(p, p.fresh, d); len(d.Held) < len(p.fresh) {
 		wait = max(r.poll, (pollShare-1)*time.Since(asked))
 	}
 	return wait, nil
+}
+
+// isOther reports whether an answer is from another server than those before. It may have another
+// history of the database.
+func (r *carrierReader) isOther(server time.Time) bool {
+	return !r.server.IsZero() && !server.Equal(r.server)
 }
 
 // sweep searches all shares for pending events that looks do not find, until ctx ends. Looks go on
@@ -166,7 +174,9 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 	asked, read := time.Now(), r.hands.beginRead()
 	defer r.hands.endRead(read)
-	l, err := r.store.Look(ctx, relay.Look{Worker: r.worker, Lanes: p.open, Ranges: r.gaps.Ranges(), Last: r.last, Most: lookEvents})
+	l, err := r.store.Look(ctx, relay.Look{
+		Worker: r.worker, Lanes: p.open, Ranges: r.gaps.Ranges(), Last: r.last, Final: r.final, Server: r.server, Most: r.most,
+	})
 	if err != nil {
 		return err
 	}
@@ -177,21 +187,17 @@ func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 	}
 	r.final = l.Final
 	taken := r.hands.looked(read, p, l, asked)
-	final := l.Final
-	if n := len(l.Events); n > 0 {
-		ids := make([]int64, n)
-		for i, e := range l.Events {
-			ids[i] = e.ID
-			if e.ID > r.last.ID {
-				r.last = e.Ref
-			}
-		}
-		r.gaps.Saw(ids...)
-		if l.More { // what comes behind was not looked at
-			final = min(final, ids[n-1])
+	for _, e := range l.Events {
+		if e.ID > r.last.ID {
+			r.last = e.Ref
 		}
 	}
-	r.gaps.Final(final)
+	if r.gaps.Looked(l) {
+		r.most = lookEvents
+	} else if l.More {
+		// All were seen before, between gaps that were merged.
+		r.most *= 2
+	}
 	r.lookAt = time.Now()
 	if !l.More {
 		r.lookAt = r.lookAt.Add(max(r.poll, (pollShare-1)*time.Since(asked)))
@@ -213,7 +219,7 @@ func (r *carrierReader) pages(ctx context.Context, p readPlan) (got bool, err er
 	if err != nil {
 		return false, err
 	}
-	if pages.Final < r.final {
+	if pages.Final < r.final || r.isOther(pages.Server) {
 		r.begin()
 		return true, nil
 	}
