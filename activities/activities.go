@@ -71,6 +71,8 @@ type Config struct {
 	// Running reports whether Temporal knows a workflow, and whether it runs. Default: that is not
 	// known, and an operation on record is taken for one that is under way.
 	Running func(ctx context.Context, workflowID string) (found, running bool, err error)
+	// Sharing makes the worker hold shares, see Carry. nil: it only has batches of one topic.
+	Sharing *Sharing
 	// WaitForStart is how long to wait for the workflow of an operation on record that has
 	// none. Default relay.WaitForStart.
 	WaitForStart time.Duration
@@ -95,6 +97,9 @@ type Activities struct {
 	sampler   sampler
 	paces     map[string]*rate.Limiter
 	delays    taskDelay
+	carrier   *carrier // nil without Config.Sharing
+	carried   carried
+	seats     seats
 	// routeWait is timing.RouteWait, but in tests.
 	routeWait time.Duration
 }
@@ -133,9 +138,13 @@ func New(cfg Config) (*Activities, error) {
 	}
 	store := cfg.Store
 	cfg.Store = nil // each part has its port of it
-	return &Activities{
+	a := &Activities{
 		cfg: cfg, claims: store, samples: store, batches: store, operations: store, asked: store, maintenance: store,
 		budget: newBudget(cfg.PayloadBudget), ledger: newLedger(store), receipts: newReceipts(store, cfg.Metrics), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
 		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
-	}, nil
+	}
+	if s := cfg.Sharing; s != nil {
+		a.carrier = newCarrier(a, carrierConfig{worker: s.Worker, name: s.Name, shares: s.Shares, reads: s.Reads, sender: s.Sender, log: s.Log})
+	}
+	return a, nil
 }

@@ -46,6 +46,8 @@ type ClaimResult struct {
 	Topics []relay.TopicState `json:"topics,omitempty"`
 	// MoreTopics is how many are left out.
 	MoreTopics int `json:"moreTopics,omitempty"`
+	// Published are events that this worker published in its shares, and that no run was told of.
+	Published []TopicCount `json:"published,omitempty"`
 	// Unrouted is how many topics have events and no destination, those that are left out
 	// included.
 	Unrouted int `json:"unrouted,omitempty"`
@@ -70,6 +72,8 @@ const pollShare = 5
 // About every ten seconds it also samples all topics, if no other worker has. The sample goes along
 // with the next answer. ClaimBatches answers at once only if a topic begins or ceases to need you.
 //
+// If this worker can hold shares, the answer also has a batch for each worker that has no seat.
+//
 // It polls inside the worker: one look at the database takes a fraction of a millisecond, and an
 // activity for each look would take a hundred times as long.
 func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimResult, error) {
@@ -91,6 +95,11 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	heartbeat, unroutedDue := every(timing.ClaimHeartbeatEvery), every(a.routeWait)
 	for deadline := time.Now().Add(r.Wait); ; {
 		a.sampler.lookWhenDue(func(every time.Duration) sample { return a.look(ctx, every) })
+		// A run of one slot gets a seat, too. Other runs keep a slot for batches.
+		offered, err := a.offer(ctx, max(1, r.Batches-1))
+		if err != nil {
+			return ClaimResult{}, failure(ctx, err, nil)
+		}
 		looked := time.Now()
 		batches, err := a.claims.Claim(ctx, relay.ClaimRequest{
 			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Shares: a.shares(r.Shares), Linger: r.Linger,
@@ -99,9 +108,10 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		if err != nil {
 			return ClaimResult{}, failure(ctx, err, nil)
 		}
-		interval := max(a.cfg.PollEvery, (pollShare-1)*time.Since(looked))
+		interval := max(a.pollEvery(), (pollShare-1)*time.Since(looked))
+		batches = append(batches, offered...)
 		if len(batches) > 0 || time.Now().Add(interval).After(deadline) || a.sampler.isUrgent(run) {
-			return a.sampler.tell(run, ClaimResult{Batches: batches}), nil
+			return a.answer(run, ClaimResult{Batches: batches}), nil
 		}
 		if a.cfg.Routes != nil && unroutedDue() {
 			leaves, err := a.claims.LeavesOut(ctx, a.cfg.Routes)
@@ -109,7 +119,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 				return ClaimResult{}, failure(ctx, err, nil)
 			}
 			if leaves {
-				return a.sampler.tell(run, ClaimResult{LeftOut: true}), nil
+				return a.answer(run, ClaimResult{LeftOut: true}), nil
 			}
 		}
 		if heartbeat() {
@@ -123,6 +133,20 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		case <-time.After(interval):
 		}
 	}
+}
+
+// answer adds to an answer the news that its run was not told of.
+func (a *Activities) answer(run string, r ClaimResult) ClaimResult {
+	return a.carried.tell(a.sampler.tell(run, r))
+}
+
+// pollEvery is the shortest time between two looks at the database. What flows in shares waits for no
+// claim.
+func (a *Activities) pollEvery() time.Duration {
+	if a.carrier != nil && len(a.carrier.summary().Lanes) > 0 {
+		return max(a.cfg.PollEvery, timing.ApartEvery)
+	}
+	return a.cfg.PollEvery
 }
 
 // ReleaseBatch gives up a claim whose PublishBatch was cancelled before it could

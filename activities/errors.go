@@ -39,6 +39,8 @@ const (
 	TypeOperationUnderWay = "OperationUnderWay"
 	// TypeOperationAskedBefore: an earlier workflow of the same id did it.
 	TypeOperationAskedBefore = "OperationAskedBefore"
+	// TypeSeated: a worker that needs no seat passes it on to another one.
+	TypeSeated = "Seated"
 	// TypeTemporal: Temporal did not answer an activity's question.
 	TypeTemporal = "Temporal"
 )
@@ -82,6 +84,9 @@ func failure(ctx context.Context, err error, details any) error {
 		return temporal.NewApplicationErrorWithOptions(text(err), asking(err), o)
 	case errors.Is(err, relay.ErrStopped):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeStopped, o)
+	case errors.Is(err, errSeated):
+		o.NextRetryDelay, o.Category = timing.SeatPassedOn, temporal.ApplicationErrorCategoryBenign
+		return temporal.NewApplicationErrorWithOptions(text(err), TypeSeated, o)
 	case errors.Is(err, errTemporal):
 		return temporal.NewApplicationErrorWithOptions(text(err), TypeTemporal, o)
 	case errors.As(err, &ended):

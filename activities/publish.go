@@ -65,7 +65,7 @@ type PublishRequest struct {
 	// are in flight. Workers of an earlier version do not know it, and use Concurrency.
 	FindLevel bool `json:"findLevel,omitempty"`
 	// For is how long to go on while the batch's lanes hold more. It is cut to
-	// Config.BatchFor.
+	// Config.BatchFor. A seat lasts for all of it.
 	For time.Duration `json:"for"`
 	// Stay is how long to stay on lanes in which nothing is left, within For.
 	// Events that come meanwhile are published without another claim. 0: not at all.
@@ -96,6 +96,10 @@ type PublishResult struct {
 	Dead      int `json:"dead,omitempty"`      // made dead letters
 	Throttled int `json:"throttled,omitempty"` // attempts
 	Requests  int `json:"requests"`            // of the last attempt
+	// Topics are, of a seat, the topics with the most published events, at most seatTopics of them.
+	// Published also counts the events of the topics that are left out, which are MoreTopics.
+	Topics     []TopicCount `json:"topics,omitempty"`
+	MoreTopics int          `json:"moreTopics,omitempty"`
 	// PausedBy is the operator who has paused the topic. In this case, nothing was sent, and the
 	// batch's lanes are released.
 	PausedBy string `json:"pausedBy,omitempty"`
@@ -127,6 +131,12 @@ func (r PublishRequest) mode() mode {
 		return recovering
 	}
 	return relaying
+}
+
+// TopicCount is how many events of a topic a worker published.
+type TopicCount struct {
+	Topic     string `json:"topic"`
+	Published int    `json:"published"`
 }
 
 // checkpoint is what a heartbeat carries from attempt to attempt. Unsettled are acknowledged
@@ -161,7 +171,13 @@ type checkpoint struct {
 // other events, PublishBatch keeps their lanes, releases the others and fails. Temporal counts the
 // attempts and delays the next one. PublishBatch fails for good, and keeps claims away from the
 // topic, if you have to repair the destination, or if three attempts in a row got no event through.
+//
+// If the batch is a seat, PublishBatch lets its worker hold shares, see Carry. Its result counts the
+// events that the worker published meanwhile.
 func (a *Activities) PublishBatch(ctx context.Context, r PublishRequest) (PublishResult, error) {
+	if r.Batch.Shared {
+		return a.seat(ctx, r)
+	}
 	began, arrived := time.Now(), a.clock.Now()
 	// These steps come before the first heartbeat. If they take too long, Temporal may have begun
 	// another attempt, and this one ends without a trace.

@@ -75,7 +75,7 @@ var allowed = map[string][]string{
 	},
 	"activities": {
 		module + "internal/printable", module + "internal/relay", module + "internal/timing", "go.temporal.io/sdk/activity", "go.temporal.io/sdk/temporal",
-		"go.temporal.io/api/enums/v1", "go.temporal.io/api/serviceerror", "golang.org/x/time/rate",
+		"go.temporal.io/api/enums/v1", "go.temporal.io/api/serviceerror", "golang.org/x/time/rate", "github.com/google/uuid",
 	},
 	"workflows": {
 		module + "activities", module + "internal/printable", module + "internal/relay", module + "internal/timing",

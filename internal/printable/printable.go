@@ -98,3 +98,20 @@ func (w Writer) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// Count writes a number with separators: 1,234,567.
+func Count(n int) string {
+	digits := strconv.Itoa(n)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
+
+// Counted writes a number with its noun: 1 event, 1,043 events.
+func Counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return Count(n) + " " + noun + "s"
+}

@@ -70,6 +70,9 @@ type Batch struct {
 	// Settling says that the last attempt on one of the lanes did not end in order, so
 	// that its worker, if it lives, may still have acknowledgements to settle.
 	Settling bool `json:"settling,omitempty"`
+	// Shared marks a seat: it has no topic and no lanes. The worker that publishes it holds shares,
+	// which are lanes of all topics, until the batch ends.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // Outcome is the fate of one event that was handed to a publisher.

@@ -231,6 +231,11 @@ const (
 	// SeatHeartbeatTimeout how long Temporal waits for one. The database notices a death sooner.
 	SeatHeartbeat        = 30 * time.Second
 	SeatHeartbeatTimeout = 90 * time.Second
+	// SeatPassedOn is the pause before another worker gets a seat that its worker does not need.
+	SeatPassedOn = 10 * time.Millisecond
+	// ApartEvery is how often a worker that has shares looks for lanes to claim. What flows needs no
+	// claim.
+	ApartEvery = 80 * time.Millisecond
 	// OfferAgain is the time after which a worker without an activity is offered another one.
 	OfferAgain = 2 * time.Second
 	// EjectedFor is how long a lane that left its share because of a refusal stays away, if no batch
