@@ -3,6 +3,7 @@ package workflows
 import (
 	"slices"
 	"strconv"
+	"time"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -24,7 +25,7 @@ func (r *run) claim(ctx workflow.Context) {
 		PerTopic: r.limits.share,
 		Shares:   r.limits.lowered(),
 		Linger:   r.in.Linger,
-		Wait:     min(ClaimWait, r.in.Before.Deadline.Sub(workflow.Now(ctx))),
+		Wait:     max(0, min(ClaimWait, r.end().Sub(workflow.Now(ctx)))),
 	})
 	r.selector.AddFuture(claimed, func(f workflow.Future) {
 		r.claiming = false
@@ -39,9 +40,17 @@ func (r *run) claim(ctx workflow.Context) {
 		// So no batch stays on empty lanes then.
 		slotsLeft := len(result.Batches) < asked
 		r.routeMissing = result.LeftOut
+		if len(result.Published) > 0 {
+			r.result.addTopics(result.Published)
+			r.table.changed = true
+		}
 		r.table.update(workflow.Now(ctx), result)
 		for _, b := range result.Batches {
-			r.publish(ctx, b, slotsLeft)
+			if b.Shared {
+				r.seat(ctx, b)
+			} else {
+				r.publish(ctx, b, slotsLeft)
+			}
 		}
 	})
 }
@@ -50,23 +59,56 @@ func (r *run) publish(ctx workflow.Context, b relay.Batch, slotsLeft bool) {
 	began := workflow.Now(ctx)
 	r.startTimes = append(r.startTimes, began)
 	stay := BatchStay
-	if !slotsLeft || len(r.startTimes) > r.in.Slots/2 {
+	if !slotsLeft || len(r.startTimes)-r.seats > r.in.Slots/2 {
 		stay = 0
 	}
 	published := workflow.ExecuteActivity(publishOptions(ctx, b), act.PublishBatch, activities.PublishRequest{
 		Batch:       b,
 		Concurrency: r.limits.concurrency(b.Topic),
 		FindLevel:   r.in.Concurrency <= 0,
-		For:         max(0, min(timing.BatchFor, r.in.Before.Deadline.Sub(began))),
+		For:         max(0, min(timing.BatchFor, r.end().Sub(began))),
 		Stay:        stay,
 		RecoveryID:  RecoveryID(r.taskQueue, b.Topic),
 	})
 	r.selector.AddFuture(published, func(f workflow.Future) {
-		i := slices.Index(r.startTimes, began)
-		r.startTimes = slices.Delete(r.startTimes, i, i+1)
+		r.isOver(began)
 		var result activities.PublishResult
 		err := f.Get(ctx, &result)
 		r.published(ctx, b, result, err)
+	})
+}
+
+// isOver forgets a batch or a seat that began at that time.
+func (r *run) isOver(began time.Time) {
+	i := slices.Index(r.startTimes, began)
+	r.startTimes = slices.Delete(r.startTimes, i, i+1)
+}
+
+// seat starts the activity that lets a worker hold shares until the run ends. The run counts the
+// seat and cancels it as it does a batch: workers of earlier versions may have other decisions of the
+// same run, and know only batches.
+func (r *run) seat(ctx workflow.Context, b relay.Batch) {
+	began := workflow.Now(ctx)
+	r.startTimes = append(r.startTimes, began)
+	r.seats++
+	r.table.changed = true
+	lasts := max(0, r.end().Sub(began))
+	seated := workflow.ExecuteActivity(seatOptions(ctx, lasts), act.PublishBatch, activities.PublishRequest{
+		Batch: b, Concurrency: r.in.Concurrency, For: lasts,
+	})
+	r.selector.AddFuture(seated, func(f workflow.Future) {
+		r.isOver(began)
+		r.seats--
+		r.table.changed = true
+		var result activities.PublishResult
+		switch err := f.Get(ctx, &result); {
+		case err == nil:
+			r.result.addSeat(result)
+		case r.isCancelled(ctx):
+			r.release(ctx, b) // there is nothing to release, but earlier versions do so
+		}
+		// If it failed or its worker died, the workers that live have its shares, and a worker
+		// without a seat is offered one.
 	})
 }
 
@@ -164,8 +206,14 @@ func (r *run) release(ctx workflow.Context, b relay.Batch) {
 	})
 }
 
+// seatSummary describes a seat in the UI.
+const seatSummary = "lanes of all topics · worker seat"
+
 // summary describes a batch in the UI: "orders · 500 events · lanes 0-15".
 func summary(b relay.Batch) string {
+	if b.Shared {
+		return seatSummary
+	}
 	return printable.Line(b.Topic) + " · " + events(b.Events) + " · " + lanes(b)
 }
 

@@ -2,7 +2,6 @@ package workflows
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -66,14 +65,7 @@ func spaced(cell string) string {
 	return "\u00a0" + cell
 }
 
-// count writes a number with separators: 1,234,567.
-func count(n int) string {
-	digits := strconv.Itoa(n)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
-}
+func count(n int) string { return printable.Count(n) }
 
 // countOrBlank is like count, but returns "" for 0, so that a table shows only numbers that matter.
 func countOrBlank(n int) string {

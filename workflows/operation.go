@@ -155,7 +155,7 @@ func operate(ctx workflow.Context, in OperationInput) (done activities.OperateRe
 // isLong reports whether an operation has to continue as new. A cancelled operation ends instead,
 // because the next run would not know that it was cancelled.
 func isLong(ctx workflow.Context) bool {
-	return ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
+	return ctx.Err() == nil && historyReaches(ctx, maxHistory)
 }
 
 // outcome returns the text of the outcome for the record.

@@ -129,7 +129,7 @@ func TestOperation_OfAFormContinuesAsNewAsARecordedOperation(t *testing.T) {
 	e := newEnv(t)
 	began := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	e.SetStartTime(began)
-	e.SetCurrentHistoryLength(20_000)
+	e.SetCurrentHistoryLength(2_000)
 	_, _, err := e.typedIn(typed, onRecord, nil, activities.OperateResult{Done: 10})
 	var next *workflow.ContinueAsNewError
 	require.ErrorAs(t, err, &next)

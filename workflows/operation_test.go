@@ -80,7 +80,7 @@ func TestOperation_ContinuesIfItsRecordDiffersFromItsLastAttempt(t *testing.T) {
 // The worker reads two databases in turn.
 func TestOperation_ContinuesAsNewIfItsEndCannotBeRecorded(t *testing.T) {
 	e := newEnv(t)
-	e.SetCurrentHistoryLength(20_000)
+	e.SetCurrentHistoryLength(2_000)
 	e.OnActivity(act.EndOperation, mock.Anything, mock.Anything).Return(activities.OperateResult{Again: true}, nil)
 	_, _, _, err := e.operate(relay.Replay, activities.OperateResult{Done: 30, Over: true})
 	var next *workflow.ContinueAsNewError
@@ -98,7 +98,7 @@ func TestOperation_WaitsOnlyIfItsLastAnswerAsksForAWait(t *testing.T) {
 
 func TestOperation_CancelledWhileItsHistoryIsLongEnds(t *testing.T) {
 	e := newEnv(t)
-	e.SetCurrentHistoryLength(20_000)
+	e.SetCurrentHistoryLength(2_000)
 	e.OnActivity(act.EndOperation, mock.Anything, mock.Anything).Return(func(context.Context, activities.EndRequest) (activities.OperateResult, error) {
 		e.CancelWorkflow()
 		return activities.OperateResult{Again: true}, nil
@@ -113,7 +113,7 @@ func TestOperation_CountsItsDurationFromItsFirstRun(t *testing.T) {
 	begin := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	first := newEnv(t)
 	first.SetStartTime(begin)
-	first.SetCurrentHistoryLength(20_000)
+	first.SetCurrentHistoryLength(2_000)
 	_, _, ended, err := first.operate(relay.Replay, activities.OperateResult{Done: 10})
 	var next *workflow.ContinueAsNewError
 	require.ErrorAs(t, err, &next)

@@ -101,10 +101,24 @@ const (
 	maxMemo = 200
 	// againAfter is the time before an operation continues after EndOperation found another record.
 	againAfter = 5 * time.Second
-	// maxHistory is the length of a history at which a workflow continues as new. Temporal ends a
-	// workflow whose history has 51,200 events.
-	maxHistory = 20_000
+	// maxHistory is the length of a history at which a workflow continues as new. A worker that
+	// takes over a run replays its history within TaskTimeout, on a busy machine too.
+	maxHistory = 2_000
+	// longHistory is that length for runs of earlier versions, which they have recorded decisions
+	// for. Temporal ends a workflow whose history has 51,200 events.
+	longHistory = 20_000
 )
+
+// changeShortHistory marks runs that continue as new at maxHistory. The name is in histories.
+const changeShortHistory = "short-history"
+
+// historyReaches reports whether a run's history has some length, or longHistory. A run that an
+// earlier version took beyond that length only ends at longHistory.
+func historyReaches(ctx workflow.Context, length int) bool {
+	now := workflow.GetInfo(ctx).GetCurrentHistoryLength()
+	return now >= longHistory || now >= length &&
+		workflow.GetVersion(ctx, changeShortHistory, workflow.DefaultVersion, 1) != workflow.DefaultVersion
+}
 
 // PublishActivity is the name of the activity that a recovery repeats.
 const PublishActivity = "PublishBatch"
@@ -136,6 +150,21 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 		RetryPolicy:         retries(timing.RetryPauseFirst, timing.RetryPauseMost),
 		WaitForCancellation: true, // the attempt releases its lanes first
 		Summary:             fitSummary(summary(b)),
+	})
+}
+
+// seatOptions are the options of a seat that may last for some time. Any worker may take the seat: the
+// one that has the run may have a seat already.
+func seatOptions(ctx workflow.Context, lasts time.Duration) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		// If a worker dies, the run does not wait for its heartbeat.
+		ScheduleToCloseTimeout: lasts + DrainFor,
+		HeartbeatTimeout:       timing.SeatHeartbeatTimeout,
+		RetryPolicy:            retries(timing.RetryPauseFirst, timing.RetryPauseMost),
+		// A seat learns from its next heartbeat that it is cancelled, and has nothing to release.
+		WaitForCancellation:   false,
+		DisableEagerExecution: true,
+		Summary:               seatSummary,
 	})
 }
 

@@ -55,6 +55,8 @@ func TestDurations_RelateAsTheGuaranteesNeed(t *testing.T) {
 		{"a claim that leaves topics without a route out ends early", timing.RouteWait, ClaimWait},
 		{"a topic without a route is tried again before claims take it", timing.RouteRetryPauseMost + 2*timing.RequestTimeout, timing.RecoveryHold},
 		{"a batch that takes its full time is not slow", timing.SettleGrace + timing.BatchFor + timing.SendGrace, timing.BatchSlow},
+		{"a seat's heartbeats arrive in time, even if two are lost", 2*timing.SeatHeartbeat + timing.HeartbeatThrottle, timing.SeatHeartbeatTimeout},
+		{"a run ends before its timeout, even if a seat's worker died", RunFor + DrainFor + time.Second, RunTimeout},
 		{"a worker that stops waits for its requests", timing.RequestTimeout + timing.SettlePatience, timing.StopTimeout},
 		{"a worker that stops ends its polls in time", timing.DrainQuiet + timing.DrainSettle, timing.DrainMost},
 		{"a worker that stops can try to settle", timing.SettleTry, timing.ShutdownTimeout},
@@ -95,6 +97,7 @@ func TestReplay_NamesInHistoriesArePermanent(t *testing.T) {
 	require.Equal(t, "outbox-replay/other/orders/", OperationIDPrefix("other", relay.Replay, "orders"))
 	require.Equal(t, "outbox-relay", DefaultTaskQueue)
 	require.Equal(t, "topic-in-id", changeTopicInID)
+	require.Equal(t, "short-history", changeShortHistory)
 }
 
 func TestSummary_NamesTopicEventsAndLanesOfABatch(t *testing.T) {

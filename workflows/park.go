@@ -83,7 +83,7 @@ func (r *recovery) parkingContinues(result activities.PublishResult) bool {
 // an activity for each page: a further attempt adds nothing to a history. (An earlier version, which
 // never continued as new, began every park without a bound.)
 func (r *recovery) isLong(ctx workflow.Context) bool {
-	return r.park != nil && r.parkBound.ID > 0 && ctx.Err() == nil && workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
+	return r.park != nil && r.parkBound.ID > 0 && ctx.Err() == nil && historyReaches(ctx, maxHistory)
 }
 
 // continueAsNew continues under the same id on the current version of the worker, because the

@@ -73,7 +73,7 @@ func TestPark_ContinuesAsNewWithoutLossIfItsHistoryIsLong(t *testing.T) {
 	e := newEnv(t)
 	resumed := e.onResume()
 	asked := e.onParking(1000)
-	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(20_000) }, 24*time.Second)
+	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(2_000) }, 24*time.Second)
 	first := e.parkAfter(20*time.Second, workflows.ParkRequest{By: "ann", Reason: "gone", Operation: 17})
 	began := e.Now()
 	e.ExecuteWorkflow(workflows.Recovery, workflows.RecoveryInput{Batch: batch("orders", 1), Concurrency: 4, Reason: "AuthorizationError: not you"})

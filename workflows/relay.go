@@ -106,6 +106,10 @@ func Relay(ctx workflow.Context, in RelayInput) (RelayResult, error) {
 			draining = true
 			r.cancelAfter(workCtx, DrainFor)
 		}
+		if r.onlySeatsKeep(ctx) {
+			r.cancelled = true
+			cancel()
+		}
 		if !r.claiming && len(r.startTimes) == 0 && r.handovers == 0 {
 			break
 		}
@@ -137,7 +141,9 @@ type run struct {
 	taskQueue    string
 	claiming     bool
 	routeMissing bool        // events wait, and the worker of the last claim has no route for them
-	startTimes   []time.Time // of the batches in flight, ascending
+	startTimes   []time.Time // of the batches and seats in flight, ascending
+	seats        int         // of these
+	endsEarly    time.Time   // when the run stops to claim because its history is long; zero: it is not
 	timerRuns    bool        // a timer runs until the next batch is slow
 	handovers    int         // batches that are being released or handed to a recovery
 	cancel       workflow.CancelFunc
@@ -157,7 +163,25 @@ func (r *run) cancelAfter(ctx workflow.Context, d time.Duration) {
 
 // mustEnd reports whether the run has to end before its deadline.
 func (r *run) mustEnd(ctx workflow.Context) bool {
-	return r.failure != nil || workflow.GetInfo(ctx).GetCurrentHistoryLength() >= maxHistory
+	r.planEnd(ctx)
+	return r.failure != nil || historyReaches(ctx, maxHistory) || !r.endsEarly.IsZero() && !workflow.Now(ctx).Before(r.endsEarly)
+}
+
+// planEnd sets the time at which the run continues as new, when its history is half as long as it may
+// become. The batches that begin from then on end at that time, as they do at the deadline. So the
+// next run begins at once, and the relay does not wait for batches meanwhile.
+func (r *run) planEnd(ctx workflow.Context) {
+	if r.endsEarly.IsZero() && historyReaches(ctx, maxHistory/2) {
+		r.endsEarly = workflow.Now(ctx).Add(timing.BatchFor)
+	}
+}
+
+// end returns the time at which the run stops to claim.
+func (r *run) end() time.Time {
+	if !r.endsEarly.IsZero() && r.endsEarly.Before(r.in.Before.Deadline) {
+		return r.endsEarly
+	}
+	return r.in.Before.Deadline
 }
 
 func (r *run) mayClaim(ctx workflow.Context) bool {
@@ -165,8 +189,16 @@ func (r *run) mayClaim(ctx workflow.Context) bool {
 		!r.mustEnd(ctx) && workflow.Now(ctx).Before(r.in.Before.Deadline)
 }
 
+// onlySeatsKeep reports whether a run that ends before its deadline waits for seats only. Their
+// workers get new ones from the next run.
+func (r *run) onlySeatsKeep(ctx workflow.Context) bool {
+	return r.seats > 0 && len(r.startTimes) == r.seats && !r.claiming && r.handovers == 0 && !r.cancelled && ctx.Err() == nil &&
+		workflow.Now(ctx).Before(r.in.Before.Deadline) && r.mustEnd(ctx)
+}
+
 // freeSlots returns the number of batches that may be claimed. A slow batch takes no slot: otherwise a
-// few topics whose destinations accept nothing would stop all other topics.
+// few topics whose destinations accept nothing would stop all other topics. A seat counts as a batch, so
+// that earlier versions, which know no seats, decide the same: it takes a slot for its first seconds.
 func (r *run) freeSlots(ctx workflow.Context) int {
 	if len(r.startTimes) >= maxBatchesPerSlot*r.in.Slots {
 		return 0

@@ -214,7 +214,7 @@ func TestRelay_ContinuesAsNewWithTheSameDeadlineIfItsHistoryIsLong(t *testing.T)
 	e := newEnv(t)
 	began := e.Now()
 	e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch { return []relay.Batch{batch("orders", n)} })
-	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(20_000) }, 2500*time.Millisecond)
+	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(2_000) }, 2500*time.Millisecond)
 	e.onPublish(time.Second, published)
 	e.ExecuteWorkflow(workflows.Relay, workflows.RelayInput{Slots: 8})
 	var again *workflow.ContinueAsNewError
@@ -234,6 +234,42 @@ func TestRelay_ContinuesAsNewWithTheSameDeadlineIfItsHistoryIsLong(t *testing.T)
 	next.onPublish(time.Second, published)
 	require.Equal(t, 40, next.run(in).Published, "the result covers the whole chain")
 	require.WithinDuration(t, in.Before.Deadline, next.Now(), time.Second)
+}
+
+// The next run begins when all batches have ended, so they end at the same time.
+func TestRelay_PlansItsEndWhenItsHistoryIsHalfAsLongAsItMayBe(t *testing.T) {
+	e := newEnv(t)
+	began := e.Now()
+	e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch { return []relay.Batch{batch("orders", n)} })
+	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(1_000) }, 2500*time.Millisecond)
+	var lasts []time.Duration
+	e.onPublish(time.Second, func(r activities.PublishRequest) (activities.PublishResult, error) {
+		lasts = append(lasts, r.For)
+		return published(r)
+	})
+	e.ExecuteWorkflow(workflows.Relay, workflows.RelayInput{})
+	var again *workflow.ContinueAsNewError
+	require.ErrorAs(t, e.GetWorkflowError(), &again)
+	require.Equal(t, workflows.BatchFor, lasts[0])
+	for i := 4; i < len(lasts); i++ {
+		require.Less(t, lasts[i], lasts[i-1], "later batches end at the same time")
+	}
+	require.GreaterOrEqual(t, len(e.claims), 7, "the run claims meanwhile")
+	require.Less(t, e.Now().Sub(began), 2500*time.Millisecond+workflows.BatchFor+3*time.Second)
+}
+
+// Another decision than the recorded one ends a run that is under way when its worker is replaced.
+func TestRelay_OfAnEarlierVersionMayHaveALongHistory(t *testing.T) {
+	e := newEnv(t)
+	e.OnGetVersion("short-history", workflow.DefaultVersion, 1).Return(workflow.DefaultVersion)
+	e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch { return []relay.Batch{batch("orders", n)} })
+	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(19_999) }, 2500*time.Millisecond)
+	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(20_000) }, 30500*time.Millisecond)
+	e.onPublish(time.Second, published)
+	e.ExecuteWorkflow(workflows.Relay, workflows.RelayInput{})
+	var again *workflow.ContinueAsNewError
+	require.ErrorAs(t, e.GetWorkflowError(), &again)
+	require.Len(t, e.claims, 31)
 }
 
 func TestRelay_ReleasesItsBatchesAndEndsAsCancelledWhenCancelled(t *testing.T) {

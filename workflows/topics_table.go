@@ -24,6 +24,8 @@ type topicsTable struct {
 	sampledAt time.Time
 	runBegan  time.Time
 
+	seats int // workers that hold lanes of all topics
+
 	changed bool // since the run last set its details, at shownAt
 	shownAt time.Time
 }
@@ -39,10 +41,10 @@ func (t *topicsTable) update(now time.Time, r activities.ClaimResult) {
 // batch is in flight, because the next change may then be far away.
 func (r *run) show(ctx workflow.Context) {
 	now := workflow.Now(ctx)
-	if !r.table.changed || len(r.startTimes) > 0 && now.Sub(r.table.shownAt) < time.Second {
+	if !r.table.changed || len(r.startTimes) > r.seats && now.Sub(r.table.shownAt) < time.Second {
 		return
 	}
-	r.table.changed, r.table.shownAt = false, now
+	r.table.changed, r.table.shownAt, r.table.seats = false, now, r.seats
 	workflow.SetCurrentDetails(ctx, r.table.markdown(r.result))
 }
 
@@ -53,10 +55,10 @@ func (t *topicsTable) markdown(result RelayResult) string {
 	if len(t.topics) == 0 {
 		return withBlankLine(fmt.Sprintf("Published in this run: **%s**. The table of topics appears here within half a minute.", events(result.Published)))
 	}
-	head := fmt.Sprintf("%s Seen at %s UTC.\n\n"+
+	head := fmt.Sprintf("%s%s Seen at %s UTC.\n\n"+
 		"| topic | "+spaced("state")+" | "+spaced("pending")+" | "+spaced("oldest")+" | "+spaced("batches in retry")+" | "+spaced("dead letters")+" | "+spaced("published since %s")+" |\n"+
 		"|---|---|--:|--:|--:|--:|--:|\n",
-		t.problems(), t.sampledAt.UTC().Format(time.TimeOnly), t.runBegan.UTC().Format(time.TimeOnly))
+		t.problems(), t.seated(), t.sampledAt.UTC().Format(time.TimeOnly), t.runBegan.UTC().Format(time.TimeOnly))
 	var rows strings.Builder
 	length := len(url.QueryEscape(head))
 	for i, topic := range t.topics {
@@ -67,6 +69,17 @@ func (t *topicsTable) markdown(result RelayResult) string {
 		rows.WriteString(line)
 	}
 	return withBlankLine(head + rows.String() + "\n" + t.remainder(len(t.topics)))
+}
+
+// seated says how many workers hold lanes of all topics. Their pending activities say which lanes.
+func (t *topicsTable) seated() string {
+	switch t.seats {
+	case 0:
+		return ""
+	case 1:
+		return " One worker publishes lanes of all topics, see *Pending Activities*."
+	}
+	return fmt.Sprintf(" %s workers publish lanes of all topics, see *Pending Activities*.", count(t.seats))
 }
 
 // row returns the line of a topic.

@@ -50,6 +50,18 @@ func TestDetails_ShowTheStateOfEachTopic(t *testing.T) {
 	require.Equal(t, "wait for pending events · broken: billing · paused: orders · late: audit", b.summary())
 }
 
+func TestDetails_SayHowManyWorkersHoldLanesOfAllTopics(t *testing.T) {
+	b := tableOf(relay.TopicState{Topic: "orders"})
+	for seats, text := range map[int]string{
+		0: "Every topic flows. Seen at",
+		1: "Every topic flows. One worker publishes lanes of all topics, see *Pending Activities*. Seen at",
+		2: "Every topic flows. 2 workers publish lanes of all topics, see *Pending Activities*. Seen at",
+	} {
+		b.seats = seats
+		require.Contains(t, b.markdown(RelayResult{}), text)
+	}
+}
+
 // UI 2.54 leaves no space between two columns. A no-break space keeps them apart even in the row
 // with the widest cell.
 func TestDetails_KeepColumnsApart(t *testing.T) {
