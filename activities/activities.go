@@ -99,7 +99,7 @@ type Activities struct {
 	delays    taskDelay
 	carrier   *carrier // nil without Config.Sharing
 	carried   carried
-	seats     seats
+	offers    seatOffers
 	// routeWait is timing.RouteWait, but in tests.
 	routeWait time.Duration
 }

@@ -26,6 +26,8 @@ const (
 	seatTopics = 200
 	// seatPasses is how many workers in a row may pass a seat on because they have one.
 	seatPasses = 30
+	// seatShows is how soon the first heartbeat shows the lanes. By then they are shared evenly.
+	seatShows = 5 * time.Second
 )
 
 // Sharing makes a worker hold shares, which are lane numbers of all topics. All fields are required
@@ -76,8 +78,7 @@ func (a *Activities) stay(ctx context.Context, until time.Time) error {
 	over := time.NewTimer(time.Until(until))
 	defer over.Stop()
 	every := heartbeatOf(ctx)
-	// The first one comes early, so that the UI soon shows the lanes.
-	for next := time.After(min(every, timing.SeatGrace)); ; next = time.After(every) {
+	for next := time.After(min(every, seatShows)); ; next = time.After(every) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err() // it was cancelled, or Temporal expects another attempt
@@ -86,14 +87,14 @@ func (a *Activities) stay(ctx context.Context, until time.Time) error {
 		case <-over.C:
 			return nil
 		case <-next:
-			activity.RecordHeartbeat(ctx, seated{Now: a.carrier.summary().String()})
+			activity.RecordHeartbeat(ctx, seatDetails{Now: a.carrier.summary().String()})
 		}
 	}
 }
 
-// seated is what the heartbeat of a seat tells people. A worker of an earlier version may read it as a
+// seatDetails are what the heartbeat of a seat tells people. A worker of an earlier version may read it as a
 // checkpoint.
-type seated struct {
+type seatDetails struct {
 	Now string `json:"now"`
 }
 
@@ -140,27 +141,27 @@ func passOn(ctx context.Context) (PublishResult, error) {
 // errSeated says that a worker does not need a seat.
 var errSeated = errors.New("this worker needs no seat; another worker gets it")
 
-// seats offers seats to workers that have none.
-type seats struct {
+// seatOffers says when to offer seats to workers that have none.
+type seatOffers struct {
 	mu   sync.Mutex
 	next time.Time
 }
 
 // due reports whether it is time to look for workers without a seat.
-func (s *seats) due() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (o *seatOffers) due() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	now := time.Now()
-	if now.Before(s.next) {
+	if now.Before(o.next) {
 		return false
 	}
-	s.next = now.Add(timing.ShareEvery)
+	o.next = now.Add(timing.ShareEvery)
 	return true
 }
 
 // offer returns a batch for each worker that needs a seat, and at most so many.
 func (a *Activities) offer(ctx context.Context, most int) ([]relay.Batch, error) {
-	if a.carrier == nil || !a.seats.due() {
+	if a.carrier == nil || !a.offers.due() {
 		return nil, nil
 	}
 	n, err := a.carrier.cfg.shares.Offer(ctx)

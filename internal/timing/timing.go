@@ -225,8 +225,8 @@ const (
 	// divided.
 	WorkerGone = 3 * time.Second
 	// SeatGrace is how long a worker goes on with its shares after its activity has ended. The next run
-	// of Relay begins within that time.
-	SeatGrace = 5 * time.Second
+	// of Relay begins within that time, even if a request of a batch hangs when a run ends.
+	SeatGrace = 25 * time.Second
 	// SeatHeartbeat is how often the activity of a worker that holds shares records a heartbeat, and
 	// SeatHeartbeatTimeout how long Temporal waits for one. The database notices a death sooner.
 	SeatHeartbeat        = 30 * time.Second
