@@ -23,6 +23,12 @@ import (
 // startTimeout bounds the checks at start.
 const startTimeout = 20 * time.Second
 
+// activityPollers is how many polls for activities a worker has open. A task queue has four partitions by
+// default, and until version 1.29 Temporal offers a task that finds no poll in its partition to the first
+// partition only, for two seconds. Meanwhile, polls in its own partition get nothing. With two polls, the
+// SDK's default, some claims and batches began two seconds late; with two for each partition, none does.
+const activityPollers = 8
+
 // relay is a worker's connections.
 type relay struct {
 	settings
@@ -148,6 +154,7 @@ func (r *relay) workerOptions() worker.Options {
 		MaxHeartbeatThrottleInterval: timing.HeartbeatThrottle,
 		// Each batch holds few goroutines, and all of them share the payload budget.
 		MaxConcurrentActivityExecutionSize: 100,
+		MaxConcurrentActivityTaskPollers:   activityPollers,
 		// A relay with nothing to do claims, and would show nothing else.
 		Interceptors: r.traces.Interceptors("ClaimBatches"),
 	}
