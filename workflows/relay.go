@@ -167,11 +167,11 @@ func (r *run) mustEnd(ctx workflow.Context) bool {
 	return r.failure != nil || historyReaches(ctx, maxHistory) || !r.endsEarly.IsZero() && !workflow.Now(ctx).Before(r.endsEarly)
 }
 
-// planEnd sets the time at which the run continues as new, when its history is half as long as it may
+// planEnd sets the time at which the run continues as new, when its history is two fifths as long as it may
 // become. The batches that begin from then on end at that time, as they do at the deadline. So the
 // next run begins at once, and the relay does not wait for batches meanwhile.
 func (r *run) planEnd(ctx workflow.Context) {
-	if r.endsEarly.IsZero() && historyReaches(ctx, maxHistory/2) {
+	if r.endsEarly.IsZero() && historyReaches(ctx, maxHistory*2/5) {
 		r.endsEarly = workflow.Now(ctx).Add(timing.BatchFor)
 	}
 }

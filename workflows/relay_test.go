@@ -237,11 +237,11 @@ func TestRelay_ContinuesAsNewWithTheSameDeadlineIfItsHistoryIsLong(t *testing.T)
 }
 
 // The next run begins when all batches have ended, so they end at the same time.
-func TestRelay_PlansItsEndWhenItsHistoryIsHalfAsLongAsItMayBe(t *testing.T) {
+func TestRelay_PlansItsEndBeforeItsHistoryIsTooLong(t *testing.T) {
 	e := newEnv(t)
 	began := e.Now()
 	e.onClaim(func(n int, _ activities.ClaimRequest) []relay.Batch { return []relay.Batch{batch("orders", n)} })
-	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(1_000) }, 2500*time.Millisecond)
+	e.RegisterDelayedCallback(func() { e.SetCurrentHistoryLength(800) }, 2500*time.Millisecond)
 	var lasts []time.Duration
 	e.onPublish(time.Second, func(r activities.PublishRequest) (activities.PublishResult, error) {
 		lasts = append(lasts, r.For)
