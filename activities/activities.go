@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -100,6 +101,7 @@ type Activities struct {
 	carrier   *carrier // nil without Config.Sharing
 	carried   carried
 	offers    seatOffers
+	seated    atomic.Bool // it has a seat
 	// routeWait is timing.RouteWait, but in tests.
 	routeWait time.Duration
 }

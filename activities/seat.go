@@ -50,6 +50,14 @@ func Carry(ctx context.Context, a *Activities) {
 	}
 }
 
+// Held returns how many shares this worker holds, and whether it has a seat.
+func Held(a *Activities) (shares int, seated bool) {
+	if a.carrier == nil {
+		return 0, false
+	}
+	return len(a.carrier.summary().Lanes), a.seated.Load()
+}
+
 // seat is the activity that lets this worker hold shares. It publishes nothing itself. It ends after
 // r.For, when its worker stops, or when Temporal ends it. A worker that holds no shares, or has a
 // seat already, passes the seat on to another one.
@@ -62,6 +70,8 @@ func (a *Activities) seat(ctx context.Context, r PublishRequest) (PublishResult,
 	if !ok {
 		return passOn(ctx)
 	}
+	a.seated.Store(true)
+	defer a.seated.Store(false)
 	err := a.stay(ctx, began.Add(seatLasts(ctx, r.For)))
 	end()
 	var result PublishResult

@@ -14,7 +14,7 @@ import (
 
 // gauges are read from the samples when Prometheus asks. Samples that are too old are not shown.
 type gauges struct {
-	up, found, runs, topics, pending, capped, dead, retrying, paused, ahead, caught, held metric.Int64ObservableGauge
+	up, found, runs, topics, pending, capped, dead, retrying, paused, ahead, caught, held, shares, seats metric.Int64ObservableGauge
 
 	oldest metric.Float64ObservableGauge
 }
@@ -41,6 +41,8 @@ func (m *Metrics) observe(meter metric.Meter) error {
 	g.ahead = gauge("outbox_partitions_ahead_days", "Number of days after today that have a partition, without a gap.")
 	g.caught = gauge("outbox_default_partition_events", "Events in the default partition, because their days had no partition.")
 	g.held = gauge("outbox_vacuum_held_transactions", "Number of transactions by which the oldest snapshot, slot or prepared transaction lags.")
+	g.shares = gauge("outbox_shares_held", "Lane numbers, of 16, whose lanes of all topics this worker publishes.")
+	g.seats = gauge("outbox_worker_seated", "1 if an activity lets this worker hold lanes of all topics, 0 if not.")
 	var err error
 	g.oldest, err = meter.Float64ObservableGauge("outbox_oldest_pending_age", metric.WithUnit("s"),
 		metric.WithDescription("Age of the oldest event that is still to be published, 0 if there is none."))
@@ -70,6 +72,11 @@ func (m *Metrics) show(o metric.Observer, g *gauges) {
 	}
 	for part, runs := range m.runs {
 		o.ObserveInt64(g.runs, oneIf(runs), metric.WithAttributes(attribute.String("part", part)))
+	}
+	if m.sharing != nil {
+		lanes, seated := m.sharing()
+		o.ObserveInt64(g.shares, int64(lanes))
+		o.ObserveInt64(g.seats, oneIf(seated))
 	}
 	if m.isFresh(m.topicsAt, topicsLife) {
 		o.ObserveInt64(g.topics, int64(len(m.sampled)))

@@ -78,6 +78,20 @@ func TestUp_ShowsEachDestinationAndEachPartOfTheRelay(t *testing.T) {
 	require.NotContains(t, scrape(t, m), `part="schedule"`, "a part of which nothing is known is not shown")
 }
 
+func TestShares_AreShownByWorkersThatCanHoldThem(t *testing.T) {
+	m := newMetrics(t)
+	require.NotContains(t, scrape(t, m), "outbox_shares_held")
+	lanes := 8
+	m.Sharing(func() (int, bool) { return lanes, lanes > 0 })
+	text := scrape(t, m)
+	require.Contains(t, text, "outbox_shares_held 8")
+	require.Contains(t, text, "outbox_worker_seated 1")
+	lanes = 0
+	text = scrape(t, m)
+	require.Contains(t, text, "outbox_shares_held 0")
+	require.Contains(t, text, "outbox_worker_seated 0")
+}
+
 func TestUp_ShowsEachDependency(t *testing.T) {
 	m := newMetrics(t)
 	m.Dependency("database", true)

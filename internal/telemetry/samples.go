@@ -33,6 +33,15 @@ type samples struct {
 	sampled  []relay.TopicState
 	healthAt time.Time
 	health   relay.Health
+	sharing  func() (lanes int, seated bool) // nil: this worker holds no shares
+}
+
+// Sharing shows how many shares this worker holds, and whether it has a seat. now is called when
+// Prometheus asks, and must not block.
+func (m *Metrics) Sharing(now func() (lanes int, seated bool)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sharing = now
 }
 
 // Topics shows a sample of all topics.
