@@ -32,6 +32,7 @@ type carrier struct {
 	ledger    *ledger
 	receipts  *receipts
 	ambiguous *ambiguity
+	carried   *carried
 
 	hands   *hands
 	out     relay.Sender
@@ -60,8 +61,6 @@ type carrierConfig struct {
 	reads  ReadStore
 	sender Sender
 	log    *slog.Logger // default: slog.Default()
-	// published is told how many events of a topic were accepted. It must not block. Default: nothing is told.
-	published func(topic string, events int)
 }
 
 // newCarrier returns a carrier that shares the ledger, the receipts, the evidence about refusals, the
@@ -72,7 +71,7 @@ func newCarrier(a *Activities, cfg carrierConfig) *carrier {
 	}
 	c := &carrier{
 		cfg: cfg, clock: a.clock, metrics: a.cfg.Metrics, policies: a.cfg, ledger: a.ledger, receipts: a.receipts,
-		ambiguous: &a.ambiguous, seating: newSeating(),
+		ambiguous: &a.ambiguous, carried: &a.carried, seating: newSeating(),
 	}
 	if a.cfg.Routes != nil {
 		c.routed = make(map[string]bool)
@@ -227,9 +226,7 @@ func (c *carrier) report(topic string, outcomes []relay.Outcome) {
 	if accepted > 0 {
 		c.ambiguous.noteAccepted(topic)
 		c.seating.published(topic, accepted)
-		if c.cfg.published != nil {
-			c.cfg.published(topic, accepted)
-		}
+		c.carried.add(topic, accepted)
 	}
 	if c.policies.policy(topic).Receipts > 0 {
 		c.receipts.add(topic, outcomes)

@@ -24,6 +24,7 @@ type settings struct {
 	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay" doc:"Temporal task queue, and the name of the schedule: one for each outbox in a namespace; printable ASCII"`
 	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16" doc:"size of the connection pool, at least 2"`
 	Payloads    string     `env:"OUTBOX_PAYLOAD_BUDGET" envDefault:"24MiB" doc:"memory for the payloads in the worker, in KiB, MiB or GiB, at least 1MiB ([memory](#memory))"`
+	Batches     string     `env:"OUTBOX_BATCHES" envDefault:"topics" doc:"topics: each batch is of one topic; shared: the workers share the lanes of all topics, and only lanes with a problem get batches of one topic. Workers with either value may run together"`
 	HTTPAddress string     `env:"OUTBOX_HTTP_ADDRESS" doc:"where to serve /healthz, /readyz and /metrics, such as :8080; nowhere if it is not set"`
 	LogFormat   string     `env:"OUTBOX_LOG_FORMAT" envDefault:"text" doc:"text or json"`
 	LogLevel    slog.Level `env:"OUTBOX_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
@@ -34,6 +35,12 @@ type settings struct {
 	topics   map[string]publish.Destination
 	policies map[string]activities.TopicPolicy
 }
+
+// The values of OUTBOX_BATCHES.
+const (
+	batchesOfTopics = "topics"
+	batchesShared   = "shared"
+)
 
 // readSettings reads the environment and the file that OUTBOX_CONFIG names. Its
 // error lists everything that is wrong.
@@ -62,6 +69,9 @@ func readSettings() (settings, error) {
 	}
 	if err := workflows.CheckTaskQueue(s.TaskQueue); err != nil {
 		problems = append(problems, fmt.Errorf("OUTBOX_TASK_QUEUE %w", err))
+	}
+	if s.Batches != batchesOfTopics && s.Batches != batchesShared {
+		problems = append(problems, fmt.Errorf("OUTBOX_BATCHES is %q: it must be topics or shared", s.Batches))
 	}
 	if s.LogFormat != "text" && s.LogFormat != "json" {
 		problems = append(problems, fmt.Errorf("OUTBOX_LOG_FORMAT is %q: it must be text or json", s.LogFormat))

@@ -1,11 +1,15 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
@@ -58,9 +62,13 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	acts, err := activities.New(activities.Config{
 		Store: r.store, Publisher: r.publisher, Routes: r.publisher.Topics(), Topics: s.policies, Metrics: r.metrics, Running: r.running,
 		PayloadBudget: s.payloads,
+		Sharing:       r.sharing(),
 	})
 	if err != nil {
 		return err
+	}
+	if s.Batches == batchesShared {
+		r.metrics.Sharing(func() (int, bool) { return activities.Held(acts) })
 	}
 	fatal := make(chan error, 1)
 	options := r.workerOptions()
@@ -75,6 +83,8 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	defer stopServing()
 	r.keepReceipts(ctx, acts)
 	r.polls.begins()
+	giveSharesBack := carry(ctx, acts)
+	defer giveSharesBack()
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
@@ -96,7 +106,11 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	logger.Info("stopping: batches under way end between two requests")
 	ctx = context.WithoutCancel(ctx)
 	r.drained.Drain(ctx)
+	// Other workers take the shares at once, also while a batch waits for its last request.
+	var sharing sync.WaitGroup
+	sharing.Go(giveSharesBack)
 	w.Stop()
+	sharing.Wait()
 	ctx, cancel := context.WithTimeout(ctx, timing.ShutdownTimeout)
 	defer cancel()
 	r.settleRest(ctx, acts)
@@ -106,6 +120,37 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	}
 	logger.Info("stopped")
 	return refused
+}
+
+// sharing is for workers that hold shares, nil for others.
+func (r *relay) sharing() *activities.Sharing {
+	if r.Batches != batchesShared {
+		return nil
+	}
+	return &activities.Sharing{
+		Worker: uuid.NewString(), Name: r.processName(), Shares: r.store, Reads: r.store, Sender: r.publisher, Log: r.log,
+	}
+}
+
+// processName names this process to people: its host and pid, and its build.
+func (r *relay) processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s/%d %s", host, os.Getpid(), cmp.Or(r.BuildID, telemetry.ReadBuild().Version))
+}
+
+// carry publishes shares in the background. giveBack ends that, and returns when the shares are given
+// back. ctx may end before: a worker that stops publishes until its polls have ended.
+func carry(ctx context.Context, acts *activities.Activities) (giveBack func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var carrying sync.WaitGroup
+	carrying.Go(func() { activities.Carry(ctx, acts) })
+	return func() {
+		cancel()
+		carrying.Wait()
+	}
 }
 
 // successor takes over runs that this worker did not begin.
