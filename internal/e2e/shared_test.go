@@ -97,3 +97,108 @@ func TestShared_WorkersShareEvenlyAndTakeOverFromTheDead(t *testing.T) {
 	require.Len(t, queues[3].receive(200, 20*time.Second), 200)
 	require.Nil(t, first.err)
 }
+
+func TestShared_ATopicWithAProblemLeavesTheOthersAlone(t *testing.T) {
+	const topics = 6
+	o, queues := sharedOutbox(t, topics)
+	c := testenv.Temporal(t)
+	o.work(shared)
+	o.schedule()
+	o.sharesBecome(20*time.Second, 16)
+
+	// A missing destination has its own batches and its own recovery.
+	queues[0].remove()
+	o.write("t0", "e", 50, 5)
+	o.recovering(c, "t0")
+	for i := 1; i < topics; i++ {
+		o.write(fmt.Sprint("t", i), "e", 50, 5)
+	}
+	for i := 1; i < topics; i++ {
+		o.drainedTopic(fmt.Sprint("t", i), 10*time.Second)
+	}
+	back := newQueue(t, queues[0].name)
+	o.drainedTopic("t0", 90*time.Second)
+	requireOnce(t, back.receive(50, 30*time.Second), "e", 50)
+
+	// A pause.
+	o.starter("pause", "t1", "--by", "ada", "--reason", "a test")
+	time.Sleep(time.Second)
+	o.write("t1", "p", 20, 5)
+	o.write("t2", "p", 20, 5)
+	o.drainedTopic("t2", 10*time.Second)
+	require.Equal(t, 20, o.count(`SELECT count(*) FROM outbox.pending WHERE topic = 't1'`))
+	o.starter("resume", "t1", "--by", "ada", "--reason", "a test")
+	o.drainedTopic("t1", 20*time.Second)
+
+	// Dead letters and a redrive, and a replay.
+	done := commandJSON[operated](o, "replay", "t3", "--all", "--by", "ada", "--reason", "a test", "--yes")
+	require.EqualValues(t, 50, done.Done)
+	o.drainedTopic("t3", 20*time.Second)
+	queues[4].remove()
+	o.write("t4", "d", 20, 5)
+	o.recovering(c, "t4")
+	parked := commandJSON[parkedJSON](o, "recover", "t4", "--park", "--yes", "--by", "ada", "--reason", "a test")
+	require.Equal(t, 20, parked.Dead)
+	again := newQueue(t, queues[4].name)
+	done = commandJSON[operated](o, "dead", "redrive", "t4", "--all", "--by", "ada", "--reason", "a test", "--yes")
+	require.EqualValues(t, 20, done.Done)
+	o.drainedTopic("t4", 30*time.Second)
+	requireOnce(t, again.receive(20, 30*time.Second), "d", 20)
+	// All lanes come back.
+	testenv.Eventually(t, 30*time.Second, func() error {
+		if n := o.count(`SELECT count(*) FROM outbox.lane WHERE apart`); n > 0 {
+			return fmt.Errorf("%d lanes are apart", n)
+		}
+		return nil
+	})
+}
+
+// beforeShares is the last version whose workers know no shares.
+const beforeShares = "ff41067d23862189d7020628a75be8a7dde788d0"
+
+// An update of the workers, and back: first old and new ones together, then each alone.
+func TestShared_RunsBesideTheVersionBeforeInAnyOrder(t *testing.T) {
+	const topics = 6
+	old := build(t, beforeShares)
+	o, queues := sharedOutbox(t, topics)
+	written := 0
+	flow := func(of time.Duration) {
+		t.Helper()
+		for until := time.Now().Add(of); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+			for i := range topics {
+				o.write(fmt.Sprint("t", i), fmt.Sprint("e", written), 1, 1)
+			}
+			written++
+		}
+		o.drained(20 * time.Second)
+	}
+	work := func(programs string) *worker {
+		was := o.programs
+		defer func() { o.programs = was }()
+		o.programs = programs
+		return o.work(shared)
+	}
+	first := work(old)
+	o.schedule("--every", "2s", "--run-for", "10s")
+	flow(3 * time.Second)
+	second := work(programs) // an update
+	flow(8 * time.Second)
+	first.stop()
+	flow(4 * time.Second)
+	require.Equal(t, []int{16}, o.sharesOf())
+	third := work(old) // and back
+	flow(8 * time.Second)
+	second.stop()
+	flow(4 * time.Second)
+	third.stop()
+	for i, q := range queues {
+		counts := bodies(q.receive(written, 30*time.Second))
+		require.Len(t, counts, written, "t%d", i)
+		for body, times := range counts {
+			require.Equal(t, 1, times, body)
+		}
+	}
+	for _, r := range o.runs(t.Context(), testenv.Temporal(t)) {
+		require.Contains(t, []string{"Completed", "Running"}, r.status.String())
+	}
+}
