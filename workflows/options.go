@@ -46,6 +46,10 @@ const (
 
 	releaseTimeout = 10 * time.Second
 
+	// seatSpare is how much later than the run cancels a seat Temporal would end it. It outlasts the
+	// pause between two attempts of a seat.
+	seatSpare = time.Second
+
 	// Lease, ClaimLease and BatchFor are the durations of internal/timing, for programs that
 	// assemble a relay.
 	Lease      = timing.Lease
@@ -157,10 +161,12 @@ func publishOptions(ctx workflow.Context, b relay.Batch) workflow.Context {
 // one that has the run may have a seat already.
 func seatOptions(ctx workflow.Context, lasts time.Duration) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		// If a worker dies, the run does not wait for its heartbeat.
-		ScheduleToCloseTimeout: lasts + DrainFor,
+		// If a worker dies, the run cancels its seat DrainFor after its end, and does not wait for the
+		// heartbeat. Temporal ends no seat before that, even if its next attempt has to fit in: to an
+		// earlier version, which may have other decisions of the run, that is the failure of a batch.
+		ScheduleToCloseTimeout: lasts + DrainFor + seatSpare,
 		HeartbeatTimeout:       timing.SeatHeartbeatTimeout,
-		RetryPolicy:            retries(timing.RetryPauseFirst, timing.RetryPauseMost),
+		RetryPolicy:            retries(timing.RetryPauseFirst, timing.RetryPauseFirst),
 		// A seat learns from its next heartbeat that it is cancelled, and has nothing to release.
 		WaitForCancellation:   false,
 		DisableEagerExecution: true,

@@ -57,6 +57,7 @@ func TestDurations_RelateAsTheGuaranteesNeed(t *testing.T) {
 		{"a batch that takes its full time is not slow", timing.SettleGrace + timing.BatchFor + timing.SendGrace, timing.BatchSlow},
 		{"a seat's heartbeats arrive in time, even if two are lost", 2*timing.SeatHeartbeat + timing.HeartbeatThrottle, timing.SeatHeartbeatTimeout},
 		{"a worker keeps its shares until the next run, even if a request hangs", DrainFor + timing.HeartbeatThrottle + timing.HeartbeatEvery + timing.RequestTimeout, timing.SeatGrace},
+		{"the next attempt of a seat fits in before the run cancels it", timing.RetryPauseFirst, seatSpare},
 		{"a run ends before its timeout, even if a seat's worker died", RunFor + DrainFor + time.Second, RunTimeout},
 		{"a worker that stops waits for its requests", timing.RequestTimeout + timing.SettlePatience, timing.StopTimeout},
 		{"a worker that stops ends its polls in time", timing.DrainQuiet + timing.DrainSettle, timing.DrainMost},
