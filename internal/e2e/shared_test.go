@@ -122,7 +122,12 @@ func TestShared_ATopicWithAProblemLeavesTheOthersAlone(t *testing.T) {
 
 	// A pause.
 	o.starter("pause", "t1", "--by", "ada", "--reason", "a test")
-	time.Sleep(time.Second)
+	testenv.Eventually(t, time.Second, func() error {
+		if n := o.count(`SELECT count(*) FROM outbox.lane WHERE topic = 't1' AND apart`); n < 16 {
+			return fmt.Errorf("%d lanes of the paused topic are apart", n)
+		}
+		return nil
+	})
 	o.write("t1", "p", 20, 5)
 	o.write("t2", "p", 20, 5)
 	o.drainedTopic("t2", 10*time.Second)
@@ -164,7 +169,9 @@ func TestShared_RunsBesideTheVersionBeforeInAnyOrder(t *testing.T) {
 	written := 0
 	flow := func(of time.Duration) {
 		t.Helper()
-		for until := time.Now().Add(of); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for until := time.Now().Add(of); time.Now().Before(until); <-tick.C {
 			for i := range topics {
 				o.write(fmt.Sprint("t", i), fmt.Sprint("e", written), 1, 1)
 			}
