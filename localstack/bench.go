@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -16,21 +18,40 @@ func benchCommand() *cobra.Command {
 	var cfg bench.Config
 	var only []string
 	var asJSON bool
+	var table string
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "measure throughput, latency and their cost, and compare them with the limit of this machine",
-		Long: `Measures the relay with the real worker and schedule on the local stack:
-  drain     how fast a backlog is published, and how fast the AWS SDK alone sends
-            the same messages to the same emulator
-  latency   the time from a commit to the destination's answer
-  topics    the drain over many topics
-  snapshot  the drain while a transaction holds a snapshot
-  fifo      one key of a FIFO queue
-  receipts  the drain of a topic that keeps receipts
-  writer    how long claims and loads take after a million events were published
-            while another transaction was open
+		Long: `Measures the relay with the real worker and schedule on the local stack. Each row of the
+table of goals is measured beside its ceiling in the same run:
+  topics20      20 topics at 20 events/s each: from the commit to the destination's answer
+  topics50      50 topics at 20 events/s each, and the processor time beside bare requests
+  topics200     200 topics, an event each 5 s
+  topics1000    1,000 topics, an event each 5 s; 20 of them busy at 50/s
+  drain         how fast a backlog is published, beside the bare AWS SDK and a tuned
+                home-made poller on the same emulator
+  sink          the same with the benchmark's own destination
+  delay-sqs, delay-sns, delay-fifo
+                the drain into a destination that answers after 15 ms
+  payload8, payload64, payload200, payload200x4
+                the drain of events of 8, 64 and 200 KiB, and the worker's memory
+  hotkey        a key of a FIFO queue that gets more events than it can publish
+  kill          SIGKILL of one of two workers: the longest gaps
+  replace       four workers stop while two start: the longest gap
+  held, held200 the drain beside an open reader, and an open writer of another table,
+                with one topic and with 200
+  backlog       the first event after the destination is back
+Other measurements:
+  topics        the drain over many topics
+  snapshot      the drain while a transaction holds a snapshot
+  fifo          one key of a FIFO queue
+  receipts      the drain of a topic that keeps receipts
+  writer        how long claims and loads take after many events were published while
+                another transaction was open
+  latency       the time from a commit to the destination's answer, one topic
 
-Takes a few minutes. Progress goes to standard error.`,
+Takes about 20 minutes, and some hours with --full and several --runs. Choose with
+--only. Progress goes to standard error.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range only {
@@ -39,22 +60,25 @@ Takes a few minutes. Progress goes to standard error.`,
 			return withStack(cmd.Context(), stack.Options{}, func(ctx context.Context, s *stack.Stack) error {
 				cfg.Environ, cfg.Progress = s.Environ(), os.Stderr
 				report, err := bench.Run(ctx, cfg)
-				if err != nil {
+				if ctx.Err() != nil || err != nil && len(report.Rows) == 0 {
 					return asked(ctx, err)
 				}
-				if asJSON {
-					return json.NewEncoder(cmd.OutOrStdout()).Encode(report)
+				if printErr := printReport(cmd.OutOrStdout(), report, asJSON, table); printErr != nil {
+					return errors.Join(err, printErr)
 				}
-				report.Print(cmd.OutOrStdout())
-				return nil
+				return err
 			})
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&asJSON, "json", false, "print one JSON object")
-	f.StringSliceVar(&only, "only", nil, "measure only these parts: drain, latency, topics, snapshot, fifo, receipts, writer (default all)")
+	f.StringVar(&table, "table", "", "with --json, also write the table for people to this file")
+	f.StringSliceVar(&only, "only", nil, "measure only these, such as topics20,drain,latency (default all)")
+	f.IntVar(&cfg.Runs, "runs", 0, "how often each row is measured; the report has medians and ranges (default 1)")
+	f.BoolVar(&cfg.Full, "full", false, "measure for longer, with more events")
+	f.IntVar(&cfg.Pending, "pending", 0, "pending events of the row backlog (default 100000, 3000000 with --full)")
 	f.IntVar(&cfg.Events, "events", 0, "events in the backlog of a drain (default 100000)")
-	f.IntVar(&cfg.Meanwhile, "meanwhile", 0, "events that are published while a transaction is open (default 1000000)")
+	f.IntVar(&cfg.Meanwhile, "meanwhile", 0, "events that are published while a transaction is open (default 100000, 1000000 with --full)")
 	f.IntVar(&cfg.Rate, "rate", 0, "events a second while latency is measured (default 100)")
 	f.DurationVar(&cfg.RateFor, "rate-for", 0, "how long latency is measured (default 20s)")
 	f.StringArrayVar(&cfg.WorkerEnv, "worker-env", nil, "KEY=VALUE for the worker's environment")
@@ -129,6 +153,23 @@ Temporal Cloud and AWS bill for them. Takes about fifteen minutes.`,
 	f.DurationSliceVar(&cfg.Lingers, "lingers", nil, "how long events may wait for a page to fill (default 0s,100ms,1s)")
 	f.DurationVar(&cfg.For, "for", 0, "how long to count at each rate and linger (default 30s)")
 	return cmd
+}
+
+// printReport prints a report as JSON or as a table, and writes the table to a file too if it is
+// named.
+func printReport(out io.Writer, report bench.Report, asJSON bool, table string) error {
+	if !asJSON {
+		report.Print(out)
+		return nil
+	}
+	if table != "" {
+		var text bytes.Buffer
+		report.Print(&text)
+		if err := os.WriteFile(table, text.Bytes(), 0o644); err != nil { //nolint:gosec // others may read it
+			return err
+		}
+	}
+	return json.NewEncoder(out).Encode(report)
 }
 
 // asked turns an error that a signal caused into that signal's exit status.

@@ -10,10 +10,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/temporal-outbox/relay/internal/lab/bench/sink"
 	"github.com/temporal-outbox/relay/internal/telemetry"
 )
 
 func main() {
+	sink.RunIfChild() // the benchmark starts this program once more as its destination
 	err := root().Execute()
 	var status exitStatus
 	switch {

@@ -8,6 +8,10 @@
 // reference in the same run: the drain is measured between two measurements of the
 // emulator's ceiling, and each variant between two plain drains.
 //
+// The rows of the table of goals (rowPlans) may be measured several times. Most of them
+// use a destination of their own, package sink, because the emulator takes as much
+// processor time as the relay and cannot delay its answers.
+//
 // Each run has a database, queues and a Temporal namespace of its own, and removes them
 // at the end.
 package bench

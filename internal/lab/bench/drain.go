@@ -28,6 +28,11 @@ func (fx *fixture) drain(ctx context.Context, events int) (DrainResult, error) {
 	if err := fx.resume(ctx); err != nil {
 		return DrainResult{}, err
 	}
+	if fx.sink != nil {
+		if err := fx.sink.Reset(ctx, eventsOfSink); err != nil {
+			return DrainResult{}, err
+		}
+	}
 	wal, err := fx.wal(ctx)
 	if err != nil {
 		return DrainResult{}, err
@@ -45,6 +50,7 @@ func (fx *fixture) drain(ctx context.Context, events int) (DrainResult, error) {
 	if err != nil {
 		return DrainResult{}, err
 	}
+	peak := fx.worker.peakMiB()
 	if err := fx.stop(ctx); err != nil {
 		return DrainResult{}, err
 	}
@@ -59,10 +65,32 @@ func (fx *fixture) drain(ctx context.Context, events int) (DrainResult, error) {
 		Activities: work.activities, ActivitiesPer1000: round(float64(work.activities)*1000/float64(events), 2),
 		Batches: work.batches, Requests: work.requests,
 		EventsPerRequest: round(float64(work.published)/float64(max(1, work.requests)), 2),
-		CPUSeconds:       used, WALBytesPerEvent: round((walEnd-wal)/float64(events), 1),
+		CPUSeconds:       used, WALBytesPerEvent: round((walEnd-wal)/float64(events), 1), PeakMiB: peak,
+	}
+	if err := fx.arrived(ctx, &result); err != nil {
+		return DrainResult{}, err
 	}
 	fx.say("  drained in %.2f s: %.0f events/s", result.Seconds, result.EventsPerSecond)
 	return result, nil
+}
+
+// arrived compares the events that the sink has seen with those that were settled.
+func (fx *fixture) arrived(ctx context.Context, result *DrainResult) error {
+	if fx.sink == nil {
+		return nil
+	}
+	state, err := fx.sink.State(ctx)
+	if err != nil {
+		return err
+	}
+	if state.Accepted != result.Events {
+		return fmt.Errorf("%d events are settled, and %d of them have arrived", result.Events, state.Accepted)
+	}
+	if state.Disorder > 0 {
+		return fmt.Errorf("%d events came after a later event of their key", state.Disorder)
+	}
+	result.InFlight, result.Repeated = state.InFlight, state.Again
+	return nil
 }
 
 // wal is the position in the database's log, in bytes.

@@ -23,6 +23,7 @@ import (
 	"go.temporal.io/sdk/log"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/temporal-outbox/relay/internal/lab/bench/sink"
 	"github.com/temporal-outbox/relay/internal/stack"
 )
 
@@ -42,6 +43,8 @@ type environment struct {
 	temporal        client.Client
 	temporalVersion string
 	notes           []string
+	fixtures        int           // made so far
+	own             *sink.Process // nil until ownSink is called
 }
 
 func newEnvironment(ctx context.Context, vars, extra []string, progress io.Writer) (*environment, error) {
@@ -182,5 +185,16 @@ func (e *environment) close() {
 		_, _ = e.temporal.OperatorService().DeleteNamespace(ctx, &operatorservice.DeleteNamespaceRequest{Namespace: e.token})
 		e.temporal.Close()
 	}
+	if e.own != nil {
+		e.own.Close()
+	}
 	_ = os.RemoveAll(e.dir)
+}
+
+// ownSink is the destination that this program brings along. It starts with the first call.
+func (e *environment) ownSink(ctx context.Context) (_ *sink.Process, err error) {
+	if e.own == nil {
+		e.own, err = sink.Start(ctx)
+	}
+	return e.own, err
 }

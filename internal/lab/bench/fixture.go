@@ -11,34 +11,70 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/temporal-outbox/relay/internal/lab/bench/sink"
 	"github.com/temporal-outbox/relay/internal/stack"
 )
 
-// fixture is made for one measurement: a database, topics with a queue each, and at times
-// a worker.
-type fixture struct {
-	*environment
-	name   string
-	env    stack.Vars
-	pool   *pgxpool.Pool
-	topics []string
-	queues []string // URLs, one for each topic
-	names  []string // of the queues
-	config string   // path of the file that routes the topics
-	keys   int      // that events are spread over
-	worker *worker
+// fixtureSpec says what a fixture has. The zero value of a field is the default.
+type fixtureSpec struct {
+	name       string
+	topicCount int           // default 1
+	keys       int           // that events are spread over; default 10,000
+	payload    int           // bytes of an event; default 512
+	fifo       bool          // the destinations are ordered
+	sns        bool          // SNS topics instead of queues; only with a sink
+	sink       *sink.Process // the destination; default the emulator
 }
 
-// newFixture makes a migrated database and n topics. suffix is the queues' (".fifo").
-func (e *environment) newFixture(ctx context.Context, name string, n int, suffix string) (_ *fixture, err error) {
-	fx := &fixture{environment: e, keys: 10_000, name: strings.ReplaceAll(e.token, "-", "_") + "_" + name}
-	url, err := onDatabase(e.vars.Get("DATABASE_URL"), fx.name)
+func (s fixtureSpec) withDefaults() fixtureSpec {
+	for _, d := range []struct {
+		value    *int
+		standard int
+	}{{&s.topicCount, 1}, {&s.keys, 10_000}, {&s.payload, payloadBytes}} {
+		if *d.value == 0 {
+			*d.value = d.standard
+		}
+	}
+	return s
+}
+
+// fixture is made for one measurement: a database, topics with a destination each, and at
+// times workers.
+type fixture struct {
+	*environment
+	fixtureSpec
+	database string
+	env      stack.Vars
+	pool     *pgxpool.Pool
+	topics   []string
+	queues   []string // URLs or ARNs, one for each topic
+	names    []string // of the queues
+	config   string   // path of the file that routes the topics
+	inserted int      // events so far; each has a number of its own
+	worker   *worker
+	others   []*worker
+	launched int // workers, by addWorker
+}
+
+// eventsOfSink is how many events of a fixture the sink can tell apart. Unused
+// numbers take no memory.
+const eventsOfSink = 5_000_000
+
+// newFixture makes a migrated database and topics on the emulator or the sink.
+func (e *environment) newFixture(ctx context.Context, spec fixtureSpec) (_ *fixture, err error) {
+	e.fixtures++
+	fx := &fixture{environment: e, fixtureSpec: spec.withDefaults()}
+	fx.database = fmt.Sprintf("%s_%d_%s", strings.ReplaceAll(e.token, "-", "_"), e.fixtures, strings.ReplaceAll(spec.name, "-", "_"))
+	url, err := onDatabase(e.vars.Get("DATABASE_URL"), fx.database)
 	if err != nil {
 		return nil, err
 	}
-	fx.config = filepath.Join(e.dir, fx.name+".yaml")
+	fx.config = filepath.Join(e.dir, fx.database+".yaml")
 	fx.env = e.vars.With("DATABASE_URL="+url, "OUTBOX_CONFIG="+fx.config)
-	if err := e.onServer(ctx, "CREATE DATABASE "+fx.name); err != nil {
+	if fx.sink != nil {
+		fx.env = fx.env.With("AWS_ENDPOINT_URL=" + fx.sink.URL)
+	}
+	if err := e.onServer(ctx, "CREATE DATABASE "+fx.database); err != nil {
 		return nil, fmt.Errorf("create a database to measure in: %w", err)
 	}
 	defer func() {
@@ -57,16 +93,40 @@ func (e *environment) newFixture(ctx context.Context, name string, n int, suffix
 	if fx.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
 		return nil, fmt.Errorf("open a pool: %w", err)
 	}
-	for i := range n {
-		topic := fmt.Sprintf("topic-%02d", i)
-		queue := fmt.Sprintf("%s-%s-%02d%s", e.token, name, i, suffix)
-		queueURL, err := createQueue(ctx, e.sqs, queue)
-		if err != nil {
-			return nil, err
-		}
-		fx.topics, fx.queues, fx.names = append(fx.topics, topic), append(fx.queues, queueURL), append(fx.names, queue)
+	return fx, fx.createTopics(ctx)
+}
+
+// createTopics makes the destinations, and routes the topics to them.
+func (fx *fixture) createTopics(ctx context.Context) error {
+	suffix := ""
+	if fx.fifo {
+		suffix = ".fifo"
 	}
-	return fx, fx.route("")
+	if fx.sink != nil {
+		if err := fx.sink.Reset(ctx, eventsOfSink); err != nil {
+			return err
+		}
+		if err := fx.sink.Behave(ctx, "", sink.Behaviour{}); err != nil {
+			return err
+		}
+	}
+	for i := range fx.topicCount {
+		name := fmt.Sprintf("%s-%d-%s-%02d%s", fx.token, fx.fixtures, fx.name, i, suffix)
+		var address string
+		switch {
+		case fx.sns:
+			address = sink.ARN(name)
+		case fx.sink != nil:
+			address = fx.sink.QueueURL(name)
+		default:
+			var err error
+			if address, err = createQueue(ctx, fx.sqs, name); err != nil {
+				return err
+			}
+		}
+		fx.topics, fx.queues, fx.names = append(fx.topics, fmt.Sprintf("topic-%02d", i)), append(fx.queues, address), append(fx.names, name)
+	}
+	return fx.route("")
 }
 
 // route writes the file that routes the topics, with more keys for each.
@@ -74,6 +134,10 @@ func (fx *fixture) route(more string) error {
 	var file strings.Builder
 	file.WriteString("topics:\n")
 	for i, topic := range fx.topics {
+		if fx.sns {
+			fmt.Fprintf(&file, "  %s: {sns: %q%s}\n", topic, fx.queues[i], more)
+			continue
+		}
 		fmt.Fprintf(&file, "  %s: {sqs: %s%s}\n", topic, fx.names[i], more)
 	}
 	return os.WriteFile(fx.config, []byte(file.String()), 0o600)
@@ -89,16 +153,19 @@ func onDatabase(base, name string) (string, error) {
 	return u.String(), nil
 }
 
-// close stops the worker and removes database and queues. The emulator keeps the messages
+// close stops the workers and removes database and queues. The emulator keeps the messages
 // of a queue in memory.
 func (fx *fixture) close() {
 	ctx := context.Background()
-	if fx.worker != nil {
+	if len(fx.workers()) > 0 {
 		if err := fx.stop(ctx); err != nil {
 			fx.say("stop the relay: %v", err)
 		}
 	}
 	for _, queue := range fx.queues {
+		if fx.sink != nil {
+			break // it keeps nothing
+		}
 		if err := fx.deleteQueue(ctx, queue); err != nil {
 			fx.say("%v", err)
 		}
@@ -106,26 +173,31 @@ func (fx *fixture) close() {
 	if fx.pool != nil {
 		fx.pool.Close()
 	}
-	if err := fx.onServer(ctx, "DROP DATABASE IF EXISTS "+fx.name+" WITH (FORCE)"); err != nil {
-		fx.say("drop database %s: %v", fx.name, err)
+	if err := fx.onServer(ctx, "DROP DATABASE IF EXISTS "+fx.database+" WITH (FORCE)"); err != nil {
+		fx.say("drop database %s: %v", fx.database, err)
 	}
 }
 
-// insertSQL commits events $1..$2-1, spread over topics and over $5 keys. The
-// payload is 512 bytes of JSON, and the traceparent is what a traced producer
-// writes: with it an event has all four of the relay's attributes.
+// insertSQL commits events $1..$2-1, spread over topics and over $5 keys. $6 fills the
+// payload up. The traceparent is what a traced producer writes: with it an event has all four
+// of the relay's attributes.
 const insertSQL = `
 INSERT INTO outbox.event (topic, key, type, payload, attributes)
 SELECT ($3::text[])[1 + n % cardinality($3::text[])], 'key-' || n % $5::int, 'BenchEvent',
-       rpad('{"marker":"bench-' || lpad(n::text, 7, '0') || '-","pad":"', 510, 'x') || '"}',
+       '{"marker":"bench-' || lpad(n::text, 7, '0') || '-","pad":"' || $6::text || '"}',
        jsonb_build_object('traceparent', $4::text)
 FROM generate_series($1::bigint, $2::bigint - 1) n`
 
-// insert writes events in transactions of 5,000.
+// insertBytes is how much one transaction of insert writes at most, or 5,000 events.
+const insertBytes = 16 << 20
+
+// insert writes events in large transactions.
 func (fx *fixture) insert(ctx context.Context, events int) error {
-	const chunk = 5000
-	for from := 0; from < events; from += chunk {
-		if _, err := fx.pool.Exec(ctx, insertSQL, from, min(from+chunk, events), fx.topics, traceparent, fx.keys); err != nil {
+	chunk := max(1, min(5000, insertBytes/fx.payload))
+	first, end, filler := fx.inserted, fx.inserted+events, filler(fx.payload)
+	fx.inserted = end
+	for from := first; from < end; from += chunk {
+		if _, err := fx.pool.Exec(ctx, insertSQL, from, min(from+chunk, end), fx.topics, traceparent, fx.keys, filler); err != nil {
 			return fmt.Errorf("insert events: %w", err)
 		}
 	}

@@ -17,7 +17,7 @@ const (
 // to the moment at which the queue's answer passes the proxy, both by this
 // process's clock.
 func (e *environment) latency(ctx context.Context, perSecond int, lasting time.Duration) (*LatencyResult, *Percentiles, error) {
-	fx, err := e.newFixture(ctx, "latency", 1, "")
+	fx, err := e.newFixture(ctx, fixtureSpec{name: "latency"})
 	if err != nil {
 		return nil, nil, err
 	}

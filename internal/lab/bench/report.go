@@ -15,6 +15,9 @@ type Report struct {
 	// ActivitiesPer1000 counts the activities scheduled while draining.
 	ActivitiesPer1000 *float64 `json:"activities_per_1000_events"`
 
+	// Rows are the rows of the table of goals that were measured, by their names.
+	Rows map[Part]*Row `json:"rows,omitempty"`
+
 	RatioToCeiling *float64        `json:"ratio_to_ceiling,omitempty"`
 	Ceilings       []CeilingResult `json:"ceilings,omitempty"` // in the order measured
 	Drains         []DrainResult   `json:"drains,omitempty"`   // all plain ones, in the order measured
@@ -65,6 +68,12 @@ type DrainResult struct {
 	CPUSeconds map[string]float64 `json:"cpu_seconds,omitempty"`
 	// WALBytesPerEvent is what the drain wrote to the database's log.
 	WALBytesPerEvent float64 `json:"wal_bytes_per_event"`
+	// PeakMiB is the most memory that the worker had.
+	PeakMiB float64 `json:"peak_mib,omitempty"`
+	// InFlight is the highest number of requests at once, and Repeated counts events that
+	// came again. Only the benchmark's own destination knows them.
+	InFlight int `json:"requests_in_flight,omitempty"`
+	Repeated int `json:"repeated,omitempty"`
 }
 
 // Comparison is a variant of the drain beside plain ones.

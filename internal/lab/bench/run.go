@@ -2,13 +2,15 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// Run measures. It takes about a minute for each part. It removes its database, queues
-// and namespace even if it fails. Its error says which part could not be measured.
+// Run measures. It takes about a minute for each part, and longer with Full. It removes its
+// databases, queues and namespace even if it fails. Its error says which parts could not be
+// measured; the report then has the others.
 func Run(ctx context.Context, cfg Config) (Report, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -20,20 +22,22 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	}
 	defer e.close()
 	m := &measurement{Config: cfg, environment: e}
+	failed := m.rows(ctx)
 	for _, part := range []struct {
 		name    Part
 		measure func(context.Context) error
-	}{{Drain, m.drain}, {Topics, m.manyTopics}, {Snapshot, m.heldSnapshot}, {FIFO, m.fifo}, {Receipts, m.receipts}, {Writer, m.openWriters}, {Latency, m.latency}} {
+	}{{Topics, m.manyTopics}, {Snapshot, m.heldSnapshot}, {FIFO, m.fifo}, {Receipts, m.receipts}, {Writer, m.openWriters}, {Latency, m.latency}} {
 		if !cfg.wants(part.name) {
 			continue
 		}
 		e.say("%s:", part.name)
 		if err := part.measure(ctx); err != nil {
-			return m.report, fmt.Errorf("measure %s: %w", part.name, err)
+			failed = errors.Join(failed, fmt.Errorf("measure %s: %w", part.name, err))
+			break
 		}
 	}
 	m.report.Notes = e.notes
-	return m.report, m.describeMachine(ctx)
+	return m.report, errors.Join(failed, m.describeMachine(ctx))
 }
 
 // measurement is a run of Run.
@@ -55,7 +59,7 @@ func (m *measurement) describeMachine(ctx context.Context) error {
 
 // plain drains the backlog that the others are compared with.
 func (m *measurement) plain(ctx context.Context) (DrainResult, error) {
-	fx, err := m.newFixture(ctx, fmt.Sprint("plain", len(m.report.Drains)), 1, "")
+	fx, err := m.newFixture(ctx, fixtureSpec{name: "plain"})
 	if err != nil {
 		return DrainResult{}, err
 	}
@@ -73,32 +77,6 @@ func (m *measurement) lastPlain(ctx context.Context) (DrainResult, error) {
 		return m.report.Drains[n-1], nil
 	}
 	return m.plain(ctx)
-}
-
-func (m *measurement) drain(ctx context.Context) error {
-	// The first requests warm the emulator's compiler up.
-	if _, err := m.ceiling(ctx, m.Events/5); err != nil {
-		return err
-	}
-	before, err := m.ceiling(ctx, m.Events)
-	if err != nil {
-		return err
-	}
-	result, err := m.plain(ctx)
-	if err != nil {
-		return err
-	}
-	after, err := m.ceiling(ctx, m.Events)
-	if err != nil {
-		return err
-	}
-	ceiling := round(mean(before.EventsPerSecond, after.EventsPerSecond), 1)
-	ratio := round(result.EventsPerSecond/ceiling, 3)
-	m.report.Ceilings = []CeilingResult{before, after}
-	m.report.EventsPerSecond, m.report.CeilingEventsPerSecond = &result.EventsPerSecond, &ceiling
-	m.report.ActivitiesPer1000, m.report.RatioToCeiling = &result.ActivitiesPer1000, &ratio
-	m.say("  %.2f of the ceiling", ratio)
-	return nil
 }
 
 // compare measures a variant between two plain drains.
@@ -123,7 +101,7 @@ func (m *measurement) compare(ctx context.Context, variant func(context.Context)
 
 func (m *measurement) manyTopics(ctx context.Context) (err error) {
 	m.report.Topics50, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
-		fx, err := m.newFixture(ctx, "topics", m.ManyTopics, "")
+		fx, err := m.newFixture(ctx, fixtureSpec{name: "topics", topicCount: m.ManyTopics})
 		if err != nil {
 			return DrainResult{}, err
 		}
@@ -138,7 +116,7 @@ func (m *measurement) manyTopics(ctx context.Context) (err error) {
 // might want to see it.
 func (m *measurement) heldSnapshot(ctx context.Context) (err error) {
 	m.report.HeldSnapshot, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
-		fx, err := m.newFixture(ctx, "snapshot", 1, "")
+		fx, err := m.newFixture(ctx, fixtureSpec{name: "snapshot"})
 		if err != nil {
 			return DrainResult{}, err
 		}
@@ -163,7 +141,7 @@ func (m *measurement) heldSnapshot(ctx context.Context) (err error) {
 // receipts drains a topic that keeps receipts, and makes sure that it has them all.
 func (m *measurement) receipts(ctx context.Context) (err error) {
 	m.report.Receipts, err = m.compare(ctx, func(ctx context.Context) (DrainResult, error) {
-		fx, err := m.newFixture(ctx, "receipts", 1, "")
+		fx, err := m.newFixture(ctx, fixtureSpec{name: "receipts"})
 		if err != nil {
 			return DrainResult{}, err
 		}
@@ -199,12 +177,11 @@ func (m *measurement) fifo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fx, err := m.newFixture(ctx, "fifo", 1, ".fifo")
+	fx, err := m.newFixture(ctx, fixtureSpec{name: "fifo", keys: 1, fifo: true})
 	if err != nil {
 		return err
 	}
 	defer fx.close()
-	fx.keys = 1
 	result, err := fx.drain(ctx, m.FIFOEvents)
 	if err != nil {
 		return err

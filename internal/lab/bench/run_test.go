@@ -52,6 +52,36 @@ func TestRun_MeasuresThePartsThatItIsAskedFor(t *testing.T) {
 	report.Print(t.Output())
 }
 
+func TestRun_MeasuresRowsBesideTheirCeilings(t *testing.T) {
+	report, err := Run(t.Context(), Config{
+		Environ: stackEnvironment(t), Progress: t.Output(), Events: 300, Pending: 2000,
+		Only: []Part{Topics20, Drain, DelayFIFO, DelaySNS, HotKey, Kill, Backlog},
+		size: sizes{lasting: time.Second, after: 2 * time.Second, delayed: 600, payloads: 1 << 20, held: 500},
+	})
+	require.NoError(t, err)
+	for part, names := range map[Part][]string{
+		Topics20:  {"p50_ms", "p99_ms", "bare_p50_ms", "per_minute", ratioName},
+		Drain:     {"of_poller", "events_per_second", "activities_per_1000", ratioName},
+		DelayFIFO: {"of_bare_16", "in_flight", ratioName},
+		DelaySNS:  {"of_bare_16", "in_flight", ratioName},
+		HotKey:    {"lane_p99_ms", "without_p50_ms", ratioName},
+		Kill:      {"dead_gap_ms"},
+		Backlog:   {"first_ms", "few_first_ms"},
+	} {
+		r := report.Rows[part]
+		require.NotNil(t, r, part)
+		require.Equal(t, 1, r.Runs, part)
+		require.NotNil(t, r.Reached, "%s has goals", part)
+		for _, name := range names {
+			require.Contains(t, r.Values, name, part)
+			require.Positive(t, r.Values[name].High, "%s of %s", name, part)
+		}
+	}
+	require.Zero(t, report.Rows[Topics20].Values["missing"].High)
+	require.InDelta(t, *report.RatioToCeiling, *report.Rows[Drain].Ratio, 1e-9)
+	report.Print(t.Output())
+}
+
 func TestSoak_FindsNoFaultInARunningRelay(t *testing.T) {
 	report, err := Soak(t.Context(), SoakConfig{
 		Environ: stackEnvironment(t), Progress: t.Output(), Rate: 20, For: 2 * time.Second,

@@ -16,7 +16,7 @@ func Soak(ctx context.Context, cfg SoakConfig) (SoakReport, error) {
 		return SoakReport{}, err
 	}
 	defer e.close()
-	fx, err := e.newFixture(ctx, "soak", 1, "")
+	fx, err := e.newFixture(ctx, fixtureSpec{name: "soak"})
 	if err != nil {
 		return SoakReport{}, err
 	}

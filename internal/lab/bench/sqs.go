@@ -10,6 +10,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/temporal-outbox/relay/internal/stack"
@@ -21,6 +22,25 @@ const connections = 128
 
 // newSQS is a bare client of the endpoint, without retries.
 func newSQS(ctx context.Context, e stack.Vars) (*sqs.Client, error) {
+	cfg, err := awsConfig(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	return sqs.NewFromConfig(cfg, func(o *sqs.Options) { o.DisableMessageChecksumValidation = true }), nil
+}
+
+// newBare has bare clients of the endpoint, without retries.
+func newBare(ctx context.Context, e stack.Vars) (c bareClient, err error) {
+	cfg, err := awsConfig(ctx, e)
+	if err != nil {
+		return c, err
+	}
+	c.sns = sns.NewFromConfig(cfg)
+	c.sqs, err = newSQS(ctx, e)
+	return c, err
+}
+
+func awsConfig(ctx context.Context, e stack.Vars) (aws.Config, error) {
 	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 		t.MaxIdleConns, t.MaxIdleConnsPerHost = 4*connections, connections
 	})
@@ -34,9 +54,9 @@ func newSQS(ctx context.Context, e stack.Vars) (*sqs.Client, error) {
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
-		return nil, fmt.Errorf("read AWS's configuration: %w", err)
+		return cfg, fmt.Errorf("read AWS's configuration: %w", err)
 	}
-	return sqs.NewFromConfig(cfg, func(o *sqs.Options) { o.DisableMessageChecksumValidation = true }), nil
+	return cfg, nil
 }
 
 // createQueue makes a queue that is ordered if its name ends in ".fifo".

@@ -12,6 +12,7 @@ import (
 
 // Print writes the report as a table for people.
 func (r Report) Print(out io.Writer) {
+	printRows(out, r.Rows)
 	t := newTable(out)
 	row := func(name string, format string, args ...any) {
 		t.AppendRow(table.Row{name, fmt.Sprintf(format, args...)})

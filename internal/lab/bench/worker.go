@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,9 +19,11 @@ import (
 
 // worker is the built worker as a process of its own.
 type worker struct {
-	cmd    *exec.Cmd
-	ready  chan struct{}
-	exited chan struct{}
+	cmd     *exec.Cmd
+	metrics string // the address of its metrics, if it serves any
+	number  int    // in the sink's acknowledgements, of those that addWorker launched
+	ready   chan struct{}
+	exited  chan struct{}
 
 	mu   sync.Mutex
 	last []string // lines that it logged
@@ -30,26 +34,45 @@ const keptLines = 15
 
 // startWorker starts the worker and waits until it says that it publishes. No run
 // is under way yet; environment.trigger starts one.
-func (fx *fixture) startWorker(ctx context.Context, more ...string) error {
+func (fx *fixture) startWorker(ctx context.Context, more ...string) (err error) {
+	w, err := fx.launch(more...)
+	if err != nil {
+		return err
+	}
+	if err := w.publishes(ctx); err != nil {
+		return err
+	}
+	fx.worker = w
+	return nil
+}
+
+// launch starts a worker and does not wait for it. It must be stopped, or waited for with
+// publishes.
+func (fx *fixture) launch(more ...string) (*worker, error) {
 	w := &worker{
 		cmd:   exec.Command(filepath.Join(fx.dir, "worker")),
 		ready: make(chan struct{}), exited: make(chan struct{}),
 	}
-	w.cmd.Env = fx.env.With(fx.extra...).With(more...)
+	env := fx.env.With(fx.extra...).With(more...)
+	w.cmd.Env, w.metrics = env, env.Get("OUTBOX_HTTP_ADDRESS")
 	log, err := w.cmd.StderrPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stack.DieWithParent(w.cmd, syscall.SIGKILL)
 	if err := stack.StartChild(w.cmd); err != nil {
-		return fmt.Errorf("start the worker: %w", err)
+		return nil, fmt.Errorf("start the worker: %w", err)
 	}
-	fx.worker = w
 	go func() {
 		defer close(w.exited)
 		w.read(bufio.NewScanner(log))
 		_ = w.cmd.Wait()
 	}()
+	return w, nil
+}
+
+// publishes waits until the worker says that it publishes. If it does not, it is killed.
+func (w *worker) publishes(ctx context.Context) (err error) {
 	select {
 	case <-w.ready:
 		return nil
@@ -60,10 +83,21 @@ func (fx *fixture) startWorker(ctx context.Context, more ...string) error {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
+	w.kill()
+	return err
+}
+
+// kill ends the worker at once.
+func (w *worker) kill() {
 	_ = w.cmd.Process.Kill()
 	<-w.exited
-	fx.worker = nil
-	return err
+}
+
+// peakMiB is the most memory that the worker has had so far, 0 where there is no /proc.
+func (w *worker) peakMiB() float64 {
+	kib, _, _ := strings.Cut(strings.TrimSpace(field(fmt.Sprintf("/proc/%d/status", w.cmd.Process.Pid), "VmHWM")), " ")
+	n, _ := strconv.ParseFloat(kib, 64)
+	return round(n/1024, 1)
 }
 
 func (w *worker) read(lines *bufio.Scanner) {
@@ -96,17 +130,35 @@ func (w *worker) alive() error {
 	}
 }
 
-// stop ends the worker the polite way, and then what runs.
+// stop ends all workers the polite way, and then what runs.
 func (fx *fixture) stop(ctx context.Context) error {
-	w := fx.worker
-	fx.worker = nil
-	_ = w.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-w.exited:
-	case <-time.After(40 * time.Second):
-		_ = w.cmd.Process.Kill()
-		<-w.exited
-		return errors.Join(errors.New("the worker did not stop by itself"), fx.pause(ctx))
+	workers := fx.workers()
+	fx.worker, fx.others = nil, nil
+	return errors.Join(terminate(workers...), fx.pause(ctx))
+}
+
+// workers are those that were started and not stopped.
+func (fx *fixture) workers() []*worker {
+	all := slices.Clone(fx.others)
+	if fx.worker != nil {
+		all = append(all, fx.worker)
 	}
-	return fx.pause(ctx)
+	return all
+}
+
+// terminate asks workers to end, and waits for them.
+func terminate(workers ...*worker) (err error) {
+	for _, w := range workers {
+		_ = w.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	late := time.After(40 * time.Second)
+	for _, w := range workers {
+		select {
+		case <-w.exited:
+		case <-late:
+			w.kill()
+			err = errors.New("a worker did not stop by itself")
+		}
+	}
+	return err
 }

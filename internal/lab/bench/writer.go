@@ -42,7 +42,7 @@ func (m *measurement) openWriters(ctx context.Context) error {
 }
 
 func (m *measurement) openWriter(ctx context.Context, open, sql string) (r WriterResult, err error) {
-	fx, err := m.newFixture(ctx, fmt.Sprint("writer", len(m.report.OpenWriters)), 1, "")
+	fx, err := m.newFixture(ctx, fixtureSpec{name: "writer"})
 	if err != nil {
 		return r, err
 	}
@@ -57,11 +57,11 @@ func (m *measurement) openWriter(ctx context.Context, open, sql string) (r Write
 		return r, fmt.Errorf("hold a transaction open: %w", err)
 	}
 	if open == "prepared transaction" {
-		if _, err := tx.Exec(ctx, fmt.Sprintf(`PREPARE TRANSACTION '%s'`, fx.name)); err != nil {
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`PREPARE TRANSACTION '%s'`, fx.database)); err != nil {
 			return r, fmt.Errorf("prepare a transaction (max_prepared_transactions must be above 0): %w", err)
 		}
 		defer func() {
-			_, _ = fx.pool.Exec(context.WithoutCancel(ctx), fmt.Sprintf(`ROLLBACK PREPARED '%s'`, fx.name))
+			_, _ = fx.pool.Exec(context.WithoutCancel(ctx), fmt.Sprintf(`ROLLBACK PREPARED '%s'`, fx.database))
 		}()
 	}
 	if r.ClaimBeforeMS, r.LoadBeforeMS, err = fx.probe(ctx); err != nil {

@@ -184,6 +184,9 @@ func (p *Process) Close() {
 // PID is the number of the process.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
+// QueueURL is the URL of a queue.
+func (p *Process) QueueURL(name string) string { return p.URL + "/" + account + "/" + name }
+
 // ask sends a request of control and hands its answer to read.
 func (p *Process) ask(ctx context.Context, action string, in url.Values, read func(io.Reader) error) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL+controlPath+action+"?"+in.Encode(), nil)
@@ -219,7 +222,7 @@ func (p *Process) Behave(ctx context.Context, queue string, b Behaviour) error {
 	}, nil)
 }
 
-// State is what has arrived since the last Reset.
+// State counts the arrivals since the last Reset.
 func (p *Process) State(ctx context.Context) (s State, err error) {
 	err = p.ask(ctx, "state", nil, func(r io.Reader) error { return json.NewDecoder(r).Decode(&s) })
 	return s, err

@@ -17,7 +17,7 @@ type Ack struct {
 // NoClient is for clients whose User-Agent has no number.
 const NoClient = 255
 
-// record is what has arrived since a reset. Events are noted in place, without a lock.
+// record has the arrivals since a reset. Events are noted in place, without a lock.
 type record struct {
 	began time.Time
 	// acks has nanoseconds since began, plus one, and the client in the lowest eight bits.
@@ -96,7 +96,7 @@ func (r *record) order(queue string, group []byte, n int) {
 	r.newest[key] = n
 }
 
-// State is what has arrived since the last Reset.
+// State counts the arrivals since the last Reset.
 type State struct {
 	// Accepted messages, each marked event once; Again counts repetitions.
 	Accepted int `json:"accepted"`
