@@ -50,7 +50,7 @@ Other measurements:
                 another transaction was open
   latency       the time from a commit to the destination's answer, one topic
 
-Takes about 20 minutes, and some hours with --full and several --runs. Choose with
+Takes about 25 minutes, and some hours with --full and several --runs. Choose with
 --only. Progress goes to standard error.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
