@@ -115,6 +115,7 @@ none makes an event a dead letter.
 | ` + "`OperationElsewhere`" + ` | yes | The record of an operation is not as this attempt left it. | nothing |
 | ` + "`OperationOver`" + ` | no | A redrive, discard or replay has ended, or has no record. | look at ` + "`outbox.operation`" + ` |
 | ` + "`OperationUnderWay`" + ` | no | Another workflow already does the same. | look at the workflow that the text names |
+| ` + "`Seated`" + ` | at once | A worker does not need the seat that it got, and passes it on. | nothing |
 | ` + "`Stopped`" + ` | yes | The attempt was ended early, or it began too late. | nothing |
 | ` + "`Temporal`" + ` | after 15 s | Temporal did not answer a question about an old recovery. | nothing |
 
