@@ -101,14 +101,11 @@ func (r *run) seat(ctx workflow.Context, b relay.Batch) {
 		r.seats--
 		r.table.changed = true
 		var result activities.PublishResult
-		switch err := f.Get(ctx, &result); {
-		case err == nil:
+		if f.Get(ctx, &result) == nil {
 			r.result.addSeat(result)
-		case r.isCancelled(ctx):
-			r.release(ctx, b) // there is nothing to release, but earlier versions do so
 		}
-		// If it failed or its worker died, the workers that live have its shares, and a worker
-		// without a seat is offered one.
+		// A seat that is cancelled has nothing to release. If it failed or its worker died, the workers
+		// that live take its shares, and a worker without a seat is offered one.
 	})
 }
 
@@ -211,9 +208,6 @@ const seatSummary = "lanes of all topics · worker seat"
 
 // summary describes a batch in the UI: "orders · 500 events · lanes 0-15".
 func summary(b relay.Batch) string {
-	if b.Shared {
-		return seatSummary
-	}
 	return printable.Line(b.Topic) + " · " + events(b.Events) + " · " + lanes(b)
 }
 
