@@ -606,8 +606,7 @@ const (
 	// fewPending is a backlog that costs nothing to find.
 	fewPending = 1000
 	// awayFor is how long the destination refuses everything before it is back. The relay's
-	// pauses double meanwhile, and this moment is in the middle of one: with pauses of 0.5, 1, 2
-	// and 4 s, the next attempt is due after 7.5 s.
+	// pauses grow meanwhile, so the result also depends on the moment within a pause.
 	awayFor = 5 * time.Second
 )
 
