@@ -87,7 +87,7 @@ func TestShared_WorkersShareEvenlyAndTakeOverFromTheDead(t *testing.T) {
 	o.write("t3", "e", 100, 50)
 	o.drained(20 * time.Second)
 	began := time.Now()
-	go third.stop()
+	third.stop()
 	o.sharesBecome(20*time.Second, 16)
 	t.Logf("handed over %v after a worker was told to stop", time.Since(began))
 	o.write("t3", "f", 100, 50)
