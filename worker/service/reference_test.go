@@ -34,6 +34,47 @@ uses your value and none of these. If you set ` + "`GOGC`" + `, it replaces the 
 
 `
 
+// sharedReference describes OUTBOX_BATCHES=shared.
+const sharedReference = `## Shared lanes
+
+With ` + "`OUTBOX_BATCHES=topics`" + `, a claim finds the pending events of a topic, and a batch publishes them. With ` + "`OUTBOX_BATCHES=shared`" + `, a worker holds *shares*. A
+[share](concepts.md#publishing) is a lane number of all topics. The worker publishes the events in its shares without claims and batches. Choose
+` + "`shared`" + ` if you have many topics with few events each. It is off by default, because its long tests are not done
+([decision 26](decisions/026-shares.md)).
+
+- **Switch.** [Upgrade](guide.md#upgrade) all workers first. Then set the variable and restart the workers, one after the other. Workers with and
+  without the variable may run together. To switch back, remove the variable and restart the workers. The schedule stays as it is.
+- **Seat.** A worker may hold shares while it has a *seat*: an activity of the run of ` + "`Relay`" + `, with the summary "lanes of all topics · worker seat".
+  The seat lasts until the run ends, and the next run gives a new one. Workers that have a seat divide the 16 shares evenly. If you have more than 16
+  workers, the others only publish batches.
+- **No seat.** If no worker has held a share for a second, claims take its lanes, and batches publish the events. So events wait only if no run of
+  ` + "`Relay`" + ` is under way. Then ` + "`starter status`" + ` names the problem.
+- **No run.** A worker keeps its shares for 25 seconds after its seat has ended. If you pause the schedule, publishing ends half a minute after the end of
+  the last run. If you terminate the run, a worker may not notice before its next heartbeat, so publishing can go on for up to a minute. To stop a
+  topic at once, run ` + "`starter pause TOPIC`" + `.
+- **Topics with batches of their own.** Batches always publish topics with ` + "`maxPerSecond`" + ` or ` + "`onPoison: block`" + `, and those without a route. They also publish topics that are
+  paused, in recovery or in an operation, or whose destination refuses events, until that is over. The log names each topic that leaves the shares, with the
+  cause. ` + "`--slots`" + `, ` + "`--concurrency`" + ` and ` + "`--linger`" + ` of ` + "`starter schedule`" + ` only affect batches.
+- **A killed worker.** Other workers take its shares after four seconds. At most 1,000 events arrive again, and those of its batches
+  ([repetitions](delivery.md#when-an-event-comes-twice)).
+
+To see which worker holds which lanes:
+
+| look at | you see |
+|---|---|
+| the run of ` + "`Relay`" + ` in the Temporal UI, *Pending Activities* | the lanes, topics and events of each seat, as of its last heartbeat (every 30 s) |
+| ` + "`outbox_shares_held`" + `, ` + "`outbox_worker_seated`" + ` | how many shares each worker holds, and whether it has a seat |
+| ` + "`starter status`" + `, column ` + "`LEASED`" + ` | how many of the 16 lanes of a topic a batch or a worker holds, also if nothing is pending |
+| ` + "`starter where`" + `, for a pending event | ` + "`lane … held by worker …`" + ` |
+
+` + "```" + `sh
+psql "$DATABASE_URL" -c "SELECT w.name, array_agg(s.lane ORDER BY s.lane) AS lanes
+                         FROM outbox.share s JOIN outbox.worker w ON w.id = s.worker
+                         WHERE s.leased_until >= now() GROUP BY w.name"
+` + "```" + `
+
+`
+
 // databaseReference describes the database of DATABASE_URL and the results of worker --check.
 const databaseReference = `
 ## The database
@@ -163,7 +204,7 @@ func TestReference_OfTheConfigurationIsThatOfTheCode(t *testing.T) {
 	rows(&b, reflect.TypeFor[settings](), "env", "envDefault")
 	b.WriteString("\nTemporal's connection comes from `temporal.toml` and `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY` and " +
 		"`TEMPORAL_TLS_…`, AWS's from the SDK's default chain, where traces go from the standard `OTEL_…` variables ([tracing](tracing.md)).\n\n" +
-		memoryReference +
+		memoryReference + sharedReference +
 		"## The file that `OUTBOX_CONFIG` names\n\nUnder `topics`, for each topic by its name:\n\n| key | default | |\n|---|---|---|\n")
 	rows(&b, reflect.TypeFor[topic](), "yaml", "default")
 	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. The worker refuses an unknown key, a repeated key and a second\nYAML document. It reads names as they are written: `012:` and `sqs: 012` are not 12 or 10. An alias stands for the last anchor before it.\n" +
