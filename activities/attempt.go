@@ -52,7 +52,7 @@ func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timin
 		pace: a.pace(topic), ledger: a.ledger, receipts: a.receipts, ambiguous: &a.ambiguous,
 		lease: l, flight: newInFlight(a.budget), tenure: newTenure(a.clock, a.cfg.Lease, leaseFrom), last: last,
 	}
-	t.flight.begin(l, last)
+	t.flight.begin(l, last, a.cfg.Publisher.Ordered(topic))
 	return t
 }
 

@@ -42,8 +42,8 @@ func cost(e relay.Event) int64 {
 //     the budget.
 //
 // Batches of a topic that wait are served in their order. None waits for ever: a batch waits only to
-// take more, and the events that its topic holds are sent meanwhile. Once they have their outcomes,
-// the topic holds nothing, and the first rule is for it.
+// take more, and the events that its topic holds are sent meanwhile, or are behind a refused one of their
+// key, which costs nothing. Once they have their outcomes, the topic holds nothing, and the first rule is for it.
 type budget struct {
 	total int64
 

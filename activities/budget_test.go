@@ -332,3 +332,27 @@ func TestAttempt_GivesTheBudgetBackHoweverItEnds(t *testing.T) {
 		})
 	}
 }
+
+// On an ordered destination, nothing is reported of these events, and so they would keep their part of the
+// budget to the end of the attempt. With a page of large ones, the attempt then waited for itself.
+func TestAttempt_KeepsNoBudgetForEventsBehindARefusedOne(t *testing.T) {
+	recovers := request(1)
+	recovers.Recovering = true
+	for name, r := range map[string]PublishRequest{"relaying": request(1), "recovering": recovers, "parking": parkingUpTo(100)} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.publisher.ordered, e.publisher.holds = true, true
+			e.publisher.answer = func(int, relay.Event) *relay.PublishError { return ambiguousPoison() }
+			e.store.fill(100, 1)
+			for i := range e.store.pending {
+				e.store.pending[i].Key, e.store.pending[i].Bytes = "key", 80<<10 // they cost as much as the whole budget
+			}
+			began := time.Now()
+			_, _ = e.publishAs(t, r)
+			require.Less(t, time.Since(began), r.For/2, "the attempt does not wait for a budget that nothing gives back")
+			require.Equal(t, int64(100*80<<10), e.store.filled, "the whole page is loaded")
+			require.Equal(t, name == "recovering", len(e.store.probes) > 0, "a recovery finds out what lies behind the page")
+			require.Zero(t, e.budget.held)
+		})
+	}
+}

@@ -448,6 +448,8 @@ type publisher struct {
 	hold     func(ctx context.Context)                                // the first
 	err      error                                                    // of everything
 	ordered  bool
+	holds    bool            // as a FIFO destination: nothing is reported of events behind a refused one
+	refused  map[string]bool // their keys
 }
 
 func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.PublishResult, error) {
@@ -480,6 +482,13 @@ func (p *publisher) Destination(topic string) string { return "SQS queue " + top
 func (p *publisher) Ordered(string) bool { return p.ordered }
 
 func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events []relay.Event) {
+	if p.holds {
+		events = events[:1] // of one key, each waits for the one before
+		if p.refused[events[0].Key] {
+			return
+		}
+		defer func() { p.refused = map[string]bool{events[0].Key: true} }()
+	}
 	p.mu.Lock()
 	p.requests++
 	n := p.requests

@@ -41,12 +41,17 @@ type topicInFlight struct {
 	published int        // accepted, in all attempts
 	noted     checkpoint // for the next attempt, without Published and Unsettled
 	allowance *allowance // of the budget
+	ordered   bool       // so is the destination
+	// blocked are the keys of refused events, if the destination is ordered. The publisher sends no event
+	// behind them any more, and forgets their contents.
+	blocked map[string]bool
 }
 
 // event is an event in hand, without its payload.
 type event struct {
 	cost int64     // of its contents, while they are in memory
 	born time.Time // when it was written, by this worker's clock; zero: no such time
+	key  string
 }
 
 // acknowledgements are events of one topic that its destination has accepted.
@@ -62,11 +67,12 @@ func newInFlight(b *budget) *inFlight {
 }
 
 // begin adds the lanes of a lease, with what the attempt before has left. It needs a call of forget.
-func (f *inFlight) begin(l relay.Lease, last checkpoint) {
+// Ordered says whether the destination is.
+func (f *inFlight) begin(l relay.Lease, last checkpoint, ordered bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.topics[l.Topic] = &topicInFlight{
-		lanes: slices.Sorted(maps.Keys(l.LowID)), hand: make(map[relay.Ref]event),
+		lanes: slices.Sorted(maps.Keys(l.LowID)), hand: make(map[relay.Ref]event), ordered: ordered, blocked: make(map[string]bool),
 		read: relay.Read{Next: maps.Clone(l.LowID)}, published: last.Published, noted: last, allowance: f.budget.join(l.Topic),
 	}
 }
@@ -108,7 +114,8 @@ func (f *inFlight) forget() {
 	defer f.mu.Unlock()
 	for _, t := range f.topics {
 		for ref, e := range t.hand {
-			t.hand[ref] = event{born: e.born}
+			e.cost = 0
+			t.hand[ref] = e
 		}
 		t.allowance.leave()
 	}
@@ -120,12 +127,18 @@ func (f *inFlight) loaded(topic string, page relay.Page, asked time.Time) {
 	defer f.mu.Unlock()
 	t := f.topics[topic]
 	t.loaded += len(page.Events)
+	var freed int64
 	for _, e := range page.Events {
+		taken := cost(e)
+		if t.blocked[e.Key] {
+			freed, taken = freed+taken, 0
+		}
 		// Two times of the database are compared with each other, and this worker measures the
 		// time since. So the two clocks may differ. An age is too high by the duration of one
 		// request at most, and never too low.
-		t.hand[e.Ref] = event{cost: cost(e), born: born(e, asked, page.At)}
+		t.hand[e.Ref] = event{cost: taken, born: born(e, asked, page.At), key: e.Key}
 	}
+	t.allowance.give(freed)
 }
 
 // readOn notes that the lanes were read up to the events of a page. It is not for probes: the
@@ -169,6 +182,7 @@ func (f *inFlight) answered(topic string, outcomes []relay.Outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.topics[topic]
+	t.block(outcomes)
 	t.free(outcomes)
 	for _, o := range outcomes {
 		if o.Err != nil {
@@ -201,7 +215,31 @@ func (t *topicInFlight) free(outcomes []relay.Outcome) {
 	for _, o := range outcomes {
 		if e := t.hand[o.Ref]; e.cost > 0 {
 			freed += e.cost
-			t.hand[o.Ref] = event{born: e.born}
+			e.cost = 0
+			t.hand[o.Ref] = e
+		}
+	}
+	t.allowance.give(freed)
+}
+
+// block gives back what the events behind refused ones of their key have cost. They get no outcome in
+// this attempt, so a page that has many of them could otherwise never be loaded to its end.
+func (t *topicInFlight) block(outcomes []relay.Outcome) {
+	blocks := false
+	for _, o := range outcomes {
+		if key := t.hand[o.Ref].key; t.ordered && o.Err != nil && key != "" && !t.blocked[key] {
+			t.blocked[key], blocks = true, true
+		}
+	}
+	if !blocks {
+		return
+	}
+	var freed int64
+	for ref, e := range t.hand {
+		if e.cost > 0 && t.blocked[e.key] {
+			freed += e.cost
+			e.cost = 0
+			t.hand[ref] = e
 		}
 	}
 	t.allowance.give(freed)

@@ -13,7 +13,7 @@ import (
 // flying has the lanes 1 and 2 of the topic orders, with so many events in hand.
 func flying(events int, payload string) *inFlight {
 	f := newInFlight(newBudget(DefaultPayloadBudget))
-	f.begin(relay.Lease{Topic: "orders", LowID: map[int16]int64{1: 5, 2: 5}}, checkpoint{Published: 40, Throttled: 2, Unsettled: refs(1, 2)})
+	f.begin(relay.Lease{Topic: "orders", LowID: map[int16]int64{1: 5, 2: 5}}, checkpoint{Published: 40, Throttled: 2, Unsettled: refs(1, 2)}, false)
 	f.loaded("orders", page(events, payload), time.Now())
 	f.readOn("orders", page(events, payload))
 	return f
@@ -123,7 +123,7 @@ func TestInFlight_GivesBorrowedLanesBackAsTheyWere(t *testing.T) {
 
 func TestInFlight_KeepsTopicsApart(t *testing.T) {
 	f := flying(2, "x")
-	f.begin(relay.Lease{Topic: "audit", LowID: map[int16]int64{1: 1}}, checkpoint{Published: 7})
+	f.begin(relay.Lease{Topic: "audit", LowID: map[int16]int64{1: 1}}, checkpoint{Published: 7}, false)
 	f.loaded("audit", page(1, "x"), time.Now())
 	f.answered("audit", outcomes(nil, refs(10, 1)))
 	f.screenedOut("audit", outcomes(poison("X"), refs(11, 1)))

@@ -369,7 +369,7 @@ func TestFailure_LeavesErrorsOfTemporalAsTheyAre(t *testing.T) {
 
 func TestLoader_RaisesALowWatermarkOnceItsRoundHasEndedAndAPageWasRead(t *testing.T) {
 	store := &store{}
-	a := &Activities{batches: store, budget: newBudget(DefaultPayloadBudget)}
+	a := &Activities{cfg: Config{Publisher: &publisher{}}, batches: store, budget: newBudget(DefaultPayloadBudget)}
 	attempt := a.newAttempt(PublishRequest{Batch: relay.Batch{Topic: "orders"}}, relay.Lease{Topic: "orders", LowID: map[int16]int64{1: 1}}, timing.Reading{}, checkpoint{})
 	l := attempt.newLoader(nil, time.Now())
 	low, read := l.lease.LowID, &attempt.flight.topics["orders"].read

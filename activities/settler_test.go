@@ -25,7 +25,7 @@ func (settleFake) Apart(context.Context) (settle func(context.Context, string, [
 // acknowledged has acknowledgements of two topics to settle.
 func acknowledged() *inFlight {
 	f := flying(2, "x")
-	f.begin(relay.Lease{Topic: "audit", LowID: map[int16]int64{1: 1}}, checkpoint{})
+	f.begin(relay.Lease{Topic: "audit", LowID: map[int16]int64{1: 1}}, checkpoint{}, false)
 	f.loaded("audit", page(2, "x"), time.Now())
 	f.answered("orders", outcomes(nil, refs(10, 2)))
 	f.answered("audit", outcomes(nil, refs(10, 2)))

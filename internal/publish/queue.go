@@ -13,6 +13,10 @@ type entry struct {
 	next    *entry    // behind this one in its key's queue
 }
 
+// forget gives up the contents of an event that is not sent any more: the other events of its page keep the
+// event in memory.
+func (e *entry) forget() { e.ev.Payload, e.ev.Attributes = "", nil }
+
 // keyQueue is the events of one key on an ordered destination. As long as it exists
 // one of them is ready or out, and the others wait here. Once one has failed the
 // queue is blocked for good.
@@ -42,6 +46,9 @@ func (k *keyQueue) pop() *entry {
 // block gives up the events that wait, and returns how many there were.
 func (k *keyQueue) block() (waiting int) {
 	waiting = k.waiting
+	for e := k.first; e != nil; e = e.next {
+		e.forget()
+	}
 	*k = keyQueue{blocked: true}
 	return waiting
 }
@@ -89,6 +96,7 @@ func (q *queue) add(entries []entry) {
 			q.ready.push(e)
 		case k.blocked:
 			q.held++
+			e.forget()
 		default:
 			e.key = k
 			k.push(e)
@@ -133,10 +141,10 @@ func (q *queue) next(maxBytes int) (batch, invalid []*entry) {
 }
 
 // done says what became of an entry that next has returned: if it was accepted
-// the next of its key becomes ready, if not, all behind it are held. The contents of its event are
-// forgotten, because the other events of its page keep the event in memory.
+// the next of its key becomes ready, if not, all behind it are held. The contents of its event, and of
+// those that are held, are forgotten.
 func (q *queue) done(e *entry, accepted bool) {
-	e.ev.Payload, e.ev.Attributes = "", nil
+	e.forget()
 	switch k := e.key; {
 	case k == nil:
 	case !accepted:

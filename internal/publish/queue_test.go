@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -191,5 +192,25 @@ func (m *queueModel) check(t *rapid.T, q *queue) {
 	held, unsent := m.count()
 	if q.held != held || q.unsent() != unsent {
 		t.Fatalf("the queue counts %d held and %d unsent, they are %d and %d", q.held, q.unsent(), held, unsent)
+	}
+}
+
+func TestQueue_ForgetsTheContentsOfEventsThatItHolds(t *testing.T) {
+	page := make([]relay.Event, 4)
+	entries := make([]entry, len(page))
+	for i := range page {
+		page[i] = relay.Event{Key: "k", Payload: "large", Attributes: map[string]string{"a": "b"}}
+		entries[i] = entry{ev: &page[i]}
+	}
+	q := newQueue(true, 10)
+	q.add(entries[:3])
+	sent, _ := q.next(1 << 20)
+	require.Len(t, sent, 1)
+	q.done(sent[0], false)
+	q.add(entries[3:])
+	require.Equal(t, 3, q.held)
+	for _, ev := range page {
+		require.Empty(t, ev.Payload)
+		require.Nil(t, ev.Attributes)
 	}
 }
