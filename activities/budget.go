@@ -113,6 +113,9 @@ func (a *allowance) give(cost int64) {
 	b := a.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if a.isOver {
+		return
+	}
 	b.add(a, -cost)
 	b.serve()
 }
@@ -162,6 +165,9 @@ func (b *budget) serve() {
 // grant takes as many of an applicant's costs as may be taken now. A batch that holds something waits
 // for a portion that is worth a statement.
 func (b *budget) grant(w *applicant) (n int) {
+	if w.isOver {
+		return 0 // a loader outlives its attempt for a moment if that panics
+	}
 	var sum int64
 	for _, c := range w.costs {
 		if !b.allows(w.allowance, sum, c) {

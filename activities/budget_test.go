@@ -77,6 +77,19 @@ func TestBudget_CountsNothingForWhatIsNotLoaded(t *testing.T) {
 	require.Equal(t, 2, a.ask(0, 0))
 }
 
+func TestBudget_IsAsBeforeWhateverComesAfterLeave(t *testing.T) {
+	b := newBudget(100)
+	a := b.join("orders")
+	require.Equal(t, 1, a.ask(40))
+	a.leave()
+	require.Zero(t, a.ask(40), "nobody would give it back")
+	a.give(40)
+	a.leave()
+	require.Zero(t, b.held)
+	require.Empty(t, b.topics)
+	require.Empty(t, b.waiting)
+}
+
 func TestBudget_ServesThoseThatWaitInTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(100)
