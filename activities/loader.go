@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -201,10 +202,15 @@ type screen struct {
 	store   LoadStore
 	flight  *inFlight
 	metrics Metrics
+	// blocks has the first refused event of each key that this blocks. Its dead letter is not in the store
+	// before the attempt ends, and the next portion of its page comes before that.
+	blocks map[relay.Chain]int64
 }
 
 func (t *attempt) screen() screen {
-	return screen{topic: t.topic, policy: t.policy, store: t.store, flight: t.flight, metrics: t.cfg.Metrics}
+	return screen{
+		topic: t.topic, policy: t.policy, store: t.store, flight: t.flight, metrics: t.cfg.Metrics, blocks: make(map[relay.Chain]int64),
+	}
 }
 
 // admit notes the events of a page as in flight, and returns those that can be sent. It notes them
@@ -230,7 +236,7 @@ func (s screen) sendable(ctx context.Context, events []relay.Event) (ready []rel
 	}
 	ready = events
 	for i, e := range events {
-		err := unsendable(e, blocked)
+		err := cmp.Or(unsendable(e, blocked), unsendable(e, s.blocks))
 		switch {
 		case err == nil && len(refused) > 0:
 			ready = append(ready, e)
@@ -242,13 +248,9 @@ func (s screen) sendable(ctx context.Context, events []relay.Event) (ready []rel
 		}
 		refused = append(refused, relay.Outcome{Ref: e.Ref, Err: err})
 		if s.policy.OnPoison == BlockKey && e.Key != "" {
-			// Its dead letter is not in the store yet, and the rest of the page is here.
 			chain := relay.Chain{Key: e.Key, Replay: e.Replay}
-			if blocked == nil {
-				blocked = make(map[relay.Chain]int64)
-			}
-			if _, known := blocked[chain]; !known {
-				blocked[chain] = e.ID
+			if _, known := s.blocks[chain]; !known {
+				s.blocks[chain] = e.ID
 			}
 		}
 	}

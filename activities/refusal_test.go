@@ -106,6 +106,23 @@ func TestLoader_HoldsTheRestOfABlockedKeyOfThePageBack(t *testing.T) {
 	require.Equal(t, relay.CodeBlocked, e.store.dead[1].Err.Code)
 }
 
+// The budget divides a page, and the dead letter of the first portion is not in the store yet.
+func TestLoader_HoldsABlockedKeyBackInAllPortionsOfAPage(t *testing.T) {
+	e := newEnv(t)
+	e.cfg.Topics = map[string]TopicPolicy{"orders": {OnPoison: BlockKey}}
+	e.store.fill(12, 1)
+	for i := range e.store.pending {
+		e.store.pending[i].Key, e.store.pending[i].Bytes = fmt.Sprint("key-", i), 1<<20
+	}
+	e.store.pending[0].EventID = "" // it is missing
+	e.store.pending[0].Key, e.store.pending[11].Key = "k", "k"
+	_, err := e.publish(t, 1)
+	require.NoError(t, err)
+	require.Len(t, e.publisher.sent, 10, "all but the missing one and the one behind it")
+	require.Len(t, e.store.dead, 2)
+	require.Equal(t, relay.CodeBlocked, e.store.dead[1].Err.Code)
+}
+
 func TestAttempt_HandsATopicOverWhoseDestinationIsAtFault(t *testing.T) {
 	for _, class := range []relay.Class{relay.ClassDestination, relay.ClassOurs} {
 		e := newEnv(t)
