@@ -130,11 +130,11 @@ type Level struct {
 	rest       time.Duration
 	nextTrial  time.Time
 
-	rate     float64 // requests in a second, 0: no limit
-	accepted rateCounter
-	next     time.Time // when the rate allows the next request
-	used     bool      // a request has waited for the rate since it rose
-	found    bool      // the rate has risen up to the quota once
+	rate     float64     // requests in a second, 0: no limit
+	accepted rateCounter // requests. One whose events are refused for another reason is accepted, too
+	next     time.Time   // when the rate allows the next request
+	used     bool        // a request has waited for the rate since it rose
+	found    bool        // the rate has risen up to the quota once
 	calm     time.Duration
 	lowered  time.Time // when the rate was set
 	rose     time.Time
@@ -206,7 +206,7 @@ func (v *Level) PutBack() {
 func (v *Level) Answered(now time.Time, a Answer, full bool) {
 	v.last = now
 	began := now.Add(-a.Latency)
-	if a.Accepted > 0 {
+	if a.Accepted > 0 || !a.Throttled {
 		v.accepted.add(now)
 	}
 	if a.Throttled {

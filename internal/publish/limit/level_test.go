@@ -227,3 +227,20 @@ func TestLevel_RecoversSoonAfterEverythingWasRefused(t *testing.T) {
 	accepted, _ := w.run(10 * time.Second)
 	require.GreaterOrEqual(t, accepted, 0.9*Ceiling/0.015, "rate %f", w.level.Rate())
 }
+
+// Such as a queue whose key is disabled after a time of throttling: parking its topic sends all of its events.
+func TestLevel_RecoversAlsoIfEventsAreRefusedForOtherReasons(t *testing.T) {
+	v := NewLevel(Ceiling)
+	now := time.Unix(1_000_000, 0)
+	v.Started(now, true)
+	now = now.Add(15 * time.Millisecond)
+	v.Answered(now, Answer{Latency: 15 * time.Millisecond, Throttled: true}, false)
+	require.Equal(t, leastRate, v.Rate())
+	for end := now.Add(20 * time.Second); now.Before(end); { // one request after the other
+		now = now.Add(v.Wait(now))
+		v.Started(now, true)
+		now = now.Add(15 * time.Millisecond)
+		v.Answered(now, Answer{Latency: 15 * time.Millisecond}, true)
+	}
+	require.Greater(t, v.Rate(), 50.)
+}
