@@ -20,8 +20,10 @@ const (
 	// contentBytes and contentEvents bound how much is loaded at once.
 	contentBytes  = 4 << 20
 	contentEvents = loadEvents
-	// gapsMost bounds the gaps that a carrier remembers.
-	gapsMost = 200
+	// gapsMost bounds the gaps that a carrier remembers. While a transaction stays open, each insert that was
+	// rolled back leaves one. To look for a gap costs the database as much as to read a few events again, and
+	// a bound that is too small makes each look read most of the events since then.
+	gapsMost = 10_000
 )
 
 // carrierReader reads the events of the shares, and hands them to the sender. Looks, pages and the first
