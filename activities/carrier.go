@@ -50,6 +50,14 @@ type carrier struct {
 	failing  bool                        // that is logged
 	avoid    [relay.Lanes]timing.Reading // when a share was given back, perhaps
 	avoids   [relay.Lanes]bool
+
+	locked locked // the settler's own
+}
+
+// locked are topics of which something has locked rows, so that their acknowledgements are settled alone.
+type locked struct {
+	topics map[string]bool
+	next   time.Time // when to try them again
 }
 
 // carrierConfig is what a carrier needs beside the parts that it shares with the attempts of its
@@ -266,30 +274,72 @@ func (c *carrier) settle(ctx context.Context) {
 	}
 }
 
+// settleAlone bounds a try to settle one topic alone, and settleFailures how many of these tries may fail
+// before the settler begins again.
+const (
+	settleAlone    = timing.SettleTry / 8
+	settleFailures = 4
+)
+
 // settleOnce settles all acknowledgements that have come. If that fails, it tries each topic alone: a
-// lock on the rows of one does not concern the others.
+// lock on the rows of one does not concern the others. A topic that fails alone while others do not is left
+// out then, and tried again every timing.SettleTry.
 func (c *carrier) settleOnce(ctx context.Context) (done bool) {
-	ctx, cancel := context.WithTimeout(ctx, timing.SettleTry)
-	defer cancel()
 	all := c.hands.toSettle()
-	if len(all) == 0 {
-		return true
-	}
-	err := c.cfg.reads.SettleTopics(ctx, all)
-	if err == nil {
-		c.hands.settled(all)
-		return true
-	}
-	if len(all) > 1 {
-		for _, one := range all {
-			alone, cancel := context.WithTimeout(context.WithoutCancel(ctx), timing.SettleTry/time.Duration(len(all)))
-			if c.cfg.reads.SettleTopics(alone, []relay.TopicRefs{one}) == nil {
-				c.hands.settled([]relay.TopicRefs{one})
-			}
-			cancel()
+	free := slices.DeleteFunc(slices.Clone(all), func(t relay.TopicRefs) bool { return c.locked.topics[t.Topic] })
+	done = len(free) == len(all)
+	if !c.trySettle(ctx, timing.SettleTry, free) {
+		done = false
+		if len(free) > 1 {
+			c.settleEach(ctx, free)
 		}
 	}
-	return false
+	if len(c.locked.topics) > 0 && !time.Now().Before(c.locked.next) {
+		for _, t := range all {
+			if c.locked.topics[t.Topic] && c.trySettle(ctx, settleAlone, []relay.TopicRefs{t}) {
+				delete(c.locked.topics, t.Topic)
+			}
+		}
+		c.locked.next = time.Now().Add(timing.SettleTry)
+	}
+	return done
+}
+
+// settleEach settles topics one by one, and notes those that fail while others do not. If the first ones
+// all fail, the database may be away.
+func (c *carrier) settleEach(ctx context.Context, topics []relay.TopicRefs) {
+	var failed []string
+	settled := false
+	for _, t := range topics {
+		if c.trySettle(ctx, settleAlone, []relay.TopicRefs{t}) {
+			settled = true
+		} else if failed = append(failed, t.Topic); len(failed) == settleFailures {
+			break
+		}
+	}
+	if !settled || len(failed) == 0 {
+		return
+	}
+	if c.locked.topics == nil {
+		c.locked.topics = make(map[string]bool)
+	}
+	for _, topic := range failed {
+		c.locked.topics[topic] = true
+	}
+	c.locked.next = time.Now().Add(timing.SettleTry)
+}
+
+func (c *carrier) trySettle(ctx context.Context, within time.Duration, topics []relay.TopicRefs) bool {
+	if len(topics) == 0 {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if c.cfg.reads.SettleTopics(ctx, topics) != nil {
+		return false
+	}
+	c.hands.settled(topics)
+	return true
 }
 
 // ---- shares
