@@ -421,7 +421,7 @@ func (c *carrier) keep(ctx context.Context) {
 	c.renewed.Store(&asked) // what is lost can no longer be sent
 
 	take, giveBack := balance(me, c.hands.held(), seen)
-	c.hands.leaveShares(giveBack)
+	c.hands.leaveShares(giveBack, !me.Seated || c.seating.isClosed())
 	switch {
 	case !me.Seated:
 		c.hands.hurry(0)

@@ -84,7 +84,8 @@ type carriedShare struct {
 	discovered bool
 	leaving    bool // it is given back as soon as nothing of it is in hand
 	since      time.Time
-	count      int // events in hand
+	staysUntil time.Time // it does not leave before, except if it must
+	count      int       // events in hand
 }
 
 // read is one read of the database: the events that were settled since it began. It may still show them
@@ -734,8 +735,13 @@ func (h *hands) learnApart(t *carriedTopic, l *carriedLane, e relay.LaneExceptio
 	l.free = e.Free
 }
 
-// leaveShares makes shares leave, and those that are not among them stay.
-func (h *hands) leaveShares(lanes []int16) {
+// leaveMost is how long a share that need not leave waits for its requests in flight. Nothing is read of it
+// meanwhile, and other topics must not wait for a destination that hangs.
+const leaveMost = 2 * hurryAfter
+
+// leaveShares makes shares leave, and those that are not among them stay. If they need not leave and
+// requests hang, they stay until these are over. They stay once, because a destination may always be slow.
+func (h *hands) leaveShares(lanes []int16, must bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for n, s := range h.shares {
@@ -743,6 +749,10 @@ func (h *hands) leaveShares(lanes []int16) {
 			continue
 		}
 		leaves := slices.Contains(lanes, int16(n))
+		if leaves && s.leaving && !must && s.count > 0 && s.staysUntil.IsZero() && time.Since(s.since) >= leaveMost {
+			s.staysUntil = time.Now().Add(timing.RequestTimeout)
+		}
+		leaves = leaves && (must || !time.Now().Before(s.staysUntil))
 		switch {
 		case leaves && !s.leaving:
 			s.leaving, s.since = true, time.Now()
@@ -773,7 +783,7 @@ func (h *hands) close() {
 	h.mu.Lock()
 	h.closed = true
 	h.mu.Unlock()
-	h.leaveShares(h.held())
+	h.leaveShares(h.held(), true)
 	h.hurry(0)
 }
 
