@@ -474,9 +474,12 @@ func (c *carrier) release(ctx context.Context) error {
 	return nil
 }
 
-// rejoin takes lanes back from the batches of their topics.
+// rejoin takes lanes back from the batches of their topics. It takes no lane of which this worker knows
+// acknowledgements that are not settled.
 func (c *carrier) rejoin(ctx context.Context) error {
-	lanes := c.hands.toRejoin()
+	lanes := slices.DeleteFunc(c.hands.toRejoin(), func(at relay.TopicLane) bool {
+		return len(c.ledger.of(at.Topic, []int16{at.Lane})) > 0
+	})
 	if len(lanes) == 0 {
 		return nil
 	}
