@@ -41,8 +41,6 @@ type carrier struct {
 
 	// renewed is when the last successful attendance began.
 	renewed atomic.Pointer[timing.Reading]
-	// losing is set while requests in flight may have events of a share that was lost.
-	losing atomic.Bool
 
 	// These are the steward's own.
 	steady   timing.Reading              // since when the database has answered each attendance in time
@@ -167,7 +165,7 @@ func (c *carrier) leave(ctx context.Context) {
 // the leases of its shares were not renewed in time, by clocks that go on while the machine is suspended.
 func (c *carrier) deadline() time.Time {
 	renewed := c.renewed.Load()
-	if renewed != nil && !c.losing.Load() {
+	if renewed != nil && !c.hands.isLosing() {
 		if left := timing.ShareLease - timing.ShareMargin - c.clock.Since(*renewed); left > 0 {
 			return time.Now().Add(left)
 		}
@@ -210,12 +208,7 @@ func (c *carrier) drop(ctx context.Context) {
 }
 
 // dropped notes that no request with events of a topic is in flight any more.
-func (c *carrier) dropped(topic string) {
-	c.hands.droppedAll(topic)
-	if !c.hands.isLosing() {
-		c.losing.Store(false)
-	}
-}
+func (c *carrier) dropped(topic string) { c.hands.droppedAll(topic) }
 
 // report takes the answer to one request. It tells hands last: from then on, the settler may settle the
 // events, and their receipts and metrics must come before.
@@ -417,7 +410,6 @@ func (c *carrier) keep(ctx context.Context) {
 	if len(lost) > 0 {
 		c.cfg.log.Warn("this worker has lost shares, because it did not renew their leases in time", "lanes", relay.FormatLanes(lost))
 	}
-	c.losing.Store(c.hands.isLosing())
 	c.renewed.Store(&asked) // what is lost can no longer be sent
 
 	take, giveBack := balance(me, c.hands.held(), seen)
@@ -432,7 +424,7 @@ func (c *carrier) keep(ctx context.Context) {
 	if err == nil {
 		err = c.rejoin(ctx)
 	}
-	if err == nil && !c.losing.Load() && !c.seating.isClosed() {
+	if err == nil && !c.hands.isLosing() && !c.seating.isClosed() {
 		err = c.take(ctx, take)
 	}
 	if err != nil && ctx.Err() == nil {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -105,12 +106,13 @@ type hands struct {
 	events  int             // in hand
 	bytes   int64
 	acked   int  // acknowledgements to settle
-	lost    int  // topics that are lost
 	closed  bool // nothing is loaded any more
 	// final is the id up to which the last look has shown all events that will ever be.
 	final int64
 
 	reads map[*read]bool // under way
+	// lost is how many topics are lost. It is read without the lock, before every request.
+	lost atomic.Int32
 
 	wakeLoader  chan struct{} // there is room, or a share to read
 	wakeSettler chan struct{} // there is something to settle
@@ -483,7 +485,7 @@ func (h *hands) droppedAll(topic string) {
 	t.dropping = 0
 	if t.lost {
 		t.lost = false
-		h.lost--
+		h.lost.Add(-1)
 	}
 	for ref, e := range t.hand {
 		if !e.answered {
@@ -665,16 +667,12 @@ func (h *hands) loseTopic(t *carriedTopic) {
 	h.drop(t)
 	if !t.lost {
 		t.lost = true
-		h.lost++
+		h.lost.Add(1)
 	}
 }
 
 // isLosing reports whether requests in flight may have events of a share that was lost.
-func (h *hands) isLosing() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.lost > 0
-}
+func (h *hands) isLosing() bool { return h.lost.Load() > 0 }
 
 // know takes over the exceptions of shares that were just taken.
 func (h *hands) know(lanes []int16, exceptions []relay.LaneException) {

@@ -1112,7 +1112,7 @@ func (p *process) inside() (text string) {
 	h := p.hands
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	text = fmt.Sprintf("%s: %d events in hand, lost %d, closed %v, final %d", p.id, h.events, h.lost, h.closed, h.final)
+	text = fmt.Sprintf("%s: %d events in hand, lost %d, closed %v, final %d", p.id, h.events, h.lost.Load(), h.closed, h.final)
 	for n, s := range h.shares {
 		if s != nil {
 			text += fmt.Sprintf("\n  share %d %+v", n, *s)
