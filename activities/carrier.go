@@ -432,11 +432,17 @@ func (c *carrier) keep(ctx context.Context) {
 	}
 }
 
-// release sets lanes apart that leave, and gives shares back, as far as nothing of them is in hand.
+// release sets lanes apart that leave, and gives shares back, as far as nothing of them is in hand. Each
+// cause needs a statement, and many topics may leave at once. So it soon interrupts itself, because leases
+// have to be renewed meanwhile.
 func (c *carrier) release(ctx context.Context) error {
-	for {
+	for began := time.Now(); ; {
 		lanes, cause := c.hands.toSetApart()
 		if len(lanes) == 0 {
+			break
+		}
+		if time.Since(began) >= timing.ShareEvery {
+			signal(c.hands.wakeSteward)
 			break
 		}
 		trying, cancel := context.WithTimeout(ctx, moveTry)

@@ -307,7 +307,7 @@ func (w *world) answer(m *message) *relay.PublishError {
 	defer w.mu.Unlock()
 	switch {
 	case w.broken[m.topic].After(time.Now()):
-		return &relay.PublishError{Code: "AccessDenied", Class: relay.ClassDestination, Whole: true}
+		return &relay.PublishError{Code: "AccessDenied", Message: "not allowed to send to " + m.topic, Class: relay.ClassDestination, Whole: true}
 	case w.poison[m]:
 		return &relay.PublishError{Code: "InvalidMessageContents", Class: relay.ClassPoison}
 	}
