@@ -253,10 +253,13 @@ func live(t *testing.T, seed uint64, h happenings) {
 	w.must(!calm || w.repeats == 0, func() string { return fmt.Sprint("events were sent again for no reason: ", w.repeats) })
 	w.must(w.waitFor(time.Minute, w.isEven), func() string { return fmt.Sprint("the shares are not even: ", w.shares) })
 	stop()
-	for _, p := range alive {
+	mu.Lock()
+	left := slices.Clone(alive)
+	mu.Unlock()
+	for _, p := range left {
 		p.stop()
 	}
-	for _, p := range alive {
+	for _, p := range left {
 		<-p.done
 	}
 	others.Wait()
