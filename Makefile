@@ -11,7 +11,7 @@ export OUTBOX_TOOLS
 BIN := $(OUTBOX_TOOLS)/bin
 
 # What `make test` hands to go test besides -race, and where it looks.
-TESTFLAGS ?= -timeout 30m
+TESTFLAGS ?= -timeout 40m
 PACKAGES  ?= ./...
 
 .DEFAULT_GOAL := help

@@ -74,7 +74,7 @@ func busy(t *testing.T) (m metrics, text string) {
 	o.write("broken", "s3cr3t", 20, 5)
 	o.write("audit", "s3cr3t", 7, 5)
 	o.starter("pause", "audit", "--by", "s3cr3t ann", "--reason", "s3cr3t reason")
-	w := o.work()
+	w := o.work(shared)
 	o.starter("schedule")
 	o.unschedule(o.queue)
 	o.unschedule(o.queue + "-maintenance")
