@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -101,7 +100,6 @@ type Activities struct {
 	carrier   *carrier // nil without Config.Sharing
 	carried   carried
 	offers    seatOffers
-	seated    atomic.Bool // it has a seat
 	// routeWait is timing.RouteWait, but in tests.
 	routeWait time.Duration
 }

@@ -55,7 +55,7 @@ func Held(a *Activities) (shares int, seated bool) {
 	if a.carrier == nil {
 		return 0, false
 	}
-	return len(a.carrier.summary().Lanes), a.seated.Load()
+	return len(a.carrier.summary().Lanes), a.carrier.seating.isSeated()
 }
 
 // seat is the activity that lets this worker hold shares. It publishes nothing itself. It ends after
@@ -70,8 +70,6 @@ func (a *Activities) seat(ctx context.Context, r PublishRequest) (PublishResult,
 	if !ok {
 		return passOn(ctx)
 	}
-	a.seated.Store(true)
-	defer a.seated.Store(false)
 	err := a.stay(ctx, began.Add(seatLasts(ctx, r.For)))
 	end()
 	var result PublishResult

@@ -163,7 +163,7 @@ func (l *loop) ticked() {
 // join gives the loop a place at the limiter of a destination.
 func (l *loop) join(to *limit.Limiter, least, most int) *gate {
 	g := newGate(nil, least, most)
-	g.limiter = to.JoinFunc(most, func() { l.grants.add(g) })
+	g.limiter = to.Join(most, func() { l.grants.add(g) })
 	return g
 }
 

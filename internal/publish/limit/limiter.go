@@ -35,22 +35,9 @@ func (l *Limiter) Rate() float64 {
 }
 
 // Join adds a batch. A batch that may have more than Ceiling requests in flight raises the
-// ceiling of the destination.
-func (l *Limiter) Join(most int) *Turn {
-	token := make(chan struct{}, 1)
-	t := l.JoinFunc(most, func() {
-		select {
-		case token <- struct{}{}:
-		default: // one is there from an earlier grant
-		}
-	})
-	t.token = token
-	return t
-}
-
-// JoinFunc is Join for a batch that has many turns, and so cannot wait for Granted. The function
-// granted is called instead. It must neither block nor call the limiter.
-func (l *Limiter) JoinFunc(most int, granted func()) *Turn {
+// ceiling of the destination. The function granted is called when a request may start that Take has
+// refused. It must neither block nor call the limiter.
+func (l *Limiter) Join(most int, granted func()) *Turn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.level.Raise(most)
@@ -61,18 +48,14 @@ func (l *Limiter) JoinFunc(most int, granted func()) *Turn {
 type Turn struct {
 	limiter *Limiter
 	granted func()
-	token   chan struct{} // nil after JoinFunc
 
 	// The limiter's mutex guards these.
 	waits bool // in the queue
 	has   bool // a request that has not been taken
 }
 
-// Granted gets a token when a request may start that Take has refused.
-func (t *Turn) Granted() <-chan struct{} { return t.token }
-
 // Take reports whether a request may start now. If not, the batch has a place in the queue, and
-// Granted says when to ask again. Each request that may start needs a call of Done or PutBack.
+// granted is called when it may ask again. Each request that may start needs a call of Done or PutBack.
 func (t *Turn) Take() bool {
 	l := t.limiter
 	l.mu.Lock()

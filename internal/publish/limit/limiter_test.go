@@ -10,10 +10,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// tokenTurn is the turn of a batch that waits for a token.
+type tokenTurn struct {
+	*Turn
+	granted chan struct{}
+}
+
+func (l *Limiter) join(most int) tokenTurn {
+	granted := make(chan struct{}, 1)
+	return tokenTurn{l.Join(most, func() {
+		select {
+		case granted <- struct{}{}:
+		default: // one is there from an earlier grant
+		}
+	}), granted}
+}
+
 // send sends requests of one batch one after the other, with as many senders as it wants requests
 // in flight, until the time is over. It returns how many were answered, and the longest wait.
 func send(l *Limiter, senders int, d, latency time.Duration) (answered int, longest time.Duration) {
-	turn := l.Join(Ceiling)
+	turn := l.join(Ceiling)
 	defer turn.Leave()
 	end := time.Now().Add(d)
 	done := make(chan struct{}, senders)
@@ -46,7 +62,7 @@ func send(l *Limiter, senders int, d, latency time.Duration) (answered int, long
 			inFlight--
 			answered++
 			turn.Done(Answer{Latency: latency, Accepted: 10})
-		case <-turn.Granted():
+		case <-turn.granted:
 		case <-over:
 		}
 	}
@@ -84,7 +100,7 @@ func TestLimiter_LetsASmallBatchPassALargeOne(t *testing.T) {
 
 func TestLimiter_GivesTheRequestsOfABatchThatLeavesToTheOthers(t *testing.T) {
 	l := New()
-	first, second, third := l.Join(1), l.Join(1), l.Join(1)
+	first, second, third := l.join(1), l.join(1), l.join(1)
 	for range Initial {
 		require.True(t, first.Take())
 	}
@@ -93,20 +109,20 @@ func TestLimiter_GivesTheRequestsOfABatchThatLeavesToTheOthers(t *testing.T) {
 	require.False(t, third.Take())
 	first.Leave() // in the queue
 	first.Done(Answer{})
-	<-second.Granted()
+	<-second.granted
 	second.Leave() // without taking it
-	<-third.Granted()
+	<-third.granted
 	require.True(t, third.Take())
 	require.False(t, third.Take())
 	third.PutBack()
-	<-third.Granted()
+	<-third.granted
 	require.True(t, third.Take(), "it had a place in the queue again")
 }
 
 func TestLimiter_KeepsToARateWithSeveralBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New()
-		turn := l.Join(1)
+		turn := l.join(1)
 		for range 10 {
 			require.True(t, turn.Take())
 		}
@@ -144,7 +160,7 @@ func TestLimiter_ADestinationThatHangsHoldsNoOther(t *testing.T) {
 func TestLimiter_ABatchThatMayHaveMoreRaisesTheCeiling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New()
-		turn := l.Join(200)
+		turn := l.join(200)
 		defer turn.Leave()
 		send(l, 1000, 10*time.Second, 15*time.Millisecond)
 		require.Equal(t, 200, l.Limit())
