@@ -41,7 +41,7 @@ func TestRecovery_OfADestinationThatHangsLeavesItsNeighbourItsPace(t *testing.T)
 	o.write("paced", "p", paced, 500)
 	o.schedule()
 	began := time.Now()
-	testenv.Eventually(t, 150*time.Second, func() error {
+	testenv.Eventually(t, 90*time.Second, func() error {
 		if o.recoveries(c) == 0 {
 			return errNotYet
 		}

@@ -1,13 +1,20 @@
 package limit
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
 // Limiter shares the level of one destination among the batches that send to it. Requests wait in
 // a queue in which each batch has one place, so a batch with many events keeps no other waiting
-// for longer than one request each. It is safe for concurrent use.
+// for longer than one request each.
+//
+// A batch that has no request in flight never waits for the requests of others, only for the rate.
+// So each batch soon finds out if the destination hangs: requests that are not answered would
+// otherwise keep all batches but one waiting until their time is over.
+//
+// A Limiter is safe for concurrent use.
 type Limiter struct {
 	mu       sync.Mutex
 	level    *Level
@@ -50,8 +57,9 @@ type Turn struct {
 	granted func()
 
 	// The limiter's mutex guards these.
-	waits bool // in the queue
-	has   bool // a request that has not been taken
+	waits    bool // in the queue
+	has      bool // a request that has not been taken
+	inFlight int  // with that
 }
 
 // Take reports whether a request may start now. If not, the batch has a place in the queue, and
@@ -68,8 +76,8 @@ func (t *Turn) Take() bool {
 		return false
 	}
 	now := time.Now()
-	if len(l.queue) == 0 && l.mayStart(now) {
-		l.start(now)
+	if (len(l.queue) == 0 || t.inFlight == 0) && l.hasPlace(t) && l.level.Wait(now) == 0 {
+		l.start(t, now)
 		return true
 	}
 	t.waits = true
@@ -83,7 +91,7 @@ func (t *Turn) PutBack() {
 	l := t.limiter
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.putBack()
+	l.putBack(t)
 }
 
 // Done ends a request, and returns how many requests the destination may have in flight now.
@@ -94,6 +102,7 @@ func (t *Turn) Done(a Answer) (limit int) {
 	now := time.Now()
 	full := len(l.queue) > 0 && l.inFlight >= l.level.Limit()
 	l.inFlight--
+	t.inFlight--
 	l.level.Answered(now, a, full)
 	l.grant(now)
 	return l.level.Limit()
@@ -106,45 +115,44 @@ func (t *Turn) Leave() {
 	defer l.mu.Unlock()
 	if t.waits {
 		t.waits = false
-		for i, other := range l.queue {
-			if other == t {
-				l.queue = append(l.queue[:i], l.queue[i+1:]...)
-				break
-			}
-		}
+		l.queue = slices.DeleteFunc(l.queue, func(other *Turn) bool { return other == t })
 	}
 	if t.has {
 		t.has = false
-		l.putBack()
+		l.putBack(t)
 	}
 }
 
-func (l *Limiter) putBack() {
+func (l *Limiter) putBack(t *Turn) {
 	l.inFlight--
+	t.inFlight--
 	l.level.PutBack()
 	l.grant(time.Now())
 }
 
-func (l *Limiter) mayStart(now time.Time) bool {
-	return l.inFlight < l.level.Limit() && l.level.Wait(now) == 0
+// hasPlace reports whether one more request of a batch may be in flight.
+func (l *Limiter) hasPlace(t *Turn) bool {
+	return l.inFlight < l.level.Limit() || t.inFlight == 0
 }
 
-func (l *Limiter) start(now time.Time) {
+func (l *Limiter) start(t *Turn, now time.Time) {
 	l.level.Started(now, l.inFlight == 0)
 	l.inFlight++
+	t.inFlight++
 }
 
 // grant lets those start that have waited the longest. If only the rate keeps the next one back,
 // it comes back when the rate allows it.
 func (l *Limiter) grant(now time.Time) {
-	for len(l.queue) > 0 && l.mayStart(now) {
-		t := l.queue[0]
-		l.queue = l.queue[1:]
-		l.start(now)
+	next := slices.IndexFunc(l.queue, l.hasPlace)
+	for ; next >= 0 && l.level.Wait(now) == 0; next = slices.IndexFunc(l.queue, l.hasPlace) {
+		t := l.queue[next]
+		l.queue = slices.Delete(l.queue, next, next+1)
+		l.start(t, now)
 		t.waits, t.has = false, true
 		t.granted()
 	}
-	if len(l.queue) == 0 || l.armed || l.inFlight >= l.level.Limit() {
+	if next < 0 || l.armed {
 		return
 	}
 	l.armed = true

@@ -101,9 +101,11 @@ func TestLimiter_LetsASmallBatchPassALargeOne(t *testing.T) {
 func TestLimiter_GivesTheRequestsOfABatchThatLeavesToTheOthers(t *testing.T) {
 	l := New()
 	first, second, third := l.join(1), l.join(1), l.join(1)
-	for range Initial {
+	for range Initial - 2 {
 		require.True(t, first.Take())
 	}
+	require.True(t, second.Take())
+	require.True(t, third.Take())
 	require.False(t, first.Take())
 	require.False(t, second.Take())
 	require.False(t, third.Take())
@@ -117,6 +119,43 @@ func TestLimiter_GivesTheRequestsOfABatchThatLeavesToTheOthers(t *testing.T) {
 	third.PutBack()
 	<-third.granted
 	require.True(t, third.Take(), "it had a place in the queue again")
+}
+
+// Otherwise the first one has all requests, and the others learn nothing before their time is over.
+func TestLimiter_ADestinationThatHangsTellsEachBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New()
+		var answered [4]int
+		var wg sync.WaitGroup
+		for i := range answered {
+			wg.Go(func() { answered[i], _ = send(l, 1000, 5*time.Second, 15*time.Second) })
+		}
+		wg.Wait()
+		for _, n := range answered {
+			assert.Positive(t, n)
+		}
+	})
+}
+
+func TestLimiter_ABatchWithoutRequestsWaitsForTheRateAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New()
+		large, small := l.join(1), l.join(1)
+		require.True(t, large.Take())
+		large.Done(Answer{Throttled: true})
+		require.Equal(t, leastRate, l.Rate())
+		time.Sleep(time.Minute)
+		for l.Limit() > l.inFlight {
+			for !large.Take() {
+				<-large.granted
+			}
+		}
+		began := time.Now()
+		for !small.Take() {
+			<-small.granted
+		}
+		require.Equal(t, time.Second, time.Since(began))
+	})
 }
 
 func TestLimiter_KeepsToARateWithSeveralBatches(t *testing.T) {
