@@ -112,7 +112,7 @@ func (c *carrier) keepsApart(topic string) string {
 func (c *carrier) run(ctx context.Context) {
 	detached := context.WithoutCancel(ctx)
 	c.out = c.cfg.sender.Open(relay.SenderRequest{
-		Deadline: c.deadline, Report: c.report, Answered: c.metrics.Answered, Dropped: c.dropped,
+		Deadline: c.deadline, Report: c.report, Answered: c.metrics.Answered, Dropping: c.hands.droppedUnsent, Dropped: c.dropped,
 	})
 	reader := &carrierReader{
 		store: c.cfg.reads, worker: c.cfg.worker, hands: c.hands, send: c.send, poll: c.policies.PollEvery, log: c.cfg.log,

@@ -474,6 +474,26 @@ func (h *hands) toDrop() (topic string, found bool) {
 	return "", false
 }
 
+// droppedUnsent notes that only some events of a topic are still in flight: the sender has forgotten the
+// others. So a request that hangs keeps only the lanes of its own events.
+func (h *hands) droppedUnsent(topic string, inFlight []relay.Ref) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.topics[topic]; t != nil && t.dropping == dropAsked {
+		h.giveUp(topic, t, inFlight)
+	}
+}
+
+// giveUp forgets the events of a topic that have no answer and are not in flight. They are read again.
+func (h *hands) giveUp(topic string, t *carriedTopic, inFlight []relay.Ref) {
+	for ref, e := range t.hand {
+		if !e.answered && !slices.Contains(inFlight, ref) {
+			h.forget(t, ref)
+			h.putBack(topic, ref, h.final)
+		}
+	}
+}
+
 // droppedAll notes that no request with events of a topic is in flight.
 func (h *hands) droppedAll(topic string) {
 	h.mu.Lock()
@@ -487,12 +507,7 @@ func (h *hands) droppedAll(topic string) {
 		t.lost = false
 		h.lost.Add(-1)
 	}
-	for ref, e := range t.hand {
-		if !e.answered {
-			h.forget(t, ref)
-			h.putBack(topic, ref, h.final)
-		}
-	}
+	h.giveUp(topic, t, nil)
 	h.tidy(topic)
 	signal(h.wakeSteward)
 	signal(h.wakeLoader)
@@ -511,7 +526,7 @@ func (h *hands) toSetApart() (lanes []relay.TopicLane, cause string) {
 		t := h.topics[name]
 		for _, lane := range slices.Sorted(maps.Keys(t.lanes)) {
 			l := t.lanes[lane]
-			if l.mode != leaving || t.dropping != 0 || t.count[lane] > 0 || len(lanes) > 0 && l.cause != cause || len(lanes) == apartMost {
+			if l.mode != leaving || t.count[lane] > 0 || len(lanes) > 0 && l.cause != cause || len(lanes) == apartMost {
 				continue
 			}
 			lanes, cause = append(lanes, relay.TopicLane{Topic: name, Lane: lane}), l.cause

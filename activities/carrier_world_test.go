@@ -745,6 +745,7 @@ type fakeOutlet struct {
 	busy     map[string]bool // keys
 	blocked  map[string]bool
 	inFlight int
+	sent     map[relay.Ref]bool // in flight
 	dropping bool
 	waits    bool // for the deadline
 }
@@ -752,7 +753,7 @@ type fakeOutlet struct {
 func (s *fakeStream) outlet(topic string) *fakeOutlet {
 	o := s.topics[topic]
 	if o == nil {
-		o = &fakeOutlet{busy: map[string]bool{}, blocked: map[string]bool{}}
+		o = &fakeOutlet{busy: map[string]bool{}, blocked: map[string]bool{}, sent: map[relay.Ref]bool{}}
 		s.topics[topic] = o
 	}
 	return o
@@ -804,6 +805,9 @@ func (s *fakeStream) pump(topic string, o *fakeOutlet) {
 			return
 		}
 		o.inFlight++
+		for _, e := range batch {
+			o.sent[e.Ref] = true
+		}
 		s.flying.Go(func() { s.request(topic, o, batch) })
 	}
 }
@@ -859,6 +863,7 @@ func (s *fakeStream) request(topic string, o *fakeOutlet, batch []relay.Event) {
 	o.inFlight--
 	for i, e := range batch {
 		delete(o.busy, e.Key)
+		delete(o.sent, e.Ref)
 		if outcomes[i].Err != nil {
 			o.blocked[e.Key] = true
 		}
@@ -880,6 +885,8 @@ func (s *fakeStream) tryEnd(topic string, o *fakeOutlet) bool {
 }
 
 func (s *fakeStream) Drop(topic string) {
+	s.report.Lock()
+	defer s.report.Unlock()
 	s.mu.Lock()
 	o := s.outlet(topic)
 	if o.dropping || s.closed {
@@ -887,11 +894,11 @@ func (s *fakeStream) Drop(topic string) {
 		return
 	}
 	o.dropping, o.queue = true, nil
+	inFlight := slices.Collect(maps.Keys(o.sent))
 	gone := s.tryEnd(topic, o)
 	s.mu.Unlock()
+	s.Dropping(topic, inFlight)
 	if gone {
-		s.report.Lock()
-		defer s.report.Unlock()
 		s.Dropped(topic)
 	}
 }

@@ -21,11 +21,12 @@ type loop struct {
 
 	rota     rota
 	grants   grants
-	idle     []*request     // those that are not in flight; the one that was used last is the last
-	unused   int            // how many of idle were not used since retire
-	inFlight int            // requests
-	running  sync.WaitGroup // the goroutines of all requests
-	answered chan *request  // has room for all, so that they end even after a panic in report
+	idle     []*request        // those that are not in flight; the one that was used last is the last
+	unused   int               // how many of idle were not used since retire
+	requests map[*request]bool // all: idle and in flight
+	inFlight int               // requests
+	running  sync.WaitGroup    // the goroutines of all requests
+	answered chan *request     // has room for all, so that they end even after a panic in report
 
 	timer   *time.Timer // ends a wait
 	wakes   time.Time   // when the timer fires; zero: it does not
@@ -54,8 +55,18 @@ type side interface {
 // notice is what a side has to report of a topic.
 type notice struct {
 	topic    string
+	kind     noticeKind
 	outcomes []relay.Outcome
+	inFlight []relay.Ref // isDropping
 }
+
+type noticeKind int
+
+const (
+	hasOutcomes noticeKind = iota
+	isDropping             // the unsent events of the topic are forgotten
+	isDropped              // and no request of it is in flight
+)
 
 // run does everything in turn: it starts requests, reports outcomes, and waits until there is
 // more to do.
@@ -126,6 +137,7 @@ func (l *loop) start(o *outlet, deadline time.Time) {
 		l.unused = min(l.unused, n-1)
 	} else {
 		r = &request{start: make(chan time.Time, 1)}
+		l.requests[r] = true
 		l.running.Go(func() { r.serve(l.sending, l.answered) })
 	}
 	o.start(r)
@@ -213,7 +225,20 @@ func (l *loop) record(o *outlet, entries []*entry, of func(int) (messageID strin
 		}
 		o.done(e, err == nil)
 	}
-	l.notices = append(l.notices, notice{o.topic, outcomes})
+	l.notices = append(l.notices, notice{topic: o.topic, outcomes: outcomes})
+}
+
+// flying are the events of an outlet whose requests are in flight.
+func (l *loop) flying(o *outlet) (refs []relay.Ref) {
+	for r := range l.requests {
+		if r.outlet != o {
+			continue
+		}
+		for _, e := range r.entries {
+			refs = append(refs, e.ev.Ref)
+		}
+	}
+	return refs
 }
 
 // report reports the notices since the last call.
@@ -228,6 +253,7 @@ func (l *loop) report() {
 // retire ends the goroutines of requests that were not used since it was called last.
 func (l *loop) retire() {
 	for _, r := range l.idle[:l.unused] {
+		delete(l.requests, r)
 		close(r.start)
 	}
 	l.idle = slices.Delete(l.idle, 0, l.unused)

@@ -41,6 +41,7 @@ func (p *Publisher) Publish(ctx context.Context, r Request) (Result, error) {
 		sending:  context.WithoutCancel(ctx),
 		timeout:  p.cfg.RequestTimeout,
 		grants:   newGrants(),
+		requests: make(map[*request]bool),
 		answered: make(chan *request, r.Concurrency),
 	}
 	if r.Deadline != nil {

@@ -43,6 +43,7 @@ func (p *Publisher) Open(r relay.SenderRequest) relay.Sender {
 		timeout:  p.cfg.RequestTimeout,
 		rota:     rota{most: mostInFlight},
 		grants:   newGrants(),
+		requests: make(map[*request]bool),
 		answered: make(chan *request, mostInFlight),
 	}
 	if r.Deadline != nil {
@@ -173,6 +174,11 @@ func (s *stream) drop(topic string) {
 	}
 	b.dropping = true
 	s.forget(b)
+	n := notice{topic: topic, kind: isDropping}
+	if b.outlet != nil {
+		n.inFlight = s.flying(b.outlet)
+	}
+	s.notices = append(s.notices, n)
 	s.endDrop(b)
 }
 
@@ -180,7 +186,7 @@ func (s *stream) drop(topic string) {
 func (s *stream) endDrop(b *branch) {
 	if b.dropping && (b.outlet == nil || b.outlet.inFlight == 0) {
 		s.remove(b)
-		s.notices = append(s.notices, notice{topic: b.topic})
+		s.notices = append(s.notices, notice{topic: b.topic, kind: isDropped})
 	}
 }
 
@@ -288,15 +294,20 @@ func (s *stream) changed(o *outlet) {
 	s.endDrop(b)
 }
 
-// report reports outcomes, or without any that a topic is dropped.
+// report reports outcomes, or how far the dropping of a topic is.
 func (s *stream) report(n notice) {
-	if n.outcomes != nil {
+	switch {
+	case n.kind == hasOutcomes:
 		s.Report(n.topic, n.outcomes)
-		return
-	}
-	s.inbox.dropped(n.topic)
-	if s.Dropped != nil {
-		s.Dropped(n.topic)
+	case n.kind == isDropping:
+		if s.Dropping != nil {
+			s.Dropping(n.topic, n.inFlight)
+		}
+	default:
+		s.inbox.dropped(n.topic)
+		if s.Dropped != nil {
+			s.Dropped(n.topic)
+		}
 	}
 }
 

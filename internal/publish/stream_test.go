@@ -397,6 +397,41 @@ func TestSender_DropForgetsUnsentEventsAndReportsThoseInFlight(t *testing.T) {
 	})
 }
 
+func TestSender_DropSaysAtOnceWhichEventsAreInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDiary()
+		r := d.request()
+		var inFlight [][]int64
+		r.Dropping = func(topic string, refs []relay.Ref) {
+			defer d.write()()
+			require.Equal(t, "orders", topic)
+			require.Equal(t, len(inFlight), d.dropped[topic], "it comes before Dropped")
+			all := []int64{}
+			for _, ref := range refs {
+				all = append(all, ref.ID)
+			}
+			slices.Sort(all)
+			inFlight = append(inFlight, all)
+		}
+		s := stubs(map[string]*stub{"orders": {send: slow(15 * time.Second)}}).Open(r)
+		s.Add("orders", numbered(1, 1000, nil))
+		synctest.Wait()
+		s.Drop("orders")
+		s.Drop("orders")
+		synctest.Wait()
+		require.Equal(t, [][]int64{ids(1, 10*leastAtOneDestination)}, inFlight)
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		require.Equal(t, inFlight[0], d.acknowledged("orders"))
+		require.Equal(t, 1, d.drops("orders"))
+		s.Drop("orders")
+		synctest.Wait()
+		require.Equal(t, [][]int64{inFlight[0], {}}, inFlight, "nothing is in flight")
+		closeSender(t, s)
+		require.NoError(t, d.wrong)
+	})
+}
+
 func TestSender_DropOfATopicWithoutEventsIsDroppedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDiary()

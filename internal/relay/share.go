@@ -169,6 +169,10 @@ type SenderRequest struct {
 	// Answered is told of every request that is over, before its outcomes are reported, for
 	// statistics. Default: it is not called.
 	Answered func(topic string, a Answer)
+	// Dropping is called once for each Drop, before Dropped, as soon as the unsent events of the topic
+	// are forgotten. inFlight are its other events: their outcomes follow, unless a request is divided
+	// and the rest of it is forgotten, too. Default: it is not called.
+	Dropping func(topic string, inFlight []Ref)
 	// Dropped is called once for each Drop, when the outcomes of all requests with events of the
 	// topic have been reported. From then on the topic can be added again.
 	Dropped func(topic string)
