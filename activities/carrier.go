@@ -85,7 +85,7 @@ func newCarrier(a *Activities, cfg carrierConfig) *carrier {
 			c.routed[topic] = true
 		}
 	}
-	c.hands = newHands(c.keepsApart, func(topic, cause string) {
+	c.hands = newHands(c.keepsApart, c.destination, func(topic, cause string) {
 		c.cfg.log.Info("a topic leaves the lanes that all topics share; batches of its own publish it until it comes back",
 			"topic", topic, "cause", printable.Cut(printable.Text(cause), maxFailureText))
 	})
@@ -106,13 +106,22 @@ func (c *carrier) keepsApart(topic string) string {
 	return ""
 }
 
+// destination names a topic's destination, "" if this worker has none for it.
+func (c *carrier) destination(topic string) string {
+	if c.policies.Publisher == nil {
+		return ""
+	}
+	return c.policies.Publisher.Destination(topic)
+}
+
 // run carries until ctx ends: while a seat lets it, it holds shares, reads what commits in them,
 // sends and settles it. Then it waits for its requests in flight, settles, and gives its shares back.
 // It does so within timing.StopTimeout and timing.SettlePatience.
 func (c *carrier) run(ctx context.Context) {
 	detached := context.WithoutCancel(ctx)
 	c.out = c.cfg.sender.Open(relay.SenderRequest{
-		Deadline: c.deadline, Report: c.report, Answered: c.metrics.Answered, Dropping: c.hands.droppedUnsent, Dropped: c.dropped,
+		Deadline: c.deadline, Report: c.report, Answered: c.metrics.Answered,
+		Silent: c.hands.silent, Dropping: c.hands.droppedUnsent, Dropped: c.dropped,
 	})
 	reader := &carrierReader{
 		store: c.cfg.reads, worker: c.cfg.worker, hands: c.hands, send: c.send, poll: c.policies.PollEvery, log: c.cfg.log,

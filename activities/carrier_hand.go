@@ -16,10 +16,11 @@ import (
 const (
 	carryEvents = 1000
 	carryBytes  = 16 << 20
-	// carryTopic is how many times as many events as there is room left one topic may have in hand. So
-	// a topic alone gets four fifths of the room, and topics that hang leave some to others.
-	carryTopic = 4
-	// carryLeast is the least room for which a topic that has much in hand is read.
+	// carryOne is how many times as many events as there is room left the topics of one destination may have
+	// in hand. So one alone gets four fifths of the room, and one that hangs leaves some to others, however
+	// many topics it has.
+	carryOne = 4
+	// carryLeast is the least room for which a topic is read whose destination has much in hand.
 	carryLeast = 50
 )
 
@@ -59,7 +60,7 @@ type carriedEvent struct {
 type carriedTopic struct {
 	hand     map[relay.Ref]carriedEvent
 	count    [relay.Lanes]int // in hand, by lane
-	bytes    int64
+	to       *carriedDestination
 	lanes    map[int16]*carriedLane
 	acked    []relay.Ref // to be settled
 	settling []relay.Ref // being settled
@@ -67,6 +68,12 @@ type carriedTopic struct {
 	dropping dropping
 	// lost is set while the requests in flight may have events of a share that was lost.
 	lost bool
+}
+
+// carriedDestination is what the topics of one destination have in hand.
+type carriedDestination struct {
+	events int
+	bytes  int64
 }
 
 type dropping int
@@ -98,12 +105,15 @@ type read struct{ settled map[relay.Ref]bool }
 type hands struct {
 	// keeps says why a topic is not published from shares by this worker, "" if it is.
 	keeps func(topic string) string
+	// destination says where a topic goes, "" if that is not known.
+	destination func(topic string) string
 
 	mu      sync.Mutex
 	shares  [relay.Lanes]*carriedShare
 	topics  map[string]*carriedTopic
-	stopped map[string]bool // topics that are paused, or held for a recovery
-	events  int             // in hand
+	to      map[string]*carriedDestination // those that are known
+	stopped map[string]bool                // topics that are paused, or held for a recovery
+	events  int                            // in hand
 	bytes   int64
 	acked   int  // acknowledgements to settle
 	closed  bool // nothing is loaded any more
@@ -122,10 +132,11 @@ type hands struct {
 	told func(topic, cause string)
 }
 
-func newHands(keeps func(topic string) string, told func(topic, cause string)) *hands {
+func newHands(keeps, destination func(topic string) string, told func(topic, cause string)) *hands {
 	token := func() chan struct{} { return make(chan struct{}, 1) }
 	return &hands{
-		keeps: keeps, told: told, topics: make(map[string]*carriedTopic), reads: make(map[*read]bool),
+		keeps: keeps, destination: destination, told: told,
+		topics: make(map[string]*carriedTopic), to: make(map[string]*carriedDestination), reads: make(map[*read]bool),
 		wakeLoader: token(), wakeSettler: token(), wakeSteward: token(), wakeDropper: token(),
 	}
 }
@@ -133,10 +144,23 @@ func newHands(keeps func(topic string) string, told func(topic, cause string)) *
 func (h *hands) topic(name string) *carriedTopic {
 	t := h.topics[name]
 	if t == nil {
-		t = &carriedTopic{hand: make(map[relay.Ref]carriedEvent), lanes: make(map[int16]*carriedLane)}
+		t = &carriedTopic{hand: make(map[relay.Ref]carriedEvent), lanes: make(map[int16]*carriedLane), to: h.toOf(name)}
 		h.topics[name] = t
 	}
 	return t
+}
+
+// toOf returns the destination of a topic. A topic without a known one has it alone.
+func (h *hands) toOf(topic string) *carriedDestination {
+	name := h.destination(topic)
+	to := h.to[name]
+	if to == nil {
+		to = &carriedDestination{}
+		if name != "" {
+			h.to[name] = to
+		}
+	}
+	return to
 }
 
 // tidy forgets a topic of which nothing is left.
@@ -156,7 +180,8 @@ func (h *hands) take(topic string, ref relay.Ref, bytes int64, born time.Time) b
 	}
 	t.hand[ref] = carriedEvent{bytes: bytes, born: born}
 	t.count[ref.Lane]++
-	t.bytes += bytes
+	t.to.events++
+	t.to.bytes += bytes
 	h.events++
 	h.bytes += bytes
 	if s := h.shares[ref.Lane]; s != nil {
@@ -173,7 +198,8 @@ func (h *hands) forget(t *carriedTopic, ref relay.Ref) {
 	}
 	delete(t.hand, ref)
 	t.count[ref.Lane]--
-	t.bytes -= e.bytes
+	t.to.events--
+	t.to.bytes -= e.bytes
 	h.events--
 	h.bytes -= e.bytes
 	s := h.shares[ref.Lane]
@@ -193,17 +219,17 @@ func (h *hands) hasRoom(t *carriedTopic, bytes int64) bool {
 	if h.events == 0 {
 		return true
 	}
-	return free > 0 && len(t.hand) < carryTopic*free && bytes <= freeBytes && (len(t.hand) == 0 || t.bytes+bytes <= carryTopic*freeBytes)
+	return free > 0 && t.to.events < carryOne*free && bytes <= freeBytes && (t.to.events == 0 || t.to.bytes+bytes <= carryOne*freeBytes)
 }
 
 // allowance is how many events of a topic are to be read now; 0 if it is not worth a read.
 func (h *hands) allowance(t *carriedTopic) int {
 	free, freeBytes := carryEvents-h.events, int64(carryBytes)-h.bytes
-	n := min(free, carryTopic*free-len(t.hand))
+	n := min(free, carryOne*free-t.to.events)
 	switch {
-	case n <= 0, freeBytes <= 0, h.events > 0 && t.bytes > 0 && t.bytes >= carryTopic*freeBytes:
+	case n <= 0, freeBytes <= 0, h.events > 0 && t.to.bytes > 0 && t.to.bytes >= carryOne*freeBytes:
 		return 0
-	case n < carryLeast && len(t.hand) > free:
+	case n < carryLeast && t.to.events > free:
 		return 0
 	}
 	return n
@@ -311,6 +337,7 @@ func (h *hands) answered(topic string, outcomes []relay.Outcome) (orphans []rela
 				// It was forgotten too early. The acknowledgement counts all the same.
 				e.born = time.Time{}
 				t.count[o.Lane]++
+				t.to.events++
 				h.events++
 				h.shares[o.Lane].count++
 			}
@@ -1087,6 +1114,16 @@ func (h *hands) isTooLarge(topic string, ref relay.Ref, bytes int64) bool {
 		h.leave(topic, err.Error(), true)
 	}
 	return err != nil
+}
+
+// silent makes a topic leave whose destination does not answer. Its batches find out what that means, and
+// its unsent events take no room from others.
+func (h *hands) silent(topic string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.topics[topic]; t != nil && t.dropping == 0 {
+		h.leave(topic, "the destination has not answered for some seconds", true)
+	}
 }
 
 // eject makes a topic leave because an event of it cannot be sent.

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,5 +76,69 @@ func TestCarrier_LeavesLanesWithoutRequestsToBatchesAtOnce(t *testing.T) {
 		require.True(t, w.waitFor(2*time.Second, func() bool { return apart(refused.Lane) }))
 		w.do(func() { require.False(t, apart(hanging.Lane), "a request is in flight") })
 		w.drained(t, 30*time.Second)
+	})
+}
+
+// queues names the destination of each topic: "hanging-1" and "hanging-2" have one.
+type queues struct{ Publisher }
+
+func (queues) Destination(topic string) string {
+	name, _, _ := strings.Cut(topic, "-")
+	return "SQS queue " + name
+}
+
+func TestCarrier_ManyTopicsOfADestinationThatHangsLeaveRoomToOthers(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.lookMost = 1000
+		a := w.seated(t, "a", Config{Publisher: queues{}})
+		w.do(func() {
+			for i := range 200 {
+				w.hanging[fmt.Sprint("hanging-", i)] = time.Now().Add(10 * time.Second)
+			}
+		})
+		for i := range 2000 {
+			w.write(fmt.Sprint("hanging-", i%200), fmt.Sprint("key-", i))
+		}
+		time.Sleep(time.Second)
+		a.hands.mu.Lock()
+		inHand := a.hands.events
+		a.hands.mu.Unlock()
+		require.Greater(t, inHand, carryEvents/2)
+		require.LessOrEqual(t, inHand, carryEvents*carryOne/(carryOne+1))
+		stop := w.traffic(t, time.Millisecond, "good-1", "good-2")
+		for range 80 {
+			time.Sleep(100 * time.Millisecond)
+			w.do(func() { require.LessOrEqual(t, w.waiting("good-1")+w.waiting("good-2"), 200) })
+		}
+		stop()
+	})
+}
+
+// So the attempts of its batches begin before the first request of the shares is over.
+func TestCarrier_EjectsATopicWhoseDestinationIsSilent(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.seated(t, "a", Config{})
+		w.do(func() { w.hanging["orders"] = time.Now().Add(20 * time.Second) })
+		requests := map[int16]bool{}
+		for i := range 4 {
+			requests[w.write("orders", fmt.Sprint("key-", i)).Lane] = true
+			time.Sleep(100 * time.Millisecond)
+		}
+		for i := range 100 {
+			w.write("orders", fmt.Sprint("key-", i))
+		}
+		apart := func(is func(lane int16) bool) func() bool {
+			return func() bool {
+				for lane := range int16(relay.Lanes) {
+					if w.lanes[relay.TopicLane{Topic: "orders", Lane: lane}].apart != is(lane) {
+						return false
+					}
+				}
+				return true
+			}
+		}
+		require.True(t, w.waitFor(silentAfter+time.Second, apart(func(lane int16) bool { return !requests[lane] })))
+		require.True(t, w.waitFor(10*time.Second, apart(func(int16) bool { return true })), "also those whose requests are over")
+		w.drained(t, time.Minute)
 	})
 }

@@ -844,11 +844,14 @@ func (s *fakeStream) request(topic string, o *fakeOutlet, batch []relay.Event) {
 		w.mu.Unlock()
 		w.leaves(s.id, messages, func(at relay.TopicLane) bool { return w.owns(s.id, at) })
 		d, hangs := w.delay(topic)
-		time.Sleep(d)
 		if hangs {
+			time.Sleep(silentAfter)
+			s.silent(topic)
+			time.Sleep(d - silentAfter)
 			fail(relay.CodeTimeout)
 			break
 		}
+		time.Sleep(d)
 		for i, m := range messages {
 			outcomes[i].Err = w.answer(m)
 		}
@@ -873,6 +876,17 @@ func (s *fakeStream) request(topic string, o *fakeOutlet, batch []relay.Event) {
 	s.mu.Unlock()
 	if gone {
 		s.Dropped(topic)
+	}
+}
+
+// silentAfter is when the sender says that a destination does not answer.
+const silentAfter = 6 * time.Second
+
+func (s *fakeStream) silent(topic string) {
+	if s.gate() {
+		s.report.Lock()
+		defer s.report.Unlock()
+		s.Silent(topic)
 	}
 }
 

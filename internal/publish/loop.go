@@ -66,6 +66,7 @@ const (
 	hasOutcomes noticeKind = iota
 	isDropping             // the unsent events of the topic are forgotten
 	isDropped              // and no request of it is in flight
+	isSilent               // its destination does not answer
 )
 
 // run does everything in turn: it starts requests, reports outcomes, and waits until there is
@@ -192,6 +193,7 @@ func (l *loop) take(r *request) {
 	// First, so that close finds the request after a panic below.
 	l.idle = append(l.idle, r)
 	l.inFlight--
+	o.gate.silent = 0
 	if r.hung() {
 		o.gate.unanswered()
 	} else {

@@ -51,6 +51,7 @@ type gate struct {
 	limiter     limiter
 	asked       bool // the limiter has refused a request, and will grant one
 	granted     bool // it has, and no request has taken that
+	silent      int  // how often a stream has found requests in flight since the last answer
 }
 
 // limiter is the place of a loop at a destination's limiter: a *limit.Turn, or a test's.
@@ -151,6 +152,9 @@ func (r *rota) take(o *outlet) bool {
 		o.turn = isWaiting
 		o.gate.waiting.unpop(o) // it is its turn as soon as the limiter grants one
 		return false
+	}
+	if o.gate.inFlight == 0 {
+		o.gate.silent = 0
 	}
 	o.gate.inFlight++
 	r.inFlight++

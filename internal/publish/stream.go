@@ -15,6 +15,11 @@ const (
 	// sweepEvery how often it looks for such outlets.
 	idleFor    = time.Minute
 	sweepEvery = 15 * time.Second
+	// listenEvery is how often a stream looks whether destinations answer. One that has not answered for
+	// more than silentFor looks is silent. Looks are counted, because a process that stood still has
+	// answers that it has not read.
+	listenEvery = time.Second
+	silentFor   = 5
 	// askAgain is when a stream asks again for a deadline that has passed.
 	askAgain = 50 * time.Millisecond
 )
@@ -75,6 +80,7 @@ type stream struct {
 	closed    bool               // nothing is sent any more
 	now       time.Time          // when the last wait ended
 	sweeps    time.Time          // when to look for idle outlets
+	listens   time.Time          // when to look for destinations that are silent
 
 	inbox   *inbox
 	backlog atomic.Int64
@@ -299,6 +305,8 @@ func (s *stream) report(n notice) {
 	switch {
 	case n.kind == hasOutcomes:
 		s.Report(n.topic, n.outcomes)
+	case n.kind == isSilent:
+		s.Silent(n.topic)
 	case n.kind == isDropping:
 		if s.Dropping != nil {
 			s.Dropping(n.topic, n.inFlight)
@@ -319,6 +327,9 @@ func (s *stream) wait() {
 	if len(s.branches) > 0 || len(s.idle) > 0 {
 		s.wake(s.sweeps)
 	}
+	if s.Silent != nil && s.inFlight > 0 {
+		s.wake(s.listens)
+	}
 	select {
 	case <-s.inbox.arrived:
 		s.read()
@@ -337,6 +348,9 @@ func (s *stream) wait() {
 		if !s.now.Before(s.sweeps) {
 			s.sweep()
 		}
+		if s.Silent != nil && !s.now.Before(s.listens) {
+			s.listen()
+		}
 	}
 }
 
@@ -344,6 +358,27 @@ func (s *stream) lookedUp(l lookedUp) {
 	s.lookUps.end(l.topic)
 	if b := s.branches[l.topic]; b != nil && !s.closed {
 		s.open(b, l.found, l.err)
+	}
+}
+
+// listen notes for how long each destination with requests in flight has not answered, and reports the
+// topics of those that are silent.
+func (s *stream) listen() {
+	s.listens = s.now.Add(listenEvery)
+	silent := false
+	for _, g := range s.gates {
+		if g.inFlight > 0 {
+			g.silent++
+			silent = silent || g.silent > silentFor
+		}
+	}
+	if !silent {
+		return
+	}
+	for _, b := range s.branches {
+		if o := b.outlet; o != nil && !b.dropping && o.gate.silent > silentFor && o.inFlight+o.unsent() > 0 {
+			s.notices = append(s.notices, notice{topic: b.topic, kind: isSilent})
+		}
 	}
 }
 

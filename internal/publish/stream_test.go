@@ -336,6 +336,66 @@ func TestSender_DestinationsThatHangHoldOnlyTheirOwnTopics(t *testing.T) {
 	}
 }
 
+func TestSender_SaysWhichTopicsHaveASilentDestination(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDiary()
+		r := d.request()
+		silent := map[string]int{}
+		r.Silent = func(topic string) {
+			defer d.write()()
+			silent[topic]++
+		}
+		take := func() map[string]int {
+			synctest.Wait()
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			defer clear(silent)
+			return maps.Clone(silent)
+		}
+		queue := &stub{send: slow(15 * time.Second)}
+		s := stubs(map[string]*stub{"a": queue, "b": queue, "slow": {send: slow(4 * time.Second)}}).Open(r)
+		s.Add("slow", numbered(1, 500, nil))
+		time.Sleep(time.Second / 2)
+		s.Add("a", numbered(1, 500, nil))
+		time.Sleep(time.Second)
+		s.Add("b", numbered(1, 1, nil)) // it waits for its turn
+		time.Sleep(4 * time.Second)
+		require.Empty(t, take())
+		time.Sleep(time.Second)
+		require.Equal(t, map[string]int{"a": 1, "b": 1}, take())
+		s.Drop("a")
+		time.Sleep(time.Second)
+		require.Equal(t, map[string]int{"b": 1}, take())
+		time.Sleep(10 * time.Second)
+		take()
+		time.Sleep(2 * time.Second)
+		require.Empty(t, take(), "it has answered, and the request of the next topic began")
+		closeSender(t, s)
+		require.NoError(t, d.wrong)
+	})
+}
+
+func TestSender_ThatStoodStillTakesNoDestinationForSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stood := false
+		s := stubs(map[string]*stub{"orders": {send: slow(time.Second)}, "quick": {}}).Open(relay.SenderRequest{
+			Silent: func(topic string) { t.Error(topic, "is silent") },
+			Report: func(topic string, _ []relay.Outcome) {
+				if !stood {
+					stood = true
+					time.Sleep(time.Minute)
+				}
+			},
+		})
+		s.Add("orders", numbered(1, 1000, nil))
+		s.Add("quick", numbered(1, 1, nil))
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		require.True(t, stood)
+		closeSender(t, s)
+	})
+}
+
 func TestSender_SendsMoreToADestinationThatAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hangs := atomic.Bool{}

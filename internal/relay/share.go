@@ -169,6 +169,9 @@ type SenderRequest struct {
 	// Answered is told of every request that is over, before its outcomes are reported, for
 	// statistics. Default: it is not called.
 	Answered func(topic string, a Answer)
+	// Silent is called once a second for each topic that has events at a destination which has answered
+	// nothing for more than five seconds, though requests are in flight. Default: it is not called.
+	Silent func(topic string)
 	// Dropping is called once for each Drop, before Dropped, as soon as the unsent events of the topic
 	// are forgotten. inFlight are its other events: their outcomes follow, unless a request is divided
 	// and the rest of it is forgotten, too. Default: it is not called.
