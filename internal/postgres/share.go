@@ -66,8 +66,10 @@ const stoppedTopics = `SELECT t.topic FROM outbox.topic t WHERE t.paused_at IS N
 // It looks at the end of the lease again once it has locked the share: until then a claim may have found
 // that the lease had ended. A claim under way holds the lock, and the share counts as lost.
 //
-// A share stays mixed until no lane in it has a claim from before. All is of one snapshot, from
-// before the locks. It is not out of date: a claim that came in between would have ended the lease.
+// A share stays mixed until no lane in it has a claim from before. A claim that goes on for long, such as
+// that of a recovery, would keep it mixed, and all lanes would be read each time. So the statement sets its
+// lanes apart: the index of these has few entries. All that is read is of one snapshot, from before the locks.
+// It is not out of date: a claim that came in between would have ended the lease.
 var attendSQL = `
 WITH me AS (
     INSERT INTO outbox.worker AS w (id, name, seen_at, seated) VALUES ($1::uuid, $2, now(), $3)
@@ -87,10 +89,19 @@ exception AS MATERIALIZED (
     SELECT topic, lane FROM outbox.lane
     WHERE (SELECT count(*) FROM mine WHERE mixed) > 0 AND lane IN (SELECT lane FROM mine WHERE mixed) AND ` + isException + `),
 described AS MATERIALIZED (SELECT ` + exceptionColumns + ` FROM exception JOIN outbox.lane l USING (topic, lane)),
+lasting AS (
+    SELECT l.topic, l.lane FROM described d JOIN outbox.lane l USING (topic, lane)
+    WHERE NOT d.apart AND d.claimed
+      AND NOT l.apart AND l.claim_id IS NOT NULL AND l.claimed_at < now() - $8::interval
+    ORDER BY topic, lane LIMIT ` + fmt.Sprint(lastingMost) + `
+    FOR NO KEY UPDATE OF l SKIP LOCKED),
+set_apart AS (
+    UPDATE outbox.lane l SET apart = true, apart_cause = 'a batch has had the lane since before its share was taken'
+    FROM lasting WHERE l.topic = lasting.topic AND l.lane = lasting.lane),
 renewed AS (
     UPDATE outbox.share s
     SET leased_until = now() + $5::interval, renewed_at = now(),
-        mixed = s.mixed AND EXISTS (SELECT FROM described d WHERE d.lane = s.lane AND NOT d.apart)
+        mixed = s.mixed AND EXISTS (SELECT FROM described d WHERE d.lane = s.lane AND NOT d.apart AND d.claimed)
     FROM mine WHERE s.lane = mine.lane
     RETURNING s.lane)
 SELECT 'mine', '', lane, false, false, false, false, 0::bigint FROM renewed
@@ -103,6 +114,9 @@ UNION ALL SELECT 'exception', topic, lane, apart, claimed, reserved, free, low_i
 UNION ALL SELECT 'stopped', topic, 0, false, false, false, false, 0 FROM (` + stoppedTopics + `) stopped
 UNION ALL SELECT 'filtered', '', 0, false, false, false, false, 0 WHERE ` + filtered + `
 ORDER BY 1, 2, 3`
+
+// lastingMost is how many lanes one attendance sets apart at most, so that leases are renewed in time.
+const lastingMost = 200
 
 // Attend records a sign of life of a worker, and extends those of its shares whose lease has not ended,
 // to a full lease from now. It is one statement. An answer does not know of lanes that SetApart and Rejoin
@@ -124,7 +138,7 @@ func (s *Store) Attend(ctx context.Context, a relay.Attendance) (relay.Shares, e
 
 func (s *Store) attend(ctx context.Context, a relay.Attendance) (shares relay.Shares, err error) {
 	rows, err := s.pool.Query(ctx, attendSQL, a.Worker, s.text(a.Name), a.Seated, append([]int16{}, a.Lanes...),
-		s.cfg.ShareLease, timing.WorkerGone, timing.ClockMargin)
+		s.cfg.ShareLease, timing.WorkerGone, timing.ClockMargin, timing.BatchSlow)
 	if err != nil {
 		return shares, err
 	}

@@ -509,10 +509,39 @@ func TestAttend_ReadsNothingOfTopicsWithoutAnException(t *testing.T) {
 		c.take(allLanes()...)
 		c.attend(allLanes()...)
 		c.setApart("x", relay.TopicLane{Topic: "topic-0001", Lane: 3})
-		pages[topics] = pagesOf(o, attendSQL, c.id, "w", true, allLanes(), timing.ShareLease, timing.WorkerGone, timing.ClockMargin)
+		pages[topics] = pagesOf(o, attendSQL, c.id, "w", true, allLanes(), timing.ShareLease, timing.WorkerGone, timing.ClockMargin, timing.BatchSlow)
 	}
 	t.Logf("pages read beside 10 and 500 topics: %v", pages)
 	require.Less(t, pages[500], pages[10]+30)
+}
+
+// A recovery may keep its lanes for hours. All lanes of the share must not be read twice a second for so long.
+func TestAttend_ReadsFewLanesBesideABatchFromBefore(t *testing.T) {
+	o := open(t)
+	o.manyTopics(500)
+	o.write("orders", 100)
+	_, lease := o.claimOne()
+	c := o.carrier()
+	c.take(allLanes()...)
+	seen := c.attend(allLanes()...)
+	require.Len(t, seen.Exceptions, relay.Lanes)
+	require.False(t, seen.Exceptions[0].Apart, "it may end at once, and then its lanes are the worker's")
+	require.True(t, query[bool](o, `SELECT bool_and(mixed) FROM outbox.share`))
+
+	o.exec(`UPDATE outbox.lane SET claimed_at = now() - $1::interval - interval '1 second' WHERE topic = 'orders'`, timing.BatchSlow)
+	c.attend(allLanes()...)
+	seen = c.attend(allLanes()...)
+	require.Len(t, seen.Exceptions, relay.Lanes)
+	require.True(t, seen.Exceptions[0].Apart)
+	require.True(t, seen.Exceptions[0].Claimed)
+	require.False(t, query[bool](o, `SELECT bool_or(mixed) FROM outbox.share`))
+	pages := pagesOf(o, attendSQL, c.id, "w", true, allLanes(), timing.ShareLease, timing.WorkerGone, timing.ClockMargin, timing.BatchSlow)
+	t.Logf("pages read beside 500 topics and a batch from before: %d", pages)
+	require.Less(t, pages, 250)
+
+	require.Empty(t, c.rejoin(relay.TopicLane{Topic: "orders", Lane: 3}), "its batch has it")
+	require.Len(t, o.drain(lease), 100)
+	require.Len(t, c.rejoin(relay.TopicLane{Topic: "orders", Lane: 3}), 1)
 }
 
 func TestAttend_WhileRowsAreHiddenIsAnError(t *testing.T) {
