@@ -179,10 +179,10 @@ func (s State) schedule() Finding {
 	case Active:
 		return good(OfSchedule, "schedule %s is active%s", s.Schedule.ID, s.Schedule.next())
 	case Paused:
-		return bad(OfSchedule, "schedule %s is paused%s, so no run of Relay follows and nothing is published: run %q",
+		return bad(OfSchedule, "schedule %s is paused%s, so no run of Relay follows, and publishing ends a minute after the last run at the latest: run %q",
 			s.Schedule.ID, s.Schedule.note(), unpause(s.Schedule.ID))
 	case Absent:
-		return bad(OfSchedule, "there is no schedule %s, so no run of Relay is started and nothing is published: run %q",
+		return bad(OfSchedule, "there is no schedule %s, so no run of Relay is started, and publishing ends a minute after the last run at the latest: run %q",
 			s.Schedule.ID, program.Starter("schedule"+s.queueFlag()))
 	default:
 		return unknown(OfSchedule, s.Schedule.Why)

@@ -44,20 +44,20 @@ func TestProblems_NameTheRemedyOfEachStateInWhichEventsWait(t *testing.T) {
 		"all is well, with versions": {of: versioned},
 		"schedule absent": {
 			is:       func(s *State) { s.Schedule = Schedule{ID: "orders", Status: Absent} },
-			problems: []string{`there is no schedule orders, so no run of Relay is started and nothing is published: run "starter schedule --task-queue orders"`},
+			problems: []string{`there is no schedule orders, so no run of Relay is started, and publishing ends a minute after the last run at the latest: run "starter schedule --task-queue orders"`},
 		},
 		"schedule absent, of the default task queue": {
 			is:       func(s *State) { s.TaskQueue, s.Schedule = "outbox-relay", Schedule{ID: "outbox-relay", Status: Absent} },
-			problems: []string{`there is no schedule outbox-relay, so no run of Relay is started and nothing is published: run "starter schedule"`},
+			problems: []string{`there is no schedule outbox-relay, so no run of Relay is started, and publishing ends a minute after the last run at the latest: run "starter schedule"`},
 		},
 		"schedule paused, its last run goes on": {
 			is:       func(s *State) { s.Schedule = Schedule{ID: "orders", Status: Paused, Note: "ada: our deploy "} },
-			problems: []string{`schedule orders is paused (ada: our deploy), so no run of Relay follows and nothing is published: run "temporal schedule toggle --unpause --schedule-id orders"`},
+			problems: []string{`schedule orders is paused (ada: our deploy), so no run of Relay follows, and publishing ends a minute after the last run at the latest: run "temporal schedule toggle --unpause --schedule-id orders"`},
 		},
 		"schedule paused, no run": {
 			is: func(s *State) { s.Schedule, s.Run = Schedule{ID: "orders", Status: Paused}, Run{Status: Absent} },
 			problems: []string{
-				`schedule orders is paused, so no run of Relay follows and nothing is published: run "temporal schedule toggle --unpause --schedule-id orders"`,
+				`schedule orders is paused, so no run of Relay follows, and publishing ends a minute after the last run at the latest: run "temporal schedule toggle --unpause --schedule-id orders"`,
 				"no run of Relay is under way, and the schedule starts none",
 			},
 		},

@@ -409,7 +409,7 @@ func TestLeavesOut_CountsNoTopicThatAWorkerHas(t *testing.T) {
 	require.True(t, leaves)
 }
 
-func TestStatus_ShowsLanesOfAShareAsLeased(t *testing.T) {
+func TestStatus_ShowsWhoHoldsWhichLanes(t *testing.T) {
 	o := open(t)
 	o.write("orders", 100)
 	require.NoError(t, o.Sweep(t.Context()))
@@ -419,7 +419,31 @@ func TestStatus_ShowsLanesOfAShareAsLeased(t *testing.T) {
 	c.setApart("refused", relay.TopicLane{Topic: "orders", Lane: 3})
 	topics, err := o.Status(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, 2, topics[0].Leased)
+	require.Zero(t, topics[0].Leased, "a share says nothing about one topic")
+	require.Equal(t, []any{1, "refused", 0}, []any{topics[0].Apart, topics[0].ApartCause, topics[0].Retrying})
+	batch, lease := o.claimOne()
+	require.NotContains(t, batch.Lanes, int16(1))
+	require.NotContains(t, batch.Lanes, int16(2))
+	o.exec(`UPDATE outbox.lane SET retrying = true WHERE lane = $1`, batch.Lanes[0])
+	topics, err = o.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []int{len(batch.Lanes), 1}, []int{topics[0].Leased, topics[0].Retrying})
+	require.NotZero(t, lease.Holder)
+	idle := o.carrier()
+	idle.attend()
+	listed, err := o.Workers(t.Context())
+	require.NoError(t, err)
+	require.Len(t, listed, 2)
+	require.Equal(t, []any{c.id, "worker", []int16{1, 2, 3}, true}, []any{listed[0].ID, listed[0].Name, listed[0].Lanes, listed[0].Seated})
+	require.InDelta(t, 0, listed[0].SeenAge, 30)
+	require.Equal(t, []any{idle.id, []int16{}}, []any{listed[1].ID, listed[1].Lanes})
+	o.expireShares()
+	o.exec(`UPDATE outbox.worker SET seen_at = now() - interval '2 minutes'`)
+	listed, err = o.Workers(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, listed, "they are gone")
+	c.attend()
+	o.exec(`UPDATE outbox.share SET leased_until = now() + interval '4 seconds' WHERE worker IS NOT NULL`)
 	workers := make(map[int16]string)
 	lives, err := o.ByKey(t.Context(), "orders", "k1", 5, nil)
 	require.NoError(t, err)
@@ -430,6 +454,23 @@ func TestStatus_ShowsLanesOfAShareAsLeased(t *testing.T) {
 		workers[n] = life.Worker
 	}
 	require.Equal(t, map[int16]string{0: "", 1: "worker", 3: ""}, workers)
+}
+
+func TestTopicStatus_HasAProblemIfAPersonShouldLook(t *testing.T) {
+	for name, c := range map[string]struct {
+		topic TopicStatus
+		want  bool
+	}{
+		"it flows":                      {TopicStatus{Pending: 100, OldestAge: 2}, false},
+		"its batches publish it always": {TopicStatus{Apart: 16, ApartCause: "a limit", Leased: 16}, false},
+		"it is late":                    {TopicStatus{Pending: 1, OldestAge: 31}, true},
+		"an operator paused it":         {TopicStatus{PausedBy: "ada"}, true},
+		"it is in recovery":             {TopicStatus{Recovery: "outbox-recovery/orders"}, true},
+		"a batch waits":                 {TopicStatus{Retrying: 1}, true},
+		"it has dead letters":           {TopicStatus{Dead: 1}, true},
+	} {
+		require.Equal(t, c.want, c.topic.HasProblem(), name)
+	}
 }
 
 func TestShares_AreHeldNoLongerThanALeaseThoughTheClockWasAhead(t *testing.T) {

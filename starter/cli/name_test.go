@@ -30,7 +30,7 @@ func TestMain_NamesCommandsByTheNameOfItsBinary(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "outbox: a filter needs a topic: outbox dead list TOPIC\n", string(said))
 
-	require.Equal(t, []string{`there is no schedule q, so no run of Relay is started and nothing is published: run "outbox schedule --task-queue q"`},
+	require.Equal(t, []string{`there is no schedule q, so no run of Relay is started, and publishing ends a minute after the last run at the latest: run "outbox schedule --task-queue q"`},
 		liveness.State{TaskQueue: "q", Schedule: liveness.Schedule{ID: "q", Status: liveness.Absent}}.Problems()[:1])
 	require.Contains(t, scheduleResult{Schedule: "q", Off: true}.String(), "outbox schedule --maintain-every 1h turns it on")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,20 +24,29 @@ import (
 )
 
 func statusCommand() *cobra.Command {
-	var asJSON, watch bool
+	var show statusOutput
 	var every time.Duration
 	var taskQueue string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show pending and dead events and pauses by topic, and whether the relay runs",
-		Long: fmt.Sprintf(`Shows the pending and dead events and the pauses of each topic. It also asks Temporal
-whether the relay runs: its schedule, its run, workers that poll, and the current version
-if workers have versions. Each problem is a warning above the table, with its remedy. If
-Temporal does not answer within seconds, the command says so and still shows the table.
+		Short: "Show pending and dead events and pauses by topic, which worker publishes which lanes, and whether the relay runs",
+		Long: fmt.Sprintf(`Shows the pending and dead events and the pauses of each topic. The column LEASED is how
+many of the 16 lanes of a topic its own batches hold. A topic that workers publish in shared
+lanes has none. The column APART says why batches have to publish lanes of a topic, and how
+many of these batches wait for another attempt. The pending activities of the run of Relay
+show when it begins, and the last failure.
+
+A second table shows which worker holds which lanes of all topics, if workers share them.
+
+The command also asks Temporal whether the relay runs: its schedule, its run, workers that
+poll, and the current version if workers have versions. Each problem is a warning above the
+table, with its remedy. If Temporal does not answer within seconds, the command says so and
+still shows the tables.
 
 A worker that was killed counts as polling until %d seconds after its last poll.`,
 			int(timing.PolledWithin.Seconds())),
 		Example: `  starter status
+  starter status --problems
   starter status --watch`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,14 +58,14 @@ A worker that was killed counts as polling until %d seconds after its last poll.
 				return err
 			}
 			defer store.Close()
-			watched, stop := watchRelay(cmd.Context(), taskQueue, watch)
+			watched, stop := watchRelay(cmd.Context(), taskQueue, show.watch)
 			defer stop()
 			for {
-				err := showStatus(cmd, store, watched, asJSON, watch)
+				err := show.print(cmd, store, watched)
 				switch {
-				case watch && cmd.Context().Err() != nil: // interrupted
+				case show.watch && cmd.Context().Err() != nil: // interrupted
 					return nil
-				case !watch:
+				case !show.watch:
 					return err
 				case err != nil: // --watch shows when the database is back
 					fmt.Fprintf(cmd.ErrOrStderr(), "%s %s: %v\n", instantText(time.Now()), program.Starter(), err)
@@ -68,15 +78,23 @@ A worker that was killed counts as polling until %d seconds after its last poll.
 			}
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object; with --watch, one on each line")
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it repeatedly until you interrupt the command")
+	cmd.Flags().BoolVar(&show.problems, "problems", false, fmt.Sprintf("show only topics that are paused, in recovery or in retry, or that have dead letters or events older than %d seconds", int(relay.Late.Seconds())))
+	cmd.Flags().BoolVar(&show.json, "json", false, "print one JSON object; with --watch, one on each line")
+	cmd.Flags().BoolVarP(&show.watch, "watch", "w", false, "show it repeatedly until you interrupt the command")
 	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "with --watch: how often; Temporal is asked every "+timing.LookEvery.String())
 	cmd.Flags().StringVar(&taskQueue, "task-queue", cmp.Or(os.Getenv("OUTBOX_TASK_QUEUE"), workflows.DefaultTaskQueue), "task queue of the workers, from OUTBOX_TASK_QUEUE")
 	return cmd
 }
 
-func showStatus(cmd *cobra.Command, store *postgres.Store, watched *relayWatch, asJSON, watch bool) error {
+// statusOutput is what "status" is to print, and how.
+type statusOutput struct{ json, watch, problems bool }
+
+func (o statusOutput) print(cmd *cobra.Command, store *postgres.Store, watched *relayWatch) error {
 	topics, err := store.Status(cmd.Context())
+	if err != nil {
+		return err
+	}
+	workers, err := store.Workers(cmd.Context())
 	if err != nil {
 		return err
 	}
@@ -88,17 +106,23 @@ func showStatus(cmd *cobra.Command, store *postgres.Store, watched *relayWatch, 
 	if err := errors.Join(enqueue.Failure(), enqueue.Warning()); err != nil {
 		missed = err.Error()
 	}
+	all := len(topics)
+	if o.problems {
+		topics = slices.DeleteFunc(topics, func(t postgres.TopicStatus) bool { return !t.HasProblem() })
+	}
 	report := watched.report()
 	switch {
-	case asJSON:
+	case o.json:
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
 			Topics []postgres.TopicStatus `json:"topics"`
+			// Workers are those that hold lanes of all topics, or may.
+			Workers []postgres.WorkerStatus `json:"workers"`
 			// NotEnqueued says what keeps events from becoming pending.
 			NotEnqueued string `json:"notEnqueued,omitempty"`
 			// Relay is what Temporal says.
 			Relay relayReport `json:"relay"`
-		}{topics, missed, report})
-	case watch:
+		}{topics, workers, missed, report})
+	case o.watch:
 		clearScreen(cmd.OutOrStdout())
 		fmt.Fprintln(cmd.OutOrStdout(), instantText(time.Now()))
 	}
@@ -107,16 +131,54 @@ func showStatus(cmd *cobra.Command, store *postgres.Store, watched *relayWatch, 
 	}
 	report.warnOf(cmd.OutOrStdout())
 	defer report.tellOf(cmd.OutOrStdout())
-	if len(topics) == 0 {
+	showTopics(cmd, topics, all)
+	showWorkers(cmd, workers)
+	return nil
+}
+
+// showTopics prints the table of topics, which may be some of all.
+func showTopics(cmd *cobra.Command, topics []postgres.TopicStatus, all int) {
+	if all == 0 {
 		fmt.Fprintln(cmd.OutOrStdout(), "no topic has had an event yet")
-		return nil
+		return
 	}
-	t := newTable(cmd, "Topic", "Pending", "Oldest", "Leased", "Dead", "Paused")
-	for _, s := range topics {
-		t.AppendRow(table.Row{printable.Line(s.Topic), s.Pending, age(s), s.Leased, s.Dead, paused(s)})
+	if len(topics) > 0 {
+		t := newTable(cmd, "Topic", "Pending", "Oldest", "Leased", "Dead", "Apart", "Paused")
+		for _, s := range topics {
+			t.AppendRow(table.Row{printable.Line(s.Topic), s.Pending, age(s), s.Leased, s.Dead, apart(s), paused(s)})
+		}
+		t.Render()
+	}
+	if others := all - len(topics); others > 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), printable.Counted(others, "topic")+" without a problem")
+	}
+}
+
+// showWorkers prints which worker holds which lanes of all topics. Without a worker that can hold some, it
+// prints nothing.
+func showWorkers(cmd *cobra.Command, workers []postgres.WorkerStatus) {
+	if len(workers) == 0 {
+		return
+	}
+	var free []int16
+	for lane := range int16(relay.Lanes) {
+		if !slices.ContainsFunc(workers, func(w postgres.WorkerStatus) bool { return slices.Contains(w.Lanes, lane) }) {
+			free = append(free, lane)
+		}
+	}
+	t := newTable(cmd, "Worker", "Lanes of all topics", "Seat", "Seen")
+	for _, w := range workers {
+		seat := "none"
+		if w.Seated {
+			seat = "yes"
+		}
+		seen := time.Duration(w.SeenAge * float64(time.Second)).Round(100 * time.Millisecond)
+		t.AppendRow(table.Row{printable.Line(w.Name), cmp.Or(relay.FormatLanes(w.Lanes), "none"), seat, seen.String() + " ago"})
 	}
 	t.Render()
-	return nil
+	if len(free) > 0 {
+		fmt.Fprintf(cmd.OutOrStdout(), "no worker holds lanes %s of all topics; batches of each topic publish their events\n", relay.FormatLanes(free))
+	}
 }
 
 // clearScreen clears a terminal, and nothing else.
@@ -133,6 +195,25 @@ func age(s postgres.TopicStatus) string {
 	return time.Duration(s.OldestAge * float64(time.Second)).Round(100 * time.Millisecond).String()
 }
 
+// apart says why batches of the topic have lanes that workers would otherwise share.
+func apart(s postgres.TopicStatus) string {
+	var why []string
+	if s.Apart > 0 {
+		lanes := printable.Counted(s.Apart, "lane")
+		if s.ApartCause != "" {
+			lanes += ": " + s.ApartCause
+		}
+		why = append(why, text.WrapSoft(lanes, apartWidth))
+	}
+	switch {
+	case s.Retrying == 1:
+		why = append(why, "1 batch in retry")
+	case s.Retrying > 1:
+		why = append(why, printable.Count(s.Retrying)+" batches in retry")
+	}
+	return strings.Join(why, "\n")
+}
+
 func paused(s postgres.TopicStatus) string {
 	var why []string
 	if s.PausedBy != "" {
@@ -143,6 +224,9 @@ func paused(s postgres.TopicStatus) string {
 	}
 	return strings.Join(why, "\n")
 }
+
+// apartWidth is how wide the reason in the column APART may be, in characters.
+const apartWidth = 50
 
 // failureWidth is how wide a destination's text may be in a table, in characters.
 const failureWidth = 80
