@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -93,6 +94,21 @@ func TestECS_AWorkerIsGivenTheTimeThatItTakesToStop(t *testing.T) {
 	require.Len(t, stop, 1)
 	assert.Greater(t, time.Duration(stop[0])*time.Second, timing.StopsWithin)
 	assert.LessOrEqual(t, stop[0], 120, "Fargate allows no more")
+}
+
+// The worker sets the limit of its heap from that of its container, which ECS sets only if the container has one.
+func TestECS_TheWorkersContainerHasTheMemoryOfItsTask(t *testing.T) {
+	tested := false
+	each(template(t, "worker.yaml"), func(m map[string]any) {
+		containers, _ := m["ContainerDefinitions"].([]any)
+		for _, c := range containers {
+			if at(c, "Name") == "worker" {
+				assert.Equal(t, text(m["Memory"]), fmt.Sprint(at(c, "Memory")))
+				tested = true
+			}
+		}
+	})
+	require.True(t, tested)
 }
 
 func TestECS_TasksAreUnprivileged(t *testing.T) {

@@ -244,6 +244,28 @@ func pods(t *testing.T, all []object) map[string]corev1.PodTemplateSpec {
 	return found
 }
 
+// The worker sets the limit of its heap from that of its container, unless GOMEMLIMIT is set.
+func TestManifests_WorkersHaveAMemoryLimitAndNoLimitOfTheirHeap(t *testing.T) {
+	for overlay, all := range renderAll(t) {
+		for _, o := range all {
+			if o.kind() == "v1 ConfigMap" && strings.HasPrefix(o.name(), "outbox-relay-settings") {
+				data, _ := at(o.fields, "data").(map[string]any)
+				assert.Contains(t, data, "OUTBOX_BATCHES", overlay)
+				assert.NotContains(t, data, "GOMEMLIMIT", overlay)
+			}
+		}
+		for _, pod := range pods(t, all) {
+			for _, c := range pod.Spec.Containers {
+				assert.NotNil(t, c.Resources.Limits.Memory(), overlay)
+				assert.False(t, c.Resources.Limits.Memory().IsZero(), overlay)
+				for _, e := range c.Env {
+					assert.NotEqual(t, "GOMEMLIMIT", e.Name, overlay)
+				}
+			}
+		}
+	}
+}
+
 func TestManifests_PodsAreUnprivileged(t *testing.T) {
 	for overlay, all := range renderAll(t) {
 		for kind, pod := range pods(t, all) {

@@ -258,6 +258,7 @@ func TestTerraform_TheTasksAreThoseOfTheTemplate(t *testing.T) {
 		assert.ElementsMatch(t, named(m["Environment"]), named(own["Environment"]), name)
 		if name == "worker" {
 			assert.EqualValues(t, m["StopTimeout"], own["StopTimeout"])
+			assert.EqualValues(t, m["Memory"], own["Memory"])
 			assert.Equal(t, at(m, "HealthCheck", "Command"), at(own, "HealthCheck", "Command"))
 			assert.EqualValues(t, at(m, "HealthCheck", "Retries"), at(own, "HealthCheck", "Retries"))
 		}

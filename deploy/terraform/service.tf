@@ -1,5 +1,6 @@
 locals {
-  on_ecs = var.service == null ? 0 : 1
+  on_ecs        = var.service == null ? 0 : 1
+  worker_memory = 1024 # MiB
   # The workers' user in the database, with IAM database authentication.
   by_iam = [for s in var.service[*] : s.database_user_arn if s.database_user_arn != null]
 
@@ -66,10 +67,14 @@ locals {
       command = ["/usr/local/bin/worker"]
       # After SIGTERM a worker takes up to 30 s.
       stopTimeout = 40
+      # The worker bounds its heap by the limit of its own container, not by that of the task.
+      memory = local.worker_memory
       environment = concat(local.environment[0], [
+        { name = "OUTBOX_BATCHES", value = s.batches },
         { name = "OUTBOX_CONFIG", value = "/files/outbox.yaml" },
         { name = "OUTBOX_HTTP_ADDRESS", value = ":8080" },
         { name = "OUTBOX_LOG_FORMAT", value = "json" },
+        { name = "OUTBOX_PAYLOAD_BUDGET", value = s.payload_budget },
       ])
       secrets      = local.secrets[0]
       portMappings = [{ containerPort = 8080, hostPort = 8080, protocol = "tcp" }]
@@ -88,6 +93,7 @@ locals {
       image        = s.migrate_image == null ? s.image : s.migrate_image
       command      = ["/usr/local/bin/starter", "migrate"]
       stopTimeout  = 30
+      memory       = null
       environment  = []
       secrets      = [{ name = "DATABASE_URL", valueFrom = s.owner_url }]
       portMappings = []
@@ -98,6 +104,7 @@ locals {
       image        = s.image
       command      = ["/usr/local/bin/starter", "schedule"]
       stopTimeout  = 30
+      memory       = null
       environment  = local.environment[0]
       secrets      = local.secrets[0]
       portMappings = []
@@ -184,7 +191,7 @@ resource "aws_ecs_task_definition" "this" {
   requires_compatibilities = ["FARGATE"]
   network_mode             = "awsvpc"
   cpu                      = each.key == "worker" ? 512 : 256
-  memory                   = each.key == "worker" ? 1024 : 512
+  memory                   = each.key == "worker" ? local.worker_memory : 512
   task_role_arn            = each.key == "worker" ? aws_iam_role.worker[0].arn : each.key == "starter" ? one(aws_iam_role.starter[*].arn) : null
   execution_role_arn       = aws_iam_role.execution[0].arn
   container_definitions    = jsonencode([local.files[0], merge(local.relay[0], { for k, v in each.value : k => v if v != null })])

@@ -51,7 +51,7 @@ variable "irsa" {
 }
 
 variable "service" {
-  description = "On ECS Fargate: what the workers' service needs. The secrets are ARNs of Secrets Manager; ca_parameter is the name of the SSM parameter that has the RDS CA bundle of the region. temporal_tls is the secret { \"cert\": …, \"key\": … } of mutual TLS, and temporal_ca_parameter the SSM parameter that has the CA of Temporal's certificate if it is one of your own. At an upgrade, migrate_image is the new version before image is. files_image is any with sh. With IAM database authentication, database_user_arn is the workers' user, such as arn:aws:rds-db:eu-central-1:111122223333:dbuser:cluster-ABCDEFGHIJKL/relay; migrate still logs in with the password in owner_url."
+  description = "On ECS Fargate: what the workers' service needs. The secrets are ARNs of Secrets Manager; ca_parameter is the name of the SSM parameter that has the RDS CA bundle of the region. temporal_tls is the secret { \"cert\": …, \"key\": … } of mutual TLS, and temporal_ca_parameter the SSM parameter that has the CA of Temporal's certificate if it is one of your own. At an upgrade, migrate_image is the new version before image is. files_image is any with sh. batches and payload_budget are OUTBOX_BATCHES and OUTBOX_PAYLOAD_BUDGET. With IAM database authentication, database_user_arn is the workers' user, such as arn:aws:rds-db:eu-central-1:111122223333:dbuser:cluster-ABCDEFGHIJKL/relay; migrate still logs in with the password in owner_url."
   type = object({
     image                 = optional(string, "ghcr.io/temporal-outbox/relay:0.1.0")
     migrate_image         = optional(string)
@@ -69,6 +69,8 @@ variable "service" {
     owner_url             = string
     ca_parameter          = optional(string, "/outbox-relay/rds-ca")
     task_queue            = optional(string, "outbox-relay")
+    batches               = optional(string, "shared")
+    payload_budget        = optional(string, "24MiB")
     desired_count         = optional(number, 2)
     log_days              = optional(number, 30)
   })

@@ -164,6 +164,30 @@ func TestAlerts_FireWhenTheyShouldAndNotOtherwise(t *testing.T) {
 			always(`outbox_relay_up{part="version",instance="a"}`, 1), always(`outbox_relay_up{part="version",instance="b"}`, 0),
 		}, time.Hour, never, never},
 
+		{"OutboxNoSeat", "workers publish batches of topics only", []shown{sampled}, time.Hour, never, never},
+		{"OutboxNoSeat", "one of two has a seat", []shown{
+			always(`outbox_worker_seated{instance="a"}`, 1), always(`outbox_worker_seated{instance="b"}`, 0),
+		}, time.Hour, never, never},
+		{"OutboxNoSeat", "a run follows another", []shown{{`outbox_worker_seated`, func(since time.Duration) (float64, bool) {
+			return float64(min(1, int(since%(2*time.Minute)/scrapeEvery))), true
+		}}}, time.Hour, never, never},
+		{"OutboxNoSeat", "none has one", []shown{always(`outbox_worker_seated{instance="a"}`, 0), always(`outbox_worker_seated{instance="b"}`, 0)}, time.Hour, time.Minute, 2 * time.Minute},
+
+		{"OutboxSharesFree", "workers publish batches of topics only", []shown{sampled}, time.Hour, never, never},
+		{"OutboxSharesFree", "all are held", []shown{always(`outbox_shares_held{instance="a"}`, 8), always(`outbox_shares_held{instance="b"}`, 8)}, time.Hour, never, never},
+		{"OutboxSharesFree", "others take those of a worker that was killed", []shown{
+			until(10*time.Minute, `outbox_shares_held{instance="a"}`, 8),
+			{`outbox_shares_held{instance="b"}`, func(since time.Duration) (float64, bool) {
+				if since < 10*time.Minute+30*time.Second {
+					return 8, true
+				}
+				return 16, true
+			}},
+		}, time.Hour, never, never},
+		{"OutboxSharesFree", "nobody takes them", []shown{
+			until(10*time.Minute, `outbox_shares_held{instance="a"}`, 8), always(`outbox_shares_held{instance="b"}`, 8),
+		}, time.Hour, 11 * time.Minute, 12 * time.Minute},
+
 		{"OutboxDestinationMissing", "all are found", []shown{always(`outbox_destination_up{topic="orders"}`, 1)}, time.Hour, never, never},
 		{"OutboxDestinationMissing", "one worker does not find it", []shown{
 			always(`outbox_destination_up{topic="orders",instance="a"}`, 1), always(`outbox_destination_up{topic="orders",instance="b"}`, 0),
