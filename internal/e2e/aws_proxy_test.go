@@ -22,8 +22,9 @@ import (
 type awsProxy struct {
 	url string
 
-	mu     sync.Mutex
-	faults map[string]http.HandlerFunc // by the destination's name
+	mu       sync.Mutex
+	faults   map[string]http.HandlerFunc // by the destination's name
+	answered func(body string)           // is told of each request that the endpoint has answered
 }
 
 func newAWSProxy(t *testing.T) *awsProxy {
@@ -47,6 +48,12 @@ func newAWSProxy(t *testing.T) *awsProxy {
 			return
 		}
 		pass.ServeHTTP(w, r)
+		p.mu.Lock()
+		answered := p.answered
+		p.mu.Unlock()
+		if answered != nil {
+			answered(string(body))
+		}
 	}))
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -80,6 +87,13 @@ func (p *awsProxy) answer(name string, f http.HandlerFunc) {
 	if p.faults[name] = f; f == nil {
 		delete(p.faults, name)
 	}
+}
+
+// tell has f told of the requests that the endpoint answers from now on.
+func (p *awsProxy) tell(f func(body string)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answered = f
 }
 
 // swallowed are requests that nobody answers, and how long their callers wait.
