@@ -543,28 +543,23 @@ func (c *carrier) take(ctx context.Context, lanes []int16) error {
 
 // ---- seats
 
-// Summary says in short what a worker does with its shares.
+// Summary says in short what a worker does with its shares. People read it in the heartbeats of a seat.
 type Summary struct {
 	// Lanes are the lane numbers that it holds, ascending.
-	Lanes []int16 `json:"lanes"`
+	Lanes []int16
 	// Topics is of how many topics it has published events since the seat began, and Published is
 	// how many events.
-	Topics    int `json:"topics"`
-	Published int `json:"published"`
+	Topics    int
+	Published int
 }
 
 // sit begins a seat, which lets the carrier hold shares. ok is false if it has a seat already, or if ctx
-// or the worker ends. end ends the seat, and returns what was published during it; the carrier goes on
-// for timing.SeatGrace.
-func (c *carrier) sit(ctx context.Context) (end func() Summary, ok bool) {
+// or the worker ends. end ends the seat; the carrier goes on for timing.SeatGrace.
+func (c *carrier) sit(ctx context.Context) (end func(), ok bool) {
 	if ctx.Err() != nil || !c.seating.begin() {
 		return nil, false
 	}
-	return sync.OnceValue(func() Summary {
-		s := c.summary()
-		c.seating.end()
-		return s
-	}), true
+	return sync.OnceFunc(c.seating.end), true
 }
 
 // summary is that of the seat. Without one, it is that of the last.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
@@ -157,7 +159,10 @@ func describeRun(ctx context.Context, c client.Client, workflowID string, now ti
 	}
 	info := d.GetWorkflowExecutionInfo()
 	since := info.GetStartTime().AsTime()
-	r := Run{Status: Running, WorkflowID: workflowID, RunID: info.GetExecution().GetRunId(), Since: &since}
+	r := Run{
+		Status: Running, WorkflowID: workflowID, RunID: info.GetExecution().GetRunId(), Since: &since,
+		Retrying: retrying(d.GetPendingActivities()),
+	}
 	if v := info.GetVersioningInfo(); v.GetBehavior() == enumspb.VERSIONING_BEHAVIOR_PINNED {
 		r.Version = v.GetDeploymentVersion().GetBuildId()
 	}
@@ -167,6 +172,31 @@ func describeRun(ctx context.Context, c client.Client, workflowID string, now ti
 		}
 	}
 	return r
+}
+
+// publishType and typeSeated are names in histories: that of the activity which publishes a batch, and the
+// type of the failure by which a worker passes a seat on.
+const (
+	publishType = "PublishBatch"
+	typeSeated  = "Seated"
+)
+
+// retrying lists the batches among the pending activities that have failed.
+func retrying(pending []*workflowpb.PendingActivityInfo) (all []Retry) {
+	for _, a := range pending {
+		f := a.GetLastFailure()
+		if f == nil || a.GetActivityType().GetName() != publishType || f.GetApplicationFailureInfo().GetType() == typeSeated {
+			continue
+		}
+		r := Retry{Failure: f.GetMessage(), Attempt: a.GetAttempt()}
+		if next := a.GetNextAttemptScheduleTime(); next != nil {
+			at := next.AsTime()
+			r.Next = &at
+		}
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b Retry) int { return strings.Compare(a.Failure, b.Failure) })
+	return all
 }
 
 // lookForWorkers counts the workers that poll. named is the deployment that the task queue,

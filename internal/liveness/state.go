@@ -84,6 +84,26 @@ type Run struct {
 	StuckSince *time.Time `json:"stuckSince,omitempty"`
 	// Version is the build id that it is pinned to.
 	Version string `json:"version,omitempty"`
+	// Retrying are its batches that failed and wait for another attempt, or make one, by their failures.
+	Retrying []Retry `json:"retrying,omitempty"`
+}
+
+// Retry is a batch of a run that failed and is tried again.
+type Retry struct {
+	// Failure is that of the last attempt. It begins with the topic.
+	Failure string `json:"lastFailure"`
+	// Attempt is the number of the attempt that follows, or that is under way.
+	Attempt int32 `json:"attempt"`
+	// Next is when that attempt begins. It is nil while the attempt is under way.
+	Next *time.Time `json:"nextAttempt,omitempty"`
+}
+
+// String says what failed, and when it is tried again.
+func (r Retry) String() string {
+	if r.Next == nil {
+		return fmt.Sprintf("attempt %d is under way; the last failure: %s", r.Attempt, r.Failure)
+	}
+	return fmt.Sprintf("attempt %d at %s; the last failure: %s", r.Attempt, clock(*r.Next), r.Failure)
 }
 
 // Workers are the workers that have polled the task queue in the last timing.PolledWithin. A

@@ -33,8 +33,9 @@ func statusCommand() *cobra.Command {
 		Long: fmt.Sprintf(`Shows the pending and dead events and the pauses of each topic. The column LEASED is how
 many of the 16 lanes of a topic its own batches hold. A topic that workers publish in shared
 lanes has none. The column APART says why batches have to publish lanes of a topic, and how
-many of these batches wait for another attempt. The pending activities of the run of Relay
-show when it begins, and the last failure.
+many batches of the topic are in retry. Lines below the tables have the last failure of each
+batch in retry, and the time of its next attempt. For a topic in recovery, the column PAUSED
+has both.
 
 A second table shows which worker holds which lanes of all topics, if workers share them.
 

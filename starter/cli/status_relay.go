@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/liveness"
+	"github.com/temporal-outbox/relay/internal/printable"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
@@ -35,14 +36,24 @@ func (r relayReport) warnOf(out io.Writer) {
 	}
 }
 
-// tellOf prints the state of the relay below the table, if it has no problems.
+// tellOf prints, below the tables, the parts of the relay that have no problem, and its batches in retry.
 func (r relayReport) tellOf(out io.Writer) {
 	for _, f := range r.Findings() {
 		if !f.Bad && !f.Unknown {
 			fmt.Fprintf(out, "%s: %s\n", f.Of, f.Text)
 		}
 	}
+	for i, retry := range r.Run.Retrying {
+		if i == retriesShown {
+			fmt.Fprintf(out, "retry: %s more, see the pending activities of run %s\n", printable.Count(len(r.Run.Retrying)-i), r.Run.WorkflowID)
+			break
+		}
+		fmt.Fprintln(out, "retry: "+printable.Line(retry.String()))
+	}
 }
+
+// retriesShown is how many batches in retry are told of, besides their number.
+const retriesShown = 20
 
 // relayWatch asks Temporal about the relay beside the command, because an answer may take
 // seconds and the outbox's tables do not wait for it.
