@@ -103,7 +103,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 		looked := time.Now()
 		batches, err := a.claims.Claim(ctx, relay.ClaimRequest{
 			By: by, Batches: r.Batches, PerTopic: r.PerTopic, Shares: a.shares(r.Shares), Linger: r.Linger,
-			Routed: a.cfg.Routes, Unrouted: unroutedMost,
+			Routed: a.cfg.Routes, Unrouted: unroutedMost, Carries: a.carries(),
 		})
 		if err != nil {
 			return ClaimResult{}, failure(ctx, err, nil)
@@ -140,10 +140,15 @@ func (a *Activities) answer(run string, r ClaimResult) ClaimResult {
 	return a.carried.tell(a.sampler.tell(run, r))
 }
 
+// carries reports whether this worker holds shares.
+func (a *Activities) carries() bool {
+	return a.carrier != nil && len(a.carrier.hands.held()) > 0
+}
+
 // pollEvery is the shortest time between two looks at the database. What flows in shares waits for no
 // claim.
 func (a *Activities) pollEvery() time.Duration {
-	if a.carrier != nil && len(a.carrier.summary().Lanes) > 0 {
+	if a.carries() {
 		return max(a.cfg.PollEvery, timing.ApartEvery)
 	}
 	return a.cfg.PollEvery

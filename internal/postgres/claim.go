@@ -15,7 +15,7 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-// Claim runs three statements: waitingLanesSQL finds the free lanes with pending events, countWaitingSQL
+// Claim runs up to four statements: mayWaitSQL tells whether to search, waitingLanesSQL finds the free lanes with pending events, countWaitingSQL
 // counts these events, and claimLanesSQL claims lanes for the batches that pack makes. Claimed runs
 // earlierClaimsSQL, which finds the claims of an earlier attempt.
 
@@ -32,6 +32,9 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 	s.advanceWhenDue(ctx)
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
+	if may, err := s.mayWait(ctx, r); err != nil || !may {
+		return nil, err
+	}
 	topics := slices.Sorted(maps.Keys(r.Shares))
 	shares := make([]int, len(topics))
 	for i, topic := range topics {
@@ -55,6 +58,38 @@ func (s *Store) Claim(ctx context.Context, r relay.ClaimRequest) ([]relay.Batch,
 		return nil, err
 	}
 	return s.lease(ctx, r.By, pack(waiting, r))
+}
+
+// searchEvery is how often a claim searches all lanes at least, while workers hold all shares.
+const searchEvery = time.Second
+
+// mayWaitSQL reports whether a claim may find something. While workers hold all shares, only lanes that are
+// apart can be claimed, and the index of these has few entries. A share that is mixed may have other lanes.
+const mayWaitSQL = `
+SELECT (SELECT count(*) FROM outbox.share WHERE leased_until >= now() - $1::interval AND NOT mixed) < $2
+       OR EXISTS (
+           SELECT FROM outbox.lane l
+           CROSS JOIN LATERAL (
+               SELECT FROM outbox.pending p
+               WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
+               ORDER BY p.id LIMIT 1) first
+           WHERE l.apart AND (l.leased_until IS NULL OR l.leased_until < now()))
+       OR ` + filtered
+
+// mayWait reports whether to search for waiting lanes, which reads each lane of each topic. A worker that
+// holds shares claims often and mostly finds nothing.
+func (s *Store) mayWait(ctx context.Context, r relay.ClaimRequest) (may bool, err error) {
+	since := time.Duration(time.Now().UnixNano() - s.searched.Load())
+	if r.Carries && since >= 0 && since < searchEvery {
+		if err := s.pool.QueryRow(ctx, mayWaitSQL, timing.ShareFirst, relay.Lanes).Scan(&may); err != nil {
+			return false, fmt.Errorf("look for lanes that may wait: %w", err)
+		}
+		if !may {
+			return false, nil
+		}
+	}
+	s.searched.Store(time.Now().UnixNano())
+	return true, nil
 }
 
 // waitingLanesSQL finds the free lanes that have pending events, in the order in which to serve

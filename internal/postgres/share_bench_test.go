@@ -66,6 +66,25 @@ func BenchmarkAttend_ManyTopics(b *testing.B) {
 	}
 }
 
+func BenchmarkClaim_ManyTopicsInShares(b *testing.B) {
+	for _, n := range manyTopics {
+		for name, explained := range map[string]func(c carrier, b *testing.B){
+			"search": func(c carrier, b *testing.B) {
+				c.explain(b, waitingLanesSQL, 4, []string{}, []int{}, nil, 4, timing.ShareFirst)
+			},
+			"probe": func(c carrier, b *testing.B) { c.explain(b, mayWaitSQL, timing.ShareFirst, relay.Lanes) },
+		} {
+			b.Run(fmt.Sprintf("%d topics, %s", n, name), func(b *testing.B) {
+				c := carried(b, n)
+				c.exec(`UPDATE outbox.share SET leased_until = now() + interval '1 hour'`)
+				for b.Loop() {
+				}
+				explained(c, b)
+			})
+		}
+	}
+}
+
 func BenchmarkTopics_ManyTopics(b *testing.B) {
 	for _, n := range manyTopics {
 		for _, pending := range []int{0, 20} {

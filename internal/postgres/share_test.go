@@ -341,6 +341,54 @@ func TestClaim_LeavesAShareToTheNextWorkerForAMoment(t *testing.T) {
 	require.NotEmpty(t, o.claim(), "there is no other worker")
 }
 
+// A worker that holds shares claims twelve times a second, and mostly finds nothing.
+func TestClaim_SearchesFewLanesWhileWorkersHoldAllShares(t *testing.T) {
+	o := open(t)
+	o.manyTopics(500)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	r := request("a")
+	r.Carries = true
+	claimed := func() []relay.Batch {
+		t.Helper()
+		batches, err := o.Claim(t.Context(), r)
+		require.NoError(t, err)
+		return batches
+	}
+	may := func() bool {
+		t.Helper()
+		o.searched.Store(time.Now().UnixNano())
+		may, err := o.mayWait(t.Context(), r)
+		require.NoError(t, err)
+		return may
+	}
+	c := o.carrier()
+	require.True(t, may(), "no worker holds a share")
+	c.take(allLanes()...)
+	require.True(t, may(), "lanes may have claims from before")
+	c.attend(allLanes()...)
+	o.write("orders", 100)
+	require.False(t, may())
+	require.Empty(t, claimed())
+	pages := pagesOf(o, mayWaitSQL, timing.ShareFirst, relay.Lanes)
+	t.Logf("pages read beside 500 topics: %d", pages)
+	require.Less(t, pages, 50)
+
+	lane := relay.TopicLane{Topic: "orders", Lane: query[int16](o, `SELECT min(lane) FROM outbox.pending`)}
+	c.setApart("refused", lane)
+	require.True(t, may())
+	require.Len(t, claimed(), 1)
+	require.False(t, may(), "it is leased")
+	o.exec(`UPDATE outbox.share SET leased_until = now() - interval '1 minute' WHERE lane <> $1`, lane.Lane)
+	require.True(t, may())
+	require.NotEmpty(t, claimed())
+
+	o.searched.Store(time.Now().Add(-2 * searchEvery).UnixNano())
+	c.take(allLanes()...)
+	got, err := o.mayWait(t.Context(), r)
+	require.NoError(t, err)
+	require.True(t, got, "all lanes are searched from time to time")
+}
+
 func TestBorrow_LeavesLanesThatBelongToAWorker(t *testing.T) {
 	o := open(t)
 	o.write("orders", 100)

@@ -91,6 +91,8 @@ type Store struct {
 	rounds rounds
 	dates  atomic.Pointer[dates] // that the next Look needs
 
+	searched atomic.Int64 // when Claim last looked at each lane, by this machine's clock
+
 	session atomic.Pointer[session] // of the newest connection
 
 	mu      sync.Mutex

@@ -113,6 +113,9 @@ type ClaimRequest struct {
 	Routed []string
 	// Unrouted is how many other topics may be claimed or in recovery at once.
 	Unrouted int
+	// Carries says that the caller holds shares. Then it mostly finds nothing to claim, and need not look
+	// at each lane to know.
+	Carries bool
 	// Linger is how old a topic's oldest event must be before less than a page
 	// of it is claimed. It trades latency for fewer, fuller batches; 0 claims at
 	// once.
