@@ -164,23 +164,34 @@ func (s *Store) sequenceWarning(ctx context.Context) error {
 	return nil
 }
 
-// holdSQL fails if its text cannot be converted to the database's encoding.
-const holdSQL = `SELECT length($1::text)`
+// holdSQL fails if one of its texts cannot be converted to the database's encoding.
+const holdSQL = `SELECT count(*) FROM unnest($1::text[])`
 
 // CanHold checks that the database can store the names of topics: its encoding may lack some
-// characters.
+// characters. It is one statement, unless it finds such a name.
 func (s *Store) CanHold(ctx context.Context, topics []string) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
+	holds := func(topics ...string) (err error) {
+		var n int
+		if err = s.pool.QueryRow(ctx, holdSQL, topics).Scan(&n); err != nil {
+			err = fmt.Errorf("check the names of topics: %w", err)
+		}
+		return err
+	}
+	err := holds(topics...)
+	if !unconvertible(err) {
+		return err
+	}
 	var all []error
 	for _, topic := range topics {
-		var n int
-		err := s.pool.QueryRow(ctx, holdSQL, topic).Scan(&n)
-		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) {
-			err = fmt.Errorf("topic %q cannot exist in this database, whose encoding lacks a character of its name: use another name, or a database with the encoding UTF8: %w", topic, err)
+		err := holds(topic)
+		switch {
+		case unconvertible(err):
+			all = append(all, fmt.Errorf("topic %q cannot exist in this database, whose encoding lacks a character of its name: use another name, or a database with the encoding UTF8: %w", topic, err))
+		case err != nil:
+			return errors.Join(append(all, err)...)
 		}
-		all = append(all, err)
 	}
 	return errors.Join(all...)
 }

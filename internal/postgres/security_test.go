@@ -1,8 +1,12 @@
 package postgres
 
 import (
+	"context"
+	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
@@ -91,6 +95,38 @@ func TestSession_OfAnEncodingThatLacksATopicsCharactersNamesTheTopic(t *testing.
 	require.ErrorContains(t, err, `topic "ключ"`)
 	require.NotContains(t, err.Error(), "orders")
 	require.Error(t, o.EnsureLanes(t.Context(), []string{"ключ"}), "it could not start")
+}
+
+// statements counts those of a pool.
+type statements struct{ n int }
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	s.n++
+	return ctx
+}
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A start must not take longer with more topics, and a connection that breaks says nothing about names.
+func TestCanHold_AsksOnceForAllTopicsAndTakesNoOtherFaultForTheirNames(t *testing.T) {
+	o := open(t)
+	topics := make([]string, 2000)
+	for i := range topics {
+		topics[i] = fmt.Sprint("topic-", i)
+	}
+	config, count := o.pool.Config(), &statements{}
+	config.ConnConfig.Tracer = count
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	first := o.pool
+	o.pool = pool
+	t.Cleanup(func() { o.pool = first })
+	require.NoError(t, o.CanHold(t.Context(), topics))
+	require.Equal(t, 1, count.n)
+	pool.Close()
+	err = o.CanHold(t.Context(), topics)
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "encoding")
+	require.Less(t, len(err.Error()), 300, "it is one error")
 }
 
 func TestSequence_ThatDrawsAheadIsNamed(t *testing.T) {
