@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// sweepEvery is the time between two searches for pending events that looks do not find: they are
-	// dated far from their insert, or have a lower id than events that were seen. Searches take at most
-	// one part of the time in sweepShare.
+	// sweepEvery is the time between two searches for pending events that looks do not find, because they
+	// have a lower id than events that were seen. Searches take at most one part of the time in
+	// sweepShare.
 	sweepEvery = 15 * time.Second
 	sweepShare = 10
 	// lookEvents is how many events one look finds at most.

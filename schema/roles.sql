@@ -36,6 +36,7 @@ GRANT SELECT, INSERT, DELETE ON outbox.pending, outbox.dead_letter, outbox.disca
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.lane, outbox.topic, outbox.refusal TO outbox_relay;
 GRANT SELECT, UPDATE ON outbox.sample, outbox.round, outbox.share TO outbox_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.worker TO outbox_relay;
+GRANT SELECT, DELETE ON outbox.dated TO outbox_relay;
 -- The relay checks whether the sequence of ids is behind the events.
 GRANT SELECT ON SEQUENCE outbox.event_id_seq TO outbox_relay;
 -- An operation's operator, kind and reason are written once; its progress is updated.

@@ -29,6 +29,7 @@ func TestRelayRole_MayNotTouchEventsPartitionsOrTheRecord(t *testing.T) {
 		"rewrite what was dropped":  `UPDATE outbox.discarded SET operation = 0`,
 		"delete a share":            `DELETE FROM outbox.share`,
 		"make a share":              `INSERT INTO outbox.share (lane) VALUES (3)`,
+		"list an event as dated":    `INSERT INTO outbox.dated VALUES (1, now(), 'orders', 1, now())`,
 		"read the schema's version": `SELECT * FROM outbox.schema_version`,
 		"make tables beside them":   `CREATE TABLE outbox.mine ()`,
 	} {

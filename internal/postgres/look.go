@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -25,7 +26,8 @@ const heldSQL = `ARRAY(SELECT s.lane FROM outbox.share s
           WHERE s.worker = $1 AND s.lane = ANY ($2::smallint[]) AND s.leased_until >= now() ORDER BY s.lane)`
 
 // filteredShares is filtered for statements that read shares.
-const filteredShares = `(` + filtered + ` OR row_security_active('outbox.share') OR row_security_active('outbox.round'))`
+const filteredShares = `(` + filtered + ` OR row_security_active('outbox.share') OR row_security_active('outbox.round')
+    OR row_security_active('outbox.dated'))`
 
 // lookSQL reads the events of some ranges of ids, and whether they are pending, which it looks up for the
 // worker's lanes only. The ranges ascend, each is an index scan that begins at the range, and PostgreSQL
@@ -35,6 +37,8 @@ const filteredShares = `(` + filtered + ` OR row_security_active('outbox.share')
 // and still give ids again, which other transactions had drawn and not committed.
 //
 // For the planner, the bounds on created_at are constants, so it plans for a few partitions only.
+//
+// Events outside of the bounds come last, with a mark. outbox.enqueue has listed all of them.
 //
 // One row comes before the events, of the same snapshot: see pageSQL.
 const lookSQL = `
@@ -52,14 +56,38 @@ FROM (SELECT e.*
           WHERE e.id BETWEEN unseen.from_id AND unseen.to_id AND e.created_at BETWEEN $7 AND $8
           ORDER BY e.id LIMIT $9) e
       LIMIT $9) found
-LEFT JOIN LATERAL (
+` + pendingOfFound + `)
+UNION ALL (
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, true, found.id, found.created_at, pending.topic, pending.lane, pending.bytes
+FROM (SELECT d.id, d.created_at, d.topic, d.lane FROM outbox.dated d
+      WHERE d.id >= ($3::bigint[])[1] AND d.created_at NOT BETWEEN $7 AND $8
+        AND EXISTS (SELECT FROM unnest($3::bigint[], $4::bigint[]) AS unseen(from_id, to_id)
+                    WHERE d.id BETWEEN unseen.from_id AND unseen.to_id)
+      ORDER BY d.id LIMIT $9) found
+` + pendingOfFound + `)`
+
+// pendingOfFound is the pending row of an event that a look has found, if it is in the worker's lanes.
+const pendingOfFound = `LEFT JOIN LATERAL (
     SELECT p.topic, p.lane, p.bytes FROM outbox.pending p
     WHERE found.lane = ANY ($2::smallint[]) AND p.topic = found.topic AND p.lane = found.lane AND p.id = found.id
       AND p.replay = 0 AND p.created_at = found.created_at
-    LIMIT 1) pending ON true)`
+    LIMIT 1) pending ON true`
 
-// No event is dated further from its insert than lookWithin. Other rows are found by Discover. A statement
-// whose bounds leave less than lookAtLeast is repeated with new ones.
+// forgetDatedSQL deletes rows that no look asks for any more: their ids are final, and a worker that has not
+// looked for a day holds no share.
+const forgetDatedSQL = `
+DELETE FROM outbox.dated WHERE inserted_at < now() - interval '1 day' AND id <= (SELECT coalesce(max(final_id), 0) FROM outbox.round)`
+
+func (s *Store) forgetDated(ctx context.Context) error {
+	if _, err := s.pool.Exec(ctx, forgetDatedSQL); err != nil {
+		return fmt.Errorf("forget events that were dated otherwise: %w", err)
+	}
+	return nil
+}
+
+// Events that are dated within lookWithin of their insert are read by their ids. A statement whose bounds
+// leave less than lookAtLeast is repeated with new ones. lookAtLeast is longer than the time from which on
+// outbox.enqueue lists events as dated otherwise, so no event is outside of the bounds and not listed.
 const (
 	lookWithin  = 36 * time.Hour
 	lookAtLeast = 12 * time.Hour
@@ -85,8 +113,8 @@ func (d dates) suffice(needed dates) bool {
 }
 
 // Look finds events that the worker has not seen, with the lowest ids first, and what the worker needs to
-// know of the same snapshot. It leaves out an event that is dated more than 36 hours away from its insert,
-// and one of an earlier id than the final one: Discover finds these.
+// know of the same snapshot. It leaves out an event of an earlier id than the final one: Discover finds
+// these.
 func (s *Store) Look(ctx context.Context, l relay.Look) (relay.Looked, error) {
 	s.advanceWhenDue(ctx)
 	ctx, cancel := s.limit(ctx)
@@ -144,10 +172,17 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 	var topic *string
 	var lane *int16
 	var bytes *int64
+	var outside *bool
+	var others int // events outside of the bounds
 	for err == nil && rows.Next() {
 		var e relay.Found
-		err = rows.Scan(nil, nil, nil, nil, nil, nil, nil, &e.ID, &created, &topic, &lane, &bytes)
-		if err == nil && len(found.Events) > 0 && e.ID < last {
+		err = rows.Scan(nil, nil, nil, nil, nil, nil, &outside, &e.ID, &created, &topic, &lane, &bytes)
+		if outside != nil {
+			if others++; others == 1 {
+				last = 0
+			}
+		}
+		if err == nil && (e.ID < last || others > 0 && outside == nil) {
 			err = errors.New("the events came out of order")
 		}
 		last, e.At = e.ID, microseconds(created)
@@ -163,12 +198,32 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 	if err = cmp.Or(err, rows.Err()); err != nil {
 		return found, after, nil, err
 	}
+	found.Events, found.More = merged(found.Events[:len(found.Events)-others], found.Events[len(found.Events)-others:], l.Most)
 	found.SameHistory = found.SameHistory && found.Final >= l.Final && (l.Server.IsZero() || l.Server.Equal(found.Server))
-	found.More = len(found.Events) >= l.Most
 	if isFiltered {
 		err = s.Security(ctx)
 	}
 	return found, after, unreadable, err
+}
+
+// merged puts two lists of at most most events in the order of their ids. If a list is full, what follows
+// its last event is not known, and events of the other list with higher ids are left out.
+func merged(a, b []relay.Found, most int) (all []relay.Found, more bool) {
+	all = slices.Concat(a, b)
+	if len(b) > 0 {
+		slices.SortStableFunc(all, func(x, y relay.Found) int { return cmp.Compare(x.ID, y.ID) })
+	}
+	for _, list := range [][]relay.Found{a, b} {
+		if len(list) >= most {
+			more = true
+			last := list[len(list)-1].ID
+			all = slices.DeleteFunc(all, func(e relay.Found) bool { return e.ID > last })
+		}
+	}
+	if len(all) > most {
+		all, more = all[:most], true
+	}
+	return all, more
 }
 
 func rangeColumns(ranges []relay.IDRange) (from, to []int64) {

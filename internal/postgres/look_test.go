@@ -91,6 +91,52 @@ func TestLook_ReadsTheAskedRangesAscendingUpToALimit(t *testing.T) {
 	require.Empty(t, o.see(l).Events)
 }
 
+// A producer may date an event days away from its insert, and a later event of its key otherwise. The
+// bounds of a look are known from the one before.
+func TestLook_FindsEventsOfAnyDateInTheOrderOfTheirIDs(t *testing.T) {
+	o := open(t)
+	o.write("orders", 1)
+	require.Len(t, o.see(everything()).Events, 1)
+	for _, age := range []string{"5 days", "0", "13 hours", "-3 days", "7 hours", "0", "4 days"} {
+		o.exec(`INSERT INTO outbox.event (topic, key, type, payload, created_at) VALUES ('orders', 'k', 'T', '{}', now() - $1::interval)`, age)
+	}
+	got := o.see(everything())
+	require.Equal(t, []int64{1, 2, 3, 4, 5, 6, 7, 8}, foundIDs(got.Events))
+	for _, e := range got.Events {
+		require.True(t, e.Pending, e)
+		require.Equal(t, query[time.Time](o, `SELECT created_at FROM outbox.event WHERE id = $1`, e.ID).UnixMicro(), e.At)
+	}
+	require.False(t, got.More)
+	l := everything()
+	l.Ranges = []relay.IDRange{{From: 2, To: 2}, {From: 4, To: 6}, {From: 8, To: math.MaxInt64}}
+	require.Equal(t, []int64{2, 4, 5, 6, 8}, foundIDs(o.see(l).Events))
+	for most := 1; most <= 4; most++ {
+		l.Most = most
+		got = o.see(l)
+		require.True(t, got.More)
+		require.Equal(t, []int64{2, 4, 5, 6, 8}[:len(got.Events)], foundIDs(got.Events), "nothing is left out that has a lower id")
+		require.NotEmpty(t, got.Events)
+	}
+	l.Lanes = []int16{(query[int16](o, `SELECT lane FROM outbox.event WHERE id = 2`) + 1) % relay.Lanes}
+	for _, e := range o.see(l).Events {
+		require.False(t, e.Pending, e)
+	}
+}
+
+// The list of events that are dated otherwise has those of a day, and all whose ids are not final.
+func TestLook_ForgetsDatedEventsThatNoLookAsksFor(t *testing.T) {
+	o := open(t)
+	for _, inserted := range []string{"25 hours", "25 hours", "1 hour"} {
+		o.exec(`INSERT INTO outbox.event (topic, key, type, payload, created_at) VALUES ('orders', 'k', 'T', '{}', now() - interval '5 days')`)
+		o.exec(`UPDATE outbox.dated SET inserted_at = now() - $1::interval WHERE id = (SELECT max(id) FROM outbox.dated)`, inserted)
+	}
+	o.write("orders", 1)
+	require.Equal(t, 3, query[int](o, `SELECT count(*) FROM outbox.dated`), "not one that is dated now")
+	o.exec(`UPDATE outbox.round SET final_id = 1`)
+	require.NoError(t, o.forgetDated(t.Context()))
+	require.Equal(t, "2,3", query[string](o, `SELECT string_agg(id::text, ',' ORDER BY id) FROM outbox.dated`))
+}
+
 // An id that is not of a pending event in the worker's lanes is seen, too: it is no gap.
 func TestLook_SaysOnlyTheIDOfAnEventThatIsNotForTheWorker(t *testing.T) {
 	o := open(t)
@@ -263,8 +309,8 @@ func TestLook_OfATopicThatCannotBeConvertedMakesDeadLettersAndStopsNoOther(t *te
 	}
 }
 
-// One event with a far time costs its own delay, and no other's.
-func TestLook_LeavesFarTimesToTheDiscoveryAndFailsAtNone(t *testing.T) {
+// One event with a far time is found as any other, or a later one of its key would come first.
+func TestLook_FindsEventsWithFarTimesAndFailsAtNone(t *testing.T) {
 	o := open(t)
 	o.roundsOnlyByHand()
 	o.write("orders", 1)
@@ -282,7 +328,9 @@ func TestLook_LeavesFarTimesToTheDiscoveryAndFailsAtNone(t *testing.T) {
 	}
 	o.endRounds()
 	o.see(everything())
-	require.Equal(t, []int64{1, int64(2 + len(farTimes))}, foundIDs(o.see(everything()).Events))
+	ids := foundIDs(o.see(everything()).Events)
+	require.Len(t, ids, 2+len(farTimes))
+	require.True(t, slices.IsSorted(ids))
 }
 
 // A transaction may stay open for days. Its events are of the day of their insert.
@@ -297,6 +345,7 @@ func TestLook_FindsAnEventThatWasInsertedLongBeforeItsCommit(t *testing.T) {
 	o.exec(`UPDATE outbox.round SET final_id_at = now() - interval '10 days'`)
 	testenv.Unchecked(t, o.db)
 	o.writeAt("orders", "k", query[string](o, `SELECT (now() - interval '9 days')::text`))
+	o.exec(`DELETE FROM outbox.dated`) // as it was then
 	require.Equal(t, []int64{1, 2}, foundIDs(o.see(everything()).Events))
 	require.Equal(t, []int64{1, 2}, foundIDs(o.see(everything()).Events))
 	o.exec(`UPDATE outbox.round SET final_id_at = now()`)

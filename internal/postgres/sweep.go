@@ -83,7 +83,7 @@ func (s *Store) look(ctx context.Context) error {
 	}
 	if time.Now().After(w.forget) {
 		w.forget = time.Now().Add(forgetEvery)
-		return errors.Join(s.forgetRefusals(ctx), s.forgetWorkers(ctx))
+		return errors.Join(s.forgetRefusals(ctx), s.forgetWorkers(ctx), s.forgetDated(ctx))
 	}
 	return nil
 }
