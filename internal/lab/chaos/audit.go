@@ -20,7 +20,7 @@ const goneButNeeded = `(
 // auditSQL has the database record changes of tables whose rows do not stay: events
 // that are committed, replays and their numbers, the time at which a row leaves
 // outbox.pending, or is put there by another statement than the INSERT of its event, dead
-// letters, discards, and the time at which a lane gets another holder. A row that is
+// letters, discards, and the time at which a lane, or a share, gets another holder. A row that is
 // redriven comes a second time and is the same replay.
 const auditSQL = `
 CREATE SCHEMA IF NOT EXISTS chaos;
@@ -66,9 +66,27 @@ CREATE TRIGGER chaos_settled AFTER DELETE ON outbox.pending
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chaos.settled();
 CREATE TABLE chaos.held (topic text, lane smallint, at timestamptz NOT NULL DEFAULT clock_timestamp(), holder uuid,
     process text NOT NULL DEFAULT current_setting('application_name'), -- each worker has a name of its own
+    share boolean NOT NULL DEFAULT false, -- it came back to the holder of its share
     lost boolean NOT NULL DEFAULT false); -- with an old primary
 CREATE INDEX ON chaos.held (at);
 CREATE INDEX ON chaos.held (topic, lane, at);
+CREATE TABLE chaos.shared (lane smallint, at timestamptz NOT NULL DEFAULT clock_timestamp(), holder uuid,
+    process text NOT NULL DEFAULT current_setting('application_name'), lost boolean NOT NULL DEFAULT false);
+CREATE FUNCTION chaos.shared() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO chaos.shared (lane, holder) VALUES (NEW.lane, NEW.worker);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_shared AFTER UPDATE ON outbox.share
+    FOR EACH ROW WHEN (NEW.worker IS NOT NULL AND NEW.worker IS DISTINCT FROM OLD.worker) EXECUTE FUNCTION chaos.shared();
+CREATE FUNCTION chaos.rejoined() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO chaos.held (topic, lane, holder, process, share)
+    SELECT NEW.topic, NEW.lane, s.worker,
+           coalesce((SELECT h.process FROM chaos.shared h WHERE h.lane = NEW.lane AND h.holder = s.worker ORDER BY h.at DESC LIMIT 1), ''), true
+    FROM outbox.share s WHERE s.lane = NEW.lane AND s.worker IS NOT NULL AND s.leased_until >= now();
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_rejoined AFTER UPDATE ON outbox.lane
+    FOR EACH ROW WHEN (NOT NEW.apart AND NEW.claim_id IS NULL AND (OLD.apart OR OLD.claim_id IS NOT NULL)) EXECUTE FUNCTION chaos.rejoined();
 CREATE FUNCTION chaos.held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO chaos.held (topic, lane, holder) VALUES (NEW.topic, NEW.lane, NEW.holder);
     RETURN NULL;
@@ -210,18 +228,24 @@ const (
 	// Materialized: the planner expects one row of a join of events with their settlements,
 	// and would compare each of a million with each event that is looked up.
 	lookedUp   = `WITH l AS MATERIALIZED (SELECT * FROM ` + askedFor + ` JOIN chaos.event e USING (event_id)) `
-	settledSQL = lookedUp + `SELECT event_id::text, s.at, '', '', false FROM l JOIN chaos.settled s USING (id, created_at)
+	settledSQL = lookedUp + `SELECT event_id::text, s.at, '', '', false, false FROM l JOIN chaos.settled s USING (id, created_at)
 		WHERE s.at <= l.before ORDER BY s.at`
-	pendedSQL = lookedUp + `SELECT event_id::text, p.at, '', '', false FROM l JOIN chaos.pended p USING (id, created_at)
+	pendedSQL = lookedUp + `SELECT event_id::text, p.at, '', '', false, false FROM l JOIN chaos.pended p USING (id, created_at)
 		WHERE p.at <= l.before ORDER BY p.at`
-	undoneSQL = `SELECT event_id::text, u.at, '', '', false FROM ` + askedFor + ` JOIN chaos.undone u USING (event_id)
+	undoneSQL = `SELECT event_id::text, u.at, '', '', false, false FROM ` + askedFor + ` JOIN chaos.undone u USING (event_id)
 		WHERE u.at BETWEEN l.after AND l.before ORDER BY u.at`
 	// From before the event was accepted: it was pending by then.
-	unpendedSQL = `SELECT event_id::text, u.at, '', '', false FROM ` + askedFor + ` JOIN chaos.unpended u USING (event_id)
+	unpendedSQL = `SELECT event_id::text, u.at, '', '', false, false FROM ` + askedFor + ` JOIN chaos.unpended u USING (event_id)
 		WHERE u.at <= l.before ORDER BY u.at`
-	// From before the event was accepted: whose batch it was.
-	heldSQL = lookedUp + `SELECT event_id::text, h.at, h.holder::text, h.process, h.lost FROM l JOIN chaos.held h USING (topic, lane)
-		WHERE h.at BETWEEN l.after - interval '3 minutes' AND l.before ORDER BY h.at`
+	// From before the event was accepted: whose batch it was, or who had the share, for however long.
+	heldSQL = lookedUp + `
+		SELECT event_id::text, h.at, h.holder::text, h.process, h.share, h.lost FROM l JOIN chaos.held h USING (topic, lane)
+		WHERE h.at BETWEEN l.after - interval '3 minutes' AND l.before
+		UNION ALL
+		SELECT event_id::text, s.at, s.holder::text, s.process, true, s.lost
+		FROM l JOIN (SELECT *, lead(at, 1, 'infinity') OVER (PARTITION BY lane ORDER BY at) AS until FROM chaos.shared) s USING (lane)
+		WHERE s.at <= l.before AND s.until >= l.after - interval '3 minutes'
+		ORDER BY 2`
 )
 
 // evidence looks up the database's records about events that came twice.
@@ -246,7 +270,7 @@ func (fx *fixture) evidence(ctx context.Context) func([]check.Lookup) (map[strin
 		} {
 			rows, err := fx.db.Query(ctx, r.sql, ids, after, before)
 			if err == nil {
-				_, err = pgx.ForEachRow(rows, []any{&id, &hold.At, &hold.Holder, &hold.Process, &hold.Lost}, func() error {
+				_, err = pgx.ForEachRow(rows, []any{&id, &hold.At, &hold.Holder, &hold.Process, &hold.Share, &hold.Lost}, func() error {
 					e := found[id]
 					r.add(&e)
 					found[id] = e

@@ -56,10 +56,16 @@ var failoverAudit = []struct {
 		     SELECT e.event_id, p.at FROM chaos.pended p JOIN chaos.event e USING (id, created_at) WHERE p.at >= $1`,
 	},
 	{
-		"held", "topic text, lane smallint, at timestamptz, holder uuid, process text",
-		`SELECT topic, lane, at, holder, process FROM chaos.held WHERE at >= $1`,
+		"held", "topic text, lane smallint, at timestamptz, holder uuid, process text, share boolean",
+		`SELECT topic, lane, at, holder, process, share FROM chaos.held WHERE at >= $1`,
 		`INSERT INTO chaos.held SELECT *, true FROM (
-		     SELECT * FROM old_held EXCEPT SELECT topic, lane, at, holder, process FROM chaos.held WHERE at >= $1) lost`,
+		     SELECT * FROM old_held EXCEPT SELECT topic, lane, at, holder, process, share FROM chaos.held WHERE at >= $1) lost`,
+	},
+	{
+		"shared", "lane smallint, at timestamptz, holder uuid, process text",
+		`SELECT lane, at, holder, process FROM chaos.shared WHERE at >= $1`,
+		`INSERT INTO chaos.shared SELECT *, true FROM (
+		     SELECT * FROM old_shared EXCEPT SELECT lane, at, holder, process FROM chaos.shared WHERE at >= $1) lost`,
 	},
 	{
 		"dropped", "partition text, at timestamptz, events bigint, needed bigint",

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"testing"
 	"time"
@@ -50,22 +51,26 @@ func TestMutant_IsFoundByTheRuleOfThePromiseThatItBreaks(t *testing.T) {
 		constantFaults []faults.Rule
 		plan           []plan.Step
 		want           []check.Rule
+		length         time.Duration // default 8 s
 	}{
-		"none":            {[]faults.Rule{slow, refusing}, operated, nil},
-		"fencing":         {[]faults.Rule{slow}, []plan.Step{}, []check.Rule{check.Repeated}},
-		"settle-first":    {[]faults.Rule{refusing}, []plan.Step{}, []check.Rule{check.Lost}},
-		"ordering":        {[]faults.Rule{}, []plan.Step{}, []check.Rule{check.Disorder}},
-		"forget-replays":  {[]faults.Rule{}, operated, []check.Rule{check.Lost}},
-		"replay-ordering": {[]faults.Rule{}, operated, []check.Rule{check.Disorder}},
-		"overtaking":      {[]faults.Rule{}, operated, []check.Rule{check.Disorder}},
-		"retention":       {[]faults.Rule{}, decaying, []check.Rule{check.Retention, check.Lost, check.Left}},
-		"hoarding":        {[]faults.Rule{}, operated, []check.Rule{check.Left}},
-		"twice":           {[]faults.Rule{}, disturbed, []check.Rule{check.Repeated}},
+		"none":            {[]faults.Rule{slow, refusing}, operated, nil, 0},
+		"fencing":         {[]faults.Rule{slow}, []plan.Step{}, []check.Rule{check.Repeated}, 0},
+		"settle-first":    {[]faults.Rule{refusing}, []plan.Step{}, []check.Rule{check.Lost}, 0},
+		"ordering":        {[]faults.Rule{}, []plan.Step{}, []check.Rule{check.Disorder}, 0},
+		"forget-replays":  {[]faults.Rule{}, operated, []check.Rule{check.Lost}, 0},
+		"replay-ordering": {[]faults.Rule{}, operated, []check.Rule{check.Disorder}, 0},
+		"overtaking":      {[]faults.Rule{}, operated, []check.Rule{check.Disorder}, 0},
+		"retention":       {[]faults.Rule{}, decaying, []check.Rule{check.Retention, check.Lost, check.Left}, 0},
+		"hoarding":        {[]faults.Rule{}, operated, []check.Rule{check.Left}, 0},
+		"twice":           {[]faults.Rule{}, disturbed, []check.Rule{check.Repeated}, 0},
+		"sharing":         {[]faults.Rule{slow, refusing}, operated, nil, 0},
+		"outliving":       {[]faults.Rule{}, disturbed, []check.Rule{check.Repeated}, 20 * time.Second},
+		"stealing":        {[]faults.Rule{slow}, disturbed, []check.Rule{check.Repeated}, 20 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			report, err := Run(t.Context(), Config{
-				Stack: s, Seed: 1, Length: 8 * time.Second, Drain: 40 * time.Second, Rate: 30, Burst: 2, Progress: testLog{t},
+				Stack: s, Seed: 1, Length: cmp.Or(c.length, 8*time.Second), Drain: 40 * time.Second, Rate: 30, Burst: 2, Progress: testLog{t},
 				Program: module + "internal/lab/chaos/mutant", WorkerEnv: []string{"OUTBOX_MUTANT=" + name},
 				Plan: c.plan, ConstantFaults: c.constantFaults,
 			})

@@ -129,6 +129,45 @@ func TestAudit_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 	require.True(t, found[id].Settled[0].Before(found[id].Held[0].At))
 }
 
+// Who had the share of an event's lane, for however long, and that a lane which was apart came back to
+// the holder of the share.
+func TestAudit_HasWhoHadTheShareOfAnEventsLane(t *testing.T) {
+	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	_, err = db.Exec(t.Context(), auditSQL)
+	require.NoError(t, err)
+	var id string
+	require.NoError(t, db.QueryRow(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x') RETURNING event_id::text`).Scan(&id))
+	_, err = db.Exec(t.Context(), `
+		INSERT INTO outbox.lane (topic, lane) SELECT topic, lane FROM outbox.event;
+		SET application_name = 'worker-1';
+		UPDATE outbox.share SET worker = 'a0000000-0000-0000-0000-000000000000', leased_until = now();
+		UPDATE chaos.shared SET at = now() - interval '2 hours';
+		SET application_name = 'worker-2';
+		UPDATE outbox.share SET worker = 'b0000000-0000-0000-0000-000000000000', leased_until = now() + interval '1 minute';
+		UPDATE chaos.shared SET at = now() - interval '1 hour' WHERE process = 'worker-2';
+		UPDATE outbox.share SET leased_until = now() + interval '2 minutes';
+		UPDATE outbox.lane SET apart = true;
+		SET application_name = 'worker-3';
+		UPDATE outbox.lane SET claim_id = gen_random_uuid(), holder = 'c0000000-0000-0000-0000-000000000000';
+		UPDATE outbox.lane SET claim_id = NULL, holder = NULL, apart = false;
+		UPDATE outbox.share SET worker = NULL`)
+	require.NoError(t, err)
+	found, err := (&fixture{db: db}).evidence(t.Context())([]check.Lookup{{Event: id, After: time.Now().Add(-time.Minute), Before: time.Now().Add(time.Minute)}})
+	require.NoError(t, err)
+	holds := found[id].Held
+	require.Len(t, holds, 3, "%v: the share of two hours ago had ended an hour ago, and a renewal is no change", holds)
+	for i, want := range []check.Hold{
+		{Process: "worker-2", Holder: "b0000000-0000-0000-0000-000000000000", Share: true},
+		{Process: "worker-3", Holder: "c0000000-0000-0000-0000-000000000000"},
+		{Process: "worker-2", Holder: "b0000000-0000-0000-0000-000000000000", Share: true},
+	} {
+		want.At = holds[i].At
+		require.Equal(t, want, holds[i])
+	}
+}
+
 // Events stay where they are, and later ones are caught by the default partition.
 func TestExhausted_PartitionsLeaveEventsWhereTheyAre(t *testing.T) {
 	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))

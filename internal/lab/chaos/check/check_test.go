@@ -88,6 +88,13 @@ func recorded(event string, e Evidence) func([]Lookup) (map[string]Evidence, err
 	return func([]Lookup) (map[string]Evidence, error) { return map[string]Evidence{event: e}, nil }
 }
 
+// shares are the holds of two workers that have the share one after the other.
+func shares(first string, since float64, next string, taken float64) []Hold {
+	return []Hold{
+		{At: at(since), Process: first, Holder: first, Share: true}, {At: at(taken), Process: next, Holder: next, Share: true},
+	}
+}
+
 func TestCheck_OfASoundRunFindsNoViolation(t *testing.T) {
 	v := Check(sound())
 	require.Empty(t, v.Violations)
@@ -205,6 +212,46 @@ func TestCheck_FindsAndNamesEachBrokenPromise(t *testing.T) {
 			}})
 			f.Faults = []Fault{{Kind: "failover", Start: at(2), End: at(7), Role: NewPrimary}}
 		}, Repeated},
+		"a share is taken from a worker to which nothing happened": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: shares("w1", 1, "w2", 8)})
+			f.Faults = []Fault{{Kind: "kill", Start: at(3.6), End: at(3.6), Role: Death, Process: "w3"}}
+		}, Repeated},
+		"a share is taken from a worker that dies later": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: shares("w1", 1, "w2", 8)})
+			f.Faults = []Fault{{Kind: "kill", Start: at(9), End: at(9), Role: Death, Process: "w1"}}
+		}, Repeated},
+		"a share is taken, though its event was settled": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Settled: []time.Time{at(3.7)}, Held: shares("w1", 1, "w2", 8)})
+			f.Faults = []Fault{{Kind: "kill", Start: at(4), End: at(4), Role: Death, Process: "w1"}}
+		}, Repeated},
+		"a share is taken for a stall that is shorter than its lease": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: shares("w1", 1, "w2", 6)})
+			f.Faults = []Fault{{Kind: "stall", Start: at(3.55), End: at(6.5), Role: Standstill, Process: "w1"}}
+		}, Repeated},
+		"a share is taken for an outage that is shorter than its lease": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: shares("w1", 1, "w2", 6)})
+			f.Faults = []Fault{{Kind: "cut", Start: at(3), End: at(6), Role: NoDatabase}}
+		}, Repeated},
+		"a share is taken while Temporal is away": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: shares("w1", 1, "w2", 8)})
+			f.Faults = []Fault{{Kind: "temporal", Start: at(2), End: at(9), Role: NoTemporal}}
+		}, Repeated},
+		"a worker loses a share, takes it back, and sends again": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w1", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: shares("w1", 1, "w1", 9)})
+			f.Faults = []Fault{{Kind: "stall", Start: at(3.55), End: at(8.5), Role: Standstill, Process: "w1"}}
+		}, Repeated},
+		"a batch is taken over for a stall that Temporal does not notice": {func(f *Facts) {
+			repeated(f, "standard", "audit/a/4", "w2", 20)
+			f.Evidence = recorded("audit/a/4", Evidence{Held: []Hold{{At: at(1), Process: "w1", Holder: "a"}, {At: at(7), Process: "w2", Holder: "b"}}})
+			f.Faults = []Fault{{Kind: "stall", Start: at(3.55), End: at(8), Role: Standstill, Process: "w1"}}
+		}, Repeated},
 		"one duplicate more than answers that were lost": {func(f *Facts) {
 			repeated(f, "standard", "audit/a/4", "w1", 20, unheard)
 			repeated(f, "standard", "audit/a/4", "w1", 21)
@@ -312,6 +359,31 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 			Fault{Kind: "stall", Start: at(3.55), End: at(19), Role: Standstill, Process: "w1"},
 			"stall",
 		},
+		"killed, and another worker took its share": {
+			Evidence{Settled: []time.Time{at(65)}, Held: shares("w1", 1, "w2", 8)},
+			Fault{Kind: "kill", Start: at(3.6), End: at(3.6), Role: Death, Process: "w1"},
+			"kill",
+		},
+		"killed, and a claim took the lane of its share": {
+			Evidence{Held: []Hold{{At: at(1), Process: "w1", Holder: "w1", Share: true}, {At: at(8), Process: "w2", Holder: "b"}}},
+			Fault{Kind: "kill", Start: at(3.6), End: at(3.6), Role: Death, Process: "w1"},
+			"kill",
+		},
+		"stalled past the lease of its share": {
+			Evidence{Held: shares("w1", 1, "w2", 8)},
+			Fault{Kind: "stall", Start: at(3.55), End: at(7.55), Role: Standstill, Process: "w1"},
+			"stall",
+		},
+		"the database was away for longer than the lease of the share": {
+			Evidence{Held: shares("w1", 1, "w2", 8)}, Fault{Kind: "cut", Start: at(3), End: at(7), Role: NoDatabase}, "cut",
+		},
+		"the taking of the share was lost with the old primary": {
+			Evidence{Settled: []time.Time{at(3.6)}, Held: []Hold{
+				{At: at(2.2), Process: "w1", Holder: "w1", Share: true, Lost: true}, {At: at(2.5), Process: "w2", Holder: "w2", Share: true},
+			}},
+			Fault{Kind: "failover", Start: at(2), End: at(30), Role: NewPrimary},
+			CauseUndone,
+		},
 		"Temporal gave the batch to another": {
 			Evidence{Held: []Hold{{At: at(15)}}}, Fault{Kind: "temporal", Start: at(2), End: at(5), Role: NoTemporal}, "temporal",
 		},
@@ -415,6 +487,37 @@ func TestDuplicates_OfAFaultAreAPageForEachBatchAtMost(t *testing.T) {
 	}
 	require.Len(t, Check(f).Violations, 1)
 	f.Received = f.Received[:len(f.Received)-1]
+	require.Empty(t, Check(f).Violations)
+}
+
+// A worker that dies repeats what it had in hand of its shares, of all topics together: however many
+// queues the events come to.
+func TestDuplicates_OfADeadWorkersSharesAreWhatItHadInHandAtMost(t *testing.T) {
+	f := Facts{
+		Queues: []Queue{{Name: "standard", Topic: "audit"}, {Name: "fan-out", Topic: "audit"}, {Name: "other", Topic: "orders"}},
+		Faults: []Fault{{Kind: "kill", Start: at(1.5), End: at(1.5), Role: Death, Process: "w1"}},
+		Evidence: func(list []Lookup) (map[string]Evidence, error) {
+			all := map[string]Evidence{}
+			for _, l := range list {
+				all[l.Event] = Evidence{Held: shares("w1", 0, "w2", 8)}
+			}
+			return all, nil
+		},
+	}
+	for n := range carried + 1 {
+		topic := []string{"audit", "orders"}[n%2]
+		w := Written{ID: fmt.Sprint(n), Topic: topic, Outcome: Committed, Type: "T", ContentType: "text/plain", Attributes: map[string]string{"tenant": "t"}}
+		f.Written = append(f.Written, w)
+		for _, q := range f.Queues {
+			if q.Topic == topic {
+				f.Received = append(f.Received, arrive(q.Name, w, 1), arrive(q.Name, w, 9))
+			}
+		}
+		f.Sends = append(f.Sends, send(w.ID, "w1", 1), send(w.ID, "w2", 9))
+	}
+	require.Len(t, Check(f).Violations, 1)
+	last := fmt.Sprint(carried)
+	f.Received = slices.DeleteFunc(f.Received, func(r Received) bool { return r.EventID == last && r.Sent.Equal(at(9)) })
 	require.Empty(t, Check(f).Violations)
 }
 

@@ -21,6 +21,7 @@ type suspect struct {
 	discard  bool       // no message of its delivery was needed: that was discarded
 	gone     bool       // it may be of a replay that was discarded, and repeat nothing
 	repeated *Send      // by which it was accepted, nil if no request is on record
+	sends    []*Send    // all of its event
 }
 
 // after reports whether it was too late at a time to be a reason for the message.
@@ -87,7 +88,7 @@ func (j *judge) missed() {
 // itself if its delivery was discarded.
 func (p *partial) suspect(at place, all []*Received, n int, discard bool) suspect {
 	sends := p.sends[at.event]
-	s := suspect{at: at, sent: all[n].Sent, discard: discard, repeated: sendOf(sends, all, n)}
+	s := suspect{at: at, sent: all[n].Sent, discard: discard, repeated: sendOf(sends, all, n), sends: sends}
 	if discard {
 		s.earlier = []accepted{{n, all[n].Sent, s.repeated}}
 	} else {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const (
@@ -13,6 +15,9 @@ const (
 	// each of its batches in flight.
 	pageEvents = 500
 	batches    = 4
+	// carried bounds what one fault can repeat of the shares of a worker, of all topics together:
+	// the events that it has in hand.
+	carried = 1000
 	// heartbeat is how long after its return Temporal still gives batches to other
 	// attempts: the heartbeat's timeout, and some time to notice.
 	heartbeat = 15 * time.Second
@@ -20,6 +25,10 @@ const (
 	// take over the lanes of one that lives: the lease, less the time between two
 	// renewals.
 	lease = 45 * time.Second
+	// shareLease is the same for the shares of a worker.
+	shareLease = timing.ShareLease - timing.ShareEvery
+	// still is the least time that a process stands still before Temporal gives its batch to another.
+	still = timing.HeartbeatTimeout - timing.HeartbeatThrottle
 	// settling is how long after its answer an event may be settled, if nothing is wrong.
 	settling = 10 * time.Second
 	// untilDiscarded is how long after it was accepted an event may be discarded and have
@@ -48,7 +57,8 @@ func (j *judge) duplicates() error {
 	if err != nil {
 		return err
 	}
-	used := map[place]int{} // by queue, and by the fault and process that explain them
+	used := map[place]int{}                    // by queue, and by the fault and process that explain them
+	usedShares := map[string]map[string]bool{} // events, by the fault and the process that had their share
 	type message struct {
 		at place
 		n  int
@@ -58,6 +68,7 @@ func (j *judge) duplicates() error {
 	var unexplained, discarded []string
 	for _, s := range j.suspects {
 		var cause, of string
+		var sent *Send // that the cause is of
 		for _, first := range s.earlier {
 			m := message{s.at, first.n}
 			if explained[m] {
@@ -65,6 +76,7 @@ func (j *judge) duplicates() error {
 			}
 			if cause, of = j.cause(s, first.by, evidence[s.at.event]); cause != "" {
 				explained[m] = !s.discard // it repeats nothing
+				sent = first.by
 				break
 			}
 		}
@@ -72,6 +84,7 @@ func (j *judge) duplicates() error {
 			itself := s
 			itself.discard = true
 			cause, of = j.cause(itself, s.repeated, evidence[s.at.event])
+			sent = s.repeated
 		}
 		if e := evidence[s.at.event]; cause == "" && brought[s.at] < len(e.Unpended) && j.unpended(s, e) {
 			brought[s.at]++
@@ -80,7 +93,15 @@ func (j *judge) duplicates() error {
 		switch {
 		case cause != "":
 			j.counts.Duplicates[cause]++
-			if of != "" {
+			switch {
+			case of == "":
+			case evidence[s.at.event].carries(sent):
+				of += " of " + sent.Process
+				if usedShares[of] == nil {
+					usedShares[of] = map[string]bool{}
+				}
+				usedShares[of][s.at.event] = true
+			default:
 				used[place{s.at.queue, of}]++
 			}
 		case s.discard:
@@ -108,6 +129,11 @@ func (j *judge) duplicates() error {
 	for _, at := range slices.SortedFunc(maps.Keys(used), byPlace) {
 		if n := used[at]; n > pageEvents*batches {
 			j.violate(Repeated, "%s: %d duplicates after one %s, more than a page for each of %d batches", at.queue, n, at.event, batches)
+		}
+	}
+	for _, of := range slices.Sorted(maps.Keys(usedShares)) {
+		if n := len(usedShares[of]); n > carried {
+			j.violate(Repeated, "%d events came again after one %s, more than the %d that a worker may have in hand of its shares", n, of, carried)
 		}
 	}
 	return nil
@@ -152,8 +178,9 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 // cause explains a duplicate by the request or the batch of the message that it repeats: the
 // answer was lost, the settlement was lost with the old primary, another attempt took the
 // batch over while the event was accepted and not settled, or two attempts had the batch,
-// because the claim of one of them was lost with the old primary. A takeover needs a reason
-// of its own. The cause is empty if there is none; of names the process or the fault.
+// because the claim of one of them was lost with the old primary. A takeover, of the lane or of
+// its share, needs a reason of its own. The cause is empty if there is none; of names the process or
+// the fault.
 func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	switch {
 	case first == nil:
@@ -163,6 +190,7 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 	case slices.ContainsFunc(e.Undone, func(t time.Time) bool { return !t.Before(first.Began) && !s.after(t) }):
 		return CauseUndone, ""
 	}
+	byShare := e.carries(first)
 	for _, hold := range e.Held {
 		taken := hold.At
 		switch {
@@ -170,9 +198,11 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 			continue // it has nothing to do with this batch
 		case !e.isPending(taken):
 			continue // the next holder cannot have found the event
+		case hold.Share && hold.Process == first.Process:
+			continue // a worker knows which events of its shares were accepted
 		}
 		for _, f := range j.facts.Faults {
-			if f.explains(first, taken) {
+			if f.explains(first, byShare, taken) {
 				if f.Role == NewPrimary {
 					return CauseUndone, ""
 				}
@@ -239,21 +269,25 @@ func (f Fault) splits(first, repeated *Send, discard bool, e Evidence) bool {
 	return false
 }
 
-// explains reports whether a fault is the reason for which a batch was taken over from
+// explains reports whether a fault is the reason for which a batch, or a share, was taken over from
 // the process that had sent it.
-func (f Fault) explains(sent *Send, taken time.Time) bool {
+func (f Fault) explains(sent *Send, byShare bool, taken time.Time) bool {
 	if f.Start.After(taken) {
 		return false
+	}
+	leaseEnds, gone := lease, still
+	if byShare {
+		leaseEnds, gone = shareLease, shareLease
 	}
 	switch f.Role {
 	case Death:
 		return f.Process == sent.Process // which sent before it died, even if its request was read later
 	case Standstill:
-		return f.Process == sent.Process && !f.End.Before(sent.Began)
+		return f.End.Sub(f.Start) >= gone && f.Process == sent.Process && !f.End.Before(sent.Began)
 	case NoTemporal:
-		return f.met(sent, heartbeat)
+		return !byShare && f.met(sent, heartbeat) // Temporal has no part in who holds a share
 	case NoDatabase:
-		return f.End.Sub(f.Start) >= lease && f.met(sent, 0)
+		return f.End.Sub(f.Start) >= leaseEnds && f.met(sent, 0)
 	case NewPrimary:
 		return f.met(sent, 0)
 	default:
@@ -265,6 +299,17 @@ func (f Fault) explains(sent *Send, taken time.Time) bool {
 // may not have been settled, or a while after its end.
 func (f Fault) met(sent *Send, after time.Duration) bool {
 	return !f.Start.Add(-settling).After(sent.Ended) && !f.End.Add(after).Before(sent.Began)
+}
+
+// carries reports whether a worker had an event by the share of its lane when it sent it.
+func (e Evidence) carries(sent *Send) bool {
+	var last Hold
+	for _, h := range e.Held {
+		if sent != nil && h.Process == sent.Process && !h.At.After(sent.Ended) && !h.At.Before(last.At) {
+			last = h
+		}
+	}
+	return last.Share
 }
 
 // isPending reports whether a delivery of the event was pending at a time.
@@ -304,15 +349,25 @@ func (j *judge) known(s suspect, e Evidence) string {
 	}
 	slices.Reverse(sent)
 	seconds("sent", sent)
+	for _, r := range s.sends {
+		text += fmt.Sprintf(", request of %s from %.2fs to %.2fs", r.Process, j.since(r.Began), j.since(r.Ended))
+		if !r.Told {
+			text += " without an answer"
+		}
+	}
 	seconds("settled", e.Settled)
 	seconds("pending again", e.Pended)
 	seconds("settled on an old primary", e.Undone)
 	seconds("pending again on an old primary", e.Unpended)
-	for i, h := range e.Held {
-		if i == 0 {
-			text += ", lane taken over"
+	for _, h := range e.Held {
+		what := "lane"
+		if h.Share {
+			what = "share"
 		}
-		text += fmt.Sprintf(" by %s at %.2fs", h.Process, j.since(h.At))
+		text += fmt.Sprintf(", %s taken by %s at %.2fs", what, h.Process, j.since(h.At))
+		if h.Lost {
+			text += " (lost with an old primary)"
+		}
 	}
 	return text
 }

@@ -138,11 +138,13 @@ type Evidence struct {
 	Held             []Hold
 }
 
-// Hold is one time that a lane got another holder.
+// Hold is one time that a lane got another holder: an attempt that has a claim of the lane, or the
+// worker that has the share of the lane.
 type Hold struct {
 	At      time.Time
 	Process string // of the holder
-	Holder  string // an attempt
+	Holder  string // an attempt, or a worker
+	Share   bool   // the holder has the lane by its share
 	Lost    bool   // with an old primary: the new one did not know of it
 }
 

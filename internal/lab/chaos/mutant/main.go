@@ -15,6 +15,11 @@
 //   - by-number: acknowledged events are settled by their number alone, whichever history
 //     of the database it is from.
 //   - hoarding: no partition is ever dropped.
+//   - outliving: shares are never renewed, and the worker goes on with them after their leases
+//     have ended.
+//   - stealing: the worker takes all shares, also those that another worker holds.
+//
+// The mutations none and sharing break nothing. Those from sharing on hold shares.
 package main
 
 import (
@@ -22,6 +27,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -53,7 +59,7 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("OUTBOX_MUTANT=%q is no mutation", os.Getenv("OUTBOX_MUTANT"))
 	}
 	store, err := postgres.Open(ctx, postgres.Config{
-		URL: os.Getenv("DATABASE_URL"), ClaimLease: workflows.ClaimLease, Lease: m.lease,
+		URL: os.Getenv("DATABASE_URL"), ClaimLease: workflows.ClaimLease, Lease: m.lease, ShareLease: m.shareLease,
 	})
 	if err != nil {
 		return err
@@ -77,11 +83,16 @@ func run(ctx context.Context) error {
 	}
 	acts, err := activities.New(activities.Config{
 		Store: m.store(store), Publisher: m.publisher(store, publisher), Lease: m.lease, BatchFor: workflows.BatchFor,
-		Topics: policies,
+		Topics: policies, Sharing: m.holds(store, publisher),
 	})
 	if err != nil {
 		return err
 	}
+	carrying, giveBack := context.WithCancel(context.WithoutCancel(ctx))
+	var carried sync.WaitGroup
+	carried.Go(func() { activities.Carry(carrying, acts) })
+	defer carried.Wait()
+	defer giveBack()
 	w := worker.New(temporal, os.Getenv("OUTBOX_TASK_QUEUE"), worker.Options{WorkerStopTimeout: 10 * time.Second})
 	workflows.Register(w, acts)
 	if err := w.Start(); err != nil {

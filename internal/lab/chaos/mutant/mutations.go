@@ -12,11 +12,14 @@ import (
 	"github.com/temporal-outbox/relay/workflows"
 )
 
-// mutation replaces the store or the publisher by one that breaks a promise.
+// mutation replaces the store, the publisher or the shares by one that breaks a promise.
 type mutation struct {
 	lease     time.Duration
 	store     func(*postgres.Store) activities.Store
 	publisher func(*postgres.Store, *publish.Publisher) activities.Publisher
+
+	shares     func(*postgres.Store) sharing // nil: the worker holds none
+	shareLease time.Duration                 // default timing.ShareLease
 }
 
 func sound(s *postgres.Store) activities.Store { return s }
@@ -67,6 +70,22 @@ var mutations = map[string]mutation{
 	"hoarding": {
 		lease: workflows.Lease, store: func(s *postgres.Store) activities.Store { return hoarding{s} },
 		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+	},
+	"sharing": {
+		lease: workflows.Lease, store: sound,
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+		shares:    func(s *postgres.Store) sharing { return s },
+	},
+	"outliving": {
+		lease: workflows.Lease, store: sound,
+		publisher:  func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+		shares:     func(s *postgres.Store) sharing { return outliving{s} },
+		shareLease: 2 * time.Second,
+	},
+	"stealing": {
+		lease: workflows.Lease, store: sound,
+		publisher: func(_ *postgres.Store, p *publish.Publisher) activities.Publisher { return p },
+		shares:    func(s *postgres.Store) sharing { return newStealing(s) },
 	},
 }
 

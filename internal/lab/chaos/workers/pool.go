@@ -21,6 +21,8 @@ type Config struct {
 	Dir     string   // for logs
 	Environ []string // of every worker
 	Workers int      // how many. Default 2
+	// Own is added to the environment of a worker, by its number; the first one is 1. Default: nothing.
+	Own func(worker int) []string
 	// Deployment makes the workers versions of a Worker Deployment, beginning with
 	// v1. Default: unversioned.
 	Deployment string
@@ -42,6 +44,7 @@ type Pool struct {
 	slots   []*slot
 	ends    []string // of workers that ended without being told to
 	started int
+	frozen  map[string]time.Time // since when, by process
 }
 
 // slot is a worker's place: one process after another.
@@ -65,8 +68,11 @@ func Start(ctx context.Context, cfg Config) *Pool {
 	if cfg.Stood == nil {
 		cfg.Stood = func(string, time.Time, time.Time) {}
 	}
+	if cfg.Own == nil {
+		cfg.Own = func(int) []string { return nil }
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	p := &Pool{cfg: cfg, ctx: ctx, cancel: cancel, version: 1}
+	p := &Pool{cfg: cfg, ctx: ctx, cancel: cancel, version: 1, frozen: map[string]time.Time{}}
 	for range cfg.Workers {
 		p.add()
 	}
@@ -138,10 +144,11 @@ func (p *Pool) keep(s *slot) {
 func (p *Pool) launch(version int) (*process, error) {
 	p.mu.Lock()
 	p.started++
-	name := fmt.Sprintf("worker-%02d", p.started)
+	number := p.started
 	p.mu.Unlock()
+	name := fmt.Sprintf("worker-%02d", number)
 	// Requests are signed with it, so that the proxy before AWS knows who sends them.
-	env := slices.Concat(p.cfg.Environ, []string{"AWS_ACCESS_KEY_ID=" + name, "PGAPPNAME=" + name})
+	env := slices.Concat(p.cfg.Environ, []string{"AWS_ACCESS_KEY_ID=" + name, "PGAPPNAME=" + name}, p.cfg.Own(number))
 	if p.cfg.Deployment != "" {
 		env = append(env, "TEMPORAL_DEPLOYMENT_NAME="+p.cfg.Deployment, "TEMPORAL_WORKER_BUILD_ID="+buildID(version))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -88,6 +89,30 @@ func TestStall_StopsAWorkerUntilItEnds(t *testing.T) {
 	}
 	<-done
 	require.Eventually(t, func() bool { return size() > stalled }, 5*time.Second, 20*time.Millisecond)
+	require.Empty(t, p.Stop())
+}
+
+func TestFreeze_IsToldOfEachWorkerThatItsEndThaws(t *testing.T) {
+	p := newPool(t, ready+"exec sleep 60")
+	await(t, p)
+	var mu sync.Mutex
+	stood := map[string]time.Duration{}
+	p.cfg.Stood = func(process string, from, to time.Time) {
+		mu.Lock()
+		defer mu.Unlock()
+		stood[process] = to.Sub(from)
+	}
+	p.Freeze()
+	p.Thaw()
+	require.Len(t, stood, 2)
+	for process, d := range stood {
+		require.Positive(t, d, process)
+	}
+	clear(stood)
+	p.Freeze()
+	p.KillAll()
+	p.Thaw()
+	require.Empty(t, stood, "they are dead")
 	require.Empty(t, p.Stop())
 }
 

@@ -54,10 +54,14 @@ func (p *Pool) Stall(ctx context.Context, n int, d time.Duration) {
 	}
 }
 
-// Freeze stops all workers' clocks at once.
+// Freeze stops all workers' clocks at once. End it with Thaw or KillAll.
 func (p *Pool) Freeze() {
+	now := time.Now()
 	for _, s := range p.all() {
-		s.signal(syscall.SIGSTOP, false)
+		process := s.signal(syscall.SIGSTOP, false)
+		p.mu.Lock()
+		p.frozen[process] = now
+		p.mu.Unlock()
 	}
 }
 
@@ -66,6 +70,13 @@ func (p *Pool) Thaw() {
 	for _, s := range p.all() {
 		s.signal(syscall.SIGCONT, false)
 	}
+	p.mu.Lock()
+	frozen := p.frozen
+	p.frozen = map[string]time.Time{}
+	p.mu.Unlock()
+	for process, from := range frozen {
+		p.cfg.Stood(process, from, time.Now())
+	}
 }
 
 // KillAll kills all workers. Others take their places.
@@ -73,6 +84,9 @@ func (p *Pool) KillAll() {
 	for _, s := range p.all() {
 		p.cfg.Ended(s.signal(syscall.SIGKILL, true), time.Now())
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.frozen)
 }
 
 // Renew starts as many workers of a new version as there are, beside them, and
