@@ -67,6 +67,8 @@ Exits with status 0 only if every check held. Progress goes to standard error.`,
 	f.Float64Var(&minutes, "minutes", 2, "how long faults are injected; 2 has nearly every kind of fault, 5 has every kind")
 	f.BoolVar(&calm, "calm", false, "inject no fault: a failed check is then a mistake of the harness")
 	f.IntVar(&cfg.Workers, "workers", 0, "worker processes (default 2)")
+	f.IntVar(&cfg.Topics, "topics", 0, "topics that have their part of the events; those beyond the first four are of all kinds, and have steps of their own (default 4)")
+	f.StringVar((*string)(&cfg.Batches), "batches", os.Getenv("OUTBOX_BATCHES"), "of each worker: shared, topics, or mixed: workers that are started later are of both kinds, most of them shared (default OUTBOX_BATCHES, or else mixed)")
 	f.IntVar(&cfg.Rate, "rate", 0, "committed events a second, approximately (default 60)")
 	return cmd
 }

@@ -27,6 +27,11 @@ type Config struct {
 	Rate     int  // events a second. Default 60
 	Burst    int  // events of one key in a transaction. Default one to three
 	Pinned   bool // workers are versions of a deployment; a promotion needs it
+	// Topics is how many topics have their part of the events. Those beyond the first four are of all
+	// kinds, with and without a limit, and several of them share a destination. Default and least: 4.
+	Topics int
+	// Batches is the value of OUTBOX_BATCHES of each worker, or Mixed. Default Mixed.
+	Batches Batches
 
 	// Program is the import path of the worker. Default: the real worker. WorkerEnv is
 	// added to its environment.
@@ -40,10 +45,63 @@ type Config struct {
 	wide bool // the rare topics are written to
 }
 
-// topics are those that a run writes to.
+// Batches says which workers share the lanes of all topics.
+type Batches string
+
+// The values of Batches.
+const (
+	Shared    Batches = "shared"
+	PerTopics Batches = "topics"
+	// Mixed: the first workers share lanes. Of those that take their places later, and of those of a new
+	// version, each third does not.
+	Mixed Batches = "mixed"
+)
+
+// of is the value for a worker, the first one being 1, in a run with so many at a time.
+func (b Batches) of(worker, workers int) Batches {
+	switch {
+	case b != Mixed:
+		return b
+	case worker > workers && worker%3 == 0:
+		return PerTopics
+	}
+	return Shared
+}
+
+// topics are those that each run writes to.
 var topics = plan.Topics{
 	All:   []string{"orders", "ledger", "audit", "inventory"},
 	Topic: "orders", Queue: "audit", Keys: load.Keys(), Old: load.OldKeys(),
+}
+
+// shares of the events: of each of the first four topics, and of a busy one of each destination of
+// the others.
+const (
+	eventsOfFirst = 12
+	eventsOfBusy  = 4
+)
+
+// topics are those that the run writes to, as a plan needs to know them. Names come as often as
+// their topic has its part of the events.
+func (c Config) topics() plan.Topics {
+	all := topics
+	for _, d := range crowd(c.Topics - len(destinations)) {
+		names := append(slices.Repeat(d.topics[:1], eventsOfBusy), d.topics[1:]...)
+		all.Crowd = append(all.Crowd, names...)
+		if !d.lets {
+			all.Mortal = append(all.Mortal, names...)
+		}
+	}
+	return all
+}
+
+// loaded are the topics to which producers write, each as often as it has its part.
+func (c Config) loaded() []string {
+	t := c.topics()
+	if len(t.Crowd) == 0 {
+		return t.All
+	}
+	return append(slices.Repeat(t.All, eventsOfFirst), t.Crowd...)
 }
 
 // constantFaults are injected for the whole run, each into few requests.
@@ -78,19 +136,21 @@ func (c Config) rare() []string {
 	if !c.wide {
 		return nil
 	}
-	names := slices.Repeat([]string{unrouted}, manyTopics) // half of what the others have together
-	for n := range manyTopics {
-		names = append(names, many(n))
-	}
-	return names
+	names := slices.Repeat([]string{unrouted}, many) // half of what the others have together
+	return append(names, manyTopics()...)
 }
 
 const (
-	unrouted   = "later"
-	manyTopics = 200
+	unrouted = "later"
+	many     = 200
 )
 
-func many(n int) string { return fmt.Sprintf("many-%03d", n) }
+func manyTopics() (names []string) {
+	for n := range many {
+		names = append(names, fmt.Sprintf("many-%03d", n))
+	}
+	return names
+}
 
 func (c Config) withDefaults() Config {
 	if c.Length == 0 {
@@ -111,12 +171,16 @@ func (c Config) withDefaults() Config {
 	if c.Rate == 0 {
 		c.Rate = 60
 	}
+	c.Topics = max(c.Topics, len(destinations))
+	if c.Batches == "" {
+		c.Batches = Mixed
+	}
 	if c.Program == "" {
 		c.Program = module + "worker"
 	}
 	if c.Plan == nil {
 		c.wide = true
-		c.Plan = plan.Make(c.Seed, c.Length, topics, c.Workers)
+		c.Plan = plan.Make(c.Seed, c.Length, c.topics(), c.Workers)
 	}
 	if c.ConstantFaults == nil {
 		c.ConstantFaults = constantFaults

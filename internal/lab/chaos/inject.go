@@ -81,12 +81,16 @@ func (fx *fixture) inject(ctx context.Context, step plan.Step) error {
 		plan.TerminateRecovery: fx.whileDenied(terminateRecovery), plan.PauseRecovery: fx.whileDenied(pauseRecovery),
 		plan.ResetRecovery: fx.whileDenied(resetRecovery),
 		plan.PauseTopic:    fx.pauseTopic, plan.RedriveDead: fx.redrive, plan.ReplayTopic: fx.replay,
-		plan.DiscardDead: fx.discard,
+		plan.DiscardDead: fx.discard, plan.RecoverTopic: fx.recoverTopic, plan.ParkTopic: fx.parkTopic,
 	}[step.Kind]
 	if known {
 		return do(ctx, step)
 	}
-	end := fx.proxy.Begin(faults.Rule{Kind: faults.Kind(step.Kind), Destination: fx.aim(step.Topic), Share: step.Share})
+	rule := faults.Rule{Kind: faults.Kind(step.Kind), Destination: fx.aim(step.Topic), Share: step.Share}
+	if rule.Kind == faults.Poison {
+		rule.Spared = fx.spared()
+	}
+	end := fx.proxy.Begin(rule)
 	defer end()
 	met := fx.proxy.Injected()[faults.Kind(step.Kind)]
 	wait(ctx, step.For)

@@ -51,7 +51,7 @@ func (fx *fixture) emptied(ctx context.Context, topic string) error {
 	if err := fx.proxy.Quiesce(ctx, fx.aim(topic)); err != nil {
 		return fmt.Errorf("wait for requests to %s: %w", topic, err)
 	}
-	d := of(topic)
+	d := fx.of(topic)
 	if d.service == "sns" {
 		return nil // its queues stay
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os/exec"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -104,6 +105,38 @@ const (
 	    AND id NOT IN (SELECT id FROM chaos.set_back))`
 )
 
+// recoverTopic denies access to the destination of a topic for a while, and has its recovery try at once
+// when the access is granted again.
+func (fx *fixture) recoverTopic(ctx context.Context, step plan.Step) error {
+	end := fx.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: fx.aim(step.Topic), Share: 1})
+	wait(ctx, step.For)
+	end()
+	return fx.told(ctx, step, "--now")
+}
+
+// parkTopic denies access to the destination of a topic for a while, and has the recovery make dead letters
+// of the events that are refused meanwhile.
+func (fx *fixture) parkTopic(ctx context.Context, step plan.Step) error {
+	end := fx.proxy.Begin(faults.Rule{Kind: faults.Deny, Destination: fx.aim(step.Topic), Share: 1})
+	defer end()
+	wait(ctx, step.For)
+	return fx.told(ctx, step, "--park", "--yes")
+}
+
+// told tells the recovery of a topic what to do. The recovery may have ended, or end before it answers.
+func (fx *fixture) told(ctx context.Context, step plan.Step, args ...string) error {
+	err := fx.starter(ctx, append([]string{"recover", step.Topic, "--wait", "5s", because(step.Kind)}, args...)...)
+	if err != nil {
+		fx.say("%s: %v", step.Kind, err)
+		return errNothingThere
+	}
+	fx.count(string(step.Kind))
+	return nil
+}
+
+// tidiers is how many commands tidyUp gives at the same time.
+const tidiers = 4
+
 // tidyUp resumes the topics that operators have left paused, and redrives dead letters.
 func (fx *fixture) tidyUp(ctx context.Context) {
 	for _, tidy := range []struct {
@@ -117,12 +150,19 @@ func (fx *fixture) tidyUp(ctx context.Context) {
 		if err != nil {
 			fx.say("find the topics to tidy up: %v", err)
 		}
+		var all sync.WaitGroup
+		places := make(chan struct{}, tidiers)
 		for _, topic := range names {
-			err := fx.operate(ctx, append(slices.Clone(tidy.command), topic, "--reason=the harness tidies up")...)
-			if err != nil && !errors.Is(err, errNothingThere) {
-				fx.problem("tidy up %s: %v", topic, err)
-			}
+			places <- struct{}{}
+			all.Go(func() {
+				defer func() { <-places }()
+				err := fx.operate(ctx, append(slices.Clone(tidy.command), topic, "--reason=the harness tidies up")...)
+				if err != nil && !errors.Is(err, errNothingThere) {
+					fx.problem("tidy up %s: %v", topic, err)
+				}
+			})
 		}
+		all.Wait()
 	}
 }
 

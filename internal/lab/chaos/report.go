@@ -17,6 +17,8 @@ type Report struct {
 	Seed        uint64            `json:"seed"`
 	Seconds     float64           `json:"seconds"`
 	Workers     int               `json:"workers"`
+	Topics      int               `json:"topics"` // with their part of the events
+	Batches     Batches           `json:"batches"`
 	Committed   int               `json:"committed"`
 	RolledBack  int               `json:"rolledBack"`
 	LostCommits int               `json:"lostCommits"` // with an old primary
@@ -80,6 +82,7 @@ func (fx *fixture) report(facts check.Facts, done Operations, drained time.Durat
 	injected[string(plan.DropPartition)] = retention.Dropped
 	return &Report{
 		OK: len(verdict.Violations) == 0, Seed: fx.cfg.Seed, Seconds: fx.cfg.Length.Seconds(), Workers: fx.cfg.Workers,
+		Topics: fx.cfg.Topics, Batches: fx.cfg.Batches,
 		Committed: c.Committed, RolledBack: c.RolledBack, LostCommits: c.LostCommits, LostReplays: c.LostReplays, Orphans: c.Orphans,
 		Received: c.Received, Redelivered: c.Redelivered,
 		Duplicates: c.Duplicates, Faults: injected, Operations: done, Retention: retention,
@@ -104,7 +107,7 @@ func (fx *fixture) acknowledged() map[string][]time.Time {
 
 // Print writes the report for people.
 func (l *Report) Print(w io.Writer) {
-	fmt.Fprintf(w, "\nseed %d, %.0f s, %d workers\n\n", l.Seed, l.Seconds, l.Workers)
+	fmt.Fprintf(w, "\nseed %d, %.0f s, %d topics, %d workers, batches %s\n\n", l.Seed, l.Seconds, l.Topics, l.Workers, l.Batches)
 	fmt.Fprintf(w, "events      %6d committed, %d rolled back\n", l.Committed, l.RolledBack)
 	fmt.Fprintf(w, "failover    %6d commits lost with an old primary, and %d replays; %d messages of these had been published\n", l.LostCommits, l.LostReplays, l.Orphans)
 	fmt.Fprintf(w, "messages    %6d received, %d delivered again by their queue\n", l.Received, l.Redelivered)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -20,12 +21,15 @@ import (
 // bad, is in the report.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	cfg = cfg.withDefaults()
+	if !slices.Contains([]Batches{Shared, PerTopics, Mixed}, cfg.Batches) {
+		return nil, fmt.Errorf("batches are %q: they must be %s, %s or %s", cfg.Batches, Shared, PerTopics, Mixed)
+	}
 	fx, err := newFixture(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer fx.close()
-	fx.say("seed %d, %s, %d workers, about %d events/s; the plan:", cfg.Seed, cfg.Length, cfg.Workers, cfg.Rate)
+	fx.say("seed %d, %s, %d topics, %d workers, batches %s, about %d events/s; the plan:", cfg.Seed, cfg.Length, cfg.Topics, cfg.Workers, cfg.Batches, cfg.Rate)
 	for _, step := range cfg.Plan {
 		fx.say("  %s", step)
 	}
@@ -51,7 +55,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	}
 	defer producers.Close()
 	l, err := load.Start(ctx, load.Config{
-		Pool: producers, Topics: topics.All, Rare: cfg.rare(), Seed: cfg.Seed, Rate: cfg.Rate, Burst: cfg.Burst,
+		Pool: producers, Topics: cfg.loaded(), Rare: cfg.rare(), Seed: cfg.Seed, Rate: cfg.Rate, Burst: cfg.Burst,
 		Keep: fx.observed.written, Failed: fx.failed,
 	})
 	if err != nil {
@@ -122,6 +126,9 @@ func (fx *fixture) startWorkers(ctx context.Context) error {
 		Program: fx.dir + "/worker", Dir: fx.dir, Workers: fx.cfg.Workers,
 		Environ: fx.env.With("DATABASE_URL="+fx.proxied(), "AWS_ENDPOINT_URL="+fx.proxy.URL,
 			"TEMPORAL_DEPLOYMENT_NAME=", "TEMPORAL_WORKER_BUILD_ID=").With(fx.cfg.WorkerEnv...),
+		Own: func(worker int) []string {
+			return []string{"OUTBOX_BATCHES=" + string(fx.cfg.Batches.of(worker, fx.cfg.Workers))}
+		},
 		Ended: func(process string, at time.Time) {
 			fx.fault(check.Fault{Kind: string(plan.Kill), Start: at, End: at, Role: check.Death, Process: process})
 		},
@@ -172,6 +179,9 @@ func (fx *fixture) injectAll(ctx context.Context, l *load.Load, consumers *consu
 // fails any more, on a machine of two cores that the harness uses as well.
 const calmRate = 250
 
+// shownLeft is how many lines a look shows of what is left.
+const shownLeft = 40
+
 // drain waits until nothing is left to publish nor to receive, for Config.Drain and the time
 // that calmRate allows for a backlog. It resumes paused topics and redrives dead letters.
 func (fx *fixture) drain(ctx context.Context, consumers *consume.Consumers) time.Duration {
@@ -197,7 +207,11 @@ func (fx *fixture) drain(ctx context.Context, consumers *consume.Consumers) time
 			}
 			return took
 		case n%40 == 0:
-			for _, l := range left {
+			for i, l := range left {
+				if i == shownLeft {
+					fx.say("left: %d more lines", len(left)-i)
+					break
+				}
 				fx.say("left, %s: %s", l.What, l.Text)
 			}
 			if n > 0 {

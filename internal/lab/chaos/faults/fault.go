@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,7 +83,7 @@ func (p *Proxy) gate(q *request) <-chan struct{} {
 // meets reports whether a rule concerns a request. Look-ups are only ever denied,
 // held, dropped or throttled, as a whole.
 func (r *Rule) meets(q *request) bool {
-	if r.Destination != "" && r.Destination != q.destination {
+	if r.Destination != "" && r.Destination != q.destination || slices.Contains(r.Spared, q.destination) {
 		return false
 	}
 	return q.entries != nil || r.Kind == Deny || r.Kind == DropRequest || r.Kind == Throttle

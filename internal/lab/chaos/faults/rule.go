@@ -35,6 +35,8 @@ type Rule struct {
 	Kind Kind
 	// Destination is the name of a topic or queue as AWS has it. Empty: all.
 	Destination string
+	// Spared are the names of topics and queues that it does not concern.
+	Spared []string
 	// Share is the part of requests, or of entries, that it meets, from 0 to 1.
 	Share float64
 	// Delay is how long Slow waits. Default 1 s.

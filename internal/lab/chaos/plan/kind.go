@@ -53,4 +53,7 @@ const (
 	RedriveDead Kind = "dead letters redriven"  // all that a topic has
 	ReplayTopic Kind = "topic replayed"         // what was written lately, or all events of a key
 	DiscardDead Kind = "dead letters discarded" // of one topic, made for this step
+
+	RecoverTopic Kind = "recovery told to try" // of a topic whose destination was broken until then
+	ParkTopic    Kind = "recovery told to park"
 )

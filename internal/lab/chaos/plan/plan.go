@@ -67,6 +67,9 @@ type Topics struct {
 	Queue string   // has an SQS queue that may be deleted
 	Keys  []string // that all of them have events of
 	Old   []string // those of them that have events of days that retention drops
+	// Crowd are topics beside All, for which there are steps of their own: the names of topics with more
+	// events come more often. Mortal are those of them whose events may be refused for good.
+	Crowd, Mortal []string
 }
 
 // Make returns the steps of a plan in the order of their beginning. All are over
@@ -74,6 +77,7 @@ type Topics struct {
 func Make(seed uint64, length time.Duration, topics Topics, workers int) []Step {
 	dice := rand.New(rand.NewPCG(seed, 1))
 	operatorsDice := rand.New(rand.NewPCG(seed, 3))
+	crowdDice := rand.New(rand.NewPCG(seed, 4))
 	var steps []Step
 	rounds, turns := max(1, int(length/round)), 1
 	if length >= Long {
@@ -92,6 +96,11 @@ func Make(seed uint64, length time.Duration, topics Topics, workers int) []Step 
 			steps = append(steps, sequence(dice, repeat(turns, kinds), from+calm, to-calm)...)
 		}
 		steps = append(steps, sequence(operatorsDice, repeat(turns, func() []Step { return operators(operatorsDice, topics) }), from+calm, to-calm)...)
+		if len(topics.Crowd) > 0 {
+			for _, kinds := range []func(*rand.Rand, Topics) []Step{crowdFaults, crowdOperators} {
+				steps = append(steps, sequence(crowdDice, repeat(turns, func() []Step { return kinds(crowdDice, topics) }), from+calm, to-calm)...)
+			}
+		}
 		if length >= Long {
 			steps = append(steps, lasting(dice, r, workers, from+calm, to-calm)...)
 		}

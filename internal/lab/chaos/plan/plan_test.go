@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -82,4 +83,31 @@ func TestMake_StallsWorkersPastTheirLeaseIfThereIsTime(t *testing.T) {
 	}
 	require.Greater(t, long[LongStall], time.Minute)
 	require.Greater(t, long[LongCut], 2*time.Minute)
+}
+
+func TestMake_HasStepsForTopicsAmongManyBesideThoseOfASeed(t *testing.T) {
+	many := topics
+	many.Crowd, many.Mortal = []string{"x", "y", "y"}, []string{"x"}
+	for seed := range uint64(20) {
+		for _, length := range []time.Duration{2 * time.Minute, 20 * time.Minute} {
+			base, all := Make(seed, length, topics, 2), Make(seed, length, many, 2)
+			kinds := map[Kind]bool{}
+			for _, s := range all {
+				require.LessOrEqual(t, s.End(), length)
+				if s.Topic == "x" || s.Topic == "y" {
+					kinds[s.Kind] = true
+				} else {
+					require.True(t, slices.Contains(base, s), "%s", s)
+				}
+				if s.Topic == "y" {
+					require.NotContains(t, []Kind{RedriveDead, DiscardDead, ParkTopic}, s.Kind)
+				}
+			}
+			for _, kind := range []Kind{
+				Kind(faults.Deny), Kind(faults.Throttle), Kind(faults.Hang), PauseTopic, ReplayTopic, RedriveDead, DiscardDead, RecoverTopic, ParkTopic,
+			} {
+				require.True(t, kinds[kind], "%s does not happen", kind)
+			}
+		}
+	}
 }
