@@ -100,7 +100,8 @@ func (s *Store) mayWait(ctx context.Context, r relay.ClaimRequest) (may bool, er
 //
 // It leaves out lanes that an operation has reserved, and lanes that belong to a worker because it holds
 // their share. It also leaves lanes to the workers that will take their share in a moment: its last holder
-// has given it back, or has died.
+// has given it back, or has died, or the first workers have just been offered seats. If batches publish
+// already, seats may be long in coming, and the claims go on.
 //
 // It leaves out topics without a route, except a few at a time, because an attempt to publish such
 // a topic can only fail. Unrouted topics that are leased or in recovery count as these few. Once
@@ -119,12 +120,16 @@ held AS MATERIALIZED (
     SELECT count(*)::int AS topics
     FROM (SELECT topic FROM leased UNION SELECT topic FROM outbox.topic WHERE recovery_paused_until >= now()) t
     WHERE topic NOT IN (SELECT topic FROM routed)),
+seats_offered AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM outbox.worker WHERE offered_at BETWEEN now() - $6::interval AND now())
+           AND NOT EXISTS (SELECT FROM busy) AS are),
 known AS (
     SELECT l.topic, l.lane, l.low_id, l.claimed_at, l.leased_until, l.reserved_until,
            routed.topic IS NULL AND $4::text[] IS NOT NULL AS unrouted
     FROM outbox.lane l LEFT JOIN routed USING (topic)
     WHERE (routed.topic IS NOT NULL OR $4::text[] IS NULL OR (SELECT topics FROM held) < $5)
-      AND (l.lane <> ALL (ARRAY(SELECT s.lane FROM outbox.share s WHERE s.leased_until >= now() - $6::interval))
+      AND (l.lane <> ALL (ARRAY(SELECT s.lane FROM outbox.share s
+                                WHERE s.leased_until >= now() - $6::interval OR (SELECT are FROM seats_offered)))
            OR l.apart OR l.claim_id IS NOT NULL))
 SELECT topic, lane, claims, CASE WHEN unrouted THEN $5 - (SELECT topics FROM held) ELSE -1 END, ` + filtered + `
 FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0) AS claims,

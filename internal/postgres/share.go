@@ -75,7 +75,7 @@ WITH me AS (
     INSERT INTO outbox.worker AS w (id, name, seen_at, seated) VALUES ($1::uuid, $2, now(), $3)
     ON CONFLICT (id) DO UPDATE
     SET name = excluded.name, seen_at = excluded.seen_at, seated = excluded.seated,
-        offered_at = CASE WHEN excluded.seated THEN NULL ELSE w.offered_at END),
+        offered_at = CASE WHEN excluded.seated OR NOT w.seated THEN w.offered_at END),
 held AS MATERIALIZED (
     SELECT lane, leased_until, mixed FROM outbox.share
     WHERE worker = $1::uuid AND lane = ANY ($4::smallint[]) AND leased_until >= clock_timestamp()

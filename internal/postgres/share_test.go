@@ -389,6 +389,55 @@ func TestClaim_SearchesFewLanesWhileWorkersHoldAllShares(t *testing.T) {
 	require.True(t, got, "all lanes are searched from time to time")
 }
 
+func TestClaim_LeavesLanesToWorkersThatWereJustOfferedSeats(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	o.write("bills", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	c := o.carrier()
+	_, err := o.Attend(t.Context(), relay.Attendance{Worker: c.id, Name: "worker"})
+	require.NoError(t, err)
+	offered, err := o.Offer(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, offered)
+	require.Empty(t, o.claim(), "its shares are about to be taken")
+	c.attend()
+	require.Empty(t, o.claim(), "it has a seat, and takes them now")
+
+	o.exec(`UPDATE outbox.lane SET apart = true WHERE topic = 'bills'`)
+	for _, b := range o.claim() {
+		require.Equal(t, "bills", b.Topic, "nobody takes these lanes as shares")
+		require.NoError(t, o.ReleaseClaim(t.Context(), b))
+	}
+	o.exec(`UPDATE outbox.lane SET quiet_at = NULL`)
+	o.exec(`UPDATE outbox.worker SET offered_at = offered_at - $1::interval`, timing.ShareFirst)
+	require.Len(t, topicsOf(o.claim()), 2, "the seats did not lead to shares in time")
+}
+
+func TestClaim_GoesOnDuringAnOfferWhileOtherBatchesPublish(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	require.NotEmpty(t, o.claim())
+	o.write("bills", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	c := o.carrier()
+	_, err := o.Attend(t.Context(), relay.Attendance{Worker: c.id, Name: "worker"})
+	require.NoError(t, err)
+	offered, err := o.Offer(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, offered)
+	require.Equal(t, map[string]bool{"bills": true}, topicsOf(o.claim()), "a worker of another version may have the seat")
+}
+
+func topicsOf(batches []relay.Batch) map[string]bool {
+	topics := make(map[string]bool)
+	for _, b := range batches {
+		topics[b.Topic] = true
+	}
+	return topics
+}
+
 func TestBorrow_LeavesLanesThatBelongToAWorker(t *testing.T) {
 	o := open(t)
 	o.write("orders", 100)
