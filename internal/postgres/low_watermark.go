@@ -281,3 +281,11 @@ func (s *Store) advanceWhenDue(ctx context.Context) {
 		})
 	}
 }
+
+// advanceNow closes a round, unless one waits or has just been closed, and waits until that is done, but not
+// for long. Its errors are those of advanceWhenDue.
+func (s *Store) advanceNow(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, roundEvery)
+	defer cancel()
+	_, _, _ = s.AdvanceRounds(ctx, true)
+}

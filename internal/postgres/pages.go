@@ -30,7 +30,11 @@ SELECT NULL, NULL, NULL, NULL, topic, lane, id, replay, created_at FROM first WH
 
 // Discover finds all lanes in some shares that have pending events, whatever their ids and times are. An
 // open snapshot makes it read all events that were settled since.
+//
+// It advances the rounds first: looks read all events above the final id, and while no worker ran, that id
+// stayed behind the whole backlog.
 func (s *Store) Discover(ctx context.Context, worker string, lanes []int16) (relay.Discovered, error) {
+	s.advanceNow(ctx)
 	ctx, cancel := s.long(ctx)
 	defer cancel()
 	var found relay.Discovered

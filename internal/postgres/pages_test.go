@@ -55,6 +55,14 @@ func TestDiscover_FindsTheFirstPendingEventOfEachLane(t *testing.T) {
 	}
 }
 
+// Else looks would read the backlog, too.
+func TestDiscover_MakesTheIdsOfABacklogFinal(t *testing.T) {
+	o := open(t)
+	o.write("orders", 100)
+	o.exec(`UPDATE outbox.round SET closed_at = now() - interval '1 hour'`) // no worker ran
+	require.EqualValues(t, 100, o.discover(everyLane...).Final)
+}
+
 func TestDiscover_FindsEventsOfAnyTime(t *testing.T) {
 	o := open(t)
 	for _, far := range farTimes {
