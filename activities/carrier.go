@@ -124,7 +124,7 @@ func (c *carrier) run(ctx context.Context) {
 		Silent: c.hands.silent, Dropping: c.hands.droppedUnsent, Dropped: c.dropped,
 	})
 	reader := &carrierReader{
-		store: c.cfg.reads, worker: c.cfg.worker, hands: c.hands, send: c.send, poll: c.policies.PollEvery, log: c.cfg.log,
+		store: c.cfg.reads, worker: c.cfg.worker, hands: c.hands, send: c.send, unsent: c.out.Backlog, poll: c.policies.PollEvery, log: c.cfg.log,
 	}
 	working, stop := context.WithCancel(detached)
 	defer stop()

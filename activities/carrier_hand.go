@@ -20,8 +20,11 @@ const (
 	// in hand. So one alone gets four fifths of the room, and one that hangs leaves some to others, however
 	// many topics it has.
 	carryOne = 4
-	// carryLeast is the least room for which a topic is read whose destination has much in hand.
-	carryLeast = 50
+	// carryLeast is the least room for which a topic is read whose destination has much in hand. While the
+	// sender has carryUnsent events to send, larger pages are worth waiting for.
+	carryLeast   = 40
+	carryPortion = 160
+	carryUnsent  = 100
 )
 
 // laneMode says who has a lane of a share that the carrier holds. A lane without a mode flows: the
@@ -39,14 +42,30 @@ const (
 
 // carriedLane is a lane that does not flow.
 type carriedLane struct {
-	mode  laneMode
-	after int64 // backlog: it is read from the next id on
+	mode laneMode
+	// backlog: it is read from the next id on. Of the event with that id, the replays below seen were
+	// taken.
+	after int64
+	seen  int64
 
 	cause   string // why it leaves, or left
 	ejected bool   // because of a refusal
 	since   time.Time
 	claimed bool // a batch of its topic had it since
 	free    bool // it may come back, as of the last look
+}
+
+// passed notes that a lane in backlog need not be read up to an event that is in hand or settled, as far as
+// ids are final. A replay may have the same id.
+func (l *carriedLane) passed(ref relay.Ref, final int64) {
+	after := min(ref.ID-1, final)
+	if after < l.after {
+		return
+	}
+	l.after, l.seen = after, 0
+	if after == ref.ID-1 {
+		l.seen = ref.Replay + 1
+	}
 }
 
 // carriedEvent is an event in hand, without its content.
@@ -222,14 +241,20 @@ func (h *hands) hasRoom(t *carriedTopic, bytes int64) bool {
 	return free > 0 && t.to.events < carryOne*free && bytes <= freeBytes && (t.to.events == 0 || t.to.bytes+bytes <= carryOne*freeBytes)
 }
 
-// allowance is how many events of a topic are to be read now; 0 if it is not worth a read.
-func (h *hands) allowance(t *carriedTopic) int {
+// allowance is how many events of a topic are to be read now; 0 if it is not worth a read. unsent is how many
+// events the sender has to send.
+func (h *hands) allowance(t *carriedTopic, unsent int) int {
 	free, freeBytes := carryEvents-h.events, int64(carryBytes)-h.bytes
-	n := min(free, carryOne*free-t.to.events)
+	// Each event that is taken leaves less room: see hasRoom.
+	n := min(free, (carryOne*free-t.to.events+carryOne)/(carryOne+1))
+	least := carryLeast
+	if unsent >= carryUnsent {
+		least = carryPortion
+	}
 	switch {
 	case n <= 0, freeBytes <= 0, h.events > 0 && t.to.bytes > 0 && t.to.bytes >= carryOne*freeBytes:
 		return 0
-	case n < carryLeast && t.to.events > free:
+	case n < least && t.to.events > free:
 		return 0
 	}
 	return n
@@ -281,8 +306,8 @@ func (h *hands) putBack(topic string, ref relay.Ref, final int64) {
 	switch l := t.lanes[ref.Lane]; {
 	case l == nil:
 		t.lanes[ref.Lane] = &carriedLane{mode: backlog, after: after}
-	case l.mode == backlog:
-		l.after = min(l.after, after)
+	case l.mode == backlog && after <= l.after:
+		l.after, l.seen = after, 0
 	}
 	signal(h.wakeLoader)
 }
@@ -886,8 +911,9 @@ const (
 	pagesEvents = 400
 )
 
-// plan says what there is to read. Pages begin with the topic behind last.
-func (h *hands) plan(last string) (p readPlan) {
+// plan says what there is to read, while the sender has so many events to send. Pages begin with the topic
+// behind last.
+func (h *hands) plan(last string, unsent int) (p readPlan) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p.room = carryEvents - h.events
@@ -912,12 +938,12 @@ func (h *hands) plan(last string) (p readPlan) {
 			p.fresh = append(p.fresh, lane)
 		}
 	}
-	p.pages = h.pages(p, last)
+	p.pages = h.pages(p, last, unsent)
 	return p
 }
 
 // pages chooses the lanes that are read next.
-func (h *hands) pages(p readPlan, last string) (pages []pageOf) {
+func (h *hands) pages(p readPlan, last string, unsent int) (pages []pageOf) {
 	var names []string
 	for name, t := range h.topics {
 		if t.dropping == 0 && h.hasMode(t, backlog) {
@@ -939,7 +965,7 @@ func (h *hands) pages(p readPlan, last string) (pages []pageOf) {
 				lanes = append(lanes, lane)
 			}
 		}
-		want := min(h.allowance(t), left)
+		want := min(h.allowance(t, unsent), left)
 		if len(lanes) == 0 || want <= 0 {
 			continue
 		}
@@ -948,7 +974,7 @@ func (h *hands) pages(p readPlan, last string) (pages []pageOf) {
 		}
 		for _, lane := range lanes {
 			l := t.lanes[lane]
-			c := relay.LaneCursor{TopicLane: relay.TopicLane{Topic: name, Lane: lane}, After: l.after, Most: (want + len(lanes) - 1) / len(lanes)}
+			c := relay.LaneCursor{TopicLane: relay.TopicLane{Topic: name, Lane: lane}, After: l.after, Seen: l.seen, Most: (want + len(lanes) - 1) / len(lanes)}
 			pages = append(pages, pageOf{l, c})
 		}
 		left -= want
@@ -964,7 +990,7 @@ func (h *hands) pages(p readPlan, last string) (pages []pageOf) {
 			continue
 		}
 		for ref := range t.hand {
-			if ref.Lane == c.Lane && ref.ID > c.After {
+			if ref.Lane == c.Lane && c.Covers(ref) {
 				c.Most++
 			}
 		}
@@ -1078,13 +1104,13 @@ func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (
 		at := page.cursor.TopicLane
 		t := h.topics[at.Topic]
 		if !h.readable(p, pages.Held, at.Lane) || t == nil || t.lanes[at.Lane] != page.lane || page.lane.mode != backlog ||
-			t.dropping != 0 || page.lane.after != page.cursor.After || h.mustLeave(at.Topic) {
+			t.dropping != 0 || page.lane.after != page.cursor.After || page.lane.seen != page.cursor.Seen || h.mustLeave(at.Topic) {
 			continue
 		}
 		more := full[at]
 		for _, e := range found[at] {
 			if !h.isNew(r, at.Topic, e.Ref) {
-				page.lane.after = max(page.lane.after, min(e.Ref.ID-1, pages.Final))
+				page.lane.passed(e.Ref, pages.Final)
 				continue
 			}
 			if h.isTooLarge(at.Topic, e.Ref, e.Bytes) {
@@ -1094,8 +1120,7 @@ func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (
 				more = true
 				break
 			}
-			// The next page begins with this id again: a replay may have it, too.
-			page.lane.after = max(page.lane.after, min(e.Ref.ID-1, pages.Final))
+			page.lane.passed(e.Ref, pages.Final)
 			taken = append(taken, e)
 		}
 		if !more && page.lane == t.lanes[at.Lane] {

@@ -32,10 +32,11 @@ type carrierReader struct {
 	store  ReadStore
 	worker string
 	hands  *hands
-	// send hands events of a topic to the sender.
-	send func(topic string, events []relay.Event)
-	poll time.Duration
-	log  *slog.Logger
+	// send hands events of a topic to the sender, and unsent is how many it has to send.
+	send   func(topic string, events []relay.Event)
+	unsent func() int
+	poll   time.Duration
+	log    *slog.Logger
 
 	gaps     *relay.Gaps // nil: the shares are not discovered in this history of the database
 	last     relay.Ref   // the event with the highest id that was seen
@@ -80,7 +81,7 @@ func (r *carrierReader) run(ctx context.Context) {
 // turn reads once what there is to read. It returns how long to wait for the next turn; less than 0:
 // until something happens.
 func (r *carrierReader) turn(ctx context.Context) (wait time.Duration, err error) {
-	p := r.hands.plan(r.lastPage)
+	p := r.hands.plan(r.lastPage, r.unsent())
 	if len(p.open)+len(p.fresh) == 0 {
 		if r.gaps != nil {
 			r.begin()
@@ -148,7 +149,7 @@ func (r *carrierReader) isOther(server time.Time) bool {
 // meanwhile: while a snapshot is held open somewhere, a search takes long.
 func (r *carrierReader) sweep(ctx context.Context) {
 	for took := time.Duration(0); pauseFor(ctx, max(sweepEvery, (sweepShare-1)*took)); {
-		p := r.hands.plan("")
+		p := r.hands.plan("", 0)
 		if len(p.open) == 0 {
 			continue
 		}
@@ -229,18 +230,18 @@ func (r *carrierReader) pages(ctx context.Context, p readPlan) (got bool, err er
 	return got, r.load(ctx, taken)
 }
 
-// load reads the contents of events that were taken, and hands them to the sender.
+// load reads the contents of events that were taken, as far as they did not come along, and hands them to the
+// sender.
 func (r *carrierReader) load(ctx context.Context, taken []relay.Narrow) error {
 	for len(taken) > 0 {
-		n, bytes := 0, int64(0)
-		for n < len(taken) && n < contentEvents && (n == 0 || bytes+taken[n].Bytes <= contentBytes) {
-			bytes += taken[n].Bytes
-			n++
-		}
-		contents, err := r.store.Contents(ctx, taken[:n])
-		if err != nil {
-			r.hands.unread(taken)
-			return err
+		n, missing := portion(taken)
+		var contents []relay.TopicEvent
+		if len(missing) > 0 {
+			var err error
+			if contents, err = r.store.Contents(ctx, missing); err != nil {
+				r.hands.unread(taken)
+				return err
+			}
 		}
 		r.hand(taken[:n], contents)
 		taken = taken[n:]
@@ -248,26 +249,50 @@ func (r *carrierReader) load(ctx context.Context, taken []relay.Narrow) error {
 	return nil
 }
 
-// hand hands loaded events to the sender, topic by topic, in the order in which they were read. A topic
-// with an event that cannot be sent leaves the shares.
-func (r *carrierReader) hand(asked []relay.Narrow, contents []relay.TopicEvent) {
-	found := make(map[relay.Ref]relay.Event, len(contents))
-	for _, e := range contents {
-		found[e.Ref] = e.Event
+// portion returns how many of some events are handed on together, and those of them that have to be loaded
+// before. These are within contentEvents and contentBytes, but one event may be larger.
+func portion(taken []relay.Narrow) (n int, missing []relay.Narrow) {
+	bytes := int64(0)
+	for ; n < len(taken); n++ {
+		if taken[n].Content != nil {
+			continue
+		}
+		if len(missing) == contentEvents || len(missing) > 0 && bytes+taken[n].Bytes > contentBytes {
+			break
+		}
+		missing, bytes = append(missing, taken[n]), bytes+taken[n].Bytes
 	}
-	events := make(map[string][]relay.Event)
+	return n, missing
+}
+
+// hand hands events to the sender, topic by topic, in the order in which they were read. contents are of
+// those that have no content. A topic with an event that cannot be sent leaves the shares.
+func (r *carrierReader) hand(asked []relay.Narrow, contents []relay.TopicEvent) {
+	found := make(map[relay.Ref]*relay.Event, len(contents))
+	for i := range contents {
+		found[contents[i].Ref] = &contents[i].Event
+	}
+	counts := make(map[string]int)
+	for _, e := range asked {
+		counts[e.Topic]++
+	}
+	events := make(map[string][]relay.Event, len(counts))
 	bad := make(map[string]*relay.PublishError)
 	var topics []string
 	for _, e := range asked {
 		if _, known := events[e.Topic]; !known {
 			topics = append(topics, e.Topic)
+			events[e.Topic] = make([]relay.Event, 0, counts[e.Topic])
 		}
-		event, ok := found[e.Ref]
-		if !ok {
-			event.Ref = e.Ref
+		event := e.Content
+		if event == nil {
+			event = found[e.Ref]
 		}
-		events[e.Topic] = append(events[e.Topic], event)
-		if err := unsendable(event, nil); err != nil && bad[e.Topic] == nil {
+		if event == nil {
+			event = &relay.Event{Ref: e.Ref}
+		}
+		events[e.Topic] = append(events[e.Topic], *event)
+		if err := unsendable(*event, nil); err != nil && bad[e.Topic] == nil {
 			bad[e.Topic] = err
 		}
 	}

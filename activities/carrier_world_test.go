@@ -624,7 +624,7 @@ func (p *process) Pages(ctx context.Context, worker string, lanes []relay.LaneCu
 			pages.Held = append(pages.Held, c.Lane)
 			n := 0
 			for _, m := range p.pendingOf(c.TopicLane) {
-				if m.ID <= c.After {
+				if !c.Covers(m.Ref) {
 					continue
 				}
 				pages.Events = append(pages.Events, relay.Narrow{Topic: m.topic, Ref: m.Ref, CreatedAt: time.UnixMicro(m.At), Bytes: m.bytes})

@@ -264,8 +264,9 @@ func BenchmarkPages_OfAMillion(b *testing.B) {
 		for b.Loop() {
 			require.Len(b, o.pages(500, cursors...).Events, 500)
 		}
-		topics, numbers, after, mosts := cursorColumns(cursors, 500)
-		o.explain(b, pagesSQL, aWorker, everyLane, topics, numbers, after, mosts, 500)
+		topics, numbers, after, seen, mosts := cursorColumns(cursors, 500)
+		d := o.paged.Load()
+		o.explain(b, pagesSQL, aWorker, everyLane, topics, numbers, after, mosts, 500, earliest(d.from), latest(d.to), relay.AlongBytes, seen)
 	})
 	b.Run("load", func(b *testing.B) {
 		o.t = b

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -81,54 +84,82 @@ func (s *Store) discover(ctx context.Context, worker string, lanes []int16) (fou
 // pagesSQL reads the next pending events of some lanes, each lane by an index scan that begins at its
 // cursor. PostgreSQL returns the lanes one after the other; pages checks that. One row comes before, of
 // the same snapshot.
+//
+// It brings the contents of small events along, so that most of them need no statement of their own. The
+// bounds on created_at are constants for the planner, as in eventsSQL. They are a guess: an event outside
+// them comes without its content. The planner would put a cache between the events and their contents
+// (Memoize), although no event comes twice, and the cache cost a sixth of the statement's time. It cannot
+// if the contents depend on a bit, because bits cannot be hashed: that is all that uncached is for.
 const pagesSQL = `
 SELECT ` + heldSQL + ` AS held, clock_timestamp() AS read_at, coalesce(round.final_id, 0), pg_postmaster_start_time(), ` + filteredShares + `,
-       NULL::int AS n, NULL::bigint AS id, NULL::bigint AS replay, NULL::timestamptz AS created_at, NULL::int AS bytes
+       NULL::int AS n, NULL::bigint AS id, NULL::bigint AS replay, NULL::timestamptz AS created_at, NULL::int AS bytes,
+       NULL::text AS event_id, NULL::text AS key, NULL::text AS type, NULL::text AS payload, NULL::text AS content_type, NULL::jsonb AS attributes
 FROM (VALUES (true)) AS one LEFT JOIN outbox.round ON true
 UNION ALL (
-SELECT NULL, NULL, NULL, NULL, NULL, wanted.n::int, p.id, p.replay, p.created_at, p.bytes
-FROM unnest($3::text[], $4::smallint[], $5::bigint[], $6::int[]) WITH ORDINALITY AS wanted(topic, lane, after_id, most, n)
+SELECT NULL, NULL, NULL, NULL, NULL, wanted.n::int, p.id, p.replay, p.created_at, p.bytes,
+       e.event_id::text, e.key, e.type, e.payload, e.content_type, CASE WHEN e.attributes <> '{}' THEN e.attributes END
+FROM unnest($3::text[], $4::smallint[], $5::bigint[], $11::bigint[], $6::int[]) WITH ORDINALITY AS wanted(topic, lane, after_id, seen, most, n)
 CROSS JOIN LATERAL (
-    SELECT p.id, p.replay, p.created_at, p.bytes FROM outbox.pending p
+    SELECT p.id, p.replay, p.created_at, p.bytes, B'1' AS uncached FROM outbox.pending p
     WHERE p.topic = wanted.topic AND p.lane = wanted.lane AND p.id > wanted.after_id
+      AND (p.id > wanted.after_id + 1 OR p.replay >= wanted.seen)
     ORDER BY p.id, p.replay LIMIT wanted.most) p
+LEFT JOIN LATERAL (
+    SELECT event_id, key, type, payload, content_type, attributes
+    FROM outbox.event e
+    WHERE e.id = p.id AND e.created_at = p.created_at AND e.created_at BETWEEN $8 AND $9 AND p.bytes <= $10
+      AND p.uncached = B'1'
+    LIMIT 1) e ON true
 LIMIT $7)`
 
+// pageDates says how far from those of the last page the events of the next page may be dated, to come with
+// their contents. A partition more costs the planner as much as some events.
+const pageDates = time.Hour
+
 // Pages reads the next pending events of several lanes, at most most events together. The first lanes come
-// first, so a caller lets the lanes take turns.
+// first, so a caller lets the lanes take turns. Events have their Content if they are small and dated near
+// those of the last call.
 func (s *Store) Pages(ctx context.Context, worker string, cursors []relay.LaneCursor, most int) (relay.Pages, error) {
 	s.advanceWhenDue(ctx)
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	read, err := s.pages(ctx, worker, cursors, most)
+	read, err := s.pages(ctx, worker, cursors, most, s.paged.Load())
+	if unconvertible(err) { // Contents finds out which event it is
+		read, err = s.pages(ctx, worker, cursors, most, nil)
+	}
 	if err != nil {
 		return relay.Pages{}, fmt.Errorf("read pending events: %w", err)
 	}
 	if len(read.Events) > 0 {
+		s.paged.Store(datesOf(read.Events))
 		s.rounds.want()
 	}
 	return read, nil
 }
 
-func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCursor, most int) (read relay.Pages, err error) {
-	topics, numbers, after, mosts := cursorColumns(cursors, most)
-	rows, err := s.pool.Query(ctx, pagesSQL, worker, lanesOf(numbers), topics, numbers, after, mosts, most)
+// pages brings contents along of events within dates; nil: of none.
+func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCursor, most int, d *dates) (read relay.Pages, err error) {
+	topics, numbers, after, seen, mosts := cursorColumns(cursors, most)
+	from, to := pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}, earliest(time.Time{})
+	if d != nil {
+		from, to = earliest(d.from), latest(d.to)
+	}
+	rows, err := s.pool.Query(ctx, pagesSQL, worker, lanesOf(numbers), topics, numbers, after, mosts, most, from, to, relay.AlongBytes, seen)
 	if err != nil {
 		return read, err
 	}
 	defer rows.Close()
 	var isFiltered bool
 	if rows.Next() {
-		err = rows.Scan(&read.Held, &read.At, &read.Final, &read.Server, &isFiltered, nil, nil, nil, nil, nil)
+		err = rows.Scan(&read.Held, &read.At, &read.Final, &read.Server, &isFiltered, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil)
 	}
+	read.Events = make([]relay.Narrow, 0, most)
 	got := make([]int, len(cursors))
 	var n, lastN int
 	var lastID int64
-	var created pgtype.Timestamptz
 	for err == nil && rows.Next() {
 		var e relay.Narrow
-		err = rows.Scan(nil, nil, nil, nil, nil, &n, &e.Ref.ID, &e.Ref.Replay, &created, &e.Bytes)
-		if err == nil && (n < lastN || n == lastN && e.Ref.ID < lastID) {
+		if n, err = scanNarrow(rows, &e); err == nil && (n < lastN || n == lastN && e.Ref.ID < lastID) {
 			err = errors.New("the events came out of order")
 		}
 		if err != nil {
@@ -137,7 +168,10 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 		lastN, lastID = n, e.Ref.ID
 		got[n-1]++
 		c := cursors[n-1]
-		e.Topic, e.Ref.Lane, e.Ref.At, e.CreatedAt = c.Topic, c.Lane, microseconds(created), created.Time
+		e.Topic, e.Ref.Lane = c.Topic, c.Lane
+		if e.Content != nil {
+			e.Content.Ref, e.Content.CreatedAt, e.Content.Bytes = e.Ref, e.CreatedAt, e.Bytes
+		}
 		read.Events = append(read.Events, e)
 	}
 	if err = cmp.Or(err, rows.Err()); err != nil {
@@ -155,13 +189,46 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 	return read, err
 }
 
-func cursorColumns(cursors []relay.LaneCursor, most int) (topics []string, numbers []int16, after []int64, mosts []int32) {
-	topics, numbers = make([]string, len(cursors)), make([]int16, len(cursors))
-	after, mosts = make([]int64, len(cursors)), make([]int32, len(cursors))
-	for i, c := range cursors {
-		topics[i], numbers[i], after[i], mosts[i] = c.Topic, c.Lane, c.After, int32(min(c.Most, most)) //nolint:gosec // a page
+// scanNarrow reads an event of pagesSQL, and the number of its cursor.
+func scanNarrow(rows pgx.Rows, to *relay.Narrow) (n int, err error) {
+	const eventID = 10 // the column; null if the content did not come along
+	var created pgtype.Timestamptz
+	if rows.RawValues()[eventID] == nil {
+		err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes, nil, nil, nil, nil, nil, nil)
+	} else {
+		var e relay.Event
+		var raw []byte
+		err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes,
+			&e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw)
+		e.Attributes, e.Invalid = attributes(raw)
+		to.Content = &e
 	}
-	return topics, numbers, after, mosts
+	to.Ref.At, to.CreatedAt = microseconds(created), created.Time
+	return n, err
+}
+
+// datesOf are the dates near those of some events.
+func datesOf(events []relay.Narrow) *dates {
+	first, last := int64(math.MaxInt64), int64(math.MinInt64)
+	for _, e := range events {
+		if e.Ref.At != math.MaxInt64 && e.Ref.At != math.MinInt64 {
+			first, last = min(first, e.Ref.At), max(last, e.Ref.At)
+		}
+	}
+	if first > last {
+		return nil
+	}
+	return &dates{from: time.UnixMicro(first).Add(-pageDates), to: time.UnixMicro(last).Add(pageDates)}
+}
+
+func cursorColumns(cursors []relay.LaneCursor, most int) (topics []string, numbers []int16, after, seen []int64, mosts []int32) {
+	topics, numbers = make([]string, len(cursors)), make([]int16, len(cursors))
+	after, seen, mosts = make([]int64, len(cursors)), make([]int64, len(cursors)), make([]int32, len(cursors))
+	for i, c := range cursors {
+		topics[i], numbers[i], mosts[i] = c.Topic, c.Lane, int32(min(c.Most, most)) //nolint:gosec // a page
+		after[i], seen[i] = c.After, c.Seen
+	}
+	return topics, numbers, after, seen, mosts
 }
 
 // lanesOf returns the different lane numbers.

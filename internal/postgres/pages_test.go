@@ -2,7 +2,10 @@ package postgres
 
 import (
 	"math"
+	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/stretchr/testify/require"
 
@@ -135,6 +138,98 @@ func TestPages_ReadLanesOneAfterTheOtherFromTheirCursors(t *testing.T) {
 	read = o.pages(100, relay.LaneCursor{TopicLane: audit, After: 13, Most: 5})
 	require.Empty(t, read.Events)
 	require.Empty(t, read.Full)
+}
+
+func TestPages_LeaveOutReplaysThatWereSeen(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 3)
+	lane := o.laneOf("orders", "k")
+	o.exec(`INSERT INTO outbox.pending SELECT topic, lane, id, created_at, bytes, n FROM outbox.pending, unnest('{7,8}'::bigint[]) n WHERE id = 2`)
+	replays := func(after, seen int64) (found [][2]int64) {
+		c := relay.LaneCursor{TopicLane: lane, After: after, Seen: seen, Most: 10}
+		for _, e := range o.pages(10, c).Events {
+			found = append(found, [2]int64{e.Ref.ID, e.Ref.Replay})
+			require.True(t, c.Covers(e.Ref))
+		}
+		return found
+	}
+	require.Equal(t, [][2]int64{{2, 0}, {2, 7}, {2, 8}, {3, 0}}, replays(1, 0))
+	require.Equal(t, [][2]int64{{2, 7}, {2, 8}, {3, 0}}, replays(1, 1))
+	require.Equal(t, [][2]int64{{2, 8}, {3, 0}}, replays(1, 8))
+	require.Equal(t, [][2]int64{{3, 0}}, replays(1, 9))
+	require.Equal(t, [][2]int64{{2, 0}, {2, 7}, {2, 8}, {3, 0}}, replays(0, 1), "the event 1 was seen, not 2")
+	require.False(t, relay.LaneCursor{After: 1, Seen: 8}.Covers(relay.Ref{ID: 2, Replay: 7}))
+	require.False(t, relay.LaneCursor{After: 1}.Covers(relay.Ref{ID: 1, Replay: 7}))
+}
+
+func TestPages_BringTheContentsOfSmallEventsAlong(t *testing.T) {
+	o := open(t)
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload, content_type, attributes)
+	        SELECT 'orders', 'k', 'T' || i, repeat('x', i), 'text/plain', CASE i % 2 WHEN 1 THEN '{"a": "b"}' ELSE '{}' END::jsonb
+	        FROM unnest('{10,11,5000,12}'::int[]) i`)
+	o.writeAt("orders", "k", "2020-01-01 00:00Z")
+	cursor := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
+	first := o.pages(10, cursor).Events
+	require.Len(t, first, 5)
+	for _, e := range first {
+		require.Nil(t, e.Content, "it is not known yet from when they are")
+	}
+	whole, err := o.Contents(t.Context(), first)
+	require.NoError(t, err)
+
+	cursor.Most = 4
+	o.pages(10, cursor) // of today only
+	cursor.Most = 10
+	along := 0
+	for i, e := range o.pages(10, cursor).Events {
+		if e.Content == nil {
+			require.True(t, e.Bytes > relay.AlongBytes || e.CreatedAt.Year() == 2020, "event %d", e.Ref.ID)
+			continue
+		}
+		along++
+		require.Equal(t, whole[i].Event, *e.Content)
+	}
+	require.Equal(t, 3, along)
+}
+
+// Contents finds out which of them it is.
+func TestPages_OfATextThatCannotBeConvertedComeWithoutContents(t *testing.T) {
+	o := encoded(t, "WIN1252")
+	testenv.Unchecked(t, o.db)
+	o.writeKey("orders", "k", 3)
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', 'T', $1)`, oddTexts["WIN1252"])
+	cursor := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
+	for range 2 {
+		read := o.pages(10, cursor).Events
+		require.Len(t, read, 4)
+		contents, err := o.Contents(t.Context(), read)
+		require.NoError(t, err)
+		require.NotEmpty(t, contents[3].Unreadable)
+	}
+}
+
+// The planner's cache between the events and their contents costs more than it saves: no event comes twice.
+func TestPages_PlanHasNoCacheOfContents(t *testing.T) {
+	o := open(t)
+	o.write("orders", 20_000)
+	o.exec(`ANALYZE outbox.event`)
+	o.exec(`ANALYZE outbox.pending`)
+	var cursors []relay.LaneCursor
+	for n := range int16(relay.Lanes) {
+		cursors = append(cursors, relay.LaneCursor{TopicLane: relay.TopicLane{Topic: "orders", Lane: n}, Most: 100})
+	}
+	o.pages(500, cursors...)
+	d := o.paged.Load()
+	topics, numbers, after, seen, mosts := cursorColumns(cursors, 500)
+	rows, err := o.pool.Query(t.Context(), `EXPLAIN `+pagesSQL, aWorker, everyLane, topics, numbers, after, mosts, 500,
+		earliest(d.from), latest(d.to), relay.AlongBytes, seen)
+	require.NoError(t, err)
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	text := strings.Join(plan, "\n")
+	require.NotContains(t, text, "Memoize")
+	require.NotContains(t, text, "Seq Scan on event", "\n"+text)
+	require.NotContains(t, text, "Seq Scan on pending", "\n"+text)
 }
 
 func TestPages_OfRowsThatAreHiddenIsAnError(t *testing.T) {

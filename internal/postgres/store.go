@@ -90,6 +90,7 @@ type Store struct {
 	sweep  sweeper
 	rounds rounds
 	dates  atomic.Pointer[dates] // that the next Look needs
+	paged  atomic.Pointer[dates] // near the events of the last Pages
 
 	searched atomic.Int64 // when Claim last looked at each lane, by this machine's clock
 

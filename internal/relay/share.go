@@ -115,23 +115,37 @@ type Discovered struct {
 	First  []FirstPending // by topic and lane
 }
 
-// LaneCursor says from where a lane is read: the events with higher ids. An event and its replays have
-// one id, so the reader of a full page goes on from the id before the last one.
+// LaneCursor says from where a lane is read: the events with higher ids than After. An event and its replays
+// have one id. So the reader of a full page goes on from the id before the last one, and leaves out those
+// replays of the id After + 1 that are below Seen.
 type LaneCursor struct {
 	TopicLane
 	After int64
+	Seen  int64
 	Most  int // events
 }
 
-// Narrow is a pending event without its content.
+// Covers reports whether an event of the lane is behind the cursor.
+func (c LaneCursor) Covers(r Ref) bool {
+	return r.ID > c.After+1 || r.ID == c.After+1 && r.Replay >= c.Seen
+}
+
+// Narrow is a pending event, usually without its content.
 type Narrow struct {
 	Topic     string
 	Ref       Ref
 	CreatedAt time.Time
 	Bytes     int64
+	// Content is the whole event, if the read has brought it along. It is at most AlongBytes. nil: the
+	// content has to be loaded.
+	Content *Event
 }
 
-// Pages has the next pending events of several lanes, without their contents.
+// AlongBytes is the size of an event up to which a read may bring the content along. A page of larger events
+// would take much memory before the reader has decided which of them it takes.
+const AlongBytes = 4 << 10
+
+// Pages has the next pending events of several lanes.
 type Pages struct {
 	Held   []int16
 	Final  int64
