@@ -101,6 +101,9 @@ func (r *carrierReader) turn(ctx context.Context) (wait time.Duration, err error
 		if err := r.look(ctx, p); err != nil {
 			return 0, err
 		}
+		if r.gaps == nil {
+			return 0, nil // the plan is for another history
+		}
 	}
 	if len(p.pages) > 0 {
 		got, err := r.pages(ctx, p)
