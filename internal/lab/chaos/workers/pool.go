@@ -96,6 +96,14 @@ func (p *Pool) Version() string {
 
 func buildID(n int) string { return fmt.Sprintf("v%d", n) }
 
+// restartPause is the time from the end of a process to the start of the next one, and failedPause that
+// after a process that could not begin to publish. Each start asks AWS for all topics, so too many of them
+// keep the others from AWS.
+const (
+	restartPause = 300 * time.Millisecond
+	failedPause  = 3 * time.Second
+)
+
 // keep runs a slot's processes until it is retired or the pool stops.
 func (p *Pool) keep(s *slot) {
 	for {
@@ -124,15 +132,19 @@ func (p *Pool) keep(s *slot) {
 		s.mu.Lock()
 		told := s.told
 		s.mu.Unlock()
-		// Before it publishes it may find PostgreSQL or Temporal away, and says so.
+		pause := restartPause
 		if !told {
 			p.cfg.Ended(proc.name, time.Now())
 		}
-		if !told && proc.published() {
+		switch {
+		case told:
+		case !proc.published(): // it found PostgreSQL or Temporal away, and said so
+			pause = failedPause
+		default:
 			p.note(fmt.Sprintf("a worker ended by itself (%s): %s", proc.cmd.ProcessState, proc.words()))
 		}
 		select {
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(pause):
 		case <-s.retired:
 			return
 		case <-p.ctx.Done():

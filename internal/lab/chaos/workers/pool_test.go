@@ -65,6 +65,23 @@ func TestPool_ReportsAWorkerThatEndsByItself(t *testing.T) {
 	require.Contains(t, problems[len(problems)-1], "it hurts", "a panic in any log")
 }
 
+func TestPool_WaitsBeforeItReplacesAWorkerThatCouldNotBegin(t *testing.T) {
+	p := newPool(t, "exit 1")
+	number := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.started
+	}
+	require.Eventually(t, func() bool { return number() == 2 }, 10*time.Second, time.Millisecond)
+	for _, s := range p.all() {
+		require.Eventually(t, func() bool { return s.process() != nil }, 10*time.Second, time.Millisecond)
+		<-s.process().exited
+	}
+	require.Never(t, func() bool { return number() > 2 }, 2*restartPause, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return number() > 2 }, 10*failedPause, 10*time.Millisecond)
+	require.Empty(t, p.Stop(), "it said why")
+}
+
 func TestStall_StopsAWorkerUntilItEnds(t *testing.T) {
 	p := newPool(t, ready+"while :; do echo tick; sleep 0.05; done")
 	await(t, p)
