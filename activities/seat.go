@@ -147,7 +147,7 @@ func passOn(ctx context.Context) (PublishResult, error) {
 }
 
 // errSeated says that a worker does not need a seat.
-var errSeated = errors.New("this worker needs no seat; another worker gets it")
+var errSeated = errors.New("no fault: this worker has a seat or needs none, so another worker gets this one")
 
 // seatOffers says when to offer seats to workers that have none.
 type seatOffers struct {

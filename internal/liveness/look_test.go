@@ -27,7 +27,7 @@ func TestRetrying_ListsBatchesThatFailedAndNoSeats(t *testing.T) {
 	all := retrying([]*workflowpb.PendingActivityInfo{
 		activity("PublishBatch", "shipping → SQS queue q: Timeout", "Timeout", 3, timestamppb.New(next)),
 		activity("PublishBatch", "", "", 1, nil),
-		activity("PublishBatch", "this worker needs no seat; another worker gets it", "Seated", 2, nil),
+		activity("PublishBatch", "no fault: another worker gets this seat", "Seated", 2, nil),
 		activity("ClaimBatches", "claim batch: database", "Database", 2, nil),
 		activity("PublishBatch", "ledger → SQS queue q: RequestThrottled", "RequestThrottled", 2, nil),
 	})
