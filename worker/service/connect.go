@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"go.temporal.io/sdk/client"
@@ -19,6 +20,7 @@ import (
 	"github.com/temporal-outbox/relay/internal/drain"
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/publish"
+	"github.com/temporal-outbox/relay/internal/publish/destination"
 	"github.com/temporal-outbox/relay/internal/rdsauth"
 	"github.com/temporal-outbox/relay/internal/telemetry"
 )
@@ -115,14 +117,29 @@ func (r *relay) connectAWS(ctx context.Context) error {
 	if err := r.newPublisher(ctx); err != nil {
 		return err
 	}
+	began := time.Now()
 	resolve := func(ctx context.Context, topic string) error {
+		if time.Since(began) > destination.LookUpTimeout {
+			return nil // the worker starts, and looks it up with its first event
+		}
 		_, err := r.publisher.Resolve(ctx, topic)
 		return err
 	}
-	for topic, err := range unreachable(ctx, r.publisher.Topics(), allLookedUp, resolve) {
-		r.log.Warn("topic cannot be published now; its events wait", "topic", topic, "error", err)
-	}
+	warnOfTopics(r.log, unreachable(ctx, r.publisher.Topics(), lookAtStart, resolve))
 	return nil
+}
+
+// warnedTopics is how many topics the log names that cannot be published. If AWS is away, these are all.
+const warnedTopics = 20
+
+func warnOfTopics(logger *slog.Logger, unreachable map[string]error) {
+	for i, topic := range slices.Sorted(maps.Keys(unreachable)) {
+		if i == warnedTopics {
+			logger.Warn("more topics cannot be published now; their events wait", "topics", len(unreachable)-i)
+			return
+		}
+		logger.Warn("topic cannot be published now; its events wait", "topic", topic, "error", unreachable[topic])
+	}
 }
 
 // newPublisher makes the publisher. It sends no request.

@@ -214,12 +214,12 @@ func (s *surroundings) relayHasProblems() bool {
 	return len(s.relay) > 0 || s.relayErr != nil
 }
 
-// lookAtOnce is how many destinations a worker that runs looks up at once. At the start they
-// are all looked up at once, or a destination that hangs would keep the others waiting and the
-// worker from starting.
+// lookAtOnce is how many destinations a worker that runs looks up at once. At the start it is
+// lookAtStart, or destinations that hang would keep the others waiting and the worker from
+// starting. With thousands at once, all look-ups would time out.
 const (
 	lookAtOnce  = 16
-	allLookedUp = -1
+	lookAtStart = 512
 )
 
 // unreachable asks for each topic, for so many at once, and returns the errors.

@@ -1,9 +1,11 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -22,7 +24,7 @@ func TestUnreachable_AtTheStartWaitsForNoDestinationThatHangs(t *testing.T) {
 	defer cancel()
 	hangs := errors.New("no answer")
 	var asked atomic.Int32
-	bad := unreachable(ctx, topics, allLookedUp, func(ctx context.Context, _ string) error {
+	bad := unreachable(ctx, topics, lookAtStart, func(ctx context.Context, _ string) error {
 		if int(asked.Add(1)) == len(topics) {
 			cancel() // each is asked while all others hang
 		}
@@ -30,6 +32,19 @@ func TestUnreachable_AtTheStartWaitsForNoDestinationThatHangs(t *testing.T) {
 		return hangs
 	})
 	require.Len(t, bad, len(topics))
+}
+
+func TestWarnOfTopics_NamesFewOfMany(t *testing.T) {
+	bad := make(map[string]error)
+	for i := range 5000 {
+		bad[fmt.Sprintf("topic-%04d", i)] = errors.New("no answer")
+	}
+	var out bytes.Buffer
+	warnOfTopics(slog.New(slog.NewTextHandler(&out, nil)), bad)
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	require.Len(t, lines, warnedTopics+1)
+	require.Contains(t, lines[0], "topic=topic-0000 error=\"no answer\"")
+	require.Contains(t, lines[warnedTopics], "topics=4980")
 }
 
 func TestReadiness_HasNoCharacterThatATerminalObeys(t *testing.T) {
