@@ -120,7 +120,7 @@ func (c *carrier) destination(topic string) string {
 func (c *carrier) run(ctx context.Context) {
 	detached := context.WithoutCancel(ctx)
 	c.out = c.cfg.sender.Open(relay.SenderRequest{
-		Deadline: c.deadline, Report: c.report, Answered: c.metrics.Answered,
+		Deadline: c.deadline, Most: c.seating.mostRequests, Report: c.report, Answered: c.metrics.Answered,
 		Silent: c.hands.silent, Dropping: c.hands.droppedUnsent, Dropped: c.dropped,
 	})
 	reader := &carrierReader{
@@ -553,10 +553,11 @@ type Summary struct {
 	Published int
 }
 
-// sit begins a seat, which lets the carrier hold shares. ok is false if it has a seat already, or if ctx
-// or the worker ends. end ends the seat; the carrier goes on for timing.SeatGrace.
-func (c *carrier) sit(ctx context.Context) (end func(), ok bool) {
-	if ctx.Err() != nil || !c.seating.begin() {
+// sit begins a seat, which lets the carrier hold shares, with at most so many requests in flight to one
+// destination; 0: the limiter of the destination decides. ok is false if the carrier has a seat already,
+// or if ctx or the worker ends. end ends the seat; the carrier goes on for timing.SeatGrace.
+func (c *carrier) sit(ctx context.Context, requests int) (end func(), ok bool) {
+	if ctx.Err() != nil || !c.seating.begin(requests) {
 		return nil, false
 	}
 	return sync.OnceFunc(c.seating.end), true
@@ -570,7 +571,8 @@ func (c *carrier) summary() Summary {
 
 // seating knows whether an activity lets the carrier hold shares, and counts the events since it began.
 type seating struct {
-	changed chan struct{} // holds a token when a seat has begun or the worker ends
+	changed  chan struct{} // holds a token when a seat has begun or the worker ends
+	requests *atomic.Int64 // most in flight to one destination, of the last seat
 
 	mu     *sync.Mutex
 	state  seatState
@@ -589,16 +591,21 @@ const (
 )
 
 func newSeating() seating {
-	return seating{changed: make(chan struct{}, 1), mu: new(sync.Mutex), topics: make(map[string]bool)}
+	return seating{changed: make(chan struct{}, 1), requests: new(atomic.Int64), mu: new(sync.Mutex), topics: make(map[string]bool)}
 }
 
-func (s *seating) begin() bool {
+// mostRequests returns how many requests the last seat allows in flight to one destination. 0: the limiter
+// decides.
+func (s *seating) mostRequests() int { return int(s.requests.Load()) }
+
+func (s *seating) begin(requests int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == seatTaken || s.state == seatsClosed {
 		return false
 	}
 	s.state, s.events = seatTaken, 0
+	s.requests.Store(int64(requests))
 	clear(s.topics)
 	signal(s.changed)
 	return true

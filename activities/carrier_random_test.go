@@ -116,7 +116,7 @@ func live(t *testing.T, seed uint64, h happenings) {
 		alive = append(alive, p)
 		sitting.Go(func() {
 			for {
-				end, ok := p.sit(ctx)
+				end, ok := p.sit(ctx, 0)
 				if !ok {
 					return
 				}

@@ -17,7 +17,7 @@ import (
 
 func (p *process) mustSit(t *testing.T) (end func()) {
 	t.Helper()
-	end, ok := p.sit(t.Context())
+	end, ok := p.sit(t.Context(), 0)
 	require.True(t, ok)
 	return end
 }
@@ -128,7 +128,7 @@ func TestCarrier_HoldsNoShareWithoutASeat(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		require.Empty(t, p.summary().Lanes)
 		end := p.mustSit(t)
-		_, second := p.sit(t.Context())
+		_, second := p.sit(t.Context(), 0)
 		require.False(t, second, "a second seat")
 		require.True(t, w.waitFor(time.Second, func() bool { return w.live(15) }))
 		end()

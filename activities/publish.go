@@ -59,7 +59,8 @@ type ProbeStore interface {
 // PublishRequest names a batch to publish.
 type PublishRequest struct {
 	Batch relay.Batch `json:"batch"`
-	// Concurrency is the largest number of requests of this batch in flight.
+	// Concurrency is the largest number of requests of this batch in flight, or of a seat to one
+	// destination. 0, which only a seat has: the limiter of the destination alone decides.
 	Concurrency int `json:"concurrency"`
 	// FindLevel replaces Concurrency: the limiter of the destination alone decides how many requests
 	// are in flight. Workers of an earlier version do not know it, and use Concurrency.

@@ -66,7 +66,7 @@ func (a *Activities) seat(ctx context.Context, r PublishRequest) (PublishResult,
 	if a.carrier == nil {
 		return passOn(ctx)
 	}
-	end, ok := a.carrier.sit(ctx)
+	end, ok := a.carrier.sit(ctx, r.Concurrency)
 	if !ok {
 		return passOn(ctx)
 	}

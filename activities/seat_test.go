@@ -66,6 +66,16 @@ func TestSeat_EndsAtItsTimeWithWhatItsWorkerPublished(t *testing.T) {
 	require.Zero(t, r, "each event is told once")
 }
 
+func TestSeat_BringsTheMostRequestsThatItsWorkerMayHaveInFlight(t *testing.T) {
+	e := newSharingEnv(t, &offers{})
+	require.Zero(t, e.carrier.seating.mostRequests(), "the limiter alone decides")
+	for _, most := range []int{64, 0} {
+		_, err := e.ExecuteActivity(e.PublishBatch, PublishRequest{Batch: relay.Batch{ClaimID: "c", Shared: true}, Concurrency: most})
+		require.NoError(t, err)
+		require.Equal(t, most, e.carrier.seating.mostRequests())
+	}
+}
+
 func TestSeat_ResultNamesTheBusiestTopicsAndCountsTheOthers(t *testing.T) {
 	e := newSharingEnv(t, &offers{})
 	for i := range 1000 {

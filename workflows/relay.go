@@ -12,8 +12,8 @@ import (
 type RelayInput struct {
 	// Slots is the maximum number of batches in flight. Default DefaultSlots.
 	Slots int `json:"slots,omitempty"`
-	// Concurrency is the maximum number of requests that each batch has in flight. Default 0: the
-	// limiter of the destination, in the worker, alone decides.
+	// Concurrency is the maximum number of requests that each batch has in flight, and each seat to one
+	// destination. Default 0: the limiter of the destination, in the worker, alone decides.
 	Concurrency int `json:"concurrency,omitempty"`
 	// Linger is the time for which the oldest event of a topic may wait for a full page.
 	// Default 0: events do not wait.

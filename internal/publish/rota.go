@@ -47,7 +47,8 @@ type gate struct {
 	least, most int // of window
 	inFlight    int // places taken
 	waiting     line
-	outlets     int // that use it
+	outlets     int        // that use it
+	ceiling     func() int // of places, as the sender's owner wants it; 0: no ceiling. nil: none
 	limiter     limiter
 	asked       bool // the limiter has refused a request, and will grant one
 	granted     bool // it has, and no request has taken that
@@ -67,7 +68,17 @@ func newGate(l limiter, least, most int) *gate {
 }
 
 // isOpen reports whether a place is free.
-func (g *gate) isOpen() bool { return !g.asked && g.inFlight < g.window }
+func (g *gate) isOpen() bool { return !g.asked && g.inFlight < g.places() }
+
+// places is how many requests may be in flight.
+func (g *gate) places() int {
+	if g.ceiling != nil {
+		if most := g.ceiling(); most > 0 {
+			return min(g.window, most)
+		}
+	}
+	return g.window
+}
 
 // ask asks the limiter whether a request may start. If not, it calls granted later.
 func (g *gate) ask() bool {

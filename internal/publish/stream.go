@@ -27,8 +27,8 @@ const (
 // Open returns a sender for the events of many topics. It sends until Close.
 //
 // Topics take turns, request by request. The limiter of a destination decides how many requests to
-// it are in flight, up to 96; up to 256 are in total. So neither a topic with many events nor a destination that hangs delays
-// the others. A topic's destination is looked up in the background. If it is not found, or not
+// it are in flight, up to 96 or r.Most; up to 256 are in total. So neither a topic with many events nor a
+// destination that hangs delays the others. A topic's destination is looked up in the background. If it is not found, or not
 // configured, all events of the topic fail until the topic is dropped.
 func (p *Publisher) Open(r relay.SenderRequest) relay.Sender {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -265,8 +265,12 @@ func (s *stream) open(b *branch, f found, unresolved error) {
 func (s *stream) gate(address string) *gate {
 	g := s.gates[address]
 	if g == nil {
-		g = s.join(s.publisher.limiter(address), leastAtOneDestination, mostAtOneDestination)
-		g.address = address
+		most := mostAtOneDestination
+		if s.Most != nil {
+			most = max(most, s.Most())
+		}
+		g = s.join(s.publisher.limiter(address), leastAtOneDestination, most)
+		g.address, g.ceiling = address, s.Most
 		s.gates[address] = g
 	}
 	g.outlets++

@@ -421,6 +421,32 @@ func TestSender_SendsMoreToADestinationThatAnswers(t *testing.T) {
 	})
 }
 
+func TestSender_HasNoMoreRequestsInFlightThanItsOwnerAllows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &stub{send: slow(time.Second)}
+		var most atomic.Int64
+		most.Store(6)
+		r := newDiary().request()
+		r.Most = func() int { return int(most.Load()) }
+		s := stubs(map[string]*stub{"orders": to}).Open(r)
+		s.Add("orders", numbered(1, 10_000, nil))
+		for _, want := range []int{4, 6, 6, 6} {
+			synctest.Wait()
+			require.Equal(t, want, to.now())
+			time.Sleep(time.Second)
+		}
+		most.Store(2)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Equal(t, 2, to.now(), "from the next requests on")
+		most.Store(0)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Greater(t, to.now(), 6, "the limiter alone decides")
+		closeSender(t, s)
+	})
+}
+
 func TestSender_DropForgetsUnsentEventsAndReportsThoseInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := &stub{send: slow(time.Second)}

@@ -177,6 +177,9 @@ type SenderRequest struct {
 	// of one, also concurrently. It does not end a request under way. The instant should carry a
 	// monotonic clock reading. Default: none.
 	Deadline func() time.Time
+	// Most returns how many requests may be in flight to one destination, and 0 if the destination's
+	// limiter alone decides. It is asked before every request, and must not block. Default: 0.
+	Most func() int
 	// Report gets the outcomes of every answered request of a topic, in the order of the answers.
 	// The slice is the callee's to keep.
 	Report func(topic string, outcomes []Outcome)

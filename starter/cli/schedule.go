@@ -84,7 +84,7 @@ share a namespace, give each outbox its own task queue.`,
 	f.DurationVar(&s.every, "every", workflows.ScheduleEvery, "how often a run starts; if it is shorter than --run-for, runs follow each other without a gap")
 	f.DurationVar(&s.relay.RunFor, "run-for", 0, "how long a run claims (default "+workflows.RunFor.String()+")")
 	f.IntVar(&s.relay.Slots, "slots", 0, fmt.Sprintf("most batches in flight; a topic gets a quarter (default %d)", workflows.DefaultSlots))
-	f.IntVar(&s.relay.Concurrency, "concurrency", 0, "most requests that a batch has under way (default: each destination finds its own level)")
+	f.IntVar(&s.relay.Concurrency, "concurrency", 0, "most requests that a batch has under way, or a worker in its shares to one destination (default: each finds its own level)")
 	f.DurationVar(&s.relay.Linger, "linger", 0, "how long events may wait for a page to fill: fewer activities and requests for more latency (default 0)")
 	f.DurationVar(&s.maintainEvery, "maintain-every", workflows.MaintenanceEvery, "how often Maintenance runs; 0 turns it off")
 	f.IntVar(&s.maintenance.KeepDays, "keep-days", workflows.DefaultKeepDays, "for how many days after its day an event is kept; longer while any event of that day is pending or dead")

@@ -53,7 +53,9 @@ topics with a problem. With ` + "`OUTBOX_BATCHES=topics`" + `, batches publish a
   topic at once, run ` + "`starter pause TOPIC`" + `.
 - **Topics with batches of their own.** Batches always publish topics with ` + "`maxPerSecond`" + ` or ` + "`onPoison: block`" + `, and those without a route. They also publish topics that are
   paused, in recovery or in an operation, or whose destination refuses events, until that is over
-  ([decision 29](decisions/029-a-topic-leaves-the-shares.md)). The log and ` + "`starter status`" + ` name each topic that leaves the shares, with the cause. ` + "`--slots`" + `, ` + "`--concurrency`" + ` and ` + "`--linger`" + ` of ` + "`starter schedule`" + ` only affect batches.
+  ([decision 29](decisions/029-a-topic-leaves-the-shares.md)). The log and ` + "`starter status`" + ` name each topic that leaves the shares, with the cause.
+  ` + "`--slots`" + ` and ` + "`--linger`" + ` of ` + "`starter schedule`" + ` only affect batches. With ` + "`--concurrency N`" + `, a worker has at most N requests
+  in flight to one destination in its shares, and each batch has at most N.
 - **A killed worker.** Other workers take its shares after four seconds. At most 1,000 events arrive again, and those of its batches
   ([repetitions](delivery.md#when-an-event-comes-twice)).
 
