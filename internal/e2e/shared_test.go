@@ -12,8 +12,12 @@ import (
 	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
-// shared makes a worker hold lanes of all topics.
-const shared = "OUTBOX_BATCHES=shared"
+const (
+	// shared makes a worker hold lanes of all topics.
+	shared = "OUTBOX_BATCHES=shared"
+	// perTopic makes it publish batches of single topics.
+	perTopic = "OUTBOX_BATCHES=topics"
+)
 
 // sharedOutbox routes topics t0, t1 and so on to FIFO queues of their own.
 func sharedOutbox(t *testing.T, topics int) (*outbox, []queue) {

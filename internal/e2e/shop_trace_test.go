@@ -63,8 +63,9 @@ func one(t *testing.T, spans []testenv.Span, name string) (found testenv.Span) {
 }
 
 func TestShop_OneTraceLeadsFromOrderToInventoryAndTheRelayLinksToIt(t *testing.T) {
-	for _, through := range []string{"sns", "sqs"} {
-		t.Run(through, func(t *testing.T) {
+	for _, c := range []struct{ mode, through string }{{shared, "sns"}, {shared, "sqs"}, {perTopic, "sns"}, {perTopic, "sqs"}} {
+		t.Run(c.through+"/"+c.mode, func(t *testing.T) {
+			through := c.through
 			q := newQueue(t, testenv.Name(t))
 			sent := "send " + q.name
 			if through == "sns" {
@@ -75,9 +76,12 @@ func TestShop_OneTraceLeadsFromOrderToInventoryAndTheRelayLinksToIt(t *testing.T
 			o.exec(order.Tables + inventory.Tables + `;
 				INSERT INTO shop.accounts VALUES ('a'); INSERT INTO shop.stock VALUES ('cup', 100)`)
 			collector := testenv.NewCollector(t)
-			w := o.workTraced(collector)
+			w := o.workTraced(collector, c.mode)
 			stopTracing, stopConsuming := traceShop(t, collector), o.consume(q)
 			o.schedule()
+			if c.mode == shared {
+				o.sharesBecome(20*time.Second, 16)
+			}
 
 			events, err := order.Service{DB: o.db}.Place(t.Context(), order.Order{ID: "4711", Account: "a", Product: "cup", Quantity: 3, Cents: 500})
 			require.NoError(t, err)
@@ -94,7 +98,7 @@ func TestShop_OneTraceLeadsFromOrderToInventoryAndTheRelayLinksToIt(t *testing.T
 
 			spans := collector.Spans()
 			placed, processed := one(t, spans, "place order"), one(t, spans, "process "+q.name)
-			request, batch := one(t, spans, sent), one(t, spans, "RunActivity:PublishBatch")
+			request := one(t, spans, sent)
 			// One trace, without the relay.
 			require.Equal(t, placed.TraceID, processed.TraceID)
 			require.Equal(t, placed.ID, processed.Parent)
@@ -104,9 +108,15 @@ func TestShop_OneTraceLeadsFromOrderToInventoryAndTheRelayLinksToIt(t *testing.T
 			require.Equal(t, []testenv.SpanLink{{
 				TraceID: placed.TraceID, ID: placed.ID, Attributes: map[string]string{"outbox.event_id": events[0].ID.String()},
 			}}, request.Links)
-			require.Equal(t, batch.ID, request.Parent)
-			require.Equal(t, []string{"shop", "outbox-relay", "outbox-relay", "shop"},
-				[]string{placed.Service, batch.Service, request.Service, processed.Service})
+			require.Equal(t, []string{"shop", "outbox-relay", "shop"}, []string{placed.Service, request.Service, processed.Service})
+			if c.mode == perTopic {
+				batch := one(t, spans, "RunActivity:PublishBatch")
+				require.Equal(t, batch.ID, request.Parent)
+				require.Equal(t, "outbox-relay", batch.Service)
+			} else {
+				require.Empty(t, request.Parent, "a seat has no span")
+				require.Len(t, spans, 3)
+			}
 			for _, s := range spans {
 				require.Empty(t, s.Error, s.Name)
 			}

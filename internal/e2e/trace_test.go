@@ -13,31 +13,51 @@ import (
 )
 
 // workTraced starts a worker that sends its spans to a collector.
-func (o *outbox) workTraced(c *testenv.Collector) *worker {
+func (o *outbox) workTraced(c *testenv.Collector, env ...string) *worker {
 	o.t.Helper()
-	return o.work("OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL)
+	return o.work(append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+c.URL)...)
 }
 
-func TestTraces_OfAnIdleRelayAreNoneAndOfOneEventTwoSpans(t *testing.T) {
+func TestTraces_OfAnIdleRelayAreNone(t *testing.T) {
+	for _, mode := range []string{shared, perTopic} {
+		t.Run(mode, func(t *testing.T) {
+			o := newOutbox(t, "topics:\n  orders: {sqs: "+newQueue(t, testenv.Name(t)).name+"}\n")
+			collector := testenv.NewCollector(t)
+			idle := o.workTraced(collector, mode)
+			o.schedule("--run-for", "3s")
+			o.completed(testenv.Temporal(t), 1, func(cond func() error) { testenv.Eventually(t, 60*time.Second, cond) })
+			idle.stop() // what there is has left by then
+			require.Empty(t, collector.Spans())
+		})
+	}
+}
+
+func TestTraces_OfOneEventAreOneSpanInASharedLaneAndTwoInABatch(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	collector := testenv.NewCollector(t)
-	idle := o.workTraced(collector)
+	sharing := o.workTraced(collector, shared)
 	o.schedule("--run-for", "3s")
-	c := testenv.Temporal(t)
-	o.completed(c, 1, func(cond func() error) { testenv.Eventually(t, 60*time.Second, cond) })
-	idle.stop() // what there is has left by then
-	require.Empty(t, collector.Spans())
+	o.sharesBecome(20*time.Second, 16)
+	o.write("orders", "o", 1, 1)
+	requireOnce(t, q.receive(1, 30*time.Second), "o", 1)
+	o.drained(10 * time.Second)
+	sharing.stop()
+	require.Len(t, collector.Spans(), 1)
+	sent := collector.Spans()[0]
+	require.Equal(t, "send "+q.name, sent.Name)
+	require.Empty(t, sent.Parent)
 
-	busy := o.workTraced(collector)
+	c := testenv.Temporal(t)
+	busy := o.workTraced(collector, perTopic)
 	o.write("orders", "o", 1, 1)
 	require.NoError(t, c.ScheduleClient().GetHandle(t.Context(), o.queue).Trigger(t.Context(), client.ScheduleTriggerOptions{}))
 	requireOnce(t, q.receive(1, 30*time.Second), "o", 1)
 	o.drained(10 * time.Second)
 	busy.stop()
 	spans := collector.Spans()
-	require.Len(t, spans, 2)
-	batch, request := spans[0], spans[1]
+	require.Len(t, spans, 3)
+	batch, request := spans[1], spans[2]
 	require.Equal(t, "RunActivity:PublishBatch", batch.Name)
 	require.Empty(t, batch.Parent)
 	require.Contains(t, batch.Attributes["temporalWorkflowID"], o.queue)

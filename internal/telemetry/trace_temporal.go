@@ -3,7 +3,6 @@ package telemetry
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"go.opentelemetry.io/otel/trace"
 	"go.temporal.io/sdk/activity"
@@ -11,12 +10,13 @@ import (
 	"go.temporal.io/sdk/interceptor"
 )
 
-// Interceptors make a span for every attempt of an activity, except activities of the silent
-// types. There are none if traces are off.
+// Interceptors make a span for every attempt of an activity, except those that silent reports, by the
+// type of the activity and its arguments. Default of silent: none. There are no interceptors if traces
+// are off.
 //
 // Workflows get no spans, and their histories no headers: docs/decisions/011 explains this. So
 // each of these spans begins a trace, and names its workflow and run.
-func (t *Traces) Interceptors(silent ...string) []interceptor.WorkerInterceptor {
+func (t *Traces) Interceptors(silent func(activityType string, args []any) bool) []interceptor.WorkerInterceptor {
 	if t == nil {
 		return nil
 	}
@@ -38,14 +38,29 @@ func newTemporal(provider trace.TracerProvider) (interceptor.WorkerInterceptor, 
 type activitySpans struct {
 	interceptor.WorkerInterceptorBase
 	all    interceptor.WorkerInterceptor
-	silent []string
+	silent func(activityType string, args []any) bool
 }
 
 func (s *activitySpans) InterceptActivity(
 	ctx context.Context, next interceptor.ActivityInboundInterceptor,
 ) interceptor.ActivityInboundInterceptor {
-	if slices.Contains(s.silent, activity.GetInfo(ctx).ActivityType.Name) {
-		return next
+	traced := s.all.InterceptActivity(ctx, next)
+	if s.silent == nil {
+		return traced
 	}
-	return s.all.InterceptActivity(ctx, next)
+	return &attemptSpan{ActivityInboundInterceptor: traced, plain: next, silent: s.silent}
+}
+
+// attemptSpan makes the span of one attempt, unless it is silent.
+type attemptSpan struct {
+	interceptor.ActivityInboundInterceptor // makes it
+	plain                                  interceptor.ActivityInboundInterceptor
+	silent                                 func(activityType string, args []any) bool
+}
+
+func (s *attemptSpan) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
+	if s.silent(activity.GetInfo(ctx).ActivityType.Name, in.Args) {
+		return s.plain.ExecuteActivity(ctx, in)
+	}
+	return s.ActivityInboundInterceptor.ExecuteActivity(ctx, in)
 }

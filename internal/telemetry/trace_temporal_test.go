@@ -22,7 +22,14 @@ func publish(ctx context.Context) error {
 	return errOnPurpose
 }
 
-func poll(ctx context.Context) error {
+// poll is an activity that may be silent.
+func poll(ctx context.Context, silent bool) error {
+	if !silent {
+		if !trace.SpanContextFromContext(ctx).IsValid() {
+			return errors.New("no span")
+		}
+		return nil
+	}
 	if trace.SpanContextFromContext(ctx).IsValid() {
 		return errors.New("a span")
 	}
@@ -31,8 +38,10 @@ func poll(ctx context.Context) error {
 
 func both(ctx workflow.Context) error {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: time.Minute})
-	if err := workflow.ExecuteActivity(ctx, poll).Get(ctx, nil); err != nil {
-		return err
+	for _, silent := range []bool{true, false} {
+		if err := workflow.ExecuteActivity(ctx, poll, silent).Get(ctx, nil); err != nil {
+			return err
+		}
 	}
 	return workflow.ExecuteActivity(ctx, publish).Get(ctx, nil)
 }
@@ -43,7 +52,9 @@ func TestTrace_IsOneForEachAttemptOfAnActivityAndNoneForWorkflows(t *testing.T) 
 	require.NoError(t, err)
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestWorkflowEnvironment()
-	env.SetWorkerOptions(worker.Options{Interceptors: traces.Interceptors("poll")})
+	env.SetWorkerOptions(worker.Options{Interceptors: traces.Interceptors(func(activityType string, args []any) bool {
+		return activityType == "poll" && len(args) == 1 && args[0] == true
+	})})
 	env.RegisterWorkflow(both)
 	env.RegisterActivity(publish)
 	env.RegisterActivity(poll)
@@ -53,7 +64,9 @@ func TestTrace_IsOneForEachAttemptOfAnActivityAndNoneForWorkflows(t *testing.T) 
 	traces.Stop()
 
 	spans := c.Spans()
-	require.GreaterOrEqual(t, len(spans), 2, "%+v", spans)
+	require.GreaterOrEqual(t, len(spans), 3, "%+v", spans)
+	require.Equal(t, "RunActivity:poll", spans[0].Name, "the one that is not silent")
+	spans = spans[1:]
 	for _, s := range spans {
 		require.Equal(t, "RunActivity:publish", s.Name)
 		require.Empty(t, s.Parent)

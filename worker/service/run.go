@@ -187,6 +187,20 @@ func (r *relay) settleRest(ctx context.Context, acts *activities.Activities) {
 	}
 }
 
+// hasNoSpan reports whether an activity is not traced: claims and seats. A relay with nothing to do would
+// show nothing else, and a seat contains no request.
+func hasNoSpan(activityType string, args []any) bool {
+	if activityType == "ClaimBatches" {
+		return true
+	}
+	for _, arg := range args {
+		if r, is := arg.(activities.PublishRequest); is && r.Batch.Shared {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *relay) workerOptions() worker.Options {
 	o := worker.Options{
 		WorkerStopTimeout: timing.StopTimeout,
@@ -200,8 +214,7 @@ func (r *relay) workerOptions() worker.Options {
 		// Each batch holds few goroutines, and all of them share the payload budget.
 		MaxConcurrentActivityExecutionSize: 100,
 		MaxConcurrentActivityTaskPollers:   activityPollers,
-		// A relay with nothing to do claims, and would show nothing else.
-		Interceptors: r.traces.Interceptors("ClaimBatches"),
+		Interceptors:                       r.traces.Interceptors(hasNoSpan),
 	}
 	if r.Deployment != "" {
 		o.DeploymentOptions = worker.DeploymentOptions{
