@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // inFlight is the most that one topic has under way: a page for each of its four
@@ -69,7 +70,7 @@ func TestOutage_OfTheDatabaseHasEveryBatchTriedWithinSeconds(t *testing.T) {
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	line := newProxy(t, hostOf(t, o.url))
-	o.work("DATABASE_URL=" + line.inFrontOf(t, o.url))
+	o.work(perTopic, "DATABASE_URL="+line.inFrontOf(t, o.url))
 	o.schedule()
 	o.inFlow("orders", n)
 	line.set(refused)
@@ -122,7 +123,7 @@ func TestOutage_OfTemporalPublishesNothingNewAndFlowResumesByItself(t *testing.T
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	line := newProxy(t, os.Getenv("TEMPORAL_ADDRESS"))
-	w := o.work("TEMPORAL_ADDRESS=" + line.address)
+	w := o.work(perTopic, "TEMPORAL_ADDRESS="+line.address)
 	o.schedule()
 	o.inFlow("orders", n)
 	line.set(refused)
@@ -164,4 +165,32 @@ func (o *outbox) unheld() {
 		}
 		return nil
 	})
+}
+
+// A worker that holds shares goes on without Temporal until its seat ends, and for timing.SeatGrace.
+func TestOutage_OfTemporalEndsPublishingInSharesWithTheSeat(t *testing.T) {
+	const runFor, late = 5 * time.Second, 1000
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	line := newProxy(t, os.Getenv("TEMPORAL_ADDRESS"))
+	w := o.work(shared, "TEMPORAL_ADDRESS="+line.address)
+	o.schedule("--every", "2s", "--run-for", runFor.String())
+	o.sharesBecome(20*time.Second, 16)
+	line.set(refused)
+	o.write("orders", "e", late, 100)
+	o.drained(10 * time.Second)
+	t.Logf("the shares are given back after %v", o.sharesBecome(runFor+timing.SeatGrace+15*time.Second, 0))
+	o.write("orders", "late", late, 100)
+	<-time.After(5 * time.Second) // the promise is that nothing is published
+	require.Equal(t, late, o.pending(), "something was published that no workflow knows of")
+	line.set(whole)
+	mended := time.Now()
+	o.drained(60 * time.Second)
+	t.Logf("flow again after %v at most", time.Since(mended).Round(time.Millisecond))
+	require.Len(t, q.receive(2*late, 60*time.Second), 2*late, "nothing is lost, and nothing came twice")
+	select {
+	case <-w.done:
+		t.Fatal("the worker did not survive")
+	default:
+	}
 }

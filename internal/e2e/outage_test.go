@@ -79,10 +79,11 @@ func TestOutage_OfTheDatabaseThatOutlastsALeaseRepeatsNothing(t *testing.T) {
 	o.unsettled(q, n)
 	o.runsEnd(o.openRuns())
 	o.exec(`UPDATE outbox.lane SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
+	o.exec(`UPDATE outbox.share SET leased_until = now() - interval '1 second' WHERE leased_until IS NOT NULL`)
 	two.reset() // what was under way never arrives
 	two.set(whole)
 	testenv.Eventually(t, 60*time.Second, func() error {
-		if o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until > now()`) == 0 {
+		if o.count(`SELECT (SELECT count(*) FROM outbox.lane WHERE leased_until > now()) + (SELECT count(*) FROM outbox.share WHERE leased_until > now())`) == 0 {
 			return errNotYet
 		}
 		return nil

@@ -80,19 +80,36 @@ func TestWorker_ThatIsKilledLosesNothingAndTheNextAttemptTakesItsLanes(t *testin
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
-	w := o.work()
+	w := o.work(perTopic)
 	o.schedule()
 	o.inFlow("orders", n)
 	w.kill()
 	require.Positive(t, o.count(`SELECT count(*) FROM outbox.lane WHERE leased_until > now()`), "its lanes are still leased")
 	o.secondAttempt(testenv.Temporal(t))
-	o.work()
+	o.work(perTopic)
 	o.drained(120 * time.Second)
 	messages := q.receive(n, 60*time.Second)
 	require.Len(t, bodies(messages), n, "nothing is lost")
 	// What was sent and not yet settled is sent again: at most a page for each of
 	// the four batches that one topic has in flight.
 	require.LessOrEqual(t, len(messages)-n, 4*500)
+	t.Logf("%d of %d came twice", len(messages)-n, n)
+}
+
+func TestWorker_ThatIsKilledRepeatsAtMostTheEventsInHandOfItsShares(t *testing.T) {
+	n := many()
+	q := newQueue(t, testenv.Name(t))
+	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	w := o.work(shared)
+	o.schedule()
+	o.inFlow("orders", n)
+	w.kill()
+	require.Equal(t, 16, o.count(`SELECT count(*) FROM outbox.share WHERE leased_until > now()`), "its shares are still leased")
+	o.work(shared)
+	o.drained(60 * time.Second)
+	messages := q.receive(n, 60*time.Second)
+	require.Len(t, bodies(messages), n, "nothing is lost")
+	require.LessOrEqual(t, len(messages)-n, 1000)
 	t.Logf("%d of %d came twice", len(messages)-n, n)
 }
 

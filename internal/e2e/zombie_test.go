@@ -41,16 +41,29 @@ func (o *outbox) givenAway(c client.Client) {
 }
 
 // A process that was stopped, as by a hypervisor or a debugger, knows nothing of
-// what happened since. When it wakes up, others have its batches.
-func TestWorker_ThatWakesUpPublishesNoBatchOfOthersAndThenWorksOn(t *testing.T) {
+// what happened since. When it wakes up, others have its lanes.
+func TestWorker_ThatWakesUpPublishesNothingOfOthersAndThenWorksOn(t *testing.T) {
+	t.Run("Batches", func(t *testing.T) {
+		// Requests of ten that were under way, of four batches.
+		wakesUp(t, perTopic, 4*4*10, func(o *outbox) { o.givenAway(testenv.Temporal(t)) })
+	})
+	t.Run("Shares", func(t *testing.T) {
+		// The events in hand.
+		wakesUp(t, shared, 1000, func(o *outbox) { o.sharesBecome(20*time.Second, 16) })
+	})
+}
+
+func wakesUp(t *testing.T, mode string, repeats int, given func(o *outbox)) {
 	n, keys := many()/4, 500
 	standard, fifo := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+".fifo")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+standard.name+"}\n  ledger: {sqs: "+fifo.name+"}\n")
-	c := testenv.Temporal(t)
 	database, temporal := newProxy(t, hostOf(t, o.url)), newProxy(t, os.Getenv("TEMPORAL_ADDRESS"))
-	zombie := o.work("DATABASE_URL="+database.inFrontOf(t, o.url), "TEMPORAL_ADDRESS="+temporal.address)
-	other := o.work()
+	zombie := o.work(mode, "DATABASE_URL="+database.inFrontOf(t, o.url), "TEMPORAL_ADDRESS="+temporal.address)
+	other := o.work(mode)
 	o.schedule()
+	if mode == shared {
+		o.sharesBecome(20*time.Second, 8, 8)
+	}
 	o.write("orders", "e", n, keys)
 	o.write("ledger", "e", n, keys)
 	testenv.Eventually(t, 30*time.Second, func() error {
@@ -62,7 +75,7 @@ func TestWorker_ThatWakesUpPublishesNoBatchOfOthersAndThenWorksOn(t *testing.T) 
 	require.Positive(t, o.pending(), "it is in full flow")
 
 	zombie.signal(syscall.SIGSTOP)
-	o.givenAway(c)
+	given(o)
 	o.drained(60 * time.Second)
 	before := standard.receive(n, 60*time.Second)
 	require.Len(t, bodies(before), n, "nothing is lost")
@@ -84,7 +97,7 @@ func TestWorker_ThatWakesUpPublishesNoBatchOfOthersAndThenWorksOn(t *testing.T) 
 	require.Len(t, bodies(with("late", after)), n/2, "something was settled that nobody published")
 	again := published(with("e", after))
 	t.Logf("%d came twice, and %d once it woke up", published(before)-n, again)
-	require.LessOrEqual(t, again, 4*4*10, "requests of ten that were under way, of four batches")
+	require.LessOrEqual(t, again, repeats)
 	inOrder(t, fifo, "late", n/2, keys, 60*time.Second)
 
 	other.stop()
