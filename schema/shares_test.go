@@ -68,6 +68,8 @@ func TestShareTrigger_WorksForARoleOfTheVersionBefore(t *testing.T) {
 	exec(t, pool, `UPDATE outbox.share SET worker = gen_random_uuid(), leased_until = now() + interval '1 hour' WHERE lane >= 10`)
 	exec(t, relay, `UPDATE outbox.lane SET claim_id = gen_random_uuid()`)
 	require.Equal(t, 10, query[int](t, pool, `SELECT count(*) FROM outbox.lane WHERE claim_id IS NOT NULL`))
+	exec(t, relay, `UPDATE outbox.lane SET reserved_until = NULL`)
+	require.Equal(t, 6, query[int](t, pool, `SELECT count(*) FROM outbox.lane WHERE reserved_until > now()`))
 }
 
 // A claim must not take the rows of a lane's holder for absent.

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -489,6 +490,53 @@ func TestMove_LeavesLanesThatBelongToAWorker(t *testing.T) {
 	require.NoError(t, c.Leave(t.Context(), c.id))
 	require.Equal(t, relay.Lanes, idle())
 	require.Equal(t, 100, o.operate(relay.Redrive, relay.Selection{}, 10))
+}
+
+// lowerSQL is the last statement of a move by a worker of version 0.1.0 as well, which knows no shares.
+func TestMove_OfAnEarlierVersionReservesLanesThatBelongToAWorker(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	c := o.carrier()
+	c.take(1, 2, 3, 4)
+	c.attend(1, 2, 3, 4) // no share is mixed from then on
+	c.setApart("a recovery has it", relay.TopicLane{Topic: "orders", Lane: 2})
+	c.attend(1, 2, 3, 4)
+	o.exec(`UPDATE outbox.share SET leased_until = now() - interval '1 second' WHERE lane = 3`)
+	require.NoError(t, o.Reserve(t.Context(), "orders", []int16{0, 1, 2, 3}, time.Minute))
+	o.exec(lowerSQL, "orders", []int16{0, 1, 2, 3}, []int64{7, 7, 7, 7})
+	require.Equal(t, []int16{1}, query[[]int16](o, `SELECT array_agg(lane ORDER BY lane) FROM outbox.lane WHERE reserved_until IS NOT NULL`),
+		"share 0 is free, lane 2 apart, and share 3 lost")
+	require.True(t, query[bool](o, `SELECT reserved_until BETWEEN now() + interval '1 second' AND now() + interval '3 seconds' FROM outbox.lane WHERE lane = 1`))
+	// Without a reservation before, too: such a worker moves first, and reserves if lanes are not free.
+	o.exec(lowerSQL, "orders", []int16{4}, []int64{7})
+	reserved := slices.DeleteFunc(c.attend(1, 4).Exceptions, func(e relay.LaneException) bool { return !e.Reserved })
+	require.Equal(t, []relay.LaneException{
+		{TopicLane: relay.TopicLane{Topic: "orders", Lane: 1}, Reserved: true, LowID: reserved[0].LowID},
+		{TopicLane: relay.TopicLane{Topic: "orders", Lane: 4}, Reserved: true, LowID: reserved[1].LowID},
+	}, reserved, "the holder sets them apart")
+}
+
+// A worker that takes a share reads its lanes after the move, or finds them reserved.
+func TestMove_OfAnEarlierVersionKeepsWorkersFromTakingAShareUntilItsEnd(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	moving, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer moving.Rollback(t.Context())
+	_, err = moving.Exec(t.Context(), lowerSQL, "orders", []int16{1}, []int64{7})
+	require.NoError(t, err)
+	c := o.carrier()
+	require.Equal(t, []relay.TakenShare{{Lane: 2}}, c.take(1, 2), "the move has share 1")
+	require.NoError(t, moving.Commit(t.Context()))
+	require.Equal(t, []relay.TakenShare{{Lane: 1}}, c.take(1))
+
+	taking, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer taking.Rollback(t.Context())
+	_, err = taking.Exec(t.Context(), `SELECT FROM outbox.share WHERE lane = 3 FOR UPDATE`)
+	require.NoError(t, err)
+	o.exec(lowerSQL, "orders", []int16{3}, []int64{7})
+	require.True(t, query[bool](o, `SELECT reserved_until > now() FROM outbox.lane WHERE lane = 3`), "a worker is taking share 3")
 }
 
 func TestLeavesOut_CountsNoTopicThatAWorkerHas(t *testing.T) {
