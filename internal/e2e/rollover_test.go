@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,49 +43,56 @@ const (
 	gapReplacedMost = 10 * time.Second
 )
 
-// traffic writes events at a steady rate, one commit each, and receives them, so that a
-// test sees how long the relay did nothing.
+// traffic writes events at a steady rate, one commit for one event of each topic, and receives
+// them, so that a test sees how long the relay did nothing.
 type traffic struct {
 	t      *testing.T
 	stop   context.CancelFunc
 	ends   sync.WaitGroup
-	queue  queue
+	topics []string
 	client *sqs.Client
 
 	mu       sync.Mutex
-	written  int
+	written  int // commits
 	err      error
 	waited   []waited       // of each first reception, in their order
 	received map[string]int // by body
-	order    map[string]int // the last number of each key
+	order    map[string]int // the last number of each topic and key
 	inverted []string
 }
 
 // waited says when an event was committed, and when it was first received.
 type waited struct{ committed, received time.Time }
 
+// traffic is that of the topic orders.
 func (o *outbox) traffic(q queue) *traffic {
+	return o.trafficOf(rollRate, map[string]queue{"orders": q})
+}
+
+// trafficOf writes so many events of each topic in a second.
+func (o *outbox) trafficOf(rate int, queues map[string]queue) *traffic {
 	ctx, stop := context.WithCancel(o.t.Context())
 	tr := &traffic{
-		t: o.t, stop: stop, queue: q, received: map[string]int{}, order: map[string]int{},
+		t: o.t, stop: stop, topics: slices.Sorted(maps.Keys(queues)), received: map[string]int{}, order: map[string]int{},
 		client: sqs.NewFromConfig(testenv.AWS(o.t)),
 	}
-	commits := make(map[string]time.Time)
+	commits := make(map[int]time.Time)
 	var mu sync.Mutex
 	tr.ends.Go(func() {
-		tick := time.NewTicker(time.Second / rollRate)
+		tick := time.NewTicker(time.Second / time.Duration(rate))
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			<-tick.C
 			n := tr.written
 			_, err := o.db.Exec(context.WithoutCancel(ctx),
-				`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'key-' || $1::int % $2, 'Tested', $1::text)`, n, rollKeys)
+				`INSERT INTO outbox.event (topic, key, type, payload)
+				 SELECT topic, 'key-' || $1::int % $2, 'Tested', $1::text FROM unnest($3::text[]) topic`, n, rollKeys, tr.topics)
 			if err != nil {
 				tr.fail(fmt.Errorf("event %d: %w", n, err))
 				return
 			}
 			mu.Lock()
-			commits[strconv.Itoa(n)] = time.Now()
+			commits[n] = time.Now()
 			mu.Unlock()
 			tr.mu.Lock()
 			tr.written++
@@ -92,8 +101,8 @@ func (o *outbox) traffic(q queue) *traffic {
 	})
 	receiving, stopReceiving := context.WithCancel(context.WithoutCancel(o.t.Context()))
 	o.t.Cleanup(stopReceiving)
-	for range 2 {
-		go func() {
+	for topic, q := range queues {
+		receive := func() {
 			for receiving.Err() == nil {
 				out, err := tr.client.ReceiveMessage(receiving, &sqs.ReceiveMessageInput{
 					QueueUrl: &q.url, MaxNumberOfMessages: 10, WaitTimeSeconds: 1,
@@ -109,21 +118,22 @@ func (o *outbox) traffic(q queue) *traffic {
 				var gone []types.DeleteMessageBatchRequestEntry
 				tr.mu.Lock()
 				for i, m := range out.Messages {
-					body := aws.ToString(m.Body)
+					n := number(aws.ToString(m.Body))
 					gone = append(gone, types.DeleteMessageBatchRequestEntry{Id: aws.String(strconv.Itoa(i)), ReceiptHandle: m.ReceiptHandle})
-					if tr.received[body]++; tr.received[body] > 1 {
+					event := topic + "/" + aws.ToString(m.Body)
+					if tr.received[event]++; tr.received[event] > 1 {
 						continue
 					}
 					mu.Lock()
-					committed, ok := commits[body]
+					committed, ok := commits[n]
 					mu.Unlock()
 					if !ok {
 						committed = now // it overtook the note of its commit
 					}
 					tr.waited = append(tr.waited, waited{committed, now})
-					key, n := m.Attributes["MessageGroupId"], number(body)
+					key := topic + "/" + m.Attributes["MessageGroupId"]
 					if last, ok := tr.order[key]; ok && last > n {
-						tr.inverted = append(tr.inverted, fmt.Sprintf("%s of %s after %d", body, key, last))
+						tr.inverted = append(tr.inverted, fmt.Sprintf("%s of %s after %d", event, key, last))
 					}
 					tr.order[key] = n
 				}
@@ -135,7 +145,11 @@ func (o *outbox) traffic(q queue) *traffic {
 					}
 				}
 			}
-		}()
+		}
+		go receive()
+		if len(queues) == 1 {
+			go receive()
+		}
 	}
 	o.t.Cleanup(stop)
 	return tr
@@ -167,6 +181,14 @@ func (tr *traffic) passes(n int) {
 		}
 		return nil
 	})
+}
+
+// lasts waits until the traffic has gone on for a time.
+func (tr *traffic) lasts(d time.Duration) {
+	tr.t.Helper()
+	for until := time.Now().Add(d); time.Now().Before(until); {
+		tr.passes(len(tr.topics))
+	}
 }
 
 func (tr *traffic) arrived() int {
@@ -211,8 +233,8 @@ func (tr *traffic) end() (again int) {
 		if tr.err != nil {
 			return nil
 		}
-		if len(tr.received) < tr.written {
-			return fmt.Errorf("%d of %d events have arrived", len(tr.received), tr.written)
+		if all := tr.written * len(tr.topics); len(tr.received) < all {
+			return fmt.Errorf("%d of %d events have arrived", len(tr.received), all)
 		}
 		return nil
 	})
