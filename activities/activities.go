@@ -144,7 +144,7 @@ func New(cfg Config) (*Activities, error) {
 		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
 	}
 	if s := cfg.Sharing; s != nil {
-		a.carrier = newCarrier(a, carrierConfig{worker: s.Worker, name: s.Name, shares: s.Shares, reads: s.Reads, sender: s.Sender, log: s.Log})
+		a.carrier = newCarrier(a, carrierConfig{worker: s.Worker, name: s.Name, shares: s.Shares, reads: s.Reads, sender: s.Sender, waits: s.Waits, log: s.Log})
 	}
 	return a, nil
 }

@@ -66,6 +66,7 @@ type carrierConfig struct {
 	shares ShareStore
 	reads  ReadStore
 	sender Sender
+	waits  func() bool  // default: never
 	log    *slog.Logger // default: slog.Default()
 }
 
@@ -395,6 +396,10 @@ func (c *carrier) attend(ctx context.Context, over chan<- struct{}) {
 func (c *carrier) keep(ctx context.Context) {
 	me := relay.Worker{ID: c.cfg.worker, Seated: c.seating.carries()}
 	held, asked := c.hands.held(), c.clock.Now()
+	if !me.Seated && len(held) == 0 && c.cfg.waits != nil && c.cfg.waits() {
+		c.attended = false
+		return // who does not attend is not offered a seat
+	}
 	trying, cancel := context.WithTimeout(ctx, attendTry)
 	defer cancel()
 	seen, err := c.cfg.shares.Attend(trying, relay.Attendance{

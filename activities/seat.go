@@ -31,14 +31,17 @@ const (
 )
 
 // Sharing makes a worker hold shares, which are lane numbers of all topics. All fields are required
-// except Log.
+// except Waits and Log.
 type Sharing struct {
 	Worker string // the id of the process, a UUID
 	Name   string // for people
 	Shares ShareStore
 	Reads  ReadStore
 	Sender Sender
-	Log    *slog.Logger // default: slog.Default()
+	// Waits reports that Temporal gives this worker no tasks, because its version is not current. The
+	// worker then asks for no seat: other workers would only pass it on. Default: it never waits.
+	Waits func() bool
+	Log   *slog.Logger // default: slog.Default()
 }
 
 // Carry publishes the shares of this worker, while it has a seat, until ctx ends. Then it waits for

@@ -76,6 +76,39 @@ func TestSeat_BringsTheMostRequestsThatItsWorkerMayHaveInFlight(t *testing.T) {
 	}
 }
 
+// attendances is a ShareStore that only counts Attend.
+type attendances struct {
+	ShareStore
+	n int
+}
+
+func (a *attendances) Attend(context.Context, relay.Attendance) (relay.Shares, error) {
+	a.n++
+	return relay.Shares{}, errors.New("on purpose")
+}
+
+func TestSeat_IsNotAskedForByAWorkerThatGetsNoTasks(t *testing.T) {
+	e := newEnv(t)
+	var seen attendances
+	waits := true
+	c := newCarrier(e.Activities, carrierConfig{worker: uuid.NewString(), shares: &seen, waits: func() bool { return waits }})
+	c.keep(t.Context())
+	require.Zero(t, seen.n)
+	end, ok := c.sit(t.Context(), 0)
+	require.True(t, ok)
+	c.keep(t.Context())
+	require.Equal(t, 1, seen.n, "it has one already")
+	end()
+	c.keep(t.Context())
+	require.Equal(t, 2, seen.n, "it may hold shares for a while")
+	c.seating.ended = time.Now().Add(-timing.SeatGrace)
+	c.keep(t.Context())
+	require.Equal(t, 2, seen.n)
+	waits = false
+	c.keep(t.Context())
+	require.Equal(t, 3, seen.n)
+}
+
 func TestSeat_ResultNamesTheBusiestTopicsAndCountsTheOthers(t *testing.T) {
 	e := newSharingEnv(t, &offers{})
 	for i := range 1000 {

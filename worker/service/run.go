@@ -59,10 +59,11 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	defer r.close()
 	limitMemory(ctx, s.payloads, logger)
 
+	successor := r.successor()
 	acts, err := activities.New(activities.Config{
 		Store: r.store, Publisher: r.publisher, Routes: r.publisher.Topics(), Topics: s.policies, Metrics: r.metrics, Running: r.running,
 		PayloadBudget: s.payloads,
-		Sharing:       r.sharing(),
+		Sharing:       r.sharing(successor.waits.Load),
 	})
 	if err != nil {
 		return err
@@ -93,7 +94,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 		"deployment", s.Deployment, "build", s.BuildID, "version", version.Version, "revision", version.Revision, "go", version.Go)
 	go r.look(ctx)
 	go r.lookAround(ctx)
-	go r.successor().run(ctx)
+	go successor.run(ctx)
 
 	var refused error
 	select {
@@ -122,13 +123,14 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	return refused
 }
 
-// sharing is for workers that hold shares, nil for others.
-func (r *relay) sharing() *activities.Sharing {
+// sharing is for workers that hold shares, nil for others. waits reports that Temporal gives this worker
+// no tasks.
+func (r *relay) sharing(waits func() bool) *activities.Sharing {
 	if r.Batches != batchesShared {
 		return nil
 	}
 	return &activities.Sharing{
-		Worker: uuid.NewString(), Name: r.processName(), Shares: r.store, Reads: r.store, Sender: r.publisher, Log: r.log,
+		Worker: uuid.NewString(), Name: r.processName(), Shares: r.store, Reads: r.store, Sender: r.publisher, Waits: waits, Log: r.log,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -28,6 +29,9 @@ const (
 	// version becomes current. Temporal lets a namespace list 10 times a second by default,
 	// for all its users together (frontend.namespaceRPS.visibility).
 	listPinnedEvery = time.Minute
+	// waitsAfter is how long a version gets no tasks until its workers ask for no seat. A version that becomes
+	// current before has its seats at once.
+	waitsAfter = time.Minute
 	// hopelessAttempt is the attempt of a decision from which on this version counts as unable
 	// to continue the run, for any reason. Temporal also repeats a decision if its worker is
 	// killed, or if the machine has no processor time for it. With
@@ -51,9 +55,11 @@ type successor struct {
 	self      *worker.WorkerDeploymentVersion // nil: without versions
 	log       *slog.Logger
 
-	current bool      // as seen last
-	listed  time.Time // when pinned workflows were listed
-	owed    bool      // a run was terminated, and the schedule has not begun the next
+	waits   atomic.Bool // Temporal has given this version no tasks for waitsAfter
+	idle    time.Time   // since when it was seen to get no tasks; zero: it gets some
+	current bool        // as seen last
+	listed  time.Time   // when pinned workflows were listed
+	owed    bool        // a run was terminated, and the schedule has not begun the next
 }
 
 // successorAction is the decision about an open workflow.
@@ -103,6 +109,24 @@ func (s *successor) isCurrent(v *taskqueuepb.TaskQueueVersioningInfo) bool {
 	return current.GetDeploymentName() == s.self.DeploymentName && current.GetBuildId() == s.self.BuildID
 }
 
+// getsTasks reports whether Temporal gives workers of this version some work that is not pinned.
+func (s *successor) getsTasks(v *taskqueuepb.TaskQueueVersioningInfo) bool {
+	ramping := v.GetRampingDeploymentVersion()
+	return s.isCurrent(v) || s.self != nil && v.GetRampingVersionPercentage() > 0 &&
+		ramping.GetDeploymentName() == s.self.DeploymentName && ramping.GetBuildId() == s.self.BuildID
+}
+
+// note notes whether this version gets tasks now.
+func (s *successor) note(getsTasks bool, now time.Time) {
+	switch {
+	case getsTasks:
+		s.idle = time.Time{}
+	case s.idle.IsZero():
+		s.idle = now
+	}
+	s.waits.Store(!getsTasks && now.Sub(s.idle) >= waitsAfter)
+}
+
 // run looks every takeOverEvery until ctx ends.
 func (s *successor) run(ctx context.Context) {
 	ticker := time.NewTicker(takeOverEvery)
@@ -129,6 +153,7 @@ func (s *successor) look(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("describe task queue %s: %w", s.taskQueue, err)
 	}
+	s.note(s.getsTasks(queue.GetVersioningInfo()), time.Now())
 	before := s.current
 	if s.current = s.isCurrent(queue.GetVersioningInfo()); !s.current {
 		return nil

@@ -81,26 +81,55 @@ func TestSuccessor_ActsOnlyIfItsVersionIsCurrent(t *testing.T) {
 		name string
 		self *worker.WorkerDeploymentVersion
 		of   *taskqueuepb.TaskQueueVersioningInfo
-		want bool
+		want bool // it is current
+		part bool // it gets a part of the tasks
 	}{
-		{"nothing is current", two, nil, false},
-		{"it is current", two, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("two")}, true},
-		{"another is current", two, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("one")}, false},
+		{"nothing is current", two, nil, false, false},
+		{"it is current", two, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("two")}, true, true},
+		{"another is current", two, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("one")}, false, false},
 		{"the same build of another deployment is current", two, &taskqueuepb.TaskQueueVersioningInfo{
 			CurrentDeploymentVersion: &deploymentpb.WorkerDeploymentVersion{DeploymentName: "other", BuildId: "two"},
-		}, false},
+		}, false, false},
 		{"it gets a part", two, &taskqueuepb.TaskQueueVersioningInfo{
 			CurrentDeploymentVersion: version("one"), RampingDeploymentVersion: version("two"), RampingVersionPercentage: 99,
-		}, false},
+		}, false, true},
+		{"another gets a part", two, &taskqueuepb.TaskQueueVersioningInfo{
+			CurrentDeploymentVersion: version("one"), RampingDeploymentVersion: version("three"), RampingVersionPercentage: 99,
+		}, false, false},
+		{"it is ramping and gets nothing", two, &taskqueuepb.TaskQueueVersioningInfo{
+			CurrentDeploymentVersion: version("one"), RampingDeploymentVersion: version("two"),
+		}, false, false},
 		{"it gets everything", two, &taskqueuepb.TaskQueueVersioningInfo{
 			CurrentDeploymentVersion: version("one"), RampingDeploymentVersion: version("two"), RampingVersionPercentage: 100,
-		}, true},
-		{"without versions, and nothing is current", nil, nil, true},
-		{"without versions, and a version is current", nil, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("one")}, false},
+		}, true, true},
+		{"without versions, and nothing is current", nil, nil, true, true},
+		{"without versions, and a version is current", nil, &taskqueuepb.TaskQueueVersioningInfo{CurrentDeploymentVersion: version("one")}, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			require.Equal(t, c.want, (&successor{self: c.self}).isCurrent(c.of))
+			s := &successor{self: c.self}
+			require.Equal(t, c.want, s.isCurrent(c.of))
+			require.Equal(t, c.part, s.getsTasks(c.of))
 		})
+	}
+}
+
+func TestSuccessor_WaitsOnceItsVersionHasHadNoTasksForAMinute(t *testing.T) {
+	var s successor
+	began := time.Now()
+	for _, c := range []struct {
+		after     time.Duration
+		getsTasks bool
+		want      bool
+	}{
+		{0, false, false},
+		{waitsAfter - time.Second, false, false},
+		{waitsAfter, false, true},
+		{2 * waitsAfter, true, false},
+		{2*waitsAfter + time.Second, false, false},
+		{3*waitsAfter + time.Second, false, true},
+	} {
+		s.note(c.getsTasks, began.Add(c.after))
+		require.Equal(t, c.want, s.waits.Load(), "%v", c.after)
 	}
 }
 
