@@ -96,32 +96,33 @@ func busy(t *testing.T) (m metrics, text string) {
 func TestMetrics_ShowFlowFailuresAndWaitingAndNothingOfAnEvent(t *testing.T) {
 	m, text := busy(t)
 	for series, want := range map[string]float64{
-		`outbox_events_published_total{topic="orders"}`:                                     300,
-		`outbox_events_published_total{topic="broken"}`:                                     0,
-		`outbox_events_failed_total{class="poison",code="InvalidCharacter",topic="orders"}`: 1,
-		`outbox_events_dead_lettered_total{code="InvalidCharacter",topic="orders"}`:         1,
-		`outbox_publish_latency_seconds_count{topic="orders"}`:                              300,
-		`outbox_request_events_sum{topic="orders"}`:                                         300,
-		`outbox_requests_total{outcome="unanswered",topic="orders"}`:                        0,
-		`outbox_duplicates_suspected_total{topic="orders"}`:                                 0,
-		`outbox_recoveries_begun_total{topic="broken"}`:                                     1,
-		`outbox_claims_lost_total{topic="orders"}`:                                          0,
-		`outbox_receipts_lost_total{topic="orders"}`:                                        0,
-		`outbox_dependency_up{dependency="database"}`:                                       1,
-		`outbox_dependency_up{dependency="temporal"}`:                                       1,
-		`outbox_database_errors_total{operation="statement"}`:                               0,
-		`outbox_topics_sampled`:                                                             3,
-		`outbox_pending_events{topic="broken"}`:                                             20,
-		`outbox_pending_events{topic="audit"}`:                                              7,
-		`outbox_pending_events_capped{topic="audit"}`:                                       0,
-		`outbox_topic_paused{by="operator",topic="audit"}`:                                  1,
-		`outbox_topic_paused{by="operator",topic="broken"}`:                                 0,
-		`outbox_partitions_ahead_days`:                                                      14,
-		`outbox_default_partition_events`:                                                   0,
+		`outbox_events_published_total{topic="orders"}`:                             300,
+		`outbox_events_published_total{topic="broken"}`:                             0,
+		`outbox_events_dead_lettered_total{code="InvalidCharacter",topic="orders"}`: 1,
+		`outbox_publish_latency_seconds_count{topic="orders"}`:                      300,
+		`outbox_request_events_sum{topic="orders"}`:                                 300,
+		`outbox_requests_total{outcome="unanswered",topic="orders"}`:                0,
+		`outbox_duplicates_suspected_total{topic="orders"}`:                         0,
+		`outbox_recoveries_begun_total{topic="broken"}`:                             1,
+		`outbox_claims_lost_total{topic="orders"}`:                                  0,
+		`outbox_receipts_lost_total{topic="orders"}`:                                0,
+		`outbox_dependency_up{dependency="database"}`:                               1,
+		`outbox_dependency_up{dependency="temporal"}`:                               1,
+		`outbox_database_errors_total{operation="statement"}`:                       0,
+		`outbox_topics_sampled`:                                                     3,
+		`outbox_pending_events{topic="broken"}`:                                     20,
+		`outbox_pending_events{topic="audit"}`:                                      7,
+		`outbox_pending_events_capped{topic="audit"}`:                               0,
+		`outbox_topic_paused{by="operator",topic="audit"}`:                          1,
+		`outbox_topic_paused{by="operator",topic="broken"}`:                         0,
+		`outbox_partitions_ahead_days`:                                              14,
+		`outbox_default_partition_events`:                                           0,
 	} {
 		require.Contains(t, m, series)
 		require.Equal(t, want, m[series], series)
 	}
+	refused := m[`outbox_events_failed_total{class="poison",code="InvalidCharacter",topic="orders"}`]
+	require.Contains(t, []float64{1, 2}, refused, "in the batch that makes it a dead letter, and before in the shares if they had it first")
 	require.Positive(t, m[`outbox_oldest_pending_age_seconds{topic="audit"}`])
 	require.Less(t, m[`outbox_publish_latency_seconds_sum{topic="orders"}`]/300, 60.0, "seconds")
 	require.GreaterOrEqual(t, m[`outbox_events_failed_total{class="destination",code="NonExistentQueue",topic="broken"}`], 20.0)

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// shared makes a worker hold lanes of all topics.
+	// shared makes a worker hold lanes of all topics, which is the default.
 	shared = "OUTBOX_BATCHES=shared"
 	// perTopic makes it publish batches of single topics.
 	perTopic = "OUTBOX_BATCHES=topics"

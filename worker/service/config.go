@@ -24,7 +24,7 @@ type settings struct {
 	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay" doc:"Temporal task queue, and the name of the schedule: one for each outbox in a namespace; printable ASCII"`
 	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16" doc:"size of the connection pool, at least 2"`
 	Payloads    string     `env:"OUTBOX_PAYLOAD_BUDGET" envDefault:"24MiB" doc:"memory for the payloads in the worker, in KiB, MiB or GiB, at least 1MiB ([memory](#memory))"`
-	Batches     string     `env:"OUTBOX_BATCHES" envDefault:"topics" doc:"topics: batches of one topic; shared: workers share the lanes of all topics ([shared lanes](#shared-lanes))"`
+	Batches     string     `env:"OUTBOX_BATCHES" envDefault:"shared" doc:"shared: workers share the lanes of all topics ([shared lanes](#shared-lanes)); topics: batches of one topic"`
 	HTTPAddress string     `env:"OUTBOX_HTTP_ADDRESS" doc:"where to serve /healthz, /readyz and /metrics, such as :8080; nowhere if it is not set"`
 	LogFormat   string     `env:"OUTBOX_LOG_FORMAT" envDefault:"text" doc:"text or json"`
 	LogLevel    slog.Level `env:"OUTBOX_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
@@ -71,7 +71,7 @@ func readSettings() (settings, error) {
 		problems = append(problems, fmt.Errorf("OUTBOX_TASK_QUEUE %w", err))
 	}
 	if s.Batches != batchesOfTopics && s.Batches != batchesShared {
-		problems = append(problems, fmt.Errorf("OUTBOX_BATCHES is %q: it must be topics or shared", s.Batches))
+		problems = append(problems, fmt.Errorf("OUTBOX_BATCHES is %q: it must be shared or topics", s.Batches))
 	}
 	if s.LogFormat != "text" && s.LogFormat != "json" {
 		problems = append(problems, fmt.Errorf("OUTBOX_LOG_FORMAT is %q: it must be text or json", s.LogFormat))

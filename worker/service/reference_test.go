@@ -34,15 +34,16 @@ uses your value and none of these. If you set ` + "`GOGC`" + `, it replaces the 
 
 `
 
-// sharedReference describes OUTBOX_BATCHES=shared.
+// sharedReference describes shared lanes, the default of OUTBOX_BATCHES.
 const sharedReference = `## Shared lanes
 
-With ` + "`OUTBOX_BATCHES=shared`" + `, a worker holds *shares*. A [share](concepts.md#publishing) is a lane number of all topics. The worker publishes
-the events in its shares without claims and batches, however many topics there are ([decision 26](decisions/026-shares.md)). Batches of one topic publish
-topics with a problem. With ` + "`OUTBOX_BATCHES=topics`" + `, batches publish all topics: a claim finds the pending events of a topic, and a batch publishes them.
+By default (` + "`OUTBOX_BATCHES=shared`" + `), a worker holds *shares*. A [share](concepts.md#publishing) is a lane number of all topics. The worker
+publishes the events in its shares without claims and batches, however many topics there are ([decision 26](decisions/026-shares.md)). Batches of one
+topic publish topics with a problem. With ` + "`OUTBOX_BATCHES=topics`" + `, a claim finds the pending events of a topic, and a batch publishes them, as in
+version 0.1.0. Then more than about 200 topics that have events every few seconds make the median latency exceed one second.
 
-- **Switch.** [Upgrade](guide.md#upgrade) all workers first. Then set the variable and restart the workers, one after the other. Workers with and
-  without the variable may run together. To switch back, remove the variable and restart the workers. The schedule stays as it is.
+- **Way back.** If shared lanes cause a problem, set ` + "`OUTBOX_BATCHES=topics`" + ` and restart the workers, one after the other. Workers of both modes,
+  and workers of version 0.1.0, may run together. The schedule stays as it is.
 - **Seat.** A worker may hold shares while it has a *seat*: an activity of the run of ` + "`Relay`" + `, with the summary "lanes of all topics · worker seat".
   The seat lasts until the run ends, and the next run gives a new one. Workers that have a seat divide the 16 shares evenly. If you have more than 16
   workers, the others only publish batches.
