@@ -333,6 +333,26 @@ func TestCheck_AllowsRepetitionsThatTheRelayDidNotCause(t *testing.T) {
 	require.Equal(t, map[string]int{CauseUnanswered: 1, causeWindow: 1}, v.Counts.Duplicates)
 }
 
+// A busy destination may accept a request after the relay has given it up and sent the event again. That
+// explains one message, and no request that began later.
+func TestDuplicates_OfARequestThatWasGivenUpAreAcceptedLate(t *testing.T) {
+	slow := func(began float64, told bool) Facts {
+		f := sound()
+		repeated(&f, "standard", "audit/a/4", "w1", 20)
+		last := &f.Sends[len(f.Sends)-1]
+		last.Began, last.Told = at(began), told
+		return f
+	}
+	v := Check(slow(2, false))
+	require.Empty(t, v.Violations)
+	require.Equal(t, map[string]int{CauseUnanswered: 1}, v.Counts.Duplicates)
+	require.Len(t, Check(slow(2, true)).Violations, 1, "it had its answer")
+	require.Len(t, Check(slow(5, false)).Violations, 1, "the other one had its answer before")
+	f := slow(2, false)
+	repeated(&f, "standard", "audit/a/4", "w1", 30)
+	require.Len(t, Check(f).Violations, 1, "one more")
+}
+
 func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 	for name, c := range map[string]struct {
 		evidence Evidence

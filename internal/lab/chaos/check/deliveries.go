@@ -16,6 +16,7 @@ const tick = time.Millisecond
 // before it. A standard queue does not say which, if its event had several deliveries.
 type suspect struct {
 	at       place
+	n        int // place among the messages of its event in its queue
 	sent     time.Time
 	earlier  []accepted // that it may repeat, the last one first
 	discard  bool       // no message of its delivery was needed: that was discarded
@@ -27,6 +28,14 @@ type suspect struct {
 // after reports whether it was too late at a time to be a reason for the message.
 func (s suspect) after(t time.Time) bool {
 	return s.repeated != nil && !s.discard && t.After(s.repeated.Ended)
+}
+
+// overtaken reports whether the relay gave up the request of the message without an answer, and another one
+// that began later was accepted before.
+func (s suspect) overtaken() bool {
+	return s.repeated != nil && !s.repeated.Told && !s.discard && slices.ContainsFunc(s.earlier, func(a accepted) bool {
+		return a.by != nil && a.by.Began.After(s.repeated.Began)
+	})
 }
 
 // accepted is a message that a suspect may repeat.
@@ -88,7 +97,7 @@ func (j *judge) missed() {
 // itself if its delivery was discarded.
 func (p *partial) suspect(at place, all []*Received, n int, discard bool) suspect {
 	sends := p.sends[at.event]
-	s := suspect{at: at, sent: all[n].Sent, discard: discard, repeated: sendOf(sends, all, n), sends: sends}
+	s := suspect{at: at, n: n, sent: all[n].Sent, discard: discard, repeated: sendOf(sends, all, n), sends: sends}
 	if discard {
 		s.earlier = []accepted{{n, all[n].Sent, s.repeated}}
 	} else {

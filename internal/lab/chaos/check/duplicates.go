@@ -69,9 +69,13 @@ func (j *judge) duplicates() error {
 	for _, s := range j.suspects {
 		var cause, of string
 		var sent *Send // that the cause is of
+		if s.overtaken() {
+			cause = CauseUnanswered
+			explained[message{s.at, s.n}] = true // it has made one request more, and not another
+		}
 		for _, first := range s.earlier {
 			m := message{s.at, first.n}
-			if explained[m] {
+			if explained[m] || cause != "" {
 				continue
 			}
 			if cause, of = j.cause(s, first.by, evidence[s.at.event]); cause != "" {
