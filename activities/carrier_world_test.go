@@ -53,6 +53,8 @@ type world struct {
 	handMost int
 	calls    map[string]int
 	onCall   func(worker, port string) error
+	onDone   func(worker, port string) // the statement is committed, and its answer is on the way
+	deadly   bool                      // batches whose context ends die, and keep their lanes
 	apartLog []string
 	prepare  func(p *process) // before it starts
 	carried  int              // events that left carriers
@@ -155,6 +157,13 @@ func (w *world) pick(n int) int {
 
 // ---- producers
 
+func laneOf(topic, key string) (lane int16) {
+	for _, c := range topic + key {
+		lane = (lane*31 + int16(c)) % relay.Lanes
+	}
+	return lane
+}
+
 // begin draws ids for events of some keys.
 func (w *world) begin(topic string, keys ...string) *write {
 	w.mu.Lock()
@@ -162,10 +171,7 @@ func (w *world) begin(topic string, keys ...string) *write {
 	tx := &write{history: w.history}
 	for _, key := range keys {
 		w.nextID++
-		lane := int16(0)
-		for _, c := range topic + key {
-			lane = (lane*31 + int16(c)) % relay.Lanes
-		}
+		lane := laneOf(topic, key)
 		tx.messages = append(tx.messages, &message{
 			Ref: relay.Ref{ID: w.nextID, Lane: lane, At: time.Now().UnixMicro()}, topic: topic, key: topic + "/" + key, bytes: 100,
 		})
@@ -409,7 +415,11 @@ func (p *process) call(ctx context.Context, port string, run func() error) error
 	}
 	w.mu.Lock()
 	err := run()
+	done := w.onDone
 	w.mu.Unlock()
+	if done != nil {
+		done(p.id, port)
+	}
 	if !pause(ctx, after) {
 		return ctx.Err()
 	}
@@ -1074,6 +1084,9 @@ func (w *world) publishClaim(ctx context.Context, id string, lanes []relay.Topic
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if ctx.Err() != nil && w.deadly {
+		return
+	}
 	for _, at := range lanes {
 		if l := w.lanes[at]; l.claim == id {
 			l.claim = ""
