@@ -530,10 +530,11 @@ func (c *carrier) take(ctx context.Context, lanes []int16) error {
 	var mine []int16
 	for _, t := range taken {
 		openAt := time.Now()
-		if t.Settling && c.clock.Since(c.steady) < timing.ShareLease {
+		if steady := c.clock.Since(c.steady); t.Settling && steady < timing.ShareLease {
 			// The database was away from this worker, and perhaps from the last holder, too. That may
-			// have acknowledgements to settle.
-			openAt = openAt.Add(timing.SettleGrace)
+			// have acknowledgements to settle. A worker that has just started cannot tell. It waits no
+			// longer than until it could have taken the share without waiting.
+			openAt = openAt.Add(min(timing.SettleGrace, timing.ShareLease-steady))
 		}
 		c.hands.took(t.Lane, openAt)
 		mine = append(mine, t.Lane)

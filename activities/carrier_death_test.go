@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -176,4 +177,80 @@ func (w *world) inHandOfAll() (n int) {
 		n += len(hand)
 	}
 	return n
+}
+
+// flows reports whether no event is older than a time.
+func (w *world) flows(within time.Duration) bool {
+	for _, m := range w.pending {
+		if time.Since(time.UnixMicro(m.At)) > within {
+			return false
+		}
+	}
+	return true
+}
+
+// A container that is killed is replaced within a second.
+func TestCarrier_ReplacesADeadWorkerWithinFiveSeconds(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.lookMost = 1000
+		w.seated(t, "living", Config{})
+		dying := w.seated(t, "dying", Config{})
+		stop := w.traffic(t, 10*time.Millisecond, "a", "b")
+		time.Sleep(10 * time.Second)
+		w.do(func() { require.True(t, w.isEven()) })
+		dying.kill()
+		killed := time.Now()
+		time.Sleep(time.Second)
+		w.seated(t, "new", Config{})
+		time.Sleep(4500*time.Millisecond - time.Since(killed))
+		require.True(t, w.waitFor(10*time.Second, func() bool { return w.flows(500 * time.Millisecond) }))
+		require.LessOrEqual(t, time.Since(killed), 5500*time.Millisecond, "all lanes flow again")
+		stop()
+		w.drained(t, time.Minute)
+		require.LessOrEqual(t, w.repeats, carryEvents)
+		<-dying.done
+	})
+}
+
+// The living worker reads what waits in the dead one's lanes, beside what commits in its own.
+func TestCarrier_ADeathAmongAThousandTopicsDelaysNoOtherLane(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.lookMost, w.slow = 1000, 20*time.Millisecond
+		var topics []string
+		for i := range 1000 {
+			topics = append(topics, fmt.Sprint("topic-", i))
+		}
+		w.seated(t, "living", Config{})
+		dying := w.seated(t, "dying", Config{})
+		time.Sleep(8 * time.Second)
+		w.do(func() { require.True(t, w.isEven()) })
+		var living []int16
+		w.do(func() { living = w.heldBy("living", []int16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}) })
+		require.Len(t, living, relay.Lanes/2)
+		var late time.Duration
+		n := 0
+		write := func(of time.Duration) {
+			for until := time.Now().Add(of); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+				for range 25 { // each topic every two seconds
+					w.write(topics[n%len(topics)], fmt.Sprint("key-", n/len(topics)))
+					n++
+				}
+				w.do(func() {
+					for _, m := range w.pending {
+						if age := time.Since(time.UnixMicro(m.At)); age > late && slices.Contains(living, m.Lane) {
+							late = age
+						}
+					}
+				})
+			}
+		}
+		write(5 * time.Second)
+		before := late
+		dying.kill()
+		write(10 * time.Second)
+		t.Logf("an event of the living worker waited for %v at most before the death, and for %v after", before, late)
+		require.Less(t, late, time.Second)
+		w.drained(t, time.Minute)
+		<-dying.done
+	})
 }
