@@ -1,0 +1,164 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestShared_EvidenceIsOfTheTopicAloneAndRecent(t *testing.T) {
+	const topics = 200
+	w := newWire(t)
+	// The events of the topic apart are in batches of their own from the beginning.
+	o := w.outbox(topics, "apart: {sqs: "+w.queue("apart.fifo")+", maxPerSecond: 500}")
+	o.work(shared)
+	o.work(shared)
+	o.schedule()
+	o.sharesBecome(30*time.Second, 8, 8)
+	quiet := o.stream(500*time.Millisecond, names(2, topics)...)
+	busy := o.stream(10*time.Millisecond, "t0", "t1", "apart")
+	during(3 * time.Second)
+	// The queues are of the other kind from one request to the next.
+	w.refuse("t0", func(string) fate { return fate{code: "InvalidParameterValue"} })
+	w.refuse("t1", func(string) fate { return fate{code: "InvalidParameterValue", whole: true} })
+	w.refuse("apart", func(string) fate { return fate{code: "InvalidParameterValue"} })
+	during(7 * time.Second)
+	dead := map[string]int{}
+	for _, topic := range busy.topics {
+		dead[topic] = o.count(`SELECT count(*) FROM outbox.dead_letter WHERE topic = '` + topic + `'`)
+		w.refuse(topic, nil)
+	}
+	t.Logf("dead letters of two workers: %v", dead)
+	for topic, n := range dead {
+		require.LessOrEqual(t, n, 2*2, "each worker may believe two refusals of topic %s", topic)
+	}
+	require.Zero(t, o.count(`SELECT count(*) FROM outbox.dead_letter WHERE topic NOT IN ('t0', 't1', 'apart')`))
+	quiet.stop()
+	busy.stop()
+	o.drained(90 * time.Second)
+	longest, topic := quiet.worst(w, quiet.topics...)
+	t.Logf("the slowest event of another topic took %v (%s)", longest, topic)
+	require.Less(t, longest, 2*time.Second, "an event of topic %s waited for another topic", topic)
+	for _, topic := range busy.topics {
+		w.eventually(topic, "e", busy.written()-dead[topic], time.Second)
+	}
+	o.together()
+}
+
+func TestShared_ABlockedKeyBlocksNoOtherKeyAndNoOtherTopic(t *testing.T) {
+	w := newWire(t)
+	o := w.outbox(4, "blocks: {sqs: "+w.queue("blocks.fifo")+", onPoison: block}")
+	w.refuse("blocks", func(body string) fate {
+		if body == "e-70" { // key-6
+			return fate{code: "InvalidMessageContents"}
+		}
+		return fate{}
+	})
+	o.work(shared)
+	o.work(shared)
+	o.schedule()
+	o.sharesBecome(30*time.Second, 8, 8)
+	s := o.stream(10*time.Millisecond, append(names(0, 4), "blocks")...)
+	during(4 * time.Second)
+	s.stop()
+	o.drained(30 * time.Second)
+	longest, topic := s.worst(w, names(0, 4)...)
+	t.Logf("the slowest event of another topic took %v", longest)
+	require.Less(t, longest, time.Second, topic)
+	var want []int
+	for n := 70; n <= s.written(); n += streamKeys {
+		want = append(want, n)
+	}
+	require.Equal(t, len(want), o.count(`SELECT count(*) FROM outbox.dead_letter WHERE topic = 'blocks' AND key = 'key-6'`))
+	require.Equal(t, len(want), o.count(`SELECT count(*) FROM outbox.dead_letter`))
+	w.eventually("blocks", "e", s.written()-len(want), time.Second)
+	for _, a := range w.of("blocks") {
+		n, _ := numberIn(a.body, "e")
+		require.False(t, slices.Contains(want, n), "event %d of the blocked key was published", n)
+	}
+	w.refuse("blocks", nil)
+	done := commandJSON[operated](o, "dead", "redrive", "blocks", "--all", "--by", "ada", "--reason", "a test", "--yes")
+	require.EqualValues(t, len(want), done.Done)
+	w.eventually("blocks", "e", s.written(), 20*time.Second)
+	s.arrived(w, "blocks")
+}
+
+// tooFast is the most that arrived above a rate in a window that begins with an arrival.
+func tooFast(arrivals []arrival, perSecond float64, window time.Duration) (most float64) {
+	for i, first := range arrivals {
+		n := 0
+		for _, a := range arrivals[i:] {
+			if a.at.Sub(first.at) < window {
+				n++
+			}
+		}
+		most = max(most, float64(n)-perSecond*window.Seconds())
+	}
+	return most
+}
+
+// A capped topic is in one batch of one worker, whoever has the shares.
+func TestShared_ACapHoldsWhileWorkersOfBothModesComeAndGo(t *testing.T) {
+	const rate, burst, n = 100, 10, 1500
+	w := newWire(t)
+	o := w.outbox(3, fmt.Sprintf("capped: {sqs: %s, maxPerSecond: %d}", w.queue("capped.fifo"), rate))
+	first := o.work(shared)
+	o.schedule("--every", "2s", "--run-for", "6s")
+	o.write("capped", "e", n, streamKeys)
+	others := o.stream(100*time.Millisecond, names(0, 3)...)
+	// A rebalance at each step.
+	second := o.work(shared)
+	third := o.work()
+	o.work(shared)
+	first.stop()
+	during(2 * time.Second)
+	second.stop()
+	third.stop()
+	w.eventually("capped", "e", n, 60*time.Second)
+	others.stop()
+	o.drained(20 * time.Second)
+	arrivals := w.of("capped")
+	took := arrivals[len(arrivals)-1].at.Sub(arrivals[0].at)
+	t.Logf("%d events at %d a second took %v", len(arrivals), rate, took)
+	require.Len(t, arrivals, n, "nothing is repeated")
+	for _, window := range []time.Duration{100 * time.Millisecond, time.Second, 3 * time.Second} {
+		above := tooFast(arrivals, rate, window)
+		t.Logf("at most %.0f above the rate in %v", above, window)
+		// A limiter of the next worker begins with a burst of its own.
+		require.LessOrEqual(t, above, float64(2*burst), "events above the rate in a window of %v", window)
+	}
+}
+
+func TestShared_APauseTakesEffectWithinASecondUnderConstantTraffic(t *testing.T) {
+	w := newWire(t)
+	o := w.outbox(4)
+	o.work(shared)
+	o.work(shared)
+	o.schedule()
+	o.sharesBecome(30*time.Second, 8, 8)
+	s := o.stream(5*time.Millisecond, names(0, 4)...)
+	during(time.Second)
+	o.starter("pause", "t1", "--by", "ada", "--reason", "a test")
+	paused := time.Now()
+	during(3 * time.Second)
+	o.starter("resume", "t1", "--by", "ada", "--reason", "a test")
+	resumed := time.Now().Add(-time.Second) // the command takes time
+	after, latest := 0, paused
+	for _, a := range w.of("t1") {
+		if a.at.After(paused) && a.at.Before(resumed) {
+			after, latest = after+1, a.at
+		}
+	}
+	t.Logf("%d events after the pause, the last after %v", after, latest.Sub(paused))
+	require.LessOrEqual(t, latest.Sub(paused), time.Second)
+	s.stop()
+	o.drained(30 * time.Second)
+	longest, topic := s.worst(w, "t0", "t2", "t3")
+	t.Logf("the slowest event of another topic took %v", longest)
+	require.Less(t, longest, time.Second, topic)
+	s.arrived(w, "t1")
+	o.together()
+}
