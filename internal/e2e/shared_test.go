@@ -77,15 +77,28 @@ func TestShared_ManyTopicsFlowInOrder(t *testing.T) {
 	require.Contains(t, strings.ToLower(o.starter("status")), "t19")
 }
 
+// even is how long after a worker has come or gone some may still hold more than one share more than others.
+const even = 5 * time.Second
+
+// joined waits until the last of some workers has a seat, and then until they hold so many shares each.
+func (o *outbox) joined(workers int, want ...int) (took time.Duration) {
+	o.t.Helper()
+	began := time.Now()
+	o.until(15*time.Second, fmt.Sprintf(`SELECT %d - count(*) FROM outbox.worker WHERE seated AND seen_at > now() - interval '3 seconds'`, workers),
+		"workers have no seat")
+	o.sharesBecome(even, want...)
+	return time.Since(began)
+}
+
 func TestShared_WorkersShareEvenlyAndTakeOverFromTheDead(t *testing.T) {
 	o, queues := sharedOutbox(t, 5)
 	first := o.work(shared)
 	o.schedule()
 	o.sharesBecome(20*time.Second, 16)
 	second := o.work(shared)
-	t.Logf("even %v after a worker joined", o.sharesBecome(15*time.Second, 8, 8))
+	t.Logf("even %v after a worker joined", o.joined(2, 8, 8))
 	third := o.work(shared)
-	t.Logf("even %v after another one joined", o.sharesBecome(15*time.Second, 5, 5, 6))
+	t.Logf("even %v after another one joined", o.joined(3, 5, 5, 6))
 	second.kill()
 	t.Logf("taken over %v after a worker was killed", o.sharesBecome(15*time.Second, 8, 8))
 	o.write("t3", "e", 100, 50)
