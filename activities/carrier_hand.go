@@ -70,6 +70,7 @@ func (l *carriedLane) passed(ref relay.Ref, final int64) {
 
 // carriedEvent is an event in hand, without its content.
 type carriedEvent struct {
+	place    relay.Place
 	bytes    int64
 	born     time.Time
 	answered bool // accepted; its acknowledgement is kept until it is settled
@@ -192,12 +193,12 @@ func (h *hands) tidy(name string) {
 // ---- events
 
 // take adds an event to those in hand, if there is room for it. The topic's share has to be held.
-func (h *hands) take(topic string, ref relay.Ref, bytes int64, born time.Time) bool {
-	t := h.topic(topic)
+func (h *hands) take(e relay.Narrow, born time.Time) bool {
+	t, ref, bytes := h.topic(e.Topic), e.Ref, e.Bytes
 	if !h.hasRoom(t, bytes) {
 		return false
 	}
-	t.hand[ref] = carriedEvent{bytes: bytes, born: born}
+	t.hand[ref] = carriedEvent{place: e.Place, bytes: bytes, born: born}
 	t.count[ref.Lane]++
 	t.to.events++
 	t.to.bytes += bytes
@@ -408,7 +409,11 @@ func (h *hands) toSettle() (all []relay.TopicRefs) {
 		t.settling = append(t.settling, t.acked...)
 		t.acked = t.acked[:0]
 		if len(t.settling) > 0 {
-			all = append(all, relay.TopicRefs{Topic: name, Refs: t.settling})
+			places := make([]relay.Place, len(t.settling))
+			for i, ref := range t.settling {
+				places[i] = t.hand[ref].place
+			}
+			all = append(all, relay.TopicRefs{Topic: name, Refs: t.settling, Places: places})
 		}
 	}
 	return all
@@ -1076,12 +1081,12 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) (ta
 		if !h.isNew(r, e.Topic, e.Ref) || h.mustLeave(e.Topic) || h.isTooLarge(e.Topic, e.Ref, e.Bytes) {
 			continue
 		}
-		created := time.UnixMicro(e.At)
-		if h.topic(e.Topic).dropping != 0 || !h.take(e.Topic, e.Ref, e.Bytes, born(relay.Event{Ref: e.Ref, CreatedAt: created}, asked, l.At)) {
+		n := relay.Narrow{Topic: e.Topic, Ref: e.Ref, CreatedAt: time.UnixMicro(e.At), Bytes: e.Bytes, Place: e.Place}
+		if h.topic(e.Topic).dropping != 0 || !h.take(n, born(relay.Event{Ref: n.Ref, CreatedAt: n.CreatedAt}, asked, l.At)) {
 			h.putBack(e.Topic, e.Ref, l.Final)
 			continue
 		}
-		taken = append(taken, relay.Narrow{Topic: e.Topic, Ref: e.Ref, CreatedAt: created, Bytes: e.Bytes})
+		taken = append(taken, n)
 	}
 	return taken
 }
@@ -1116,7 +1121,7 @@ func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (
 			if h.isTooLarge(at.Topic, e.Ref, e.Bytes) {
 				break
 			}
-			if !h.take(at.Topic, e.Ref, e.Bytes, born(relay.Event{Ref: e.Ref, CreatedAt: e.CreatedAt}, asked, pages.At)) {
+			if !h.take(e, born(relay.Event{Ref: e.Ref, CreatedAt: e.CreatedAt}, asked, pages.At)) {
 				more = true
 				break
 			}

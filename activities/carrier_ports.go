@@ -37,7 +37,8 @@ type ReadStore interface {
 	// Pages returns the next pending events of each lane, at most so many altogether.
 	Pages(ctx context.Context, worker string, lanes []relay.LaneCursor, most int) (relay.Pages, error)
 	Contents(ctx context.Context, events []relay.Narrow) ([]relay.TopicEvent, error)
-	// SettleTopics settles events of several topics at once: all, or none if it fails.
+	// SettleTopics settles events of several topics at once. If it fails, some may be settled; it can be
+	// repeated.
 	SettleTopics(ctx context.Context, done []relay.TopicRefs) error
 }
 

@@ -45,10 +45,11 @@ const lookSQL = `
 SELECT ` + heldSQL + ` AS held, clock_timestamp() AS looked_at, coalesce(round.final_id, 0), coalesce(round.final_id_at, '-infinity'),
        pg_postmaster_start_time(),
        $5 = 0 OR EXISTS (SELECT FROM outbox.event e WHERE e.id = $5 AND e.created_at = $6), ` + filteredShares + `,
-       NULL::bigint AS id, NULL::timestamptz AS created_at, NULL::text AS topic, NULL::smallint AS lane, NULL::int AS bytes
+       NULL::bigint AS id, NULL::timestamptz AS created_at, NULL::text AS topic, NULL::smallint AS lane, NULL::int AS bytes,
+       NULL::tid AS place
 FROM (VALUES (true)) AS one LEFT JOIN outbox.round ON true
 UNION ALL (
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, found.id, found.created_at, pending.topic, pending.lane, pending.bytes
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, found.id, found.created_at, pending.topic, pending.lane, pending.bytes, pending.ctid
 FROM (SELECT e.*
       FROM unnest($3::bigint[], $4::bigint[]) AS unseen(from_id, to_id)
       CROSS JOIN LATERAL (
@@ -58,7 +59,7 @@ FROM (SELECT e.*
       LIMIT $9) found
 ` + pendingOfFound + `)
 UNION ALL (
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, true, found.id, found.created_at, pending.topic, pending.lane, pending.bytes
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, true, found.id, found.created_at, pending.topic, pending.lane, pending.bytes, pending.ctid
 FROM (SELECT d.id, d.created_at, d.topic, d.lane FROM outbox.dated d
       WHERE d.id >= ($3::bigint[])[1] AND d.created_at NOT BETWEEN $7 AND $8
         AND EXISTS (SELECT FROM unnest($3::bigint[], $4::bigint[]) AS unseen(from_id, to_id)
@@ -68,7 +69,7 @@ FROM (SELECT d.id, d.created_at, d.topic, d.lane FROM outbox.dated d
 
 // pendingOfFound is the pending row of an event that a look has found, if it is in the worker's lanes.
 const pendingOfFound = `LEFT JOIN LATERAL (
-    SELECT p.topic, p.lane, p.bytes FROM outbox.pending p
+    SELECT p.topic, p.lane, p.bytes, p.ctid FROM outbox.pending p
     WHERE found.lane = ANY ($2::smallint[]) AND p.topic = found.topic AND p.lane = found.lane AND p.id = found.id
       AND p.replay = 0 AND p.created_at = found.created_at
     LIMIT 1) pending ON true`
@@ -165,18 +166,19 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 	defer rows.Close()
 	var isFiltered bool
 	if rows.Next() {
-		err = rows.Scan(&found.Held, &found.At, &found.Final, &after, &found.Server, &found.SameHistory, &isFiltered, nil, nil, nil, nil, nil)
+		err = rows.Scan(&found.Held, &found.At, &found.Final, &after, &found.Server, &found.SameHistory, &isFiltered, nil, nil, nil, nil, nil, nil)
 	}
 	var last int64
 	var created pgtype.Timestamptz
 	var topic *string
 	var lane *int16
 	var bytes *int64
+	var place pgtype.TID
 	var outside *bool
 	var others int // events outside of the bounds
 	for err == nil && rows.Next() {
 		var e relay.Found
-		err = rows.Scan(nil, nil, nil, nil, nil, nil, &outside, &e.ID, &created, &topic, &lane, &bytes)
+		err = rows.Scan(nil, nil, nil, nil, nil, nil, &outside, &e.ID, &created, &topic, &lane, &bytes, &place)
 		if outside != nil {
 			if others++; others == 1 {
 				last = 0
@@ -191,6 +193,7 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 				unreadable = append(unreadable, *topic)
 			} else {
 				e.Topic, e.Lane, e.Bytes, e.Pending = *topic, *lane, *bytes, true
+				e.Place = relay.Place{Block: place.BlockNumber, Offset: place.OffsetNumber}
 			}
 		}
 		found.Events = append(found.Events, e)

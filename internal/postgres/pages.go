@@ -93,14 +93,16 @@ func (s *Store) discover(ctx context.Context, worker string, lanes []int16) (fou
 const pagesSQL = `
 SELECT ` + heldSQL + ` AS held, clock_timestamp() AS read_at, coalesce(round.final_id, 0), pg_postmaster_start_time(), ` + filteredShares + `,
        NULL::int AS n, NULL::bigint AS id, NULL::bigint AS replay, NULL::timestamptz AS created_at, NULL::int AS bytes,
-       NULL::text AS event_id, NULL::text AS key, NULL::text AS type, NULL::text AS payload, NULL::text AS content_type, NULL::jsonb AS attributes
+       NULL::text AS event_id, NULL::text AS key, NULL::text AS type, NULL::text AS payload, NULL::text AS content_type, NULL::jsonb AS attributes,
+       NULL::tid AS place
 FROM (VALUES (true)) AS one LEFT JOIN outbox.round ON true
 UNION ALL (
 SELECT NULL, NULL, NULL, NULL, NULL, wanted.n::int, p.id, p.replay, p.created_at, p.bytes,
-       e.event_id::text, e.key, e.type, e.payload, e.content_type, CASE WHEN e.attributes <> '{}' THEN e.attributes END
+       e.event_id::text, e.key, e.type, e.payload, e.content_type, CASE WHEN e.attributes <> '{}' THEN e.attributes END,
+       p.ctid
 FROM unnest($3::text[], $4::smallint[], $5::bigint[], $11::bigint[], $6::int[]) WITH ORDINALITY AS wanted(topic, lane, after_id, seen, most, n)
 CROSS JOIN LATERAL (
-    SELECT p.id, p.replay, p.created_at, p.bytes, B'1' AS uncached FROM outbox.pending p
+    SELECT p.id, p.replay, p.created_at, p.bytes, p.ctid, B'1' AS uncached FROM outbox.pending p
     WHERE p.topic = wanted.topic AND p.lane = wanted.lane AND p.id > wanted.after_id
       AND (p.id > wanted.after_id + 1 OR p.replay >= wanted.seen)
     ORDER BY p.id, p.replay LIMIT wanted.most) p
@@ -151,7 +153,7 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 	defer rows.Close()
 	var isFiltered bool
 	if rows.Next() {
-		err = rows.Scan(&read.Held, &read.At, &read.Final, &read.Server, &isFiltered, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil)
+		err = rows.Scan(&read.Held, &read.At, &read.Final, &read.Server, &isFiltered, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil)
 	}
 	read.Events = make([]relay.Narrow, 0, most)
 	got := make([]int, len(cursors))
@@ -193,17 +195,19 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 func scanNarrow(rows pgx.Rows, to *relay.Narrow) (n int, err error) {
 	const eventID = 10 // the column; null if the content did not come along
 	var created pgtype.Timestamptz
+	var place pgtype.TID
 	if rows.RawValues()[eventID] == nil {
-		err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes, nil, nil, nil, nil, nil, nil)
+		err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes, nil, nil, nil, nil, nil, nil, &place)
 	} else {
 		var e relay.Event
 		var raw []byte
 		err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes,
-			&e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw)
+			&e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw, &place)
 		e.Attributes, e.Invalid = attributes(raw)
 		to.Content = &e
 	}
 	to.Ref.At, to.CreatedAt = microseconds(created), created.Time
+	to.Place = relay.Place{Block: place.BlockNumber, Offset: place.OffsetNumber}
 	return n, err
 }
 

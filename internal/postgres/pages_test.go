@@ -266,7 +266,7 @@ func topicRefs(events []relay.Narrow) (done []relay.TopicRefs) {
 			at[e.Topic] = i
 			done = append(done, relay.TopicRefs{Topic: e.Topic})
 		}
-		done[i].Refs = append(done[i].Refs, e.Ref)
+		done[i].Refs, done[i].Places = append(done[i].Refs, e.Ref), append(done[i].Places, e.Place)
 	}
 	return done
 }
@@ -315,6 +315,38 @@ func TestSettleTopics_RemovesExactlyTheGivenEvents(t *testing.T) {
 	require.Equal(t, 3, o.pending(), "it is of another topic")
 }
 
+// Places are only hints.
+func TestSettleTopics_SettlesEventsThatAreNotInTheirPlaces(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 6)
+	found := o.see(everything()).Events
+	paged := o.pages(10, relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}).Events
+	d := relay.TopicRefs{Topic: "orders"}
+	for i, e := range paged {
+		require.NotZero(t, e.Place)
+		require.Equal(t, e.Place, found[i].Place)
+		d.Refs, d.Places = append(d.Refs, e.Ref), append(d.Places, e.Place)
+	}
+	some := func(from, to int) []relay.TopicRefs {
+		return []relay.TopicRefs{{Topic: d.Topic, Refs: d.Refs[from:to], Places: d.Places[from:to]}}
+	}
+	left := func() []int64 {
+		return query[[]int64](o, `SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM outbox.pending`)
+	}
+	require.NoError(t, o.SettleTopics(t.Context(), some(0, 2)))
+	require.Equal(t, []int64{3, 4, 5, 6}, left())
+	require.NoError(t, o.SettleTopics(t.Context(), some(0, 2)), "a second call changes nothing")
+
+	d.Places[2], d.Places[3] = d.Places[4], relay.Place{} // another event is there now
+	require.NoError(t, o.SettleTopics(t.Context(), some(2, 4)))
+	require.Equal(t, []int64{5, 6}, left())
+
+	o.exec(`UPDATE outbox.pending SET bytes = bytes + 1 WHERE id = 5`) // it moves
+	d.Places[5].Block = 1 << 20
+	require.NoError(t, o.SettleTopics(t.Context(), some(4, 6)))
+	require.Empty(t, left())
+}
+
 // Two workers may settle the same events at once, in any order.
 func TestSettleTopics_OfTwoAtOnceDoesNotDeadlock(t *testing.T) {
 	o := open(t)
@@ -326,6 +358,7 @@ func TestSettleTopics_OfTwoAtOnceDoesNotDeadlock(t *testing.T) {
 		var narrow, backwards []relay.Narrow
 		for _, e := range o.see(l).Events {
 			n := relay.Narrow{Topic: e.Topic, Ref: e.Ref}
+			n.Place = e.Place
 			narrow, backwards = append(narrow, n), append([]relay.Narrow{n}, backwards...)
 		}
 		errs := make(chan error, 2)

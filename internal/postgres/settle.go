@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
@@ -114,30 +115,78 @@ WHERE ctid = ANY (ARRAY(
         WHERE p.topic = done.topic AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay AND p.created_at = done.created_at
         LIMIT 1) found))`
 
-// SettleTopics is Settle for events of several topics, in one statement.
+// settlePlacesSQL is settleTopicsSQL for events that are still in the places where they were read. That saves
+// the look-up in the index, which is a third of the statement's time. Another row may be in a place now, so
+// it compares the whole key.
+const settlePlacesSQL = `
+DELETE FROM outbox.pending
+WHERE ctid = ANY (ARRAY(
+    SELECT found.ctid
+    FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::tid[]) AS done(topic, lane, id, replay, created_at, place)
+    CROSS JOIN LATERAL (
+        SELECT p.ctid FROM outbox.pending p
+        WHERE p.ctid = done.place
+          AND p.topic = done.topic AND p.lane = done.lane AND p.id = done.id AND p.replay = done.replay AND p.created_at = done.created_at
+        LIMIT 1) found))`
+
+// SettleTopics is Settle for events of several topics. It is one statement if all events are where they were
+// read.
 func (s *Store) SettleTopics(ctx context.Context, done []relay.TopicRefs) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	// Sorted: see settle.
-	done = slices.SortedFunc(slices.Values(done), func(a, b relay.TopicRefs) int { return cmp.Compare(a.Topic, b.Topic) })
-	var topics []string
-	var refs []relay.Ref
-	for _, d := range done {
-		refs = append(refs, sortedRefs(d.Refs)...)
-		for range d.Refs {
-			topics = append(topics, d.Topic)
-		}
-	}
+	topics, refs, places := settleColumns(done)
 	if len(refs) == 0 {
 		return nil
 	}
 	c := refColumns(refs)
-	tag, err := s.pool.Exec(ctx, settleTopicsSQL, topics, c.lanes, c.ids, c.replays, c.created)
-	if err == nil && tag.RowsAffected() < int64(len(refs)) {
+	var settled int64
+	var err error
+	if places != nil {
+		var tag pgconn.CommandTag
+		tag, err = s.pool.Exec(ctx, settlePlacesSQL, topics, c.lanes, c.ids, c.replays, c.created, places)
+		settled = tag.RowsAffected()
+	}
+	if err == nil && settled < int64(len(refs)) {
+		var tag pgconn.CommandTag
+		tag, err = s.pool.Exec(ctx, settleTopicsSQL, topics, c.lanes, c.ids, c.replays, c.created)
+		settled += tag.RowsAffected()
+	}
+	if err == nil && settled < int64(len(refs)) {
 		err = security(ctx, s.pool, false) // see settle
 	}
 	if err != nil {
 		return fmt.Errorf("settle events of %d topics: %w", len(done), err)
 	}
 	return nil
+}
+
+// settleColumns are events as arrays for unnest. places is nil if no place is known.
+func settleColumns(done []relay.TopicRefs) (topics []string, refs []relay.Ref, places []pgtype.TID) {
+	type row struct {
+		topic string
+		ref   relay.Ref
+		place relay.Place
+	}
+	var all []row
+	for _, d := range done {
+		for i, ref := range d.Refs {
+			r := row{topic: d.Topic, ref: ref}
+			if d.Places != nil {
+				r.place = d.Places[i]
+			}
+			all = append(all, r)
+		}
+	}
+	// Sorted: see settle.
+	slices.SortFunc(all, func(a, b row) int { return cmp.Or(cmp.Compare(a.topic, b.topic), compareRefs(a.ref, b.ref)) })
+	known := false
+	for _, r := range all {
+		topics, refs = append(topics, r.topic), append(refs, r.ref)
+		places = append(places, pgtype.TID{BlockNumber: r.place.Block, OffsetNumber: r.place.Offset, Valid: true})
+		known = known || r.place != relay.Place{}
+	}
+	if !known {
+		places = nil
+	}
+	return topics, refs, places
 }

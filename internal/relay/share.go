@@ -97,6 +97,7 @@ type Found struct {
 	// Topic is "" if the event is in a lane that the worker does not hold. Then only the id counts.
 	Topic string
 	Bytes int64
+	Place Place // if it is pending
 	// Pending is false if the event is not pending: it was settled, or is a dead letter.
 	Pending bool
 }
@@ -136,6 +137,7 @@ type Narrow struct {
 	Ref       Ref
 	CreatedAt time.Time
 	Bytes     int64
+	Place     Place
 	// Content is the whole event, if the read has brought it along. It is at most AlongBytes. nil: the
 	// content has to be loaded.
 	Content *Event
@@ -161,10 +163,18 @@ type TopicEvent struct {
 	Event
 }
 
+// Place is where the database stored a pending event when it was read. It makes it quicker to find, and the
+// event may be elsewhere by now. The zero value: it is not known.
+type Place struct {
+	Block  uint32
+	Offset uint16
+}
+
 // TopicRefs are events of one topic.
 type TopicRefs struct {
-	Topic string
-	Refs  []Ref
+	Topic  string
+	Refs   []Ref
+	Places []Place // of Refs, in the same order; nil: they are not known
 }
 
 // SenderRequest configures a Sender. Its functions are called from one goroutine, never
