@@ -27,14 +27,28 @@ type Destination struct {
 	// which turns on SQS fair queues there. A FIFO destination has its group
 	// ids anyway, so Fair is a mistake with one.
 	Fair bool
+	// KeyRequests says how many events of a key a request to a FIFO destination has. Default: SingleKeys.
+	KeyRequests KeyRequests
 }
+
+// KeyRequests says how many events of a key a request to a FIFO destination has.
+type KeyRequests string
+
+const (
+	// SingleKeys sends one event of a key in a request, and the next one when it is accepted.
+	SingleKeys KeyRequests = "single"
+	// BatchedKeys sends up to ten consecutive events of a key in a request, in order. There is still one request
+	// of a key in flight. If the destination accepts only some events of a request, a later event of a key may
+	// arrive before an earlier one.
+	BatchedKeys KeyRequests = "batched"
+)
 
 // Ordered reports whether the destination keeps the events of a key in order. Its name says so.
 func (d Destination) Ordered() bool { return awsapi.IsFIFO(d.SNS + d.SQS) }
 
 // Mistake is one thing that is wrong with a Destination.
 type Mistake struct {
-	Key string // "sns", "sqs" or "fair"; "" if it is none of them
+	Key string // "sns", "sqs", "fair" or "keyRequests"; "" if it is none of them
 	Err error
 }
 
@@ -75,6 +89,15 @@ func parse(topic string, d Destination, region string) (r Route, wrong []Mistake
 	}
 	if r.Ordered && r.Fair {
 		note("fair", fmt.Errorf("%s is FIFO, where the key is the group id anyway: remove fair", r))
+	}
+	switch d.KeyRequests {
+	case "", SingleKeys:
+	case BatchedKeys:
+		if r.Batched = r.Ordered; !r.Ordered {
+			note("keyRequests", errors.New("keyRequests is batched, but the destination keeps no order: use a FIFO destination, or remove keyRequests"))
+		}
+	default:
+		note("keyRequests", fmt.Errorf("keyRequests is %q: it must be single or batched", d.KeyRequests))
 	}
 	return r, wrong
 }

@@ -13,7 +13,8 @@ import (
 //
 // That is so where one event may be the reason. The halves of the request are sent again, so that
 // with every rejection fewer events stand beside the guilty one. They may be in flight at once:
-// no two of them have a key in common that is kept in order.
+// no two of them have a key in common that is kept in order, because a request with several events of
+// a key is first divided into single ones.
 func (o *outlet) failed(entries []*entry, failure *relay.PublishError) *relay.PublishError {
 	meaning := errorcode.Lookup(failure.Code)
 	if meaning.Size && len(entries) > 1 {
@@ -24,6 +25,11 @@ func (o *outlet) failed(entries []*entry, failure *relay.PublishError) *relay.Pu
 	case !divides:
 		return failure
 	case n > 1:
+		if entries = o.queue.single(entries); len(entries) == 1 {
+			o.halves = append(o.halves, entries)
+			return nil
+		}
+		n = len(entries)
 		// Clones, because the request uses its slice again.
 		o.halves = append(o.halves, slices.Clone(entries[n/2:]), slices.Clone(entries[:n/2]))
 		return nil

@@ -37,7 +37,7 @@ type outlet struct {
 
 func newOutlet(r Request, to destination.Destination, route *cachedRoute, g *gate) *outlet {
 	props := to.Properties()
-	return &outlet{
+	o := &outlet{
 		topic:       r.Topic,
 		gate:        g,
 		destination: to,
@@ -47,6 +47,10 @@ func newOutlet(r Request, to destination.Destination, route *cachedRoute, g *gat
 		queue:       newQueue(props.Ordered, props.MaxEvents),
 		size:        newRequestSize(props.MaxBytes, route),
 	}
+	if route != nil && route.batched {
+		o.queue.keyEvents = props.MaxEvents
+	}
+	return o
 }
 
 // redirect changes the destination: it was looked up again. What was in the queue before stays as

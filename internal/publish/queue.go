@@ -1,6 +1,10 @@
 package publish
 
-import "github.com/temporal-outbox/relay/internal/relay"
+import (
+	"slices"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
 
 // entry is one event on its way.
 type entry struct {
@@ -18,12 +22,14 @@ type entry struct {
 func (e *entry) forget() { e.ev.Payload, e.ev.Attributes = "", nil }
 
 // keyQueue is the events of one key on an ordered destination. As long as it exists
-// one of them is ready or out, and the others wait here. Once one has failed the
-// queue is blocked for good.
+// one of them is ready, or some of one request are out, and the others wait here. Once one
+// has failed the queue is blocked for good.
 type keyQueue struct {
 	first, last *entry
 	waiting     int
+	out         int
 	blocked     bool
+	single      bool // a request has one event of the key
 }
 
 func (k *keyQueue) push(e *entry) {
@@ -43,13 +49,23 @@ func (k *keyQueue) pop() *entry {
 	return e
 }
 
+// putBack puts an event before those that wait.
+func (k *keyQueue) putBack(e *entry) {
+	e.next = k.first
+	k.first = e
+	if k.last == nil || e.next == nil {
+		k.last = e
+	}
+	k.waiting++
+}
+
 // block gives up the events that wait, and returns how many there were.
 func (k *keyQueue) block() (waiting int) {
 	waiting = k.waiting
 	for e := k.first; e != nil; e = e.next {
 		e.forget()
 	}
-	*k = keyQueue{blocked: true}
+	*k = keyQueue{blocked: true, out: k.out}
 	return waiting
 }
 
@@ -61,6 +77,7 @@ func (k *keyQueue) block() (waiting int) {
 // others, and the number of its events is what the whole takes at least.
 type queue struct {
 	maxEvents int                  // of a request
+	keyEvents int                  // of one key in a request
 	keys      map[string]*keyQueue // nil where nothing is to be kept in order
 	ready     readyHeap
 	waiting   int // in key queues
@@ -70,7 +87,7 @@ type queue struct {
 }
 
 func newQueue(ordered bool, maxEvents int) *queue {
-	q := &queue{maxEvents: maxEvents}
+	q := &queue{maxEvents: maxEvents, keyEvents: 1}
 	if ordered {
 		q.keys = make(map[string]*keyQueue)
 	}
@@ -135,22 +152,72 @@ func (q *queue) next(maxBytes int) (batch, invalid []*entry) {
 			invalid = append(invalid, e)
 		}
 		q.ready.pop()
+		if e.key == nil {
+			continue
+		}
+		e.key.out++
+		if e.invalid == nil {
+			batch, bytes = q.run(e.key, batch, bytes, maxBytes)
+		}
 	}
 	q.batch = batch
 	return batch, invalid
 }
 
-// done says what became of an entry that next has returned: if it was accepted
-// the next of its key becomes ready, if not, all behind it are held. The contents of its event, and of
-// those that are held, are forgotten.
+// run adds to a request the events of a key that follow the one that the request has.
+func (q *queue) run(k *keyQueue, batch []*entry, bytes, maxBytes int) ([]*entry, int) {
+	for n := 1; n < q.keyEvents && !k.single && k.first != nil && len(batch) < q.maxEvents; n++ {
+		e := k.first
+		if e.invalid != nil || bytes+e.bytes > maxBytes {
+			break
+		}
+		k.pop()
+		q.waiting--
+		k.out++
+		bytes += e.bytes
+		batch = append(batch, e)
+	}
+	return batch, bytes
+}
+
+// single returns the first event of each key in a request that is divided. It puts the others back:
+// they have to wait until these are accepted. From then on, a request has one event of each of these keys.
+func (q *queue) single(entries []*entry) (firsts []*entry) {
+	seen := make(map[*keyQueue]bool)
+	var others []*entry
+	for _, e := range entries {
+		if e.key == nil || !seen[e.key] {
+			firsts = append(firsts, e)
+			seen[e.key] = true
+		} else {
+			others = append(others, e)
+		}
+	}
+	for _, e := range slices.Backward(others) {
+		e.key.single = true
+		e.key.out--
+		e.key.putBack(e)
+		q.waiting++
+	}
+	return firsts
+}
+
+// done says what became of an entry that next has returned: if it was accepted, and so were those of its
+// key in the request, the next of its key becomes ready. If not, all that have not left are held. The contents
+// of its event, and of those that are held, are forgotten.
 func (q *queue) done(e *entry, accepted bool) {
 	e.forget()
-	switch k := e.key; {
+	k := e.key
+	if k != nil {
+		k.out--
+	}
+	switch {
 	case k == nil:
 	case !accepted:
 		waiting := k.block()
 		q.held += waiting
 		q.waiting -= waiting
+	case k.blocked, k.out > 0:
 	case k.first == nil:
 		delete(q.keys, e.ev.Key)
 	default:

@@ -29,6 +29,8 @@ type topic struct {
 	SQS  string `yaml:"sqs" doc:"name or URL of the SQS queue; this or sns"`
 	Fair bool   `yaml:"fair" doc:"on a standard queue, send the key as MessageGroupId, for fair queues" default:"false"`
 
+	KeyRequests publish.KeyRequests `yaml:"keyRequests" doc:"events of a key in a request: single or [batched](delivery.md#several-events-of-a-key-in-a-request) (FIFO only)" default:"single"`
+
 	OnPoison     activities.OnPoison `yaml:"onPoison" doc:"later events of a key that has a dead letter: continue publishes them, block makes them dead letters too (FIFO only)" default:"continue"`
 	GiveUpAfter  time.Duration       `yaml:"giveUpAfter" doc:"how long an event is retried while its destination refuses it and accepts others; such as 90s, 15m, 2h or 1d" default:"1h"`
 	MaxPerSecond float64             `yaml:"maxPerSecond" doc:"messages a second, over all workers; 0: no cap" default:"0"`
@@ -515,7 +517,7 @@ func parseDuration(text string) (time.Duration, error) {
 }
 
 func (t topic) destination() publish.Destination {
-	return publish.Destination{SNS: t.SNS, SQS: t.SQS, Fair: t.Fair}
+	return publish.Destination{SNS: t.SNS, SQS: t.SQS, Fair: t.Fair, KeyRequests: t.KeyRequests}
 }
 
 // mistakes are those that a destination does not know of.
@@ -528,6 +530,9 @@ func (t topic) mistakes() (all []publish.Mistake) {
 	case activities.BlockKey:
 		if !t.destination().Ordered() {
 			note("onPoison", "onPoison is block, but the destination keeps no order: use a FIFO destination, or remove onPoison")
+		}
+		if t.KeyRequests == publish.BatchedKeys {
+			note("onPoison", "onPoison is block, but with keyRequests: batched, later events of a key may arrive before a refused one: remove one of the two")
 		}
 	default:
 		note("onPoison", "onPoison is %q: it must be continue or block", t.OnPoison)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/publish"
 )
 
 func TestTopics_EverythingThatIsWrongIsNamedAtOnceWithLineTopicAndKey(t *testing.T) {
@@ -35,7 +37,7 @@ topics: {k: {sqs: k}}
 	want := []string{
 		`o.yaml:2: topic "a": giveUpAfter is "1x": it must be a duration such as 90s, 15m, 2h, 1d or 1d12h`,
 		`o.yaml:5: topic "b": onPoison is "drop": it must be continue or block`,
-		`o.yaml:6: topic "b": maxPersecond is not a key of a topic: did you mean maxPerSecond? the keys are sns, sqs, fair, onPoison, giveUpAfter, maxPerSecond`,
+		`o.yaml:6: topic "b": maxPersecond is not a key of a topic: did you mean maxPerSecond? the keys are sns, sqs, fair, keyRequests, onPoison, giveUpAfter, maxPerSecond`,
 		`o.yaml:7: topic "c": fair is "maybe": it must be true or false`,
 		`o.yaml:7: topic "c": SNS topic "no space": neither a topic's name nor an ARN`,
 		`o.yaml:8: topic "d": has no destination: set sns to a topic's name or ARN, or sqs to a queue's name or URL`,
@@ -292,4 +294,14 @@ func TestTopics_OfMoreMistakesThanAnyoneReadsTheFirstAreNamed(t *testing.T) {
 	have := each(err)
 	require.Len(t, have, maxProblems+1)
 	require.EqualError(t, have[maxProblems], "OUTBOX_CONFIG: o.yaml has more mistakes: correct these first")
+}
+
+func TestTopics_BatchedKeysAndABlockedKeyExcludeEachOther(t *testing.T) {
+	_, err := parseTopics("o.yaml", []byte("topics:\n  a: {sqs: a.fifo, keyRequests: batched, onPoison: block}\n"))
+	require.ErrorContains(t, err, "remove one of the two")
+	_, err = parseTopics("o.yaml", []byte("topics:\n  a: {sqs: a, keyRequests: batched}\n"))
+	require.ErrorContains(t, err, "keyRequests is batched, but the destination keeps no order")
+	topics, err := parseTopics("o.yaml", []byte("topics:\n  a: {sqs: a.fifo, keyRequests: batched}\n"))
+	require.NoError(t, err)
+	require.Equal(t, publish.BatchedKeys, topics["a"].destination().KeyRequests)
 }

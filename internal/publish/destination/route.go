@@ -32,6 +32,8 @@ type Route struct {
 	Region string
 	// Ordered is true for FIFO destinations.
 	Ordered bool
+	// Batched is true if a request to a FIFO destination may have several events of a key.
+	Batched bool
 	// Fair is true where a standard destination gets the key as group id.
 	Fair bool
 	// Limit is the largest message, and the largest sum of messages in a
