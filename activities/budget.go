@@ -29,8 +29,9 @@ func cost(e relay.Event) int64 {
 	return payloadCopies * e.Bytes
 }
 
-// budget bounds the memory that events take in the whole process. All batches share it. An event takes
-// its cost from before its contents are loaded until it has an outcome.
+// budget bounds the memory that events take in the whole process. All batches share it, and so does the
+// carrier, which counts as a batch of each topic of which it has something to load. An event takes its cost
+// from before its contents are loaded until it has an outcome.
 //
 // Two rules decide:
 //
@@ -59,6 +60,7 @@ type allowance struct {
 	budget *budget
 	topic  string
 	held   int64
+	asked  *applicant // of poll; nil: it does not wait
 	isOver bool
 }
 
@@ -66,7 +68,8 @@ type allowance struct {
 type applicant struct {
 	*allowance
 	costs   []int64
-	granted chan int // how many of them
+	granted chan int      // how many of them
+	wake    chan struct{} // gets a token when they are granted; nil: the applicant waits itself
 }
 
 func newBudget(total int64) *budget { return &budget{total: total, topics: make(map[string]int64)} }
@@ -105,6 +108,54 @@ func (a *allowance) take(ctx context.Context, costs []int64) (n int, err error) 
 	return 0, ctx.Err()
 }
 
+// poll returns how many of the first events with these costs may be loaded, without waiting for it. If none
+// may be, it remembers the question, and wake gets a token when the answer is there. The next poll returns that
+// answer, so until then the first events must stay the same. See withdraw.
+func (a *allowance) poll(costs []int64, wake chan struct{}) (n int) {
+	b := a.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a.isOver {
+		return 0
+	}
+	if a.asked == nil {
+		a.asked = &applicant{allowance: a, costs: costs, granted: make(chan int, 1), wake: wake}
+		b.waiting = append(b.waiting, a.asked)
+		b.serve()
+	}
+	select {
+	case n = <-a.asked.granted:
+		a.asked = nil
+	default:
+	}
+	return n
+}
+
+// withdraw takes back the question of an earlier poll, with its answer.
+func (a *allowance) withdraw() {
+	b := a.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.withdraw(a)
+	b.serve()
+}
+
+func (b *budget) withdraw(a *allowance) {
+	w := a.asked
+	if w == nil {
+		return
+	}
+	a.asked = nil
+	select {
+	case n := <-w.granted:
+		for _, cost := range w.costs[:n] {
+			b.add(a, -cost)
+		}
+	default:
+		b.waiting = slices.DeleteFunc(b.waiting, func(other *applicant) bool { return other == w })
+	}
+}
+
 // give gives back what events have cost.
 func (a *allowance) give(cost int64) {
 	if cost == 0 {
@@ -130,6 +181,7 @@ func (a *allowance) leave() {
 	}
 	a.isOver = true
 	b.batches--
+	b.withdraw(a)
 	b.add(a, -a.held)
 	b.serve()
 }
@@ -154,6 +206,9 @@ func (b *budget) serve() {
 		}
 		if n > 0 {
 			w.granted <- n
+			if w.wake != nil {
+				signal(w.wake)
+			}
 		} else {
 			left = append(left, w)
 		}

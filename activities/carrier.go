@@ -16,9 +16,9 @@ import (
 
 // carrier publishes the shares of one worker process: lane numbers of all topics.
 //
-// Five loops work at the same time: the steward attends to the shares and moves lanes, the reader reads
-// events, the sweeper searches for those that the reader cannot find, the settler settles events, and the
-// dropper tells the sender which events to forget. They share hands, and nothing else. The sender has
+// Six loops work at the same time: the steward attends to the shares and moves lanes, the reader finds
+// events, the sweeper searches for those that the reader cannot find, the loader loads their contents, the
+// settler settles events, and the dropper tells the sender which events to forget. They share hands, and nothing else. The sender has
 // goroutines of its own.
 //
 // A topic that cannot be published as usual leaves the shares: its lanes are set apart, and batches of
@@ -86,7 +86,7 @@ func newCarrier(a *Activities, cfg carrierConfig) *carrier {
 			c.routed[topic] = true
 		}
 	}
-	c.hands = newHands(c.keepsApart, c.destination, func(topic, cause string) {
+	c.hands = newHands(c.keepsApart, c.destination, a.budget, func(topic, cause string) {
 		c.cfg.log.Info("a topic leaves the lanes that all topics share; batches of its own publish it until it comes back",
 			"topic", topic, "cause", printable.Cut(printable.Text(cause), maxFailureText))
 	})
@@ -125,14 +125,16 @@ func (c *carrier) run(ctx context.Context) {
 		Silent: c.hands.silent, Dropping: c.hands.droppedUnsent, Dropped: c.dropped,
 	})
 	reader := &carrierReader{
-		store: c.cfg.reads, worker: c.cfg.worker, hands: c.hands, send: c.send, unsent: c.out.Backlog, poll: c.policies.PollEvery, log: c.cfg.log,
+		store: c.cfg.reads, worker: c.cfg.worker, hands: c.hands, unsent: c.out.Backlog, poll: c.policies.PollEvery, log: c.cfg.log,
 	}
+	loader := &carrierLoader{store: c.cfg.reads, hands: c.hands, send: c.send, log: c.cfg.log}
 	working, stop := context.WithCancel(detached)
 	defer stop()
 	over := make(chan struct{})
 	var loops, reading sync.WaitGroup
 	reading.Go(func() { reader.run(ctx) })
 	reading.Go(func() { reader.sweep(ctx) })
+	reading.Go(func() { loader.run(ctx) })
 	loops.Go(func() { c.attend(working, over) })
 	loops.Go(func() { c.settle(working) })
 	loops.Go(func() { c.drop(working) })
@@ -185,11 +187,11 @@ func (c *carrier) deadline() time.Time {
 
 // ---- sending
 
-// send hands the sender those of a topic's events that are still to be sent.
-func (c *carrier) send(topic string, events []relay.Event) {
+// send hands the sender those of a topic's loaded events that are still to be sent.
+func (c *carrier) send(topic string, epoch int, events []relay.Event) {
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	if events = c.hands.canAdd(topic, events); len(events) > 0 {
+	if events = c.hands.canAdd(topic, epoch, events); len(events) > 0 {
 		c.out.Add(topic, events)
 	}
 }

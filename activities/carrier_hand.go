@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -11,11 +12,10 @@ import (
 	"github.com/temporal-outbox/relay/internal/timing"
 )
 
-// The bounds of the events that a carrier has in hand: loaded and not settled. After the death of the
-// process, so many events are sent again at most.
+// The bounds of the events that a carrier has in hand: read and not settled. After the death of the process, so
+// many events are sent again at most. The budget bounds how many of them have their contents in memory.
 const (
 	carryEvents = 1000
-	carryBytes  = 16 << 20
 	// carryOne is how many times as many events as there is room left the topics of one destination may have
 	// in hand. So one alone gets four fifths of the room, and one that hangs leaves some to others, however
 	// many topics it has.
@@ -71,19 +71,27 @@ func (l *carriedLane) passed(ref relay.Ref, final int64) {
 // carriedEvent is an event in hand, without its content.
 type carriedEvent struct {
 	place    relay.Place
-	bytes    int64
+	cost     int64 // of the budget
 	born     time.Time
 	answered bool // accepted; its acknowledgement is kept until it is settled
 }
 
 // carriedTopic is a topic of which something is in hand, or a lane does not flow.
 type carriedTopic struct {
-	hand     map[relay.Ref]carriedEvent
-	count    [relay.Lanes]int // in hand, by lane
-	to       *carriedDestination
-	lanes    map[int16]*carriedLane
-	acked    []relay.Ref // to be settled
-	settling []relay.Ref // being settled
+	hand  map[relay.Ref]carriedEvent
+	count [relay.Lanes]int // in hand, by lane
+	to    *carriedDestination
+	// queue are those in hand whose contents are still to be loaded, and loading those whose contents are
+	// being loaded, both in the order in which they are to be sent.
+	queue, loading []relay.Narrow
+	// epoch is another one since the unsent events were forgotten.
+	epoch     int
+	name      string
+	isInLine  bool
+	allowance *allowance // of the budget; nil: nothing is in hand
+	lanes     map[int16]*carriedLane
+	acked     []relay.Ref // to be settled
+	settling  []relay.Ref // being settled
 	// dropping is set from the decision to forget the unsent events until no request is in flight.
 	dropping dropping
 	// lost is set while the requests in flight may have events of a share that was lost.
@@ -91,10 +99,7 @@ type carriedTopic struct {
 }
 
 // carriedDestination is what the topics of one destination have in hand.
-type carriedDestination struct {
-	events int
-	bytes  int64
-}
+type carriedDestination struct{ events int }
 
 type dropping int
 
@@ -127,6 +132,7 @@ type hands struct {
 	keeps func(topic string) string
 	// destination says where a topic goes, "" if that is not known.
 	destination func(topic string) string
+	budget      *budget
 
 	mu      sync.Mutex
 	shares  [relay.Lanes]*carriedShare
@@ -134,9 +140,10 @@ type hands struct {
 	to      map[string]*carriedDestination // those that are known
 	stopped map[string]bool                // topics that are paused, or held for a recovery
 	events  int                            // in hand
-	bytes   int64
-	acked   int  // acknowledgements to settle
-	closed  bool // nothing is loaded any more
+	epochs  int                            // the last that was given
+	line    []*carriedTopic                // those that have a queue, and perhaps others
+	acked   int                            // acknowledgements to settle
+	closed  bool                           // nothing is loaded any more
 	// final is the id up to which the last look has shown all events that will ever be.
 	final int64
 
@@ -144,7 +151,8 @@ type hands struct {
 	// lost is how many topics are lost. It is read without the lock, before every request.
 	lost atomic.Int32
 
-	wakeLoader  chan struct{} // there is room, or a share to read
+	wakeReader  chan struct{} // there is room, or a share to read
+	wakeLoader  chan struct{} // there may be contents to load, and room for them in the budget
 	wakeSettler chan struct{} // there is something to settle
 	wakeSteward chan struct{} // a lane or a share may be ready to leave
 	wakeDropper chan struct{} // a topic is to be dropped
@@ -152,19 +160,20 @@ type hands struct {
 	told func(topic, cause string)
 }
 
-func newHands(keeps, destination func(topic string) string, told func(topic, cause string)) *hands {
+func newHands(keeps, destination func(topic string) string, b *budget, told func(topic, cause string)) *hands {
 	token := func() chan struct{} { return make(chan struct{}, 1) }
 	return &hands{
-		keeps: keeps, destination: destination, told: told,
+		keeps: keeps, destination: destination, budget: b, told: told,
 		topics: make(map[string]*carriedTopic), to: make(map[string]*carriedDestination), reads: make(map[*read]bool),
-		wakeLoader: token(), wakeSettler: token(), wakeSteward: token(), wakeDropper: token(),
+		wakeReader: token(), wakeLoader: token(), wakeSettler: token(), wakeSteward: token(), wakeDropper: token(),
 	}
 }
 
 func (h *hands) topic(name string) *carriedTopic {
 	t := h.topics[name]
 	if t == nil {
-		t = &carriedTopic{hand: make(map[relay.Ref]carriedEvent), lanes: make(map[int16]*carriedLane), to: h.toOf(name)}
+		h.epochs++
+		t = &carriedTopic{hand: make(map[relay.Ref]carriedEvent), lanes: make(map[int16]*carriedLane), to: h.toOf(name), name: name, epoch: h.epochs}
 		h.topics[name] = t
 	}
 	return t
@@ -194,16 +203,14 @@ func (h *hands) tidy(name string) {
 
 // take adds an event to those in hand, if there is room for it. The topic's share has to be held.
 func (h *hands) take(e relay.Narrow, born time.Time) bool {
-	t, ref, bytes := h.topic(e.Topic), e.Ref, e.Bytes
-	if !h.hasRoom(t, bytes) {
+	t, ref := h.topic(e.Topic), e.Ref
+	if !h.hasRoom(t) {
 		return false
 	}
-	t.hand[ref] = carriedEvent{place: e.Place, bytes: bytes, born: born}
+	t.hand[ref] = carriedEvent{place: e.Place, born: born}
 	t.count[ref.Lane]++
 	t.to.events++
-	t.to.bytes += bytes
 	h.events++
-	h.bytes += bytes
 	if s := h.shares[ref.Lane]; s != nil {
 		s.count++
 	}
@@ -216,12 +223,15 @@ func (h *hands) forget(t *carriedTopic, ref relay.Ref) {
 	if !ok {
 		return
 	}
+	h.free(t, &e)
 	delete(t.hand, ref)
 	t.count[ref.Lane]--
 	t.to.events--
-	t.to.bytes -= e.bytes
 	h.events--
-	h.bytes -= e.bytes
+	if len(t.hand) == 0 && t.allowance != nil {
+		t.allowance.leave()
+		t.allowance = nil
+	}
 	s := h.shares[ref.Lane]
 	if s != nil {
 		s.count--
@@ -229,33 +239,34 @@ func (h *hands) forget(t *carriedTopic, ref relay.Ref) {
 	if l := t.lanes[ref.Lane]; t.count[ref.Lane] == 0 && l != nil && l.mode == leaving || s != nil && s.leaving && s.count == 0 {
 		signal(h.wakeSteward)
 	}
-	signal(h.wakeLoader)
+	signal(h.wakeReader)
 }
 
-// hasRoom reports whether a topic may have one more event in hand. An event that is larger than the
-// bound may come alone.
-func (h *hands) hasRoom(t *carriedTopic, bytes int64) bool {
-	free, freeBytes := carryEvents-h.events, int64(carryBytes)-h.bytes
-	if h.events == 0 {
-		return true
+// free gives back what an event has cost, because its content is not needed any more.
+func (h *hands) free(t *carriedTopic, e *carriedEvent) {
+	if e.cost > 0 {
+		t.allowance.give(e.cost)
+		e.cost = 0
 	}
-	return free > 0 && t.to.events < carryOne*free && bytes <= freeBytes && (t.to.events == 0 || t.to.bytes+bytes <= carryOne*freeBytes)
+}
+
+// hasRoom reports whether a topic may have one more event in hand.
+func (h *hands) hasRoom(t *carriedTopic) bool {
+	free := carryEvents - h.events
+	return free > 0 && t.to.events < carryOne*free
 }
 
 // allowance is how many events of a topic are to be read now; 0 if it is not worth a read. unsent is how many
 // events the sender has to send.
 func (h *hands) allowance(t *carriedTopic, unsent int) int {
-	free, freeBytes := carryEvents-h.events, int64(carryBytes)-h.bytes
+	free := carryEvents - h.events
 	// Each event that is taken leaves less room: see hasRoom.
 	n := min(free, (carryOne*free-t.to.events+carryOne)/(carryOne+1))
 	least := carryLeast
 	if unsent >= carryUnsent {
 		least = carryPortion
 	}
-	switch {
-	case n <= 0, freeBytes <= 0, h.events > 0 && t.to.bytes > 0 && t.to.bytes >= carryOne*freeBytes:
-		return 0
-	case n < least && t.to.events > free:
+	if n <= 0 || n < least && t.to.events > free {
 		return 0
 	}
 	return n
@@ -310,30 +321,126 @@ func (h *hands) putBack(topic string, ref relay.Ref, final int64) {
 	case l.mode == backlog && after <= l.after:
 		l.after, l.seen = after, 0
 	}
-	signal(h.wakeLoader)
+	signal(h.wakeReader)
 }
 
-// canAdd returns those of some loaded events that are still to be sent, which are of one topic.
-func (h *hands) canAdd(topic string, events []relay.Event) []relay.Event {
+// ---- loading
+
+// load is what is loaded at once.
+type load struct {
+	events []relay.Narrow
+	epochs map[string]int // of its topics
+}
+
+// enqueue notes that the contents of events that were taken are to be loaded.
+func (h *hands) enqueue(taken []relay.Narrow) {
+	for _, e := range taken {
+		t := h.topics[e.Topic]
+		if t == nil || t.dropping != 0 {
+			continue // it leaves because of a later event of the same read
+		}
+		if !t.isInLine {
+			t.isInLine = true
+			h.line = append(h.line, t)
+		}
+		if t.allowance == nil {
+			// One bound for all topics of a destination: it may hang.
+			t.allowance = h.budget.join(cmp.Or(h.destination(e.Topic), e.Topic))
+		}
+		t.queue = append(t.queue, e)
+	}
+	if len(taken) > 0 {
+		signal(h.wakeLoader)
+	}
+}
+
+// toLoad returns the events whose contents are to be loaded next, which have taken their cost of the budget.
+// Topics take turns. If the budget has no room, wakeLoader gets a token as soon as it has.
+func (h *hands) toLoad() load {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l, bytes := load{epochs: make(map[string]int)}, int64(0)
+	var waiting, next []*carriedTopic
+	for i, t := range h.line {
+		if len(l.events) >= contentEvents || bytes >= contentBytes {
+			waiting = append(waiting, h.line[i:]...)
+			break
+		}
+		if len(t.queue) == 0 {
+			t.isInLine = false
+			continue
+		}
+		n := t.allowance.poll(portionOf(t.queue, contentEvents-len(l.events), contentBytes-bytes), h.wakeLoader)
+		for _, e := range t.queue[:n] {
+			c := t.hand[e.Ref]
+			c.cost = cost(relay.Event{Bytes: e.Bytes})
+			t.hand[e.Ref] = c
+			bytes += e.Bytes
+		}
+		if n == 0 {
+			waiting = append(waiting, t)
+			continue
+		}
+		l.events, l.epochs[t.name] = append(l.events, t.queue[:n]...), t.epoch
+		t.loading = append(t.loading, t.queue[:n]...)
+		clear(t.queue[:n]) // their contents, if they came along
+		t.queue = t.queue[n:]
+		next = append(next, t)
+	}
+	h.line = slices.Concat(waiting, next)
+	return l
+}
+
+// portionOf returns the costs of the first events, so many at most, and of so many bytes, but of one at least.
+func portionOf(queue []relay.Narrow, most int, mostBytes int64) (costs []int64) {
+	bytes := int64(0)
+	for _, e := range queue {
+		if bytes += e.Bytes; len(costs) > 0 && (len(costs) >= most || bytes > mostBytes) {
+			break
+		}
+		costs = append(costs, cost(relay.Event{Bytes: e.Bytes}))
+	}
+	return costs
+}
+
+// canAdd returns those of some loaded events that are still to be sent. They are all events of one topic in a
+// load.
+func (h *hands) canAdd(topic string, epoch int, events []relay.Event) []relay.Event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.topics[topic]
-	if t == nil || t.dropping != 0 {
-		return nil // what is in hand is forgotten when the topic is dropped
+	if t == nil || t.epoch != epoch || t.dropping != 0 {
+		return nil // what is in hand is forgotten when the topic is dropped, or was
 	}
-	return slices.DeleteFunc(events, func(e relay.Event) bool { _, is := t.hand[e.Ref]; return !is })
+	if t.loading = t.loading[len(events):]; len(t.loading) == 0 {
+		t.loading = nil
+	}
+	return events
 }
 
-// unread gives up events that were taken and could not be loaded.
-func (h *hands) unread(events []relay.Narrow) {
+// forgetLoads makes the contents that are still to be loaded be forgotten, also those that are being loaded.
+func (h *hands) forgetLoads(t *carriedTopic) {
+	h.epochs++
+	t.epoch, t.queue, t.loading = h.epochs, nil, nil
+	if t.allowance != nil {
+		t.allowance.withdraw()
+	}
+}
+
+// unread gives up all events whose contents are not loaded, because they cannot be. They are read again:
+// perhaps the database has another history.
+func (h *hands) unread() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, e := range events {
-		if t := h.topics[e.Topic]; t != nil {
-			if _, is := t.hand[e.Ref]; is {
-				h.forget(t, e.Ref)
-				h.putBack(e.Topic, e.Ref, h.final)
-			}
+	for name, t := range h.topics {
+		events := slices.Concat(t.loading, t.queue)
+		if len(events) == 0 {
+			continue
+		}
+		h.forgetLoads(t)
+		for _, e := range events {
+			h.forget(t, e.Ref)
+			h.putBack(name, e.Ref, h.final)
 		}
 	}
 }
@@ -367,6 +474,7 @@ func (h *hands) answered(topic string, outcomes []relay.Outcome) (orphans []rela
 				h.events++
 				h.shares[o.Lane].count++
 			}
+			h.free(t, &e)
 			e.answered = true
 			t.hand[o.Ref] = e
 			t.acked = append(t.acked, o.Ref)
@@ -510,6 +618,7 @@ func (h *hands) drop(t *carriedTopic) {
 		return
 	}
 	t.dropping = dropDue
+	h.forgetLoads(t)
 	signal(h.wakeDropper)
 }
 
@@ -567,7 +676,7 @@ func (h *hands) droppedAll(topic string) {
 	h.giveUp(topic, t, nil)
 	h.tidy(topic)
 	signal(h.wakeSteward)
-	signal(h.wakeLoader)
+	signal(h.wakeReader)
 	signal(h.wakeSettler)
 }
 
@@ -636,7 +745,7 @@ func (h *hands) rejoined(lanes []relay.LaneException) {
 			}
 		}
 	}
-	signal(h.wakeLoader)
+	signal(h.wakeReader)
 }
 
 // ---- shares
@@ -783,7 +892,7 @@ func (h *hands) learn(lanes []int16, exceptions []relay.LaneException) {
 	for _, lane := range lanes {
 		if s := h.shares[lane]; s != nil && !s.known {
 			s.known = true
-			signal(h.wakeLoader)
+			signal(h.wakeReader)
 		}
 	}
 }
@@ -830,7 +939,7 @@ func (h *hands) leaveShares(lanes []int16, must bool) {
 		case !leaves && s.leaving:
 			// Events that came meanwhile were not taken.
 			s.leaving, s.discovered = false, false
-			signal(h.wakeLoader)
+			signal(h.wakeReader)
 		}
 	}
 }
@@ -922,9 +1031,6 @@ func (h *hands) plan(last string, unsent int) (p readPlan) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p.room = carryEvents - h.events
-	if h.bytes >= carryBytes {
-		p.room = 0
-	}
 	for n, s := range h.shares {
 		lane := int16(n)
 		if s == nil || !s.known || s.leaving || h.closed {
@@ -1064,9 +1170,10 @@ func (h *hands) forgetHistory() {
 }
 
 // looked takes the events of a look that may be sent.
-func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) (taken []relay.Narrow) {
+func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	var taken []relay.Narrow
 	h.final = l.Final
 	if n := len(l.Events); l.More && n > 0 {
 		h.final = min(l.Final, l.Events[n-1].ID-1)
@@ -1088,14 +1195,15 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) (ta
 		}
 		taken = append(taken, n)
 	}
-	return taken
+	h.enqueue(taken)
 }
 
 // paged takes the events of pages that may be sent. A lane whose page was not full flows from then on. got
 // reports whether the pages have brought the carrier on.
-func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (taken []relay.Narrow, got bool) {
+func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (got bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	var taken []relay.Narrow
 	found := make(map[relay.TopicLane][]relay.Narrow)
 	for _, e := range pages.Events {
 		at := relay.TopicLane{Topic: e.Topic, Lane: e.Ref.Lane}
@@ -1134,7 +1242,8 @@ func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (
 		}
 		h.tidy(at.Topic)
 	}
-	return taken, got || len(taken) > 0
+	h.enqueue(taken)
+	return got || len(taken) > 0
 }
 
 // isTooLarge makes a topic leave that has an event which no destination accepts.

@@ -13,7 +13,8 @@ import (
 
 // backlogOf returns hands with one topic, of which a lane is read from the beginning.
 func backlogOf(topic string, lane int16) *hands {
-	h := newHands(func(string) string { return "" }, func(topic string) string { return topic }, func(string, string) {})
+	destination := func(topic string) string { return topic }
+	h := newHands(func(string) string { return "" }, destination, newBudget(DefaultPayloadBudget), func(string, string) {})
 	h.took(lane, time.Now())
 	h.know([]int16{lane}, nil)
 	h.shares[lane].discovered = true
@@ -36,7 +37,10 @@ func readPlanned(h *hands, p readPlan) (asked int, taken []relay.Narrow) {
 	}
 	r := h.beginRead()
 	defer h.endRead(r)
-	taken, _ = h.paged(r, p, pages, time.Now())
+	h.paged(r, p, pages, time.Now())
+	for l := h.toLoad(); len(l.events) > 0; l = h.toLoad() {
+		taken = append(taken, l.events...)
+	}
 	return len(pages.Events), taken
 }
 
@@ -88,7 +92,8 @@ func TestHands_ReadAnEventAgainThatWasPutBack(t *testing.T) {
 	last := taken[len(taken)-1]
 	lane := h.topics["orders"].lanes[3]
 	require.Equal(t, carriedLane{mode: backlog, after: last.Ref.ID - 1, seen: 1}, *lane, "it is in hand")
-	h.unread([]relay.Narrow{last})
+	h.canAdd("orders", h.topics["orders"].epoch, make([]relay.Event, len(taken)-1))
+	h.unread() // the last one
 	h.settled([]relay.TopicRefs{{Topic: "orders", Refs: refsOf(taken[:len(taken)-1])}})
 	require.True(t, h.plan("", 0).pages[0].cursor.Covers(last.Ref))
 }

@@ -17,23 +17,19 @@ const (
 	sweepShare = 10
 	// lookEvents is how many events one look finds at most.
 	lookEvents = 1000
-	// contentBytes and contentEvents bound how much is loaded at once.
-	contentBytes  = 4 << 20
-	contentEvents = loadEvents
 	// gapsMost bounds the gaps that a carrier remembers. While a transaction stays open, each insert that was
 	// rolled back leaves one. To look for a gap costs the database as much as to read a few events again, and
 	// a bound that is too small makes each look read most of the events since then.
 	gapsMost = 10_000
 )
 
-// carrierReader reads the events of the shares, and hands them to the sender. Looks, pages and the first
+// carrierReader finds the events of the shares, whose contents carrierLoader loads. Looks, pages and the first
 // search of a share run one after the other, in one goroutine. That is why no event falls between them.
 type carrierReader struct {
 	store  ReadStore
 	worker string
 	hands  *hands
-	// send hands events of a topic to the sender, and unsent is how many it has to send.
-	send   func(topic string, events []relay.Event)
+	// unsent is how many events the sender has to send.
 	unsent func() int
 	poll   time.Duration
 	log    *slog.Logger
@@ -66,7 +62,7 @@ func (r *carrierReader) run(ctx context.Context) {
 		if wait > 0 {
 			over = time.After(wait)
 		}
-		wake := r.hands.wakeLoader
+		wake := r.hands.wakeReader
 		if err != nil {
 			wake = nil
 		}
@@ -192,7 +188,7 @@ func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 		return nil
 	}
 	r.final = l.Final
-	taken := r.hands.looked(read, p, l, asked)
+	r.hands.looked(read, p, l, asked)
 	for _, e := range l.Events {
 		if e.ID > r.last.ID {
 			r.last = e.Ref
@@ -208,7 +204,7 @@ func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 	if !l.More {
 		r.lookAt = r.lookAt.Add(max(r.poll, (pollShare-1)*time.Since(asked)))
 	}
-	return r.load(ctx, taken)
+	return nil
 }
 
 // pages reads the next pending events of lanes that have a backlog.
@@ -229,81 +225,5 @@ func (r *carrierReader) pages(ctx context.Context, p readPlan) (got bool, err er
 		r.begin()
 		return true, nil
 	}
-	taken, got := r.hands.paged(read, p, pages, asked)
-	return got, r.load(ctx, taken)
-}
-
-// load reads the contents of events that were taken, as far as they did not come along, and hands them to the
-// sender.
-func (r *carrierReader) load(ctx context.Context, taken []relay.Narrow) error {
-	for len(taken) > 0 {
-		n, missing := portion(taken)
-		var contents []relay.TopicEvent
-		if len(missing) > 0 {
-			var err error
-			if contents, err = r.store.Contents(ctx, missing); err != nil {
-				r.hands.unread(taken)
-				return err
-			}
-		}
-		r.hand(taken[:n], contents)
-		taken = taken[n:]
-	}
-	return nil
-}
-
-// portion returns how many of some events are handed on together, and those of them that have to be loaded
-// before. These are within contentEvents and contentBytes, but one event may be larger.
-func portion(taken []relay.Narrow) (n int, missing []relay.Narrow) {
-	bytes := int64(0)
-	for ; n < len(taken); n++ {
-		if taken[n].Content != nil {
-			continue
-		}
-		if len(missing) == contentEvents || len(missing) > 0 && bytes+taken[n].Bytes > contentBytes {
-			break
-		}
-		missing, bytes = append(missing, taken[n]), bytes+taken[n].Bytes
-	}
-	return n, missing
-}
-
-// hand hands events to the sender, topic by topic, in the order in which they were read. contents are of
-// those that have no content. A topic with an event that cannot be sent leaves the shares.
-func (r *carrierReader) hand(asked []relay.Narrow, contents []relay.TopicEvent) {
-	found := make(map[relay.Ref]*relay.Event, len(contents))
-	for i := range contents {
-		found[contents[i].Ref] = &contents[i].Event
-	}
-	counts := make(map[string]int)
-	for _, e := range asked {
-		counts[e.Topic]++
-	}
-	events := make(map[string][]relay.Event, len(counts))
-	bad := make(map[string]*relay.PublishError)
-	var topics []string
-	for _, e := range asked {
-		if _, known := events[e.Topic]; !known {
-			topics = append(topics, e.Topic)
-			events[e.Topic] = make([]relay.Event, 0, counts[e.Topic])
-		}
-		event := e.Content
-		if event == nil {
-			event = found[e.Ref]
-		}
-		if event == nil {
-			event = &relay.Event{Ref: e.Ref}
-		}
-		events[e.Topic] = append(events[e.Topic], *event)
-		if err := unsendable(*event, nil); err != nil && bad[e.Topic] == nil {
-			bad[e.Topic] = err
-		}
-	}
-	for _, topic := range topics {
-		if why := bad[topic]; why != nil {
-			r.hands.eject(topic, why)
-		} else {
-			r.send(topic, events[topic])
-		}
-	}
+	return r.hands.paged(read, p, pages, asked), nil
 }

@@ -700,7 +700,7 @@ func (p *process) Apart(context.Context) (func(context.Context, string, []relay.
 func (w *world) start(id string, cfg Config) *process {
 	p := &process{world: w, id: id, done: make(chan struct{})}
 	cfg.Metrics, cfg.PollEvery = noMetrics{}, 20*time.Millisecond
-	p.acts = &Activities{cfg: cfg, ledger: newLedger(p), receipts: newReceipts(nil, noMetrics{})}
+	p.acts = &Activities{cfg: cfg, ledger: newLedger(p), receipts: newReceipts(nil, noMetrics{}), budget: newBudget(cmp.Or(cfg.PayloadBudget, DefaultPayloadBudget))}
 	p.carrier = newCarrier(p.acts, carrierConfig{
 		worker: id, name: id, shares: p, reads: p, sender: p, log: slog.New(slog.DiscardHandler),
 	})

@@ -21,7 +21,7 @@ const reference = "../../docs/configuration.md"
 // memoryReference describes what bounds the worker's memory.
 const memoryReference = `## Memory
 
-All batches of a worker share ` + "`OUTBOX_PAYLOAD_BUDGET`" + `. An event counts three times its size, from before the worker loads its payload until its
+All batches and shares of a worker have one budget, ` + "`OUTBOX_PAYLOAD_BUDGET`" + `. An event counts three times its size, from before the worker loads its payload until its
 destination has answered: the payload, the request with it, and the buffers that it passes. A topic may hold three quarters of the budget if it is
 alone, and an equal part beside others. So a destination that hangs leaves a part for other topics. The budget is exceeded by one event at
 most. A larger budget lets more large payloads be under way at once: with round trips of 15 ms to AWS and payloads of 200 KiB, each MiB of the
