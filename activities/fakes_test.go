@@ -93,6 +93,7 @@ type batchFake struct {
 	filled    int64 // bytes of contents
 	open      int   // most events in hand at a load
 	readAt    time.Time
+	reserved  func(published int) bool // reports whether an operation waits for a lane; nil: none does
 
 	settleErr  func() error
 	loadErr    func(n int) error
@@ -160,7 +161,7 @@ func (s *batchFake) Page(_ context.Context, l relay.Lease, inHand []relay.Ref, e
 			return relay.Page{}, err
 		}
 	}
-	page := relay.Page{At: s.readAt}
+	page := relay.Page{At: s.readAt, Reserved: s.reserved != nil && s.reserved(len(s.settled))}
 	perLane := max(1, events/len(l.LowID))
 	keys := map[string]bool{}
 	for _, lane := range slices.Sorted(maps.Keys(l.LowID)) {

@@ -75,6 +75,9 @@ func (l *loader) load(ctx context.Context, events chan<- []relay.Event) error {
 		if len(page.Events) > 0 {
 			lastCame = time.Now()
 		}
+		if l.ofRelay && page.Reserved {
+			return nil // the operation goes on when the batch has given the lanes back
+		}
 		if !page.More {
 			if time.Since(lastCame) >= l.stay {
 				return nil

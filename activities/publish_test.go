@@ -99,6 +99,26 @@ func TestAttempt_StaysOnItsLanesForEventsThatComeNext(t *testing.T) {
 	require.Equal(t, map[int16]int64{1: 51}, e.store.released)
 }
 
+func TestAttempt_GivesItsLanesToAnOperationWhileEventsGoOnComing(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(3, 1)
+	came := 3
+	e.publisher.before = func(context.Context, int, relay.PublishRequest) {
+		came++
+		e.store.mu.Lock()
+		defer e.store.mu.Unlock()
+		e.store.pending = append(e.store.pending, relay.Event{Ref: relay.Ref{ID: int64(came), Lane: 1}, EventID: "e", Payload: "x"})
+	}
+	e.store.reserved = func(published int) bool { return published >= 20 }
+	began := time.Now()
+	_, err := e.ExecuteActivity(e.PublishBatch, PublishRequest{
+		Batch: relay.Batch{Topic: "orders", Lanes: []int16{1}}, For: 30 * time.Second, Stay: 10 * time.Second,
+	})
+	require.NoError(t, err)
+	require.Less(t, time.Since(began), 10*time.Second, "it does not wait for its end")
+	require.Contains(t, e.store.released, int16(1))
+}
+
 func TestAttempt_SendsAnEventThatCommitsLateBeforeLaterOnesOfItsKey(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(3*loadEvents, 1)

@@ -24,18 +24,20 @@ import (
 // first row.
 //
 // One row comes before the page, even before an empty page: the number of lanes that the attempt
-// holds, because after a failover the database may not have its lease; and the rounds, in the same
-// snapshot as the page (see rounds). Without a round, the row says that no round ends. As a join,
-// this row took a third of the statement's time, and so did an ORDER BY around both parts.
-// PostgreSQL returns the parts one after the other, and page checks that.
+// holds, because after a failover the database may not have its lease; the rounds, in the same
+// snapshot as the page (see rounds); and whether an operation has reserved a lane. Without a round,
+// the row says that no round ends. As a join, this row took a third of the statement's time, and so
+// did an ORDER BY around both parts. PostgreSQL returns the parts one after the other, and page
+// checks that.
 const pageSQL = `
 SELECT (SELECT count(*)::int FROM outbox.lane WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND holder = $12) AS held,
        clock_timestamp() AS read_at, coalesce(round.number, 9223372036854775807), coalesce(round.ended, -1),
        NULL::smallint AS lane, NULL::bigint AS id, NULL::bigint AS replay, NULL::timestamptz AS created_at,
-       NULL::bigint AS bytes, NULL::bigint AS found
+       NULL::bigint AS bytes, NULL::bigint AS found,
+       EXISTS (SELECT FROM outbox.lane WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND reserved_until >= now()) AS reserved
 FROM (VALUES (true)) AS one LEFT JOIN outbox.round ON true
 UNION ALL (
-SELECT NULL, NULL, NULL, NULL, lane, id, replay, created_at, bytes, found
+SELECT NULL, NULL, NULL, NULL, lane, id, replay, created_at, bytes, found, NULL
 FROM (
     SELECT p.*, count(*) OVER () AS found,
            sum(p.bytes) OVER (ORDER BY p.turn, p.lane ROWS UNBOUNDED PRECEDING) - p.bytes AS bytes_before
@@ -124,13 +126,13 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	defer rows.Close()
 	var held, found int
 	if rows.Next() {
-		err = rows.Scan(&held, &page.At, &page.Round, &page.Ended, nil, nil, nil, nil, nil, nil)
+		err = rows.Scan(&held, &page.At, &page.Round, &page.Ended, nil, nil, nil, nil, nil, nil, &page.Reserved)
 	}
 	got, last := make(map[int16]int, len(lanes)), make(map[int16]int64, len(lanes))
 	var e relay.Event
 	var created pgtype.Timestamptz
 	for err == nil && rows.Next() {
-		err = rows.Scan(nil, nil, nil, nil, &e.Lane, &e.ID, &e.Replay, &created, &e.Bytes, &found)
+		err = rows.Scan(nil, nil, nil, nil, &e.Lane, &e.ID, &e.Replay, &created, &e.Bytes, &found, nil)
 		if err == nil && e.ID < last[e.Lane] {
 			err = errors.New("the events of a lane came out of order")
 		}

@@ -178,3 +178,20 @@ func TestFill_LoadsTheContentsOfAPageInPortions(t *testing.T) {
 	require.Equal(t, whole.Events, page.Events)
 	require.NotEmpty(t, page.Events[9].Payload)
 }
+
+func TestPage_TellsThatAnOperationWaitsForALane(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "one", 5)
+	_, lease := o.claimOne()
+	page, err := o.Page(t.Context(), lease, nil, 10)
+	require.NoError(t, err)
+	require.False(t, page.Reserved)
+	for lane := range lease.LowID {
+		require.NoError(t, o.Reserve(t.Context(), "orders", []int16{lane}, time.Minute))
+	}
+	for _, inHand := range [][]relay.Ref{nil, refs(page.Events)} { // also if there is nothing to read
+		page, err := o.Page(t.Context(), lease, inHand, 10)
+		require.NoError(t, err)
+		require.True(t, page.Reserved)
+	}
+}

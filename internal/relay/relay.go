@@ -168,6 +168,8 @@ type Page struct {
 	Events []Event
 	// More is true if the lanes may hold more than this page.
 	More bool
+	// Reserved is true if an operation waits for one of the lanes.
+	Reserved bool
 	// At is when it was read, by the clock that events are dated by, if it has events.
 	At time.Time
 	// Round is the round of a mark that is noted from this page, and Ended the last round
