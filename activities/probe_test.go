@@ -176,6 +176,44 @@ func TestRecovery_ReleasesNoLaneBehindEventsThatItOnlyProbed(t *testing.T) {
 	require.Equal(t, map[int16]int64{7: 251}, e.store.released)
 }
 
+// Lane 2 has its first events after the page was read, and the probe may have left out events before these.
+func TestRecovery_RaisesNoLowWatermarkOfItsLanesByProbes(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(20, 1)
+	e.publisher.answer = func(n int, ev relay.Event) *relay.PublishError {
+		if ev.Lane == 2 {
+			return nil
+		}
+		if ev.ID == 1 {
+			e.store.mu.Lock()
+			defer e.store.mu.Unlock()
+			e.store.pending = append(e.store.pending, relay.Event{Ref: relay.Ref{ID: 9000, Lane: 2}, EventID: "e"})
+		}
+		return &relay.PublishError{Code: "InternalError", Message: "again"}
+	}
+	ended := e.recovering(t, 1, 1, 2)
+	require.NoError(t, ended[0], "the destination works")
+	require.Equal(t, []relay.Ref{{ID: 9000, Lane: 2}}, e.publisher.sent)
+	require.Equal(t, map[int16]int64{1: 1, 2: 0}, e.store.released)
+}
+
+func TestRecovery_ProbesAgainFromAPortionThatWasNotSentToItsEnd(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(3000, 1)
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.ID > 400 {
+			return &relay.PublishError{Code: "Timeout", Class: relay.ClassRetry, Whole: true}
+		}
+		return ambiguousPoison()
+	}
+	e.recovering(t, 1, 1)
+	portion := relay.Probe{After: 350, Events: probeEvents}
+	require.Equal(t, []relay.Probe{{Events: probeEvents}, portion}, e.store.probes, "nothing is asked behind a refusal of all")
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return ambiguousPoison() }
+	e.recovering(t, 1, 1)
+	require.Equal(t, portion, e.store.probes[2])
+}
+
 func TestRecovery_AsksForFirstEventsOfKeysWhereOrderCounts(t *testing.T) {
 	e := newEnv(t)
 	e.publisher.ordered = true
