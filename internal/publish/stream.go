@@ -306,16 +306,16 @@ func (s *stream) changed(o *outlet) {
 
 // report reports outcomes, or how far the dropping of a topic is.
 func (s *stream) report(n notice) {
-	switch {
-	case n.kind == hasOutcomes:
+	switch n.kind {
+	case hasOutcomes:
 		s.Report(n.topic, n.outcomes)
-	case n.kind == isSilent:
+	case isSilent:
 		s.Silent(n.topic)
-	case n.kind == isDropping:
+	case isDropping:
 		if s.Dropping != nil {
 			s.Dropping(n.topic, n.inFlight)
 		}
-	default:
+	case isDropped:
 		s.inbox.dropped(n.topic)
 		if s.Dropped != nil {
 			s.Dropped(n.topic)
