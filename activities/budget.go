@@ -195,13 +195,22 @@ func (b *budget) add(a *allowance, cost int64) {
 	}
 }
 
-// serve grants what may be granted now to those that wait. None overtakes another of its topic.
+// serve grants what may be granted now to those that wait. None overtakes another of its topic. It runs for
+// each event that has its outcome, and a thousand topics may wait: so it looks at each applicant once, and at
+// none while the budget is overdrawn.
 func (b *budget) serve() {
+	if len(b.waiting) == 0 || b.held > b.total {
+		return
+	}
 	left := b.waiting[:0]
-	for _, w := range b.waiting {
-		isNext := !slices.ContainsFunc(left, func(earlier *applicant) bool { return earlier.topic == w.topic })
+	behind := make(map[string]bool) // topics of which an earlier applicant waits
+	for i, w := range b.waiting {
+		if b.held > b.total {
+			left = append(left, b.waiting[i:]...)
+			break
+		}
 		n := 0
-		if isNext {
+		if !behind[w.topic] {
 			n = b.grant(w)
 		}
 		if n > 0 {
@@ -210,7 +219,7 @@ func (b *budget) serve() {
 				signal(w.wake)
 			}
 		} else {
-			left = append(left, w)
+			left, behind[w.topic] = append(left, w), true
 		}
 	}
 	clear(b.waiting[len(left):])
