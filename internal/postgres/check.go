@@ -50,6 +50,7 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('table', 'receipt_topic', 'SELECT'), ('table', 'receipt_topic', 'INSERT'), ('table', 'receipt_topic', 'UPDATE'), ('table', 'receipt_topic', 'DELETE'),
     ('function', 'make_receipt_partition(date)', 'EXECUTE'), ('function', 'drop_receipt_partition(date)', 'EXECUTE'),
     ('table', 'share', 'SELECT'), ('table', 'share', 'UPDATE'), ('column', 'lane.apart', 'UPDATE'),
+    ('table', 'dated', 'SELECT'), ('table', 'dated', 'DELETE'),
     ('table', 'worker', 'SELECT'), ('table', 'worker', 'INSERT'), ('table', 'worker', 'UPDATE'), ('table', 'worker', 'DELETE'),
     ('function', 'share_is_free(smallint)', 'EXECUTE'),
     ('column', 'operation.workflow_id', 'UPDATE'), ('column', 'operation.done', 'UPDATE'), ('column', 'operation.holder', 'UPDATE'),

@@ -3,10 +3,12 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
@@ -36,6 +38,35 @@ func TestSecurity_RowsThatMayBeHiddenAreNamedWithTheRemedy(t *testing.T) {
 		o.exec(`ALTER TABLE outbox.` + table + ` DISABLE ROW LEVEL SECURITY`)
 	}
 	require.NoError(t, s.Check(t.Context()))
+}
+
+func TestRights_NameEachRightOnATableThatTheRoleLacks(t *testing.T) {
+	o := open(t)
+	s := o.asRelay()
+	require.NoError(t, s.Rights(t.Context()))
+	rows, err := o.db.Query(t.Context(), `
+		SELECT g.privilege_type || ' ON outbox.' || g.table_name FROM information_schema.role_table_grants g
+		JOIN pg_class c ON c.relnamespace = 'outbox'::regnamespace AND c.relname = g.table_name AND c.relkind IN ('r', 'p')
+		WHERE g.grantee = 'outbox_relay' AND g.table_schema = 'outbox'
+		  AND (g.table_name, g.privilege_type) <> ('topic', 'DELETE') -- no statement needs it
+		ORDER BY 1`)
+	require.NoError(t, err)
+	granted, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.Contains(t, granted, "SELECT ON outbox.dated")
+	for _, right := range granted {
+		o.exec(`REVOKE ` + right + ` FROM outbox_relay`)
+		assert.ErrorContains(t, s.Rights(t.Context()), strings.Replace(right, "ON outbox.", "", 1), "%s: the worker would start and fail later", right)
+		o.exec(`GRANT ` + right + ` TO outbox_relay`)
+	}
+	require.NoError(t, s.Rights(t.Context()))
+}
+
+func TestRights_OfAnOlderOutboxNameTheTablesThatItLacks(t *testing.T) {
+	o := open(t)
+	s := o.asRelay()
+	o.exec(`DROP TABLE outbox.dated`)
+	require.ErrorContains(t, s.Rights(t.Context()), "has no dated: run")
 }
 
 func TestSecurity_APolicyThatShowsTheRoleAllRowsHidesNothing(t *testing.T) {
