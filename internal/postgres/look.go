@@ -75,15 +75,29 @@ const pendingOfFound = `LEFT JOIN LATERAL (
     LIMIT 1) pending ON true`
 
 // forgetDatedSQL deletes rows that no look asks for any more: their ids are final, and a worker that has not
-// looked for a day holds no share.
+// looked for a day holds no share. It deletes some at a time, because a producer may have written millions of
+// old events, and begins with the lowest ids, which were inserted first: so it reads no others.
 const forgetDatedSQL = `
-DELETE FROM outbox.dated WHERE inserted_at < now() - interval '1 day' AND id <= (SELECT coalesce(max(final_id), 0) FROM outbox.round)`
+DELETE FROM outbox.dated WHERE ctid = ANY (ARRAY(
+    SELECT first.ctid
+    FROM (SELECT ctid, inserted_at FROM outbox.dated
+          WHERE id <= (SELECT coalesce(max(final_id), 0) FROM outbox.round)
+          ORDER BY id LIMIT $1) first
+    WHERE first.inserted_at < now() - interval '1 day'))`
+
+// forgetAtOnce is how many rows one statement of forgetDated deletes.
+const forgetAtOnce = 10_000
 
 func (s *Store) forgetDated(ctx context.Context) error {
-	if _, err := s.pool.Exec(ctx, forgetDatedSQL); err != nil {
-		return fmt.Errorf("forget events that were dated otherwise: %w", err)
+	for {
+		tag, err := s.pool.Exec(ctx, forgetDatedSQL, forgetAtOnce)
+		switch {
+		case err != nil:
+			return fmt.Errorf("forget events that were dated otherwise: %w", err)
+		case tag.RowsAffected() < forgetAtOnce:
+			return nil
+		}
 	}
-	return nil
 }
 
 // Events that are dated within lookWithin of their insert are read by their ids. A statement whose bounds

@@ -137,6 +137,21 @@ func TestLook_ForgetsDatedEventsThatNoLookAsksFor(t *testing.T) {
 	require.Equal(t, "2,3", query[string](o, `SELECT string_agg(id::text, ',' ORDER BY id) FROM outbox.dated`))
 }
 
+// A producer may have imported millions of old events.
+func TestLook_ForgetsManyDatedEventsInSmallParts(t *testing.T) {
+	o := open(t)
+	o.exec(`INSERT INTO outbox.dated (id, created_at, topic, lane, inserted_at)
+	        SELECT n, now() - interval '9 days', 'orders', 1, now() - interval '2 days' FROM generate_series(1, $1) n`, 2*forgetAtOnce+7)
+	o.exec(`INSERT INTO outbox.dated (id, created_at, topic, lane, inserted_at) VALUES (1000000, now() - interval '9 days', 'orders', 1, now())`)
+	o.exec(`UPDATE outbox.round SET final_id = 2000000`)
+	o.exec(`CREATE TABLE deleted (rows bigint)`)
+	o.exec(`CREATE FUNCTION note_deleted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO deleted SELECT count(*) FROM gone; RETURN NULL; END'`)
+	o.exec(`CREATE TRIGGER note_deleted AFTER DELETE ON outbox.dated REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note_deleted()`)
+	require.NoError(t, o.forgetDated(t.Context()))
+	require.Equal(t, "1000000", query[string](o, `SELECT string_agg(id::text, ',') FROM outbox.dated`))
+	require.Equal(t, forgetAtOnce, query[int](o, `SELECT max(rows) FROM deleted`))
+}
+
 // An id that is not of a pending event in the worker's lanes is seen, too: it is no gap.
 func TestLook_SaysOnlyTheIDOfAnEventThatIsNotForTheWorker(t *testing.T) {
 	o := open(t)
