@@ -66,6 +66,13 @@ func live(t *testing.T, seed uint64, h happenings) {
 		policies[topics[0]] = TopicPolicy{MaxPerSecond: 50}
 	}
 	cfg := Config{Topics: policies}
+	if w.chance(0.5) { // some events are larger than the whole budget
+		w.large, cfg.PayloadBudget = 100<<10, 100<<10
+	}
+	if w.chance(0.5) { // all topics have one destination
+		cfg.Publisher = queues{}
+	}
+	w.along = 0.5
 	topic := func() string { // one has most of the traffic
 		if w.chance(0.5) {
 			return topics[len(topics)-1]
@@ -249,6 +256,9 @@ func live(t *testing.T, seed uint64, h happenings) {
 		}
 		return text
 	})
+	w.must(w.waitFor(time.Minute, func() bool {
+		return !slices.ContainsFunc(alive, func(p *process) bool { return p.holdsPayloads() })
+	}), func() string { return "a worker without events holds a part of its budget" })
 	calm := !h.deaths && !h.freezes && !h.replaced && !h.hangs
 	w.must(!calm || w.repeats == 0, func() string { return fmt.Sprint("events were sent again for no reason: ", w.repeats) })
 	w.must(w.waitFor(time.Minute, w.isEven), func() string { return fmt.Sprint("the shares are not even: ", w.shares) })

@@ -49,6 +49,8 @@ type world struct {
 	replaced time.Time // when the database was replaced by an earlier state
 	history  int
 	lookMost int
+	large    int64                        // events have up to so many bytes; 0: all are small
+	along    float64                      // share of pages whose small events come with their contents
 	inHand   map[string]map[*message]bool // by worker: sent and not settled
 	handMost int
 	calls    map[string]int
@@ -165,6 +167,14 @@ func laneOf(topic, key string) (lane int16) {
 }
 
 // begin draws ids for events of some keys.
+// size is that of the next event. Few are large.
+func (w *world) size() int64 {
+	if w.large > 0 && w.rng.IntN(10) == 0 {
+		return 1 + w.rng.Int64N(w.large)
+	}
+	return 100
+}
+
 func (w *world) begin(topic string, keys ...string) *write {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -173,7 +183,7 @@ func (w *world) begin(topic string, keys ...string) *write {
 		w.nextID++
 		lane := laneOf(topic, key)
 		tx.messages = append(tx.messages, &message{
-			Ref: relay.Ref{ID: w.nextID, Lane: lane, At: time.Now().UnixMicro()}, topic: topic, key: topic + "/" + key, bytes: 100,
+			Ref: relay.Ref{ID: w.nextID, Lane: lane, At: time.Now().UnixMicro()}, topic: topic, key: topic + "/" + key, bytes: w.size(),
 		})
 	}
 	w.opened[tx] = true
@@ -627,6 +637,7 @@ func (p *process) Discover(ctx context.Context, worker string, lanes []int16) (d
 func (p *process) Pages(ctx context.Context, worker string, lanes []relay.LaneCursor, _ int) (pages relay.Pages, err error) {
 	err = p.call(ctx, "Pages", func() error {
 		pages = relay.Pages{Final: p.final, At: time.Now()}
+		along := p.along > 0 && p.rng.Float64() < p.along
 		for _, c := range lanes {
 			if len(p.heldBy(worker, []int16{c.Lane})) == 0 {
 				continue
@@ -637,7 +648,11 @@ func (p *process) Pages(ctx context.Context, worker string, lanes []relay.LaneCu
 				if !c.Covers(m.Ref) {
 					continue
 				}
-				pages.Events = append(pages.Events, relay.Narrow{Topic: m.topic, Ref: m.Ref, CreatedAt: time.UnixMicro(m.At), Bytes: m.bytes})
+				e := relay.Narrow{Topic: m.topic, Ref: m.Ref, CreatedAt: time.UnixMicro(m.At), Bytes: m.bytes}
+				if along && m.bytes <= relay.AlongBytes {
+					e.Content = &relay.Event{Ref: m.Ref, EventID: "e", Key: m.key, Bytes: m.bytes}
+				}
+				pages.Events = append(pages.Events, e)
 				if n++; n == c.Most {
 					pages.Full = append(pages.Full, c.TopicLane)
 					break
@@ -695,6 +710,14 @@ func (p *process) Apart(context.Context) (func(context.Context, string, []relay.
 }
 
 // ---- processes
+
+// holdsPayloads reports whether something of the budget is taken, or is waited for.
+func (p *process) holdsPayloads() bool {
+	b := p.acts.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.held != 0 || b.batches > 0 || len(b.waiting) > 0
+}
 
 // start starts a worker process.
 func (w *world) start(id string, cfg Config) *process {
