@@ -65,6 +65,7 @@ const searchEvery = time.Second
 
 // mayWaitSQL reports whether a claim may find something. While workers hold all shares, only lanes that are
 // apart can be claimed, and the index of these has few entries. A share that is mixed may have other lanes.
+// Lanes that wait for an operator, a recovery or an operation do not count: they may wait for days.
 const mayWaitSQL = `
 SELECT (SELECT count(*) FROM outbox.share WHERE leased_until >= now() - $1::interval AND NOT mixed) < $2
        OR EXISTS (
@@ -73,7 +74,9 @@ SELECT (SELECT count(*) FROM outbox.share WHERE leased_until >= now() - $1::inte
                SELECT FROM outbox.pending p
                WHERE p.topic = l.topic AND p.lane = l.lane AND p.id >= l.low_id
                ORDER BY p.id LIMIT 1) first
-           WHERE l.apart AND (l.leased_until IS NULL OR l.leased_until < now()))
+           WHERE l.apart AND (l.leased_until IS NULL OR l.leased_until < now())
+             AND (l.reserved_until IS NULL OR l.reserved_until < now())
+             AND l.topic NOT IN (` + stoppedTopics + `))
        OR ` + filtered
 
 // mayWait reports whether to search for waiting lanes, which reads each lane of each topic. A worker that

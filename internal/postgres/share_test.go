@@ -377,6 +377,17 @@ func TestClaim_SearchesFewLanesWhileWorkersHoldAllShares(t *testing.T) {
 	lane := relay.TopicLane{Topic: "orders", Lane: query[int16](o, `SELECT min(lane) FROM outbox.pending`)}
 	c.setApart("refused", lane)
 	require.True(t, may())
+	for name, stop := range map[string]string{
+		"an operator":  `INSERT INTO outbox.topic (topic, paused_at, paused_by) VALUES ('orders', now(), 'ada')`,
+		"a recovery":   `INSERT INTO outbox.topic (topic, recovery_paused_until) VALUES ('orders', now() + interval '1 minute')`,
+		"an operation": `UPDATE outbox.lane SET reserved_until = now() + interval '1 minute' WHERE apart`,
+	} {
+		o.exec(stop)
+		require.False(t, may(), "it waits for %s, perhaps for days", name)
+		o.exec(`DELETE FROM outbox.topic`)
+		o.exec(`UPDATE outbox.lane SET reserved_until = NULL WHERE apart`)
+		require.True(t, may(), name)
+	}
 	require.Len(t, claimed(), 1)
 	require.False(t, may(), "it is leased")
 	o.exec(`UPDATE outbox.share SET leased_until = now() - interval '1 minute' WHERE lane <> $1`, lane.Lane)
