@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
@@ -299,4 +301,47 @@ func (w *world) isEven() bool {
 		}
 	}
 	return len(shares) > 0
+}
+
+// bury makes an event a dead letter, like a batch whose destination refuses it.
+func (w *world) bury(m *message) {
+	delete(w.pending, m.Ref)
+	w.dead[m.Ref] = m
+	m.dead = true
+}
+
+// A batch that has read the page goes on with it after the failover.
+func TestWorld_LetsEventsPassARefusalThatAFailoverHasLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		refused, read := w.write("orders", "key"), w.write("orders", "key")
+		earlier := w.remember()
+		w.do(func() { w.bury(refused) })
+		w.replace(earlier)
+		w.do(func() { w.arrives(read) })
+		w.ok(t)
+
+		later := w.write("orders", "key")
+		w.do(func() {
+			w.arrives(later)
+			require.Len(t, w.problems, 1, "it was written afterwards, so the refused event was read before it")
+		})
+	})
+}
+
+func TestWorld_RedrivesInALaneWhoseClaimWasNotRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		m := w.write("orders", "key")
+		at := relay.TopicLane{Topic: m.topic, Lane: m.Lane}
+		w.do(func() {
+			w.bury(m)
+			w.shares[m.Lane] = shareRow{"worker", time.Now().Add(time.Hour)}
+			w.lanes[at] = laneRow{claim: "of a process that is gone", until: time.Now().Add(timing.ClaimLease)}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*timing.ClaimLease)
+		defer cancel()
+		w.redrive(ctx, at)
+		w.do(func() { require.Contains(t, w.pending, m.Ref) })
+	})
 }

@@ -101,6 +101,7 @@ type message struct {
 	bytes      int64
 	number     int // in its key
 	dead       bool
+	passed     int  // events of its key with a lower number need not wait for it
 	lost       bool // with a history of the database
 }
 
@@ -260,7 +261,12 @@ func (w *world) replace(by base) {
 	}
 	w.base = by.clone()
 	for _, m := range w.events {
-		m.dead = w.dead[m.Ref] == m
+		isDead := w.dead[m.Ref] == m
+		if m.dead && !isDead {
+			// The refusal is lost. Later events of the key may have been read since, and do not wait.
+			m.passed = len(w.writers[m.key].events)
+		}
+		m.dead = isDead
 	}
 	w.history++
 	w.replaced = time.Now()
@@ -311,7 +317,7 @@ func (w *world) arrives(m *message) {
 		if earlier == m {
 			break
 		}
-		if w.arrived[earlier] == 0 && !earlier.dead {
+		if w.arrived[earlier] == 0 && !earlier.dead && m.number >= earlier.passed {
 			w.problem("%v: event %d of key %s arrives before event %d of that key", time.Now().Format("05.000"), m.ID, m.key, earlier.ID)
 		}
 	}
@@ -1128,7 +1134,8 @@ func (w *world) redrive(ctx context.Context, at relay.TopicLane) {
 	for ctx.Err() == nil {
 		w.mu.Lock()
 		l := w.lanes[at]
-		if l.claim == "" && (l.apart || !w.live(int(at.Lane))) {
+		isFree := l.claim == "" && (l.apart || !w.live(int(at.Lane))) || l.claim != "" && l.until.Before(time.Now())
+		if isFree {
 			for ref, m := range w.dead {
 				if m.topic == at.Topic && m.Lane == at.Lane {
 					delete(w.dead, ref)
