@@ -1178,6 +1178,13 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) {
 	if n := len(l.Events); l.More && n > 0 {
 		h.final = min(l.Final, l.Events[n-1].ID-1)
 	}
+	for _, lane := range p.open {
+		if s := h.shares[lane]; s != nil && s == p.shares[lane] && !slices.Contains(l.Held, lane) {
+			// The lease has ended, or an attendance that is under way renews it: the look does not see the
+			// renewal before it commits. Later looks do not find these events again.
+			s.discovered = false
+		}
+	}
 	for _, e := range l.Events {
 		if e.Topic == "" || !e.Pending || !h.readable(p, l.Held, e.Lane) || !h.shares[e.Lane].discovered {
 			continue

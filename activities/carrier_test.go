@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -467,6 +468,43 @@ func TestCarrier_SendsALateEventOfABacklogBeforeLaterOnesOfItsKey(t *testing.T) 
 		w.commit(late)
 		w.write("orders", "key")
 		w.drained(t, 10*time.Second)
+		require.Zero(t, w.repeats)
+	})
+}
+
+// lapsing is a database whose next look with pending events sees the leases of the shares as ended: an
+// attendance that began before renews them, and commits afterwards.
+type lapsing struct {
+	ReadStore
+	armed atomic.Bool
+}
+
+func (l *lapsing) Look(ctx context.Context, ask relay.Look) (relay.Looked, error) {
+	found, err := l.ReadStore.Look(ctx, ask)
+	isPending := func(e relay.Found) bool { return e.Pending }
+	if slices.ContainsFunc(found.Events, isPending) && l.armed.CompareAndSwap(true, false) {
+		found.Held = nil
+	}
+	return found, err
+}
+
+func TestCarrier_SendsWhatALookFoundBeforeARenewalCommitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, reads := newWorld(1), &lapsing{}
+		w.prepare = func(p *process) {
+			reads.ReadStore = p.cfg.reads
+			p.cfg.reads = reads
+		}
+		w.seated(t, "a", Config{})
+		w.write("orders", "key")
+		w.drained(t, 5*time.Second)
+		reads.armed.Store(true)
+		w.write("orders", "key")
+		require.True(t, w.waitFor(5*time.Second, func() bool { return !reads.armed.Load() }))
+		next := w.write("orders", "key")
+		require.True(t, w.waitFor(5*time.Second, func() bool { return w.arrived[next] > 0 }))
+		w.ok(t)
+		w.drained(t, 5*time.Second)
 		require.Zero(t, w.repeats)
 	})
 }
