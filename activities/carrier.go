@@ -86,7 +86,7 @@ func newCarrier(a *Activities, cfg carrierConfig) *carrier {
 			c.routed[topic] = true
 		}
 	}
-	c.hands = newHands(c.keepsApart, c.destination, a.budget, func(topic, cause string) {
+	c.hands = newHands(c.keepsApart, c.destination, c.ordered, a.budget, func(topic, cause string) {
 		c.cfg.log.Info("a topic leaves the lanes that all topics share; batches of its own publish it until it comes back",
 			"topic", topic, "cause", printable.Cut(printable.Text(cause), maxFailureText))
 	})
@@ -113,6 +113,11 @@ func (c *carrier) destination(topic string) string {
 		return ""
 	}
 	return c.policies.Publisher.Destination(topic)
+}
+
+// ordered reports whether a topic's destination keeps the events of a key in order.
+func (c *carrier) ordered(topic string) bool {
+	return c.policies.Publisher != nil && c.policies.Publisher.Ordered(topic)
 }
 
 // run carries until ctx ends: while a seat lets it, it holds shares, reads what commits in them,

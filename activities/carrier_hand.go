@@ -3,6 +3,7 @@ package activities
 import (
 	"cmp"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -74,6 +75,9 @@ type carriedEvent struct {
 	cost     int64 // of the budget
 	born     time.Time
 	answered bool // accepted; its acknowledgement is kept until it is settled
+	// key is that of an event of an ordered topic, once keyed says that it is known.
+	key   string
+	keyed bool
 }
 
 // carriedTopic is a topic of which something is in hand, or a lane does not flow.
@@ -88,7 +92,10 @@ type carriedTopic struct {
 	epoch     int
 	name      string
 	isInLine  bool
-	allowance *allowance // of the budget; nil: nothing is in hand
+	isOrdered bool               // its destination keeps the events of a key in order
+	keys      map[string]int     // in hand and without an answer, by key, as far as it is known
+	hot       map[string]*hotKey // by key
+	allowance *allowance         // of the budget; nil: nothing is in hand
 	lanes     map[int16]*carriedLane
 	acked     []relay.Ref // to be settled
 	settling  []relay.Ref // being settled
@@ -132,7 +139,10 @@ type hands struct {
 	keeps func(topic string) string
 	// destination says where a topic goes, "" if that is not known.
 	destination func(topic string) string
-	budget      *budget
+	// ordered reports whether a topic's destination keeps the events of a key in order.
+	ordered func(topic string) bool
+	keyMost int // see keyLimit
+	budget  *budget
 
 	mu      sync.Mutex
 	shares  [relay.Lanes]*carriedShare
@@ -147,6 +157,9 @@ type hands struct {
 	// final is the id up to which the last look has shown all events that will ever be.
 	final int64
 
+	hotKeys int    // of all topics
+	turns   uint64 // reads of hot keys
+
 	reads map[*read]bool // under way
 	// lost is how many topics are lost. It is read without the lock, before every request.
 	lost atomic.Int32
@@ -160,10 +173,10 @@ type hands struct {
 	told func(topic, cause string)
 }
 
-func newHands(keeps, destination func(topic string) string, b *budget, told func(topic, cause string)) *hands {
+func newHands(keeps, destination func(topic string) string, ordered func(topic string) bool, b *budget, told func(topic, cause string)) *hands {
 	token := func() chan struct{} { return make(chan struct{}, 1) }
 	return &hands{
-		keeps: keeps, destination: destination, budget: b, told: told,
+		keeps: keeps, destination: destination, ordered: ordered, keyMost: keyMost, budget: b, told: told,
 		topics: make(map[string]*carriedTopic), to: make(map[string]*carriedDestination), reads: make(map[*read]bool),
 		wakeReader: token(), wakeLoader: token(), wakeSettler: token(), wakeSteward: token(), wakeDropper: token(),
 	}
@@ -173,7 +186,10 @@ func (h *hands) topic(name string) *carriedTopic {
 	t := h.topics[name]
 	if t == nil {
 		h.epochs++
-		t = &carriedTopic{hand: make(map[relay.Ref]carriedEvent), lanes: make(map[int16]*carriedLane), to: h.toOf(name), name: name, epoch: h.epochs}
+		t = &carriedTopic{
+			hand: make(map[relay.Ref]carriedEvent), lanes: make(map[int16]*carriedLane), to: h.toOf(name), name: name, epoch: h.epochs,
+			isOrdered: h.ordered(name),
+		}
 		h.topics[name] = t
 	}
 	return t
@@ -194,20 +210,22 @@ func (h *hands) toOf(topic string) *carriedDestination {
 
 // tidy forgets a topic of which nothing is left.
 func (h *hands) tidy(name string) {
-	if t := h.topics[name]; t != nil && len(t.hand)+len(t.lanes) == 0 && t.dropping == 0 {
+	if t := h.topics[name]; t != nil && len(t.hand)+len(t.lanes)+len(t.hot) == 0 && t.dropping == 0 {
 		delete(h.topics, name)
 	}
 }
 
 // ---- events
 
-// take adds an event to those in hand, if there is room for it. The topic's share has to be held.
-func (h *hands) take(e relay.Narrow, born time.Time) bool {
+// take adds an event to those in hand, if there is room for it. The topic's share has to be held. keyed says
+// that the event's key is known.
+func (h *hands) take(e relay.Narrow, born time.Time, key string, keyed bool) bool {
 	t, ref := h.topic(e.Topic), e.Ref
 	if !h.hasRoom(t) {
 		return false
 	}
-	t.hand[ref] = carriedEvent{place: e.Place, born: born}
+	t.hand[ref] = carriedEvent{place: e.Place, born: born, key: key, keyed: keyed}
+	t.countKey(key)
 	t.count[ref.Lane]++
 	t.to.events++
 	h.events++
@@ -225,6 +243,9 @@ func (h *hands) forget(t *carriedTopic, ref relay.Ref) {
 	}
 	h.free(t, &e)
 	delete(t.hand, ref)
+	if !e.answered {
+		h.uncountKey(t, e.key)
+	}
 	t.count[ref.Lane]--
 	t.to.events--
 	h.events--
@@ -304,6 +325,24 @@ func (h *hands) settle(t *carriedTopic, ref relay.Ref) {
 		r.settled[ref] = true
 	}
 	h.forget(t, ref)
+}
+
+// putBackEvent makes an event be read again that was in hand, and those behind it. See putBack.
+func (h *hands) putBackEvent(topic string, ref relay.Ref, e carriedEvent) {
+	t := h.topic(topic)
+	if hot := t.hot[e.key]; e.key != "" && hot != nil {
+		hot.after = min(hot.after, ref.ID-1)
+		signal(h.wakeReader)
+		return
+	}
+	if !e.keyed {
+		for _, hot := range t.hot { // it may be of this key
+			if hot.lane == ref.Lane {
+				hot.after = min(hot.after, ref.ID-1)
+			}
+		}
+	}
+	h.putBack(topic, ref, h.final)
 }
 
 // putBack makes a lane be read again from an event on, which is not in hand any more.
@@ -415,7 +454,7 @@ func (h *hands) canAdd(topic string, epoch int, events []relay.Event) []relay.Ev
 	if t.loading = t.loading[len(events):]; len(t.loading) == 0 {
 		t.loading = nil
 	}
-	return events
+	return h.sift(t, events)
 }
 
 // forgetLoads makes the contents that are still to be loaded be forgotten, also those that are being loaded.
@@ -439,8 +478,10 @@ func (h *hands) unread() {
 		}
 		h.forgetLoads(t)
 		for _, e := range events {
-			h.forget(t, e.Ref)
-			h.putBack(name, e.Ref, h.final)
+			if taken, is := t.hand[e.Ref]; is { // or it was left, because of its key
+				h.forget(t, e.Ref)
+				h.putBackEvent(name, e.Ref, taken)
+			}
 		}
 	}
 }
@@ -475,6 +516,9 @@ func (h *hands) answered(topic string, outcomes []relay.Outcome) (orphans []rela
 				h.shares[o.Lane].count++
 			}
 			h.free(t, &e)
+			if !e.answered {
+				h.uncountKey(t, e.key)
+			}
 			e.answered = true
 			t.hand[o.Ref] = e
 			t.acked = append(t.acked, o.Ref)
@@ -597,6 +641,7 @@ func (h *hands) leave(topic, cause string, ejected bool) {
 		switch l := t.lanes[lane]; {
 		case l == nil || l.mode == backlog:
 			t.lanes[lane] = &carriedLane{mode: leaving, cause: cause, ejected: ejected}
+			h.forgetHot(t, lane)
 			news = true
 		case l.mode == leaving && ejected && !l.ejected:
 			l.cause, l.ejected = cause, true
@@ -655,7 +700,7 @@ func (h *hands) giveUp(topic string, t *carriedTopic, inFlight []relay.Ref) {
 	for ref, e := range t.hand {
 		if !e.answered && !slices.Contains(inFlight, ref) {
 			h.forget(t, ref)
-			h.putBack(topic, ref, h.final)
+			h.putBackEvent(topic, ref, e)
 		}
 	}
 }
@@ -709,6 +754,7 @@ func (h *hands) areApart(lanes []relay.TopicLane) {
 		if t := h.topics[at.Topic]; t != nil {
 			if l := t.lanes[at.Lane]; l != nil && l.mode == leaving {
 				l.mode, l.since, l.claimed, l.free = apart, time.Now(), false, false
+				h.forgetHot(t, at.Lane)
 			}
 		}
 	}
@@ -774,6 +820,7 @@ func (h *hands) took(lane int16, openAt time.Time) {
 	for name, t := range h.topics { // still in flight, from before the share was lost
 		s.count += t.count[lane]
 		delete(t.lanes, lane)
+		h.forgetHot(t, lane)
 		h.tidy(name)
 	}
 	h.shares[lane] = s
@@ -832,6 +879,7 @@ func (h *hands) lose(lanes []int16) (orphans []relay.TopicRefs) {
 		for _, lane := range lanes {
 			sent += t.count[lane]
 			delete(t.lanes, lane)
+			h.forgetHot(t, lane)
 		}
 		if sent > 0 {
 			h.loseTopic(t)
@@ -877,6 +925,7 @@ func (h *hands) learn(lanes []int16, exceptions []relay.LaneException) {
 			h.learnApart(t, l, e)
 		case l == nil || l.mode != leaving: // reserved
 			t.lanes[e.Lane] = &carriedLane{mode: leaving, cause: "an operation needs the lane"}
+			h.forgetHot(t, e.Lane)
 			signal(h.wakeSteward)
 			signal(h.wakeSettler)
 		}
@@ -904,11 +953,13 @@ func (h *hands) learnApart(t *carriedTopic, l *carriedLane, e relay.LaneExceptio
 		// at a failover; then the topic's batches have it.
 		l = &carriedLane{mode: apart, ejected: e.Apart, since: time.Now()}
 		t.lanes[e.Lane] = l
+		h.forgetHot(t, e.Lane)
 		if t.count[e.Lane] > 0 {
 			h.loseTopic(t)
 		}
 	case l.mode == leaving && e.Apart && t.count[e.Lane] == 0:
 		l.mode, l.since = apart, time.Now() // an earlier statement succeeded after all
+		h.forgetHot(t, e.Lane)
 	}
 	l.claimed = l.claimed || e.Claimed
 	l.free = e.Free
@@ -983,6 +1034,7 @@ func (h *hands) toGiveBack() (lanes []int16) {
 		h.shares[lane] = nil
 		for name, t := range h.topics {
 			delete(t.lanes, lane)
+			h.forgetHot(t, lane)
 			h.tidy(name)
 		}
 	}
@@ -1011,6 +1063,7 @@ type readPlan struct {
 	wait   time.Duration              // until another share may be read; 0: none
 	room   int                        // events
 	pages  []pageOf
+	hot    []hotPage
 }
 
 // pageOf is a page of a lane to read.
@@ -1050,6 +1103,7 @@ func (h *hands) plan(last string, unsent int) (p readPlan) {
 		}
 	}
 	p.pages = h.pages(p, last, unsent)
+	p.hot = h.hotPages(p)
 	return p
 }
 
@@ -1096,15 +1150,10 @@ func (h *hands) pages(p readPlan, last string, unsent int) (pages []pageOf) {
 	// Events in hand are found again, and must not crowd out the others.
 	for i := range pages {
 		c := &pages[i].cursor
-		t := h.topics[c.Topic]
-		if t.count[c.Lane] == 0 {
-			continue
+		if len(h.topics[c.Topic].hot) > 0 {
+			c.Most = max(c.Most, hotLeast) // most may be of hot keys
 		}
-		for ref := range t.hand {
-			if ref.Lane == c.Lane && c.Covers(ref) {
-				c.Most++
-			}
-		}
+		c.Most += h.inHandAbove(c)
 	}
 	return pages
 }
@@ -1150,7 +1199,8 @@ func (h *hands) swept(r *read, p readPlan, d relay.Discovered) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, f := range d.First {
-		if h.readable(p, d.Held, f.Lane) && h.shares[f.Lane].discovered && h.isNew(r, f.Topic, f.Ref) && !h.mustLeave(f.Topic) {
+		if h.readable(p, d.Held, f.Lane) && h.shares[f.Lane].discovered && h.isNew(r, f.Topic, f.Ref) &&
+			!h.isLeft(f.Topic, f.Ref) && !h.mustLeave(f.Topic) {
 			// Looks went on during the search, and perhaps in another history of the database.
 			h.putBack(f.Topic, relay.Ref{ID: f.Ref.ID, Lane: f.Lane}, min(d.Final, h.final))
 		}
@@ -1162,6 +1212,12 @@ func (h *hands) forgetHistory() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.final = 0
+	for name, t := range h.topics {
+		for key := range t.hot {
+			h.endHot(t, key)
+		}
+		h.tidy(name)
+	}
 	for _, s := range h.shares {
 		if s != nil {
 			s.discovered = false
@@ -1169,8 +1225,8 @@ func (h *hands) forgetHistory() {
 	}
 }
 
-// looked takes the events of a look that may be sent.
-func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) {
+// looked takes the events of a look that may be sent, and are not left because of their keys.
+func (h *hands) looked(r *read, p readPlan, l relay.Looked, keys keys, asked time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var taken []relay.Narrow
@@ -1189,14 +1245,16 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) {
 		if e.Topic == "" || !e.Pending || !h.readable(p, l.Held, e.Lane) || !h.shares[e.Lane].discovered {
 			continue
 		}
-		if t := h.topics[e.Topic]; t != nil && t.lanes[e.Lane] != nil {
+		t := h.topics[e.Topic]
+		if t != nil && t.lanes[e.Lane] != nil {
 			continue
 		}
-		if !h.isNew(r, e.Topic, e.Ref) || h.mustLeave(e.Topic) || h.isTooLarge(e.Topic, e.Ref, e.Bytes) {
+		key, keyed := keys[e.Ref]
+		if !h.isNew(r, e.Topic, e.Ref) || t != nil && !h.admit(t, key, e.Ref) || h.mustLeave(e.Topic) || h.isTooLarge(e.Topic, e.Ref, e.Bytes) {
 			continue
 		}
 		n := relay.Narrow{Topic: e.Topic, Ref: e.Ref, CreatedAt: time.UnixMicro(e.At), Bytes: e.Bytes, Place: e.Place}
-		if h.topic(e.Topic).dropping != 0 || !h.take(n, born(relay.Event{Ref: n.Ref, CreatedAt: n.CreatedAt}, asked, l.At)) {
+		if h.topic(e.Topic).dropping != 0 || !h.take(n, born(relay.Event{Ref: n.Ref, CreatedAt: n.CreatedAt}, asked, l.At), key, keyed) {
 			h.putBack(e.Topic, e.Ref, l.Final)
 			continue
 		}
@@ -1205,21 +1263,17 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, asked time.Time) {
 	h.enqueue(taken)
 }
 
-// paged takes the events of pages that may be sent. A lane whose page was not full flows from then on. got
-// reports whether the pages have brought the carrier on.
-func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (got bool) {
+// paged takes the events of pages that may be sent, and are not left because of their keys. A lane whose page
+// was not full flows from then on. got reports whether the pages have brought the carrier on.
+//
+// A page begins at the final id again while later ones are not final. If it is then full of events that were
+// left, the lane flows, too, and looks have to find all events above the id again.
+func (h *hands) paged(r *read, p readPlan, pages relay.Pages, keys keys, asked time.Time) (got bool, again int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	again = math.MaxInt64
 	var taken []relay.Narrow
-	found := make(map[relay.TopicLane][]relay.Narrow)
-	for _, e := range pages.Events {
-		at := relay.TopicLane{Topic: e.Topic, Lane: e.Ref.Lane}
-		found[at] = append(found[at], e)
-	}
-	full := make(map[relay.TopicLane]bool)
-	for _, at := range pages.Full {
-		full[at] = true
-	}
+	found, full := byLane(pages)
 	for _, page := range p.pages {
 		at := page.cursor.TopicLane
 		t := h.topics[at.Topic]
@@ -1227,30 +1281,45 @@ func (h *hands) paged(r *read, p readPlan, pages relay.Pages, asked time.Time) (
 			t.dropping != 0 || page.lane.after != page.cursor.After || page.lane.seen != page.cursor.Seen || h.mustLeave(at.Topic) {
 			continue
 		}
-		more := full[at]
+		more, had, left, noRoom := full[at], len(taken), false, false
 		for _, e := range found[at] {
 			if !h.isNew(r, at.Topic, e.Ref) {
+				page.lane.passed(e.Ref, pages.Final)
+				continue
+			}
+			key, keyed := keys.of(t, e)
+			if !h.admit(t, key, e.Ref) {
+				left = true
 				page.lane.passed(e.Ref, pages.Final)
 				continue
 			}
 			if h.isTooLarge(at.Topic, e.Ref, e.Bytes) {
 				break
 			}
-			if !h.take(e, born(relay.Event{Ref: e.Ref, CreatedAt: e.CreatedAt}, asked, pages.At)) {
-				more = true
+			if !h.take(e, born(relay.Event{Ref: e.Ref, CreatedAt: e.CreatedAt}, asked, pages.At), key, keyed) {
+				more, noRoom = true, true
 				break
 			}
 			page.lane.passed(e.Ref, pages.Final)
 			taken = append(taken, e)
 		}
-		if !more && page.lane == t.lanes[at.Lane] {
+		if page.lane != t.lanes[at.Lane] {
+			h.tidy(at.Topic)
+			continue
+		}
+		if more && !noRoom && left && len(taken) == had && pages.Final <= page.cursor.After {
+			more, again = false, min(again, page.cursor.After)
+			h.final = min(h.final, again) // see putBack
+		}
+		got = got || left && (page.lane.after != page.cursor.After || page.lane.seen != page.cursor.Seen)
+		if !more {
 			delete(t.lanes, at.Lane)
 			got = true
 		}
 		h.tidy(at.Topic)
 	}
 	h.enqueue(taken)
-	return got || len(taken) > 0
+	return got || len(taken) > 0, again
 }
 
 // isTooLarge makes a topic leave that has an event which no destination accepts.

@@ -14,7 +14,8 @@ import (
 // backlogOf returns hands with one topic, of which a lane is read from the beginning.
 func backlogOf(topic string, lane int16) *hands {
 	destination := func(topic string) string { return topic }
-	h := newHands(func(string) string { return "" }, destination, newBudget(DefaultPayloadBudget), func(string, string) {})
+	ordered := func(string) bool { return false }
+	h := newHands(func(string) string { return "" }, destination, ordered, newBudget(DefaultPayloadBudget), func(string, string) {})
 	h.took(lane, time.Now())
 	h.know([]int16{lane}, nil)
 	h.shares[lane].discovered = true
@@ -37,7 +38,7 @@ func readPlanned(h *hands, p readPlan) (asked int, taken []relay.Narrow) {
 	}
 	r := h.beginRead()
 	defer h.endRead(r)
-	h.paged(r, p, pages, time.Now())
+	h.paged(r, p, pages, nil, time.Now())
 	for l := h.toLoad(); len(l.events) > 0; l = h.toLoad() {
 		taken = append(taken, l.events...)
 	}

@@ -103,14 +103,14 @@ func TestCarrierPayloads_AreReadAgainInOrderIfALoadFails(t *testing.T) {
 
 func TestCarrierPayloads_AreLoadedInTheOrderInWhichTheyWereRead(t *testing.T) {
 	alone := func(string) string { return "" }
-	h := newHands(alone, alone, newBudget(1<<30), func(string, string) {})
+	h := newHands(alone, alone, func(string) bool { return false }, newBudget(1<<30), func(string, string) {})
 	h.took(0, time.Time{})
 	h.know([]int16{0}, nil)
 	var refs []relay.Ref
 	h.mu.Lock()
 	for id := range int64(600) {
 		e := relay.Narrow{Topic: "orders", Ref: relay.Ref{ID: id + 1}, Bytes: 100 << 10}
-		require.True(t, h.take(e, time.Time{}))
+		require.True(t, h.take(e, time.Time{}, "", false))
 		h.enqueue([]relay.Narrow{e})
 		refs = append(refs, e.Ref)
 	}

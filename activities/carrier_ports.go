@@ -36,6 +36,8 @@ type ReadStore interface {
 	Discover(ctx context.Context, worker string, lanes []int16) (relay.Discovered, error)
 	// Pages returns the next pending events of each lane, at most so many altogether.
 	Pages(ctx context.Context, worker string, lanes []relay.LaneCursor, most int) (relay.Pages, error)
+	// Keys returns the keys of events, in their order: "" if an event has none, or it cannot be read.
+	Keys(ctx context.Context, events []relay.Narrow) ([]string, error)
 	Contents(ctx context.Context, events []relay.Narrow) ([]relay.TopicEvent, error)
 	// SettleTopics settles events of several topics at once. If it fails, some may be settled; it can be
 	// repeated.

@@ -26,7 +26,7 @@ var (
 type happenings struct {
 	deaths, freezes, outages, replaced bool
 	refusals, hangs, stops, operations bool
-	joins, seats, flaky                bool
+	joins, seats, flaky, hot           bool
 }
 
 // TestCarrier_KeepsOrderAndLosesNothingInRandomLives lets several workers and the batches of single topics
@@ -39,7 +39,7 @@ func TestCarrier_KeepsOrderAndLosesNothingInRandomLives(t *testing.T) {
 		has := func() bool { return draw.IntN(5) < 2 }
 		h := happenings{
 			deaths: has(), freezes: has(), outages: has(), replaced: has(), refusals: has(), hangs: has(),
-			stops: has(), operations: has(), joins: has(), seats: has(), flaky: has(),
+			stops: has(), operations: has(), joins: has(), seats: has(), flaky: has(), hot: has(),
 		}
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { live(t, seed, h) })
@@ -107,6 +107,20 @@ func live(t *testing.T, seed uint64, h happenings) {
 				time.Sleep(w.upTo(120 * time.Millisecond))
 			}
 		})
+	}
+	if h.hot { // keys with more events than their destinations accept
+		w.keyMost = 3 + w.pick(8)
+		for n := range 3 {
+			producers.Go(func() {
+				for pause(over, w.upTo(8*time.Second)) {
+					to := topic()
+					for range w.pick(400) {
+						w.write(to, fmt.Sprint("hot-", n))
+						time.Sleep(w.upTo(10 * time.Millisecond))
+					}
+				}
+			})
+		}
 	}
 	for n := range 2 {
 		others.Go(func() { w.batches(ctx, fmt.Sprint("claims-", n)) })
@@ -251,7 +265,7 @@ func live(t *testing.T, seed uint64, h happenings) {
 	})
 	t.Logf("%+v, %d topics, deaths %d, %d events, of carriers %d, %d repeated, %d lanes set apart, calls %v", h, len(topics), deaths, len(w.arrived),
 		w.carried, w.repeats, len(w.apartLog), w.calls)
-	w.must(w.waitFor(2*time.Minute, func() bool { return len(w.pending) == 0 }), func() string {
+	w.must(w.waitFor(10*time.Minute, func() bool { return len(w.pending) == 0 }), func() string {
 		text := w.rest()
 		for _, p := range alive {
 			text += "\n" + p.inside()

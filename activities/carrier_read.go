@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -101,12 +102,21 @@ func (r *carrierReader) turn(ctx context.Context) (wait time.Duration, err error
 			return 0, nil // the plan is for another history
 		}
 	}
-	if len(p.pages) > 0 {
-		got, err := r.pages(ctx, p)
-		if got {
+	got := false
+	if len(p.hot) > 0 {
+		if got, err = r.hot(ctx, p); err != nil || r.gaps == nil {
 			return 0, err
 		}
-		return r.poll, err // there was no room for the next event
+	}
+	if len(p.pages) > 0 {
+		more, err := r.pages(ctx, p)
+		if got = got || more; !got {
+			return r.poll, err // there was no room for the next event
+		}
+		return 0, err
+	}
+	if got {
+		return 0, nil
 	}
 	return max(time.Until(r.lookAt), 0), nil
 }
@@ -187,8 +197,12 @@ func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 		r.begin()
 		return nil
 	}
+	keys, err := r.keys(ctx, read, false, narrow(l.Events))
+	if err != nil {
+		return err
+	}
 	r.final = l.Final
-	r.hands.looked(read, p, l, asked)
+	r.hands.looked(read, p, l, keys, asked)
 	for _, e := range l.Events {
 		if e.ID > r.last.ID {
 			r.last = e.Ref
@@ -225,5 +239,65 @@ func (r *carrierReader) pages(ctx context.Context, p readPlan) (got bool, err er
 		r.begin()
 		return true, nil
 	}
-	return r.hands.paged(read, p, pages, asked), nil
+	keys, err := r.keys(ctx, read, false, pages.Events)
+	if err != nil {
+		return false, err
+	}
+	got, again := r.hands.paged(read, p, pages, keys, asked)
+	if again < math.MaxInt64 {
+		r.gaps.Again(again)
+	}
+	return got, nil
+}
+
+// hot reads the next events of hot keys that have few in hand.
+func (r *carrierReader) hot(ctx context.Context, p readPlan) (got bool, err error) {
+	asked, read := time.Now(), r.hands.beginRead()
+	defer r.hands.endRead(read)
+	cursors, most := make([]relay.LaneCursor, len(p.hot)), 0
+	for i, page := range p.hot {
+		cursors[i] = page.cursor
+		most += page.cursor.Most
+	}
+	pages, err := r.store.Pages(ctx, r.worker, cursors, most)
+	if err != nil {
+		return false, err
+	}
+	if pages.Final < r.final || r.isOther(pages.Server) {
+		r.begin()
+		return true, nil
+	}
+	keys, err := r.keys(ctx, read, true, pages.Events)
+	if err != nil {
+		return false, err
+	}
+	return r.hands.hotPaged(read, p, pages, keys, asked), nil
+}
+
+// keys reads the keys of events that a read has found and that came without their contents, as far as they
+// have to be known before events are taken. forHot says that the read was for events of hot keys.
+func (r *carrierReader) keys(ctx context.Context, read *read, forHot bool, events []relay.Narrow) (keys, error) {
+	wanted := r.hands.keyless(read, forHot, events)
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	found, err := r.store.Keys(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	keys := make(keys, len(wanted))
+	for i, e := range wanted {
+		keys[e.Ref] = found[i]
+	}
+	return keys, nil
+}
+
+// narrow returns the events of a look that are pending in the carrier's lanes.
+func narrow(found []relay.Found) (events []relay.Narrow) {
+	for _, e := range found {
+		if e.Topic != "" && e.Pending {
+			events = append(events, relay.Narrow{Topic: e.Topic, Ref: e.Ref})
+		}
+	}
+	return events
 }

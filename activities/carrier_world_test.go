@@ -50,10 +50,12 @@ type world struct {
 	history  int
 	lookMost int
 	large    int64                        // events have up to so many bytes; 0: all are small
-	along    float64                      // share of pages whose small events come with their contents
+	along    float64                      // share of pages whose small events come with their contents; 0: all
+	keyMost  int                          // events of a key in hand; 0: as in production
 	inHand   map[string]map[*message]bool // by worker: sent and not settled
 	handMost int
 	calls    map[string]int
+	rows     int // of pages
 	onCall   func(worker, port string) error
 	onDone   func(worker, port string) // the statement is committed, and its answer is on the way
 	deadly   bool                      // batches whose context ends die, and keep their lanes
@@ -589,7 +591,8 @@ func (p *process) Look(ctx context.Context, l relay.Look) (found relay.Looked, e
 			p.round()
 		}
 		found = relay.Looked{Held: p.heldBy(l.Worker, l.Lanes), Final: p.final, At: time.Now()}
-		found.SameHistory = l.Last == relay.Ref{} || p.events[l.Last] != nil
+		found.Server = p.server()
+		found.SameHistory = (l.Last == relay.Ref{} || p.events[l.Last] != nil) && (l.Server.IsZero() || l.Server.Equal(found.Server))
 		var all []*message
 		most := min(l.Most, p.lookMost)
 		for _, r := range l.Ranges {
@@ -612,6 +615,9 @@ func (p *process) Look(ctx context.Context, l relay.Look) (found relay.Looked, e
 	return found, err
 }
 
+// server is when the server of the database was started, which has another one after it was replaced.
+func (w *world) server() time.Time { return time.Unix(int64(w.history), 0) }
+
 func (w *world) pendingOf(at relay.TopicLane) (list []*message) {
 	for _, m := range w.pending {
 		if m.topic == at.Topic && m.Lane == at.Lane {
@@ -624,7 +630,7 @@ func (w *world) pendingOf(at relay.TopicLane) (list []*message) {
 
 func (p *process) Discover(ctx context.Context, worker string, lanes []int16) (d relay.Discovered, err error) {
 	err = p.call(ctx, "Discover", func() error {
-		d = relay.Discovered{Held: p.heldBy(worker, lanes), Final: p.final}
+		d = relay.Discovered{Held: p.heldBy(worker, lanes), Final: p.final, Server: p.server()}
 		first := map[relay.TopicLane]*message{}
 		for _, m := range p.pending {
 			at := relay.TopicLane{Topic: m.topic, Lane: m.Lane}
@@ -642,8 +648,8 @@ func (p *process) Discover(ctx context.Context, worker string, lanes []int16) (d
 
 func (p *process) Pages(ctx context.Context, worker string, lanes []relay.LaneCursor, _ int) (pages relay.Pages, err error) {
 	err = p.call(ctx, "Pages", func() error {
-		pages = relay.Pages{Final: p.final, At: time.Now()}
-		along := p.along > 0 && p.rng.Float64() < p.along
+		pages = relay.Pages{Final: p.final, At: time.Now(), Server: p.server()}
+		along := p.along == 0 || p.rng.Float64() < p.along
 		for _, c := range lanes {
 			if len(p.heldBy(worker, []int16{c.Lane})) == 0 {
 				continue
@@ -654,9 +660,10 @@ func (p *process) Pages(ctx context.Context, worker string, lanes []relay.LaneCu
 				if !c.Covers(m.Ref) {
 					continue
 				}
+				p.rows++
 				e := relay.Narrow{Topic: m.topic, Ref: m.Ref, CreatedAt: time.UnixMicro(m.At), Bytes: m.bytes}
-				if along && m.bytes <= relay.AlongBytes {
-					e.Content = &relay.Event{Ref: m.Ref, EventID: "e", Key: m.key, Bytes: m.bytes}
+				if along && m.bytes <= relay.AlongBytes && m.ID%3 > 0 {
+					e.Content = m.content()
 				}
 				pages.Events = append(pages.Events, e)
 				if n++; n == c.Most {
@@ -670,11 +677,30 @@ func (p *process) Pages(ctx context.Context, worker string, lanes []relay.LaneCu
 	return pages, err
 }
 
+func (p *process) Keys(ctx context.Context, events []relay.Narrow) (keys []string, err error) {
+	err = p.call(ctx, "Keys", func() error {
+		for _, n := range events {
+			key := ""
+			if m := p.events[n.Ref]; m != nil {
+				key = m.key
+			}
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	return keys, err
+}
+
+// content is what a read of the message's content returns.
+func (m *message) content() *relay.Event {
+	return &relay.Event{Ref: m.Ref, EventID: "e", Key: m.key, Bytes: m.bytes}
+}
+
 func (p *process) Contents(ctx context.Context, events []relay.Narrow) (list []relay.TopicEvent, err error) {
 	err = p.call(ctx, "Contents", func() error {
 		for _, n := range events {
 			if m := p.events[n.Ref]; m != nil {
-				list = append(list, relay.TopicEvent{Topic: m.topic, Event: relay.Event{Ref: m.Ref, EventID: "e", Key: m.key, Bytes: m.bytes}})
+				list = append(list, relay.TopicEvent{Topic: m.topic, Event: *m.content()})
 			}
 		}
 		return nil
@@ -733,6 +759,10 @@ func (w *world) start(id string, cfg Config) *process {
 	p.carrier = newCarrier(p.acts, carrierConfig{
 		worker: id, name: id, shares: p, reads: p, sender: p, log: slog.New(slog.DiscardHandler),
 	})
+	p.hands.ordered = func(string) bool { return true }
+	if w.keyMost > 0 {
+		p.hands.keyMost = w.keyMost
+	}
 	if w.prepare != nil {
 		w.prepare(p)
 	}
@@ -1186,6 +1216,9 @@ func (p *process) inside() (text string) {
 		text += fmt.Sprintf("\n  topic %s: hand %v, acked %v, settling %v, dropping %d, lost %v", name, t.hand, t.acked, t.settling, t.dropping, t.lost)
 		for n, l := range t.lanes {
 			text += fmt.Sprintf("\n    lane %d %+v", n, *l)
+		}
+		for key, hot := range t.hot {
+			text += fmt.Sprintf("\n    hot key %s %+v, %d in hand", key, *hot, t.keys[key])
 		}
 	}
 	return text

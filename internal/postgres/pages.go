@@ -118,14 +118,22 @@ LIMIT $7)`
 // their contents. A partition more costs the planner as much as some events.
 const pageDates = time.Hour
 
+// alongEvents is how many events a read may find to bring their contents along. The contents of more would
+// take too much memory.
+const alongEvents = 2000
+
 // Pages reads the next pending events of several lanes, at most most events together. The first lanes come
 // first, so a caller lets the lanes take turns. Events have their Content if they are small and dated near
-// those of the last call.
+// those of the last call, and most is not above alongEvents.
 func (s *Store) Pages(ctx context.Context, worker string, cursors []relay.LaneCursor, most int) (relay.Pages, error) {
 	s.advanceWhenDue(ctx)
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	read, err := s.pages(ctx, worker, cursors, most, s.paged.Load())
+	along := s.paged.Load()
+	if most > alongEvents {
+		along = nil
+	}
+	read, err := s.pages(ctx, worker, cursors, most, along)
 	if unconvertible(err) { // Contents finds out which event it is
 		read, err = s.pages(ctx, worker, cursors, most, nil)
 	}
@@ -247,6 +255,64 @@ func lanesOf(numbers []int16) (lanes []int16) {
 		}
 	}
 	return lanes
+}
+
+// keysSQL reads the keys of events: see eventsSQL.
+const keysSQL = `
+SELECT wanted.n::int, e.key
+FROM unnest($1::bigint[], $2::timestamptz[]) WITH ORDINALITY AS wanted(id, created_at, n)
+CROSS JOIN LATERAL (
+    SELECT e.key FROM outbox.event e
+    WHERE e.id = wanted.id AND e.created_at = wanted.created_at AND e.created_at BETWEEN $3 AND $4
+    LIMIT 1) e`
+
+// Keys reads the keys of events of any topics, in the order of the argument. A key is "" if the event has
+// none, is missing, or has a key that cannot be read as UTF-8.
+func (s *Store) Keys(ctx context.Context, wanted []relay.Narrow) ([]string, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	keys := make([]string, len(wanted))
+	if err := s.keys(ctx, wanted, keys); err != nil {
+		return nil, fmt.Errorf("read the keys of events: %w", err)
+	}
+	return keys, nil
+}
+
+func (s *Store) keys(ctx context.Context, wanted []relay.Narrow, keys []string) error {
+	if len(wanted) == 0 {
+		return nil
+	}
+	err := s.keysOf(ctx, wanted, keys)
+	half := len(wanted) / 2
+	switch {
+	case !unconvertible(err):
+		return err
+	case half == 0:
+		return nil
+	}
+	return cmp.Or(s.keys(ctx, wanted[:half], keys[:half]), s.keys(ctx, wanted[half:], keys[half:]))
+}
+
+func (s *Store) keysOf(ctx context.Context, wanted []relay.Narrow, keys []string) error {
+	ids, created := make([]int64, len(wanted)), make([]pgtype.Timestamptz, len(wanted))
+	first, last := wanted[0].Ref.At, wanted[0].Ref.At
+	for i, w := range wanted {
+		ids[i], created[i] = w.Ref.ID, timestamp(w.Ref.At)
+		first, last = min(first, w.Ref.At), max(last, w.Ref.At)
+	}
+	rows, err := s.pool.Query(ctx, keysSQL, ids, created, timestamp(first), timestamp(last))
+	if err != nil {
+		return err
+	}
+	var n int
+	var key string
+	_, err = pgx.ForEachRow(rows, []any{&n, &key}, func() error {
+		if _, bad := badUTF8(key); !bad {
+			keys[n-1] = key
+		}
+		return nil
+	})
+	return err
 }
 
 // Contents reads events of any topics, in the order of the argument. Load describes events that have no

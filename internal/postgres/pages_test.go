@@ -370,3 +370,45 @@ func TestSettleTopics_OfTwoAtOnceDoesNotDeadlock(t *testing.T) {
 		require.Zero(t, o.pending())
 	}
 }
+
+// narrow are events by their ids.
+func (o testOutbox) narrow(ids ...int64) (events []relay.Narrow) {
+	o.t.Helper()
+	for _, id := range ids {
+		at := query[int64](o, `SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM outbox.event WHERE id = $1`, id)
+		events = append(events, relay.Narrow{Topic: "orders", Ref: relay.Ref{ID: id, At: at}})
+	}
+	return events
+}
+
+func TestKeys_AreInTheAskedOrder(t *testing.T) {
+	o := open(t)
+	none, err := o.Keys(t.Context(), nil)
+	require.NoError(t, err)
+	require.Empty(t, none)
+	o.writeKey("orders", "a", 2)
+	o.writeKey("audit", "b", 1)
+	o.writeKey("orders", "", 1)
+	asked := o.narrow(3, 2, 4, 1)
+	missing := asked[0]
+	missing.Ref.ID = 99
+	asked = append(asked, missing)
+	keys, err := o.Keys(t.Context(), asked)
+	require.NoError(t, err)
+	require.Equal(t, []string{"b", "a", "", "a", ""}, keys)
+}
+
+func TestKeys_OneThatCannotBeReadHidesNoOther(t *testing.T) {
+	for encoding, strange := range oddTexts {
+		t.Run(encoding, func(t *testing.T) {
+			o := encoded(t, encoding)
+			testenv.Unchecked(t, o.db)
+			o.writeKey("orders", "k", 3)
+			o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', $1, 'T', 'x')`, strange)
+			o.writeKey("orders", "k", 2)
+			keys, err := o.Keys(t.Context(), o.narrow(1, 2, 3, 4, 5, 6))
+			require.NoError(t, err)
+			require.Equal(t, []string{"k", "k", "k", "", "k", "k"}, keys)
+		})
+	}
+}

@@ -76,6 +76,20 @@ func (g *Gaps) Final(id int64) {
 	}
 }
 
+// Again adds all ids above an id: the reader has to see them again.
+func (g *Gaps) Again(id int64) {
+	if id == math.MaxInt64 {
+		return
+	}
+	first, _ := slices.BinarySearchFunc(g.ranges, id, func(r IDRange, id int64) int { return cmp.Compare(r.To, id) })
+	from := id + 1
+	if first < len(g.ranges) && g.ranges[first].From <= id {
+		from = g.ranges[first].From
+	}
+	g.ranges = append(g.ranges[:first], IDRange{from, math.MaxInt64})
+	g.merge()
+}
+
 // Looked removes the ids that a Look for all gaps has answered: those of its events, and those that are
 // final in its snapshot. If the answer has More, the ids from the last one on stay: another event may have
 // the same id, and later ones were not read.

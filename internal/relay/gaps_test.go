@@ -174,3 +174,26 @@ func TestGaps_AreExactBelowTheirBound(t *testing.T) {
 		}
 	}
 }
+
+func TestGaps_HaveTheIDsAboveOneAgain(t *testing.T) {
+	random := rand.New(rand.NewPCG(8, 8))
+	g, m := NewGaps(0, 20), newGapModel(0)
+	for range 3000 {
+		id := 1 + random.Int64N(modelIDs)
+		if random.IntN(10) == 0 {
+			g.Again(id)
+			for id++; id <= modelIDs; id++ {
+				m.unseen[id] = true
+			}
+		} else {
+			g.Saw(id)
+			delete(m.unseen, id)
+		}
+		checkGaps(t, g, m, 20)
+	}
+	g.Again(math.MaxInt64)
+	checkGaps(t, g, m, 20)
+	g = NewGaps(math.MaxInt64, 20)
+	g.Again(5)
+	require.Equal(t, []IDRange{{6, math.MaxInt64}}, g.Ranges())
+}

@@ -57,6 +57,9 @@ version 0.1.0. Then more than about 200 topics that have events every few second
   ([decision 29](decisions/029-a-topic-leaves-the-shares.md)). The log and ` + "`starter status`" + ` name each topic that leaves the shares, with the cause.
   ` + "`--slots`" + ` and ` + "`--linger`" + ` of ` + "`starter schedule`" + ` only affect batches. With ` + "`--concurrency N`" + `, a worker has at most N requests
   in flight to one destination in its shares, and each batch has at most N.
+- **A key with too many events.** A FIFO destination gets one event of a key after the other: at 15 ms for each request, about 66 a second. A worker has at
+  most 100 unanswered events of such a key in hand. It leaves the others pending, and reads them, in order, when half of these are accepted. So other keys
+  of the lane do not wait for this one. With ` + "`OUTBOX_BATCHES=topics`" + `, they do.
 - **A killed worker.** Other workers take its shares after four seconds. At most 1,000 events arrive again, and those of its batches
   ([repetitions](delivery.md#when-an-event-comes-twice)).
 
