@@ -359,3 +359,13 @@ func TestWorld_RedrivesInALaneWhoseClaimWasNotRenewed(t *testing.T) {
 		w.do(func() { require.Contains(t, w.pending, m.Ref) })
 	})
 }
+
+func TestWorld_RunsOnVirtualTimeOnly(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		p := w.seated(t, "a", Config{})
+		began, machine := p.clock.Now(), timing.Clock{}.Now()
+		for (timing.Clock{}).Now().Boot-machine.Boot < 20*time.Millisecond { // as on a busy machine
+		}
+		require.Zero(t, p.clock.Since(began))
+	})
+}

@@ -755,7 +755,7 @@ func (p *process) holdsPayloads() bool {
 func (w *world) start(id string, cfg Config) *process {
 	p := &process{world: w, id: id, done: make(chan struct{})}
 	cfg.Metrics, cfg.PollEvery = noMetrics{}, 20*time.Millisecond
-	p.acts = &Activities{cfg: cfg, ledger: newLedger(p), receipts: newReceipts(nil, noMetrics{}), budget: newBudget(cmp.Or(cfg.PayloadBudget, DefaultPayloadBudget))}
+	p.acts = &Activities{cfg: cfg, clock: timing.Clock{Read: virtual}, ledger: newLedger(p), receipts: newReceipts(nil, noMetrics{}), budget: newBudget(cmp.Or(cfg.PayloadBudget, DefaultPayloadBudget))}
 	p.carrier = newCarrier(p.acts, carrierConfig{
 		worker: id, name: id, shares: p, reads: p, sender: p, log: slog.New(slog.DiscardHandler),
 	})
@@ -776,6 +776,13 @@ func (w *world) start(id string, cfg Config) *process {
 		_, _ = SettleRest(ended, p.acts)
 	}()
 	return p
+}
+
+// virtual reads the clock of the bubble. The machine's own clocks go on while a test waits for a processor, and
+// leases would end.
+func virtual() timing.Reading {
+	now := time.Duration(time.Now().UnixNano())
+	return timing.Reading{Monotonic: now, Boot: now, Wall: now}
 }
 
 // end stops a process in order.
@@ -1245,6 +1252,9 @@ func (w *world) rest() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	text := fmt.Sprintf("%d events are pending:", len(w.pending))
+	if n := len(w.apartLog); n > 0 {
+		text += fmt.Sprintf(" (lanes were set apart, the last one for %s)", w.apartLog[n-1])
+	}
 	for _, m := range slices.SortedFunc(maps.Values(w.pending), byID)[:min(5, len(w.pending))] {
 		at := relay.TopicLane{Topic: m.topic, Lane: m.Lane}
 		text += fmt.Sprintf("\n%d of %v, share %s, lane %+v", m.ID, at, w.shares[m.Lane].worker, w.lanes[at])
