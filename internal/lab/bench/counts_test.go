@@ -6,19 +6,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestHeartbeats_AreThoseThatWereSent(t *testing.T) {
+func TestCounts_AreOfTheRequestsThatWereSent(t *testing.T) {
 	const others = `# TYPE temporal_request_total counter
 temporal_request_total{namespace="n",operation="PollActivityTaskQueue"} 7
 `
-	n, err := countHeartbeats(others)
+	c, err := countsOf(others)
 	require.NoError(t, err)
-	require.Zero(t, n)
-	n, err = countHeartbeats(others + `temporal_request_total{namespace="n",operation="RecordActivityTaskHeartbeat"} 12
+	require.Zero(t, c)
+	c, err = countsOf(others + `temporal_request_total{namespace="n",operation="RecordActivityTaskHeartbeat"} 12
 temporal_request_total{namespace="n",operation="RecordActivityTaskHeartbeat",worker_type="x"} 1
 temporal_request_failure_total{namespace="n",operation="RecordActivityTaskHeartbeat"} 5
+outbox_requests_total{outcome="answered",topic="orders"} 30
+outbox_requests_total{outcome="refused",topic="orders"} 1
+outbox_requests_limit{topic="orders"} 16
 `)
 	require.NoError(t, err)
-	require.Equal(t, 13, n)
-	_, err = countHeartbeats("temporal_request{} 3\n")
+	require.Equal(t, counts{heartbeats: 13, requests: 31}, c)
+	_, err = countsOf("temporal_request{} 3\n")
 	require.ErrorContains(t, err, "do not count")
 }

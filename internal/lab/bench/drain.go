@@ -22,7 +22,11 @@ func (fx *fixture) drain(ctx context.Context, events int) (DrainResult, error) {
 		return DrainResult{}, err
 	}
 	defer w.close(ctx)
-	if err := fx.startWorker(ctx); err != nil {
+	metrics, err := freeAddress()
+	if err != nil {
+		return DrainResult{}, err
+	}
+	if err := fx.startWorker(ctx, "OUTBOX_HTTP_ADDRESS="+metrics); err != nil {
 		return DrainResult{}, err
 	}
 	if err := fx.resume(ctx); err != nil {
@@ -51,6 +55,10 @@ func (fx *fixture) drain(ctx context.Context, events int) (DrainResult, error) {
 		return DrainResult{}, err
 	}
 	peak := fx.worker.peakMiB()
+	sent, err := readCounts(ctx, metrics)
+	if err != nil {
+		return DrainResult{}, err
+	}
 	if err := fx.stop(ctx); err != nil {
 		return DrainResult{}, err
 	}
@@ -63,8 +71,8 @@ func (fx *fixture) drain(ctx context.Context, events int) (DrainResult, error) {
 		Seconds: round(last.Sub(began).Seconds(), 2), EventsPerSecond: rate(events, last.Sub(began)),
 		FirstSettled: round(first.Sub(began).Seconds(), 3), FlowEventsPerSecond: rate(events, last.Sub(first)),
 		Activities: work.activities, ActivitiesPer1000: round(float64(work.activities)*1000/float64(events), 2),
-		Batches: work.batches, Requests: work.requests,
-		EventsPerRequest: round(float64(work.published)/float64(max(1, work.requests)), 2),
+		Batches: work.batches, Requests: sent.requests,
+		EventsPerRequest: round(float64(events)/float64(max(1, sent.requests)), 2),
 		CPUSeconds:       used, WALBytesPerEvent: round((walEnd-wal)/float64(events), 1), PeakMiB: peak,
 	}
 	if err := fx.arrived(ctx, &result); err != nil {

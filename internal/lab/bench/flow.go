@@ -183,11 +183,11 @@ func (fx *fixture) heartbeats(ctx context.Context) (sum int, err error) {
 		if w.metrics == "" || w.alive() != nil {
 			continue
 		}
-		n, err := heartbeats(ctx, w.metrics)
+		c, err := readCounts(ctx, w.metrics)
 		if err != nil {
 			return 0, err
 		}
-		sum += n
+		sum += c.heartbeats
 	}
 	return sum, nil
 }

@@ -52,7 +52,7 @@ func (e *environment) latency(ctx context.Context, perSecond int, lasting time.D
 	}
 	n := int(lasting.Seconds() * float64(perSecond))
 	e.say("  %d events at %d/s", n, perSecond)
-	beats, err := heartbeats(ctx, metrics)
+	counted, err := readCounts(ctx, metrics)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -65,10 +65,11 @@ func (e *environment) latency(ctx context.Context, perSecond int, lasting time.D
 		return nil, nil, err
 	}
 	ended, used := time.Now(), readCPU().since(cpu)
-	beatsEnd, err := heartbeats(ctx, metrics)
+	end, err := readCounts(ctx, metrics)
 	if err != nil {
 		return nil, nil, err
 	}
+	sent := end.since(counted)
 	if err := fx.await(ctx, p, before, n, ackPatience); err != nil {
 		return nil, nil, err
 	}
@@ -90,9 +91,9 @@ func (e *environment) latency(ctx context.Context, perSecond int, lasting time.D
 	seconds := ended.Sub(began).Seconds()
 	return &LatencyResult{
 		Rate: perSecond, Seconds: lasting.Seconds(), Events: n, CommitMS: millis(percentile(commits, 0.5)),
-		ActionsPerSecond:    round(float64(work.actions+beatsEnd-beats)/seconds, 2),
-		HeartbeatsPerSecond: round(float64(beatsEnd-beats)/seconds, 2),
-		ActivitiesPer1000:   perThousand(work.activities, n), RequestsPer1000: perThousand(work.requests, n),
+		ActionsPerSecond:    round(float64(work.actions+sent.heartbeats)/seconds, 2),
+		HeartbeatsPerSecond: round(float64(sent.heartbeats)/seconds, 2),
+		ActivitiesPer1000:   perThousand(work.activities, n), RequestsPer1000: perThousand(sent.requests, n),
 		CPUSeconds: used,
 	}, &found, nil
 }

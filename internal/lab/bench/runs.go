@@ -13,9 +13,6 @@ import (
 	"go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/converter"
-
-	"github.com/temporal-outbox/relay/activities"
 )
 
 // run is one run of the Relay workflow, as Temporal lists it.
@@ -122,8 +119,6 @@ type work struct {
 	activities int // scheduled
 	actions    int // what Temporal Cloud bills for and a history shows
 	batches    int // PublishBatch completed
-	requests   int // by those
-	published  int // by those
 }
 
 // billed counts Temporal Cloud's actions (https://docs.temporal.io/cloud/actions) that
@@ -172,13 +167,7 @@ func (e *environment) work(ctx context.Context, from, to time.Time) (work, error
 				batch[e.GetEventId()] = s.GetActivityType().GetName() == "PublishBatch"
 			}
 			if c := e.GetActivityTaskCompletedEventAttributes(); c != nil && batch[c.GetScheduledEventId()] {
-				var result activities.PublishResult
-				if err := converter.GetDefaultDataConverter().FromPayloads(c.GetResult(), &result); err != nil {
-					return w, fmt.Errorf("read a batch's result: %w", err)
-				}
 				w.batches++
-				w.requests += result.Requests
-				w.published += result.Published
 			}
 		}
 	}
