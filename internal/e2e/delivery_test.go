@@ -164,34 +164,41 @@ func TestPayload_EntersNoHistoryAndNoLog(t *testing.T) {
 }
 
 func TestRelay_ResultOfARunCountsPublishedEvents(t *testing.T) {
-	q, r := newQueue(t, testenv.Name(t)+"-1"), newQueue(t, testenv.Name(t)+"-2")
-	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+", fair: true}\n  orders: {sqs: "+r.name+"}\n")
-	o.write("orders", "o", 700, 50)
-	o.write("audit", "a", 3, 2)
-	o.work()
-	o.schedule("--run-for", "5s")
-	c := testenv.Temporal(t)
-	done := o.completed(c, 1, func(cond func() error) { testenv.Eventually(t, 60*time.Second, cond) })
-	first := done[len(done)-1]
-	var result struct {
-		Published, Batches int
-		Topics             []struct {
-			Topic     string
-			Published int
-		}
-	}
-	require.NoError(t, c.GetWorkflow(t.Context(), first.id, first.runID).Get(t.Context(), &result))
-	require.Equal(t, 703, result.Published)
-	require.Len(t, result.Topics, 2)
-	require.Equal(t, "audit", result.Topics[0].Topic)
-	require.Equal(t, 700, result.Topics[1].Published)
+	for mode, summary := range map[string]string{
+		shared:   "lanes of all topics · worker seat",
+		perTopic: "audit · 3 events · lane",
+	} {
+		t.Run(mode, func(t *testing.T) {
+			q, r := newQueue(t, testenv.Name(t)+"-1"), newQueue(t, testenv.Name(t)+"-2")
+			o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+", fair: true}\n  orders: {sqs: "+r.name+"}\n")
+			o.write("orders", "o", 700, 50)
+			o.write("audit", "a", 3, 2)
+			o.work(mode)
+			o.schedule("--run-for", "5s")
+			c := testenv.Temporal(t)
+			done := o.completed(c, 1, func(cond func() error) { testenv.Eventually(t, 60*time.Second, cond) })
+			first := done[len(done)-1]
+			var result struct {
+				Published, Batches int
+				Topics             []struct {
+					Topic     string
+					Published int
+				}
+			}
+			require.NoError(t, c.GetWorkflow(t.Context(), first.id, first.runID).Get(t.Context(), &result))
+			require.Equal(t, 703, result.Published)
+			require.Len(t, result.Topics, 2)
+			require.Equal(t, "audit", result.Topics[0].Topic)
+			require.Equal(t, 700, result.Topics[1].Published)
 
-	var summaries []string
-	h := history(t, c, first)
-	for _, e := range h.Events {
-		if e.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName() == "PublishBatch" {
-			summaries = append(summaries, string(e.GetUserMetadata().GetSummary().GetData()))
-		}
+			var summaries []string
+			h := history(t, c, first)
+			for _, e := range h.Events {
+				if e.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName() == "PublishBatch" {
+					summaries = append(summaries, string(e.GetUserMetadata().GetSummary().GetData()))
+				}
+			}
+			require.True(t, slices.ContainsFunc(summaries, func(s string) bool { return strings.Contains(s, summary) }), "%v", summaries)
+		})
 	}
-	require.True(t, slices.ContainsFunc(summaries, func(s string) bool { return strings.Contains(s, "audit · 3 events · lane") }), "%v", summaries)
 }
