@@ -54,32 +54,36 @@ func TestSecurity_SwitchedOnUnderAWorkerIsNamedWhereverPeopleLook(t *testing.T) 
 }
 
 func TestSecurity_EventsThatAreHiddenUnderAWorkerWait(t *testing.T) {
-	q := newQueue(t, testenv.Name(t))
-	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
-	as := "DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")
-	o.exec(`ALTER TABLE outbox.event ENABLE ROW LEVEL SECURITY; CREATE POLICY relay ON outbox.event USING (true)`)
-	w := o.work(as)
-	o.schedule()
-	o.write("orders", "before", 1, 1)
-	requireOnce(t, q.receive(1, 30*time.Second), "before", 1)
-	o.drained(10 * time.Second)
+	for _, mode := range []string{shared, perTopic} {
+		t.Run(mode, func(t *testing.T) {
+			q := newQueue(t, testenv.Name(t))
+			o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+			as := "DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")
+			o.exec(`ALTER TABLE outbox.event ENABLE ROW LEVEL SECURITY; CREATE POLICY relay ON outbox.event USING (true)`)
+			w := o.work(as, mode)
+			o.schedule()
+			o.write("orders", "before", 1, 1)
+			requireOnce(t, q.receive(1, 30*time.Second), "before", 1)
+			o.drained(10 * time.Second)
 
-	o.exec(`ALTER POLICY relay ON outbox.event USING (topic = 'of-a-tenant')`)
-	o.write("orders", "after", 5, 1)
-	const named = "outbox.event from the role outbox_relay"
-	require.NoError(t, w.ready(named))
-	testenv.Eventually(t, 40*time.Second, func() error {
-		if !strings.Contains(w.text(), "find waiting lanes: row level security") && !strings.Contains(w.text(), "load events: row level security") {
-			return errors.New("neither a claim nor a page has failed yet")
-		}
-		return nil
-	})
-	require.Equal(t, 5, o.pending())
-	require.Zero(t, o.count(`SELECT count(*) FROM outbox.dead_letter`))
+			o.exec(`ALTER POLICY relay ON outbox.event USING (topic = 'of-a-tenant')`)
+			o.write("orders", "after", 5, 1)
+			const named = "outbox.event from the role outbox_relay"
+			require.NoError(t, w.ready(named))
+			testenv.Eventually(t, 40*time.Second, func() error {
+				if !strings.Contains(w.text(), "find waiting lanes: row level security") && !strings.Contains(w.text(), "load events: row level security") {
+					return errors.New("neither a claim nor a page has failed yet")
+				}
+				return nil
+			})
+			require.Equal(t, 5, o.pending())
+			require.Zero(t, o.count(`SELECT count(*) FROM outbox.dead_letter`))
 
-	o.exec(`ALTER POLICY relay ON outbox.event USING (true)`)
-	requireOnce(t, q.receive(5, 60*time.Second), "after", 5)
-	require.NoError(t, w.ready("ready\n"))
+			o.exec(`ALTER POLICY relay ON outbox.event USING (true)`)
+			requireOnce(t, q.receive(5, 60*time.Second), "after", 5)
+			require.NoError(t, w.ready("ready\n"))
+		})
+	}
 }
 
 // metric returns an error unless a line of /metrics begins and ends so.

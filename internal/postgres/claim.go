@@ -113,6 +113,9 @@ func (s *Store) mayWait(ctx context.Context, r relay.ClaimRequest) (may bool, er
 // It probes each lane from its low_id: from the lane's beginning, a probe would read all events
 // that were settled since the oldest open snapshot. The probe is a LATERAL with LIMIT, because
 // PostgreSQL makes a join of EXISTS, which scans the whole table.
+//
+// A row without a topic says that rows may be hidden. It comes also if no lane is found: hidden rows look
+// like rows that are not there.
 const waitingLanesSQL = `
 WITH leased AS MATERIALIZED (
     SELECT topic, claim_id, retrying FROM outbox.lane WHERE leased_until >= now()),
@@ -134,7 +137,7 @@ known AS (
       AND (l.lane <> ALL (ARRAY(SELECT s.lane FROM outbox.share s
                                 WHERE s.leased_until >= now() - $6::interval OR (SELECT are FROM seats_offered)))
            OR l.apart OR l.claim_id IS NOT NULL))
-SELECT topic, lane, claims, CASE WHEN unrouted THEN $5 - (SELECT topics FROM held) ELSE -1 END, ` + filtered + `
+SELECT topic, lane, claims, CASE WHEN unrouted THEN $5 - (SELECT topics FROM held) ELSE -1 END
 FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
       FROM known l
@@ -149,7 +152,8 @@ FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0)
         AND (l.reserved_until IS NULL OR l.reserved_until < now())
         AND coalesce(busy.claims, 0) < coalesce(lowered.share, $1)
         AND t.paused_at IS NULL
-        AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())) waiting
+        AND (t.recovery_paused_until IS NULL OR t.recovery_paused_until < now())
+      UNION ALL SELECT '', 0::smallint, NULL, false, 0, 0 WHERE ` + filtered + `) waiting
 ORDER BY turn, claimed_at NULLS FIRST, topic`
 
 func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []string, shares []int) (found []lane, err error) {
@@ -157,11 +161,15 @@ func (s *Store) waiting(ctx context.Context, r relay.ClaimRequest, topics []stri
 	if err != nil {
 		return nil, err
 	}
-	var isFiltered bool
+	isFiltered := false
 	var l lane
 	var more int // how many topics without a route may follow; -1: this one has a route
 	unrouted := make(map[string]bool)
-	_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &l.claims, &more, &isFiltered}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &l.claims, &more}, func() error {
+		if l.topic == "" {
+			isFiltered = true
+			return nil
+		}
 		if more >= 0 && !unrouted[l.topic] {
 			if len(unrouted) >= more {
 				return nil

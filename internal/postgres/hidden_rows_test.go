@@ -56,7 +56,7 @@ func TestExists_OfAnEventThatIsHiddenIsAnError(t *testing.T) {
 }
 
 func TestClaim_WhileRowsAreHiddenIsAnError(t *testing.T) {
-	for _, table := range []string{"event", "topic", "dead_letter"} {
+	for _, table := range []string{"event", "pending", "topic", "dead_letter"} {
 		t.Run(table, func(t *testing.T) {
 			o := open(t)
 			o.write("orders", 5)
@@ -74,6 +74,30 @@ func TestClaim_WhileRowsAreHiddenIsAnError(t *testing.T) {
 			o.exec(`CREATE POLICY relay ON outbox.` + table + ` USING (true)`)
 			_, err = s.Claim(t.Context(), request("x"))
 			require.NoError(t, err, "a policy that shows all")
+		})
+	}
+}
+
+// Such a claim finds no lane, whether rows are hidden or not.
+func TestClaim_WhileWorkersHoldAllSharesIsAnErrorIfRowsAreHidden(t *testing.T) {
+	for _, table := range []string{"event", "pending", "lane", "topic", "dead_letter", "worker"} {
+		t.Run(table, func(t *testing.T) {
+			o := open(t)
+			s := testOutbox{o.asRelay(), t, o.db}
+			s.carrier().take(everyLane...)
+			o.write("orders", 5)
+			r := request("x")
+			r.Carries = true
+			claim := func() error {
+				batches, err := s.Claim(t.Context(), r)
+				require.Empty(t, batches)
+				return err
+			}
+			require.NoError(t, claim())
+			o.hide(table)
+			require.ErrorContains(t, claim(), "row level security can hide rows of outbox."+table)
+			o.exec(`CREATE POLICY relay ON outbox.` + table + ` USING (true)`)
+			require.NoError(t, claim(), "a policy that shows all")
 		})
 	}
 }

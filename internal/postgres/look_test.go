@@ -273,7 +273,7 @@ func TestReader_ReadsAnewAfterAStandbyIsPromoted(t *testing.T) {
 }
 
 func TestLook_OfRowsThatAreHiddenIsAnError(t *testing.T) {
-	for _, table := range []string{"event", "pending", "share", "round"} {
+	for _, table := range []string{"event", "pending", "lane", "share", "round"} {
 		t.Run(table, func(t *testing.T) {
 			o := open(t)
 			o.write("orders", 5)

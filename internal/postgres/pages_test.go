@@ -239,7 +239,7 @@ func TestPages_OfRowsThatAreHiddenIsAnError(t *testing.T) {
 	lane := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
 	require.Len(t, s.pages(10, lane).Events, 3)
 	require.Len(t, s.discover(everyLane...).First, 1)
-	for _, table := range []string{"pending", "share", "round"} {
+	for _, table := range []string{"pending", "lane", "share", "round"} {
 		o.hide(table)
 		_, err := s.Pages(t.Context(), aWorker, []relay.LaneCursor{lane}, 10)
 		require.ErrorContains(t, err, "row level security")
