@@ -27,15 +27,30 @@ func (a *ambiguity) noteAccepted(topic string) {
 	delete(a.believed, topic)
 }
 
-// believe notes that n ambiguous refusals have made dead letters.
-func (a *ambiguity) believe(topic string, n int) {
+// believe notes that n ambiguous refusals are believed, if a batch of the topic may believe so many.
+// It is noted before they become dead letters: batches of the topic may be refused at the same time.
+func (a *ambiguity) believe(topic string, n int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if n > 0 {
-		if a.believed == nil {
-			a.believed = make(map[string]int)
-		}
-		a.believed[topic] += n
+	if n == 0 {
+		return true
+	}
+	if a.believed[topic]+n > ambiguousLimit {
+		return false
+	}
+	if a.believed == nil {
+		a.believed = make(map[string]int)
+	}
+	a.believed[topic] += n
+	return true
+}
+
+// disbelieve takes back n refusals that have made no dead letters.
+func (a *ambiguity) disbelieve(topic string, n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n > 0 && a.believed[topic] > 0 {
+		a.believed[topic] = max(0, a.believed[topic]-n)
 	}
 }
 

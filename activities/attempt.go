@@ -238,12 +238,19 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 	}
 	f.believed, f.othersGotThrough = t.ambiguous.of(f.topic, f.expireAfter)
 	v := f.judge()
+	if !t.ambiguous.believe(f.topic, f.withoutEvidence(v)) {
+		f.believed = ambiguousLimit // by another batch, meanwhile
+		v = f.judge()
+	}
 	// The next attempt has to know this, even if the database fails from here on.
 	t.flight.note(f.topic, func(c *checkpoint) { c.ProvedAt, c.GivenUp = v.provedAt, v.givenUp })
 	known, err := t.store.Refuse(ctx, f.topic, f.toRecord(v))
 	f.refusedFor = make(map[relay.Ref]time.Duration, len(known))
 	for _, k := range known {
 		f.refusedFor[k.Ref] = k.For
+	}
+	if err != nil {
+		t.ambiguous.disbelieve(f.topic, f.withoutEvidence(v))
 	}
 	return err
 }
@@ -252,11 +259,11 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 func (t *attempt) carryOut(ctx context.Context, d decision) error {
 	if len(d.deadLetters) > 0 {
 		if err := t.store.DeadLetter(ctx, t.lease, t.workflowID, d.deadLetters); err != nil {
+			t.ambiguous.disbelieve(t.topic, d.believed)
 			return err
 		}
 		t.flight.deadLettered(t.topic, d.deadLetters)
 		t.cfg.Metrics.DeadLettered(t.topic, d.deadLetters)
-		t.ambiguous.believe(t.topic, d.believed)
 	}
 	if len(d.giveBack) > 0 {
 		if err := t.store.Release(ctx, t.lease, relay.Read{Next: t.flight.giveBack(t.topic)}); err != nil {

@@ -205,9 +205,7 @@ func (f facts) weigh(d *decision) {
 	v := f.judge()
 	expired := f.expired(v)
 	d.deadLetters = slices.Concat(v.poison, v.ambiguous, expired)
-	if f.accepted == 0 && !v.isProved {
-		d.believed = len(v.ambiguous)
-	}
+	d.believed = f.withoutEvidence(v)
 	d.giveBack = slices.Sorted(maps.Keys(f.borrowed))
 	d.tally.provedAt, d.tally.givenUp = v.provedAt, v.givenUp
 
@@ -362,6 +360,14 @@ type verdict struct {
 	soon     *relay.PublishError
 	provedAt time.Time
 	givenUp  int
+}
+
+// withoutEvidence is how many ambiguous refusals a verdict believes though no event was accepted.
+func (f facts) withoutEvidence(v verdict) int {
+	if f.accepted > 0 || v.isProved {
+		return 0
+	}
+	return len(v.ambiguous)
 }
 
 // judge decides about the ambiguous refusals of an attempt, and about events for which a person

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -384,13 +385,35 @@ func TestPublishBatch_PreparesBeforeTemporalGivesItsBatchToAnother(t *testing.T)
 
 func TestDecide_BlamesNoDestinationWhereNoRefusalIsAmbiguous(t *testing.T) {
 	var a ambiguity
-	a.believe("orders", ambiguousLimit)
-	a.believe("orders", ambiguousLimit) // two batches at once
+	require.True(t, a.believe("orders", ambiguousLimit))
 	var f facts
 	f.believed, _ = a.of("orders", time.Hour)
 	require.Nil(t, f.judge().whole)
 	f.refused.ambiguous = outcomes(ambiguousPoison(), refs(1, 1))
 	require.NotNil(t, f.judge().whole)
+}
+
+// All batches judge before one of them makes its dead letters.
+func TestAmbiguity_LimitHoldsForBatchesAtOnce(t *testing.T) {
+	e := newEnv(t)
+	judged := func(lane int16) (*attempt, decision) {
+		a := e.newAttempt(request(lane), relay.Lease{Topic: "orders"}, e.clock.Now(), checkpoint{})
+		f := a.facts()
+		f.refused.ambiguous = outcomes(ambiguousPoison(), refs(1, 1))
+		require.NoError(t, a.recordRefusals(t.Context(), &f))
+		return a, decide(f)
+	}
+	first, dead := judged(0)
+	require.Len(t, dead.deadLetters, 1)
+	_, second := judged(1)
+	require.Len(t, second.deadLetters, 1)
+	_, third := judged(2)
+	require.Empty(t, third.deadLetters)
+	// What made no dead letter does not count.
+	e.store.deadLetterErr = errors.New("away")
+	require.Error(t, first.carryOut(t.Context(), dead))
+	_, again := judged(0)
+	require.Len(t, again.deadLetters, 1)
 }
 
 func TestParking_MakesDeadLettersOfRefusedEventsAndPublishesTheRest(t *testing.T) {
