@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/testenv"
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 // A topic leaves its shares and comes back again and again, and the worker that has it is killed meanwhile.
@@ -44,6 +46,9 @@ func TestShared_AWorkerMayBeKilledWhileATopicLeavesAndComesBack(t *testing.T) {
 		first.kill()
 		kills++
 		first = o.work(shared)
+		// The dead worker counts as seen for some seconds more.
+		o.until(20*time.Second, fmt.Sprintf(`SELECT count(*) FROM outbox.share s JOIN outbox.worker w ON w.id = s.worker
+		    WHERE split_part(split_part(w.name, '/', 2), ' ', 1)::int = %d`, pid), "shares belong to the dead worker")
 		o.sharesBecome(20*time.Second, 8, 8)
 		// A second death while the first one's lanes wait would make them wait twice.
 		o.until(20*time.Second, `SELECT count(*) FROM outbox.pending WHERE topic <> 't0' AND created_at < now() - interval '1 second'`, "events wait")
@@ -61,5 +66,6 @@ func TestShared_AWorkerMayBeKilledWhileATopicLeavesAndComesBack(t *testing.T) {
 		repeats, s.written()*len(s.topics), kills, longest, topic)
 	require.LessOrEqual(t, repeats, kills*inHand)
 	require.Less(t, longest, 10*time.Second, topic)
-	o.together()
+	// A lane whose attempt died stays apart until the end of that attempt's lease.
+	o.togetherWithin(timing.Lease + 30*time.Second)
 }

@@ -14,7 +14,12 @@ import (
 // together waits until all lanes have come back to the shares.
 func (o *outbox) together() {
 	o.t.Helper()
-	o.until(30*time.Second, `SELECT count(*) FROM outbox.lane WHERE apart AND topic LIKE 't%'`, "lanes are apart")
+	o.togetherWithin(30 * time.Second)
+}
+
+func (o *outbox) togetherWithin(limit time.Duration) {
+	o.t.Helper()
+	o.until(limit, `SELECT count(*) FROM outbox.lane WHERE apart AND topic LIKE 't%'`, "lanes are apart")
 }
 
 // until waits until a count is 0.
