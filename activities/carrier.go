@@ -18,8 +18,8 @@ import (
 //
 // Six loops work at the same time: the steward attends to the shares and moves lanes, the reader finds
 // events, the sweeper searches for those that the reader cannot find, the loader loads their contents, the
-// settler settles events, and the dropper tells the sender which events to forget. They share hands, and nothing else. The sender has
-// goroutines of its own.
+// settler settles events, and the dropper tells the sender which events to forget. They share hands, and nothing
+// else. The sender has goroutines of its own.
 //
 // A topic that cannot be published as usual leaves the shares: its lanes are set apart, and batches of
 // that topic alone have them. So the carrier decides nothing about refused events.

@@ -106,7 +106,10 @@ type carriedTopic struct {
 }
 
 // carriedDestination is what the topics of one destination have in hand.
-type carriedDestination struct{ events int }
+type carriedDestination struct {
+	name   string // "" if it is not known
+	events int
+}
 
 type dropping int
 
@@ -200,7 +203,7 @@ func (h *hands) toOf(topic string) *carriedDestination {
 	name := h.destination(topic)
 	to := h.to[name]
 	if to == nil {
-		to = &carriedDestination{}
+		to = &carriedDestination{name: name}
 		if name != "" {
 			h.to[name] = to
 		}
@@ -384,7 +387,7 @@ func (h *hands) enqueue(taken []relay.Narrow) {
 		}
 		if t.allowance == nil {
 			// One bound for all topics of a destination: it may hang.
-			t.allowance = h.budget.join(cmp.Or(h.destination(e.Topic), e.Topic))
+			t.allowance = h.budget.join(cmp.Or(t.to.name, t.name))
 		}
 		t.queue = append(t.queue, e)
 	}
@@ -1267,7 +1270,8 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, keys keys, asked tim
 // was not full flows from then on. got reports whether the pages have brought the carrier on.
 //
 // A page begins at the final id again while later ones are not final. If it is then full of events that were
-// left, the lane flows, too, and looks have to find all events above the id again.
+// left, the lane flows, too, and looks have to find all events above the id again. Without such a page, again
+// is above all ids.
 func (h *hands) paged(r *read, p readPlan, pages relay.Pages, keys keys, asked time.Time) (got bool, again int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

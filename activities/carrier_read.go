@@ -3,7 +3,6 @@ package activities
 import (
 	"context"
 	"log/slog"
-	"math"
 	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -223,41 +222,39 @@ func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 
 // pages reads the next pending events of lanes that have a backlog.
 func (r *carrierReader) pages(ctx context.Context, p readPlan) (got bool, err error) {
-	asked, read := time.Now(), r.hands.beginRead()
-	defer r.hands.endRead(read)
-	cursors, most := make([]relay.LaneCursor, len(p.pages)), 0
+	cursors := make([]relay.LaneCursor, len(p.pages))
 	for i, page := range p.pages {
 		cursors[i] = page.cursor
-		most += page.cursor.Most
 	}
 	r.lastPage = cursors[len(cursors)-1].Topic
-	pages, err := r.store.Pages(ctx, r.worker, cursors, most)
-	if err != nil {
-		return false, err
-	}
-	if pages.Final < r.final || r.isOther(pages.Server) {
-		r.begin()
-		return true, nil
-	}
-	keys, err := r.keys(ctx, read, false, pages.Events)
-	if err != nil {
-		return false, err
-	}
-	got, again := r.hands.paged(read, p, pages, keys, asked)
-	if again < math.MaxInt64 {
+	return r.page(ctx, cursors, false, func(read *read, pages relay.Pages, keys keys, asked time.Time) bool {
+		got, again := r.hands.paged(read, p, pages, keys, asked)
 		r.gaps.Again(again)
-	}
-	return got, nil
+		return got
+	})
 }
 
 // hot reads the next events of hot keys that have few in hand.
 func (r *carrierReader) hot(ctx context.Context, p readPlan) (got bool, err error) {
-	asked, read := time.Now(), r.hands.beginRead()
-	defer r.hands.endRead(read)
-	cursors, most := make([]relay.LaneCursor, len(p.hot)), 0
+	cursors := make([]relay.LaneCursor, len(p.hot))
 	for i, page := range p.hot {
 		cursors[i] = page.cursor
-		most += page.cursor.Most
+	}
+	return r.page(ctx, cursors, true, func(read *read, pages relay.Pages, keys keys, asked time.Time) bool {
+		return r.hands.hotPaged(read, p, pages, keys, asked)
+	})
+}
+
+// page reads lanes from their cursors on, and gives take the pages, unless they are of another history of the
+// database. got reports whether that has brought the reader on. forHot is that of keys.
+func (r *carrierReader) page(ctx context.Context, cursors []relay.LaneCursor, forHot bool,
+	take func(*read, relay.Pages, keys, time.Time) (got bool),
+) (got bool, err error) {
+	asked, read := time.Now(), r.hands.beginRead()
+	defer r.hands.endRead(read)
+	most := 0
+	for _, c := range cursors {
+		most += c.Most
 	}
 	pages, err := r.store.Pages(ctx, r.worker, cursors, most)
 	if err != nil {
@@ -267,11 +264,11 @@ func (r *carrierReader) hot(ctx context.Context, p readPlan) (got bool, err erro
 		r.begin()
 		return true, nil
 	}
-	keys, err := r.keys(ctx, read, true, pages.Events)
+	keys, err := r.keys(ctx, read, forHot, pages.Events)
 	if err != nil {
 		return false, err
 	}
-	return r.hands.hotPaged(read, p, pages, keys, asked), nil
+	return take(read, pages, keys, asked), nil
 }
 
 // keys reads the keys of events that a read has found and that came without their contents, as far as they
