@@ -15,9 +15,9 @@ import (
 	"github.com/temporal-outbox/relay/outbox"
 )
 
-// Claim runs up to four statements: mayWaitSQL tells whether to search, waitingLanesSQL finds the free lanes with pending events, countWaitingSQL
-// counts these events, and claimLanesSQL claims lanes for the batches that pack makes. Claimed runs
-// earlierClaimsSQL, which finds the claims of an earlier attempt.
+// Claim runs up to four statements: mayWaitSQL tells whether to search, waitingLanesSQL finds the free lanes
+// with pending events, countWaitingSQL counts these events, and claimLanesSQL claims lanes for the batches that
+// pack makes. Claimed runs earlierClaimsSQL, which finds the claims of an earlier attempt.
 
 // Claim leases pending lanes and returns them as batches. It returns none if no event is pending,
 // or if all pending events are leased, paused, lingering, or in topics without a route or with their

@@ -154,21 +154,14 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	return page, nil
 }
 
-// fill reads the contents of the events, except of those that are too large. If the server cannot
-// convert a text to UTF-8, the statement that reads it fails. Then fill reads the halves of the
-// events separately, down to the one that is Unreadable.
+// fill reads the contents of the events, except of those that are too large. One that the server cannot
+// convert to UTF-8 is Unreadable.
 func (s *Store) fill(ctx context.Context, events []relay.Event) error {
-	err := s.fillAll(ctx, events)
-	switch {
-	case !unconvertible(err):
-		return err
-	case len(events) == 1:
-		return s.unreadable(ctx, &events[0], err)
-	}
-	if err := s.fill(ctx, events[:len(events)/2]); err != nil {
-		return err
-	}
-	return s.fill(ctx, events[len(events)/2:])
+	return inHalves(0, len(events), func(from, to int) error {
+		return s.fillAll(ctx, events[from:to])
+	}, func(i int, err error) error {
+		return s.unreadable(ctx, &events[i], err)
+	})
 }
 
 func (s *Store) fillAll(ctx context.Context, events []relay.Event) error {

@@ -272,25 +272,18 @@ func (s *Store) Keys(ctx context.Context, wanted []relay.Narrow) ([]string, erro
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	keys := make([]string, len(wanted))
-	if err := s.keys(ctx, wanted, keys); err != nil {
+	if len(wanted) == 0 {
+		return keys, nil
+	}
+	err := inHalves(0, len(wanted), func(from, to int) error {
+		return s.keysOf(ctx, wanted[from:to], keys[from:to])
+	}, func(int, error) error {
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("read the keys of events: %w", err)
 	}
 	return keys, nil
-}
-
-func (s *Store) keys(ctx context.Context, wanted []relay.Narrow, keys []string) error {
-	if len(wanted) == 0 {
-		return nil
-	}
-	err := s.keysOf(ctx, wanted, keys)
-	half := len(wanted) / 2
-	switch {
-	case !unconvertible(err):
-		return err
-	case half == 0:
-		return nil
-	}
-	return cmp.Or(s.keys(ctx, wanted[:half], keys[:half]), s.keys(ctx, wanted[half:], keys[half:]))
 }
 
 func (s *Store) keysOf(ctx context.Context, wanted []relay.Narrow, keys []string) error {

@@ -108,6 +108,24 @@ func (s *Store) convert(ctx context.Context, column string, r relay.Ref) error {
 	return err
 }
 
+// inHalves reads a range of events. If the server cannot convert a text to UTF-8, the statement that reads it
+// fails. Then inHalves reads the halves of the range separately, down to the event with that text, and gives it
+// to unreadable with the error.
+func inHalves(from, to int, read func(from, to int) error, unreadable func(i int, err error) error) error {
+	err := read(from, to)
+	switch {
+	case !unconvertible(err):
+		return err
+	case to-from == 1:
+		return unreadable(from, err)
+	}
+	half := from + (to-from)/2
+	if err := inHalves(from, half, read, unreadable); err != nil {
+		return err
+	}
+	return inHalves(half, to, read, unreadable)
+}
+
 const keySQL = `SELECT key FROM outbox.event WHERE id = $1 AND created_at = $2 LIMIT 1`
 
 // unreadable records why an event cannot be read. It also reads the event's key if possible, because
