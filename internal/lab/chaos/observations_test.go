@@ -74,15 +74,28 @@ func TestObservations_GiveBackEachRecord(t *testing.T) {
 	}}, found)
 }
 
-// A dead letter EventMissing is a violation if its event is there, and none if its
-// partition was dropped before.
-func TestAudit_KnowsOfAnEventThatIsTakenForMissing(t *testing.T) {
+// audited returns a database whose changes are recorded.
+func audited(t *testing.T) *pgxpool.Pool {
 	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
 	_, err = db.Exec(t.Context(), auditSQL)
 	require.NoError(t, err)
-	_, err = db.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x'), ('a', 'T', 'gone'), ('a', 'T', 'other')`)
+	return db
+}
+
+// auditedEvent returns such a database with an event, and the event's id.
+func auditedEvent(t *testing.T) (db *pgxpool.Pool, id string) {
+	db = audited(t)
+	require.NoError(t, db.QueryRow(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x') RETURNING event_id::text`).Scan(&id))
+	return db, id
+}
+
+// A dead letter EventMissing is a violation if its event is there, and none if its
+// partition was dropped before.
+func TestAudit_KnowsOfAnEventThatIsTakenForMissing(t *testing.T) {
+	db := audited(t)
+	_, err := db.Exec(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x'), ('a', 'T', 'gone'), ('a', 'T', 'other')`)
 	require.NoError(t, err)
 	_, err = db.Exec(t.Context(), `
 		UPDATE chaos.event SET gone_at = now() - interval '1 minute' WHERE id = (SELECT id FROM outbox.event WHERE payload = 'gone');
@@ -102,14 +115,8 @@ func TestAudit_KnowsOfAnEventThatIsTakenForMissing(t *testing.T) {
 // The database's own record of an event that came twice: settled, and the lane held by
 // another, in this order.
 func TestAudit_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
-	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
-	require.NoError(t, err)
-	t.Cleanup(db.Close)
-	_, err = db.Exec(t.Context(), auditSQL)
-	require.NoError(t, err)
-	var id string
-	require.NoError(t, db.QueryRow(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x') RETURNING event_id::text`).Scan(&id))
-	_, err = db.Exec(t.Context(), `
+	db, id := auditedEvent(t)
+	_, err := db.Exec(t.Context(), `
 		INSERT INTO outbox.lane (topic, lane) SELECT topic, lane FROM outbox.event;
 		UPDATE outbox.lane SET claimed_at = now();
 		DELETE FROM outbox.pending;
@@ -129,17 +136,11 @@ func TestAudit_HasWhenAnEventWasSettledAndItsLaneTaken(t *testing.T) {
 	require.True(t, found[id].Settled[0].Before(found[id].Held[0].At))
 }
 
-// Who had the share of an event's lane, for however long, and that a lane which was apart came back to
-// the holder of the share.
+// The record also has each holder of the share of an event's lane, for however long it held the share. If a
+// lane was apart, it has when the lane came back to that holder.
 func TestAudit_HasWhoHadTheShareOfAnEventsLane(t *testing.T) {
-	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
-	require.NoError(t, err)
-	t.Cleanup(db.Close)
-	_, err = db.Exec(t.Context(), auditSQL)
-	require.NoError(t, err)
-	var id string
-	require.NoError(t, db.QueryRow(t.Context(), `INSERT INTO outbox.event (topic, type, payload) VALUES ('a', 'T', 'x') RETURNING event_id::text`).Scan(&id))
-	_, err = db.Exec(t.Context(), `
+	db, id := auditedEvent(t)
+	_, err := db.Exec(t.Context(), `
 		INSERT INTO outbox.lane (topic, lane) SELECT topic, lane FROM outbox.event;
 		SET application_name = 'worker-1';
 		UPDATE outbox.share SET worker = 'a0000000-0000-0000-0000-000000000000', leased_until = now();

@@ -3,21 +3,14 @@ package chaos
 import (
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
-
-	"github.com/temporal-outbox/relay/internal/testenv"
 )
 
 // What was asked of a recovery ends in words of its own, or, where that was terminated,
 // not at all.
 func TestRemaining_HasOperationsUnderWayOrFailedAndNoRequestToARecovery(t *testing.T) {
-	db, err := pgxpool.New(t.Context(), testenv.DatabaseURL(t))
-	require.NoError(t, err)
-	t.Cleanup(db.Close)
-	_, err = db.Exec(t.Context(), auditSQL)
-	require.NoError(t, err)
-	_, err = db.Exec(t.Context(), `INSERT INTO outbox.operation (kind, topic, by, reason, finished_at, outcome) VALUES
+	db := audited(t)
+	_, err := db.Exec(t.Context(), `INSERT INTO outbox.operation (kind, topic, by, reason, finished_at, outcome) VALUES
 	    ('recover-park', 'orders', 'a', 'x', now(), 'parked: 1 published, 2 dead letters'), ('recover-park', 'orders', 'a', 'x', NULL, ''),
 	    ('recover-now', 'orders', 'a', 'x', now(), 'tries now'), ('redrive', 'audit', 'a', 'x', now(), 'done')`)
 	require.NoError(t, err)
