@@ -28,8 +28,8 @@ const (
 //
 // Topics take turns, request by request. The limiter of a destination decides how many requests to
 // it are in flight, up to 96 or r.Most; up to 256 are in total. So neither a topic with many events nor a
-// destination that hangs delays the others. A topic's destination is looked up in the background. If it is not found, or not
-// configured, all events of the topic fail until the topic is dropped.
+// destination that hangs delays the others. A topic's destination is looked up in the background. If it is
+// not found, or not configured, all events of the topic fail until the topic is dropped.
 func (p *Publisher) Open(r relay.SenderRequest) relay.Sender {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &stream{
