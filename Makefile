@@ -46,7 +46,7 @@ full: cc ## the longest test at its full size: 10,000 dead letters redriven and 
 	@grep -q '^ok ' bin/full.log && grep -q '^--- PASS: ' bin/full.log || { echo "make: the test failed, or none ran" >&2; exit 1; }
 
 .PHONY: fleets
-fleets: cc ## workers of two versions run together for ten minutes each way, with and without versions of Temporal: 45 minutes in all
+fleets: cc ## workers of two versions run together for ten minutes each way, with and without versions of Temporal: over 40 minutes in all
 	@mkdir -p bin
 	OUTBOX_TEST_FULL=1 CGO_ENABLED=1 go run ./localstack exec -- go test -race -count=1 -v -timeout 90m -parallel 2 \
 		-run '^TestFleet_OfTwoVersionsPublishesAllTopicsInTimeThereAndBack$$' ./internal/e2e/ 2>&1 | tee bin/fleets.log
