@@ -454,10 +454,11 @@ func (h *hands) canAdd(topic string, epoch int, events []relay.Event) []relay.Ev
 	if t == nil || t.epoch != epoch || t.dropping != 0 {
 		return nil // what is in hand is forgotten when the topic is dropped, or was
 	}
+	loaded := t.loading[:len(events)]
 	if t.loading = t.loading[len(events):]; len(t.loading) == 0 {
 		t.loading = nil
 	}
-	return h.sift(t, events)
+	return h.sift(t, loaded, events)
 }
 
 // forgetLoads makes the contents that are still to be loaded be forgotten, also those that are being loaded.
@@ -475,18 +476,27 @@ func (h *hands) unread() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for name, t := range h.topics {
-		events := slices.Concat(t.loading, t.queue)
-		if len(events) == 0 {
-			continue
-		}
-		h.forgetLoads(t)
-		for _, e := range events {
-			if taken, is := t.hand[e.Ref]; is { // or it was left, because of its key
-				h.forget(t, e.Ref)
-				h.putBackEvent(name, e.Ref, taken)
-			}
+		for ref, e := range h.giveUpLoads(t) {
+			h.putBackEvent(name, ref, e)
 		}
 	}
+}
+
+// giveUpLoads forgets the events of a topic whose contents are not loaded, and returns them.
+func (h *hands) giveUpLoads(t *carriedTopic) (forgotten map[relay.Ref]carriedEvent) {
+	events := slices.Concat(t.loading, t.queue)
+	if len(events) == 0 {
+		return nil
+	}
+	h.forgetLoads(t)
+	forgotten = make(map[relay.Ref]carriedEvent, len(events))
+	for _, e := range events {
+		if taken, is := t.hand[e.Ref]; is { // or it was left, because of its key
+			h.forget(t, e.Ref)
+			forgotten[e.Ref] = taken
+		}
+	}
+	return forgotten
 }
 
 // answered takes the answer to one request. It returns the acknowledgements of events whose share is
@@ -927,8 +937,9 @@ func (h *hands) learn(lanes []int16, exceptions []relay.LaneException) {
 			listed[e.TopicLane] = true
 			h.learnApart(t, l, e)
 		case l == nil || l.mode != leaving: // reserved
+			// Its events in hand are still sent, so its hot keys stay until it is apart: the queue may have
+			// later events of these.
 			t.lanes[e.Lane] = &carriedLane{mode: leaving, cause: "an operation needs the lane"}
-			h.forgetHot(t, e.Lane)
 			signal(h.wakeSteward)
 			signal(h.wakeSettler)
 		}
@@ -1210,12 +1221,15 @@ func (h *hands) swept(r *read, p readPlan, d relay.Discovered) {
 	}
 }
 
-// forgetHistory makes all shares be discovered again: the database is another one.
+// forgetHistory makes all shares be discovered again: the database is another one, or none of the shares is
+// read any more. The events whose contents are not loaded are forgotten with the hot keys: earlier events of these
+// keys may have been left.
 func (h *hands) forgetHistory() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.final = 0
 	for name, t := range h.topics {
+		h.giveUpLoads(t)
 		for key := range t.hot {
 			h.endHot(t, key)
 		}

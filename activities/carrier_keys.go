@@ -150,15 +150,17 @@ func (h *hands) inHandAbove(c *relay.LaneCursor) (n int) {
 
 // sift returns those of a topic's loaded events that are to be sent. Others are left pending, because of their
 // keys, which may be known only now. What is left of a key takes along what is in the queue behind it: that
-// would be sent before it.
-func (h *hands) sift(t *carriedTopic, events []relay.Event) []relay.Event {
+// would be sent before it. loaded are the events as they were in t.loading.
+func (h *hands) sift(t *carriedTopic, loaded []relay.Narrow, events []relay.Event) []relay.Event {
 	if !t.isOrdered {
 		return events
 	}
 	left := make(map[string]bool)
+	n := -1
 	events = slices.DeleteFunc(events, func(e relay.Event) bool {
+		n++
 		taken, inHand := t.hand[e.Ref]
-		if !inHand {
+		if !inHand || loaded[n].Ref != e.Ref {
 			return true // left already
 		}
 		key := e.Key
@@ -192,12 +194,14 @@ func (h *hands) leaveEvent(t *carriedTopic, ref relay.Ref, key string) {
 	t.hot[key].after = min(t.hot[key].after, ref.ID-1)
 }
 
-// leaveQueued leaves the events of hot keys pending whose contents are still to be loaded, or are being loaded.
+// leaveQueued leaves the events of hot keys pending whose contents are still to be loaded, or are being loaded. Those
+// that are being loaded keep their place in t.loading without their Ref: they may be taken again before the load ends.
 func (h *hands) leaveQueued(t *carriedTopic, keys map[string]bool) {
 	for _, queued := range [][]relay.Narrow{t.loading, t.queue} {
-		for _, e := range queued {
+		for i, e := range queued {
 			if taken, is := t.hand[e.Ref]; is && taken.keyed && keys[taken.key] {
 				h.leaveEvent(t, e.Ref, taken.key)
+				queued[i].Ref = relay.Ref{}
 			}
 		}
 	}

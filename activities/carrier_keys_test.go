@@ -159,7 +159,7 @@ func TestHotKey_OfATopicThatIsNotOrderedIsNone(t *testing.T) {
 		require.True(t, h.take(relay.Narrow{Topic: "orders", Ref: ref, Bytes: 1}, time.Time{}, "", false))
 		events = append(events, relay.Event{Ref: ref, Key: "k"})
 	}
-	require.Len(t, h.sift(h.topics["orders"], events), 100)
+	require.Len(t, h.sift(h.topics["orders"], nil, events), 100)
 	require.Zero(t, h.hotKeys)
 }
 
@@ -227,6 +227,73 @@ func TestHotKey_IsNotReadWhileOneOfItsEventsMayBeInTheQueue(t *testing.T) {
 	require.Empty(t, h.loaded(h.toLoad(), "k"))
 	require.True(t, h.hotPaged(r, p, pages, nil, time.Now()))
 	require.Equal(t, []int64{2}, h.loaded(h.toLoad(), "k"))
+}
+
+// leftOne makes a key hot of which event 1 is sent, event 2 is left, and event 3 is in the queue: its key is not
+// known yet.
+func leftOne(t *testing.T) *hands {
+	t.Helper()
+	h := testHands()
+	h.keyMost, h.final = 1, 100
+	h.queued(t, unknownKey(1), unknownKey(2))
+	require.Equal(t, []int64{1}, h.loaded(h.toLoad(), "k"))
+	h.queued(t, unknownKey(3))
+	h.answered("orders", []relay.Outcome{{Ref: relay.Ref{ID: 1}}})
+	return h
+}
+
+func TestHotKey_IsNotOvertakenAfterAnotherHistoryOfTheDatabase(t *testing.T) {
+	h := leftOne(t)
+	loading := h.toLoad()
+	h.queued(t, unknownKey(4))
+	h.forgetHistory()
+	require.Empty(t, h.loaded(loading, "k"), "3 would be sent before 2")
+	require.Empty(t, h.toLoad().events)
+	require.Equal(t, 1, h.events, "1 is to be settled")
+}
+
+func TestHotKey_IsNotOvertakenWhileAllSharesLeave(t *testing.T) {
+	h := leftOne(t)
+	r := carrierReader{hands: h, unsent: func() int { return 0 }, gaps: relay.NewGaps(h.final, gapsMost)}
+	h.leaveShares(h.held(), false)
+	_, err := r.turn(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, h.loaded(h.toLoad(), "k"), "3 would be sent before 2")
+}
+
+func TestHotKey_IsNotOvertakenInALaneThatAnOperationNeeds(t *testing.T) {
+	h := leftOne(t)
+	at := relay.TopicLane{Topic: "orders"}
+	h.know([]int16{0}, []relay.LaneException{{TopicLane: at, Reserved: true}})
+	require.Empty(t, h.loaded(h.toLoad(), "k"), "3 would be sent before 2")
+	require.Empty(t, h.plan("", 0).hot, "nothing is read of a lane that leaves")
+	h.settled(h.toSettle())
+	lanes, _ := h.toSetApart()
+	require.Equal(t, []relay.TopicLane{at}, lanes)
+	h.areApart(lanes)
+	require.Zero(t, h.hotKeys)
+}
+
+// The load goes on while the share of the lane is lost and taken again.
+func TestHotKey_IsNotSentFromALoadInWhichItWasLeft(t *testing.T) {
+	h := testHands()
+	h.keyMost, h.final = 2, 100
+	other := relay.Ref{ID: 9, Lane: 1}
+	h.queued(t, unknownKey(1), unknownKey(2), relay.Event{Ref: other, Key: "other"})
+	first := h.toLoad()
+	h.queued(t, knownKey(3))
+	second := h.toLoad()
+	require.Equal(t, []int64{1, 9}, h.loaded(first, "k"), "1 and 3 are as many as may be in hand")
+	h.answered("orders", []relay.Outcome{{Ref: relay.Ref{ID: 1}}})
+	h.settled(h.toSettle())
+	h.answered("orders", []relay.Outcome{{Ref: other}})
+
+	h.attended([]int16{0}, relay.Shares{})
+	h.took(0, time.Now())
+	h.know([]int16{0}, nil)
+	h.queued(t, unknownKey(2), unknownKey(3))
+	require.Empty(t, h.loaded(second, "k"), "3 would be sent before 2")
+	require.Equal(t, []int64{2, 3}, h.loaded(h.toLoad(), "k"))
 }
 
 func TestHotKey_IsReadAgainFromAnEventThatCouldNotBeLoaded(t *testing.T) {

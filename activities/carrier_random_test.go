@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -20,6 +21,7 @@ import (
 var (
 	carrierSeeds = flag.Int("carrier.seeds", 12, "how many random lives of carriers to try")
 	carrierSeed  = flag.Uint64("carrier.seed", 1, "the first of them")
+	carrierWith  = flag.String("carrier.with", "", "happenings that each life has, such as hot,operations")
 )
 
 // happenings are what may happen in the life of carriers.
@@ -27,6 +29,24 @@ type happenings struct {
 	deaths, freezes, outages, replaced bool
 	refusals, hangs, stops, operations bool
 	joins, seats, flaky, hot           bool
+}
+
+// add adds happenings, whose names are separated by commas.
+func (h *happenings) add(names string) error {
+	all := map[string]*bool{
+		"deaths": &h.deaths, "freezes": &h.freezes, "outages": &h.outages, "replaced": &h.replaced,
+		"refusals": &h.refusals, "hangs": &h.hangs, "stops": &h.stops, "operations": &h.operations,
+		"joins": &h.joins, "seats": &h.seats, "flaky": &h.flaky, "hot": &h.hot,
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		switch does := all[name]; {
+		case does != nil:
+			*does = true
+		case name != "":
+			return fmt.Errorf("there is no happening %q", name)
+		}
+	}
+	return nil
 }
 
 // TestCarrier_KeepsOrderAndLosesNothingInRandomLives lets several workers and the batches of single topics
@@ -41,6 +61,7 @@ func TestCarrier_KeepsOrderAndLosesNothingInRandomLives(t *testing.T) {
 			deaths: has(), freezes: has(), outages: has(), replaced: has(), refusals: has(), hangs: has(),
 			stops: has(), operations: has(), joins: has(), seats: has(), flaky: has(), hot: has(),
 		}
+		require.NoError(t, h.add(*carrierWith))
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { live(t, seed, h) })
 		})
