@@ -133,6 +133,7 @@ type Level struct {
 	rate     float64     // requests in a second, 0: no limit
 	accepted rateCounter // requests. One whose events are refused for another reason is accepted, too
 	next     time.Time   // when the rate allows the next request
+	first    bool        // no other rate came before it
 	used     bool        // a request has waited for the rate since it rose
 	found    bool        // the rate has risen up to the quota once
 	calm     time.Duration
@@ -208,6 +209,7 @@ func (v *Level) Answered(now time.Time, a Answer, full bool) {
 	began := now.Add(-a.Latency)
 	if a.Accepted > 0 || !a.Throttled {
 		v.accepted.add(now)
+		v.correctFirstRate(now, began)
 	}
 	if a.Throttled {
 		if began.After(v.lowered) {
@@ -351,6 +353,7 @@ func (v *Level) throttled(now time.Time) {
 			v.calm = firstCalm
 		}
 	}
+	v.first = v.rate == 0
 	v.rate = max(leastRate, rate)
 	v.lowered, v.rose, v.used, v.next = now, now.Add(v.calm), false, now.Add(max(relief, v.interval()))
 	if v.fastest > 0 {
@@ -361,6 +364,18 @@ func (v *Level) throttled(now time.Time) {
 	v.trial, v.throughput, v.nextTrial = nil, 0, now
 	v.rest, v.step = firstRest, firstStep
 	v.restart(now)
+}
+
+// correctFirstRate counts an accepted request that was under way when the first rate was set. The answers of
+// a burst come in any order. If a refusal comes first, the rate would be that of the few answers before it,
+// and would take twice as long to rise up to the quota.
+func (v *Level) correctFirstRate(now, began time.Time) {
+	if v.first && !began.After(v.lowered) {
+		v.rate = max(v.rate, belowQuota*v.accepted.perSecond(now))
+		if next := v.lowered.Add(max(relief, v.interval())); next.Before(v.next) {
+			v.next = next
+		}
+	}
 }
 
 // raiseRate raises a rate that is used up and has not been throttled for a while.

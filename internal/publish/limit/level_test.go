@@ -205,6 +205,48 @@ func TestLevel_SettlesBelowAQuota(t *testing.T) {
 	}
 }
 
+// The requests of a burst are under way together, and their answers come in any order.
+func TestLevel_FirstRateIsThatOfTheWholeBurstInWhateverOrder(t *testing.T) {
+	const burst, refused = 16, 5
+	rate := func(order func(n int) (isRefused bool)) (perSecond float64) {
+		v, now := NewLevel(Ceiling), time.Unix(1_000_000, 0)
+		for range burst {
+			v.Started(now, false)
+		}
+		now = now.Add(15 * time.Millisecond)
+		for n := range burst {
+			if order(n) {
+				v.Answered(now, Answer{Latency: 15 * time.Millisecond, Throttled: true}, false)
+			} else {
+				v.Answered(now, Answer{Latency: 15 * time.Millisecond, Accepted: 10}, false)
+			}
+		}
+		require.Equal(t, relief, v.Wait(now), "until the next request")
+		return v.Rate()
+	}
+	last := rate(func(n int) bool { return n >= burst-refused })
+	require.Greater(t, last, 40.0, "eleven in a quarter of a second, and a little less")
+	require.Equal(t, last, rate(func(n int) bool { return n < refused }))
+	require.Equal(t, last, rate(func(n int) bool { return n%3 == 0 && n/3 < refused }))
+}
+
+// A request that began after a rate was set says nothing about the rate before.
+func TestLevel_LaterRatesAreNotRaisedByAnswersOfTheirBurst(t *testing.T) {
+	v, now := NewLevel(Ceiling), time.Unix(1_000_000, 0)
+	throttled := Answer{Latency: 15 * time.Millisecond, Throttled: true}
+	v.Answered(now, throttled, false)
+	require.InDelta(t, leastRate, v.Rate(), 0)
+	now = now.Add(time.Second)
+	for range 10 {
+		v.Answered(now, Answer{Latency: 15 * time.Millisecond, Accepted: 10}, false)
+	}
+	require.InDelta(t, leastRate, v.Rate(), 0, "these began later")
+	v.Answered(now, throttled, false)
+	lowered := v.Rate()
+	v.Answered(now, Answer{Latency: 15 * time.Millisecond, Accepted: 10}, false)
+	require.InDelta(t, lowered, v.Rate(), 0)
+}
+
 func TestLevel_FollowsAQuotaThatRises(t *testing.T) {
 	w := newWorld(quota(15*time.Millisecond, 30, 30))
 	w.run(10 * time.Second)
