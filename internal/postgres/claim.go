@@ -264,13 +264,23 @@ func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, err
 // activity released its claim. The worker of that attempt may still run and have acknowledgements
 // to settle. It has until quiet_at for that. The same holds if the lane's last holder was a worker that
 // did not give the share back. A trigger skips lanes whose share is taken at the same time.
+//
+// A batch also gets the lanes of its topic that have no events yet, see pack. So the statement itself leaves
+// lanes to the workers that will take their share in a moment, as waitingLanesSQL does. If it took one of
+// them, the lease of the share would end for good, and the next claims would take the lanes of all topics.
 const claimLanesSQL = `
-WITH free AS (
+WITH seats_offered AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM outbox.worker WHERE offered_at BETWEEN now() - $7::interval AND now())
+           AND NOT EXISTS (SELECT FROM outbox.lane WHERE leased_until >= now() AND NOT retrying) AS are),
+free AS (
     SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying OR ` + keptByShare + ` AS settling
     FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
     JOIN outbox.lane l USING (topic, lane)
     WHERE (l.leased_until IS NULL OR l.leased_until < now())
-      AND (l.reserved_until IS NULL OR l.reserved_until < now()) AND ` + mayClaim + `
+      AND (l.reserved_until IS NULL OR l.reserved_until < now())
+      AND (l.lane <> ALL (ARRAY(SELECT s.lane FROM outbox.share s
+                                WHERE s.leased_until >= now() - $7::interval OR (SELECT are FROM seats_offered)))
+           OR l.apart OR l.claim_id IS NOT NULL)
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l SKIP LOCKED)
 UPDATE outbox.lane l
@@ -296,7 +306,7 @@ func (s *Store) lease(ctx context.Context, by string, packed [][]lane) ([]relay.
 		}
 	}
 	topics, numbers := columns(all)
-	rows, err := s.pool.Query(ctx, claimLanesSQL, topics, numbers, claims, s.cfg.ClaimLease, by, timing.SettleGrace)
+	rows, err := s.pool.Query(ctx, claimLanesSQL, topics, numbers, claims, s.cfg.ClaimLease, by, timing.SettleGrace, timing.ShareFirst)
 	if err != nil {
 		return nil, fmt.Errorf("claim lanes: %w", err)
 	}

@@ -764,3 +764,43 @@ func TestAttend_WhileRowsAreHiddenIsAnError(t *testing.T) {
 		}
 	}
 }
+
+// A worker that died gives nothing back. A batch of a topic that is apart gets no other lane of the topic: it
+// would end the lease of the share for good, and the claims would take the lanes of all topics in it.
+func TestClaim_OfLanesApartLeavesTheSharesOfTheDeadToTheNextWorker(t *testing.T) {
+	o := open(t)
+	topics := []string{"bills", "orders"}
+	for _, topic := range topics {
+		o.write(topic, 100)
+	}
+	require.NoError(t, o.Sweep(t.Context()))
+	dead, next := o.carrier(), o.carrier()
+	dead.take(allLanes()...)
+	next.attend()
+	apart := relay.TopicLane{Topic: "bills", Lane: query[int16](o, `SELECT min(lane) FROM outbox.pending WHERE topic = 'bills'`)}
+	require.Len(t, dead.setApart("refused", apart), 1)
+	o.exec(`UPDATE outbox.share SET leased_until = now() - $1::interval`, timing.ShareFirst/2)
+	batches := o.claim()
+	require.Len(t, batches, 1)
+	require.Equal(t, apart.Topic, batches[0].Topic)
+	require.Equal(t, []int16{apart.Lane}, batches[0].Lanes)
+	require.Empty(t, o.claim(), "the shares have not ended for good")
+	require.Len(t, next.take(allLanes()...), relay.Lanes)
+}
+
+func TestClaim_OfLanesApartLeavesTheOthersToWorkersThatWereJustOfferedSeats(t *testing.T) {
+	o := open(t)
+	o.write("bills", 100)
+	require.NoError(t, o.Sweep(t.Context()))
+	c := o.carrier()
+	_, err := o.Attend(t.Context(), relay.Attendance{Worker: c.id, Name: "worker"})
+	require.NoError(t, err)
+	offered, err := o.Offer(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, offered)
+	lane := query[int16](o, `SELECT min(lane) FROM outbox.pending`)
+	o.exec(`UPDATE outbox.lane SET apart = true WHERE lane = $1`, lane)
+	batches := o.claim()
+	require.Len(t, batches, 1)
+	require.Equal(t, []int16{lane}, batches[0].Lanes)
+}
