@@ -138,6 +138,7 @@ func firesAfter(t *testing.T, r rule, lasting time.Duration, all []shown) time.D
 }
 
 func TestAlerts_FireWhenTheyShouldAndNotOtherwise(t *testing.T) {
+	t.Parallel()
 	const never = -1
 	sampled := always(`outbox_topics_sampled`, 1)
 	paused := func(by string, v float64) shown { return always(`outbox_topic_paused{topic="orders",by="`+by+`"}`, v) }

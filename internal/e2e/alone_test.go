@@ -52,6 +52,7 @@ func (a *aloneRefused) count() int {
 }
 
 func TestRecovery_PagesThatFailAloneBlockNoOtherEvent(t *testing.T) {
+	t.Parallel()
 	const poison, good = 3000, 200
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")

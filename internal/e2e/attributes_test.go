@@ -44,6 +44,7 @@ func (o *outbox) found(c client.Client, n int, query string) {
 }
 
 func TestSearchAttributes_FindAllRecoveriesWithOneQuery(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n  audit: {sqs: there-is-no-such-queue}\n")
 	c := testenv.Temporal(t)
@@ -117,6 +118,7 @@ func (o *outbox) namespaced(c client.Client) (own client.Client, name string) {
 }
 
 func TestSearchAttributes_ThatCannotBeRegisteredKeepNothingElseFromWorking(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c, namespace := o.namespaced(testenv.Temporal(t))

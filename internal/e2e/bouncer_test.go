@@ -32,6 +32,7 @@ func numberOf(t *testing.T, body, prefix string) int {
 }
 
 func TestPgBouncer_InTransactionModeLetsAWorkerPublishOnceAndInOrder(t *testing.T) {
+	t.Parallel()
 	n, keys := many()/4, 200
 	standard, fifo := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+".fifo")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+standard.name+"}\n  ledger: {sqs: "+fifo.name+"}\n")

@@ -12,6 +12,7 @@ import (
 // SNS accepts such messages and does not deliver them to queues, or they cannot be
 // messages at all. They are not sent, and no other event waits for them.
 func TestCharacters_ThatADestinationLosesAreDeadLettersThatSayWhere(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"sns", "sqs"} {
 		t.Run(kind, func(t *testing.T) {
 			name := testenv.Name(t)

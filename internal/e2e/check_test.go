@@ -47,6 +47,7 @@ func line(t *testing.T, out, check string) string {
 }
 
 func TestCheck_SaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T) {
+	t.Parallel()
 	q, r := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+".fifo")
 	topic := testenv.Name(t)
 	newTopic(t, topic, q)
@@ -79,6 +80,7 @@ func TestCheck_SaysLineByLineThatAWorkerCouldStartAndStartsNothing(t *testing.T)
 }
 
 func TestCheck_NamesFailuresAndChecksThatTheyLeaveUnknown(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	proxy := newAWSProxy(t)
 	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+"}\n  orders: {sqs: there-is-no-such-queue}\n")
@@ -120,6 +122,7 @@ func TestCheck_NamesFailuresAndChecksThatTheyLeaveUnknown(t *testing.T) {
 }
 
 func TestCheck_FailsIfInsertedEventsDoNotBecomePending(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	as := []string{"DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")}
@@ -141,6 +144,7 @@ func TestCheck_FailsIfInsertedEventsDoNotBecomePending(t *testing.T) {
 
 // A name that is misspelt was seen when the first batch of the topic had failed for good.
 func TestCheck_NamesTopicsThatArePendingAndHaveNoRoute(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  audit: {sqs: "+q.name+"}\n  orders: {sqs: "+q.name+"}\n")
 	o.write("orders", "a", 5, 2)
@@ -166,6 +170,7 @@ func TestCheck_NamesTopicsThatArePendingAndHaveNoRoute(t *testing.T) {
 }
 
 func TestCheck_WarnsOfSubscriptionsThatGetAnEnvelope(t *testing.T) {
+	t.Parallel()
 	raw, wrapped, topic := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+"-w"), testenv.Name(t)
 	newTopic(t, topic, raw)
 	o := newOutbox(t, "topics:\n  orders: {sns: "+topic+"}\n")

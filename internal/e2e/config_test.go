@@ -49,6 +49,7 @@ func (o *outbox) refused(env ...string) string {
 }
 
 func TestConfiguration_EverySettingThatIsWrongIsNamedAtOnce(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics: {}\n")
 	out := o.refused("DATABASE_URL=", "OUTBOX_CONFIG=", "OUTBOX_LOG_FORMAT=xml", "TEMPORAL_DEPLOYMENT_NAME=d")
 	for _, want := range []string{"DATABASE_URL is not set", "OUTBOX_CONFIG is not set", "OUTBOX_LOG_FORMAT", "go together"} {
@@ -59,6 +60,7 @@ func TestConfiguration_EverySettingThatIsWrongIsNamedAtOnce(t *testing.T) {
 }
 
 func TestConfiguration_APolicyThatCannotHoldIsRefusedWithItsTopic(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, `topics:
   a: {sqs: a, onPoison: block}
   b: {sqs: b, onPoison: drop}
@@ -75,6 +77,7 @@ func TestConfiguration_APolicyThatCannotHoldIsRefusedWithItsTopic(t *testing.T) 
 
 // Each of these was told alone, without its place, or not at all.
 func TestConfiguration_AllMistakesAreNamedAtOnceWithTheirPlaces(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, `topics:
   a: {sqs: a, giveUpAfter: 1 day}
   b: {sqs: b, onPoison: drop}
@@ -112,6 +115,7 @@ topics: {g: {sqs: g}}
 }
 
 func TestWorker_NamesEveryNeighbourThatIsAway(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: there-is-no-such-queue}\n")
 	out := o.refused("DATABASE_URL=postgres://nobody@127.0.0.1:1/x", "TEMPORAL_ADDRESS=127.0.0.1:1")
 	require.Contains(t, out, "connect to the database")
@@ -119,6 +123,7 @@ func TestWorker_NamesEveryNeighbourThatIsAway(t *testing.T) {
 }
 
 func TestConfiguration_AMistakeIsNamedWithItsPlace(t *testing.T) {
+	t.Parallel()
 	for config, want := range map[string]string{
 		"topics:\n  orders: {snss: x}\n":         "snss",
 		"topics:\n  orders: {sns: x, sqs: y}\n":  "orders",
@@ -135,6 +140,7 @@ func TestConfiguration_AMistakeIsNamedWithItsPlace(t *testing.T) {
 }
 
 func TestWorker_StartsWithABrokenDestinationAndOtherTopicsFlow(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  broken: {sqs: there-is-no-such-queue}\n  orders: {sqs: "+q.name+"}\n")
 	o.write("broken", "b", 50, 5)
@@ -149,6 +155,7 @@ func TestWorker_StartsWithABrokenDestinationAndOtherTopicsFlow(t *testing.T) {
 }
 
 func TestStatus_ShowsPendingEventsAsTableAndJSON(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	require.Contains(t, o.starter("status"), "no topic has had an event yet")
 	o.write("orders", "o", 7, 2)

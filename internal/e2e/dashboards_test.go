@@ -108,6 +108,7 @@ func selectors(t *testing.T, where, expr string) (all []*parser.VectorSelector) 
 }
 
 func TestAlerts_ParseAndHaveTheirRunbookEntries(t *testing.T) {
+	t.Parallel()
 	runbook := read(t, "runbook.md")
 	headings := regexp.MustCompile(`(?m)^## (\S+)$`).FindAllStringSubmatch(runbook, -1)
 	known := map[string]bool{}
@@ -138,6 +139,7 @@ func TestAlerts_ParseAndHaveTheirRunbookEntries(t *testing.T) {
 }
 
 func TestDashboard_IsWellFormed(t *testing.T) {
+	t.Parallel()
 	ids := map[int]bool{}
 	taken := map[[2]int]string{}
 	for _, p := range panels(t) {
@@ -165,6 +167,7 @@ func TestDashboard_IsWellFormed(t *testing.T) {
 // What an alert or a panel reads must be what a worker shows, and a label that it
 // insists on must be on it: a mistake there is an alert that never fires.
 func TestMetrics_ThatAnAlertOrAPanelReadsAreShownByAWorker(t *testing.T) {
+	t.Parallel()
 	m, _ := busy(t)
 	for where, expr := range expressions(t) {
 		for _, s := range selectors(t, where, expr) {

@@ -21,6 +21,7 @@ import (
 )
 
 func TestDelivery_OfACommittedEventThroughSNSAndNeverOfARolledBackOne(t *testing.T) {
+	t.Parallel()
 	name := testenv.Name(t)
 	q := newQueue(t, name)
 	newTopic(t, name, q)
@@ -57,6 +58,7 @@ func TestDelivery_OfACommittedEventThroughSNSAndNeverOfARolledBackOne(t *testing
 }
 
 func TestDelivery_OfARowThatTheProducerRoleInsertsWithPsql(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	testenv.RoleURL(t, o.db, "outbox_producer")
@@ -84,6 +86,7 @@ func psqlPath(t *testing.T) string {
 }
 
 func TestDelivery_KeepsCommitOrderOfEachKeyOnAFIFOQueue(t *testing.T) {
+	t.Parallel()
 	name := testenv.Name(t) + ".fifo"
 	q := newQueue(t, name)
 	newTopic(t, name, q)
@@ -140,6 +143,7 @@ func TestDelivery_KeepsCommitOrderOfEachKeyOnAFIFOQueue(t *testing.T) {
 }
 
 func TestPayload_EntersNoHistoryAndNoLog(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n  broken: {sqs: there-is-no-such-queue}\n")
 	w := o.work("OUTBOX_LOG_LEVEL=debug")
@@ -164,6 +168,7 @@ func TestPayload_EntersNoHistoryAndNoLog(t *testing.T) {
 }
 
 func TestRelay_ResultOfARunCountsPublishedEvents(t *testing.T) {
+	t.Parallel()
 	for mode, summary := range map[string]string{
 		shared:   "lanes of all topics · worker seat",
 		perTopic: "audit · 3 events · lane",

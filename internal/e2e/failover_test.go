@@ -39,6 +39,7 @@ func (o *outbox) publishedUnsettled(q queue, prefix string, n int) {
 // The standby lacks events that are published and not settled yet. It gives their ids to
 // other events, which must be published, too.
 func TestFailover_LosesNoEventThatGetsAnIDAgain(t *testing.T) {
+	t.Parallel()
 	const n = 300
 	q := newQueue(t, testenv.Name(t)+".fifo")
 	o, server := replaceable(t, "topics:\n  orders: {sqs: "+q.name+"}\n")

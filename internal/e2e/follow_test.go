@@ -13,6 +13,7 @@ import (
 )
 
 func TestOperation_TellsItsFollowerOnceThatNoWorkerPollsItsTaskQueue(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(20, 2)
@@ -33,6 +34,7 @@ func TestOperation_TellsItsFollowerOnceThatNoWorkerPollsItsTaskQueue(t *testing.
 }
 
 func TestOperation_IsFollowedToItsEndAndAnOutageOfTheDatabaseIsToldOnce(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(300, 10)
@@ -54,6 +56,7 @@ func TestOperation_IsFollowedToItsEndAndAnOutageOfTheDatabaseIsToldOnce(t *testi
 }
 
 func TestOperation_IsFollowedToItsEndAndAnOutageOfTemporalIsToldOnce(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(600, 10)

@@ -52,6 +52,7 @@ func (o *outbox) refusesTyped(c client.Client, id, text, kind, says string) {
 
 // On-call needs no shell: what the starter can do to the events of a topic, the form can.
 func TestOperation_StartedFromTheUIChecksCountsRecordsAndMoves(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -127,6 +128,7 @@ func TestOperation_StartedFromTheUIChecksCountsRecordsAndMoves(t *testing.T) {
 }
 
 func TestOperation_StartedFromTheUIPausesAndResumes(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)

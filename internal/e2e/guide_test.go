@@ -24,6 +24,7 @@ done
 // A reader copies its commands one after the other, so they are run so, as they stand
 // in the document, from the top of the repository.
 func TestGuide_WorksAsItStands(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "guide.md"))
 	require.NoError(t, err)
 	script := "set -eu\n"
@@ -65,6 +66,7 @@ func TestGuide_WorksAsItStands(t *testing.T) {
 }
 
 func TestGuide_ShowsTheProgramThatIsCompiled(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "guide.md"))
 	require.NoError(t, err)
 	program, err := os.ReadFile(filepath.Join("..", "..", "examples", "guide", "main.go"))

@@ -8,6 +8,7 @@ import (
 )
 
 func TestIndex_ThatIsAddedLaterIsInAllPartitionsAndThoseToCome(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.write("orders", "e", 100, 10)
 	add := func() {

@@ -17,6 +17,7 @@ import (
 // up, and another that finds the record must neither end it nor do a second time what it
 // is about.
 func TestOperation_HeldUpBeforeItsWorkflowStartsIsJoinedAndNotEnded(t *testing.T) {
+	t.Parallel()
 	o, first, line := heldUp(t)
 	second := o.command(discarding(0, "--yes", "--json", "--by", "bob")...)
 	require.Zero(t, second.status, second.err)
@@ -59,6 +60,7 @@ func heldUp(t *testing.T) (o *outbox, held *running, line *proxy) {
 // What an operation selects is counted before it is confirmed, and its time is that of the
 // count: it may be old when its workflow is about to start.
 func TestOperation_ThatWasConfirmedLateIsJoinedAndNotEnded(t *testing.T) {
+	t.Parallel()
 	o, first, line := heldUp(t)
 	o.exec(`UPDATE outbox.operation SET at = at + interval '-10 minutes'`)
 	o.exec(`UPDATE outbox.dead_letter SET dead_at = dead_at - interval '1 hour'`)
@@ -75,6 +77,7 @@ func TestOperation_ThatWasConfirmedLateIsJoinedAndNotEnded(t *testing.T) {
 }
 
 func TestOperation_StartedManyTimesAtOnceIsDoneOnceAndTheOthersJoin(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(150, 10)
@@ -105,6 +108,7 @@ func TestOperation_StartedManyTimesAtOnceIsDoneOnceAndTheOthersJoin(t *testing.T
 // That a workflow is not found proves nothing where it may be the wrong Temporal that was
 // asked.
 func TestOperation_UnderWayInAnotherNamespaceIsNotEndedFromHere(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(200, 10)
@@ -124,6 +128,7 @@ func TestOperation_UnderWayInAnotherNamespaceIsNotEndedFromHere(t *testing.T) {
 }
 
 func TestOperation_OfAnotherTaskQueueWithoutAWorkflowIsNotStartedOnThisOne(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.dead(2, 1)
 	o.exec(`INSERT INTO outbox.operation (kind, topic, by, reason, workflow_id) VALUES ('discard', 'orders', 'x', 'y', $1)`,

@@ -42,6 +42,7 @@ func crowded(t *testing.T, topics int) (url string) {
 }
 
 func TestListing_OfAnAccountWithThousandsOfTopicsEndsInCheckAndInAWorker(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  far: {sns: topic-4999}\n  misspelt: {sns: topic-5000}\n  orders: {sqs: "+q.name+"}\n")
 	o.env = append(o.env, "AWS_ENDPOINT_URL_SNS="+crowded(t, 5000))

@@ -69,6 +69,7 @@ func (o *outbox) showsProblems(parts ...string) (shown relayShown) {
 
 // Everything is green for Temporal in each of these states, and events wait.
 func TestStatus_SaysThatNothingRunsTheRelayAndHowItGoesOn(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -122,6 +123,7 @@ func TestStatus_SaysThatNothingRunsTheRelayAndHowItGoesOn(t *testing.T) {
 }
 
 func TestStatus_OfVersionedWorkersSaysThatNoVersionIsCurrent(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.schedule()
@@ -142,6 +144,7 @@ func TestStatus_OfVersionedWorkersSaysThatNoVersionIsCurrent(t *testing.T) {
 }
 
 func TestCheck_WarnsThatNothingRunsTheRelayAndFailsNotForIt(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -229,6 +232,7 @@ func newAsked(t *testing.T) *asked {
 }
 
 func TestStatus_WithoutRightsInTemporalSaysThatItIsNotKnown(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.schedule()
@@ -249,6 +253,7 @@ func TestStatus_WithoutRightsInTemporalSaysThatItIsNotKnown(t *testing.T) {
 }
 
 func TestStatus_ThatIsWatchedAsksTemporalNotAtEachTick(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	a := newAsked(t)
 	cmd := exec.CommandContext(t.Context(), filepath.Join(o.programs, "starter"), "status", "--watch", "--every", "100ms", "--json")

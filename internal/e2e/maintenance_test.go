@@ -11,6 +11,7 @@ import (
 )
 
 func TestMaintenance_RunsByItselfWithTheRightsOfTheRelayRole(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.exec(`SELECT outbox.make_partition(current_date - 20)`)
 	o.exec(`INSERT INTO outbox.event (topic, type, payload, created_at) VALUES ('orders', 'T', 'caught', now() - interval '10 days')`)

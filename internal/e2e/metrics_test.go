@@ -94,6 +94,7 @@ func busy(t *testing.T) (m metrics, text string) {
 }
 
 func TestMetrics_ShowFlowFailuresAndWaitingAndNothingOfAnEvent(t *testing.T) {
+	t.Parallel()
 	m, text := busy(t)
 	for series, want := range map[string]float64{
 		`outbox_events_published_total{topic="orders"}`:                             300,
@@ -130,6 +131,7 @@ func TestMetrics_ShowFlowFailuresAndWaitingAndNothingOfAnEvent(t *testing.T) {
 }
 
 func TestMetrics_OfAWorkerThatClaimsNoMoreHaveNoStaleGauges(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -158,6 +160,7 @@ func TestMetrics_OfAWorkerThatClaimsNoMoreHaveNoStaleGauges(t *testing.T) {
 }
 
 func TestWorker_SaysWhenItsDatabaseIsAway(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	line := newProxy(t, hostOf(t, o.url))
@@ -181,6 +184,7 @@ func TestWorker_SaysWhenItsDatabaseIsAway(t *testing.T) {
 }
 
 func TestWorker_SaysItsVersionAndThatOfGo(t *testing.T) {
+	t.Parallel()
 	out, err := exec.CommandContext(t.Context(), filepath.Join(programs, "worker"), "--version").CombinedOutput()
 	require.NoError(t, err)
 	require.Regexp(t, `^worker version \S+ \(.*go1\.\d+`, string(out))

@@ -41,6 +41,7 @@ func (o *outbox) unleased() {
 // Here it has done nothing.
 // What was acknowledged meanwhile goes from attempt to attempt in heartbeats.
 func TestOutage_OfADatabaseThatFallsSilentLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel()
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -66,6 +67,7 @@ func TestOutage_OfADatabaseThatFallsSilentLosesAndRepeatsNothing(t *testing.T) {
 // A destination that is away is tried less and less often. The database is what all
 // topics wait for.
 func TestOutage_OfTheDatabaseHasEveryBatchTriedWithinSeconds(t *testing.T) {
+	t.Parallel()
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -100,6 +102,7 @@ func TestOutage_OfTheDatabaseHasEveryBatchTriedWithinSeconds(t *testing.T) {
 }
 
 func TestOutage_LosingEveryDatabaseConnectionLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel()
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -119,6 +122,7 @@ func TestOutage_LosingEveryDatabaseConnectionLosesAndRepeatsNothing(t *testing.T
 // Without Temporal nobody decides what is published next: batches end what they
 // have begun, and what comes then waits.
 func TestOutage_OfTemporalPublishesNothingNewAndFlowResumesByItself(t *testing.T) {
+	t.Parallel()
 	n, late := many()/2, 1000
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -169,6 +173,7 @@ func (o *outbox) unheld() {
 
 // A worker that holds shares goes on without Temporal until its seat ends, and for timing.SeatGrace.
 func TestOutage_OfTemporalEndsPublishingInSharesWithTheSeat(t *testing.T) {
+	t.Parallel()
 	const runFor, late = 5 * time.Second, 1000
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")

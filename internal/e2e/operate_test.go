@@ -78,6 +78,7 @@ func buried(t *testing.T, n, keys int) (*outbox, queue, *worker) {
 }
 
 func TestRedrive_DeliversADeadLetterWithTheCommandLineAlone(t *testing.T) {
+	t.Parallel()
 	const n, keys = 100, 10
 	o, q, _ := buried(t, n, keys)
 
@@ -158,6 +159,7 @@ func ascending(t *testing.T, messages []types.Message, prefix string) {
 
 // Who looks for an event must not go after a relay that is well: its lane is an operation's.
 func TestWhere_SaysThatAnOperationHasReservedTheLane(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.write("orders", "e", 1, 1)
 	o.exec(`INSERT INTO outbox.lane (topic, lane) SELECT topic, lane FROM outbox.pending`)
@@ -179,6 +181,7 @@ func TestWhere_SaysThatAnOperationHasReservedTheLane(t *testing.T) {
 // What makes no sense, or cannot be done, is said clearly, has its status, and changes
 // nothing.
 func TestStarter_RefusesImpossibleCommandsAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.work()
@@ -273,6 +276,7 @@ func (o *outbox) state() map[string]string {
 }
 
 func TestStarter_WithoutDatabaseOrTemporalSaysSoAndDoesNothing(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.exec(`INSERT INTO outbox.lane (topic, lane) VALUES ('orders', 1)`)
 	o.exec(`INSERT INTO outbox.dead_letter (topic, lane, id, created_at, bytes, code, message, attempts, workflow_id)
@@ -356,6 +360,7 @@ func scale() int {
 }
 
 func TestRedriveAndReplay_SurviveAnyKillAndEndCompleteAndInOrder(t *testing.T) {
+	t.Parallel()
 	dead, events, keys := 1000*scale(), 10_000*scale(), 500
 	o, q, w := buried(t, dead, keys)
 

@@ -45,6 +45,7 @@ func (o *outbox) unsettled(q queue, n int) {
 
 // The run has ended, and with it its batches and what their heartbeats said.
 func TestOutage_OfTheDatabaseThatOutlastsARunRepeatsNothing(t *testing.T) {
+	t.Parallel()
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -66,6 +67,7 @@ func TestOutage_OfTheDatabaseThatOutlastsARunRepeatsNothing(t *testing.T) {
 // The run has ended and all leases are over, so that either worker may claim what either
 // has published; and the one that claims is the first to reach the database.
 func TestOutage_OfTheDatabaseThatOutlastsALeaseRepeatsNothing(t *testing.T) {
+	t.Parallel()
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")

@@ -14,6 +14,7 @@ import (
 // A redrive that only moves rows has done nothing yet: the destination may refuse all of
 // them again.
 func TestRedriveAndReplay_SayHowManyArrivedAndHowManyDiedAgain(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.work()

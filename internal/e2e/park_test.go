@@ -59,6 +59,7 @@ func (d *chattyDenial) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 // what they write meanwhile is not given up with the rest, and after a redrive each key
 // has come in order.
 func TestPark_EndsWhileServicesWriteAndARedriveKeepsEachKeysOrder(t *testing.T) {
+	t.Parallel()
 	const before = 200
 	q := newQueue(t, testenv.Name(t)+".fifo")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+", onPoison: block}\n")

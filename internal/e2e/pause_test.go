@@ -11,6 +11,7 @@ import (
 
 // Silence is what whoever pauses a topic wants, whatever it was in the middle of.
 func TestPause_EndsTheTopicsRecoveryAndNothingIsPublishedUntilItIsResumed(t *testing.T) {
+	t.Parallel()
 	o, q, c, _, _ := brokenOrders(t)
 	require.Contains(t, o.starter("pause", "orders", "--by", "ada", "--reason", "their deploy"), "orders: paused")
 	back := newQueue(t, q.name)
@@ -26,6 +27,7 @@ func TestPause_EndsTheTopicsRecoveryAndNothingIsPublishedUntilItIsResumed(t *tes
 }
 
 func TestPause_LetsATopicWaitAndTheOthersFlowUntilItIsResumed(t *testing.T) {
+	t.Parallel()
 	orders, audit := newQueue(t, testenv.Name(t)+"-orders"), newQueue(t, testenv.Name(t)+"-audit")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+orders.name+"}\n  audit: {sqs: "+audit.name+"}\n")
 	o.work()

@@ -12,6 +12,7 @@ import (
 
 // A host that is not this machine is tried first, and is not there.
 func TestWorker_WarnsOnceThatItMayReachItsDatabaseInPlainTextAndStarts(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	u, err := url.Parse(o.url)
 	require.NoError(t, err)
@@ -34,6 +35,7 @@ func TestWorker_WarnsOnceThatItMayReachItsDatabaseInPlainTextAndStarts(t *testin
 }
 
 func TestCheck_DoesNotFailForAWarning(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	u, err := url.Parse(o.url)

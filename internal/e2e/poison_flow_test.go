@@ -12,6 +12,7 @@ import (
 )
 
 func TestPoison_InFullFlowOfTwoWorkersBecomesDeadLettersAndHoldsNothingUp(t *testing.T) {
+	t.Parallel()
 	n := many() / 2
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -38,6 +39,7 @@ func TestPoison_InFullFlowOfTwoWorkersBecomesDeadLettersAndHoldsNothingUp(t *tes
 // Somebody deletes rows with psql. There is nothing to publish any more, but that
 // there was is not forgotten, and nobody waits for it.
 func TestPoison_AnEventDeletedWhilePendingIsADeadLetterThatSaysSo(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.write("orders", "e", 1000, 50)

@@ -14,6 +14,7 @@ import (
 const oversize = `repeat('x', 1100000)`
 
 func TestPoison_NeverBlocksItsBatchAndIsADeadLetterWithItsReason(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.work()
@@ -35,6 +36,7 @@ func TestPoison_NeverBlocksItsBatchAndIsADeadLetterWithItsReason(t *testing.T) {
 // With block, what comes after a poison event of its key follows it, in order, so
 // that a redrive can bring all of it in order.
 func TestPoison_WithBlockHoldsItsKeyBackAndNoOther(t *testing.T) {
+	t.Parallel()
 	for onPoison, dead := range map[string]int{"continue": 1, "block": 11} {
 		t.Run(onPoison, func(t *testing.T) {
 			q := newQueue(t, testenv.Name(t)+".fifo")
@@ -64,6 +66,7 @@ func TestPoison_WithBlockHoldsItsKeyBackAndNoOther(t *testing.T) {
 
 // Two relays on one outbox is a mistake, but not one that harms anybody.
 func TestRelay_ASecondOnOneOutboxPublishesNothingThatTheFirstHolds(t *testing.T) {
+	t.Parallel()
 	const n = 5000
 	q := newQueue(t, testenv.Name(t))
 	config := "topics:\n  orders: {sqs: " + q.name + "}\n"

@@ -23,6 +23,7 @@ func (q queue) shrink(bytes int) {
 }
 
 func TestRecovery_MoreAmbiguousPoisonThanAPageBecomesDeadLetters(t *testing.T) {
+	t.Parallel()
 	for kind, suffix := range map[string]string{"standard": "", "FIFO": ".fifo"} {
 		t.Run(kind, func(t *testing.T) {
 			q := newQueue(t, testenv.Name(t)+suffix)

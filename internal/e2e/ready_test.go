@@ -84,6 +84,7 @@ func (o *outbox) passGate(build string, input ...any) (r workflows.GateResult, e
 // Temporal's worker controller waits for ready pods, then runs the gate, and then makes
 // their version current.
 func TestFirstInstall_InTheWorkerControllersOrderBecomesReadyAndPublishes(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.schedule()
@@ -111,6 +112,7 @@ func TestFirstInstall_InTheWorkerControllersOrderBecomesReadyAndPublishes(t *tes
 }
 
 func TestFirstInstall_WithoutOneDestinationBecomesReadyAndPublishesTheRest(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  broken: {sqs: there-is-no-such-queue}\n  orders: {sqs: "+q.name+"}\n")
 	o.schedule()
@@ -139,6 +141,7 @@ func TestFirstInstall_WithoutOneDestinationBecomesReadyAndPublishesTheRest(t *te
 }
 
 func TestReadiness_ReportsAPausedScheduleAndStaysReady(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+newQueue(t, testenv.Name(t)).name+"}\n")
 	o.schedule()
 	c := testenv.Temporal(t)
@@ -154,6 +157,7 @@ func TestReadiness_ReportsAPausedScheduleAndStaysReady(t *testing.T) {
 }
 
 func TestReadiness_IsLostWhileAWorkerStops(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	w := o.work()
@@ -176,6 +180,7 @@ func TestReadiness_IsLostWhileAWorkerStops(t *testing.T) {
 }
 
 func TestReadiness_ReportsAQueueThatIsDeletedUnderAWorker(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	w := o.work()
@@ -196,6 +201,7 @@ func TestReadiness_ReportsAQueueThatIsDeletedUnderAWorker(t *testing.T) {
 }
 
 func TestReadiness_OfAWorkerWithoutAVersionSaysThatItGetsNoWork(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+newQueue(t, testenv.Name(t)).name+"}\n")
 	o.schedule()
 	versioned := o.startWorker(o.version("one")...)
@@ -255,6 +261,7 @@ func gatekeeper(t *testing.T) (address string, refuse *atomic.Bool) {
 }
 
 func TestReadiness_IsLostWhileTemporalRefusesToGiveWork(t *testing.T) {
+	t.Parallel()
 	address, refuse := gatekeeper(t)
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+newQueue(t, testenv.Name(t)).name+"}\n")
 	w := o.work("TEMPORAL_ADDRESS=" + address)
@@ -276,6 +283,7 @@ func TestReadiness_IsLostWhileTemporalRefusesToGiveWork(t *testing.T) {
 }
 
 func TestGate_TakesAnyInput(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  broken: {sqs: there-is-no-such-queue}\n")
 	o.work()
 	c := testenv.Temporal(t)

@@ -96,6 +96,7 @@ func TestWhere_SaysWhenAndAsWhichMessageATopicWithReceiptsPublished(t *testing.T
 
 // Without a partition no receipt can be written. Everything else goes on.
 func TestReceipts_ThatAreLostAreCountedAndNothingElseIsLost(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+", receipts: 7d}\n")
 	w := o.work()

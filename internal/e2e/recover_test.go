@@ -135,6 +135,7 @@ func TestRecover_NowHasAnotherAttemptFollowOneThatIsUnderWay(t *testing.T) {
 }
 
 func TestRecover_NowSaysThatThereIsNoAttemptToHurry(t *testing.T) {
+	t.Parallel()
 	o, _ := held(t, 20, nil)
 	r := o.command("recover", "orders", "--now", "--by", "ada", "--reason", "repaired")
 	require.Equal(t, 3, r.status)
@@ -144,6 +145,7 @@ func TestRecover_NowSaysThatThereIsNoAttemptToHurry(t *testing.T) {
 
 // The terminal gives up waiting; the recovery does not, and has the last word.
 func TestPark_ThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
+	t.Parallel()
 	goOn := make(chan struct{})
 	d := &destination{answer: func(parks bool) bool {
 		if parks {
@@ -194,6 +196,7 @@ func TestPark_ThatNobodyWaitsForStaysOpenOnRecordUntilItIsOver(t *testing.T) {
 }
 
 func TestPark_WhoseTerminalIsGoneHasItsRecordEndedByTheRecovery(t *testing.T) {
+	t.Parallel()
 	d := &destination{answer: func(bool) bool { return false }}
 	o, c := held(t, 20, d)
 	o.attempted(d, 1)
@@ -208,6 +211,7 @@ func TestPark_WhoseTerminalIsGoneHasItsRecordEndedByTheRecovery(t *testing.T) {
 }
 
 func TestPark_ThatFindsTheDestinationBackIsOnRecordAsSuch(t *testing.T) {
+	t.Parallel()
 	answered := make(chan struct{})
 	d := &destination{answer: func(bool) bool { <-answered; return true }}
 	o, c := held(t, 20, d)

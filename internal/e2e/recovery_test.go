@@ -87,6 +87,7 @@ func (o *outbox) expirePause() {
 }
 
 func TestRecovery_OfABrokenDestinationIsOneAndDeliversAllWhenItIsBack(t *testing.T) {
+	t.Parallel()
 	const n = 3000
 	broken, sound := newQueue(t, testenv.Name(t)+"-a"), newQueue(t, testenv.Name(t)+"-b")
 	o := newOutbox(t, "topics:\n  broken: {sqs: "+broken.name+"}\n  sound: {sqs: "+sound.name+"}\n")
@@ -146,6 +147,7 @@ type brokenShown struct {
 }
 
 func TestRecovery_ShowsItsCauseStartAndNextStepInEveryPlace(t *testing.T) {
+	t.Parallel()
 	o, q, c, _, _ := brokenOrders(t)
 	status := func() *brokenShown {
 		topics := commandJSON[struct {
@@ -207,6 +209,7 @@ func TestRecovery_ShowsItsCauseStartAndNextStepInEveryPlace(t *testing.T) {
 }
 
 func TestRecovery_SurvivesItsRelayRunAndItsWorker(t *testing.T) {
+	t.Parallel()
 	o, q, c, w, _ := brokenOrders(t)
 	for _, r := range o.runs(t.Context(), c) {
 		if r.open() {
@@ -222,6 +225,7 @@ func TestRecovery_SurvivesItsRelayRunAndItsWorker(t *testing.T) {
 }
 
 func TestRecovery_ThatIsTerminatedHarmsNothingForLongerThanItsPause(t *testing.T) {
+	t.Parallel()
 	o, q, c, _, _ := brokenOrders(t)
 	require.NoError(t, c.TerminateWorkflow(t.Context(), o.recoveryID("orders"), "", "by mistake"))
 	o.expirePause()
@@ -233,6 +237,7 @@ func TestRecovery_ThatIsTerminatedHarmsNothingForLongerThanItsPause(t *testing.T
 }
 
 func TestRecovery_WhoseActivityIsPausedOrResetGoesOn(t *testing.T) {
+	t.Parallel()
 	o, q, c, _, pending := brokenOrders(t)
 	execution := o.pauseActivity(c, pending)
 	back := newQueue(t, q.name)
@@ -256,6 +261,7 @@ func TestRecovery_WhoseActivityIsPausedOrResetGoesOn(t *testing.T) {
 }
 
 func TestPark_MakesDeadLettersOfFailingEventsAndLetsTheTopicGoOn(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -289,6 +295,7 @@ func TestPark_MakesDeadLettersOfFailingEventsAndLetsTheTopicGoOn(t *testing.T) {
 
 // A new version of the worker takes a recovery over.
 func TestRecovery_SurvivesADeploy(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)

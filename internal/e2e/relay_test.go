@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,8 +28,23 @@ import (
 // programs is the folder of the built worker and starter.
 var programs string
 
+// parallel is how many tests run beside each other, unless the command line says it. Most of them wait
+// for leases, pauses and polls.
+const parallel = "4"
+
+// A test calls t.Parallel, unless it bounds how long something takes, how fast it goes or how much memory
+// it needs, or changes what the process has. go test runs those that do not call it first, each alone.
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		flag.Parse()
+		isSet := false
+		flag.Visit(func(f *flag.Flag) { isSet = isSet || f.Name == "test.parallel" })
+		if !isSet {
+			if err := flag.Set("test.parallel", parallel); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
 		dir, err := os.MkdirTemp("", "e2e")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -159,12 +178,9 @@ func (o *outbox) work(env ...string) *worker {
 
 func (o *outbox) startWorker(env ...string) *worker {
 	o.t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(o.t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(o.t, err)
-	w := &worker{t: o.t, http: l.Addr().String(), done: make(chan struct{})}
-	require.NoError(o.t, l.Close())
+	w := &worker{t: o.t, http: freeAddress(o.t), done: make(chan struct{})}
 	w.cmd = exec.Command(filepath.Join(o.programs, "worker"))
-	w.cmd.Env = append(append(o.env, "OUTBOX_HTTP_ADDRESS="+w.http), env...)
+	w.cmd.Env = slices.Concat(o.env, []string{"OUTBOX_HTTP_ADDRESS=" + w.http}, env)
 	w.cmd.Stdout, w.cmd.Stderr = w, w
 	require.NoError(o.t, w.cmd.Start())
 	go func() {
@@ -179,6 +195,28 @@ func (o *outbox) startWorker(env ...string) *worker {
 		}
 	})
 	return w
+}
+
+// firstPort and lastPort are outside of the range from which systems take ports by themselves.
+const firstPort, lastPort = 20000, 30000
+
+var nextPort atomic.Int64
+
+func init() { nextPort.Store(rand.Int64N(lastPort - firstPort)) }
+
+// freeAddress is an address for a process to listen on. Nothing else takes it until the process begins.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for {
+		address := fmt.Sprint("127.0.0.1:", firstPort+nextPort.Add(1)%(lastPort-firstPort))
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
+		return address
+	}
 }
 
 // stop sends SIGTERM and waits for a clean end.

@@ -534,6 +534,7 @@ func TestRollover_ToAVersionThatCannotReplayTheRunReplacesItAndBack(t *testing.T
 // A recovery that is reset to its beginning after the workers of the version that began it
 // have gone.
 func TestRollover_ARecoveryResetToItsBeginningGoesOnOnTheCurrentVersion(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)

@@ -37,6 +37,7 @@ func (s *samplings) times() []time.Time {
 // Runs are short, so that their claims go now to one worker, now to the other. If each sampled for itself, there
 // would be twice as many samples.
 func TestSampling_IsDoneByOneOfTwoWorkersAndItsGaugesNeverGo(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	seen := &samplings{}
@@ -72,6 +73,7 @@ func TestSampling_IsDoneByOneOfTwoWorkersAndItsGaugesNeverGo(t *testing.T) {
 }
 
 func TestSampling_IsTakenOverWhenItsWorkerIsGone(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	first := o.work()

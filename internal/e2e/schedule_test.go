@@ -55,6 +55,7 @@ func (o *outbox) unscheduled() {
 }
 
 func TestSchedule_WithoutFlagsKeepsEverySettingThatIsStored(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	given := [][2]string{
@@ -113,6 +114,7 @@ func TestSchedule_WithoutFlagsKeepsEverySettingThatIsStored(t *testing.T) {
 }
 
 func TestSchedule_LowersRetentionOnlyIfThatIsConfirmed(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h", "--maintain-every", "1h", "--keep-days", "90")
@@ -141,6 +143,7 @@ func TestSchedule_LowersRetentionOnlyIfThatIsConfirmed(t *testing.T) {
 }
 
 func TestSchedule_LeavesMaintenanceOffUntilItIsTurnedOn(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	id := o.queue + "-maintenance"
@@ -182,6 +185,7 @@ func TestSchedule_LeavesMaintenanceOffUntilItIsTurnedOn(t *testing.T) {
 
 // A version before deleted the schedule when maintenance was turned off.
 func TestSchedule_DoesNotBringBackMaintenanceThatAnEarlierVersionDeleted(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h")
@@ -198,6 +202,7 @@ func TestSchedule_DoesNotBringBackMaintenanceThatAnEarlierVersionDeleted(t *test
 
 // The server overwrites what others have changed meanwhile, unless it is told not to.
 func TestSchedule_ByManyAtOnceLosesNoSetting(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h")
@@ -227,6 +232,7 @@ func TestSchedule_ByManyAtOnceLosesNoSetting(t *testing.T) {
 
 // The version before made its schedules with the SDK, and stored every flag.
 func TestSchedule_KeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	c := testenv.Temporal(t)
@@ -262,6 +268,7 @@ func TestSchedule_KeepsTheSettingsThatAnEarlierVersionStored(t *testing.T) {
 
 // As after a change of the data converter, or an edit in Temporal's UI.
 func TestSchedule_StoresUnreadableSettingsAnewAndKeepsThePause(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.unscheduled()
 	o.starter("schedule", "--every", "1h", "--maintain-every", "2h")

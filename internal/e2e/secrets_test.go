@@ -78,6 +78,7 @@ func (e evidence) run(o *outbox, status int, args ...string) ran {
 }
 
 func TestSecrets_PayloadsAndAttributesAreReadableOnlyWhereTheyBelong(t *testing.T) {
+	t.Parallel()
 	const n = 50
 	q := newQueue(t, testenv.Name(t))
 	o := secretive(t, q.name)

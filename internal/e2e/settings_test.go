@@ -15,6 +15,7 @@ import (
 
 // Rows that are hidden look like rows that are not there.
 func TestSecurity_SwitchedOnUnderAWorkerIsNamedWhereverPeopleLook(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	as := "DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")
@@ -54,6 +55,7 @@ func TestSecurity_SwitchedOnUnderAWorkerIsNamedWhereverPeopleLook(t *testing.T) 
 }
 
 func TestSecurity_EventsThatAreHiddenUnderAWorkerWait(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{shared, perTopic} {
 		t.Run(mode, func(t *testing.T) {
 			q := newQueue(t, testenv.Name(t))
@@ -109,6 +111,7 @@ func (w *worker) metric(begin, end string) error {
 }
 
 func TestSession_OfAnotherIsolationIsNamedAtMigrateStartAndCheck(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$`)

@@ -15,6 +15,7 @@ import (
 const inHand = 1000
 
 func TestShared_AFrozenWorkerRepeatsNothing(t *testing.T) {
+	t.Parallel()
 	for _, frozen := range []time.Duration{3 * time.Second, 6 * time.Second} {
 		t.Run(frozen.String(), func(t *testing.T) {
 			w := newWire(t)

@@ -61,6 +61,7 @@ func (o *outbox) sharesBecome(within time.Duration, want ...int) (took time.Dura
 }
 
 func TestShared_ManyTopicsFlowInOrder(t *testing.T) {
+	t.Parallel()
 	const topics, n, keys = 20, 200, 10
 	o, queues := sharedOutbox(t, topics)
 	o.work(shared)

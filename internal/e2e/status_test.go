@@ -12,6 +12,7 @@ import (
 )
 
 func TestStatus_ThatIsWatchedShowsChangesAndReturnsAfterAnOutage(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	line := newProxy(t, hostOf(t, o.url))
 	cmd := exec.CommandContext(t.Context(), filepath.Join(o.programs, "starter"), "status", "--watch", "--every", "100ms", "--json")

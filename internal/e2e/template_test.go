@@ -80,6 +80,7 @@ func deployStack(t *testing.T, cfg aws.Config, name, file string) map[string]str
 // The template's output is the worker's configuration, and events reach each queue: raw,
 // filtered and in order. LocalStack checks no rights and encrypts nothing.
 func TestMessagingTemplate_CarriesEventsToEachQueueThatItMakes(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("INTEROP") == "" {
 		t.Skip("the emulator has no CloudFormation: run `make interop`")
 	}
@@ -116,6 +117,7 @@ func TestMessagingTemplate_CarriesEventsToEachQueueThatItMakes(t *testing.T) {
 }
 
 func TestManifests_HaveRoutesThatAreAConfiguration(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("..", "..", "deploy", "kubernetes", "*", "outbox.yaml"))
 	require.NoError(t, err)
 	overlays, err := filepath.Glob(filepath.Join("..", "..", "deploy", "kubernetes", "overlays", "*", "outbox.yaml"))

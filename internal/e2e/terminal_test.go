@@ -15,6 +15,7 @@ import (
 )
 
 func TestTerminal_ChangesNothingThatIsNotConfirmed(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.dead(20, 2)
 	before := o.state()
@@ -30,6 +31,7 @@ func TestTerminal_ChangesNothingThatIsNotConfirmed(t *testing.T) {
 }
 
 func TestTerminal_DoesAConfirmedOperationAndShowsItsProgress(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(60, 10)
@@ -47,6 +49,7 @@ func TestTerminal_DoesAConfirmedOperationAndShowsItsProgress(t *testing.T) {
 }
 
 func TestTerminal_InterruptingAFollowedOperationLetsItGoOn(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.dead(60, 10)
@@ -68,6 +71,7 @@ func TestTerminal_InterruptingAFollowedOperationLetsItGoOn(t *testing.T) {
 }
 
 func TestCompletion_CompletesTopicsAndNothingAfterThem(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.exec(`INSERT INTO outbox.lane (topic, lane) VALUES ('orders', 1), ('audit', 1)`)
 	for _, args := range [][]string{
@@ -84,6 +88,7 @@ func TestCompletion_CompletesTopicsAndNothingAfterThem(t *testing.T) {
 
 // A link is worth something only if Temporal's UI has a page of that address.
 func TestTerminal_LinksOfWorkflowsOpenTheirPagesInTemporalsUI(t *testing.T) {
+	t.Parallel()
 	ui := os.Getenv("TEMPORAL_UI_URL")
 	if ui == "" {
 		t.Skip("no TEMPORAL_UI_URL")

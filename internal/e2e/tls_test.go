@@ -64,6 +64,7 @@ func (g *guarded) database(mode, bundle string) string {
 }
 
 func TestTLS_DeliversWithEveryConnectionEncryptedAndACAOfOnesOwn(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	g := newGuarded(t, q.name)
 	collector := testenv.NewCollector(t)
@@ -102,6 +103,7 @@ func TestTLS_DeliversWithEveryConnectionEncryptedAndACAOfOnesOwn(t *testing.T) {
 }
 
 func TestTLS_AConnectionToAnUntrustedServerIsRefusedAndNamed(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	g := newGuarded(t, q.name)
 	_, port, err := net.SplitHostPort(g.postgres.address)
@@ -152,6 +154,7 @@ func TestTLS_AConnectionToAnUntrustedServerIsRefusedAndNamed(t *testing.T) {
 // A destination that cannot be reached harms its topics only, and so one that is not
 // trusted: the worker starts, and says so.
 func TestTLS_ADestinationThatIsNotTrustedIsNamedAndItsEventsWait(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	g := newGuarded(t, q.name)
 	w := g.work("AWS_CA_BUNDLE=" + g.stranger)

@@ -25,6 +25,7 @@ const fromBefore = "12a5c5b45b070999fd27197b3b36307c3e66d2b5"
 // Temporal's SDK refuses a workflow id that has any of these characters, or has it look
 // like another one's. First each destination is missing, which is what a recovery is for.
 func TestTopics_OfAnyCharactersRecoverAndAreRedrivenAndReplayed(t *testing.T) {
+	t.Parallel()
 	const n = 20
 	topics := []string{"größe", "a/b", "100% \x1b[31mred"}
 	queues := make([]queue, len(topics))
@@ -71,6 +72,7 @@ func TestTopics_OfAnyCharactersRecoverAndAreRedrivenAndReplayed(t *testing.T) {
 
 // The id of the recovery of topic "a/b" was that of topic "b" of task queue "…/a", too.
 func TestTopics_OfTwoTaskQueuesHaveRecoveriesOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  a/b: {sqs: "+q.name+"}\n")
 	other := newOutbox(t, "topics:\n  b: {sqs: "+q.name+"}\n")
@@ -96,6 +98,7 @@ func TestTopics_OfTwoTaskQueuesHaveRecoveriesOfTheirOwn(t *testing.T) {
 }
 
 func TestTaskQueue_ThatTemporalWouldNotTakeIsRefusedBeforeAnything(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: none}\n")
 	env := append(slices.Clone(o.env), "OUTBOX_TASK_QUEUE=größe")
 	const says = `"größe": Temporal accepts only printable ASCII characters`
@@ -112,6 +115,7 @@ func TestTaskQueue_ThatTemporalWouldNotTakeIsRefusedBeforeAnything(t *testing.T)
 // A recovery under way goes on under the id with which an earlier version began it. No other
 // begins beside it, though its pause is over and the relay tries the topic.
 func TestUpgrade_ARecoveryGoesOnUnderTheIDThatItBeganWith(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  a/b: {sqs: "+q.name+"}\n")
 	c := testenv.Temporal(t)
@@ -172,6 +176,7 @@ func TestUpgrade_ARecoveryGoesOnUnderTheIDThatItBeganWith(t *testing.T) {
 // A producer chooses topics, keys and payloads, an operator reasons, and a destination texts.
 // People read them on terminals, in the Temporal UI and in logs.
 func TestControlCharacters_ReachNoTerminalUIOrLog(t *testing.T) {
+	t.Parallel()
 	const evil, shown = "\x1b[31mred\u202e\u009b1m", `\u001b[31mred\u202e\u009b1m`
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, fmt.Sprintf("topics:\n  %s: {sqs: %s}\n", strconv.Quote(evil), q.name))

@@ -19,6 +19,7 @@ func (o *outbox) workTraced(c *testenv.Collector, env ...string) *worker {
 }
 
 func TestTraces_OfAnIdleRelayAreNone(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{shared, perTopic} {
 		t.Run(mode, func(t *testing.T) {
 			o := newOutbox(t, "topics:\n  orders: {sqs: "+newQueue(t, testenv.Name(t)).name+"}\n")
@@ -33,6 +34,7 @@ func TestTraces_OfAnIdleRelayAreNone(t *testing.T) {
 }
 
 func TestTraces_OfOneEventAreOneSpanInASharedLaneAndTwoInABatch(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	collector := testenv.NewCollector(t)
@@ -68,6 +70,7 @@ func TestTraces_OfOneEventAreOneSpanInASharedLaneAndTwoInABatch(t *testing.T) {
 }
 
 func TestTraces_HoldNoPayloadAndEnterNoHistory(t *testing.T) {
+	t.Parallel()
 	q, gone := newQueue(t, testenv.Name(t)), newQueue(t, testenv.Name(t)+"-gone")
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n  broken: {sqs: there-is-no-such-queue}\n  gone: {sqs: "+gone.name+"}\n")
 	collector := testenv.NewCollector(t)

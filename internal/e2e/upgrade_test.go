@@ -20,8 +20,15 @@ import (
 // by their time as well, of schema version 6.
 const before = "a5d3e7c53be2f10d00bca155357c6956f3d12806"
 
-// build builds worker and starter of another version from the repository's history.
-func build(t *testing.T, revision string) (programs string) {
+// builds has the folders of other versions, by revision.
+var builds = struct {
+	sync.Mutex
+	folders map[string]string
+}{folders: map[string]string{}}
+
+// build returns the folder of the worker and the starter of another version. It builds them from the
+// repository's history, once for all tests.
+func build(t *testing.T, revision string) (folder string) {
 	t.Helper()
 	shallow, err := exec.CommandContext(t.Context(), "git", "rev-parse", "--is-shallow-repository").Output()
 	if err != nil || strings.TrimSpace(string(shallow)) == "true" {
@@ -34,10 +41,15 @@ func build(t *testing.T, revision string) (programs string) {
 	if err != nil {
 		testenv.Missing(t, "the history does not have commit %s: %v", revision, err)
 	}
-	dir := t.TempDir()
+	builds.Lock()
+	defer builds.Unlock()
+	if dir, ok := builds.folders[revision]; ok {
+		return dir
+	}
+	dir := filepath.Join(programs, revision)
 	archive := filepath.Join(dir, "source.tar")
 	source := filepath.Join(dir, "source")
-	require.NoError(t, os.Mkdir(source, 0o700))
+	require.NoError(t, os.MkdirAll(source, 0o700))
 	for _, c := range []struct {
 		in   string
 		args []string
@@ -51,12 +63,14 @@ func build(t *testing.T, revision string) (programs string) {
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%v: %s", c.args, out)
 	}
+	builds.folders[revision] = dir
 	return dir
 }
 
 // A database and workflows of the version before go on: migrate first, with its workers
 // still at work, and then replace the workers.
 func TestUpgrade_FromTheVersionBeforeLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel()
 	const n = 200
 	name := testenv.Name(t)
 	orders, broken, letters, paused := newQueue(t, name+"-o.fifo"), newQueue(t, name+"-b"), newQueue(t, name+"-l"), newQueue(t, name+"-p")

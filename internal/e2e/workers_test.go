@@ -35,6 +35,7 @@ func (o *outbox) inFlow(topic string, n int) {
 }
 
 func TestWorker_TwoShareAnOutboxAndPublishNothingTwice(t *testing.T) {
+	t.Parallel()
 	const n = 5000
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -47,6 +48,7 @@ func TestWorker_TwoShareAnOutboxAndPublishNothingTwice(t *testing.T) {
 }
 
 func TestWorker_StoppedInFullFlowLosesAndRepeatsNothingAndLeavesNoLease(t *testing.T) {
+	t.Parallel()
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -64,6 +66,7 @@ func TestWorker_StoppedInFullFlowLosesAndRepeatsNothingAndLeavesNoLease(t *testi
 }
 
 func TestWorker_GoesOnWhenTheOtherIsStopped(t *testing.T) {
+	t.Parallel()
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -77,6 +80,7 @@ func TestWorker_GoesOnWhenTheOtherIsStopped(t *testing.T) {
 }
 
 func TestWorker_ThatIsKilledLosesNothingAndTheNextAttemptTakesItsLanes(t *testing.T) {
+	t.Parallel()
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -97,6 +101,7 @@ func TestWorker_ThatIsKilledLosesNothingAndTheNextAttemptTakesItsLanes(t *testin
 }
 
 func TestWorker_ThatIsKilledRepeatsAtMostTheEventsInHandOfItsShares(t *testing.T) {
+	t.Parallel()
 	n := many()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
@@ -114,6 +119,7 @@ func TestWorker_ThatIsKilledRepeatsAtMostTheEventsInHandOfItsShares(t *testing.T
 }
 
 func TestRelay_RunsFollowEachOtherAndNoneEndsByALimit(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	o.work()
@@ -135,6 +141,7 @@ func TestRelay_RunsFollowEachOtherAndNoneEndsByALimit(t *testing.T) {
 }
 
 func TestWorker_OfAVersionWaitsUntilItIsCurrentAndSaysSo(t *testing.T) {
+	t.Parallel()
 	q := newQueue(t, testenv.Name(t))
 	o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
 	deployment := testenv.Name(t)
@@ -171,6 +178,7 @@ func TestWorker_OfAVersionWaitsUntilItIsCurrentAndSaysSo(t *testing.T) {
 }
 
 func TestPromote_OfAVersionThatNobodyRunsSaysSo(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	out, err := o.tryStarter("promote", "--deployment", testenv.Name(t), "--build-id", "v1", "--wait", "1s")
 	require.Error(t, err)
@@ -178,6 +186,7 @@ func TestPromote_OfAVersionThatNobodyRunsSaysSo(t *testing.T) {
 }
 
 func TestSchedule_GivenAgainChangesNothingAndKeepsAnOperatorsPause(t *testing.T) {
+	t.Parallel()
 	o := newOutbox(t, "topics:\n  orders: {sqs: q}\n")
 	o.schedule()
 	require.Contains(t, o.starter("schedule", "--maintain-every", "0"), "unchanged")

@@ -43,6 +43,7 @@ func (o *outbox) givenAway(c client.Client) {
 // A process that was stopped, as by a hypervisor or a debugger, knows nothing of
 // what happened since. When it wakes up, others have its lanes.
 func TestWorker_ThatWakesUpPublishesNothingOfOthersAndThenWorksOn(t *testing.T) {
+	t.Parallel()
 	t.Run("Batches", func(t *testing.T) {
 		// Requests of ten that were under way, of four batches.
 		wakesUp(t, perTopic, 4*4*10, func(o *outbox) { o.givenAway(testenv.Temporal(t)) })
