@@ -21,6 +21,7 @@ type Store interface {
 	ClaimStore
 	SampleStore
 	PublishStore
+	HoldStore
 	ReceiptStore
 	OperationStore
 	AskStore
@@ -71,6 +72,9 @@ type Config struct {
 	// Running reports whether Temporal knows a workflow, and whether it runs. Default: that is not
 	// known, and an operation on record is taken for one that is under way.
 	Running func(ctx context.Context, workflowID string) (found, running bool, err error)
+	// Recovery returns the knowledge of Temporal about the recovery of that workflow id. Default: that is
+	// not known, and the hold of a recovery that has ended expires by itself.
+	Recovery func(ctx context.Context, workflowID string) (RecoveryRun, error)
 	// Sharing makes the worker hold shares, see Carry. nil: it only has batches of one topic.
 	Sharing *Sharing
 	// WaitForStart is how long to wait for the workflow of an operation on record that has
@@ -85,6 +89,7 @@ type Activities struct {
 	claims      ClaimStore
 	samples     SampleStore
 	batches     PublishStore
+	held        HoldStore
 	operations  OperationStore
 	asked       AskStore
 	maintenance MaintenanceStore
@@ -95,6 +100,7 @@ type Activities struct {
 	receipts  *receipts
 	ambiguous ambiguity
 	sampler   sampler
+	holds     holds
 	paces     map[string]*rate.Limiter
 	delays    taskDelay
 	carrier   *carrier // nil without Config.Sharing
@@ -139,9 +145,10 @@ func New(cfg Config) (*Activities, error) {
 	store := cfg.Store
 	cfg.Store = nil // each part has its port of it
 	a := &Activities{
-		cfg: cfg, claims: store, samples: store, batches: store, operations: store, asked: store, maintenance: store,
+		cfg: cfg, claims: store, samples: store, batches: store, held: store, operations: store, asked: store, maintenance: store,
 		budget: newBudget(cfg.PayloadBudget), ledger: newLedger(store), receipts: newReceipts(store, cfg.Metrics), routeWait: timing.RouteWait, paces: newPaces(cfg.Topics),
 		sampler: sampler{by: rand.Text(), every: cfg.SampleEvery},
+		holds:   holds{every: timing.HoldsEvery},
 	}
 	if s := cfg.Sharing; s != nil {
 		a.carrier = newCarrier(a, carrierConfig{worker: s.Worker, name: s.Name, shares: s.Shares, reads: s.Reads, sender: s.Sender, waits: s.Waits, log: s.Log})

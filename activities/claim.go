@@ -72,6 +72,8 @@ const pollShare = 5
 // About every ten seconds it also samples all topics, if no other worker has. The sample goes along
 // with the next answer. ClaimBatches answers at once only if a topic begins or ceases to need you.
 //
+// Every few seconds it also ends the holds of topics whose recovery has ended.
+//
 // If this worker can hold shares, the answer also has a batch for each worker that has no seat.
 //
 // It polls inside the worker: one look at the database takes a fraction of a millisecond, and an
@@ -95,6 +97,7 @@ func (a *Activities) ClaimBatches(ctx context.Context, r ClaimRequest) (ClaimRes
 	heartbeat, unroutedDue := every(timing.ClaimHeartbeatEvery), every(a.routeWait)
 	for deadline := time.Now().Add(r.Wait); ; {
 		a.sampler.lookWhenDue(func(every time.Duration) sample { return a.look(ctx, every) })
+		a.endHoldsWhenDue(ctx)
 		// A run of one slot gets a seat, too. Other runs keep a slot for batches.
 		offered, err := a.offer(ctx, max(1, r.Batches-1))
 		if err != nil {

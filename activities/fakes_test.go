@@ -36,6 +36,7 @@ type store struct {
 	sampleFake
 	batchFake
 	topicFake
+	holdFake
 	receiptFake
 	maintenanceFake
 }
@@ -65,6 +66,14 @@ type topicFake struct {
 	pauses  []string
 	noted   []noted // failures
 	noteErr error
+}
+
+// holdFake has topics that are held for a recovery.
+type holdFake struct {
+	holdMu    sync.Mutex
+	holds     []relay.RecoveryHold
+	holdsErr  error
+	abandoned []string // with the claim, and whether no attempt is at work
 }
 
 // receiptFake keeps receipts.
@@ -326,6 +335,25 @@ func (s *topicFake) NoteFailure(_ context.Context, topic, workflowID string, f r
 }
 
 func (s *topicFake) EndRecoveryHold(context.Context, string, string) error { return nil }
+
+func (s *holdFake) RecoveryHolds(_ context.Context, left time.Duration) (found []relay.RecoveryHold, err error) {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	for _, h := range s.holds {
+		if time.Until(h.Until) > left {
+			found = append(found, h)
+		}
+	}
+	return found, s.holdsErr
+}
+
+func (s *holdFake) AbandonHold(_ context.Context, h relay.RecoveryHold, claimID string, noAttempt bool) (bool, error) {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	s.abandoned = append(s.abandoned, fmt.Sprintf("%s of %s: claim %q, %t", h.WorkflowID, h.Topic, claimID, noAttempt))
+	s.holds = slices.DeleteFunc(s.holds, func(other relay.RecoveryHold) bool { return other == h })
+	return true, nil
+}
 
 func (s *maintenanceFake) MakePartitions(context.Context, int, func()) (p relay.Partitions, err error) {
 	return p, nil

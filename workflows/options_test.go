@@ -46,6 +46,7 @@ func TestDurations_RelateAsTheGuaranteesNeed(t *testing.T) {
 		{"claims leave the topic of a recovery out until the next attempt, even if a request hangs", timing.RecoveryPauseMost + 2*timing.RequestTimeout, timing.RecoveryHold},
 		{"a listing of SNS topics is kept until the next attempt, even if an attempt dies", timing.RecoveryPauseMost + timing.HeartbeatTimeout + timing.RequestTimeout, timing.ListingAge},
 		{"a batch whose worker died is taken over before its topic is claimed again", timing.HeartbeatTimeout + timing.RetryPauseFirst, timing.HandoverHold},
+		{"a hold without a recovery is found before it would expire", 2 * timing.HoldsEvery, timing.RecoveryHold - timing.HandoverHold},
 		{"a refusal counts on through the longest backoff and a request that hangs", timing.RetryPauseMost + 2*timing.RequestTimeout, timing.RefusalGap},
 		{"a failure of a recovery is shown until its next attempt has ended", timing.PublishTimeout, timing.FailureStale},
 		{"a claim lasts long enough to be handed out again", timing.ClaimHandOut, timing.ClaimLease},

@@ -62,9 +62,9 @@ func topicAndDestination(in RecoveryInput) string {
 
 // Recovery handles a topic whose destination is broken. It sends one batch again and again, and completes
 // when the destination accepts the batch. With each attempt, claims leave the topic out for another
-// timing.RecoveryHold. If you terminate the workflow or pause its activity, this time expires. The relay
-// then tries the topic again, and starts another recovery if the topic fails. If an operator pauses the
-// topic, the next attempt ends the recovery.
+// timing.RecoveryHold. If you terminate the workflow, claims end the hold within seconds. If you pause its
+// activity, the hold expires. The relay then tries the topic again, and starts another recovery if the topic
+// fails. If an operator pauses the topic, the next attempt ends the recovery.
 func Recovery(ctx workflow.Context, in RecoveryInput) (RecoveryResult, error) {
 	r := newRecovery(ctx, in)
 	workflow.SetCurrentDetails(ctx, r.details())

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -66,4 +67,39 @@ func TestFailover_LosesNoEventThatGetsAnIDAgain(t *testing.T) {
 	if o.count(`SELECT count(*) FROM outbox.event WHERE payload LIKE 'lost-%'`) > 0 {
 		t.Error(errors.New("the standby did not lag"))
 	}
+}
+
+// The standby still has the hold of a recovery that has completed, and the leases of its lanes. No attempt
+// will renew them, and none will end them.
+func TestFailover_ThatLosesTheEndOfARecoveryDelaysItsTopicForSeconds(t *testing.T) {
+	const n = 100
+	q := newQueue(t, testenv.Name(t))
+	o, server := replaceable(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+	c := testenv.Temporal(t)
+	o.work()
+	o.schedule()
+	q.remove()
+	o.write("orders", "e", n, 10)
+	o.recovering(c, "orders")
+	server.Lag()
+	back := newQueue(t, q.name)
+	o.ended(c, "orders")
+	requireOnce(t, back.receive(n, 30*time.Second), "e", n)
+	o.drained(10 * time.Second)
+	standby, err := pgx.Connect(t.Context(), server.StandbyURL())
+	require.NoError(t, err)
+	var held bool
+	require.NoError(t, standby.QueryRow(t.Context(), `SELECT recovery_paused_until > now() + interval '1 minute' FROM outbox.topic`).Scan(&held))
+	require.True(t, held, "the standby has the hold")
+	require.NoError(t, standby.Close(t.Context()))
+	server.Promote()
+
+	testenv.Eventually(t, 30*time.Second, func() error { return o.db.Ping(t.Context()) })
+	o.write("orders", "b", n, 10)
+	o.drained(25 * time.Second)
+	got := bodies(back.receive(2*n, 30*time.Second)) // the settlements are lost, too
+	for i := range n {
+		require.Equal(t, 1, got[fmt.Sprintf("b-%d", i+1)])
+	}
+	require.Equal(t, 1, o.recoveries(c), "the destination is not broken any more")
 }

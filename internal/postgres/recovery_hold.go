@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/temporal-outbox/relay/internal/relay"
 )
 
@@ -67,11 +69,14 @@ const (
 	failureTo = `), 'destination', t.failure_destination, 'since', t.failing_since, 'nextAttemptAt', t.next_attempt_at) END`
 )
 
-const endRecoveryHoldSQL = `
+// endHold is the beginning of a statement that ends holds.
+const endHold = `
 UPDATE outbox.topic
 SET recovery_paused_until = NULL, recovery_workflow_id = NULL,
     failure_code = NULL, failure_message = NULL, failure_destination = NULL, failing_since = NULL, next_attempt_at = NULL
-WHERE topic = $1 AND recovery_workflow_id = $2`
+`
+
+const endRecoveryHoldSQL = endHold + `WHERE topic = $1 AND recovery_workflow_id = $2`
 
 // EndRecoveryHold ends the hold of the recovery workflowID, and of no other, and deletes its failure.
 func (s *Store) EndRecoveryHold(ctx context.Context, topic, workflowID string) error {
@@ -81,4 +86,51 @@ func (s *Store) EndRecoveryHold(ctx context.Context, topic, workflowID string) e
 		return fmt.Errorf("end the hold of a recovery: %w", err)
 	}
 	return nil
+}
+
+// recoveryHoldsSQL lists the holds that last for some time. The sweep cuts a hold without an end.
+const recoveryHoldsSQL = `
+SELECT topic, recovery_workflow_id, recovery_paused_until FROM outbox.topic
+WHERE recovery_paused_until > now() + $1::interval AND recovery_workflow_id IS NOT NULL AND isfinite(recovery_paused_until)
+ORDER BY topic`
+
+// RecoveryHolds returns the holds that last for longer than the time left, by topic.
+func (s *Store) RecoveryHolds(ctx context.Context, left time.Duration) ([]relay.RecoveryHold, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	holds, err := returned(ctx, s, pgx.RowToStructByPos[relay.RecoveryHold], recoveryHoldsSQL, left)
+	if err != nil {
+		return nil, fmt.Errorf("list the holds of recoveries: %w", err)
+	}
+	return holds, nil
+}
+
+// abandonHoldSQL ends a hold, and frees the lanes of its claim that wait for another attempt, or all of
+// them if $5. If the hold has changed, a recovery is at work, and the statement does nothing. It leaves a
+// lane that another transaction has locked: the lane's lease expires.
+const abandonHoldSQL = `
+WITH ended AS (` + endHold + `WHERE topic = $1 AND recovery_workflow_id = $2 AND recovery_paused_until = $3 RETURNING topic),
+kept AS (
+    SELECT l.topic, l.lane FROM ended JOIN outbox.lane l USING (topic)
+    WHERE l.claim_id::text = $4 AND (l.retrying OR $5)
+    ORDER BY l.topic, l.lane
+    FOR NO KEY UPDATE OF l SKIP LOCKED),
+released AS (
+    UPDATE outbox.lane l
+    SET claim_id = NULL, holder = NULL, retrying = false, leased_until = NULL, claimed_by = NULL
+    FROM kept WHERE l.topic = kept.topic AND l.lane = kept.lane)
+SELECT EXISTS (SELECT FROM ended)`
+
+// AbandonHold ends a hold that RecoveryHolds has returned and whose recovery has ended, and deletes its
+// failure. It also frees the lanes of the recovery's claim that wait for another attempt. noAttempt says that
+// no attempt of the recovery is at work: then AbandonHold frees all lanes of the claim. AbandonHold reports
+// false, and changes nothing, if the hold has been renewed or has ended since.
+func (s *Store) AbandonHold(ctx context.Context, h relay.RecoveryHold, claimID string, noAttempt bool) (abandoned bool, err error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	row := s.pool.QueryRow(ctx, abandonHoldSQL, h.Topic, h.WorkflowID, h.Until, claimID, noAttempt)
+	if err := row.Scan(&abandoned); err != nil {
+		return false, fmt.Errorf("end the hold of a recovery that has ended: %w", err)
+	}
+	return abandoned, nil
 }

@@ -49,6 +49,14 @@ type Failure struct {
 	Next time.Time `json:"nextAttemptAt,omitzero"`
 }
 
+// RecoveryHold keeps claims away from a topic until a time of the database's clock, for a recovery.
+type RecoveryHold struct {
+	Topic string
+	// WorkflowID is the id of the recovery.
+	WorkflowID string
+	Until      time.Time
+}
+
 // FailureText is the most that is kept of a Failure's message, in bytes.
 const FailureText = 1000
 

@@ -188,6 +188,9 @@ const (
 	// until its recovery has begun. The worker may die before Temporal has its
 	// answer.
 	HandoverHold = 15 * time.Second
+	// HoldsEvery is how often a worker that claims asks Temporal whether the recoveries run that hold
+	// topics for longer than HandoverHold.
+	HoldsEvery = 5 * time.Second
 	// FailureStale is how long after its next attempt was due the failure of a recovery is still
 	// shown. It outlasts an attempt, after which the recovery records a new failure.
 	FailureStale = 5 * time.Minute

@@ -62,6 +62,7 @@ func run(ctx context.Context, s settings, logger *slog.Logger) error {
 	successor := r.successor()
 	acts, err := activities.New(activities.Config{
 		Store: r.store, Publisher: r.publisher, Routes: r.publisher.Topics(), Topics: s.policies, Metrics: r.metrics, Running: r.running,
+		Recovery:      r.recovery,
 		PayloadBudget: s.payloads,
 		Sharing:       r.sharing(successor.waits.Load),
 	})
