@@ -67,6 +67,7 @@ type fixture struct {
 	starts         map[plan.Step]time.Time // when a step that lies in wait did something
 	notes          []string
 	problems       []string
+	loneHolds      []check.LoneHold
 	processes      []check.Fault  // workers that were killed or stood still
 	failures       []load.Failure // of producers
 	background     sync.WaitGroup

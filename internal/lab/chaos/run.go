@@ -93,7 +93,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts.Problems = fx.problems
+	facts.Problems, facts.LoneHolds = fx.problems, fx.loneHolds
 	return fx.report(facts, done, drained)
 }
 

@@ -262,6 +262,10 @@ func (j *judge) retention() {
 	}
 }
 
+// heldMost is how long a topic may be held for a recovery that does not run. The relay looks for such holds
+// every few seconds, but it may have no worker for a while. A hold expires after two minutes.
+const heldMost = time.Minute
+
 // others are violations that need no comparison.
 func (j *judge) others() {
 	if n := len(j.facts.Missing); n > 0 {
@@ -269,6 +273,11 @@ func (j *judge) others() {
 	}
 	if n := len(j.facts.Refused); n > 0 {
 		j.violate(Refused, "%d statements of producers failed, and no injected fault explains it: %v", n, few(j.facts.Refused))
+	}
+	for _, h := range j.facts.LoneHolds {
+		if h.For > heldMost {
+			j.violate(Held, "%s was held for %.0f s, from %.0fs on, and no recovery was at work: %s", h.Topic, h.For.Seconds(), j.since(h.Since), h.Why)
+		}
 	}
 	for _, p := range j.facts.Problems {
 		j.violate(Harness, "%s", p)

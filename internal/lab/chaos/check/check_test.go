@@ -289,7 +289,10 @@ func TestCheck_FindsAndNamesEachBrokenPromise(t *testing.T) {
 			f.Received = append(f.Received, r)
 			f.Received[len(f.Received)-1].MessageID, f.Received[len(f.Received)-1].Sent = "again", at(20)
 		}, Disorder},
-		"something is pending":              {func(f *Facts) { f.Remaining = []Remaining{{"pending", "audit: 3"}} }, Left},
+		"something is pending": {func(f *Facts) { f.Remaining = []Remaining{{"pending", "audit: 3"}} }, Left},
+		"a recovery that has ended holds a topic": {func(f *Facts) {
+			f.LoneHolds = []LoneHold{{Topic: "audit", For: heldMost + time.Second, Why: "nobody knows"}}
+		}, Held},
 		"an unknown outcome":                {func(f *Facts) { f.Written[3].Outcome = Ambiguous }, Harness},
 		"a gap in the numbers":              {func(f *Facts) { f.Written[3].Seq = 99 }, Harness},
 		"nothing was committed":             {func(f *Facts) { f.Written, f.Received = nil, nil }, Harness},

@@ -154,6 +154,15 @@ type Remaining struct {
 	Text string
 }
 
+// LoneHold is a time in which claims left a topic out for a recovery that did not run.
+type LoneHold struct {
+	Topic string
+	Since time.Time
+	// For counts only the time in which PostgreSQL and Temporal answered.
+	For time.Duration
+	Why string // what was done to the recovery, for people
+}
+
 // Part is all that was recorded of some of the events.
 type Part struct {
 	Written  []Written
@@ -187,6 +196,8 @@ type Facts struct {
 	Missing []string
 	// Refused are errors of producers' statements that no injected fault explains.
 	Refused []string
+	// LoneHolds are all that lasted for longer than a moment.
+	LoneHolds []LoneHold
 	// Problems are failures of the harness or of a worker that no rule covers.
 	Problems []string
 	// Evidence looks up what the database recorded about events that came twice.
@@ -213,5 +224,6 @@ const (
 	Missing   Rule = "missing"   // no event that exists is taken for one that does not
 	Refused   Rule = "refused"   // no producer's statement fails
 	Left      Rule = "left"      // nothing pending, leased, paused, dead, under way, incomplete or kept at the end
+	Held      Rule = "held"      // no topic is held for long for a recovery that has ended
 	Harness   Rule = "harness"   // what is needed to judge is missing
 )
