@@ -165,11 +165,12 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 	}
 	read.Events = make([]relay.Narrow, 0, most)
 	got := make([]int, len(cursors))
+	var texts repeatedTexts
 	var n, lastN int
 	var lastID int64
 	for err == nil && rows.Next() {
 		var e relay.Narrow
-		if n, err = scanNarrow(rows, &e); err == nil && (n < lastN || n == lastN && e.Ref.ID < lastID) {
+		if n, err = texts.scanNarrow(rows, &e); err == nil && (n < lastN || n == lastN && e.Ref.ID < lastID) {
 			err = errors.New("the events came out of order")
 		}
 		if err != nil {
@@ -199,9 +200,13 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 	return read, err
 }
 
+// repeatedTexts are those of the last event of pagesSQL that the next one has, too, in most cases: it uses
+// the same memory then.
+type repeatedTexts struct{ eventType, contentType string }
+
 // scanNarrow reads an event of pagesSQL, and the number of its cursor.
-func scanNarrow(rows pgx.Rows, to *relay.Narrow) (n int, err error) {
-	const eventID = 10 // the column; null if the content did not come along
+func (t *repeatedTexts) scanNarrow(rows pgx.Rows, to *relay.Narrow) (n int, err error) {
+	const eventID, eventType, contentType = 10, 12, 14 // columns; the first is null if the content did not come along
 	var created pgtype.Timestamptz
 	var place pgtype.TID
 	if rows.RawValues()[eventID] == nil {
@@ -210,13 +215,27 @@ func scanNarrow(rows pgx.Rows, to *relay.Narrow) (n int, err error) {
 		var e relay.Event
 		var raw []byte
 		err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes,
-			&e.EventID, &e.Key, &e.Type, &e.Payload, &e.ContentType, &raw, &place)
+			&e.EventID, &e.Key, nil, &e.Payload, nil, &raw, &place)
+		if err != nil {
+			return n, err
+		}
+		t.eventType = sameText(t.eventType, rows.RawValues()[eventType])
+		t.contentType = sameText(t.contentType, rows.RawValues()[contentType])
+		e.Type, e.ContentType = t.eventType, t.contentType
 		e.Attributes, e.Invalid = attributes(raw)
 		to.Content = &e
 	}
 	to.Ref.At, to.CreatedAt = microseconds(created), created.Time
 	to.Place = relay.Place{Block: place.BlockNumber, Offset: place.OffsetNumber}
 	return n, err
+}
+
+// sameText is raw as a string: last if that is the same, so that it takes no memory.
+func sameText(last string, raw []byte) string {
+	if string(raw) == last {
+		return last
+	}
+	return string(raw)
 }
 
 // datesOf are the dates near those of some events.

@@ -167,7 +167,11 @@ func settleColumns(done []relay.TopicRefs) (topics []string, refs []relay.Ref, p
 		ref   relay.Ref
 		place relay.Place
 	}
-	var all []row
+	n := 0
+	for _, d := range done {
+		n += len(d.Refs)
+	}
+	all := make([]row, 0, n)
 	for _, d := range done {
 		for i, ref := range d.Refs {
 			r := row{topic: d.Topic, ref: ref}
@@ -180,6 +184,7 @@ func settleColumns(done []relay.TopicRefs) (topics []string, refs []relay.Ref, p
 	// Sorted: see settle.
 	slices.SortFunc(all, func(a, b row) int { return cmp.Or(cmp.Compare(a.topic, b.topic), compareRefs(a.ref, b.ref)) })
 	known := false
+	topics, refs, places = make([]string, 0, n), make([]relay.Ref, 0, n), make([]pgtype.TID, 0, n)
 	for _, r := range all {
 		topics, refs = append(topics, r.topic), append(refs, r.ref)
 		places = append(places, pgtype.TID{BlockNumber: r.place.Block, OffsetNumber: r.place.Offset, Valid: true})
