@@ -436,6 +436,7 @@ func (h *hands) toLoad() load {
 // portionOf returns the costs of the first events, so many at most, and of so many bytes, but of one at least.
 func portionOf(queue []relay.Narrow, most int, mostBytes int64) (costs []int64) {
 	bytes := int64(0)
+	costs = make([]int64, 0, max(1, min(len(queue), most)))
 	for _, e := range queue {
 		if bytes += e.Bytes; len(costs) > 0 && (len(costs) >= most || bytes > mostBytes) {
 			break
@@ -1162,12 +1163,23 @@ func (h *hands) pages(p readPlan, last string, unsent int) (pages []pageOf) {
 		}
 	}
 	// Events in hand are found again, and must not crowd out the others.
-	for i := range pages {
-		c := &pages[i].cursor
-		if len(h.topics[c.Topic].hot) > 0 {
-			c.Most = max(c.Most, hotLeast) // most may be of hot keys
+	for begin, end := 0, 0; begin < len(pages); begin = end {
+		t := h.topics[pages[begin].cursor.Topic]
+		var at [relay.Lanes]*relay.LaneCursor
+		for ; end < len(pages) && h.topics[pages[end].cursor.Topic] == t; end++ {
+			c := &pages[end].cursor
+			if len(t.hot) > 0 {
+				c.Most = max(c.Most, hotLeast) // most may be of hot keys
+			}
+			if t.count[c.Lane] > 0 {
+				at[c.Lane] = c
+			}
 		}
-		c.Most += h.inHandAbove(c)
+		for ref := range t.hand {
+			if c := at[ref.Lane]; c != nil && c.Covers(ref) {
+				c.Most++
+			}
+		}
 	}
 	return pages
 }
@@ -1290,7 +1302,7 @@ func (h *hands) paged(r *read, p readPlan, pages relay.Pages, keys keys, asked t
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	again = math.MaxInt64
-	var taken []relay.Narrow
+	taken := make([]relay.Narrow, 0, len(pages.Events))
 	found, full := byLane(pages)
 	for _, page := range p.pages {
 		at := page.cursor.TopicLane

@@ -409,12 +409,25 @@ func (h *hands) hotPaged(r *read, p readPlan, pages relay.Pages, keys keys, aske
 // byLane returns the events of pages by lane, and which lanes may have more.
 func byLane(pages relay.Pages) (found map[relay.TopicLane][]relay.Narrow, full map[relay.TopicLane]bool) {
 	found, full = make(map[relay.TopicLane][]relay.Narrow), make(map[relay.TopicLane]bool)
-	for _, e := range pages.Events {
-		at := relay.TopicLane{Topic: e.Topic, Lane: e.Ref.Lane}
-		found[at] = append(found[at], e)
+	for rest := pages.Events; len(rest) > 0; {
+		at := topicLane(rest[0])
+		n := slices.IndexFunc(rest, func(e relay.Narrow) bool { return topicLane(e) != at })
+		if n < 0 {
+			n = len(rest)
+		}
+		if found[at] == nil {
+			found[at] = rest[:n:n] // in most cases all events of a lane come one after the other
+		} else {
+			found[at] = append(found[at], rest[:n]...)
+		}
+		rest = rest[n:]
 	}
 	for _, at := range pages.Full {
 		full[at] = true
 	}
 	return found, full
+}
+
+func topicLane(e relay.Narrow) relay.TopicLane {
+	return relay.TopicLane{Topic: e.Topic, Lane: e.Ref.Lane}
 }

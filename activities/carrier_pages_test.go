@@ -105,3 +105,27 @@ func refsOf(events []relay.Narrow) (refs []relay.Ref) {
 	}
 	return refs
 }
+
+func TestHands_AskForAsManyMoreAsAReadFindsAgain(t *testing.T) {
+	h := backlogOf("orders", 3)
+	h.took(5, time.Now())
+	h.know([]int16{5}, nil)
+	h.shares[5].discovered = true
+	h.putBack("orders", relay.Ref{ID: 1, Lane: 5}, math.MaxInt64)
+	wanted := func() (most map[int16]int) {
+		most = make(map[int16]int)
+		for _, page := range h.plan("", 0).pages {
+			most[page.cursor.Lane] = page.cursor.Most
+		}
+		return most
+	}
+	empty := wanted()
+	require.Len(t, empty, 2)
+	for id := range int64(30) {
+		require.True(t, h.take(relay.Narrow{Topic: "orders", Ref: relay.Ref{ID: id - 9, Lane: 3}}, time.Now(), "", false))
+	}
+	require.True(t, h.take(relay.Narrow{Topic: "orders", Ref: relay.Ref{ID: 4, Lane: 7}}, time.Now(), "", false), "a lane without a page")
+	require.True(t, h.take(relay.Narrow{Topic: "others", Ref: relay.Ref{ID: 4, Lane: 5}}, time.Now(), "", false), "another topic")
+	most := wanted()
+	require.Equal(t, 20, most[3]-most[5], "of the 30 events, the read begins behind 10")
+}
