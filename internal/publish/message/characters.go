@@ -66,14 +66,11 @@ const notUTF8 = "is not valid UTF-8"
 // Tabs, line feeds and carriage returns are allowed in lines of text only.
 func badCharacter(s string, lines bool) (at int, what string) {
 	for i := 0; i < len(s); {
-		// Eight bytes at once, as long as all are from ' ' to 0x7F. Subtracting ' ' from each
-		// sets the highest bit of one that is less.
-		if len(s)-i >= 8 {
-			word := binary.LittleEndian.Uint64([]byte(s[i : i+8]))
-			if (word|(word-0x2020202020202020))&0x8080808080808080 == 0 {
-				i += 8
-				continue
-			}
+		// Eight bytes at once, and then more, as long as all are from ' ' to 0x7F.
+		if len(s)-i >= 8 && isPlain(wordOf(s[i:])) {
+			i += 8
+			i += plainBlocks(s[i:])
+			continue
 		}
 		for end := min(i+8, len(s)); i < end; {
 			r, width := rune(s[i]), 1
@@ -92,3 +89,28 @@ func badCharacter(s string, lines bool) (at int, what string) {
 	}
 	return -1, ""
 }
+
+// plainBlocks is how many bytes the first blocks of a text have, up to a block with a byte that is not from ' '
+// to 0x7F.
+func plainBlocks(s string) (n int) {
+	const block = 32
+	for ; len(s) >= block; s = s[block:] {
+		a, b, c, d := wordOf(s), wordOf(s[8:]), wordOf(s[16:]), wordOf(s[24:])
+		// As in isPlain. The highest bits of differences are those of bytes that are less than ' ', as long
+		// as no word has a byte above 0x7F.
+		if (a|(a-spaces)|b|(b-spaces)|c|(c-spaces)|d|(d-spaces))&highs != 0 {
+			break
+		}
+		n += block
+	}
+	return n
+}
+
+const spaces, highs = 0x2020202020202020, 0x8080808080808080
+
+// isPlain reports whether eight bytes are from ' ' to 0x7F. Subtracting ' ' from each sets the highest bit of
+// one that is less.
+func isPlain(word uint64) bool { return (word|(word-spaces))&highs == 0 }
+
+// wordOf returns the first eight bytes of a text.
+func wordOf(s string) uint64 { return binary.LittleEndian.Uint64([]byte(s[:8])) }

@@ -63,6 +63,23 @@ func TestBadText_NamesTheCharacterItsPlaceAndThePart(t *testing.T) {
 	}
 }
 
+func TestBadText_IsFoundAtAnyPlace(t *testing.T) {
+	for _, bad := range []string{"\v", "\x00", "\x1f", "\ufffe", "\xff"} {
+		for length := range 120 {
+			for at := range length + 1 {
+				got, _ := badCharacter(strings.Repeat("a", at)+bad+strings.Repeat("\v", length-at), true)
+				require.Equal(t, at, got)
+			}
+		}
+	}
+	for _, good := range []string{" ", "\x7f", "\n", "ä", "😀"} {
+		for at := range 120 {
+			got, _ := badCharacter(strings.Repeat("a", at)+good+strings.Repeat("b", 70), true)
+			require.Equal(t, -1, got)
+		}
+	}
+}
+
 // The writer of producers in Go and the relay have one set of rules, each in its own
 // words.
 func FuzzBadText(f *testing.F) {
