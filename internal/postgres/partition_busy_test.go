@@ -200,7 +200,9 @@ func TestMakePartition_GivesWayToAnInsertOfAFarDay(t *testing.T) {
 	const day = `'2031-01-01'`
 	o := open(t)
 	_, err := o.superuser().Exec(t.Context(), `
-		CREATE FUNCTION public.pause() RETURNS event_trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN PERFORM pg_advisory_xact_lock(42); END $$;
+		CREATE FUNCTION public.pause() RETURNS event_trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
+			PERFORM pg_advisory_xact_lock(42) FROM pg_event_trigger_ddl_commands() WHERE object_identity = 'outbox.event'; -- not that of a partition
+		END $$;
 		CREATE EVENT TRIGGER pause ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.pause()`)
 	require.NoError(t, err)
 	writer, err := o.session().Begin(t.Context())
