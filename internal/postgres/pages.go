@@ -118,9 +118,15 @@ LIMIT $7)`
 // their contents. A partition more costs the planner as much as some events.
 const pageDates = time.Hour
 
-// alongEvents is how many events a read may find to bring their contents along. The contents of more would
-// take too much memory.
-const alongEvents = 2000
+// A read brings the contents of at most alongEvents events along, and of alongTotal bytes. More would take too
+// much memory.
+const (
+	alongEvents = 2000
+	alongTotal  = 8 << 20
+)
+
+// alongBytes is the size of an event up to which a read of so many events brings the content along.
+func alongBytes(most int) int { return min(relay.AlongBytes, alongTotal/max(most, 1)) }
 
 // Pages reads the next pending events of several lanes, at most most events together. The first lanes come
 // first, so a caller lets the lanes take turns. Events have their Content if they are small and dated near
@@ -154,7 +160,7 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 	if d != nil {
 		from, to = earliest(d.from), latest(d.to)
 	}
-	rows, err := s.pool.Query(ctx, pagesSQL, worker, lanesOf(numbers), topics, numbers, after, mosts, most, from, to, relay.AlongBytes, seen)
+	rows, err := s.pool.Query(ctx, pagesSQL, worker, lanesOf(numbers), topics, numbers, after, mosts, most, from, to, alongBytes(most), seen)
 	if err != nil {
 		return read, err
 	}

@@ -166,7 +166,7 @@ func TestPages_BringTheContentsOfSmallEventsAlong(t *testing.T) {
 	o := open(t)
 	o.exec(`INSERT INTO outbox.event (topic, key, type, payload, content_type, attributes)
 	        SELECT 'orders', 'k', 'T' || i, repeat('x', i), 'text/plain', CASE i % 2 WHEN 1 THEN '{"a": "b"}' ELSE '{}' END::jsonb
-	        FROM unnest('{10,11,5000,12}'::int[]) i`)
+	        FROM unnest('{10,11,20000,12}'::int[]) i`)
 	o.writeAt("orders", "k", "2020-01-01 00:00Z")
 	cursor := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
 	first := o.pages(10, cursor).Events
@@ -190,6 +190,22 @@ func TestPages_BringTheContentsOfSmallEventsAlong(t *testing.T) {
 		require.Equal(t, whole[i].Event, *e.Content)
 	}
 	require.Equal(t, 3, along)
+}
+
+func TestPages_OfManyEventsBringFewerBytesAlong(t *testing.T) {
+	o := open(t)
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload) SELECT 'orders', 'k', 'T', repeat('x', i) FROM unnest('{4000,10000,16000}'::int[]) i`)
+	cursor := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
+	o.pages(10, cursor) // it learns from when they are
+	for most, want := range map[int]int{10: 3, alongTotal / 11_000: 2, alongEvents: 1, alongEvents + 1: 0} {
+		along := 0
+		for _, e := range o.pages(most, cursor).Events {
+			if e.Content != nil {
+				along++
+			}
+		}
+		require.Equal(t, want, along, "a read of %d events", most)
+	}
 }
 
 // Contents finds out which of them it is.
@@ -222,7 +238,7 @@ func TestPages_PlanHasNoCacheOfContents(t *testing.T) {
 	d := o.paged.Load()
 	topics, numbers, after, seen, mosts := cursorColumns(cursors, 500)
 	rows, err := o.pool.Query(t.Context(), `EXPLAIN `+pagesSQL, aWorker, everyLane, topics, numbers, after, mosts, 500,
-		earliest(d.from), latest(d.to), relay.AlongBytes, seen)
+		earliest(d.from), latest(d.to), alongBytes(500), seen)
 	require.NoError(t, err)
 	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)

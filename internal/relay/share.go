@@ -145,7 +145,7 @@ type Narrow struct {
 
 // AlongBytes is the size of an event up to which a read may bring the content along. A page of larger events
 // would take much memory before the reader has decided which of them it takes.
-const AlongBytes = 4 << 10
+const AlongBytes = 16 << 10
 
 // Pages has the next pending events of several lanes.
 type Pages struct {
