@@ -368,15 +368,20 @@ func (v *Level) throttled(now time.Time) {
 
 // correctFirstRate counts an accepted request that was under way when the first rate was set. The answers of
 // a burst come in any order. If a refusal comes first, the rate would be that of the few answers before it,
-// and would take twice as long to rise up to the quota.
+// and would take twice as long to rise up to the quota. The next request starts earlier, too, but only the first
+// one: an answer that comes late must not let a request through for which another one has taken its turn.
 func (v *Level) correctFirstRate(now, began time.Time) {
 	if v.first && !began.After(v.lowered) {
+		isUnused := v.next.Equal(v.firstNext())
 		v.rate = max(v.rate, belowQuota*v.accepted.perSecond(now))
-		if next := v.lowered.Add(max(relief, v.interval())); next.Before(v.next) {
-			v.next = next
+		if isUnused {
+			v.next = v.firstNext()
 		}
 	}
 }
+
+// firstNext is when the first request may start after the rate was set.
+func (v *Level) firstNext() time.Time { return v.lowered.Add(max(relief, v.interval())) }
 
 // raiseRate raises a rate that is used up and has not been throttled for a while.
 func (v *Level) raiseRate(now time.Time) {

@@ -247,6 +247,31 @@ func TestLevel_LaterRatesAreNotRaisedByAnswersOfTheirBurst(t *testing.T) {
 	require.InDelta(t, lowered, v.Rate(), 0)
 }
 
+// Answers of a burst come late if the SDK has repeated their requests.
+func TestLevel_LateAnswersOfTheFirstBurstLetNoMoreThroughThanTheRate(t *testing.T) {
+	const burst = 16
+	v, began := NewLevel(Ceiling), time.Unix(1_000_000, 0)
+	for range burst {
+		v.Started(began, false)
+	}
+	now := began.Add(15 * time.Millisecond)
+	v.Answered(now, Answer{Latency: 15 * time.Millisecond, Throttled: true}, false)
+	started, allowed := 0, 0.0
+	for ms := range 2000 {
+		now = now.Add(time.Millisecond)
+		allowed += v.Rate() / 1000
+		if ms%100 == 99 && ms/100 < burst-1 {
+			v.Answered(now, Answer{Latency: now.Sub(began), Accepted: 10}, false)
+		}
+		for v.Wait(now) == 0 {
+			v.Started(now, false)
+			started++
+		}
+	}
+	require.Greater(t, started, 10)
+	require.LessOrEqual(t, float64(started), allowed+2)
+}
+
 func TestLevel_FollowsAQuotaThatRises(t *testing.T) {
 	w := newWorld(quota(15*time.Millisecond, 30, 30))
 	w.run(10 * time.Second)

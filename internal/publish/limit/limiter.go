@@ -22,6 +22,7 @@ type Limiter struct {
 	queue    []*Turn
 	timer    *time.Timer // grants what the rate has kept back
 	armed    bool
+	armedFor time.Time
 }
 
 // New returns the limiter of a destination of which nothing is known.
@@ -152,11 +153,15 @@ func (l *Limiter) grant(now time.Time) {
 		t.waits, t.has = false, true
 		t.granted()
 	}
-	if next < 0 || l.armed {
+	if next < 0 {
 		return
 	}
-	l.armed = true
 	wait := l.level.Wait(now)
+	at := now.Add(wait)
+	if l.armed && !at.Before(l.armedFor) { // the rate may have been corrected since
+		return
+	}
+	l.armed, l.armedFor = true, at
 	if l.timer == nil {
 		l.timer = time.AfterFunc(wait, l.granting)
 		return

@@ -2,6 +2,7 @@ package limit
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,5 +204,29 @@ func TestLimiter_ABatchThatMayHaveMoreRaisesTheCeiling(t *testing.T) {
 		defer turn.Leave()
 		send(l, 1000, 10*time.Second, 15*time.Millisecond)
 		require.Equal(t, 200, l.Limit())
+	})
+}
+
+// If refusals come before the acceptances of a burst, the first rate is one request a second at first.
+func TestLimiter_WaitsNoLongerThanACorrectedRateAsksFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const refused = 10
+		l, began := New(), time.Now()
+		var granted atomic.Int64
+		turn := l.Join(Ceiling, func() { granted.Store(int64(time.Since(began))) })
+		for range Initial {
+			require.True(t, turn.Take())
+		}
+		require.False(t, turn.Take())
+		time.Sleep(15 * time.Millisecond)
+		for n := range Initial {
+			a := Answer{Latency: 15 * time.Millisecond, Throttled: n < refused}
+			if !a.Throttled {
+				a.Accepted = 10
+			}
+			turn.Done(a)
+		}
+		time.Sleep(3 * time.Second)
+		require.Equal(t, relief, time.Duration(granted.Load())-15*time.Millisecond)
 	})
 }
