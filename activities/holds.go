@@ -78,6 +78,7 @@ func (a *Activities) endHolds(ctx context.Context) error {
 		return err
 	}
 	for _, hold := range a.holds.turn(found) {
+		a.holds.asked[hold.Topic] = time.Now()
 		run, err := a.cfg.Recovery(ctx, hold.WorkflowID)
 		if err != nil {
 			return err
@@ -98,7 +99,8 @@ func (a *Activities) endHolds(ctx context.Context) error {
 }
 
 // turn returns those of the holds to ask for now: the ones that were not asked for, or not for the longest time.
-// It notes them as asked for, so that a recovery that cannot be asked for does not stop the others.
+// The caller notes when it asks for each. If Temporal cannot tell about one, the look ends, and the next look
+// begins with another one.
 func (h *holds) turn(found []relay.RecoveryHold) []relay.RecoveryHold {
 	known := h.asked
 	h.asked = make(map[string]time.Time, len(found))
@@ -106,9 +108,5 @@ func (h *holds) turn(found []relay.RecoveryHold) []relay.RecoveryHold {
 		h.asked[hold.Topic] = known[hold.Topic]
 	}
 	slices.SortStableFunc(found, func(a, b relay.RecoveryHold) int { return h.asked[a.Topic].Compare(h.asked[b.Topic]) })
-	found = found[:min(len(found), holdsMost)]
-	for _, hold := range found {
-		h.asked[hold.Topic] = time.Now()
-	}
-	return found
+	return found[:min(len(found), holdsMost)]
 }

@@ -112,3 +112,21 @@ func TestHolds_AreLookedForOnceInAWhileAndOnlyIfTemporalCanBeAsked(t *testing.T)
 	}, 10*time.Second, time.Millisecond)
 	require.Equal(t, []string{"r-orders"}, k.asked)
 }
+
+// Temporal can fail for one recovery for as long as its topic is held.
+func TestHolds_EndBesideOneOfWhichTemporalCannotTell(t *testing.T) {
+	k := &temporalKnows{
+		runs: map[string]RecoveryRun{"r-b": {Ended: true}, "r-c": {Ended: true}},
+		errs: map[string]error{"r-a": errors.New("its history cannot be read")},
+	}
+	e := holding(t, k, heldFor("a", time.Minute), heldFor("b", time.Minute), heldFor("c", time.Minute))
+	e.store.claim = func(int) ([]relay.Batch, error) {
+		if len(e.store.gone()) < 2 {
+			return nil, nil
+		}
+		return someBatches, nil
+	}
+	_, err := e.claim(t, 20*time.Second)
+	require.NoError(t, err)
+	require.Len(t, e.store.gone(), 2)
+}

@@ -56,7 +56,11 @@ func (r *relay) recovery(ctx context.Context, workflowID string) (run activities
 	}
 	runID := d.GetWorkflowExecutionInfo().GetExecution().GetRunId()
 	var in workflows.RecoveryInput
-	first, err := r.temporal.GetWorkflowHistory(ctx, workflowID, runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT).Next()
+	history := r.temporal.GetWorkflowHistory(ctx, workflowID, runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	if !history.HasNext() { // Next would panic, and end the worker
+		return run, fmt.Errorf("read the input of workflow %s: its history is empty", workflowID)
+	}
+	first, err := history.Next()
 	if err == nil {
 		err = converter.GetDefaultDataConverter().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &in)
 	}
