@@ -209,6 +209,8 @@ func (v *Level) Answered(now time.Time, a Answer, full bool) {
 	began := now.Add(-a.Latency)
 	if a.Accepted > 0 || !a.Throttled {
 		v.accepted.add(now)
+	}
+	if a.Accepted > 0 {
 		v.correctFirstRate(now, began)
 	}
 	if a.Throttled {

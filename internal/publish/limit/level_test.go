@@ -272,6 +272,20 @@ func TestLevel_LateAnswersOfTheFirstBurstLetNoMoreThroughThanTheRate(t *testing.
 	require.LessOrEqual(t, float64(started), allowed+2)
 }
 
+// Requests that time out together are no sign of a quota.
+func TestLevel_FirstRateIsNotRaisedByRequestsThatFailed(t *testing.T) {
+	v, now := NewLevel(Ceiling), time.Unix(1_000_000, 0)
+	for range 16 {
+		v.Started(now, false)
+	}
+	v.Answered(now.Add(15*time.Millisecond), Answer{Latency: 15 * time.Millisecond, Throttled: true}, false)
+	first := v.Rate()
+	for range 15 {
+		v.Answered(now.Add(15*time.Second), Answer{Latency: 15 * time.Second}, false)
+	}
+	require.InDelta(t, first, v.Rate(), 0)
+}
+
 func TestLevel_FollowsAQuotaThatRises(t *testing.T) {
 	w := newWorld(quota(15*time.Millisecond, 30, 30))
 	w.run(10 * time.Second)
