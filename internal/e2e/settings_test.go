@@ -55,7 +55,6 @@ func TestSecurity_SwitchedOnUnderAWorkerIsNamedWhereverPeopleLook(t *testing.T) 
 }
 
 func TestSecurity_EventsThatAreHiddenUnderAWorkerWait(t *testing.T) {
-	t.Parallel()
 	for _, mode := range []string{shared, perTopic} {
 		t.Run(mode, func(t *testing.T) {
 			q := newQueue(t, testenv.Name(t))

@@ -45,7 +45,10 @@ func TestShared_EvidenceIsOfTheTopicAloneAndRecent(t *testing.T) {
 	t.Logf("the slowest event of another topic took %v (%s)", longest, topic)
 	require.Less(t, longest, 2*time.Second, "an event of topic %s waited for another topic", topic)
 	for _, topic := range busy.topics {
-		w.eventually(topic, "e", busy.written()-dead[topic], time.Second)
+		// An attempt that has refusals of before the repair and acceptances of after it takes the events for poison.
+		more := o.count(`SELECT count(*) FROM outbox.dead_letter WHERE topic = '`+topic+`'`) - dead[topic]
+		t.Logf("%d events of %s became dead letters when it was repaired", more, topic)
+		w.eventually(topic, "e", busy.written()-dead[topic]-more, time.Second)
 	}
 	o.together()
 }
