@@ -95,6 +95,17 @@ func (s *Store) mayWait(ctx context.Context, r relay.ClaimRequest) (may bool, er
 	return true, nil
 }
 
+// In a statement whose $6 is timing.ShareFirst, seatsOffered tells whether the first workers have just been
+// offered seats, and mayClaimNow is true of lanes l that no worker has by their share, or will have in a moment.
+const (
+	seatsOffered = `seats_offered AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM outbox.worker WHERE offered_at BETWEEN now() - $6::interval AND now())
+           AND NOT EXISTS (SELECT FROM outbox.lane WHERE leased_until >= now() AND NOT retrying) AS are)`
+	mayClaimNow = `(l.lane <> ALL (ARRAY(SELECT s.lane FROM outbox.share s
+                                WHERE s.leased_until >= now() - $6::interval OR (SELECT are FROM seats_offered)))
+           OR l.apart OR l.claim_id IS NOT NULL)`
+)
+
 // waitingLanesSQL finds the free lanes that have pending events, in the order in which to serve
 // them: round-robin over topics, and within a topic the lane first that was claimed longest ago.
 // (In index order, topic "audit" would starve topic "orders".) It leaves out a topic that has its
@@ -126,17 +137,13 @@ held AS MATERIALIZED (
     SELECT count(*)::int AS topics
     FROM (SELECT topic FROM leased UNION SELECT topic FROM outbox.topic WHERE recovery_paused_until >= now()) t
     WHERE topic NOT IN (SELECT topic FROM routed)),
-seats_offered AS MATERIALIZED (
-    SELECT EXISTS (SELECT FROM outbox.worker WHERE offered_at BETWEEN now() - $6::interval AND now())
-           AND NOT EXISTS (SELECT FROM busy) AS are),
+` + seatsOffered + `,
 known AS (
     SELECT l.topic, l.lane, l.low_id, l.claimed_at, l.leased_until, l.reserved_until,
            routed.topic IS NULL AND $4::text[] IS NOT NULL AS unrouted
     FROM outbox.lane l LEFT JOIN routed USING (topic)
     WHERE (routed.topic IS NOT NULL OR $4::text[] IS NULL OR (SELECT topics FROM held) < $5)
-      AND (l.lane <> ALL (ARRAY(SELECT s.lane FROM outbox.share s
-                                WHERE s.leased_until >= now() - $6::interval OR (SELECT are FROM seats_offered)))
-           OR l.apart OR l.claim_id IS NOT NULL))
+      AND ` + mayClaimNow + `)
 SELECT topic, lane, claims, CASE WHEN unrouted THEN $5 - (SELECT topics FROM held) ELSE -1 END
 FROM (SELECT l.topic, l.lane, l.claimed_at, l.unrouted, coalesce(busy.claims, 0) AS claims,
              row_number() OVER (PARTITION BY l.topic ORDER BY l.claimed_at NULLS FIRST, l.lane) AS turn
@@ -269,24 +276,20 @@ func (s *Store) count(ctx context.Context, lanes []lane, limit int) ([]lane, err
 // lanes to the workers that will take their share in a moment, as waitingLanesSQL does. If it took one of
 // them, the lease of the share would end for good, and the next claims would take the lanes of all topics.
 const claimLanesSQL = `
-WITH seats_offered AS MATERIALIZED (
-    SELECT EXISTS (SELECT FROM outbox.worker WHERE offered_at BETWEEN now() - $7::interval AND now())
-           AND NOT EXISTS (SELECT FROM outbox.lane WHERE leased_until >= now() AND NOT retrying) AS are),
+WITH ` + seatsOffered + `,
 free AS (
     SELECT l.topic, l.lane, wanted.claim_id, l.holder IS NOT NULL AND NOT l.retrying OR ` + keptByShare + ` AS settling
     FROM unnest($1::text[], $2::smallint[], $3::uuid[]) AS wanted(topic, lane, claim_id)
     JOIN outbox.lane l USING (topic, lane)
     WHERE (l.leased_until IS NULL OR l.leased_until < now())
       AND (l.reserved_until IS NULL OR l.reserved_until < now())
-      AND (l.lane <> ALL (ARRAY(SELECT s.lane FROM outbox.share s
-                                WHERE s.leased_until >= now() - $7::interval OR (SELECT are FROM seats_offered)))
-           OR l.apart OR l.claim_id IS NOT NULL)
+      AND ` + mayClaimNow + `
     ORDER BY l.topic, l.lane
     FOR NO KEY UPDATE OF l SKIP LOCKED)
 UPDATE outbox.lane l
 SET claim_id = free.claim_id, holder = NULL, retrying = false, leased_until = now() + $4::interval,
     claimed_at = now(), claimed_by = $5,
-    quiet_at = CASE WHEN free.settling THEN greatest(now() + $6::interval, l.quiet_at) ELSE l.quiet_at END
+    quiet_at = CASE WHEN free.settling THEN greatest(now() + $7::interval, l.quiet_at) ELSE l.quiet_at END
 FROM free
 WHERE l.topic = free.topic AND l.lane = free.lane
 RETURNING l.topic, l.lane, free.settling`
@@ -306,7 +309,7 @@ func (s *Store) lease(ctx context.Context, by string, packed [][]lane) ([]relay.
 		}
 	}
 	topics, numbers := columns(all)
-	rows, err := s.pool.Query(ctx, claimLanesSQL, topics, numbers, claims, s.cfg.ClaimLease, by, timing.SettleGrace, timing.ShareFirst)
+	rows, err := s.pool.Query(ctx, claimLanesSQL, topics, numbers, claims, s.cfg.ClaimLease, by, timing.ShareFirst, timing.SettleGrace)
 	if err != nil {
 		return nil, fmt.Errorf("claim lanes: %w", err)
 	}
