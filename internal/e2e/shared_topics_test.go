@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 func TestShared_EvidenceIsOfTheTopicAloneAndRecent(t *testing.T) {
@@ -48,6 +50,7 @@ func TestShared_EvidenceIsOfTheTopicAloneAndRecent(t *testing.T) {
 		// An attempt that has refusals of before the repair and acceptances of after it takes the events for poison.
 		more := o.count(`SELECT count(*) FROM outbox.dead_letter WHERE topic = '`+topic+`'`) - dead[topic]
 		t.Logf("%d events of %s became dead letters when it was repaired", more, topic)
+		require.LessOrEqual(t, more, relay.PageEvents)
 		w.eventually(topic, "e", busy.written()-dead[topic]-more, time.Second)
 	}
 	o.together()
