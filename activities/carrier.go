@@ -98,11 +98,11 @@ func (c *carrier) keepsApart(topic string) string {
 	p := c.policies.policy(topic)
 	switch {
 	case p.MaxPerSecond > 0:
-		return "the topic has a limit of messages per second"
+		return "the topic has maxPerSecond"
 	case p.OnPoison == BlockKey:
-		return "a dead letter of the topic blocks its key"
+		return "the topic has onPoison: block"
 	case c.routed != nil && !c.routed[topic]:
-		return "this worker has no route for the topic"
+		return "a worker has no route for the topic"
 	}
 	return ""
 }

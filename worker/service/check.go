@@ -160,7 +160,7 @@ func (r *relay) checkDatabase(ctx context.Context, found *report) {
 	found.add("session", "", session, "writes, speaks UTF-8, is read committed")
 	found.add("rights", "", rights, "the role has all rights that the relay needs")
 	found.add("security", "", security, "no row is hidden from the role")
-	found.add("state", "", state, "the next event's id is new, and outbox.round and outbox.sample have their rows")
+	found.add("state", "", state, "the next event's id is new, and the tables outbox.round, outbox.sample and outbox.share have their rows")
 	r.checkTrigger(ctx, found, blocker(database, session, rights))
 	if database == nil && session == nil {
 		for _, warning := range r.store.Warnings(ctx) {
