@@ -2,8 +2,10 @@ package activities
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -306,6 +310,32 @@ func TestHeartbeat_HandsUnsettledAcknowledgementsToTheNextAttempt(t *testing.T) 
 	require.Equal(t, 10, r.Published, "over all attempts")
 	require.Zero(t, next.publisher.requests, "nothing is sent again")
 	require.Len(t, next.store.settled, 10)
+}
+
+// A seat's heartbeat has no acknowledgements: see TestSummary_SaysWhatAPersonNeeds.
+func TestHeartbeat_OfAPageOfAcknowledgementsHas64KiBAtMost(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.store.fill(4*relay.PageEvents, 14, 15)
+	for i := range e.store.pending {
+		ref := &e.store.pending[i].Ref
+		ref.ID, ref.Replay, ref.At = math.MaxInt64-int64(len(e.store.pending)-i), math.MaxInt64, time.Now().UnixMicro()
+	}
+	e.store.settleErr = func() error { return errAway }
+	unsettled, size := 0, 0
+	e.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) {
+		var last checkpoint
+		require.NoError(t, details.Get(&last))
+		text, err := json.Marshal(last)
+		require.NoError(t, err)
+		unsettled, size = max(unsettled, len(last.Unsettled)), max(size, len(text))
+	})
+	_, err := e.publish(t, 14, 15)
+	require.Equal(t, TypeDatabase, asApplicationError(t, err).Type())
+	t.Logf("%d acknowledgements have %d bytes", unsettled, size)
+	require.Greater(t, unsettled, relay.PageEvents/2)
+	require.LessOrEqual(t, unsettled, relay.PageEvents)
+	require.LessOrEqual(t, size, 64<<10)
 }
 
 func TestFailure_AsksForARetryWithinSecondsWhenTheDatabaseIsAway(t *testing.T) {

@@ -1,7 +1,9 @@
 package postgres
 
 import (
+	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -246,6 +248,56 @@ func TestPages_PlanHasNoCacheOfContents(t *testing.T) {
 	require.NotContains(t, text, "Memoize")
 	require.NotContains(t, text, "Seq Scan on event", "\n"+text)
 	require.NotContains(t, text, "Seq Scan on pending", "\n"+text)
+}
+
+// While a transaction holds a snapshot, what was settled cannot be cleaned up. Neither a look nor a page of a
+// shared lane may read it again each time.
+func TestShares_ReadNoSettledRowsUnderAHeldSnapshot(t *testing.T) {
+	const topics = 200
+	o := open(t)
+	o.hold(everyLane...)
+	holder, err := o.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer holder.Rollback(t.Context())
+	_, err = holder.Exec(t.Context(), `SELECT count(*) FROM outbox.pending`)
+	require.NoError(t, err)
+	write := func(each int) {
+		t.Helper()
+		o.exec(`INSERT INTO outbox.event (topic, key, type, payload)
+		        SELECT 'topic-' || t, 'k', 'T', 'x' FROM generate_series(1, $1::int) i, generate_series(1, $2::int) t`, each, topics)
+	}
+	write(150)
+	o.exec(`DELETE FROM outbox.pending`)
+	o.endRounds()
+	seen := query[int64](o, `SELECT max(id) FROM outbox.event`)
+	write(1)
+	look := everything()
+	look.Ranges[0].From = seen + 1
+	require.Len(t, o.see(look).Events, topics)
+	dated := o.dates.Load()
+	looked := func(after int64) int {
+		t.Helper()
+		return pagesOf(o, lookSQL, aWorker, everyLane, []int64{after + 1}, []int64{math.MaxInt64}, int64(0), timestamp(0),
+			earliest(dated.from), latest(dated.to), 100*topics)
+	}
+	var cursors []relay.LaneCursor
+	for n := range topics {
+		cursors = append(cursors, relay.LaneCursor{TopicLane: o.laneOf(fmt.Sprint("topic-", n+1), "k"), After: seen, Most: 100})
+	}
+	require.Len(t, o.pages(topics, cursors...).Events, topics)
+	read := func(after int64) int {
+		t.Helper()
+		d := o.paged.Load()
+		of := slices.Clone(cursors)
+		for i := range of {
+			of[i].After = after
+		}
+		names, numbers, after_, met, mosts := cursorColumns(of, topics)
+		return pagesOf(o, pagesSQL, aWorker, everyLane, names, numbers, after_, mosts, topics, earliest(d.from), latest(d.to), alongBytes(topics), met)
+	}
+	t.Logf("pages read by a look: %d, from the beginning %d; by a page of each lane: %d, from the beginning %d", looked(seen), looked(0), read(seen), read(0))
+	require.Greater(t, looked(0), 20*looked(seen))
+	require.Greater(t, read(0), 20*read(seen))
 }
 
 func TestPages_OfRowsThatAreHiddenIsAnError(t *testing.T) {
