@@ -234,23 +234,28 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 		return nil
 	}
 	if f.accepted > 0 {
-		t.ambiguous.noteAccepted(f.topic)
+		t.ambiguous.noteAccepted(f.topic, f.sent)
 	}
 	f.believed, f.othersGotThrough = t.ambiguous.of(f.topic, f.expireAfter)
 	v := f.judge()
-	if !t.ambiguous.believe(f.topic, f.withoutEvidence(v)) {
+	if !t.ambiguous.believe(f.topic, v.believed) {
 		f.believed = ambiguousLimit // by another batch, meanwhile
 		v = f.judge()
 	}
 	// The next attempt has to know this, even if the database fails from here on.
-	t.flight.note(f.topic, func(c *checkpoint) { c.ProvedAt, c.GivenUp = v.provedAt, v.givenUp })
+	t.flight.note(f.topic, func(c *checkpoint) {
+		c.ProvedAt, c.GivenUp = v.provedAt, v.givenUp
+		for _, o := range v.passed {
+			c.noteAmbiguous(o.Ref)
+		}
+	})
 	known, err := t.store.Refuse(ctx, f.topic, f.toRecord(v))
 	f.refusedFor = make(map[relay.Ref]time.Duration, len(known))
 	for _, k := range known {
 		f.refusedFor[k.Ref] = k.For
 	}
 	if err != nil {
-		t.ambiguous.disbelieve(f.topic, f.withoutEvidence(v))
+		t.ambiguous.disbelieve(f.topic, v.believed)
 	}
 	return err
 }

@@ -235,14 +235,14 @@ func (c *carrier) report(topic string, outcomes []relay.Outcome) {
 			c.ledger.add(topic, orphans)
 		}
 	}()
-	accepted := 0
+	accepted, sent := 0, time.Time{}
 	for _, o := range outcomes {
 		if o.Err == nil {
-			accepted++
+			accepted, sent = accepted+1, o.Sent
 		}
 	}
 	if accepted > 0 {
-		c.ambiguous.noteAccepted(topic)
+		c.ambiguous.noteAccepted(topic, sent)
 		c.seating.published(topic, accepted)
 		c.carried.add(topic, accepted)
 	}

@@ -205,7 +205,7 @@ func (f facts) weigh(d *decision) {
 	v := f.judge()
 	expired := f.expired(v)
 	d.deadLetters = slices.Concat(v.poison, v.ambiguous, expired)
-	d.believed = f.withoutEvidence(v)
+	d.believed = v.believed
 	d.giveBack = slices.Sorted(maps.Keys(f.borrowed))
 	d.tally.provedAt, d.tally.givenUp = v.provedAt, v.givenUp
 
@@ -354,20 +354,15 @@ func (f facts) fail(d *decision, r *attemptError) {
 // verdict is the judgement about the refusals of an attempt: who is at fault for each.
 type verdict struct {
 	refusals // of these, ambiguous are believed to be about the events
-	// isProved says that an attempt before is the reason for the belief.
-	isProved bool
+	// believed is how many of these are believed without a proof.
+	believed int
+	// passed are ambiguous refusals after which the destination accepted another event. The next attempt
+	// sends these events once more, and believes a refusal.
+	passed []relay.Outcome
 	// soon is set if another attempt follows at once, and says why.
 	soon     *relay.PublishError
 	provedAt time.Time
 	givenUp  int
-}
-
-// withoutEvidence is how many ambiguous refusals a verdict believes though no event was accepted.
-func (f facts) withoutEvidence(v verdict) int {
-	if f.accepted > 0 || v.isProved {
-		return 0
-	}
-	return len(v.ambiguous)
 }
 
 // judge decides about the ambiguous refusals of an attempt, and about events for which a person
@@ -386,8 +381,8 @@ func (f facts) judge() verdict {
 }
 
 func (f facts) judgeAmbiguous(v *verdict) {
-	ambiguous, proved := f.refused.ambiguous, f.proved()
-	isBelieved := len(ambiguous) == 0 || f.accepted > 0 || f.believed+len(ambiguous) <= ambiguousLimit
+	ambiguous := f.refused.ambiguous
+	proved, open := f.proved()
 	switch {
 	case len(ambiguous) == 0 && f.probes.accepted > 0 && !f.probes.exhausted && len(v.alone) > 0:
 		v.provedAt = f.now
@@ -402,35 +397,63 @@ func (f facts) judgeAmbiguous(v *verdict) {
 			len(ambiguous), f.probes.accepted)
 		return
 	case f.accepted == 0 && len(proved) > 0:
-		v.ambiguous, v.isProved = proved, true
+		v.ambiguous = proved
 		v.soon = because(proved[0].Err, "the destination refused %d events again and accepted other events; the refused events become dead letters, and the next attempt continues with the other pending events", len(proved))
 		return
-	case !isBelieved && f.mayGiveUpOne():
+	case f.accepted > 0 && !f.believes(open):
+		// The destination may have been repaired during the attempt, or have broken.
+		if v.ambiguous, v.passed = proved, f.passed(); len(v.passed) > 0 {
+			v.provedAt = f.now
+		}
+		v.soon = because(open[0].Err, "the destination refused %d events and accepted other events; the relay sends the refused events once more", len(open))
+		return
+	case !f.believes(open) && f.mayGiveUpOne():
 		last := slices.MaxFunc(ambiguous, func(a, b relay.Outcome) int { return cmp.Compare(a.ID, b.ID) })
-		v.ambiguous, v.isProved = []relay.Outcome{last}, true
+		v.ambiguous = []relay.Outcome{last}
 		v.givenUp++
 		v.soon = because(last.Err, "every event that may be sent is refused alike, and all other events wait for an earlier event of their key; "+
 			"the relay makes a dead letter of one event, so that it can send the next event of that key")
 		return
-	case !isBelieved:
+	case !f.believes(open):
 		v.stop(f.allAlike(*ambiguous[0].Err))
 		v.ambiguous = nil
+	default:
+		v.believed = len(open)
 	}
 	v.provedAt = time.Time{}
 }
 
 // proved are the ambiguous refusals that are believed because an attempt before was refused
-// the same, and then got another event through.
-func (f facts) proved() (believed []relay.Outcome) {
-	if f.now.Sub(f.noted.ProvedAt) >= provedFor {
-		return nil
-	}
+// the same, and then got another event through. The others are open.
+func (f facts) proved() (proved, open []relay.Outcome) {
+	isRecent := f.now.Sub(f.noted.ProvedAt) < provedFor
 	for _, o := range f.refused.ambiguous {
-		if o.ID <= f.ambiguousTo {
-			believed = append(believed, o)
+		if isRecent && o.ID <= f.ambiguousTo {
+			proved = append(proved, o)
+		} else {
+			open = append(open, o)
 		}
 	}
-	return believed
+	return proved, open
+}
+
+// believes reports whether ambiguous refusals are believed without a proof: few of them, by a worker
+// that has not believed others. In a recovery that gets events through, the destination was probably
+// repaired.
+func (f facts) believes(open []relay.Outcome) bool {
+	isRepaired := f.mode == recovering && f.accepted > 0
+	return len(open) == 0 || !isRepaired && f.believed+len(open) <= ambiguousLimit
+}
+
+// passed are the ambiguous refusals that were answered before a request was started of which the
+// destination accepted an event.
+func (f facts) passed() []relay.Outcome {
+	for i, at := range f.refused.answers {
+		if !at.Before(f.sent) {
+			return f.refused.ambiguous[:i]
+		}
+	}
+	return f.refused.ambiguous
 }
 
 // mayGiveUpOne reports whether an event may become a dead letter though it is not
@@ -490,8 +513,9 @@ func (f facts) expired(v verdict) (expired []relay.Outcome) {
 // one, with codes that may be the events' fault or the destination's, or that ask for a retry. A
 // page of such events cannot tell, and neither can any number of attempts with the same page.
 func (f facts) isUndecided() bool {
+	proved, _ := f.proved()
 	return f.mode == recovering && f.accepted == 0 && f.refused.whole == nil && len(f.refused.broken) == 0 &&
-		(len(f.refused.ambiguous) > 0 || len(f.refused.alone) >= aloneLimit) && len(f.proved()) == 0
+		(len(f.refused.ambiguous) > 0 || len(f.refused.alone) >= aloneLimit) && len(proved) == 0
 }
 
 // probesOn reports whether the next portion is probed. An accepted event decides about ambiguous

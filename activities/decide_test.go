@@ -46,7 +46,7 @@ func known(m mode, given answers, more ...func(*facts)) facts {
 				continue
 			}
 			f.inHand = append(f.inHand, ref)
-			f.refused.add(relay.Outcome{Ref: ref, Err: a.err})
+			f.refused.add(relay.Outcome{Ref: ref, Err: a.err}, noon)
 		}
 	}
 	for _, change := range more {
@@ -63,6 +63,8 @@ func refusedLong(f *facts) {
 func othersGotThrough(f *facts) { f.othersGotThrough = true }
 func whenCancelled(f *facts)    { f.ending = cancelled }
 func whenStopped(f *facts)      { f.ending = stopped }
+func sentBefore(f *facts)       { f.sent = noon }
+func sentAfter(f *facts)        { f.sent = noon.Add(time.Millisecond) }
 func believedBefore(f *facts)   { f.believed = ambiguousLimit }
 func attemptsBefore(f *facts)   { f.noted.AttemptsWithoutSuccess = attemptsWithoutSuccessLimit - 1 }
 func exhausted(f *facts)        { f.probes.exhausted = true }
@@ -113,14 +115,38 @@ var rules = []struct {
 		decided{dead: ids(1, 1), remembered: ids(2, 1), kept: []int16{2}, released: []int16{1}, code: "InternalError", text: "orders: 1 of 2 left: InternalError"},
 	},
 
-	{"The relay believes such a code if", "and others were accepted", known(relaying, answers{{5, ambiguousPoison()}, {1, nil}}, believedBefore), decided{dead: ids(1, 5), released: both}},
-	{"Before that, it believes the code for at most two", "two, and no other", known(relaying, answers{{2, ambiguousPoison()}}), decided{dead: ids(1, 2), released: both}},
+	{"Otherwise a worker believes the code for at most two", "two, and no other", known(relaying, answers{{2, ambiguousPoison()}}), decided{dead: ids(1, 2), released: both}},
+	{"Otherwise a worker believes the code for at most two", "two, and others were accepted", known(relaying, answers{{2, ambiguousPoison()}, {1, nil}}, sentAfter), decided{dead: ids(1, 2), released: both}},
 	{
-		"Further such codes", "three, and no other", known(relaying, answers{{3, ambiguousPoison()}}),
+		"If more events are refused", "and an event was accepted that was sent before", known(relaying, answers{{5, ambiguousPoison()}, {1, nil}}, sentBefore),
+		decided{kept: both, code: "InvalidParameterValue", soon: true, text: "the destination refused 5 events and accepted other events; the relay sends the refused events once more"},
+	},
+	{
+		"If more events are refused", "and one was accepted that was sent later", known(relaying, answers{{5, ambiguousPoison()}, {1, nil}}, sentAfter),
+		decided{kept: both, code: "InvalidParameterValue", soon: true, tally: tally{provedAt: noon}},
+	},
+	{
+		"If more events are refused", "one after two that were believed", known(relaying, answers{{1, ambiguousPoison()}, {1, nil}}, believedBefore, sentBefore),
+		decided{kept: both, code: "InvalidParameterValue", soon: true},
+	},
+	{
+		"If more events are refused", "and all are accepted then", known(relaying, answers{{6, nil}}, provedAgo(time.Second, 5)),
+		decided{released: both},
+	},
+	{
+		"An event that was refused before an accepted event was sent", "beside others", known(relaying, answers{{5, ambiguousPoison()}, {1, nil}}, provedAgo(time.Second, 5), believedBefore),
+		decided{dead: ids(1, 5), released: both},
+	},
+	{
+		"An event that was refused before an accepted event was sent", "and not events behind it", known(relaying, answers{{8, ambiguousPoison()}, {1, nil}}, provedAgo(time.Second, 5), sentBefore),
+		decided{dead: ids(1, 5), kept: both, code: "InvalidParameterValue", soon: true, text: "refused 3 events", tally: tally{provedAt: noon.Add(-time.Second)}},
+	},
+	{
+		"If no event was accepted, further such codes", "three, and no other", known(relaying, answers{{3, ambiguousPoison()}}),
 		decided{kept: both, code: "InvalidParameterValue", final: true, text: "every event is refused alike, so the relay treats the destination as broken", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
-		"Further such codes", "one after two", known(relaying, answers{{1, ambiguousPoison()}}, believedBefore),
+		"If no event was accepted, further such codes", "one after two", known(relaying, answers{{1, ambiguousPoison()}}, believedBefore),
 		decided{kept: both, code: "InvalidParameterValue", final: true, tally: tally{attemptsWithoutSuccess: 1}},
 	},
 
@@ -214,8 +240,8 @@ var rules = []struct {
 		decided{probes: true, kept: both, code: "InvalidParameterValue", text: "every event is refused alike", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
-		"A recovery whose first page is refused one by one, with ambiguous codes only", "not if one was accepted", known(recovering, answers{{3, ambiguousPoison()}, {1, nil}}),
-		decided{dead: ids(1, 3), released: both},
+		"A recovery whose first page is refused one by one, with ambiguous codes only", "not if one was accepted", known(recovering, answers{{3, ambiguousPoison()}, {1, nil}}, sentAfter),
+		decided{kept: both, code: "InvalidParameterValue", soon: true, tally: tally{provedAt: noon}},
 	},
 	{
 		"A recovery whose first page is refused one by one, with ambiguous codes only", "not if access is denied", known(recovering, answers{{3, ambiguousPoison()}, {1, forbidden}}),
@@ -326,6 +352,7 @@ var rules = []struct {
 
 // elsewhere has the tests of the sentences that are about a code, a statement or a heartbeat.
 var elsewhere = map[string]string{
+	"The relay believes such a code if":  "activities/inflight_test.go TestInFlight_BelievesARefusalBesideAnAcceptedEvent",
 	"One table gives every code a class": "internal/publish/errorcode/table_test.go TestTable_HasOneRowForEachCode",
 	"It sends up to 400 events":          "activities/probe_test.go TestRecovery_StaysWhereEveryProbeIsRefusedAlikeAndGoesOnFromThere",
 	"On an ordered destination a probe":  "internal/postgres/probe_test.go TestProbe_OvertakesNoEarlierEventOfAKeyWhereOrderCounts",
@@ -501,7 +528,7 @@ func TestDecide_CountsDeadLettersThatAreBelievedWithoutEvidence(t *testing.T) {
 		believed int
 	}{
 		"no other was accepted":      {known(relaying, answers{{2, ambiguousPoison()}}), 2},
-		"another was accepted":       {known(relaying, answers{{2, ambiguousPoison()}, {1, nil}}), 0},
+		"another was sent before":    {known(relaying, answers{{2, ambiguousPoison()}, {1, nil}}, sentBefore), 2},
 		"a probe proved it before":   {known(recovering, answers{{2, ambiguousPoison()}}, provedAgo(time.Second, 2)), 0},
 		"they were never acceptable": {known(relaying, answers{{2, never}}), 0},
 	} {

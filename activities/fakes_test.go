@@ -525,9 +525,9 @@ func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events 
 	if p.before != nil {
 		p.before(ctx, n, r)
 	}
-	outcomes := make([]relay.Outcome, len(events))
+	outcomes, sent := make([]relay.Outcome, len(events)), time.Now()
 	for i, e := range events {
-		outcomes[i] = relay.Outcome{Ref: e.Ref, MessageID: fmt.Sprint("message-", e.ID), Destination: "a queue"}
+		outcomes[i] = relay.Outcome{Ref: e.Ref, Sent: sent, MessageID: fmt.Sprint("message-", e.ID), Destination: "a queue"}
 		if p.answer != nil {
 			outcomes[i].Err = p.answer(n, e)
 		}

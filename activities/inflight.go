@@ -38,6 +38,7 @@ type topicInFlight struct {
 	refused   refusals
 	loaded    int
 	accepted  int        // by the destination, in this attempt
+	sent      time.Time  // the last request with an accepted event
 	published int        // accepted, in all attempts
 	noted     checkpoint // for the next attempt, without Published and Unsettled
 	allowance *allowance // of the budget
@@ -184,11 +185,18 @@ func (f *inFlight) answered(topic string, outcomes []relay.Outcome) {
 	t := f.topics[topic]
 	t.block(outcomes)
 	t.free(outcomes)
+	now, add := time.Now(), t.refused.add
+	if slices.ContainsFunc(outcomes, func(o relay.Outcome) bool { return o.Err == nil }) {
+		add = t.refused.addBeside
+	}
 	for _, o := range outcomes {
 		if o.Err != nil {
-			t.refused.add(o)
+			add(o, now)
 			signal(f.wakeLoader)
 			continue
+		}
+		if o.Sent.After(t.sent) {
+			t.sent = o.Sent
 		}
 		t.published++
 		t.accepted++
@@ -203,8 +211,9 @@ func (f *inFlight) screenedOut(topic string, outcomes []relay.Outcome) {
 	defer f.mu.Unlock()
 	t := f.topics[topic]
 	t.free(outcomes)
+	now := time.Now()
 	for _, o := range outcomes {
-		t.refused.add(o)
+		t.refused.add(o, now)
 		signal(f.wakeLoader)
 	}
 }
@@ -411,6 +420,7 @@ type state struct {
 	refused   refusals
 	loaded    int         // events
 	accepted  int         // by the destination, in this attempt
+	sent      time.Time   // the last request with an accepted event
 	published int         // accepted, in all attempts
 	inHand    []relay.Ref // loaded and not settled
 	noted     checkpoint  // for the next attempt
@@ -422,7 +432,7 @@ func (f *inFlight) state(topic string) state {
 	defer f.mu.Unlock()
 	t := f.topics[topic]
 	return state{
-		lanes: t.lanes, borrowed: t.borrowed, refused: t.refused, loaded: t.loaded, accepted: t.accepted, published: t.published,
+		lanes: t.lanes, borrowed: t.borrowed, refused: t.refused, loaded: t.loaded, accepted: t.accepted, sent: t.sent, published: t.published,
 		inHand: slices.Collect(maps.Keys(t.hand)), noted: t.noted,
 	}
 }

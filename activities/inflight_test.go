@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -64,6 +65,17 @@ func TestInFlight_SettlesNoRefusedEvent(t *testing.T) {
 	f.deadLettered("orders", outcomes(poison("X"), refs(10, 2)))
 	require.Empty(t, f.inHand("orders"))
 	require.Equal(t, 2, f.checkpoint("orders").Dead)
+}
+
+func TestInFlight_BelievesARefusalBesideAnAcceptedEvent(t *testing.T) {
+	f := flying(8, "x")
+	f.answered("orders", slices.Concat(outcomes(ambiguousPoison(), refs(10, 3)), outcomes(nil, refs(13, 1))))
+	f.answered("orders", outcomes(ambiguousPoison(), refs(14, 2)))
+	f.answered("orders", slices.Concat(outcomes(failsAlone, refs(16, 1)), outcomes(nil, refs(17, 1))))
+	refused := f.state("orders").refused
+	require.Equal(t, ids(10, 3), idsOf(refused.poison), "the destination has told them apart from another event")
+	require.Equal(t, ids(14, 2), idsOf(refused.ambiguous))
+	require.Equal(t, ids(16, 1), idsOf(refused.alone), "its code asks for a retry")
 }
 
 func TestInFlight_HasRoomWhileHalfAPageOrLessIsInHand(t *testing.T) {

@@ -131,10 +131,15 @@ func (p *prober) noteAmbiguous() {
 	refused := p.flight.state(p.batch.Topic).refused
 	p.flight.note(p.batch.Topic, func(c *checkpoint) {
 		for _, o := range refused.ambiguous {
-			c.AmbiguousTo = max(c.AmbiguousTo, o.ID)
-			c.noteEvidence(o.Ref)
+			c.noteAmbiguous(o.Ref)
 		}
 	})
+}
+
+// noteAmbiguous notes that an event was refused with an ambiguous code.
+func (c *checkpoint) noteAmbiguous(r relay.Ref) {
+	c.AmbiguousTo = max(c.AmbiguousTo, r.ID)
+	c.noteEvidence(r)
 }
 
 // noteProbed notes from where the next portion is probed.

@@ -416,6 +416,76 @@ func TestAmbiguity_LimitHoldsForBatchesAtOnce(t *testing.T) {
 	require.Len(t, again.deadLetters, 1)
 }
 
+// Batches end in any order: the last one may have sent before the destination broke.
+func TestAmbiguity_LimitEndsWithAnEventThatWasSentLater(t *testing.T) {
+	var a ambiguity
+	before := time.Now()
+	require.True(t, a.believe("orders", ambiguousLimit))
+	a.noteAccepted("orders", before)
+	require.False(t, a.believe("orders", 1))
+	a.noteAccepted("other", time.Now())
+	require.False(t, a.believe("orders", 1))
+	a.noteAccepted("orders", time.Now())
+	require.True(t, a.believe("orders", ambiguousLimit))
+}
+
+// kinds has a queue that is of another kind from one request to the next.
+func (e *env) kinds(isWrong func(request int) bool) {
+	e.publisher.answer = func(n int, _ relay.Event) *relay.PublishError {
+		if isWrong(n) {
+			return ambiguousPoison()
+		}
+		return nil
+	}
+}
+
+func TestAttempt_MakesNoDeadLettersOfAQueueThatChangesItsKindMeanwhile(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(300, 1, 2)
+	e.kinds(func(n int) bool { return n > 10 })
+	e.keepHeartbeats(t)
+	_, err := e.publish(t, 1, 2)
+	require.ErrorContains(t, err, "accepted other events; the relay sends the refused events once more")
+	require.Positive(t, asApplicationError(t, err).NextRetryDelay())
+	_, err = e.publish(t, 1, 2)
+	require.ErrorContains(t, err, "every event is refused alike")
+	require.True(t, asApplicationError(t, err).NonRetryable(), "the recovery has it")
+	require.Empty(t, e.store.deadIDs())
+	require.Len(t, e.publisher.sent, 100)
+}
+
+func TestAttempt_MakesDeadLettersOfManyThatAreRefusedAgain(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(400, 1, 2)
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.ID > 100 && ev.ID <= 300 {
+			return ambiguousPoison()
+		}
+		return nil
+	}
+	e.keepHeartbeats(t)
+	var err error
+	for range 4 {
+		if _, err = e.publish(t, 1, 2); err == nil {
+			break
+		}
+		require.False(t, asApplicationError(t, err).NonRetryable(), "others are accepted")
+	}
+	require.NoError(t, err)
+	require.Equal(t, ids(101, 200), e.store.deadIDs())
+	require.Len(t, e.publisher.sent, 200)
+}
+
+func TestRecovery_MakesNoDeadLettersOfAQueueThatIsRepairedMeanwhile(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(300, 1, 2)
+	e.kinds(func(n int) bool { return n <= 20 })
+	ended := e.recovering(t, 5, 1, 2)
+	require.ErrorContains(t, ended[0], "accepted")
+	require.NoError(t, ended[len(ended)-1])
+	require.Empty(t, e.store.deadIDs())
+}
+
 func TestParking_MakesDeadLettersOfRefusedEventsAndPublishesTheRest(t *testing.T) {
 	e := newEnv(t)
 	e.store.fill(40, 1)

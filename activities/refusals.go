@@ -1,11 +1,16 @@
 package activities
 
-import "github.com/temporal-outbox/relay/internal/relay"
+import (
+	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
+)
 
 // refusals are the events that a destination has refused, sorted by the consequence.
 type refusals struct {
 	poison    []relay.Outcome     // never acceptable here
-	ambiguous []relay.Outcome     // poison only if others get through
+	ambiguous []relay.Outcome     // poison only if others get through, in the order of their answers
+	answers   []time.Time         // to these
 	alone     []relay.Outcome     // one by one, to be retried
 	broken    []relay.Outcome     // one by one, with a code that asks for a repair
 	others    []relay.Outcome     // together with their request
@@ -13,7 +18,8 @@ type refusals struct {
 	throttle  *relay.PublishError // first that asked for fewer requests
 }
 
-func (r *refusals) add(o relay.Outcome) {
+// add adds a refusal that was answered at the given time.
+func (r *refusals) add(o relay.Outcome, at time.Time) {
 	if o.Err.Throttled && r.throttle == nil {
 		r.throttle = o.Err
 	}
@@ -25,11 +31,22 @@ func (r *refusals) add(o relay.Outcome) {
 		r.broken = append(r.broken, o)
 	case o.Err.Class == relay.ClassPoison && o.Err.Ambiguous:
 		r.ambiguous = append(r.ambiguous, o)
+		r.answers = append(r.answers, at)
 	case o.Err.Class == relay.ClassPoison:
 		r.poison = append(r.poison, o)
 	default:
 		r.alone = append(r.alone, o)
 	}
+}
+
+// addBeside adds a refusal of an event in whose request another one was accepted. So an ambiguous code is
+// about the event.
+func (r *refusals) addBeside(o relay.Outcome, at time.Time) {
+	if o.Err.Class == relay.ClassPoison && o.Err.Ambiguous {
+		r.poison = append(r.poison, o)
+		return
+	}
+	r.add(o, at)
 }
 
 // stop notes a refusal that is not about a single event.

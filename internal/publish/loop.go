@@ -111,7 +111,7 @@ func (l *loop) startRequests() (again bool) {
 		if invalid := o.prepare(); len(invalid) > 0 {
 			l.rota.putBack(o)
 			l.rota.offer(o)
-			l.record(o, invalid, func(i int) (string, *relay.PublishError) { return "", invalid[i].invalid })
+			l.record(o, invalid, time.Time{}, func(i int) (string, *relay.PublishError) { return "", invalid[i].invalid })
 			l.side.changed(o)
 			return true
 		}
@@ -205,9 +205,9 @@ func (l *loop) take(r *request) {
 	l.side.answeredBy(o, answer)
 	if failure := r.answer.Failure; failure == nil {
 		o.accepted(r.entries)
-		l.record(o, r.entries, r.answer.Of)
+		l.record(o, r.entries, r.began, r.answer.Of)
 	} else if err := o.failed(r.entries, failure); err != nil {
-		l.record(o, r.entries, func(int) (string, *relay.PublishError) { return "", err })
+		l.record(o, r.entries, r.began, func(int) (string, *relay.PublishError) { return "", err })
 	}
 	o.end(r)
 	if !o.empty() {
@@ -216,12 +216,13 @@ func (l *loop) take(r *request) {
 	l.side.changed(o)
 }
 
-// record notes the outcomes of an outlet's entries, which are reported soon.
-func (l *loop) record(o *outlet, entries []*entry, of func(int) (messageID string, err *relay.PublishError)) {
+// record notes the outcomes of an outlet's entries, which are reported soon. Sent is when their request
+// was started, if there was one.
+func (l *loop) record(o *outlet, entries []*entry, sent time.Time, of func(int) (messageID string, err *relay.PublishError)) {
 	outcomes := make([]relay.Outcome, len(entries))
 	for i, e := range entries {
 		messageID, err := of(i)
-		outcomes[i] = relay.Outcome{Ref: e.ev.Ref, Err: err}
+		outcomes[i] = relay.Outcome{Ref: e.ev.Ref, Err: err, Sent: sent}
 		if err == nil {
 			outcomes[i].MessageID, outcomes[i].Destination = messageID, o.props.Address
 		}

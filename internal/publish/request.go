@@ -19,6 +19,7 @@ type request struct {
 	entries []*entry
 	events  []*relay.Event // those of entries
 	answer  destination.Answer
+	began   time.Time
 	latency time.Duration // of the answer
 	// start starts the request with its deadline. Closing it ends the goroutine.
 	start chan time.Time
@@ -33,9 +34,9 @@ func (r *request) serve(ctx context.Context, answered chan<- *request) {
 			r.events = append(r.events, e.ev)
 		}
 		ctx, cancel := context.WithDeadline(ctx, deadline)
-		began := time.Now()
+		r.began = time.Now()
 		r.answer = r.sender.Send(ctx, r.events)
-		r.latency = time.Since(began)
+		r.latency = time.Since(r.began)
 		cancel()
 		answered <- r
 	}

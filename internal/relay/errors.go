@@ -27,7 +27,7 @@ type PublishError struct {
 	Class Class
 	// Throttled is true if the destination asked for less. Its class is ClassRetry.
 	Throttled bool
-	// Ambiguous marks a poison verdict that is only to be believed while others get
+	// Ambiguous marks a poison verdict that is only to be believed beside events that get
 	// through: the same code on every event means that the destination is not what
 	// the configuration takes it for.
 	Ambiguous bool

@@ -80,6 +80,9 @@ type Outcome struct {
 	Ref
 	// Err is nil if the destination acknowledged the event.
 	Err *PublishError
+	// Sent is when the request with the event was started. It has a monotonic clock reading. Zero: the
+	// event was not sent.
+	Sent time.Time
 	// MessageID and Destination are of an acknowledged event: the id that the destination
 	// gave its message, and the destination's ARN or URL.
 	MessageID   string

@@ -62,8 +62,11 @@ events of the batch. On an ordered destination, later events of the same key wai
 The cause of such a code may be the event or the destination. The relay takes the event for poison only while the
 destination accepts other events.
 
+- If the destination accepts another event of the same request, the refused event becomes a dead letter at once.
 - If the destination refuses every event with such a code, the relay takes the destination for
   [broken](concepts.md#failures). Before that, each worker makes at most two events of the topic dead letters.
+- If other requests are accepted meanwhile and more than two events are refused, the relay sends the refused events
+  once more. The destination may have broken in between, or a person may have repaired it.
 - The recovery of the topic also tries events behind the refused ones. If the destination accepts one, the recovery sends
   the refused events once more. Each event that is refused again becomes a dead letter.
 
