@@ -189,9 +189,13 @@ func TestCarrier_PublishesOthersWhileADestinationHangs(t *testing.T) {
 	})
 }
 
+// So does each worker that shares the topic's lanes, whichever of them began the recovery that holds the topic.
 func TestCarrier_StopsATopicWithinASecondOfItsPause(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.seated(t, "a", Config{})
+		w.seated(t, "b", Config{})
+		time.Sleep(8 * time.Second)
+		w.do(func() { require.True(t, w.isEven()) })
 		stop := w.traffic(t, 10*time.Millisecond, "good", "paused")
 		time.Sleep(time.Second)
 		w.do(func() { w.stopped["paused"] = true })
