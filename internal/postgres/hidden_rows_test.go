@@ -1,8 +1,12 @@
 package postgres
 
 import (
+	"context"
+	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -17,6 +21,36 @@ func (o testOutbox) hide(table string) {
 func (o testOutbox) show(table string) {
 	o.t.Helper()
 	o.exec(`ALTER TABLE outbox.` + table + ` DISABLE ROW LEVEL SECURITY`)
+}
+
+// changer is the tracer of a pool. It changes policies just before the first run of a statement.
+type changer struct {
+	mu      sync.Mutex
+	changes map[string]func() // by statement
+}
+
+func (c *changer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if change := c.changes[d.SQL]; change != nil {
+		delete(c.changes, d.SQL)
+		change()
+	}
+	return ctx
+}
+func (c *changer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// changing is a store as the relay's role, in whose statements something changes.
+func (o testOutbox) changing(before map[string]func()) testOutbox {
+	o.t.Helper()
+	s := o.asRelay()
+	config := s.pool.Config()
+	config.ConnConfig.Tracer = &changer{changes: before}
+	pool, err := pgxpool.NewWithConfig(o.t.Context(), config)
+	require.NoError(o.t, err)
+	s.pool.Close()
+	s.pool = pool
+	return testOutbox{s, o.t, o.db}
 }
 
 func TestLoad_OfEventsThatAreHiddenIsAnError(t *testing.T) {
@@ -37,6 +71,34 @@ func TestLoad_OfEventsThatAreHiddenIsAnError(t *testing.T) {
 	require.NoError(t, err, "nothing is hidden: the events are gone")
 	require.Len(t, page.Events, 5)
 	require.Empty(t, page.Events[0].EventID)
+}
+
+// Both looks may miss events that are hidden, and the events may be visible when the check comes that follows.
+func TestLoad_OfEventsThatWereHiddenAMomentAgoFindsThem(t *testing.T) {
+	o := open(t)
+	o.write("orders", 5)
+	_, lease := o.claimOne()
+	o.hide("event")
+	s := o.changing(map[string]func(){hiddenSQL: func() { o.show("event") }})
+	page, err := s.Load(t.Context(), lease, nil, relay.PageEvents)
+	require.NoError(t, err)
+	require.Len(t, page.Events, 5)
+	for _, e := range page.Events {
+		require.NotEmpty(t, e.EventID, "it exists, and must not become a dead letter")
+	}
+}
+
+func TestLoad_OfEventsThatAreHiddenAgainIsAnError(t *testing.T) {
+	o := open(t)
+	o.write("orders", 5)
+	_, lease := o.claimOne()
+	o.hide("event")
+	s := o.changing(map[string]func(){
+		hiddenSQL:    func() { o.show("event") },
+		lookAgainSQL: func() { o.hide("event") },
+	})
+	_, err := s.Load(t.Context(), lease, nil, relay.PageEvents)
+	require.ErrorContains(t, err, "row level security")
 }
 
 // An event that is not there tells the worker that the database is another one.

@@ -25,6 +25,10 @@ CROSS JOIN LATERAL (
 // lock after it was planned, and its list of partitions may have been out of date. The second look is a
 // statement of its own, with a new plan and a new snapshot. If it does not find the event either, the
 // event does not exist, unless it is hidden: then lookAgain returns an error.
+//
+// A policy can change between the look and a check. ALTER POLICY waits until the look ends, so it often runs
+// just then: a check that comes only after the look would pass, although the look missed hidden events. So an
+// event counts as missing only if a check before the look passes, and another one after it.
 func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	var missing []int
 	var ids []int64
@@ -36,6 +40,9 @@ func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	}
 	if len(missing) == 0 {
 		return nil
+	}
+	if err := s.Security(ctx); err != nil {
+		return err
 	}
 	rows, err := s.pool.Query(ctx, lookAgainSQL, ids, created)
 	if err != nil {
