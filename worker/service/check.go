@@ -113,7 +113,7 @@ func findings(ctx context.Context) *report {
 		return found
 	}
 	defer r.close()
-	found.add("configuration", "", nil, fmt.Sprintf("%d topics, task queue %s", len(s.topics), s.TaskQueue))
+	found.add("configuration", "", nil, fmt.Sprintf("%s, task queue %s, OUTBOX_BATCHES=%s", printable.Counted(len(s.topics), "topic"), s.TaskQueue, s.Batches))
 	if err := postgres.Encrypted(s.DatabaseURL); err != nil {
 		found.warn("encryption", err)
 	}

@@ -52,7 +52,7 @@ func root(name string) *cobra.Command {
   OUTBOX_CONFIG                path of the file that routes topics (required)
   OUTBOX_TASK_QUEUE            Temporal task queue (default outbox-relay)
   OUTBOX_DATABASE_CONNECTIONS  size of the connection pool (default 16)
-  OUTBOX_PAYLOAD_BUDGET        memory for payloads, over all batches (default 24MiB)
+  OUTBOX_PAYLOAD_BUDGET        memory for the payloads of events in the worker (default 24MiB)
   OUTBOX_BATCHES               shared or topics: lanes of all topics, or batches of one topic (default shared)
   OUTBOX_HTTP_ADDRESS          where to serve /healthz, /readyz and /metrics, such as :8080 (default: nowhere)
   OUTBOX_LOG_FORMAT            text or json (default text)

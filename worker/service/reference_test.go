@@ -21,16 +21,35 @@ const reference = "../../docs/configuration.md"
 // memoryReference describes what bounds the worker's memory.
 const memoryReference = `## Memory
 
-All batches and shares of a worker have one budget, ` + "`OUTBOX_PAYLOAD_BUDGET`" + `. An event counts three times its size, from before the worker loads its payload until its
-destination has answered: the payload, the request with it, and the buffers that it passes. A topic may hold three quarters of the budget if it is
-alone, and an equal part beside others. So a destination that hangs leaves a part for other topics. The budget is exceeded by one event at
+All batches and shares of a worker have one budget for payloads, ` + "`OUTBOX_PAYLOAD_BUDGET`" + `. An event counts three times its size, from before the worker
+loads its payload until its destination has answered: the payload, the request with it, and the buffers that it passes. A topic may hold three quarters of the budget if it is
+alone, and an equal part beside others. So a destination that hangs leaves a part for other topics. A worker exceeds the budget by one event at
 most. A larger budget lets more large payloads be under way at once: with round trips of 15 ms to AWS and payloads of 200 KiB, each MiB of the
 budget allows at most 22 MiB of payloads a second.
 
-The worker collects garbage earlier once its memory exceeds 144 MiB: 96 MiB, and twice the payload budget. If a worker has so many
-topics that more than a third of this is in use all the time, three times the memory in use counts instead. In a container with a
-memory limit, 90 % of that limit is the most. The worker reads the limit at its start (cgroup v1 and v2). If you set ` + "`GOMEMLIMIT`" + `, the worker
-uses your value and none of these. If you set ` + "`GOGC`" + `, it replaces the worker's own 400.
+The worker also bounds its whole memory, with the memory limit of Go's runtime: above that limit, it collects garbage more often. The limit is
+the larger of two values:
+
+- 96 MiB and twice the payload budget, so 144 MiB by default
+- three times the memory that is in use after a collection. This is the larger value only with many topics
+
+In a container with a memory limit, the worker's limit is at most 90 % of the container's. The worker reads the container's limit at its start
+(cgroup v1 and v2), and logs both as ` + "`msg=memory`" + `. If you raise the budget, also raise the container's limit: 90 % of it must be more than 96 MiB
+and twice the budget.
+
+If you set ` + "`GOMEMLIMIT`" + `, the worker uses your value instead. If you set ` + "`GOGC`" + `, it replaces the worker's own 400.
+
+## Rate of sending
+
+A worker finds by itself how many requests a destination should have in flight, at most 96: it raises the number while the destination accepts more
+events, and stays a little below the quota of a destination that throttles ([decision 27](decisions/027-sending-finds-its-level.md)). You need no setting.
+` + "`outbox_requests_limit`" + ` shows the number. You can lower the rate:
+
+| setting | limits |
+|---|---|
+| ` + "`maxPerSecond`" + ` of a topic | messages a second of the topic, over all workers. The topic then has batches of its own |
+| ` + "`starter schedule --concurrency N`" + ` | requests in flight to one destination: N for the shares of a worker, and N for each batch |
+| ` + "`starter schedule --slots N`" + ` | batches in flight, over all topics. It does not limit shared lanes |
 
 `
 
@@ -43,7 +62,9 @@ topic publish topics with a problem. With ` + "`OUTBOX_BATCHES=topics`" + `, a c
 version 0.1.0. Then more than about 200 topics that have events every few seconds make the median latency exceed one second.
 
 - **Way back.** If shared lanes cause a problem, set ` + "`OUTBOX_BATCHES=topics`" + ` and restart the workers, one after the other. Workers of both modes,
-  and workers of version 0.1.0, may run together. The schedule stays as it is.
+  and workers of version 0.1.0, may run together. The schedule stays as it is. To return to version 0.1.0, see
+  [go back](guide.md#go-back). While workers of both modes run, a worker may wait minutes for its seat, and batches publish its events.
+  ` + "`worker --check`" + ` prints the mode in its first line: a variable whose name has a typing error has no effect.
 - **Seat.** A worker may hold shares while it has a *seat*: an activity of the run of ` + "`Relay`" + `, with the summary "lanes of all topics · worker seat".
   The seat lasts until the run ends, and the next run gives a new one. Workers that have a seat divide the 16 shares evenly. If you have more than 16
   workers, the others only publish batches.
@@ -54,14 +75,14 @@ version 0.1.0. Then more than about 200 topics that have events every few second
   topic at once, run ` + "`starter pause TOPIC`" + `.
 - **Topics with batches of their own.** Batches always publish topics with ` + "`maxPerSecond`" + ` or ` + "`onPoison: block`" + `, and those without a route. They also publish topics that are
   paused, in recovery or in an operation, or whose destination refuses events, until that is over
-  ([decision 29](decisions/029-a-topic-leaves-the-shares.md)). The log and ` + "`starter status`" + ` name each topic that leaves the shares, with the cause.
-  ` + "`--slots`" + ` and ` + "`--linger`" + ` of ` + "`starter schedule`" + ` only affect batches. With ` + "`--concurrency N`" + `, a worker has at most N requests
-  in flight to one destination in its shares, and each batch has at most N.
+  ([decision 29](decisions/029-a-topic-leaves-the-shares.md)). The log and ` + "`starter status`" + ` name each topic that leaves the shares, with the
+  [cause](runbook.md#a-topic-is-apart). ` + "`--slots`" + ` and ` + "`--linger`" + ` of ` + "`starter schedule`" + ` only affect batches.
 - **A key with too many events.** A FIFO destination gets one event of a key after the other: at 15 ms for each request, about 66 a second. A worker has at
   most 100 unanswered events of such a key in hand. It leaves the others pending, and reads them, in order, when half of these are accepted. So other keys
   of the lane do not wait for this one. With ` + "`OUTBOX_BATCHES=topics`" + `, they do.
 - **A killed worker.** Other workers take its shares after four seconds. At most 1,000 events arrive again, and those of its batches
-  ([repetitions](delivery.md#when-an-event-comes-twice)).
+  ([repetitions](delivery.md#when-an-event-comes-twice)). ` + "`starter status`" + ` shows the worker for another minute, with the lanes ` + "`none`" + `. Its seat stays
+  in *Pending Activities* until Temporal notices that the heartbeats are missing.
 
 To see which worker holds which lanes:
 
@@ -92,6 +113,7 @@ Idle topics cost little in shared lanes. Keep the number of topics of an outbox 
 
 These figures are from one run on two busy cores on 30 November 2026, with the emulator instead of AWS: 20 topics at 50 events/s, the others with an
 event each 5 s. A worker then used 0.1 of a core, and 0.05 without events.
+
 `
 
 // databaseReference describes the database of DATABASE_URL and the results of worker --check.
@@ -154,7 +176,7 @@ the old writer after a failover, have it connect anew (` + "`RECONNECT`" + ` on 
 ## Results of ` + "`worker --check`" + `
 
 Each line has a state, the name of a check and a text. ` + "`failed`" + ` makes the exit status 1. ` + "`warning`" + ` and ` + "`unknown`" + ` do not. ` + "`unknown … not checked: see session`" + `
-means that another check must succeed first.
+means that another check must succeed first. With many topics, print the problems only: ` + "`worker --check | grep -E '^(failed|warning)'`" + `.
 
 **Configuration and database**
 
@@ -193,7 +215,7 @@ means that another check must succeed first.
 | ` + "`warning schedule`" + ` | the relay's schedule is missing or paused; the text has the operator's note | the command in the text |
 | ` + "`warning relay`" + ` | no run of ` + "`Relay`" + ` is under way, or no worker takes its tasks: events wait | the command in the text |
 | ` + "`warning maintenance`" + ` | the schedule of ` + "`Maintenance`" + ` is paused | the command in the text |
-| ` + "`warning workers`" + ` | no worker polls the task queue. A worker that was killed counts for another minute | start a worker |
+| ` + "`warning workers`" + ` | no worker polls the task queue. A worker that has stopped or was killed counts for another minute | start a worker |
 | ` + "`warning version`" + ` | the deployment has no current version, or no worker of the current version polls | ` + "`starter promote`" + ` |
 | ` + "`warning version`" + ` | a version is current, but this worker has no version and gets no work | see below |
 | ` + "`unknown schedule`" + ` and similar | Temporal did not answer this question, for example because rights are missing | read rights in the namespace |
@@ -208,7 +230,7 @@ means that another check must succeed first.
 |---|---|---|
 | ` + "`failed TOPIC: destination`" + ` | the destination was not found, or the worker may not read it | the file, or [the worker's role](security.md#in-aws) |
 | ` + "`failed TOPIC: publish`" + ` | publishing is denied | the worker's role, or the destination's policy |
-| ` + "`unknown TOPIC: publish`" + ` | AWS does not tell without a message | none |
+| ` + "`unknown TOPIC: publish`" + ` | AWS does not tell without a message. This is usual for SQS queues | none |
 | ` + "`warning TOPIC: subscription`" + ` | subscriptions have no raw message delivery and get [an envelope](delivery.md#what-arrives) | turn it on |
 | ` + "`unknown TOPIC: subscription`" + ` | the worker may not read the topic's subscriptions | none, or [two permissions](security.md#in-aws) |
 | ` + "`ok TOPIC: mode`" + ` | a FIFO queue: whether it has high throughput, or accepts 300 requests a second for all keys together | high throughput, if you need more |
