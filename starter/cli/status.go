@@ -38,13 +38,15 @@ batch in retry, and the time of its next attempt. For a topic in recovery, the c
 has both.
 
 A second table shows which worker holds which lanes of all topics, if workers share them.
+A worker that was killed stays in this table for a minute, without lanes.
 
 The command also asks Temporal whether the relay runs: its schedule, its run, workers that
 poll, and the current version if workers have versions. Each problem is a warning above the
 table, with its remedy. If Temporal does not answer within seconds, the command says so and
 still shows the tables.
 
-A worker that was killed counts as polling until %d seconds after its last poll.`,
+A worker that has stopped or was killed counts as polling until %d seconds after its last
+poll.`,
 			int(timing.PolledWithin.Seconds())),
 		Example: `  starter status
   starter status --problems
