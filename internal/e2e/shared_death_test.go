@@ -2,14 +2,134 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/temporal-outbox/relay/internal/relay"
 	"github.com/temporal-outbox/relay/internal/testenv"
 	"github.com/temporal-outbox/relay/internal/timing"
 )
+
+// The living worker reads what waits in the dead one's lanes, beside what commits in its own.
+func TestShared_ADeathAmongAThousandTopicsLeavesOtherLanesAlone(t *testing.T) {
+	const topics = 1000
+	const before, busyFor = 5 * time.Second, 7 * time.Second
+	w := newWire(t)
+	o := w.outbox(topics)
+	first := o.work(shared)
+	o.work(shared)
+	o.schedule()
+	o.sharesBecome(30*time.Second, 8, 8)
+	// Each of 990 topics has an event every five seconds, and each of ten 20 a second.
+	streams := []*stream{o.stream(50*time.Millisecond, names(0, 10)...)}
+	for from := 10; from < topics; from += 20 {
+		streams = append(streams, o.stream(5*time.Second, names(from, min(from+20, topics))...))
+		during(5 * time.Second * 20 / (topics - 10)) // so that they do not all write at once
+	}
+	during(before)
+	living := o.lanesNotOf(first)
+	killed := time.Now()
+	first.kill()
+	during(busyFor)
+	for _, s := range streams {
+		s.stop()
+	}
+	o.drained(30 * time.Second)
+	o.sharesBecome(even, relay.Lanes)
+
+	lanes, arrivals := o.lanesOfKeys(), map[int16][]time.Time{}
+	repeats, events := 0, 0
+	var slowest struct{ before, living, dead time.Duration }
+	for _, s := range streams {
+		for _, topic := range s.topics {
+			committed, took := s.times(topic), s.arrived(w, topic)
+			events += len(took)
+			repeats += w.repeats(topic)
+			for i, took := range took {
+				at := committed[i]
+				switch lane := lanes[topicKey{topic, fmt.Sprint("key-", (i+1)%streamKeys)}]; {
+				case at.Before(killed.Add(-before)):
+				case at.Before(killed.Add(-took)):
+					slowest.before = max(slowest.before, took)
+				case slices.Contains(living, lane):
+					slowest.living = max(slowest.living, took)
+				default:
+					slowest.dead = max(slowest.dead, took)
+				}
+			}
+			for _, a := range w.of(topic) {
+				lane := lanes[topicKey{topic, a.keyOf()}]
+				arrivals[lane] = append(arrivals[lane], a.at)
+			}
+		}
+	}
+	require.Len(t, arrivals, relay.Lanes)
+	var gaps struct{ before, living, dead time.Duration }
+	for lane, times := range arrivals {
+		slices.SortFunc(times, time.Time.Compare)
+		after := &gaps.dead
+		if slices.Contains(living, lane) {
+			after = &gaps.living
+		}
+		gaps.before = max(gaps.before, longestGap(times, killed.Add(-before), killed))
+		*after = max(*after, longestGap(times, killed, killed.Add(busyFor)))
+	}
+	t.Logf("longest gap of a lane: %v before the death, then %v of the living worker and %v of the dead one", gaps.before, gaps.living, gaps.dead)
+	t.Logf("slowest event: %v before the death, then %v of the living worker and %v of the dead one; %d of %d events repeated",
+		slowest.before, slowest.living, slowest.dead, repeats, events)
+	// 0.5 s and 5 s on a machine that does nothing else.
+	require.LessOrEqual(t, gaps.living, time.Second, "a lane of the living worker waited")
+	require.LessOrEqual(t, slowest.living, time.Second, "an event of the living worker waited")
+	require.LessOrEqual(t, gaps.dead, 5*time.Second, "a lane of the dead worker came back late")
+	require.LessOrEqual(t, slowest.dead, 5*time.Second, "an event of the dead worker came late")
+	require.LessOrEqual(t, repeats, inHand)
+}
+
+// longestGap is the longest time without an arrival between two moments.
+func longestGap(arrivals []time.Time, from, to time.Time) (gap time.Duration) {
+	last := from
+	for _, at := range arrivals {
+		if at.After(from) && at.Before(to) {
+			gap = max(gap, at.Sub(last))
+			last = at
+		}
+	}
+	return max(gap, to.Sub(last))
+}
+
+// lanesNotOf are the lane numbers of shares that another worker holds.
+func (o *outbox) lanesNotOf(w *worker) (lanes []int16) {
+	o.t.Helper()
+	rows, err := o.db.Query(o.t.Context(), `
+	    SELECT s.lane FROM outbox.share s JOIN outbox.worker w ON w.id = s.worker
+	    WHERE w.name NOT LIKE '%/' || $1::int || ' %' ORDER BY 1`, w.cmd.Process.Pid)
+	require.NoError(o.t, err)
+	lanes, err = pgx.CollectRows(rows, pgx.RowTo[int16])
+	require.NoError(o.t, err)
+	require.Len(o.t, lanes, relay.Lanes/2)
+	return lanes
+}
+
+type topicKey struct{ topic, key string }
+
+func (o *outbox) lanesOfKeys() map[topicKey]int16 {
+	o.t.Helper()
+	rows, err := o.db.Query(o.t.Context(), `SELECT DISTINCT topic, key, lane FROM outbox.event`)
+	require.NoError(o.t, err)
+	lanes := map[topicKey]int16{}
+	var at topicKey
+	var lane int16
+	_, err = pgx.ForEachRow(rows, []any{&at.topic, &at.key, &lane}, func() error {
+		lanes[at] = lane
+		return nil
+	})
+	require.NoError(o.t, err)
+	return lanes
+}
 
 // A topic leaves its shares and comes back again and again, and the worker that has it is killed meanwhile.
 func TestShared_AWorkerMayBeKilledWhileATopicLeavesAndComesBack(t *testing.T) {
@@ -70,4 +190,10 @@ func TestShared_AWorkerMayBeKilledWhileATopicLeavesAndComesBack(t *testing.T) {
 	require.Less(t, longest, 10*time.Second, topic)
 	// A lane whose attempt died stays apart until the end of that attempt's lease.
 	o.togetherWithin(timing.Lease + 30*time.Second)
+}
+
+// keyOf returns the key of an event of a stream.
+func (a arrival) keyOf() string {
+	n, _ := numberIn(a.body, "e")
+	return fmt.Sprint("key-", n%streamKeys)
 }
