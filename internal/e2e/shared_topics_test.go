@@ -105,22 +105,30 @@ func tooFast(arrivals []arrival, perSecond float64, window time.Duration) (most 
 }
 
 // A capped topic is in one batch of one worker, whoever has the shares.
-func TestShared_ACapHoldsWhileWorkersOfBothModesComeAndGo(t *testing.T) {
-	const rate, burst, n = 100, 10, 1500
+func TestShared_ACapHoldsWhileWorkersOfAnyKindComeAndGo(t *testing.T) {
+	const rate, burst, n = 100, 10, 1800
+	old := build(t, beforeShares)
 	w := newWire(t)
 	o := w.outbox(3, fmt.Sprintf("capped: {sqs: %s, maxPerSecond: %d}", w.queue("capped.fifo"), rate))
 	first := o.work(shared)
 	o.schedule("--every", "2s", "--run-for", "6s")
 	o.write("capped", "e", n, streamKeys)
 	others := o.stream(100*time.Millisecond, names(0, 3)...)
+	batches := o.mostBatches("capped")
 	// A rebalance at each step.
 	second := o.work(shared)
-	third := o.work()
-	o.work(shared)
+	third := o.work(perTopic)
+	earlier := *o
+	earlier.programs = old
+	fourth := earlier.work()
+	during(2 * time.Second) // four workers, of two versions and both modes
 	first.stop()
 	during(2 * time.Second)
-	second.stop()
-	third.stop()
+	stopAll(second, third)
+	during(2 * time.Second) // the version before alone
+	require.Less(t, len(w.of("capped")), n, "the topic has events in each step")
+	o.work(shared)
+	fourth.stop()
 	w.eventually("capped", "e", n, 60*time.Second)
 	others.stop()
 	o.drained(20 * time.Second)
@@ -128,11 +136,45 @@ func TestShared_ACapHoldsWhileWorkersOfBothModesComeAndGo(t *testing.T) {
 	took := arrivals[len(arrivals)-1].at.Sub(arrivals[0].at)
 	t.Logf("%d events at %d a second took %v", len(arrivals), rate, took)
 	require.Len(t, arrivals, n, "nothing is repeated")
-	for _, window := range []time.Duration{100 * time.Millisecond, time.Second, 3 * time.Second} {
+	for _, topic := range others.topics {
+		others.arrived(w, topic)
+		require.Zero(t, w.repeats(topic), topic)
+	}
+	require.Equal(t, 1, batches(), "batches of the topic at once")
+	for _, window := range []time.Duration{100 * time.Millisecond, time.Second, 3 * time.Second, 10 * time.Second} {
 		above := tooFast(arrivals, rate, window)
 		t.Logf("at most %.0f above the rate in %v", above, window)
 		// A limiter of the next worker begins with a burst of its own.
 		require.LessOrEqual(t, above, float64(2*burst), "events above the rate in a window of %v", window)
+	}
+}
+
+// mostBatches looks how many claims a topic has at once, until the most is asked for.
+func (o *outbox) mostBatches(topic string) (most func() int) {
+	over, found := make(chan struct{}), make(chan int, 1)
+	go func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		most := 0
+		defer func() { found <- most }()
+		for {
+			select {
+			case <-over:
+				return
+			case <-o.t.Context().Done():
+				return
+			case <-tick.C:
+			}
+			var n int
+			if err := o.db.QueryRow(o.t.Context(), `
+			    SELECT count(DISTINCT claim_id) FROM outbox.lane WHERE topic = $1 AND leased_until >= now()`, topic).Scan(&n); err == nil {
+				most = max(most, n)
+			}
+		}
+	}()
+	return func() int {
+		close(over)
+		return <-found
 	}
 }
 
