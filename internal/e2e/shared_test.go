@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,15 +82,8 @@ func TestShared_ManyTopicsFlowInOrder(t *testing.T) {
 // even is how long after a worker has come or gone some may still hold more than one share more than others.
 const even = 5 * time.Second
 
-// joined waits until the last of some workers has a seat, and then until they hold so many shares each.
-func (o *outbox) joined(workers int, want ...int) (took time.Duration) {
-	o.t.Helper()
-	began := time.Now()
-	o.until(15*time.Second, fmt.Sprintf(`SELECT %d - count(*) FROM outbox.worker WHERE seated AND seen_at > now() - interval '3 seconds'`, workers),
-		"workers have no seat")
-	o.sharesBecome(even, want...)
-	return time.Since(began)
-}
+// slack is how much longer that may take on a machine that is busy.
+const slack = 2 * time.Second
 
 func TestShared_WorkersShareEvenlyAndTakeOverFromTheDead(t *testing.T) {
 	o, queues := sharedOutbox(t, 5)
@@ -97,17 +91,17 @@ func TestShared_WorkersShareEvenlyAndTakeOverFromTheDead(t *testing.T) {
 	o.schedule()
 	o.sharesBecome(20*time.Second, 16)
 	second := o.work(shared)
-	t.Logf("even %v after a worker joined", o.joined(2, 8, 8))
+	t.Logf("even %v after a worker joined", o.sharesBecome(even+slack, 8, 8))
 	third := o.work(shared)
-	t.Logf("even %v after another one joined", o.joined(3, 5, 5, 6))
+	t.Logf("even %v after another one joined", o.sharesBecome(even+slack, 5, 5, 6))
 	second.kill()
-	t.Logf("taken over %v after a worker was killed", o.sharesBecome(15*time.Second, 8, 8))
+	t.Logf("taken over %v after a worker was killed", o.sharesBecome(even+slack, 8, 8))
 	o.write("t3", "e", 100, 50)
 	o.drained(20 * time.Second)
-	began := time.Now()
-	third.stop()
-	o.sharesBecome(20*time.Second, 16)
-	t.Logf("handed over %v after a worker was told to stop", time.Since(began))
+	third.signal(syscall.SIGTERM)
+	t.Logf("handed over %v after a worker was told to stop", o.sharesBecome(even, 16))
+	<-third.done
+	require.NoError(t, third.err, third.text())
 	o.write("t3", "f", 100, 50)
 	o.drained(20 * time.Second)
 	require.Len(t, queues[3].receive(200, 20*time.Second), 200)
