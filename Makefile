@@ -21,7 +21,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## the shop example on a local stack, half a minute, with a reconciliation (BREAK=1 takes a destination away meanwhile, KEEP=1 leaves the stack up)
+demo: ## the shop example on a local stack, with a reconciliation (BREAK=1 takes a destination away meanwhile, KEEP=1 leaves the stack up)
 	@echo "the demo takes 40 seconds; the first one also downloads and builds everything: two minutes in all on two cores"
 	@go run ./localstack demo $(if $(BREAK),--break) $(if $(KEEP),--keep)
 

@@ -251,7 +251,7 @@ func TestReference_OfTheConfigurationIsThatOfTheCode(t *testing.T) {
 	b.WriteString("\nDurations have units, also days: `90s`, `15m`, `2h`, `1d`, `1d12h`. The worker refuses an unknown key, a repeated key and a second\nYAML document. It reads names as they are written: `012:` and `sqs: 012` are not 12 or 10. An alias stands for the last anchor before it.\n" +
 		"All aliases together may stand for at most a million keys. The worker prints all mistakes at once, up to 200, each with its line, topic and key.\n" +
 		"`worker --check` checks the file without starting the worker.\n" +
-		"The schedule has the settings for events in flight, `--linger` and retention: [starter](starter.md).\n" + databaseReference)
+		"The schedule has the settings for batches (`--slots`, `--linger`), the ceiling `--concurrency`, and retention: [starter](starter.md).\n" + databaseReference)
 	if *update {
 		require.NoError(t, os.WriteFile(reference, []byte(b.String()), 0o600))
 	}
