@@ -40,6 +40,7 @@ func TestShared_ADeathAmongAThousandTopicsLeavesOtherLanesAlone(t *testing.T) {
 	}
 	o.drained(30 * time.Second)
 	o.sharesBecome(even, relay.Lanes)
+	require.Contains(t, o.starter("status", "--problems"), "1,000 topics without a problem")
 
 	lanes, arrivals := o.lanesOfKeys(), map[int16][]time.Time{}
 	repeats, events := 0, 0
@@ -81,11 +82,12 @@ func TestShared_ADeathAmongAThousandTopicsLeavesOtherLanesAlone(t *testing.T) {
 	t.Logf("longest gap of a lane: %v before the death, then %v of the living worker and %v of the dead one", gaps.before, gaps.living, gaps.dead)
 	t.Logf("slowest event: %v before the death, then %v of the living worker and %v of the dead one; %d of %d events repeated",
 		slowest.before, slowest.living, slowest.dead, repeats, events)
-	// 0.5 s and 5 s on a machine that does nothing else.
-	require.LessOrEqual(t, gaps.living, time.Second, "a lane of the living worker waited")
-	require.LessOrEqual(t, slowest.living, time.Second, "an event of the living worker waited")
-	require.LessOrEqual(t, gaps.dead, 5*time.Second, "a lane of the dead worker came back late")
-	require.LessOrEqual(t, slowest.dead, 5*time.Second, "an event of the dead worker came late")
+	// On a machine that does nothing else, lanes of the living worker wait 0.3 s at most, and those of the dead one 4.2 s:
+	// that is timing.ShareLease, and what its end is noticed by. On a busy one, everything waits longer, before the death, too.
+	require.LessOrEqual(t, gaps.living, max(time.Second, gaps.before), "a lane of the living worker waited")
+	require.LessOrEqual(t, slowest.living, max(time.Second, slowest.before), "an event of the living worker waited")
+	require.LessOrEqual(t, gaps.dead, 5*time.Second+slack, "a lane of the dead worker came back late")
+	require.LessOrEqual(t, slowest.dead, 5*time.Second+slack, "an event of the dead worker came late")
 	require.LessOrEqual(t, repeats, inHand)
 }
 
