@@ -38,10 +38,11 @@ deploy: ## render and validate everything in deploy/, in a Go module of its own
 	go -C deploy/check test -count=1 ./...
 
 .PHONY: full
-full: cc ## the longest test at its full size: 10,000 dead letters redriven and 100,000 events replayed, everything killed on the way
+full: cc ## the tests of operations at their full size: 10,000 dead letters redriven and 100,000 events replayed, everything killed on the way, and the same replay beside constant traffic
 	@mkdir -p bin
 	OUTBOX_TEST_FULL=1 CGO_ENABLED=1 go run ./localstack exec -- go test -race -count=1 -v $(TESTFLAGS) \
-		-run '^TestRedriveAndReplay_SurviveAnyKillAndEndCompleteAndInOrder$$' ./internal/e2e/ 2>&1 | tee bin/full.log
+		-run '^TestRedriveAndReplay_SurviveAnyKillAndEndCompleteAndInOrder$$|^TestShared_OperationsEndUnderConstantTraffic$$' \
+		./internal/e2e/ 2>&1 | tee bin/full.log
 	@# The pipe hides the exit status, and go test succeeds if no test ran.
 	@grep -q '^ok ' bin/full.log && grep -q '^--- PASS: ' bin/full.log || { echo "make: the test failed, or none ran" >&2; exit 1; }
 
