@@ -228,4 +228,32 @@ func TestOperation_WhileRowsAreHiddenIsAnError(t *testing.T) {
 	}
 }
 
+// It would end "done", too.
+func TestOperation_OfRowsThatWereHiddenAMomentAgoMovesThem(t *testing.T) {
+	o := open(t)
+	o.write("orders", 1)
+	o.drain(second(o.claimOne()))
+	o.write("orders", 1)
+	waitFor(t, "the lane to be free of the raise", func() bool { return len(o.bury("Poison")) > 0 })
+	for kind, table := range map[string]string{relay.Redrive: "dead_letter", relay.Discard: "dead_letter", relay.Replay: "event"} {
+		u := o.begin(kind, relay.Selection{})
+		changing := func() testOutbox {
+			o.hide(table)
+			return o.changing(map[string]func(){hiddenSQL: func() { o.show(table) }})
+		}
+		step, err := changing().NextStep(t.Context(), u, u.From, 10)
+		require.NoError(t, err)
+		require.Len(t, step.Moves, 1, kind)
+		if kind == relay.Replay {
+			_, last, err := changing().Bounds(t.Context(), u)
+			require.NoError(t, err)
+			require.Positive(t, last)
+			continue
+		}
+		count, err := changing().CountDead(t.Context(), "orders", relay.Selection{})
+		require.NoError(t, err)
+		require.EqualValues(t, 1, count.Events)
+	}
+}
+
 func second[A, B any](_ A, b B) B { return b }

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"slices"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -25,10 +24,6 @@ CROSS JOIN LATERAL (
 // lock after it was planned, and its list of partitions may have been out of date. The second look is a
 // statement of its own, with a new plan and a new snapshot. If it does not find the event either, the
 // event does not exist, unless it is hidden: then lookAgain returns an error.
-//
-// A policy can change between the look and a check. ALTER POLICY waits until the look ends, so it often runs
-// just then: a check that comes only after the look would pass, although the look missed hidden events. So an
-// event counts as missing only if a check before the look passes, and another one after it.
 func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	var missing []int
 	var ids []int64
@@ -41,18 +36,11 @@ func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	if err := s.Security(ctx); err != nil {
-		return err
-	}
-	rows, err := s.pool.Query(ctx, lookAgainSQL, ids, created)
-	if err != nil {
-		return err
-	}
-	if err := readContents(rows, func(n int) *relay.Event { return &events[missing[n]] }); err != nil {
-		return err
-	}
-	if slices.ContainsFunc(missing, func(i int) bool { return events[i].EventID == "" }) {
-		return s.Security(ctx)
-	}
-	return nil
+	return s.unhidden(ctx, func() error {
+		rows, err := s.pool.Query(ctx, lookAgainSQL, ids, created)
+		if err != nil {
+			return err
+		}
+		return readContents(rows, func(n int) *relay.Event { return &events[missing[n]] })
+	})
 }

@@ -42,14 +42,14 @@ func (s *Store) NextStep(ctx context.Context, u relay.OperationState, from relay
 	if err != nil {
 		return step, err
 	}
-	if u.Kind == relay.Replay {
-		step, err = s.replayStep(ctx, u, sp, from, most)
-	} else {
-		step, err = s.deadStep(ctx, u, sp, from, most)
-	}
-	if err == nil {
-		err = s.Security(ctx)
-	}
+	err = s.unhidden(ctx, func() (err error) {
+		if u.Kind == relay.Replay {
+			step, err = s.replayStep(ctx, u, sp, from, most)
+		} else {
+			step, err = s.deadStep(ctx, u, sp, from, most)
+		}
+		return err
+	})
 	if err != nil {
 		return relay.Step{}, fmt.Errorf("read the events to %s: %w", u.Kind, err)
 	}

@@ -67,6 +67,19 @@ func (s *Store) Security(ctx context.Context) error {
 	return security(ctx, s.pool, false)
 }
 
+// unhidden runs a read, and returns an error if rows may have been hidden from it. A policy can change between
+// the read and a check. ALTER POLICY waits until the read ends, so it often runs just then: a check that comes
+// only after the read would pass, although the read missed hidden rows. So another check comes before the read.
+func (s *Store) unhidden(ctx context.Context, read func() error) error {
+	if err := s.Security(ctx); err != nil {
+		return err
+	}
+	if err := read(); err != nil {
+		return err
+	}
+	return s.Security(ctx)
+}
+
 func security(ctx context.Context, db querier, everyRelay bool) error {
 	rows, err := db.Query(ctx, hiddenSQL, everyRelay)
 	if err != nil {
