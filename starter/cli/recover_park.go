@@ -108,7 +108,11 @@ func endOfRecovery(ctx context.Context, c client.Client, id string) (p workflows
 // batchOf reads a recovery's batch from its input.
 func batchOf(ctx context.Context, c client.Client, found recoveryFound) (relay.Batch, error) {
 	var in workflows.RecoveryInput
-	first, err := c.GetWorkflowHistory(ctx, found.id, found.runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT).Next()
+	history := c.GetWorkflowHistory(ctx, found.id, found.runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	if !history.HasNext() { // Next would panic
+		return relay.Batch{}, fmt.Errorf("read the input of %s: its history is empty", found.id)
+	}
+	first, err := history.Next()
 	if err == nil {
 		err = converter.GetDefaultDataConverter().FromPayloads(first.GetWorkflowExecutionStartedEventAttributes().GetInput(), &in)
 	}
