@@ -228,6 +228,64 @@ func TestOperation_WhileRowsAreHiddenIsAnError(t *testing.T) {
 	}
 }
 
+// Events that count as settled are forgotten, and another worker publishes those that are still pending.
+func TestSettle_OfEventsThatWereHiddenAMomentAgoRemovesThem(t *testing.T) {
+	settle := map[string]func(s testOutbox, refs []relay.Ref) error{
+		"Settle": func(s testOutbox, refs []relay.Ref) error { return s.Settle(t.Context(), "orders", refs) },
+		"SettleTopics": func(s testOutbox, refs []relay.Ref) error {
+			return s.SettleTopics(t.Context(), []relay.TopicRefs{{Topic: "orders", Refs: refs}})
+		},
+	}
+	for name, settle := range settle {
+		t.Run(name, func(t *testing.T) {
+			o := open(t)
+			o.write("orders", 5)
+			_, lease := o.claimOne()
+			refs := o.load(lease)
+			o.hide("pending")
+			require.NoError(t, settle(o.changing(map[string]func(){hiddenSQL: func() { o.show("pending") }}), refs))
+			require.Zero(t, o.pending())
+		})
+	}
+}
+
+func TestBlocked_WhileDeadLettersWereHiddenAMomentAgoFindsThem(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 1)
+	dead := o.bury("Poison")
+	o.hide("dead_letter")
+	s := o.changing(map[string]func(){hiddenSQL: func() { o.show("dead_letter") }})
+	blocked, err := s.Blocked(t.Context(), "orders", []string{"k"})
+	require.NoError(t, err)
+	require.Equal(t, dead[0], blocked[relay.Chain{Key: "k"}])
+}
+
+// A look that has missed an event would leave its id out once the id is final.
+func TestReads_OfRowsThatWereHiddenAMomentAgoFindThem(t *testing.T) {
+	o := open(t)
+	o.hold(everyLane...)
+	o.writeKey("orders", "k", 3)
+	cursor := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
+	changing := func(table string) testOutbox {
+		o.hide(table)
+		return o.changing(map[string]func(){hiddenSQL: func() { o.show(table) }})
+	}
+	require.Len(t, changing("event").see(everything()).Events, 3)
+	require.Len(t, changing("pending").pages(10, cursor).Events, 3)
+	require.Len(t, changing("pending").discover(everyLane...).First, 1)
+	exists, err := changing("event").Exists(t.Context(), o.pages(10, cursor).Events[0].Ref)
+	require.NoError(t, err)
+	require.True(t, exists)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	o.exec(`UPDATE outbox.lane SET apart = true WHERE topic = 'orders' AND lane = $1`, cursor.Lane)
+	found, err := changing("lane").Exceptions(t.Context(), everyLane)
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	shares, err := changing("lane").Attend(t.Context(), relay.Attendance{Worker: aWorker, Lanes: everyLane})
+	require.NoError(t, err)
+	require.Len(t, shares.Exceptions, 1)
+}
+
 // It would end "done", too.
 func TestOperation_OfRowsThatWereHiddenAMomentAgoMovesThem(t *testing.T) {
 	o := open(t)

@@ -36,7 +36,7 @@ func (s *Store) lookAgain(ctx context.Context, events []relay.Event) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return s.unhidden(ctx, func() error {
+	return unhidden(ctx, s.pool, func() error {
 		rows, err := s.pool.Query(ctx, lookAgainSQL, ids, created)
 		if err != nil {
 			return err

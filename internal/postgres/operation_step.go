@@ -42,7 +42,7 @@ func (s *Store) NextStep(ctx context.Context, u relay.OperationState, from relay
 	if err != nil {
 		return step, err
 	}
-	err = s.unhidden(ctx, func() (err error) {
+	err = unhidden(ctx, s.pool, func() (err error) {
 		if u.Kind == relay.Replay {
 			step, err = s.replayStep(ctx, u, sp, from, most)
 		} else {

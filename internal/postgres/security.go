@@ -64,20 +64,31 @@ const filtered = `(SELECT row_security_active('outbox.event') OR row_security_ac
 func (s *Store) Security(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	return security(ctx, s.pool, false)
+	err := security(ctx, s.pool, false)
+	s.visible.Store(err == nil)
+	return err
+}
+
+// mustRepeat is the check of a read in whose statement filtered was true, for reads that are too frequent for
+// unhidden. wasVisible is s.visible from before the read. If it was false and the check passes, rows may have been
+// hidden from the read, and the caller reads again. If rows are hidden and shown again between two checks of this
+// process, nothing notices it.
+func (s *Store) mustRepeat(ctx context.Context, wasVisible bool) (must bool, err error) {
+	err = s.Security(ctx)
+	return err == nil && !wasVisible, err
 }
 
 // unhidden runs a read, and returns an error if rows may have been hidden from it. A policy can change between
 // the read and a check. ALTER POLICY waits until the read ends, so it often runs just then: a check that comes
 // only after the read would pass, although the read missed hidden rows. So another check comes before the read.
-func (s *Store) unhidden(ctx context.Context, read func() error) error {
-	if err := s.Security(ctx); err != nil {
+func unhidden(ctx context.Context, db querier, read func() error) error {
+	if err := security(ctx, db, false); err != nil {
 		return err
 	}
 	if err := read(); err != nil {
 		return err
 	}
-	return s.Security(ctx)
+	return security(ctx, db, false)
 }
 
 func security(ctx context.Context, db querier, everyRelay bool) error {

@@ -122,7 +122,7 @@ func (s *Store) CountDead(ctx context.Context, topic string, chosen relay.Select
 	}
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	err = s.unhidden(ctx, func() error {
+	err = unhidden(ctx, s.pool, func() error {
 		return s.readRow(ctx, []any{&c.Events, &c.Keys, &c.Behind, &c.Overtaking}, countDeadSQL, deadArguments(topic, chosen, sp)...)
 	})
 	if err != nil {
@@ -199,7 +199,7 @@ func (s *Store) Bounds(ctx context.Context, u relay.OperationState) (first, last
 func (s *Store) bounds(ctx context.Context, sp span) (first, last int64, err error) {
 	ctx, cancel := s.long(ctx)
 	defer cancel()
-	err = s.unhidden(ctx, func() error { return s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until) })
+	err = unhidden(ctx, s.pool, func() error { return s.readRow(ctx, []any{&first, &last}, boundsSQL, sp.since, sp.until) })
 	if err != nil {
 		return 0, 0, fmt.Errorf("find the events of a time range: %w", err)
 	}

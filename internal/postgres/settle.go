@@ -96,7 +96,10 @@ func (s *Store) settle(ctx context.Context, db settler, topic string, done []rel
 	tag, err := db.Exec(ctx, settleSQL, topic, c.lanes, c.ids, c.replays, c.created)
 	if err == nil && tag.RowsAffected() < int64(len(done)) {
 		// The others are settled already, or hidden. Hidden events would be published again.
-		err = security(ctx, db, false)
+		err = unhidden(ctx, db, func() error {
+			_, err := db.Exec(ctx, settleSQL, topic, c.lanes, c.ids, c.replays, c.created)
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("settle events: %w", err)
@@ -152,7 +155,10 @@ func (s *Store) SettleTopics(ctx context.Context, done []relay.TopicRefs) error 
 		settled += tag.RowsAffected()
 	}
 	if err == nil && settled < int64(len(refs)) {
-		err = security(ctx, s.pool, false) // see settle
+		err = unhidden(ctx, s.pool, func() error { // see settle
+			_, err := s.pool.Exec(ctx, settleTopicsSQL, topics, c.lanes, c.ids, c.replays, c.created)
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("settle events of %d topics: %w", len(done), err)
