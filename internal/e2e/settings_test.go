@@ -55,10 +55,12 @@ func TestSecurity_SwitchedOnUnderAWorkerIsNamedWhereverPeopleLook(t *testing.T) 
 }
 
 func TestSecurity_EventsThatAreHiddenUnderAWorkerWait(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{shared, perTopic} {
 		t.Run(mode, func(t *testing.T) {
 			q := newQueue(t, testenv.Name(t))
 			o := newOutbox(t, "topics:\n  orders: {sqs: "+q.name+"}\n")
+			defer o.explain()
 			as := "DATABASE_URL=" + testenv.RoleURL(t, o.db, "outbox_relay")
 			o.exec(`ALTER TABLE outbox.event ENABLE ROW LEVEL SECURITY; CREATE POLICY relay ON outbox.event USING (true)`)
 			w := o.work(as, mode)
@@ -82,8 +84,33 @@ func TestSecurity_EventsThatAreHiddenUnderAWorkerWait(t *testing.T) {
 
 			o.exec(`ALTER POLICY relay ON outbox.event USING (true)`)
 			requireOnce(t, q.receive(5, 60*time.Second), "after", 5)
+			require.Zero(t, o.count(`SELECT count(*) FROM outbox.dead_letter`))
 			require.NoError(t, w.ready("ready\n"))
 		})
+	}
+}
+
+// explain logs, if the test has failed, where the events are and what the open runs wait for. Defer it: when
+// cleanups run, the test's context is over.
+func (o *outbox) explain() {
+	if !o.t.Failed() {
+		return
+	}
+	tables := o.state()
+	for _, table := range []string{"pending", "dead_letter", "lane", "topic"} {
+		o.t.Logf("outbox.%s:\n%s", table, tables[table])
+	}
+	c := testenv.Temporal(o.t)
+	for _, r := range o.runs(o.t.Context(), c) {
+		if !r.open() {
+			continue
+		}
+		d, err := c.DescribeWorkflowExecution(o.t.Context(), r.id, r.runID)
+		if err != nil {
+			o.t.Logf("run %s: %v", r.id, err)
+			continue
+		}
+		o.t.Logf("run %s waits for %v, and for the decision %v", r.id, d.GetPendingActivities(), d.GetPendingWorkflowTask())
 	}
 }
 
