@@ -82,8 +82,8 @@ func TestShared_ADeathAmongAThousandTopicsLeavesOtherLanesAlone(t *testing.T) {
 	t.Logf("longest gap of a lane: %v before the death, then %v of the living worker and %v of the dead one", gaps.before, gaps.living, gaps.dead)
 	t.Logf("slowest event: %v before the death, then %v of the living worker and %v of the dead one; %d of %d events repeated",
 		slowest.before, slowest.living, slowest.dead, repeats, events)
-	// On a machine that does nothing else, lanes of the living worker wait 0.3 s at most, and those of the dead one 4.2 s:
-	// that is timing.ShareLease, and what its end is noticed by. On a busy one, everything waits longer, before the death, too.
+	// On a machine that does little else, lanes of the living worker wait 0.3 s at most, and those of the dead one 4.2 s: for
+	// timing.ShareLease, and until the living worker attends next. On a busy machine, all wait longer, before the death, too.
 	require.LessOrEqual(t, gaps.living, max(time.Second, gaps.before), "a lane of the living worker waited")
 	require.LessOrEqual(t, slowest.living, max(time.Second, slowest.before), "an event of the living worker waited")
 	require.LessOrEqual(t, gaps.dead, 5*time.Second+slack, "a lane of the dead worker came back late")
