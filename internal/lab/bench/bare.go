@@ -55,10 +55,13 @@ func (s bareSpec) withDefaults() bareSpec {
 		s.requests = requestsOfOneTopic
 	}
 	if s.entries == 0 {
-		s.entries = max(1, min(entriesPerRequest, requestBytes/s.payload))
+		s.entries = entriesOf(s.payload)
 	}
 	return s
 }
+
+// entriesOf is how many events with such payloads a request has.
+func entriesOf(payload int) int { return max(1, min(entriesPerRequest, requestBytes/payload)) }
 
 // bareResult is what the bare SDK did.
 type bareResult struct {

@@ -323,7 +323,11 @@ func payload(bytes, topics int) func(*measurement, context.Context) (sample, err
 		if err != nil {
 			return nil, err
 		}
-		out := m.compared(result, DrainResult{}, bare.events, before.CeilingResult, after.CeilingResult)
+		poller, err := fx.pollerDrain(ctx, client, bare.events)
+		if err != nil {
+			return nil, err
+		}
+		out := m.compared(result, poller, bare.events, before.CeilingResult, after.CeilingResult)
 		out["peak_mib"] = result.PeakMiB
 		m.say("  the worker had %.0f MiB at most", result.PeakMiB)
 		return out, nil

@@ -15,10 +15,11 @@ import (
 
 // The home-made poller is what many teams write instead of using a relay: a table with a status
 // column, a claim with SKIP LOCKED, and a notification. This one is tuned: it claims a thousand
-// rows at a time and has 16 requests under way. It holds a transaction while it sends, and it
+// rows at a time, or fewer if their payloads are large, and has 16 requests under way. It holds a transaction while it sends, and it
 // keeps order only as a single process.
 const (
 	pollerClaims = 1000
+	pollerBytes  = 64 << 20    // of a claim
 	pollerIdle   = time.Second // between looks without a notification
 )
 
@@ -59,7 +60,7 @@ func (fx *fixture) pollerDrain(ctx context.Context, client bareClient, events in
 	if _, err := fx.pool.Exec(ctx, pollerTableSQL); err != nil {
 		return DrainResult{}, fmt.Errorf("create the poller's table: %w", err)
 	}
-	const chunk = 5000
+	chunk := max(1, min(5000, insertBytes/fx.payload))
 	for from := 0; from < events; from += chunk {
 		_, err := fx.pool.Exec(ctx, pollerInsertSQL, from, min(from+chunk, events), fx.keys, filler(fx.payload), traceparent)
 		if err != nil {
@@ -82,7 +83,7 @@ func (fx *fixture) pollerDrain(ctx context.Context, client bareClient, events in
 	}
 	cpu, began := readCPU(), time.Now()
 	for done := 0; done < events; {
-		n, err := pollOnce(ctx, conn, client, fx.queues[0])
+		n, err := fx.pollOnce(ctx, conn, client)
 		if err != nil {
 			return DrainResult{}, err
 		}
@@ -112,9 +113,10 @@ func awaitNotification(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // pollOnce claims events, sends them, and marks them as sent, in one transaction.
-func pollOnce(ctx context.Context, conn *pgx.Conn, client bareClient, queue string) (sent int, err error) {
+func (fx *fixture) pollOnce(ctx context.Context, conn *pgx.Conn, client bareClient) (sent int, err error) {
+	queue, entries := fx.queues[0], entriesOf(fx.payload)
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, pollerClaimSQL, pollerClaims)
+		rows, err := tx.Query(ctx, pollerClaimSQL, max(1, min(pollerClaims, pollerBytes/fx.payload)))
 		if err != nil {
 			return err
 		}
@@ -125,8 +127,8 @@ func pollOnce(ctx context.Context, conn *pgx.Conn, client bareClient, queue stri
 		group, sending := errgroup.WithContext(ctx)
 		group.SetLimit(requestsOfOneTopic)
 		ids := make([]int64, len(events))
-		for from := 0; from < len(events); from += entriesPerRequest {
-			part := events[from:min(from+entriesPerRequest, len(events))]
+		for from := 0; from < len(events); from += entries {
+			part := events[from:min(from+entries, len(events))]
 			for i := range part {
 				ids[from+i] = part[i].ID
 			}

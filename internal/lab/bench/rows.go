@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +59,12 @@ func costFigures(postgres, worker goal) []figure {
 	}
 }
 
+// pollerFigures are processor times of a drain by the home-made poller.
+var pollerFigures = []figure{
+	{"poller_us", "home-made poller, µs an event", goal{}},
+	{"poller_postgres_us", "PostgreSQL for the poller, µs an event", goal{}},
+}
+
 func drainFigures(ofBare, ofPoller, postgres, worker goal) []figure {
 	return append([]figure{
 		{ratioName, "", ofBare},
@@ -65,9 +72,7 @@ func drainFigures(ofBare, ofPoller, postgres, worker goal) []figure {
 		{"events_per_second", "events/s", goal{}},
 		{"bare_events_per_second", "bare SDK, events/s", goal{}},
 		{"poller_events_per_second", "home-made poller, events/s", goal{}},
-	}, append(costFigures(postgres, worker), figure{"poller_us", "home-made poller, µs an event", goal{}},
-		figure{"poller_postgres_us", "PostgreSQL for the poller, µs an event", goal{}},
-		figure{"activities_per_1000", "activities for 1,000 events", goal{}}, figure{"other_cores", "processors in use by other programs", goal{}})...)
+	}, slices.Concat(costFigures(postgres, worker), pollerFigures, []figure{{"activities_per_1000", "activities for 1,000 events", goal{}}, {"other_cores", "processors in use by other programs", goal{}}})...)
 }
 
 var delayFigures = append([]figure{
@@ -82,9 +87,11 @@ var delayFigures = append([]figure{
 var payloadFigures = append([]figure{
 	{ratioName, "", atLeast(0.85)},
 	{"peak_mib", "peak memory of the worker, MiB", atMost(200)},
+	{"of_poller", "of the home-made poller", goal{}},
 	{"events_per_second", "events/s", goal{}},
 	{"bare_events_per_second", "bare SDK, events/s", goal{}},
-}, append(costFigures(goal{}, goal{}), figure{"other_cores", "processors in use by other programs", goal{}})...)
+	{"poller_events_per_second", "home-made poller, events/s", goal{}},
+}, slices.Concat(costFigures(goal{}, goal{}), pollerFigures, []figure{{"other_cores", "processors in use by other programs", goal{}}})...)
 
 var heldFigures = []figure{
 	{"reader_of_plain", "with a reader held open, of the plain drain", atLeast(0.95)},
