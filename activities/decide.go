@@ -23,6 +23,8 @@ const (
 	// ambiguousLimit is how many ambiguous refusals a worker believes for a topic before an event
 	// of it is accepted again.
 	ambiguousLimit = 2
+	// passedMost bounds the part of a heartbeat that says which events are sent once more.
+	passedMost = loadEvents
 	// Throttling is answered with a pause of between half of it and all of it.
 	throttleBackoff    = 2 * time.Second
 	throttleBackoffMax = 30 * time.Second
@@ -357,8 +359,8 @@ type verdict struct {
 	// believed is how many of these are believed without a proof.
 	believed int
 	// passed are ambiguous refusals after which the destination accepted another event. The next attempt
-	// sends these events once more, and believes a refusal.
-	passed []relay.Outcome
+	// sends these events once more, and believes a refusal. open are the others that it sends once more.
+	passed, open []relay.Outcome
 	// soon is set if another attempt follows at once, and says why.
 	soon     *relay.PublishError
 	provedAt time.Time
@@ -402,7 +404,8 @@ func (f facts) judgeAmbiguous(v *verdict) {
 		return
 	case f.accepted > 0 && !f.believes(open):
 		// The destination may have been repaired during the attempt, or have broken.
-		if v.ambiguous, v.passed = proved, f.passed(); len(v.passed) > 0 {
+		v.ambiguous = proved
+		if v.passed, v.open = f.passed(open); len(v.passed) > 0 {
 			v.provedAt = f.now
 		}
 		v.soon = because(open[0].Err, "the destination refused %d events and accepted other events; the relay sends the refused events once more", len(open))
@@ -426,9 +429,12 @@ func (f facts) judgeAmbiguous(v *verdict) {
 // proved are the ambiguous refusals that are believed because an attempt before was refused
 // the same, and then got another event through. The others are open.
 func (f facts) proved() (proved, open []relay.Outcome) {
-	isRecent := f.now.Sub(f.noted.ProvedAt) < provedFor
+	if f.now.Sub(f.noted.ProvedAt) >= provedFor {
+		return nil, f.refused.ambiguous
+	}
+	passed := setOf(f.noted.Passed)
 	for _, o := range f.refused.ambiguous {
-		if isRecent && o.ID <= f.ambiguousTo {
+		if o.ID <= f.ambiguousTo || passed[o.ID] {
 			proved = append(proved, o)
 		} else {
 			open = append(open, o)
@@ -445,15 +451,31 @@ func (f facts) believes(open []relay.Outcome) bool {
 	return len(open) == 0 || !isRepaired && f.believed+len(open) <= ambiguousLimit
 }
 
-// passed are the ambiguous refusals that were answered before a request was started of which the
-// destination accepted an event.
-func (f facts) passed() []relay.Outcome {
-	for i, at := range f.refused.answers {
-		if !at.Before(f.sent) {
-			return f.refused.ambiguous[:i]
+// passed divides open refusals into those after which the destination accepted another event, and others. It
+// did so if the refusal was answered before the request of that event was started, or in an attempt before.
+func (f facts) passed(open []relay.Outcome) (passed, others []relay.Outcome) {
+	before := setOf(f.noted.Open)
+	for i, o := range f.refused.ambiguous {
+		if f.refused.answers[i].Before(f.sent) {
+			before[o.ID] = true
 		}
 	}
-	return f.refused.ambiguous
+	for _, o := range open {
+		if before[o.ID] {
+			passed = append(passed, o)
+		} else {
+			others = append(others, o)
+		}
+	}
+	return passed, others
+}
+
+func setOf(ids []int64) map[int64]bool {
+	set := make(map[int64]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
 }
 
 // mayGiveUpOne reports whether an event may become a dead letter though it is not

@@ -477,6 +477,7 @@ type publisher struct {
 	hold     func(ctx context.Context)                                // the first
 	err      error                                                    // of everything
 	ordered  bool
+	atOnce   bool            // all requests of a page leave before the first answer
 	holds    bool            // as a FIFO destination: nothing is reported of events behind a refused one
 	refused  map[string]bool // their keys
 }
@@ -497,8 +498,9 @@ func (p *publisher) Publish(ctx context.Context, r relay.PublishRequest) (relay.
 			if !ok {
 				return p.result(), nil
 			}
+			arrived := time.Now()
 			for chunk := range slices.Chunk(page, 10) {
-				if p.request(ctx, r, chunk); ctx.Err() != nil {
+				if p.request(ctx, r, arrived, chunk); ctx.Err() != nil {
 					return p.result(), relay.ErrStopped
 				}
 			}
@@ -510,7 +512,7 @@ func (p *publisher) Destination(topic string) string { return "SQS queue " + top
 
 func (p *publisher) Ordered(string) bool { return p.ordered }
 
-func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events []relay.Event) {
+func (p *publisher) request(ctx context.Context, r relay.PublishRequest, arrived time.Time, events []relay.Event) {
 	if p.holds {
 		events = events[:1] // of one key, each waits for the one before
 		if p.refused[events[0].Key] {
@@ -526,6 +528,9 @@ func (p *publisher) request(ctx context.Context, r relay.PublishRequest, events 
 		p.before(ctx, n, r)
 	}
 	outcomes, sent := make([]relay.Outcome, len(events)), time.Now()
+	if p.atOnce {
+		sent = arrived
+	}
 	for i, e := range events {
 		outcomes[i] = relay.Outcome{Ref: e.Ref, Sent: sent, MessageID: fmt.Sprint("message-", e.ID), Destination: "a queue"}
 		if p.answer != nil {

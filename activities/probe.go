@@ -142,6 +142,29 @@ func (c *checkpoint) noteAmbiguous(r relay.Ref) {
 	c.noteEvidence(r)
 }
 
+// noteOnceMore notes which events the next attempt sends once more. The ids up to AmbiguousTo are no proof
+// unless they have one: an accepted event speaks only against those that were refused before it.
+func (c *checkpoint) noteOnceMore(v verdict, isProved bool) {
+	if len(v.passed)+len(v.open) == 0 {
+		return
+	}
+	if len(v.passed) > 0 {
+		c.Passed = nil
+		if !isProved {
+			c.AmbiguousTo = 0
+		}
+	}
+	c.Open = nil
+	for _, o := range v.passed[:min(len(v.passed), passedMost)] {
+		c.Passed = append(c.Passed, o.ID)
+		c.noteEvidence(o.Ref)
+	}
+	for _, o := range v.open[:min(len(v.open), max(0, passedMost-len(c.Passed)))] {
+		c.Open = append(c.Open, o.ID)
+		c.noteEvidence(o.Ref)
+	}
+}
+
 // noteProbed notes from where the next portion is probed.
 func (p *prober) noteProbed(probed relay.Probed) {
 	p.noteAmbiguous()
@@ -168,7 +191,7 @@ func (c *checkpoint) noteEvidence(r relay.Ref) {
 // have the event that it came to: after a failover it gives these ids to other events, which
 // no destination has refused.
 func (a *Activities) forgetOtherHistory(ctx context.Context, c *checkpoint) error {
-	if c.ProbedTo == 0 && c.AmbiguousTo == 0 && c.GivenUp == 0 {
+	if c.ProbedTo == 0 && c.AmbiguousTo == 0 && c.GivenUp == 0 && len(c.Open)+len(c.Passed) == 0 {
 		return nil
 	}
 	if c.Evidence != nil {
@@ -178,5 +201,6 @@ func (a *Activities) forgetOtherHistory(ctx context.Context, c *checkpoint) erro
 		}
 	}
 	c.ProbedTo, c.AmbiguousTo, c.ProvedAt, c.GivenUp, c.Evidence = 0, 0, time.Time{}, 0, nil
+	c.Open, c.Passed = nil, nil
 	return nil
 }

@@ -157,6 +157,11 @@ type checkpoint struct {
 	// refused event of its key. ProvedAt is the time at which another event was accepted.
 	AmbiguousTo int64     `json:"doubtedTo,omitempty"`
 	ProvedAt    time.Time `json:"provedAt,omitzero"`
+	// Open and Passed are ids of events that were refused beside accepted events and are to be sent once more.
+	// After the refusal of each event in Passed, the destination accepted another event, until ProvedAt. They
+	// are at most passedMost together.
+	Open   []int64 `json:"open,omitempty"`
+	Passed []int64 `json:"passed,omitempty"`
 	// GivenUp is how many events became dead letters because nothing else could be sent.
 	GivenUp int `json:"givenUp,omitempty"`
 	// Evidence is the event with the highest id among the probed and the ambiguous ones.

@@ -626,3 +626,48 @@ func TestFailure_SaysInItsDetailsHowManyEventsGotThrough(t *testing.T) {
 	require.NoError(t, asApplicationError(t, err).Details(&r))
 	require.Equal(t, PublishResult{Published: 10, Requests: 2, Destination: "SQS queue orders-queue"}, r)
 }
+
+// A lane with few events is read far ahead of a lane with many.
+func TestAttempt_MakesNoDeadLettersOfEventsBelowAProvedOne(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(650, 2)
+	for i := range e.store.pending[600:] {
+		e.store.pending[600+i].Lane = 1
+	}
+	e.publisher.answer = func(n int, ev relay.Event) *relay.PublishError {
+		if n > 30 || ev.ID > 600 && ev.ID <= 610 { // the queue breaks
+			return ambiguousPoison()
+		}
+		return nil
+	}
+	e.keepHeartbeats(t)
+	for range 5 {
+		_, err := e.publish(t, 1, 2)
+		if err == nil || asApplicationError(t, err).NonRetryable() {
+			break
+		}
+	}
+	require.NotEmpty(t, e.publisher.sent)
+	require.Equal(t, ids(601, 10), e.store.deadIDs(), "the others were refused only since the queue broke")
+}
+
+// Each request has left before the first answer, in each attempt.
+func TestAttempt_MakesDeadLettersThoughAllRequestsLeaveAtOnce(t *testing.T) {
+	e := newEnv(t)
+	e.store.fill(30, 1)
+	e.keepHeartbeats(t)
+	e.publisher.atOnce = true
+	e.publisher.answer = func(_ int, ev relay.Event) *relay.PublishError {
+		if ev.ID <= 30 {
+			return ambiguousPoison()
+		}
+		return nil
+	}
+	for i := range 8 {
+		e.store.pending = append(e.store.pending, relay.Event{Ref: relay.Ref{ID: int64(100 + i), Lane: 1}, EventID: "e", Payload: "x"})
+		if _, err := e.publish(t, 1); err == nil {
+			break
+		}
+	}
+	require.Equal(t, ids(1, 30), e.store.deadIDs())
+}
