@@ -447,6 +447,25 @@ func TestDuplicates_AreExplainedByTheirOwnBatch(t *testing.T) {
 	}
 }
 
+// The process cannot know that its request was answered in time.
+func TestDuplicates_OfAnAnswerThatCameDuringAStallAreExplained(t *testing.T) {
+	stalled := func(until float64, again string) Facts {
+		f := sound()
+		repeated(&f, "standard", "audit/a/4", again, 20)
+		f.Evidence = recorded("audit/a/4", Evidence{Held: shares("w1", 1, "w1", 15)})
+		f.Faults = []Fault{{Kind: "stall", Start: at(3.5), End: at(until), Role: Standstill, Process: "w1"}}
+		return f
+	}
+	v := Check(stalled(7.5, "w1"))
+	require.Empty(t, v.Violations)
+	require.Equal(t, map[string]int{"stall": 1}, v.Counts.Duplicates)
+	require.Len(t, Check(stalled(6, "w1")).Violations, 1, "its request had more time")
+	require.Len(t, Check(stalled(7.5, "w2")).Violations, 1, "another worker does not have the share")
+	f := stalled(7.5, "w1")
+	f.Faults[0].Start = at(3.52)
+	require.Len(t, Check(f).Violations, 1, "it had read the answer")
+}
+
 // Three deliveries of one event, the first and two replays, are settled, and a failover
 // undoes that: all three come again, one right after the other.
 func TestDuplicates_OfSeveralDeliveriesHaveACauseEach(t *testing.T) {

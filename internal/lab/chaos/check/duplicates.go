@@ -180,8 +180,8 @@ func (j *judge) evidence() (map[string]Evidence, error) {
 }
 
 // cause explains a duplicate by the request or the batch of the message that it repeats: the
-// answer was lost, the settlement was lost with the old primary, another attempt took the
-// batch over while the event was accepted and not settled, or two attempts had the batch,
+// answer was lost, or came while its process stood still, the settlement was lost with the old primary,
+// another attempt took the batch over while the event was accepted and not settled, or two attempts had the batch,
 // because the claim of one of them was lost with the old primary. A takeover, of the lane or of
 // its share, needs a reason of its own. The cause is empty if there is none; of names the process or
 // the fault.
@@ -195,6 +195,11 @@ func (j *judge) cause(s suspect, first *Send, e Evidence) (cause, of string) {
 		return CauseUndone, ""
 	}
 	byShare := e.carries(first)
+	for _, f := range j.facts.Faults {
+		if f.deafens(first, byShare) && s.repeated != nil && s.repeated.Process == first.Process {
+			return f.Kind, fmt.Sprintf("%s (%s, at %.1fs)", f.Kind, f.Process, j.since(f.Start))
+		}
+	}
 	for _, hold := range e.Held {
 		taken := hold.At
 		switch {
@@ -297,6 +302,17 @@ func (f Fault) explains(sent *Send, byShare bool, taken time.Time) bool {
 	default:
 		return false
 	}
+}
+
+// deafens reports whether the answer came while the process stood still, and the time of the request was over
+// before the process could read the answer. The lease of a share bounds the request of its events.
+func (f Fault) deafens(sent *Send, byShare bool) bool {
+	most := timing.RequestTimeout
+	if byShare {
+		most = timing.ShareLease
+	}
+	return f.Role == Standstill && f.Process == sent.Process && f.End.Sub(sent.Began) >= most &&
+		!sent.Ended.Before(f.Start) && !sent.Ended.After(f.End)
 }
 
 // met reports whether an event was accepted during the fault, or so shortly before that it
