@@ -8,7 +8,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/temporal-outbox/relay/internal/postgres"
 	"github.com/temporal-outbox/relay/internal/relay"
@@ -48,14 +47,11 @@ func (m *measurement) openWriter(ctx context.Context, open, sql string) (r Write
 	}
 	defer fx.close()
 	r = WriterResult{Open: open, Events: m.Meanwhile}
-	tx, err := fx.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	tx, err := fx.hold(ctx, sql)
 	if err != nil {
-		return r, fmt.Errorf("begin: %w", err)
+		return r, err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, sql); err != nil {
-		return r, fmt.Errorf("hold a transaction open: %w", err)
-	}
 	if open == "prepared transaction" {
 		if _, err := tx.Exec(ctx, fmt.Sprintf(`PREPARE TRANSACTION '%s'`, fx.database)); err != nil {
 			return r, fmt.Errorf("prepare a transaction (max_prepared_transactions must be above 0): %w", err)
