@@ -98,6 +98,7 @@ func (o testOutbox) endRounds() {
 	})
 	_, _, err := o.AdvanceRounds(o.t.Context(), false) // which uses them
 	require.NoError(o.t, err)
+	o.rounds.wait() // for lanes that the background has locked, and that were skipped here
 }
 
 func request(by string) relay.ClaimRequest {
