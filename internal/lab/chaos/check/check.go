@@ -266,6 +266,25 @@ func (j *judge) retention() {
 // every few seconds, but it may have no worker for a while. A hold expires after two minutes.
 const heldMost = time.Minute
 
+// cutOff is for how long the database was away for workers between two moments.
+func (j *judge) cutOff(from, to time.Time) (away time.Duration) {
+	last := from
+	for _, f := range slices.SortedFunc(slices.Values(j.facts.Faults), byStart) {
+		if f.Role == NoDatabase && f.Start.Before(to) && f.End.After(last) {
+			begin, end := f.Start, f.End
+			if begin.Before(last) {
+				begin = last
+			}
+			if end.After(to) {
+				end = to
+			}
+			away += end.Sub(begin)
+			last = end
+		}
+	}
+	return away
+}
+
 // others are violations that need no comparison.
 func (j *judge) others() {
 	if n := len(j.facts.Missing); n > 0 {
@@ -275,7 +294,7 @@ func (j *judge) others() {
 		j.violate(Refused, "%d statements of producers failed, and no injected fault explains it: %v", n, few(j.facts.Refused))
 	}
 	for _, h := range j.facts.LoneHolds {
-		if h.For > heldMost {
+		if h.For-j.cutOff(h.Since, h.Since.Add(h.For)) > heldMost {
 			j.violate(Held, "%s was held for %.0f s, from %.0fs on, and no recovery was at work: %s", h.Topic, h.For.Seconds(), j.since(h.Since), h.Why)
 		}
 	}

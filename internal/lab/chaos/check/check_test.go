@@ -293,6 +293,15 @@ func TestCheck_FindsAndNamesEachBrokenPromise(t *testing.T) {
 		"a recovery that has ended holds a topic": {func(f *Facts) {
 			f.LoneHolds = []LoneHold{{Topic: "audit", For: heldMost + time.Second, Why: "nobody knows"}}
 		}, Held},
+		"a hold lasts for more than a minute beside the time in which workers had no database": {func(f *Facts) {
+			f.LoneHolds = []LoneHold{{Topic: "audit", Since: at(10), For: heldMost + 7*time.Second}}
+			f.Faults = []Fault{
+				{Kind: "cut", Start: at(8), End: at(12), Role: NoDatabase},
+				{Kind: "cut", Start: at(11), End: at(14), Role: NoDatabase},
+				{Kind: "cut", Start: at(76), End: at(90), Role: NoDatabase},
+				{Kind: "temporal", Start: at(20), End: at(60), Role: NoTemporal},
+			}
+		}, Held},
 		"an unknown outcome":                {func(f *Facts) { f.Written[3].Outcome = Ambiguous }, Harness},
 		"a gap in the numbers":              {func(f *Facts) { f.Written[3].Seq = 99 }, Harness},
 		"nothing was committed":             {func(f *Facts) { f.Written, f.Received = nil, nil }, Harness},
@@ -318,6 +327,17 @@ func lostWithPrimary(f *Facts, id string) {
 	for _, w := range f.Written {
 		f.Kept[w.ID] = w.Outcome == Committed && w.ID != id
 	}
+}
+
+func TestCheck_AllowsAHoldWhileWorkersHaveNoDatabase(t *testing.T) {
+	f := sound()
+	f.LoneHolds = []LoneHold{{Topic: "audit", Since: at(10), For: heldMost + 8*time.Second}}
+	f.Faults = []Fault{
+		{Kind: "cut", Start: at(8), End: at(12), Role: NoDatabase},
+		{Kind: "cut", Start: at(11), End: at(14), Role: NoDatabase},
+		{Kind: "cut", Start: at(74), End: at(90), Role: NoDatabase},
+	}
+	require.Empty(t, Check(f).Violations)
 }
 
 func TestCheck_AllowsRepetitionsThatTheRelayDidNotCause(t *testing.T) {
