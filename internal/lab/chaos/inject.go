@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -115,7 +116,7 @@ func refused(failures []load.Failure, done []check.Fault) (list []string) {
 			return slices.Contains(outages, plan.Kind(d.Kind)) && !d.Start.After(f.Ended) && !d.End.Add(aftermath).Before(f.Began)
 		})
 		if !away || !unreachable(f.Err) {
-			list = append(list, f.Err.Error())
+			list = append(list, fmt.Sprintf("%s to %s: %v", f.Began.Format(time.TimeOnly), f.Ended.Format(time.TimeOnly), f.Err))
 		}
 	}
 	return list
