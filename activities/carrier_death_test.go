@@ -116,7 +116,7 @@ func (d death) during(t *testing.T) {
 	})
 	keys := []string{key}
 	for i := range 60 { // so that requests are in flight when the refusal comes
-		keys = append(keys, fmt.Sprint("key-", i))
+		keys = append(keys, fmt.Sprint("more-", i)) // not the traffic's: transactions of a key follow each other
 	}
 	tx := w.begin("bad", keys...)
 	poison := tx.messages[0]
