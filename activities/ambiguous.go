@@ -7,10 +7,9 @@ import (
 
 // ambiguity is a worker's evidence about ambiguous refusals, by topic: when an event was accepted
 // last, and how many ambiguous refusals the worker has believed, and when, without an event sent and
-// accepted since. AWS answers with the same
-// codes if an event is bad and if the destination is of another kind than the configuration says.
-// In the second case each event looks like poison, and all events would become dead letters, a few
-// at a time.
+// accepted since. AWS answers with the same codes if an event is bad and if the destination is of
+// another kind than the configuration says. In the second case each event looks like poison, and all
+// events would become dead letters, a few at a time.
 type ambiguity struct {
 	mu       sync.Mutex
 	believed map[string]beliefs

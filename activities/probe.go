@@ -131,15 +131,10 @@ func (p *prober) noteAmbiguous() {
 	refused := p.flight.state(p.batch.Topic).refused
 	p.flight.note(p.batch.Topic, func(c *checkpoint) {
 		for _, o := range refused.ambiguous {
-			c.noteAmbiguous(o.Ref)
+			c.AmbiguousTo = max(c.AmbiguousTo, o.ID)
+			c.noteEvidence(o.Ref)
 		}
 	})
-}
-
-// noteAmbiguous notes that an event was refused with an ambiguous code.
-func (c *checkpoint) noteAmbiguous(r relay.Ref) {
-	c.AmbiguousTo = max(c.AmbiguousTo, r.ID)
-	c.noteEvidence(r)
 }
 
 // noteOnceMore notes which events the next attempt sends once more. The ids up to AmbiguousTo are no proof

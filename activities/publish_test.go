@@ -322,6 +322,11 @@ func TestHeartbeat_OfAPageOfAcknowledgementsHas64KiBAtMost(t *testing.T) {
 		ref.ID, ref.Replay, ref.At = math.MaxInt64-int64(len(e.store.pending)-i), math.MaxInt64, time.Now().UnixMicro()
 	}
 	e.store.settleErr = func() error { return errAway }
+	before := checkpoint{Open: make([]int64, passedMost), Evidence: &e.store.pending[0].Ref}
+	for i := range before.Open {
+		before.Open[i] = math.MaxInt64
+	}
+	e.SetHeartbeatDetails(before)
 	unsettled, size := 0, 0
 	e.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) {
 		var last checkpoint
@@ -329,6 +334,7 @@ func TestHeartbeat_OfAPageOfAcknowledgementsHas64KiBAtMost(t *testing.T) {
 		text, err := json.Marshal(last)
 		require.NoError(t, err)
 		unsettled, size = max(unsettled, len(last.Unsettled)), max(size, len(text))
+		require.Len(t, last.Open, passedMost)
 	})
 	_, err := e.publish(t, 14, 15)
 	require.Equal(t, TypeDatabase, asApplicationError(t, err).Type())
