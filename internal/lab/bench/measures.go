@@ -548,8 +548,8 @@ func (m *measurement) replace(ctx context.Context) (sample, error) {
 }
 
 // held drains under an open reader and under an open writer of another table, between two drains without
-// a transaction. All are second drains: with many topics, a second one is slower than the first, whether a
-// transaction is open or not.
+// a transaction. All are second drains, so that they differ by the transaction only: what the first drain
+// settled is still in the tables, unless vacuum was there.
 func (m *measurement) held(ctx context.Context, topics int) (sample, error) {
 	n := m.size.held
 	drain := func(name, sql string) (DrainResult, error) {

@@ -15,8 +15,8 @@ import (
 
 // The home-made poller is what many teams write instead of using a relay: a table with a status
 // column, a claim with SKIP LOCKED, and a notification. This one is tuned: it claims a thousand
-// rows at a time, or fewer if their payloads are large, and has 16 requests under way. It holds a transaction while it sends, and it
-// keeps order only as a single process.
+// rows at a time, or fewer if their payloads are large, and has 16 requests under way. It holds a
+// transaction while it sends, and it keeps order only as a single process.
 const (
 	pollerClaims = 1000
 	pollerBytes  = 64 << 20    // of a claim

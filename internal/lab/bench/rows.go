@@ -38,12 +38,15 @@ func latencyFigures(p50, p99 float64, more ...figure) []figure {
 }
 
 // commonFigures are those of all steady flows.
+// otherCores says how much of a figure may be the fault of other programs.
+var otherCores = figure{"other_cores", "processors in use by other programs", goal{}}
+
 var commonFigures = []figure{
 	{"per_minute", "activities and heartbeats a minute for each worker", atMost(20)},
 	{"activities_per_minute", "activities among them", goal{}},
 	{"relay_cores", "processors in use by worker, PostgreSQL and Temporal, with the inserts", goal{}},
 	{"destination_cores", "processors in use by the destination", goal{}},
-	{"other_cores", "processors in use by other programs", goal{}},
+	otherCores,
 	{"late_inserts_ms", "lateness of the inserts, p99, ms", goal{}},
 	{"missing", "events that did not arrive in time", goal{}},
 	{"repeated", "events that arrived again", goal{}},
@@ -72,7 +75,7 @@ func drainFigures(ofBare, ofPoller, postgres, worker goal) []figure {
 		{"events_per_second", "events/s", goal{}},
 		{"bare_events_per_second", "bare SDK, events/s", goal{}},
 		{"poller_events_per_second", "home-made poller, events/s", goal{}},
-	}, slices.Concat(costFigures(postgres, worker), pollerFigures, []figure{{"activities_per_1000", "activities for 1,000 events", goal{}}, {"other_cores", "processors in use by other programs", goal{}}})...)
+	}, slices.Concat(costFigures(postgres, worker), pollerFigures, []figure{{"activities_per_1000", "activities for 1,000 events", goal{}}, otherCores})...)
 }
 
 var delayFigures = append([]figure{
@@ -82,7 +85,7 @@ var delayFigures = append([]figure{
 	{"bare_16_events_per_second", "bare SDK with 16 requests, events/s", goal{}},
 	{"bare_64_events_per_second", "bare SDK with 64 requests, events/s", goal{}},
 	{"in_flight", "requests at once, at most", goal{}},
-}, append(costFigures(goal{}, goal{}), figure{"other_cores", "processors in use by other programs", goal{}})...)
+}, append(costFigures(goal{}, goal{}), otherCores)...)
 
 var payloadFigures = append([]figure{
 	{ratioName, "", atLeast(0.85)},
@@ -91,7 +94,7 @@ var payloadFigures = append([]figure{
 	{"events_per_second", "events/s", goal{}},
 	{"bare_events_per_second", "bare SDK, events/s", goal{}},
 	{"poller_events_per_second", "home-made poller, events/s", goal{}},
-}, slices.Concat(costFigures(goal{}, goal{}), pollerFigures, []figure{{"other_cores", "processors in use by other programs", goal{}}})...)
+}, slices.Concat(costFigures(goal{}, goal{}), pollerFigures, []figure{otherCores})...)
 
 var heldFigures = []figure{
 	{"reader_of_plain", "with a reader held open, of the plain drain", atLeast(0.95)},
