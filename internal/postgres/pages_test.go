@@ -246,8 +246,10 @@ func TestPages_PlanHasNoCacheOfContents(t *testing.T) {
 	require.NoError(t, err)
 	text := strings.Join(plan, "\n")
 	require.NotContains(t, text, "Memoize")
-	require.NotContains(t, text, "Seq Scan on event", "\n"+text)
-	require.NotContains(t, text, "Seq Scan on pending", "\n"+text)
+	// A partition without events, such as that of the next day an hour before midnight, costs nothing to scan.
+	for _, table := range append(query[[]string](o, `SELECT array_agg(DISTINCT tableoid::regclass::text) FROM outbox.event`), "outbox.pending") {
+		require.NotContains(t, text, "Seq Scan on "+strings.TrimPrefix(table, "outbox.")+" ", "\n"+text)
+	}
 }
 
 // While a transaction holds a snapshot, what was settled cannot be cleaned up. Neither a look nor a page of a
