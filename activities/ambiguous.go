@@ -1,12 +1,15 @@
 package activities
 
 import (
+	"maps"
 	"sync"
 	"time"
+
+	"github.com/temporal-outbox/relay/internal/relay"
 )
 
 // ambiguity is a worker's evidence about ambiguous refusals, by topic: when an event was accepted
-// last, and how many ambiguous refusals the worker has believed, and when, without an event sent and
+// last, and of which events the worker has believed an ambiguous refusal, and when, without an event sent and
 // accepted since. AWS answers with the same codes if an event is bad and if the destination is of
 // another kind than the configuration says. In the second case each event looks like poison, and all
 // events would become dead letters, a few at a time.
@@ -16,10 +19,11 @@ type ambiguity struct {
 	accepted map[string]time.Time
 }
 
-// beliefs are how many refusals are believed, the last one at a time.
+// beliefs are the events whose refusals are believed, the last one at a time. An event counts once: nobody may
+// know whether it became a dead letter, because the commit got no answer, and then it is refused again.
 type beliefs struct {
-	refusals int
-	last     time.Time
+	events map[relay.Ref]bool
+	last   time.Time
 }
 
 // noteAccepted notes that an event of the topic was accepted whose request was started at the given time.
@@ -36,40 +40,47 @@ func (a *ambiguity) noteAccepted(topic string, sent time.Time) {
 	}
 }
 
-// believe notes that n ambiguous refusals are believed, if a batch of the topic may believe so many.
+// believe notes that ambiguous refusals are believed, if a batch of the topic may believe so many.
 // It is noted before they become dead letters: batches of the topic may be refused at the same time.
-func (a *ambiguity) believe(topic string, n int) bool {
+func (a *ambiguity) believe(topic string, refused []relay.Outcome) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if n == 0 {
+	if len(refused) == 0 {
 		return true
 	}
-	b := a.believed[topic]
-	if b.refusals+n > ambiguousLimit {
+	events := make(map[relay.Ref]bool, ambiguousLimit)
+	maps.Copy(events, a.believed[topic].events)
+	for _, o := range refused {
+		events[o.Ref] = true
+	}
+	if len(events) > ambiguousLimit {
 		return false
 	}
 	if a.believed == nil {
 		a.believed = make(map[string]beliefs)
 	}
-	a.believed[topic] = beliefs{refusals: b.refusals + n, last: time.Now()}
+	a.believed[topic] = beliefs{events: events, last: time.Now()}
 	return true
 }
 
-// disbelieve takes back n refusals that have made no dead letters.
-func (a *ambiguity) disbelieve(topic string, n int) {
+// disbelieve takes back refusals that have certainly made no dead letters.
+func (a *ambiguity) disbelieve(topic string, refused []relay.Outcome) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if b, some := a.believed[topic]; some {
-		b.refusals = max(0, b.refusals-n)
-		a.believed[topic] = b
+	for _, o := range refused {
+		delete(a.believed[topic].events, o.Ref)
 	}
 }
 
-// of returns how many ambiguous refusals of a topic were believed since an event of it was
+// of returns of how many other events of a topic ambiguous refusals were believed since an event of it was
 // accepted, and whether that was lately.
-func (a *ambiguity) of(topic string, lately time.Duration) (believed int, gotThrough bool) {
+func (a *ambiguity) of(topic string, refused []relay.Outcome, lately time.Duration) (believed int, gotThrough bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	others := maps.Clone(a.believed[topic].events)
+	for _, o := range refused {
+		delete(others, o.Ref)
+	}
 	at, ever := a.accepted[topic]
-	return a.believed[topic].refusals, ever && time.Since(at) < lately
+	return len(others), ever && time.Since(at) < lately
 }

@@ -236,7 +236,7 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 	if f.accepted > 0 {
 		t.ambiguous.noteAccepted(f.topic, f.sent)
 	}
-	f.believed, f.othersGotThrough = t.ambiguous.of(f.topic, f.expireAfter)
+	f.believed, f.othersGotThrough = t.ambiguous.of(f.topic, f.refused.ambiguous, f.expireAfter)
 	v := f.judge()
 	if !t.ambiguous.believe(f.topic, v.believed) {
 		f.believed = ambiguousLimit // by another batch, meanwhile
@@ -262,7 +262,9 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 func (t *attempt) carryOut(ctx context.Context, d decision) error {
 	if len(d.deadLetters) > 0 {
 		if err := t.store.DeadLetter(ctx, t.lease, t.workflowID, d.deadLetters); err != nil {
-			t.ambiguous.disbelieve(t.topic, d.believed)
+			if errors.Is(err, relay.ErrClaimLost) { // after other errors, the dead letters may exist
+				t.ambiguous.disbelieve(t.topic, d.believed)
+			}
 			return err
 		}
 		t.flight.deadLettered(t.topic, d.deadLetters)

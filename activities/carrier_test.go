@@ -591,7 +591,7 @@ func TestCarrier_TellsMetricsReceiptsAndTheEvidence(t *testing.T) {
 			w.write("other", "key")
 		}
 		w.drained(t, 10*time.Second)
-		_, gotThrough := p.acts.ambiguous.of("orders", time.Minute)
+		_, gotThrough := p.acts.ambiguous.of("orders", nil, time.Minute)
 		require.True(t, gotThrough)
 		p.end()
 		require.Len(t, store.receipts, 25, "of the topic that keeps them")

@@ -78,7 +78,7 @@ type facts struct {
 	// ambiguousTo is the id up to which attempts before this one were refused alike.
 	ambiguousTo int64
 	parkUpTo    int64
-	// Of the worker: how many ambiguous refusals it has believed, and whether it got an event of
+	// Of the worker: of how many other events it has believed ambiguous refusals, and whether it got an event of
 	// the topic through within expireAfter.
 	believed         int
 	othersGotThrough bool
@@ -120,10 +120,10 @@ func (c *checkpoint) set(t tally) {
 // decision is what becomes of one topic at the end of an attempt. It is carried out in the order
 // of its fields, up to the first error.
 type decision struct {
-	// deadLetters become dead letters. believed is how many of them are ambiguous, and have no
-	// evidence.
+	// deadLetters become dead letters. believed are those of them that are ambiguous, and have
+	// no evidence.
 	deadLetters []relay.Outcome
-	believed    int
+	believed    []relay.Outcome
 	// giveBack are lanes that were borrowed for probing.
 	giveBack []int16
 	tally    tally // for the next attempt
@@ -356,8 +356,8 @@ func (f facts) fail(d *decision, r *attemptError) {
 // verdict is the judgement about the refusals of an attempt: who is at fault for each.
 type verdict struct {
 	refusals // of these, ambiguous are believed to be about the events
-	// believed is how many of these are believed without a proof.
-	believed int
+	// believed are those of these that are believed without a proof.
+	believed []relay.Outcome
 	// passed are ambiguous refusals after which the destination accepted another event. The next attempt
 	// sends these events once more, and believes a refusal. open are the others that it sends once more.
 	passed, open []relay.Outcome
@@ -421,7 +421,7 @@ func (f facts) judgeAmbiguous(v *verdict) {
 		v.stop(f.allAlike(*ambiguous[0].Err))
 		v.ambiguous = nil
 	default:
-		v.believed = len(open)
+		v.believed = open
 	}
 	v.provedAt = time.Time{}
 }

@@ -534,7 +534,7 @@ func TestDecide_CountsDeadLettersThatAreBelievedWithoutEvidence(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := decide(c.facts)
-			require.Equal(t, c.believed, d.believed)
+			require.Len(t, d.believed, c.believed)
 			require.Len(t, d.deadLetters, 2)
 		})
 	}

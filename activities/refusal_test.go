@@ -385,9 +385,9 @@ func TestPublishBatch_PreparesBeforeTemporalGivesItsBatchToAnother(t *testing.T)
 
 func TestDecide_BlamesNoDestinationWhereNoRefusalIsAmbiguous(t *testing.T) {
 	var a ambiguity
-	require.True(t, a.believe("orders", ambiguousLimit))
+	require.True(t, a.believe("orders", outcomes(ambiguousPoison(), refs(9, ambiguousLimit))))
 	var f facts
-	f.believed, _ = a.of("orders", time.Hour)
+	f.believed, _ = a.of("orders", nil, time.Hour)
 	require.Nil(t, f.judge().whole)
 	f.refused.ambiguous = outcomes(ambiguousPoison(), refs(1, 1))
 	require.NotNil(t, f.judge().whole)
@@ -399,7 +399,7 @@ func TestAmbiguity_LimitHoldsForBatchesAtOnce(t *testing.T) {
 	judged := func(lane int16) (*attempt, decision) {
 		a := e.newAttempt(request(lane), relay.Lease{Topic: "orders"}, e.clock.Now(), checkpoint{})
 		f := a.facts()
-		f.refused.ambiguous = outcomes(ambiguousPoison(), refs(1, 1))
+		f.refused.ambiguous = outcomes(ambiguousPoison(), refs(1+int(lane), 1))
 		require.NoError(t, a.recordRefusals(t.Context(), &f))
 		return a, decide(f)
 	}
@@ -409,24 +409,34 @@ func TestAmbiguity_LimitHoldsForBatchesAtOnce(t *testing.T) {
 	require.Len(t, second.deadLetters, 1)
 	_, third := judged(2)
 	require.Empty(t, third.deadLetters)
-	// What made no dead letter does not count.
+	// Nobody knows whether the commit of a statement without an answer was made.
 	e.store.deadLetterErr = errors.New("away")
 	require.Error(t, first.carryOut(t.Context(), dead))
 	_, again := judged(0)
-	require.Len(t, again.deadLetters, 1)
+	require.Len(t, again.deadLetters, 1, "the same event")
+	_, third = judged(2)
+	require.Empty(t, third.deadLetters)
+	// What certainly made no dead letter does not count.
+	e.store.deadLetterErr = relay.ErrClaimLost
+	require.Error(t, first.carryOut(t.Context(), dead))
+	_, third = judged(2)
+	require.Len(t, third.deadLetters, 1)
 }
 
 // Batches end in any order: the last one may have sent before the destination broke.
 func TestAmbiguity_LimitEndsWithAnEventThatWasSentLater(t *testing.T) {
 	var a ambiguity
 	before := time.Now()
-	require.True(t, a.believe("orders", ambiguousLimit))
+	refused := outcomes(ambiguousPoison(), refs(1, ambiguousLimit+1))
+	few, other := refused[:ambiguousLimit], refused[ambiguousLimit:]
+	require.True(t, a.believe("orders", few))
+	require.True(t, a.believe("orders", few), "they count once")
 	a.noteAccepted("orders", before)
-	require.False(t, a.believe("orders", 1))
+	require.False(t, a.believe("orders", other))
 	a.noteAccepted("other", time.Now())
-	require.False(t, a.believe("orders", 1))
+	require.False(t, a.believe("orders", other))
 	a.noteAccepted("orders", time.Now())
-	require.True(t, a.believe("orders", ambiguousLimit))
+	require.True(t, a.believe("orders", few))
 }
 
 // kinds has a queue that is of another kind from one request to the next.
@@ -527,13 +537,12 @@ func TestAttempt_BelievesAmbiguousRefusalsOnlyWhileOthersGetThrough(t *testing.T
 }
 
 func TestAttempt_LetsNoTrickleOfAmbiguousRefusalsBecomeDeadLetters(t *testing.T) {
-	ambiguous := poison("InvalidParameterValue")
-	ambiguous.Ambiguous = true
 	e := newEnv(t)
-	e.publisher.answer = refusing(ambiguous, 1)
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return ambiguousPoison() }
 	final := 0
-	for range 5 {
+	for n := range 5 {
 		e.store.fill(1, 1)
+		e.store.pending[0].ID = int64(n + 1)
 		if _, err := e.publish(t, 1); err != nil {
 			final++
 			e.store.pending = nil
@@ -670,4 +679,36 @@ func TestAttempt_MakesDeadLettersThoughAllRequestsLeaveAtOnce(t *testing.T) {
 		}
 	}
 	require.Equal(t, ids(1, 30), e.store.deadIDs())
+}
+
+// lostAnswers is a store whose first dead letters are committed, and the answer to the commit is lost.
+type lostAnswers struct {
+	*store
+	left int
+}
+
+func (s *lostAnswers) DeadLetter(ctx context.Context, l relay.Lease, by string, dead []relay.Outcome) error {
+	if err := s.store.DeadLetter(ctx, l, by, dead); err != nil || s.left == 0 {
+		return err
+	}
+	s.left--
+	return errAway
+}
+
+// Whether dead letters whose commit got no answer exist is not known, so the refusals stay believed.
+func TestAttempt_BelievesNoMoreRefusalsAfterACommitWithoutAnAnswer(t *testing.T) {
+	e := newEnv(t)
+	e.batches = &lostAnswers{store: e.store, left: 3}
+	// The queue is of another kind.
+	e.publisher.answer = func(int, relay.Event) *relay.PublishError { return ambiguousPoison() }
+	for n := range 4 { // a trickle
+		e.store.fill(2, 1)
+		for i := range e.store.pending {
+			e.store.pending[i].ID = int64(10*n + i + 1)
+		}
+		_, err := e.publish(t, 1)
+		require.Error(t, err)
+	}
+	require.NotEmpty(t, e.store.dead)
+	require.LessOrEqual(t, len(e.store.dead), ambiguousLimit)
 }
