@@ -315,3 +315,102 @@ func TestOperation_OfRowsThatWereHiddenAMomentAgoMovesThem(t *testing.T) {
 }
 
 func second[A, B any](_ A, b B) B { return b }
+
+// At its start, a worker checks row level security when there is none, and the check passes. Hours later somebody
+// enables it, and disables it again as soon as the read lets go of its locks. No check came between the two, but the
+// read itself says that a policy applied to it, and the one before said that none did.
+func TestReads_FindRowsHiddenAMomentAgoAfterACheckOfLongAgo(t *testing.T) {
+	for name, read := range map[string]struct {
+		table string
+		found func(o testOutbox, at relay.LaneCursor) int
+	}{
+		"Look, events": {"event", func(o testOutbox, _ relay.LaneCursor) int { return len(o.see(everything()).Events) }},
+		"Look, pending": {"pending", func(o testOutbox, _ relay.LaneCursor) (n int) {
+			for _, e := range o.see(everything()).Events {
+				if e.Pending {
+					n++
+				}
+			}
+			return n
+		}},
+		"Pages, pending": {"pending", func(o testOutbox, at relay.LaneCursor) int { return len(o.pages(10, at).Events) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t)
+			o.hold(everyLane...)
+			o.writeKey("orders", "k", 3)
+			cursor := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
+			changes := map[string]func(){}
+			s := o.changing(changes)
+			require.NoError(t, s.Security(t.Context())) // at the start, and with each look of readiness
+			require.Equal(t, 3, read.found(s, cursor), "nothing is hidden")
+			changes[hiddenSQL] = func() { o.show(read.table) }
+			o.hide(read.table)
+			require.Equal(t, 3, read.found(s, cursor), "they were hidden")
+		})
+	}
+}
+
+// Another goroutine's check has failed between the look and its own check.
+func TestReads_NoticeACheckThatFailedMeanwhile(t *testing.T) {
+	o := open(t)
+	o.hold(everyLane...)
+	o.exec(`CREATE POLICY tenant ON outbox.event USING (true)`)
+	o.hide("event") // with a policy that shows all
+	o.writeKey("orders", "k", 3)
+	changes := map[string]func(){}
+	s := o.changing(changes)
+	require.Len(t, s.see(everything()).Events, 3)
+	changes[lookSQL] = func() {
+		o.exec(`ALTER POLICY tenant ON outbox.event USING (false)`)
+		require.Error(t, security(t.Context(), o.asRelay().pool, false))
+		s.visible.end() // as Security of another goroutine does
+		changes[hiddenSQL] = func() { o.exec(`ALTER POLICY tenant ON outbox.event USING (true)`) }
+	}
+	require.Len(t, s.see(everything()).Events, 3)
+}
+
+// No statement of raise asks whether rows are hidden. So a low watermark rises above a pending event that its last
+// look would have seen, and the next claim sends the later event of its key first.
+func TestWatermark_DoesNotRiseOverAnEventThatIsHidden(t *testing.T) {
+	o := open(t)
+	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+	o.claim()
+	o.sweepOnlyByHand()
+	o.roundsAtOnce()
+	tx := slow(o, "orders", "k") // has id 1
+	o.writeKey("orders", "k", 3) // as if of another key of the lane
+	require.Equal(t, []int64{2, 3, 4}, o.publishAll())
+	require.NoError(t, tx.Commit(t.Context()))
+
+	s := testOutbox{o.asRelay(), t, o.db}
+	s.sweepOnlyByHand()
+	s.roundsAtOnce()
+	o.hide("pending")
+	for range 6 { // as often as Claim and Page do
+		if _, _, err := s.AdvanceRounds(t.Context(), true); err != nil {
+			require.ErrorContains(t, err, "row level security")
+		}
+	}
+	_, err := s.Claim(t.Context(), request("x"))
+	require.ErrorContains(t, err, "row level security")
+	o.show("pending")
+
+	o.writeKey("orders", "k", 1) // serialised behind it
+	require.Equal(t, 2, o.pending())
+	require.Equal(t, []int64{1, 5}, o.publishAll(), "in order")
+}
+
+// A batch that was claimed before must not go on past a pause, although the pause is visible again.
+func TestTakeOver_WhileAPauseWasHiddenAMomentAgoSeesIt(t *testing.T) {
+	o := open(t)
+	o.write("orders", 5)
+	s := o.changing(map[string]func(){hiddenSQL: func() { o.show("topic") }})
+	batches := o.claim()
+	_, err := o.Pause(t.Context(), relay.Operation{Topic: "orders", By: "ada", Reason: "a test"})
+	require.NoError(t, err)
+	o.hide("topic")
+	lease, err := s.TakeOver(t.Context(), batches[0])
+	require.NoError(t, err)
+	require.Equal(t, "ada", lease.PausedBy)
+}

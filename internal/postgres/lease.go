@@ -31,6 +31,8 @@ WHERE l.topic = mine.topic AND l.lane = mine.lane
 RETURNING l.lane, l.low_id,
           coalesce((SELECT t.paused_by FROM outbox.topic t WHERE t.topic = l.topic AND t.paused_at IS NOT NULL), ''), ` + filtered
 
+const pausedBySQL = `SELECT coalesce((SELECT paused_by FROM outbox.topic WHERE topic = $1 AND paused_at IS NOT NULL), '')`
+
 // TakeOver makes the caller the holder of a batch. An earlier attempt of the batch that still runs
 // can change nothing from then on. TakeOver returns relay.ErrClaimLost if the claim has none of the
 // lanes any more.
@@ -51,8 +53,8 @@ func (s *Store) TakeOver(ctx context.Context, b relay.Batch) (relay.Lease, error
 		l.LowID[number] = low
 		return nil
 	})
-	if err == nil && isFiltered {
-		err = s.Security(ctx)
+	if err == nil && isFiltered { // the pause may have been hidden
+		err = unhidden(ctx, s.pool, func() error { return s.pool.QueryRow(ctx, pausedBySQL, b.Topic).Scan(&l.PausedBy) })
 	}
 	if err != nil {
 		return relay.Lease{}, fmt.Errorf("take batch over: %w", err)

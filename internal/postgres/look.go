@@ -172,7 +172,7 @@ func (s *Store) lookInTime(ctx context.Context, l relay.Look) (found relay.Looke
 }
 
 func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found relay.Looked, after pgtype.Timestamptz, unreadable []string, err error) {
-	wasVisible := s.visible.Load()
+	before := s.visible.series()
 	from, to := rangeColumns(l.Ranges)
 	rows, err := s.pool.Query(ctx, lookSQL, l.Worker, l.Lanes, from, to, l.Last.ID, timestamp(l.Last.At), earliest(d.from), latest(d.to), l.Most)
 	if err != nil {
@@ -218,11 +218,9 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 	}
 	found.Events, found.More = merged(found.Events[:len(found.Events)-others], found.Events[len(found.Events)-others:], l.Most)
 	found.SameHistory = found.SameHistory && found.Final >= l.Final && (l.Server.IsZero() || l.Server.Equal(found.Server))
-	if isFiltered {
-		var must bool
-		if must, err = s.mustRepeat(ctx, wasVisible); must {
-			return s.lookBetween(ctx, l, d)
-		}
+	var must bool
+	if must, err = s.mustRepeat(ctx, before, isFiltered); must {
+		return s.lookBetween(ctx, l, d)
 	}
 	return found, after, unreadable, err
 }

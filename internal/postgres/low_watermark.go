@@ -143,7 +143,7 @@ func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, wai
 // ended, because the caller's knowledge may be from another server, before a failover. It skips locked
 // lanes: another transaction, such as the move of a redrive, may be putting events into them.
 const raisableSQL = `
-SELECT l.topic, l.lane, l.low_id, l.mark_id FROM outbox.lane l
+SELECT l.topic, l.lane, l.low_id, l.mark_id, ` + filtered + ` FROM outbox.lane l
 WHERE l.mark_id > l.low_id AND l.mark_round <= (SELECT ended FROM outbox.round) AND (l.topic, l.lane) > ($2, $3::smallint)
 ORDER BY l.topic, l.lane LIMIT $1
 FOR NO KEY UPDATE SKIP LOCKED`
@@ -174,11 +174,12 @@ func (s *Store) raise(ctx context.Context, ended int64) error {
 			var lows, nexts []int64
 			var l lane
 			var low, next int64
+			var isFiltered bool
 			rows, err := tx.Query(ctx, raisableSQL, raiseLanes, after.topic, after.lane)
 			if err != nil {
 				return err
 			}
-			_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &low, &next}, func() error {
+			_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &low, &next, &isFiltered}, func() error {
 				lanes, lows, nexts = append(lanes, l), append(lows, low), append(nexts, next)
 				return nil
 			})
@@ -187,8 +188,14 @@ func (s *Store) raise(ctx context.Context, ended int64) error {
 			}
 			after = l.key()
 			topics, numbers := columns(lanes)
-			_, err = tx.Exec(ctx, raiseSQL, topics, numbers, lows, nexts)
-			return err
+			raise := func() error {
+				_, err := tx.Exec(ctx, raiseSQL, topics, numbers, lows, nexts)
+				return err
+			}
+			if isFiltered {
+				return unhidden(ctx, tx, raise)
+			}
+			return raise()
 		})
 		if err != nil {
 			return fmt.Errorf("raise low watermarks: %w", err)

@@ -52,7 +52,7 @@ func (s *Store) Discover(ctx context.Context, worker string, lanes []int16) (rel
 }
 
 func (s *Store) discover(ctx context.Context, worker string, lanes []int16) (found relay.Discovered, unreadable []string, err error) {
-	wasVisible := s.visible.Load()
+	before := s.visible.series()
 	rows, err := s.pool.Query(ctx, discoverSQL, worker, lanes)
 	if err != nil {
 		return found, nil, err
@@ -76,11 +76,9 @@ func (s *Store) discover(ctx context.Context, worker string, lanes []int16) (fou
 	if err = cmp.Or(err, rows.Err()); err != nil {
 		return found, nil, err
 	}
-	if isFiltered {
-		var must bool
-		if must, err = s.mustRepeat(ctx, wasVisible); must {
-			return s.discover(ctx, worker, lanes)
-		}
+	var must bool
+	if must, err = s.mustRepeat(ctx, before, isFiltered); must {
+		return s.discover(ctx, worker, lanes)
 	}
 	return found, unreadable, err
 }
@@ -159,7 +157,7 @@ func (s *Store) Pages(ctx context.Context, worker string, cursors []relay.LaneCu
 
 // pages brings contents along of events within dates; nil: of none.
 func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCursor, most int, d *dates) (read relay.Pages, err error) {
-	wasVisible := s.visible.Load()
+	before := s.visible.series()
 	topics, numbers, after, seen, mosts := cursorColumns(cursors, most)
 	from, to := pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}, earliest(time.Time{})
 	if d != nil {
@@ -205,11 +203,9 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 			read.Full = append(read.Full, c.TopicLane)
 		}
 	}
-	if isFiltered {
-		var must bool
-		if must, err = s.mustRepeat(ctx, wasVisible); must {
-			return s.pages(ctx, worker, cursors, most, d)
-		}
+	var must bool
+	if must, err = s.mustRepeat(ctx, before, isFiltered); must {
+		return s.pages(ctx, worker, cursors, most, d)
 	}
 	return read, err
 }

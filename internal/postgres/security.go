@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -65,17 +66,62 @@ func (s *Store) Security(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	err := security(ctx, s.pool, false)
-	s.visible.Store(err == nil)
+	if err != nil {
+		s.visible.end()
+	}
 	return err
 }
 
-// mustRepeat is the check of a read in whose statement filtered was true, for reads that are too frequent for
-// unhidden. wasVisible is s.visible from before the read. If it was false and the check passes, rows may have been
-// hidden from the read, and the caller reads again. If rows are hidden and shown again between two checks of this
-// process, nothing notices it.
-func (s *Store) mustRepeat(ctx context.Context, wasVisible bool) (must bool, err error) {
-	err = s.Security(ctx)
-	return err == nil && !wasVisible, err
+// visibility knows whether reads to which a policy applied follow each other without a break, and a check has
+// passed after each of them. A check that failed is a break, and so is a read to which no policy applied: rows
+// can have been hidden since. The zero value is ready.
+type visibility struct {
+	mu     sync.Mutex
+	number int64 // of the last series of such reads
+	goesOn bool
+}
+
+// series is the number of the series that goes on, 0 if none does.
+func (v *visibility) series() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.goesOn {
+		return 0
+	}
+	return v.number
+}
+
+func (v *visibility) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.goesOn = false
+}
+
+// goOn notes a check that has passed. It reports whether the series of before the read still went on.
+func (v *visibility) goOn(before int64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.goesOn {
+		return v.number == before
+	}
+	v.goesOn = true
+	v.number++
+	return false
+}
+
+// mustRepeat is the check of a read that is too frequent for unhidden. before is the series of s.visible from
+// before the read, and isFiltered the read's value of filtered. If the series has ended and the check passes,
+// rows may have been hidden from the read, and the caller reads again. If rows are hidden and shown again
+// between two reads of a series, nothing notices it.
+func (s *Store) mustRepeat(ctx context.Context, before int64, isFiltered bool) (must bool, err error) {
+	if !isFiltered {
+		s.visible.end()
+		return false, nil
+	}
+	if err = s.Security(ctx); err != nil {
+		return false, err
+	}
+	return !s.visible.goOn(before), nil
 }
 
 // unhidden runs a read, and returns an error if rows may have been hidden from it. A policy can change between

@@ -137,7 +137,7 @@ func (s *Store) Attend(ctx context.Context, a relay.Attendance) (relay.Shares, e
 }
 
 func (s *Store) attend(ctx context.Context, a relay.Attendance) (shares relay.Shares, err error) {
-	wasVisible := s.visible.Load()
+	before := s.visible.series()
 	rows, err := s.pool.Query(ctx, attendSQL, a.Worker, s.text(a.Name), a.Seated, append([]int16{}, a.Lanes...),
 		s.cfg.ShareLease, timing.WorkerGone, timing.ClockMargin, timing.BatchSlow)
 	if err != nil {
@@ -168,11 +168,12 @@ func (s *Store) attend(ctx context.Context, a relay.Attendance) (shares relay.Sh
 		}
 		return nil
 	})
-	if err == nil && isFiltered {
-		var must bool
-		if must, err = s.mustRepeat(ctx, wasVisible); must {
-			return s.attend(ctx, a)
-		}
+	if err != nil {
+		return shares, err
+	}
+	must, err := s.mustRepeat(ctx, before, isFiltered)
+	if must {
+		return s.attend(ctx, a)
 	}
 	return shares, err
 }

@@ -95,7 +95,7 @@ type Store struct {
 	searched atomic.Int64 // when Claim last looked at each lane, by this machine's clock
 
 	session atomic.Pointer[session] // of the newest connection
-	visible atomic.Bool             // the last check of row level security has passed
+	visible visibility              // from reads to which a policy applied
 
 	mu      sync.Mutex
 	unbegun map[string]time.Time // claims of this process that may not have begun yet
