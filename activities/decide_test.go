@@ -352,6 +352,7 @@ var rules = []struct {
 
 // elsewhere has the tests of the sentences that are about a code, a statement or a heartbeat.
 var elsewhere = map[string]string{
+	"An event counts once":               "activities/refusal_test.go TestAttempt_BelievesNoMoreRefusalsAfterACommitWithoutAnAnswer",
 	"The relay believes such a code if":  "activities/inflight_test.go TestInFlight_BelievesARefusalBesideAnAcceptedEvent",
 	"One table gives every code a class": "internal/publish/errorcode/table_test.go TestTable_HasOneRowForEachCode",
 	"It sends up to 400 events":          "activities/probe_test.go TestRecovery_StaysWhereEveryProbeIsRefusedAlikeAndGoesOnFromThere",
