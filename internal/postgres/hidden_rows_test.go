@@ -370,8 +370,7 @@ func TestReads_NoticeACheckThatFailedMeanwhile(t *testing.T) {
 	require.Len(t, s.see(everything()).Events, 3)
 }
 
-// No statement of raise asks whether rows are hidden. So a low watermark rises above a pending event that its last
-// look would have seen, and the next claim sends the later event of its key first.
+// If a low watermark rose above a hidden event, the next claim would send the later event of its key first.
 func TestWatermark_DoesNotRiseOverAnEventThatIsHidden(t *testing.T) {
 	o := open(t)
 	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))

@@ -57,12 +57,15 @@ func (fx *fixture) watch(ctx context.Context) (*watcher, error) {
 
 func (w *watcher) close(ctx context.Context) { _ = w.conn.Close(context.WithoutCancel(ctx)) }
 
-// The LIMIT within makes PostgreSQL look each edge up by its key. A join may also read all of pending and
-// all edges for each of its rows, which it did when an ANALYZE fell into the moment between two drains.
-const leftSQL = `
-SELECT edge.n::int FROM unnest($1::text[], $2::smallint[], $3::bigint[]) WITH ORDINALITY AS edge(topic, lane, id, n)
+// pendingSQL finds the edges that are pending. Its LIMIT makes PostgreSQL look each edge up by its key. A
+// join may also read all of pending and all edges for each of its rows, which it did when an ANALYZE fell into
+// the moment between two drains.
+const pendingSQL = `
 CROSS JOIN LATERAL (SELECT FROM outbox.pending p
-    WHERE p.topic = edge.topic AND p.lane = edge.lane AND p.id = edge.id AND p.replay = 0 LIMIT 1) there
+    WHERE p.topic = edge.topic AND p.lane = edge.lane AND p.id = edge.id AND p.replay = 0 LIMIT 1) there`
+
+const leftSQL = `
+SELECT edge.n::int FROM unnest($1::text[], $2::smallint[], $3::bigint[]) WITH ORDINALITY AS edge(topic, lane, id, n)` + pendingSQL + `
 ORDER BY 1 LIMIT 1`
 
 const emptySQL = `SELECT NOT EXISTS (SELECT FROM outbox.pending)`
@@ -95,9 +98,7 @@ func (w *watcher) begun(ctx context.Context) (bool, error) {
 }
 
 const leftCountSQL = `
-SELECT count(*) FROM unnest($1::text[], $2::smallint[], $3::bigint[]) AS edge(topic, lane, id)
-CROSS JOIN LATERAL (SELECT FROM outbox.pending p
-    WHERE p.topic = edge.topic AND p.lane = edge.lane AND p.id = edge.id AND p.replay = 0 LIMIT 1) there`
+SELECT count(*) FROM unnest($1::text[], $2::smallint[], $3::bigint[]) AS edge(topic, lane, id)` + pendingSQL
 
 // wait returns when the first of the first events was seen settled, and when
 // nothing was pending any more.
