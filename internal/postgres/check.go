@@ -23,7 +23,7 @@ func (s *Store) Reach(ctx context.Context) error {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	if err := now.check(); err != nil {
-		s.pool.Reset()
+		s.reset()
 		return err
 	}
 	if !there {

@@ -41,7 +41,7 @@ func (f faultTracer) TraceQueryEnd(_ context.Context, conn *pgx.Conn, d pgx.Trac
 	if pgErr.Code == readOnlyTransaction {
 		// After a failover this connection leads to a reader, and other connections may too.
 		// The pool closes this one when it is released.
-		f.store.pool.Reset()
+		f.store.reset()
 	}
 }
 

@@ -95,7 +95,7 @@ func (s *Store) Page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 func (s *Store) Fill(ctx context.Context, events []relay.Event) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if err := s.fill(ctx, events); err != nil {
+	if err := s.fill(ctx, s.pool, events); err != nil {
 		return fmt.Errorf("load events: %w", err)
 	}
 	return nil
@@ -155,17 +155,17 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	return page, nil
 }
 
-// fill reads the contents of the events, except of those that are too large. One that the server cannot
+// fill reads the contents of the events with db, except of those that are too large. One that the server cannot
 // convert to UTF-8 is Unreadable.
-func (s *Store) fill(ctx context.Context, events []relay.Event) error {
+func (s *Store) fill(ctx context.Context, db queryer, events []relay.Event) error {
 	return inHalves(0, len(events), func(from, to int) error {
-		return s.fillAll(ctx, events[from:to])
+		return s.fillAll(ctx, db, events[from:to])
 	}, func(i int, err error) error {
 		return s.unreadable(ctx, &events[i], err)
 	})
 }
 
-func (s *Store) fillAll(ctx context.Context, events []relay.Event) error {
+func (s *Store) fillAll(ctx context.Context, db queryer, events []relay.Event) error {
 	ids, created := make([]int64, len(events)), make([]pgtype.Timestamptz, len(events))
 	first, last := events[0].At, events[0].At
 	for i, e := range events {
@@ -175,7 +175,7 @@ func (s *Store) fillAll(ctx context.Context, events []relay.Event) error {
 		}
 		first, last = min(first, e.At), max(last, e.At)
 	}
-	rows, err := s.pool.Query(ctx, eventsSQL, ids, created, timestamp(first), timestamp(last))
+	rows, err := db.Query(ctx, eventsSQL, ids, created, timestamp(first), timestamp(last))
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,8 @@ const filteredShares = `(` + filtered + ` OR row_security_active('outbox.share')
 //
 // For the planner, the bounds on created_at are constants, so it plans for a few partitions only.
 //
+// Small pending events bring their contents along, so that most of them need no statement of their own.
+//
 // Events outside of the bounds come last, with a mark. outbox.enqueue has listed all of them.
 //
 // One row comes before the events, of the same snapshot: see pageSQL.
@@ -46,20 +48,27 @@ SELECT ` + heldSQL + ` AS held, clock_timestamp() AS looked_at, coalesce(round.f
        pg_postmaster_start_time(),
        $5 = 0 OR EXISTS (SELECT FROM outbox.event e WHERE e.id = $5 AND e.created_at = $6), ` + filteredShares + `,
        NULL::bigint AS id, NULL::timestamptz AS created_at, NULL::text AS topic, NULL::smallint AS lane, NULL::int AS bytes,
-       NULL::tid AS place
+       NULL::tid AS place,
+       NULL::text AS event_id, NULL::text AS key, NULL::text AS type, NULL::text AS payload, NULL::text AS content_type, NULL::jsonb AS attributes
 FROM (VALUES (true)) AS one LEFT JOIN outbox.round ON true
 UNION ALL (
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, found.id, found.created_at, pending.topic, pending.lane, pending.bytes, pending.ctid
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, found.id, found.created_at, pending.topic, pending.lane, pending.bytes, pending.ctid,
+       along.*
 FROM (SELECT e.*
       FROM unnest($3::bigint[], $4::bigint[]) AS unseen(from_id, to_id)
       CROSS JOIN LATERAL (
-          SELECT e.id, e.created_at, e.topic, e.lane FROM outbox.event e
+          SELECT e.id, e.created_at, e.topic, e.lane, e.event_id, e.key, e.type, e.payload, e.content_type, e.attributes FROM outbox.event e
           WHERE e.id BETWEEN unseen.from_id AND unseen.to_id AND e.created_at BETWEEN $7 AND $8
           ORDER BY e.id LIMIT $9) e
       LIMIT $9) found
-` + pendingOfFound + `)
+` + pendingOfFound + `
+LEFT JOIN LATERAL (
+    SELECT found.event_id::text, found.key, found.type, found.payload, found.content_type,
+           CASE WHEN found.attributes <> '{}' THEN found.attributes END AS attributes
+    WHERE pending.bytes <= $10) along ON true)
 UNION ALL (
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, true, found.id, found.created_at, pending.topic, pending.lane, pending.bytes, pending.ctid
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, true, found.id, found.created_at, pending.topic, pending.lane, pending.bytes, pending.ctid,
+       NULL, NULL, NULL, NULL, NULL, NULL
 FROM (SELECT d.id, d.created_at, d.topic, d.lane FROM outbox.dated d
       WHERE d.id >= ($3::bigint[])[1] AND d.created_at NOT BETWEEN $7 AND $8
         AND EXISTS (SELECT FROM unnest($3::bigint[], $4::bigint[]) AS unseen(from_id, to_id)
@@ -137,6 +146,10 @@ func (s *Store) Look(ctx context.Context, l relay.Look) (relay.Looked, error) {
 	var found relay.Looked
 	err := s.pastUnreadableTopics(ctx, l.Worker, func() (unreadable []string, err error) {
 		found, unreadable, err = s.lookInTime(ctx, l)
+		if unconvertible(err) && l.Along { // Contents finds out which event it is, unless it is a topic
+			l.Along = false
+			found, unreadable, err = s.lookInTime(ctx, l)
+		}
 		return unreadable, err
 	})
 	if err != nil {
@@ -171,17 +184,25 @@ func (s *Store) lookInTime(ctx context.Context, l relay.Look) (found relay.Looke
 	return found, unreadable, nil
 }
 
+// lookContent is the first column of lookSQL that is of an event's content.
+const lookContent = 13
+
 func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found relay.Looked, after pgtype.Timestamptz, unreadable []string, err error) {
 	before := s.visible.series()
 	from, to := rangeColumns(l.Ranges)
-	rows, err := s.pool.Query(ctx, lookSQL, l.Worker, l.Lanes, from, to, l.Last.ID, timestamp(l.Last.At), earliest(d.from), latest(d.to), l.Most)
+	along := 0
+	if l.Along {
+		along = alongBytes(l.Most)
+	}
+	rows, err := s.pinned.Query(ctx, lookSQL, l.Worker, l.Lanes, from, to, l.Last.ID, timestamp(l.Last.At), earliest(d.from), latest(d.to), l.Most, along)
 	if err != nil {
 		return found, after, nil, err
 	}
 	defer rows.Close()
 	var isFiltered bool
 	if rows.Next() {
-		err = rows.Scan(&found.Held, &found.At, &found.Final, &after, &found.Server, &found.SameHistory, &isFiltered, nil, nil, nil, nil, nil, nil)
+		err = rows.Scan(&found.Held, &found.At, &found.Final, &after, &found.Server, &found.SameHistory, &isFiltered, nil, nil, nil, nil, nil, nil,
+			nil, nil, nil, nil, nil, nil)
 	}
 	var last int64
 	var created pgtype.Timestamptz
@@ -191,9 +212,10 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 	var place pgtype.TID
 	var outside *bool
 	var others int // events outside of the bounds
+	var texts repeatedTexts
 	for err == nil && rows.Next() {
 		var e relay.Found
-		err = rows.Scan(nil, nil, nil, nil, nil, nil, &outside, &e.ID, &created, &topic, &lane, &bytes, &place)
+		err = rows.Scan(nil, nil, nil, nil, nil, nil, &outside, &e.ID, &created, &topic, &lane, &bytes, &place, nil, nil, nil, nil, nil, nil)
 		if outside != nil {
 			if others++; others == 1 {
 				last = 0
@@ -209,6 +231,9 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 			} else {
 				e.Topic, e.Lane, e.Bytes, e.Pending = *topic, *lane, *bytes, true
 				e.Place = relay.Place{Block: place.BlockNumber, Offset: place.OffsetNumber}
+				if e.Content = texts.content(rows.RawValues()[lookContent:]); e.Content != nil {
+					e.Content.Ref, e.Content.CreatedAt, e.Content.Bytes = e.Ref, created.Time, e.Bytes
+				}
 			}
 		}
 		found.Events = append(found.Events, e)

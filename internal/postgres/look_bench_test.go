@@ -135,7 +135,7 @@ func benchLook(b *testing.B, o testOutbox, l relay.Look, events int) {
 	b.ReportMetric(fastest.Seconds()*1000, "fastest-ms")
 	d := o.dates.Load()
 	from, to := rangeColumns(l.Ranges)
-	o.explain(b, lookSQL, l.Worker, l.Lanes, from, to, l.Last.ID, timestamp(l.Last.At), earliest(d.from), latest(d.to), l.Most)
+	o.explain(b, lookSQL, l.Worker, l.Lanes, from, to, l.Last.ID, timestamp(l.Last.At), earliest(d.from), latest(d.to), l.Most, alongBytes(l.Most))
 }
 
 func benchClaim(b *testing.B, o testOutbox) {

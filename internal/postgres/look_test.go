@@ -54,6 +54,60 @@ func foundIDs(found []relay.Found) (ids []int64) {
 	return ids
 }
 
+func TestLook_BringsTheContentsOfSmallEventsAlong(t *testing.T) {
+	o := open(t)
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload, content_type, attributes)
+	        SELECT 'orders', 'k', 'T' || i, repeat('x', i), 'text/plain', CASE i % 2 WHEN 1 THEN '{"a": "b"}' ELSE '{}' END::jsonb
+	        FROM unnest('{10,11,20000,12,13}'::int[]) i`)
+	o.hold(o.laneOf("orders", "k").Lane)
+	o.exec(`DELETE FROM outbox.pending WHERE id = 4`)
+	ask := everything()
+	for _, e := range o.see(ask).Events {
+		require.Nil(t, e.Content, "it was not asked for")
+	}
+	ask.Along, ask.Lanes = true, []int16{o.laneOf("orders", "k").Lane}
+	ask.Most = 10
+	var wanted []relay.Narrow
+	found := o.see(ask).Events
+	for _, e := range found {
+		wanted = append(wanted, relay.Narrow{Topic: "orders", Ref: e.Ref, CreatedAt: time.UnixMicro(e.At), Bytes: e.Bytes})
+	}
+	whole, err := o.Contents(t.Context(), wanted)
+	require.NoError(t, err)
+	for i, e := range found {
+		switch e.ID {
+		case 3, 4: // large; not pending
+			require.Nil(t, e.Content)
+		default:
+			want := whole[i].Event
+			want.CreatedAt, e.Content.CreatedAt = want.CreatedAt.UTC(), e.Content.CreatedAt.UTC()
+			require.Equal(t, want, *e.Content)
+		}
+	}
+	require.Len(t, found, 5)
+
+	ask.Lanes = slices.DeleteFunc(slices.Clone(everyLane), func(n int16) bool { return n == ask.Lanes[0] })
+	for _, e := range o.see(ask).Events {
+		require.Nil(t, e.Content, "the event is in a lane of another worker")
+	}
+}
+
+func TestLook_OfATextThatCannotBeConvertedBringsNoContents(t *testing.T) {
+	o := encoded(t, "WIN1252")
+	o.hold(everyLane...)
+	testenv.Unchecked(t, o.db)
+	o.writeKey("orders", "k", 2)
+	o.exec(`INSERT INTO outbox.event (topic, key, type, payload) VALUES ('orders', 'k', 'T', $1)`, oddTexts["WIN1252"])
+	ask := everything()
+	ask.Along = true
+	found := o.see(ask).Events
+	require.Equal(t, []int64{1, 2, 3}, foundIDs(found))
+	for _, e := range found {
+		require.True(t, e.Pending)
+		require.Nil(t, e.Content)
+	}
+}
+
 func TestLook_FindsEventsOfAllTopicsByTheirIDs(t *testing.T) {
 	o := open(t)
 	o.hold(everyLane...)
@@ -389,7 +443,7 @@ func TestLook_PlansForFewPartitions(t *testing.T) {
 	d := o.dates.Load()
 	require.NotNil(t, d)
 	rows, err := o.pool.Query(t.Context(), `EXPLAIN `+lookSQL, aWorker, everyLane, []int64{1}, []int64{math.MaxInt64},
-		int64(1), timestamp(o.see(everything()).Events[0].At), earliest(d.from), latest(d.to), 10)
+		int64(1), timestamp(o.see(everything()).Events[0].At), earliest(d.from), latest(d.to), 10, relay.AlongBytes)
 	require.NoError(t, err)
 	partitions := 0
 	for rows.Next() {

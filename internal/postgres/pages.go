@@ -163,7 +163,7 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 	if d != nil {
 		from, to = earliest(d.from), latest(d.to)
 	}
-	rows, err := s.pool.Query(ctx, pagesSQL, worker, lanesOf(numbers), topics, numbers, after, mosts, most, from, to, alongBytes(most), seen)
+	rows, err := s.pinned.Query(ctx, pagesSQL, worker, lanesOf(numbers), topics, numbers, after, mosts, most, from, to, alongBytes(most), seen)
 	if err != nil {
 		return read, err
 	}
@@ -210,34 +210,37 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 	return read, err
 }
 
-// repeatedTexts are those of the last event of pagesSQL that the next one has, too, in most cases: it uses
-// the same memory then.
+// repeatedTexts are those of the last event of a read that the next one has, too, in most cases: it uses the
+// same memory then.
 type repeatedTexts struct{ eventType, contentType string }
 
 // scanNarrow reads an event of pagesSQL, and the number of its cursor.
 func (t *repeatedTexts) scanNarrow(rows pgx.Rows, to *relay.Narrow) (n int, err error) {
-	const eventID, eventType, contentType = 10, 12, 14 // columns; the first is null if the content did not come along
+	const content = 10 // its first column
 	var created pgtype.Timestamptz
 	var place pgtype.TID
-	if rows.RawValues()[eventID] == nil {
-		err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes, nil, nil, nil, nil, nil, nil, &place)
-	} else {
-		var e relay.Event
-		var raw []byte
-		err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes,
-			&e.EventID, &e.Key, nil, &e.Payload, nil, &raw, &place)
-		if err != nil {
-			return n, err
-		}
-		t.eventType = sameText(t.eventType, rows.RawValues()[eventType])
-		t.contentType = sameText(t.contentType, rows.RawValues()[contentType])
-		e.Type, e.ContentType = t.eventType, t.contentType
-		e.Attributes, e.Invalid = attributes(raw)
-		to.Content = &e
-	}
+	err = rows.Scan(nil, nil, nil, nil, nil, &n, &to.Ref.ID, &to.Ref.Replay, &created, &to.Bytes, nil, nil, nil, nil, nil, nil, &place)
 	to.Ref.At, to.CreatedAt = microseconds(created), created.Time
 	to.Place = relay.Place{Block: place.BlockNumber, Offset: place.OffsetNumber}
+	if err == nil {
+		to.Content = t.content(rows.RawValues()[content:])
+	}
 	return n, err
+}
+
+// content reads the six columns of an event's content, which are texts. It returns nil if the content did not come
+// along. The caller adds Ref, CreatedAt and Bytes.
+func (t *repeatedTexts) content(columns [][]byte) *relay.Event {
+	if columns[0] == nil {
+		return nil
+	}
+	t.eventType = sameText(t.eventType, columns[2])
+	t.contentType = sameText(t.contentType, columns[4])
+	e := relay.Event{
+		EventID: string(columns[0]), Key: string(columns[1]), Type: t.eventType, Payload: string(columns[3]), ContentType: t.contentType,
+	}
+	e.Attributes, e.Invalid = attributes(columns[5])
+	return &e
 }
 
 // sameText is raw as a string: last if that is the same, so that it takes no memory.
@@ -322,7 +325,7 @@ func (s *Store) keysOf(ctx context.Context, wanted []relay.Narrow, keys []string
 		ids[i], created[i] = w.Ref.ID, timestamp(w.Ref.At)
 		first, last = min(first, w.Ref.At), max(last, w.Ref.At)
 	}
-	rows, err := s.pool.Query(ctx, keysSQL, ids, created, timestamp(first), timestamp(last))
+	rows, err := s.pinned.Query(ctx, keysSQL, ids, created, timestamp(first), timestamp(last))
 	if err != nil {
 		return err
 	}
@@ -349,7 +352,7 @@ func (s *Store) Contents(ctx context.Context, wanted []relay.Narrow) ([]relay.To
 	for i, w := range wanted {
 		events[i] = relay.Event{Ref: w.Ref, CreatedAt: w.CreatedAt, Bytes: w.Bytes}
 	}
-	if err := s.fill(ctx, events); err != nil {
+	if err := s.fill(ctx, s.pinned, events); err != nil {
 		return nil, fmt.Errorf("load events: %w", err)
 	}
 	all := make([]relay.TopicEvent, len(wanted))

@@ -280,7 +280,7 @@ func TestShares_ReadNoSettledRowsUnderAHeldSnapshot(t *testing.T) {
 	looked := func(after int64) int {
 		t.Helper()
 		return pagesOf(o, lookSQL, aWorker, everyLane, []int64{after + 1}, []int64{math.MaxInt64}, int64(0), timestamp(0),
-			earliest(dated.from), latest(dated.to), 100*topics)
+			earliest(dated.from), latest(dated.to), 100*topics, alongBytes(topics))
 	}
 	var cursors []relay.LaneCursor
 	for n := range topics {

@@ -72,7 +72,7 @@ func (s *Store) Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p 
 	defer cancel()
 	probed, err := s.probe(ctx, l, inHand, p)
 	if err == nil && len(probed.Events) > 0 {
-		err = s.fill(ctx, probed.Events)
+		err = s.fill(ctx, s.pool, probed.Events)
 	}
 	if err == nil {
 		// A page, not a probe, decides about an event that was not found.

@@ -118,6 +118,7 @@ func (s *Store) mustRepeat(ctx context.Context, before int64, isFiltered bool) (
 		s.visible.end()
 		return false, nil
 	}
+	s.pinned.end(errFilteredPlan)
 	if err = s.Security(ctx); err != nil {
 		return false, err
 	}

@@ -27,7 +27,8 @@ type Config struct {
 	// Password makes the password of each new connection, such as a token that is valid for
 	// minutes. Default: the password of the URL.
 	Password func(context.Context) (string, error)
-	// MaxConns is the size of the pool. Default 16.
+	// MaxConns is the size of the pool. A worker that holds shares has at most three connections more, for
+	// frequent reads. Default 16.
 	MaxConns int32
 	// ClaimLease is how long a claim holds its lanes until PublishBatch takes it over. Default
 	// timing.ClaimLease.
@@ -84,8 +85,9 @@ func (c Config) withDefaults() Config {
 
 // Store is safe for concurrent use.
 type Store struct {
-	pool *pgxpool.Pool
-	cfg  Config
+	pool   *pgxpool.Pool
+	pinned *pinned
+	cfg    Config
 
 	sweep  sweeper
 	rounds rounds
@@ -130,6 +132,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
+	if s.pinned, err = openPinned(ctx, pc, s.pool); err != nil {
+		s.pool.Close()
+		return nil, err
+	}
 	s.rounds.want() // for low watermarks that other processes have noted
 	return s, nil
 }
@@ -151,7 +157,14 @@ func logIn(ctx context.Context, c *pgx.ConnConfig, password func(context.Context
 func (s *Store) Close() {
 	s.sweep.wait()
 	s.rounds.wait()
+	s.pinned.own.Close()
 	s.pool.Close()
+}
+
+// reset makes every connection end when it is released, because it leads to a server that cannot write.
+func (s *Store) reset() {
+	s.pool.Reset()
+	s.pinned.own.Reset()
 }
 
 // limit limits one call.

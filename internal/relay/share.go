@@ -73,6 +73,8 @@ type Look struct {
 	Final  int64
 	Server time.Time
 	Most   int // events
+	// Along asks for the contents of small events.
+	Along bool
 }
 
 // Looked is the answer to a Look. All of it is of one snapshot.
@@ -100,6 +102,8 @@ type Found struct {
 	Place Place // if it is pending
 	// Pending is false if the event is not pending: it was settled, or is a dead letter.
 	Pending bool
+	// Content is the whole event, if it is pending and the look has brought the content along. See Narrow.
+	Content *Event
 }
 
 // FirstPending is the first pending event of a lane.

@@ -22,7 +22,7 @@ type settings struct {
 	Auth        string     `env:"OUTBOX_DATABASE_AUTH" envDefault:"password" doc:"password: that of DATABASE_URL; iam: IAM database authentication of RDS and Aurora, a token for each connection"`
 	Config      string     `env:"OUTBOX_CONFIG" doc:"path of the file that routes topics" required:"yes"`
 	TaskQueue   string     `env:"OUTBOX_TASK_QUEUE" envDefault:"outbox-relay" doc:"Temporal task queue, and the name of the schedule: one for each outbox in a namespace; printable ASCII"`
-	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16" doc:"size of the connection pool, at least 2"`
+	Connections int32      `env:"OUTBOX_DATABASE_CONNECTIONS" envDefault:"16" doc:"size of the connection pool, at least 2; a worker with shared lanes opens up to three connections more"`
 	Payloads    string     `env:"OUTBOX_PAYLOAD_BUDGET" envDefault:"24MiB" doc:"memory for the payloads in the worker, in KiB, MiB or GiB, at least 1MiB ([memory](#memory))"`
 	Batches     string     `env:"OUTBOX_BATCHES" envDefault:"shared" doc:"shared: workers share the lanes of all topics ([shared lanes](#shared-lanes)); topics: batches of one topic"`
 	HTTPAddress string     `env:"OUTBOX_HTTP_ADDRESS" doc:"where to serve /healthz, /readyz and /metrics, such as :8080; nowhere if it is not set"`
