@@ -1278,11 +1278,15 @@ func (h *hands) looked(r *read, p readPlan, l relay.Looked, keys keys, asked tim
 		if t != nil && t.lanes[e.Lane] != nil {
 			continue
 		}
-		key, keyed := keys[e.Ref]
+		n := relay.Narrow{Topic: e.Topic, Ref: e.Ref, CreatedAt: time.UnixMicro(e.At), Bytes: e.Bytes, Place: e.Place, Content: e.Content}
+		var key string
+		var keyed bool
+		if t != nil {
+			key, keyed = keys.of(t, n)
+		}
 		if !h.isNew(r, e.Topic, e.Ref) || t != nil && !h.admit(t, key, e.Ref) || h.mustLeave(e.Topic) || h.isTooLarge(e.Topic, e.Ref, e.Bytes) {
 			continue
 		}
-		n := relay.Narrow{Topic: e.Topic, Ref: e.Ref, CreatedAt: time.UnixMicro(e.At), Bytes: e.Bytes, Place: e.Place}
 		if h.topic(e.Topic).dropping != 0 || !h.take(n, born(relay.Event{Ref: n.Ref, CreatedAt: n.CreatedAt}, asked, l.At), key, keyed) {
 			h.putBack(e.Topic, e.Ref, l.Final)
 			continue

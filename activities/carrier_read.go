@@ -15,6 +15,11 @@ const (
 	// sweepShare.
 	sweepEvery = 15 * time.Second
 	sweepShare = 10
+	// busyPoll is the shortest time between two looks for busyFor after one that found events, instead of
+	// Config.PollEvery: the next event usually comes soon. A look costs the database a fraction of a millisecond, and
+	// looks take at most one part of the time in pollShare.
+	busyPoll = 5 * time.Millisecond
+	busyFor  = time.Second
 	// lookEvents is how many events one look finds at most.
 	lookEvents = 1000
 	// gapsMost bounds the gaps that a carrier remembers. While a transaction stays open, each insert that was
@@ -40,6 +45,7 @@ type carrierReader struct {
 	server   time.Time   // whose answers these are
 	most     int         // events that the next look finds at most
 	lookAt   time.Time   // the next look
+	busy     time.Time   // until when events are expected
 	lastPage string      // the last topic of the last page
 	failing  bool
 }
@@ -187,6 +193,7 @@ func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 	defer r.hands.endRead(read)
 	l, err := r.store.Look(ctx, relay.Look{
 		Worker: r.worker, Lanes: p.open, Ranges: r.gaps.Ranges(), Last: r.last, Final: r.final, Server: r.server, Most: r.most,
+		Along: len(p.pages) == 0, // or most events that it finds may be of lanes with a backlog, whose pages bring them
 	})
 	if err != nil {
 		return err
@@ -214,10 +221,21 @@ func (r *carrierReader) look(ctx context.Context, p readPlan) error {
 		r.most *= 2
 	}
 	r.lookAt = time.Now()
+	if len(l.Events) > 0 {
+		r.busy = r.lookAt.Add(busyFor)
+	}
 	if !l.More {
-		r.lookAt = r.lookAt.Add(max(r.poll, (pollShare-1)*time.Since(asked)))
+		r.lookAt = r.lookAt.Add(max(r.interval(), (pollShare-1)*time.Since(asked)))
 	}
 	return nil
+}
+
+// interval is the shortest time until the next look.
+func (r *carrierReader) interval() time.Duration {
+	if time.Now().Before(r.busy) {
+		return min(r.poll, busyPoll)
+	}
+	return r.poll
 }
 
 // pages reads the next pending events of lanes that have a backlog.
@@ -293,7 +311,7 @@ func (r *carrierReader) keys(ctx context.Context, read *read, forHot bool, event
 func narrow(found []relay.Found) (events []relay.Narrow) {
 	for _, e := range found {
 		if e.Topic != "" && e.Pending {
-			events = append(events, relay.Narrow{Topic: e.Topic, Ref: e.Ref})
+			events = append(events, relay.Narrow{Topic: e.Topic, Ref: e.Ref, Content: e.Content})
 		}
 	}
 	return events

@@ -476,6 +476,46 @@ func TestCarrier_SendsALateEventOfABacklogBeforeLaterOnesOfItsKey(t *testing.T) 
 	})
 }
 
+// countedLooks counts looks.
+type countedLooks struct {
+	ReadStore
+	n atomic.Int64
+}
+
+func (c *countedLooks) Look(ctx context.Context, ask relay.Look) (relay.Looked, error) {
+	c.n.Add(1)
+	return c.ReadStore.Look(ctx, ask)
+}
+
+func TestCarrier_LooksMoreOftenWhileEventsCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, reads := newWorld(1), &countedLooks{}
+		w.prepare = func(p *process) {
+			reads.ReadStore = p.cfg.reads
+			p.cfg.reads = reads
+		}
+		w.seated(t, "a", Config{})
+		inASecond := func() int64 {
+			before := reads.n.Load()
+			time.Sleep(time.Second)
+			return reads.n.Load() - before
+		}
+		idle := func() int64 {
+			time.Sleep(2 * busyFor)
+			n := inASecond()
+			require.LessOrEqual(t, n, int64(time.Second/(20*time.Millisecond)))
+			return n
+		}
+		before := idle()
+		stop := w.traffic(t, busyFor/2, "orders")
+		time.Sleep(busyFor)
+		require.Greater(t, inASecond(), before*5/4) // a look takes its time in this world, too
+		stop()
+		w.drained(t, 5*time.Second)
+		idle()
+	})
+}
+
 // lapsing is a database whose next look with pending events sees the leases of the shares as ended: an
 // attendance that began before renews them, and commits afterwards.
 type lapsing struct {
@@ -531,6 +571,7 @@ func TestCarrier_ReadsAllAgainIfTheDatabaseHasAnotherHistory(t *testing.T) {
 
 func TestCarrier_EjectsATopicWithAnEventThatCannotBeSent(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		w.along = -1 // all contents are loaded
 		w.seated(t, "a", Config{})
 		large, missing := w.begin("large", "key"), w.begin("missing", "key")
 		large.messages[0].bytes = relay.PageBytes + 1

@@ -603,10 +603,14 @@ func (p *process) Look(ctx context.Context, l relay.Look) (found relay.Looked, e
 			}
 		}
 		found.More = len(all) >= most
+		along := l.Along && (p.along == 0 || p.rng.Float64() < p.along)
 		for _, m := range all {
 			f := relay.Found{Ref: m.Ref, Bytes: m.bytes}
 			if p.pending[m.Ref] != nil && slices.Contains(l.Lanes, m.Lane) {
 				f.Topic, f.Pending = m.topic, true
+				if along && m.bytes <= relay.AlongBytes && m.ID%3 > 0 {
+					f.Content = m.content()
+				}
 			}
 			found.Events = append(found.Events, f)
 		}
