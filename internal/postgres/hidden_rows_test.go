@@ -29,11 +29,22 @@ type changer struct {
 	changes map[string]func() // by statement
 }
 
-func (c *changer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+// before sets what changes before the next run of a statement.
+func (c *changer) before(sql string, change func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if change := c.changes[d.SQL]; change != nil {
-		delete(c.changes, d.SQL)
+	if c.changes == nil {
+		c.changes = make(map[string]func())
+	}
+	c.changes[sql] = change
+}
+
+func (c *changer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	c.mu.Lock()
+	change := c.changes[d.SQL]
+	delete(c.changes, d.SQL)
+	c.mu.Unlock() // a change may call before
+	if change != nil {
 		change()
 	}
 	return ctx
@@ -43,14 +54,25 @@ func (c *changer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndDat
 // changing is a store as the relay's role, in whose statements something changes.
 func (o testOutbox) changing(before map[string]func()) testOutbox {
 	o.t.Helper()
+	return o.changedBy(&changer{changes: before})
+}
+
+// changedBy is changing for changes that are set later. A change must not come in a transaction that advances the
+// rounds, which has locked what the change locks.
+func (o testOutbox) changedBy(c *changer) testOutbox {
+	o.t.Helper()
 	s := o.asRelay()
 	config := s.pool.Config()
-	config.ConnConfig.Tracer = &changer{changes: before}
+	config.ConnConfig.Tracer = c
 	pool, err := pgxpool.NewWithConfig(o.t.Context(), config)
 	require.NoError(o.t, err)
 	s.pool.Close()
 	s.pool = pool
-	return testOutbox{s, o.t, o.db}
+	s.pinned.end(errNotPinned) // its sessions have no tracer
+	s.pinned.instead = pool
+	changed := testOutbox{s, o.t, o.db}
+	changed.roundsOnlyByHand()
+	return changed
 }
 
 func TestLoad_OfEventsThatAreHiddenIsAnError(t *testing.T) {
@@ -340,11 +362,11 @@ func TestReads_FindRowsHiddenAMomentAgoAfterACheckOfLongAgo(t *testing.T) {
 			o.hold(everyLane...)
 			o.writeKey("orders", "k", 3)
 			cursor := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
-			changes := map[string]func(){}
-			s := o.changing(changes)
+			var c changer
+			s := o.changedBy(&c)
 			require.NoError(t, s.Security(t.Context())) // at the start, and with each look of readiness
 			require.Equal(t, 3, read.found(s, cursor), "nothing is hidden")
-			changes[hiddenSQL] = func() { o.show(read.table) }
+			c.before(hiddenSQL, func() { o.show(read.table) })
 			o.hide(read.table)
 			require.Equal(t, 3, read.found(s, cursor), "they were hidden")
 		})
@@ -358,15 +380,15 @@ func TestReads_NoticeACheckThatFailedMeanwhile(t *testing.T) {
 	o.exec(`CREATE POLICY tenant ON outbox.event USING (true)`)
 	o.hide("event") // with a policy that shows all
 	o.writeKey("orders", "k", 3)
-	changes := map[string]func(){}
-	s := o.changing(changes)
+	var c changer
+	s := o.changedBy(&c)
 	require.Len(t, s.see(everything()).Events, 3)
-	changes[lookSQL] = func() {
+	c.before(lookSQL, func() {
 		o.exec(`ALTER POLICY tenant ON outbox.event USING (false)`)
 		require.Error(t, security(t.Context(), o.asRelay().pool, false))
 		s.visible.end() // as Security of another goroutine does
-		changes[hiddenSQL] = func() { o.exec(`ALTER POLICY tenant ON outbox.event USING (true)`) }
-	}
+	})
+	c.before(hiddenSQL, func() { o.exec(`ALTER POLICY tenant ON outbox.event USING (true)`) })
 	require.Len(t, s.see(everything()).Events, 3)
 }
 
