@@ -392,6 +392,85 @@ func TestReads_NoticeACheckThatFailedMeanwhile(t *testing.T) {
 	require.Len(t, s.see(everything()).Events, 3)
 }
 
+// If one read asked about fewer tables than another, each would end the other's series.
+func TestReads_HaveOneSeriesWhicheverTableHasAPolicy(t *testing.T) {
+	for _, table := range []string{"event", "round", "dated"} {
+		t.Run(table, func(t *testing.T) {
+			o := open(t)
+			o.writeKey("orders", "k", 3)
+			_, lease := o.claimOne()
+			o.hold(everyLane...)
+			o.exec(`CREATE POLICY relay ON outbox.` + table + ` USING (true)`)
+			o.hide(table)
+			s := testOutbox{o.asRelay(), t, o.db}
+			s.roundsOnlyByHand()
+			s.see(everything())
+			series := s.visible.series()
+			require.NotZero(t, series)
+			_, err := s.Attend(t.Context(), relay.Attendance{Worker: aWorker, Lanes: everyLane})
+			require.NoError(t, err)
+			s.pages(10, relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10})
+			s.discover(everyLane...)
+			s.load(lease)
+			require.Equal(t, series, s.visible.series())
+		})
+	}
+}
+
+// The next call may find that the policies do not change any more.
+func TestReads_AreRepeatedOnceAtMost(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 3)
+	o.hold(everyLane...)
+	o.exec(`CREATE POLICY relay ON outbox.event USING (true)`)
+	o.hide("event")
+	at := relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}
+	for sql, read := range map[string]func(s testOutbox) error{
+		lookSQL:     func(s testOutbox) error { return failed(s.Look(t.Context(), everything())) },
+		pagesSQL:    func(s testOutbox) error { return failed(s.Pages(t.Context(), aWorker, []relay.LaneCursor{at}, 10)) },
+		discoverSQL: func(s testOutbox) error { return failed(s.Discover(t.Context(), aWorker, everyLane)) },
+		attendSQL: func(s testOutbox) error {
+			return failed(s.Attend(t.Context(), relay.Attendance{Worker: aWorker, Lanes: everyLane}))
+		},
+	} {
+		var c changer
+		s := o.changedBy(&c)
+		runs := 0
+		var end func()
+		end = func() {
+			s.visible.end() // as a read does to which no policy applied
+			if runs++; runs < 10 {
+				c.before(sql, end)
+			}
+		}
+		c.before(sql, end)
+		require.ErrorContains(t, read(s), "row level security")
+		require.Equal(t, 2, runs, sql)
+		c.before(sql, nil)
+		require.NoError(t, read(s))
+	}
+}
+
+func failed[A any](_ A, err error) error { return err }
+
+// It knows no more than before, and a read of another goroutine need not be repeated for it.
+func TestSecurity_EndsNoSeriesIfItIsCancelled(t *testing.T) {
+	o := open(t)
+	o.exec(`CREATE POLICY relay ON outbox.event USING (true)`)
+	o.hide("event")
+	s := testOutbox{o.asRelay(), t, o.db}
+	s.see(everything())
+	series := s.visible.series()
+	require.NotZero(t, series)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, s.Security(ctx), context.Canceled)
+	require.Equal(t, series, s.visible.series())
+	o.exec(`ALTER POLICY relay ON outbox.event USING (false)`)
+	require.Error(t, s.Security(t.Context()))
+	require.Zero(t, s.visible.series())
+}
+
 // If a low watermark rose above a hidden event, the next claim would send the later event of its key first.
 func TestWatermark_DoesNotRiseOverAnEventThatIsHidden(t *testing.T) {
 	o := open(t)

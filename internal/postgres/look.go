@@ -188,7 +188,14 @@ func (s *Store) lookInTime(ctx context.Context, l relay.Look) (found relay.Looke
 const lookContent = 13
 
 func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found relay.Looked, after pgtype.Timestamptz, unreadable []string, err error) {
-	before := s.visible.series()
+	err = s.visibly(ctx, func() (isFiltered bool, err error) {
+		found, after, unreadable, isFiltered, err = s.lookOnce(ctx, l, d)
+		return isFiltered, err
+	})
+	return found, after, unreadable, err
+}
+
+func (s *Store) lookOnce(ctx context.Context, l relay.Look, d dates) (found relay.Looked, after pgtype.Timestamptz, unreadable []string, isFiltered bool, err error) {
 	from, to := rangeColumns(l.Ranges)
 	along := 0
 	if l.Along {
@@ -196,10 +203,9 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 	}
 	rows, err := s.pinned.Query(ctx, lookSQL, l.Worker, l.Lanes, from, to, l.Last.ID, timestamp(l.Last.At), earliest(d.from), latest(d.to), l.Most, along)
 	if err != nil {
-		return found, after, nil, err
+		return found, after, nil, false, err
 	}
 	defer rows.Close()
-	var isFiltered bool
 	if rows.Next() {
 		err = rows.Scan(&found.Held, &found.At, &found.Final, &after, &found.Server, &found.SameHistory, &isFiltered, nil, nil, nil, nil, nil, nil,
 			nil, nil, nil, nil, nil, nil)
@@ -239,15 +245,11 @@ func (s *Store) lookBetween(ctx context.Context, l relay.Look, d dates) (found r
 		found.Events = append(found.Events, e)
 	}
 	if err = cmp.Or(err, rows.Err()); err != nil {
-		return found, after, nil, err
+		return found, after, nil, false, err
 	}
 	found.Events, found.More = merged(found.Events[:len(found.Events)-others], found.Events[len(found.Events)-others:], l.Most)
 	found.SameHistory = found.SameHistory && found.Final >= l.Final && (l.Server.IsZero() || l.Server.Equal(found.Server))
-	var must bool
-	if must, err = s.mustRepeat(ctx, before, isFiltered); must {
-		return s.lookBetween(ctx, l, d)
-	}
-	return found, after, unreadable, err
+	return found, after, unreadable, isFiltered, nil
 }
 
 // merged puts two lists of at most most events in the order of their ids. If a list is full, what follows

@@ -42,7 +42,10 @@ func (s *Store) Discover(ctx context.Context, worker string, lanes []int16) (rel
 	defer cancel()
 	var found relay.Discovered
 	err := s.pastUnreadableTopics(ctx, worker, func() (unreadable []string, err error) {
-		found, unreadable, err = s.discover(ctx, worker, lanes)
+		err = s.visibly(ctx, func() (isFiltered bool, err error) {
+			found, unreadable, isFiltered, err = s.discover(ctx, worker, lanes)
+			return isFiltered, err
+		})
 		return unreadable, err
 	})
 	if err != nil {
@@ -51,14 +54,12 @@ func (s *Store) Discover(ctx context.Context, worker string, lanes []int16) (rel
 	return found, nil
 }
 
-func (s *Store) discover(ctx context.Context, worker string, lanes []int16) (found relay.Discovered, unreadable []string, err error) {
-	before := s.visible.series()
+func (s *Store) discover(ctx context.Context, worker string, lanes []int16) (found relay.Discovered, unreadable []string, isFiltered bool, err error) {
 	rows, err := s.pool.Query(ctx, discoverSQL, worker, lanes)
 	if err != nil {
-		return found, nil, err
+		return found, nil, false, err
 	}
 	defer rows.Close()
-	var isFiltered bool
 	if rows.Next() {
 		err = rows.Scan(&found.Held, &found.Final, &found.Server, &isFiltered, nil, nil, nil, nil, nil)
 	}
@@ -74,13 +75,9 @@ func (s *Store) discover(ctx context.Context, worker string, lanes []int16) (fou
 		found.First = append(found.First, f)
 	}
 	if err = cmp.Or(err, rows.Err()); err != nil {
-		return found, nil, err
+		return found, nil, false, err
 	}
-	var must bool
-	if must, err = s.mustRepeat(ctx, before, isFiltered); must {
-		return s.discover(ctx, worker, lanes)
-	}
-	return found, unreadable, err
+	return found, unreadable, isFiltered, nil
 }
 
 // pagesSQL reads the next pending events of some lanes, each lane by an index scan that begins at its
@@ -157,7 +154,14 @@ func (s *Store) Pages(ctx context.Context, worker string, cursors []relay.LaneCu
 
 // pages brings contents along of events within dates; nil: of none.
 func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCursor, most int, d *dates) (read relay.Pages, err error) {
-	before := s.visible.series()
+	err = s.visibly(ctx, func() (isFiltered bool, err error) {
+		read, isFiltered, err = s.pagesOnce(ctx, worker, cursors, most, d)
+		return isFiltered, err
+	})
+	return read, err
+}
+
+func (s *Store) pagesOnce(ctx context.Context, worker string, cursors []relay.LaneCursor, most int, d *dates) (read relay.Pages, isFiltered bool, err error) {
 	topics, numbers, after, seen, mosts := cursorColumns(cursors, most)
 	from, to := pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}, earliest(time.Time{})
 	if d != nil {
@@ -165,10 +169,9 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 	}
 	rows, err := s.pinned.Query(ctx, pagesSQL, worker, lanesOf(numbers), topics, numbers, after, mosts, most, from, to, alongBytes(most), seen)
 	if err != nil {
-		return read, err
+		return read, false, err
 	}
 	defer rows.Close()
-	var isFiltered bool
 	if rows.Next() {
 		err = rows.Scan(&read.Held, &read.At, &read.Final, &read.Server, &isFiltered, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil)
 	}
@@ -195,7 +198,7 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 		read.Events = append(read.Events, e)
 	}
 	if err = cmp.Or(err, rows.Err()); err != nil {
-		return read, err
+		return read, false, err
 	}
 	cut := len(read.Events) >= most
 	for i, c := range cursors {
@@ -203,11 +206,7 @@ func (s *Store) pages(ctx context.Context, worker string, cursors []relay.LaneCu
 			read.Full = append(read.Full, c.TopicLane)
 		}
 	}
-	var must bool
-	if must, err = s.mustRepeat(ctx, before, isFiltered); must {
-		return s.pages(ctx, worker, cursors, most, d)
-	}
-	return read, err
+	return read, isFiltered, nil
 }
 
 // repeatedTexts are those of the last event of a read that the next one has, too, in most cases: it uses the

@@ -66,7 +66,7 @@ func (s *Store) Security(ctx context.Context) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	err := security(ctx, s.pool, false)
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		s.visible.end()
 	}
 	return err
@@ -109,20 +109,32 @@ func (v *visibility) goOn(before int64) bool {
 	return false
 }
 
-// mustRepeat is the check of a read that is too frequent for unhidden. before is the series of s.visible from
-// before the read, and isFiltered the read's value of filtered. If the series has ended and the check passes,
-// rows may have been hidden from the read, and the caller reads again. If rows are hidden and shown again
-// between two reads of a series, nothing notices it.
-func (s *Store) mustRepeat(ctx context.Context, before int64, isFiltered bool) (must bool, err error) {
-	if !isFiltered {
-		s.visible.end()
-		return false, nil
+// errPolicies is the error of a read between whose checks policies have changed again and again.
+var errPolicies = errors.New("row level security of outbox's tables has changed during the read: try again")
+
+// visibly runs a read that is too frequent for unhidden. The read reports its value of filteredShares. If the series
+// of before the read has ended and the check after it passes, rows may have been hidden, and visibly runs the read
+// once more. If rows are hidden and shown again between two reads of a series, nothing notices it.
+func (s *Store) visibly(ctx context.Context, read func() (isFiltered bool, err error)) error {
+	for range 2 {
+		before := s.visible.series()
+		isFiltered, err := read()
+		if err != nil {
+			return err
+		}
+		if !isFiltered {
+			s.visible.end()
+			return nil
+		}
+		s.pinned.end(errFilteredPlan)
+		if err := s.Security(ctx); err != nil {
+			return err
+		}
+		if s.visible.goOn(before) {
+			return nil
+		}
 	}
-	s.pinned.end(errFilteredPlan)
-	if err = s.Security(ctx); err != nil {
-		return false, err
-	}
-	return !s.visible.goOn(before), nil
+	return errPolicies
 }
 
 // unhidden runs a read, and returns an error if rows may have been hidden from it. A policy can change between

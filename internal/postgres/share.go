@@ -112,7 +112,7 @@ UNION ALL SELECT 'worker', id::text, 0, seated, false, false, false, 0 FROM outb
 UNION ALL SELECT 'worker', $1::uuid::text, 0, $3, false, false, false, 0
 UNION ALL SELECT 'exception', topic, lane, apart, claimed, reserved, free, low_id FROM described
 UNION ALL SELECT 'stopped', topic, 0, false, false, false, false, 0 FROM (` + stoppedTopics + `) stopped
-UNION ALL SELECT 'filtered', '', 0, false, false, false, false, 0 WHERE ` + filtered + `
+UNION ALL SELECT 'filtered', '', 0, false, false, false, false, 0 WHERE ` + filteredShares + `
 ORDER BY 1, 2, 3`
 
 // lastingMost is how many lanes one attendance sets apart at most, so that leases are renewed in time.
@@ -137,17 +137,23 @@ func (s *Store) Attend(ctx context.Context, a relay.Attendance) (relay.Shares, e
 }
 
 func (s *Store) attend(ctx context.Context, a relay.Attendance) (shares relay.Shares, err error) {
-	before := s.visible.series()
+	err = s.visibly(ctx, func() (isFiltered bool, err error) {
+		shares, isFiltered, err = s.attendOnce(ctx, a)
+		return isFiltered, err
+	})
+	return shares, err
+}
+
+func (s *Store) attendOnce(ctx context.Context, a relay.Attendance) (shares relay.Shares, isFiltered bool, err error) {
 	rows, err := s.pool.Query(ctx, attendSQL, a.Worker, s.text(a.Name), a.Seated, append([]int16{}, a.Lanes...),
 		s.cfg.ShareLease, timing.WorkerGone, timing.ClockMargin, timing.BatchSlow)
 	if err != nil {
-		return shares, err
+		return shares, false, err
 	}
 	var kind, name string
 	var number int16
 	var first, claimed, reserved, free bool
 	var low int64
-	isFiltered := false
 	_, err = pgx.ForEachRow(rows, []any{&kind, &name, &number, &first, &claimed, &reserved, &free, &low}, func() error {
 		switch kind {
 		case "mine":
@@ -168,14 +174,7 @@ func (s *Store) attend(ctx context.Context, a relay.Attendance) (shares relay.Sh
 		}
 		return nil
 	})
-	if err != nil {
-		return shares, err
-	}
-	must, err := s.mustRepeat(ctx, before, isFiltered)
-	if must {
-		return s.attend(ctx, a)
-	}
-	return shares, err
+	return shares, isFiltered, err
 }
 
 // takeSharesSQL takes shares that are not live. It locks them against everything that needs a share to
