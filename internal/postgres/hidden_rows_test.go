@@ -473,32 +473,42 @@ func TestSecurity_EndsNoSeriesIfItIsCancelled(t *testing.T) {
 
 // If a low watermark rose above a hidden event, the next claim would send the later event of its key first.
 func TestWatermark_DoesNotRiseOverAnEventThatIsHidden(t *testing.T) {
-	o := open(t)
-	require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
-	o.claim()
-	o.sweepOnlyByHand()
-	o.roundsAtOnce()
-	tx := slow(o, "orders", "k") // has id 1
-	o.writeKey("orders", "k", 3) // as if of another key of the lane
-	require.Equal(t, []int64{2, 3, 4}, o.publishAll())
-	require.NoError(t, tx.Commit(t.Context()))
+	for name, changes := range map[string]map[string]func(o testOutbox){
+		"from before":        {raisableSQL: func(o testOutbox) { o.hide("pending") }},
+		"just for the raise": {raiseSQL: func(o testOutbox) { o.hide("pending") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t)
+			require.NoError(t, o.EnsureLanes(t.Context(), []string{"orders"}))
+			o.claim()
+			o.sweepOnlyByHand()
+			o.roundsAtOnce()
+			tx := slow(o, "orders", "k") // has id 1
+			o.writeKey("orders", "k", 3) // as if of another key of the lane
+			require.Equal(t, []int64{2, 3, 4}, o.publishAll())
+			require.NoError(t, tx.Commit(t.Context()))
 
-	s := testOutbox{o.asRelay(), t, o.db}
-	s.sweepOnlyByHand()
-	s.roundsAtOnce()
-	o.hide("pending")
-	for range 6 { // as often as Claim and Page do
-		if _, _, err := s.AdvanceRounds(t.Context(), true); err != nil {
+			var c changer
+			for sql, change := range changes {
+				c.before(sql, func() { change(o) })
+			}
+			s := o.changedBy(&c)
+			s.sweepOnlyByHand()
+			s.roundsAtOnce()
+			for range 6 { // as often as Claim and Page do
+				if _, _, err := s.AdvanceRounds(t.Context(), true); err != nil {
+					require.ErrorContains(t, err, "row level security")
+				}
+			}
+			_, err := s.Claim(t.Context(), request("x"))
 			require.ErrorContains(t, err, "row level security")
-		}
-	}
-	_, err := s.Claim(t.Context(), request("x"))
-	require.ErrorContains(t, err, "row level security")
-	o.show("pending")
+			o.show("pending")
 
-	o.writeKey("orders", "k", 1) // serialised behind it
-	require.Equal(t, 2, o.pending())
-	require.Equal(t, []int64{1, 5}, o.publishAll(), "in order")
+			o.writeKey("orders", "k", 1) // serialised behind it
+			require.Equal(t, 2, o.pending())
+			require.Equal(t, []int64{1, 5}, o.publishAll(), "in order")
+		})
+	}
 }
 
 // A batch that was claimed before must not go on past a pause, although the pause is visible again.

@@ -143,14 +143,14 @@ func (s *Store) AdvanceRounds(ctx context.Context, closeRound bool) (closed, wai
 // ended, because the caller's knowledge may be from another server, before a failover. It skips locked
 // lanes: another transaction, such as the move of a redrive, may be putting events into them.
 const raisableSQL = `
-SELECT l.topic, l.lane, l.low_id, l.mark_id, ` + filtered + ` FROM outbox.lane l
+SELECT l.topic, l.lane, l.low_id, l.mark_id FROM outbox.lane l
 WHERE l.mark_id > l.low_id AND l.mark_round <= (SELECT ended FROM outbox.round) AND (l.topic, l.lane) > ($2, $3::smallint)
 ORDER BY l.topic, l.lane LIMIT $1
 FOR NO KEY UPDATE SKIP LOCKED`
 
 // raiseSQL reads once more from the old low watermark. It is a statement of its own, with a snapshot
 // from after the locks, so that it sees the commits of the round's writers and the events that were
-// moved to the lane.
+// moved to the lane. It says itself whether a policy may hide events: one may come after the lanes are locked.
 const raiseSQL = `
 WITH raised AS (
     SELECT w.topic, w.lane, coalesce(first.id, w.mark_id) AS low_id
@@ -158,9 +158,11 @@ WITH raised AS (
     LEFT JOIN LATERAL (
         SELECT p.id FROM outbox.pending p
         WHERE p.topic = w.topic AND p.lane = w.lane AND p.id >= w.low_id AND p.id < w.mark_id
-        ORDER BY p.id LIMIT 1) first ON true)
-UPDATE outbox.lane l SET low_id = raised.low_id FROM raised
-WHERE l.topic = raised.topic AND l.lane = raised.lane AND l.low_id < raised.low_id`
+        ORDER BY p.id LIMIT 1) first ON true),
+done AS (
+    UPDATE outbox.lane l SET low_id = raised.low_id FROM raised
+    WHERE l.topic = raised.topic AND l.lane = raised.lane AND l.low_id < raised.low_id)
+SELECT ` + filtered
 
 // raise advances the low watermarks of lanes to the next ones of ended rounds, or to the first pending
 // event before. It does so once for each value of ended.
@@ -174,12 +176,11 @@ func (s *Store) raise(ctx context.Context, ended int64) error {
 			var lows, nexts []int64
 			var l lane
 			var low, next int64
-			var isFiltered bool
 			rows, err := tx.Query(ctx, raisableSQL, raiseLanes, after.topic, after.lane)
 			if err != nil {
 				return err
 			}
-			_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &low, &next, &isFiltered}, func() error {
+			_, err = pgx.ForEachRow(rows, []any{&l.topic, &l.lane, &low, &next}, func() error {
 				lanes, lows, nexts = append(lanes, l), append(lows, low), append(nexts, next)
 				return nil
 			})
@@ -188,14 +189,12 @@ func (s *Store) raise(ctx context.Context, ended int64) error {
 			}
 			after = l.key()
 			topics, numbers := columns(lanes)
-			raise := func() error {
-				_, err := tx.Exec(ctx, raiseSQL, topics, numbers, lows, nexts)
-				return err
+			var isFiltered bool
+			err = tx.QueryRow(ctx, raiseSQL, topics, numbers, lows, nexts).Scan(&isFiltered)
+			if err == nil && isFiltered {
+				err = security(ctx, tx, false) // no policy changes before the commit: the tables are locked
 			}
-			if isFiltered {
-				return unhidden(ctx, tx, raise)
-			}
-			return raise()
+			return err
 		})
 		if err != nil {
 			return fmt.Errorf("raise low watermarks: %w", err)
