@@ -15,15 +15,21 @@ import (
 // events would become dead letters, a few at a time.
 type ambiguity struct {
 	mu       sync.Mutex
-	believed map[string]beliefs
+	believed map[string]*beliefs
 	accepted map[string]time.Time
 }
 
 // beliefs are the events whose refusals are believed, the last one at a time. An event counts once: nobody may
 // know whether it became a dead letter, because the commit got no answer, and then it is refused again.
 type beliefs struct {
+	attempts map[relay.Ref]int // that believe each event
+	last     time.Time
+}
+
+// belief is what one attempt has added to the beliefs of its topic. The zero value is ready.
+type belief struct {
+	in     *beliefs
 	events map[relay.Ref]bool
-	last   time.Time
 }
 
 // noteAccepted notes that an event of the topic was accepted whose request was started at the given time.
@@ -40,36 +46,55 @@ func (a *ambiguity) noteAccepted(topic string, sent time.Time) {
 	}
 }
 
-// believe notes that ambiguous refusals are believed, if a batch of the topic may believe so many.
+// believe notes that an attempt believes ambiguous refusals, if a batch of the topic may believe so many.
 // It is noted before they become dead letters: batches of the topic may be refused at the same time.
-func (a *ambiguity) believe(topic string, refused []relay.Outcome) bool {
+func (a *ambiguity) believe(topic string, by *belief, refused []relay.Outcome) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(refused) == 0 {
 		return true
 	}
-	events := make(map[relay.Ref]bool, ambiguousLimit)
-	maps.Copy(events, a.believed[topic].events)
-	for _, o := range refused {
-		events[o.Ref] = true
+	b := a.believed[topic]
+	if b == nil {
+		b = &beliefs{attempts: make(map[relay.Ref]int, ambiguousLimit)}
 	}
-	if len(events) > ambiguousLimit {
+	fresh := 0
+	for _, o := range refused {
+		if b.attempts[o.Ref] == 0 {
+			fresh++
+		}
+	}
+	if len(b.attempts)+fresh > ambiguousLimit {
 		return false
 	}
 	if a.believed == nil {
-		a.believed = make(map[string]beliefs)
+		a.believed = make(map[string]*beliefs)
 	}
-	a.believed[topic] = beliefs{events: events, last: time.Now()}
+	a.believed[topic] = b
+	b.last = time.Now()
+	if by.in != b {
+		*by = belief{in: b, events: make(map[relay.Ref]bool, len(refused))}
+	}
+	for _, o := range refused {
+		if !by.events[o.Ref] {
+			by.events[o.Ref] = true
+			b.attempts[o.Ref]++
+		}
+	}
 	return true
 }
 
-// disbelieve takes back refusals that have certainly made no dead letters.
-func (a *ambiguity) disbelieve(topic string, refused []relay.Outcome) {
+// disbelieve takes back what an attempt believes, if it has certainly made no dead letters of it. Another attempt may
+// believe the same events: one that lost its claim and the next one of the batch are refused alike.
+func (a *ambiguity) disbelieve(by *belief) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, o := range refused {
-		delete(a.believed[topic].events, o.Ref)
+	for ref := range by.events {
+		if by.in.attempts[ref]--; by.in.attempts[ref] == 0 {
+			delete(by.in.attempts, ref)
+		}
 	}
+	*by = belief{}
 }
 
 // of returns of how many other events of a topic ambiguous refusals were believed since an event of it was
@@ -77,10 +102,13 @@ func (a *ambiguity) disbelieve(topic string, refused []relay.Outcome) {
 func (a *ambiguity) of(topic string, refused []relay.Outcome, lately time.Duration) (believed int, gotThrough bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	others := maps.Clone(a.believed[topic].events)
-	for _, o := range refused {
-		delete(others, o.Ref)
+	if b := a.believed[topic]; b != nil {
+		others := maps.Clone(b.attempts)
+		for _, o := range refused {
+			delete(others, o.Ref)
+		}
+		believed = len(others)
 	}
 	at, ever := a.accepted[topic]
-	return len(others), ever && time.Since(at) < lately
+	return believed, ever && time.Since(at) < lately
 }

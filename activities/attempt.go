@@ -42,6 +42,8 @@ type attempt struct {
 	last checkpoint
 	// probes are the result of the probing behind the first page of a recovery.
 	probes probes
+	// belief has the ambiguous refusals that the attempt believes.
+	belief belief
 }
 
 func (a *Activities) newAttempt(r PublishRequest, l relay.Lease, leaseFrom timing.Reading, last checkpoint) *attempt {
@@ -238,7 +240,7 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 	}
 	f.believed, f.othersGotThrough = t.ambiguous.of(f.topic, f.refused.ambiguous, f.expireAfter)
 	v := f.judge()
-	if !t.ambiguous.believe(f.topic, v.believed) {
+	if !t.ambiguous.believe(f.topic, &t.belief, v.believed) {
 		f.believed = ambiguousLimit // by another batch, meanwhile
 		v = f.judge()
 	}
@@ -253,7 +255,7 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 		f.refusedFor[k.Ref] = k.For
 	}
 	if err != nil {
-		t.ambiguous.disbelieve(f.topic, v.believed)
+		t.ambiguous.disbelieve(&t.belief)
 	}
 	return err
 }
@@ -263,7 +265,7 @@ func (t *attempt) carryOut(ctx context.Context, d decision) error {
 	if len(d.deadLetters) > 0 {
 		if err := t.store.DeadLetter(ctx, t.lease, t.workflowID, d.deadLetters); err != nil {
 			if errors.Is(err, relay.ErrClaimLost) { // after other errors, the dead letters may exist
-				t.ambiguous.disbelieve(t.topic, d.believed)
+				t.ambiguous.disbelieve(&t.belief)
 			}
 			return err
 		}

@@ -120,10 +120,7 @@ func (c *checkpoint) set(t tally) {
 // decision is what becomes of one topic at the end of an attempt. It is carried out in the order
 // of its fields, up to the first error.
 type decision struct {
-	// deadLetters become dead letters. believed are those of them that are ambiguous, and have
-	// no evidence.
 	deadLetters []relay.Outcome
-	believed    []relay.Outcome
 	// giveBack are lanes that were borrowed for probing.
 	giveBack []int16
 	tally    tally // for the next attempt
@@ -207,7 +204,6 @@ func (f facts) weigh(d *decision) {
 	v := f.judge()
 	expired := f.expired(v)
 	d.deadLetters = slices.Concat(v.poison, v.ambiguous, expired)
-	d.believed = v.believed
 	d.giveBack = slices.Sorted(maps.Keys(f.borrowed))
 	d.tally.provedAt, d.tally.givenUp = v.provedAt, v.givenUp
 

@@ -385,7 +385,7 @@ func TestPublishBatch_PreparesBeforeTemporalGivesItsBatchToAnother(t *testing.T)
 
 func TestDecide_BlamesNoDestinationWhereNoRefusalIsAmbiguous(t *testing.T) {
 	var a ambiguity
-	require.True(t, a.believe("orders", outcomes(ambiguousPoison(), refs(9, ambiguousLimit))))
+	require.True(t, a.believe("orders", &belief{}, outcomes(ambiguousPoison(), refs(9, ambiguousLimit))))
 	var f facts
 	f.believed, _ = a.of("orders", nil, time.Hour)
 	require.Nil(t, f.judge().whole)
@@ -393,34 +393,83 @@ func TestDecide_BlamesNoDestinationWhereNoRefusalIsAmbiguous(t *testing.T) {
 	require.NotNil(t, f.judge().whole)
 }
 
+// judged is an attempt for a lane to which one event was refused with an ambiguous code, and its decision.
+func (e *env) judged(t *testing.T, lane int16, id int) (*attempt, decision) {
+	t.Helper()
+	a := e.newAttempt(request(lane), relay.Lease{Topic: "orders"}, e.clock.Now(), checkpoint{})
+	f := a.facts()
+	f.refused.ambiguous = outcomes(ambiguousPoison(), refs(id, 1))
+	require.NoError(t, a.recordRefusals(t.Context(), &f))
+	return a, decide(f)
+}
+
 // All batches judge before one of them makes its dead letters.
 func TestAmbiguity_LimitHoldsForBatchesAtOnce(t *testing.T) {
 	e := newEnv(t)
-	judged := func(lane int16) (*attempt, decision) {
-		a := e.newAttempt(request(lane), relay.Lease{Topic: "orders"}, e.clock.Now(), checkpoint{})
-		f := a.facts()
-		f.refused.ambiguous = outcomes(ambiguousPoison(), refs(1+int(lane), 1))
-		require.NoError(t, a.recordRefusals(t.Context(), &f))
-		return a, decide(f)
-	}
-	first, dead := judged(0)
+	first, dead := e.judged(t, 0, 1)
 	require.Len(t, dead.deadLetters, 1)
-	_, second := judged(1)
-	require.Len(t, second.deadLetters, 1)
-	_, third := judged(2)
+	second, alsoDead := e.judged(t, 1, 2)
+	require.Len(t, alsoDead.deadLetters, 1)
+	_, third := e.judged(t, 2, 3)
 	require.Empty(t, third.deadLetters)
 	// Nobody knows whether the commit of a statement without an answer was made.
 	e.store.deadLetterErr = errors.New("away")
 	require.Error(t, first.carryOut(t.Context(), dead))
-	_, again := judged(0)
+	_, again := e.judged(t, 0, 1)
 	require.Len(t, again.deadLetters, 1, "the same event")
-	_, third = judged(2)
+	_, third = e.judged(t, 2, 3)
 	require.Empty(t, third.deadLetters)
 	// What certainly made no dead letter does not count.
 	e.store.deadLetterErr = relay.ErrClaimLost
-	require.Error(t, first.carryOut(t.Context(), dead))
-	_, third = judged(2)
+	require.Error(t, second.carryOut(t.Context(), alsoDead))
+	_, third = e.judged(t, 2, 3)
 	require.Len(t, third.deadLetters, 1)
+}
+
+// An attempt that has lost its claim and the next one of the batch are refused alike.
+func TestAmbiguity_AnAttemptTakesBackOnlyItsOwnBelief(t *testing.T) {
+	for name, fails := range map[string]func(e *env, stale *attempt, d decision){
+		"its claim is lost": func(e *env, stale *attempt, d decision) {
+			e.store.deadLetterErr = relay.ErrClaimLost
+			require.ErrorIs(t, stale.carryOut(t.Context(), d), relay.ErrClaimLost)
+			e.store.deadLetterErr = nil
+		},
+		"it judges again, and its claim is lost": func(e *env, stale *attempt, d decision) {
+			f := stale.facts()
+			f.refused.ambiguous = outcomes(ambiguousPoison(), refs(1, 1))
+			require.NoError(t, stale.recordRefusals(t.Context(), &f))
+			e.store.deadLetterErr = relay.ErrClaimLost
+			require.ErrorIs(t, stale.carryOut(t.Context(), d), relay.ErrClaimLost)
+			e.store.deadLetterErr = nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			stale, staleDecision := e.judged(t, 0, 1)
+			next, d := e.judged(t, 0, 1)
+			require.NoError(t, next.carryOut(t.Context(), d))
+			dead := len(d.deadLetters)
+			fails(e, stale, staleDecision)
+			for id := 2; id <= 5; id++ {
+				_, d := e.judged(t, int16(id), id)
+				dead += len(d.deadLetters)
+			}
+			require.Equal(t, ambiguousLimit, dead)
+		})
+	}
+}
+
+// An accepted event ends all beliefs. Later ones are those of other attempts.
+func TestAmbiguity_NoBeliefOfALaterTimeIsTakenBack(t *testing.T) {
+	var a ambiguity
+	var stale belief
+	refused := outcomes(ambiguousPoison(), refs(1, 1))
+	require.True(t, a.believe("orders", &stale, refused))
+	a.noteAccepted("orders", time.Now())
+	require.True(t, a.believe("orders", &belief{}, refused))
+	a.disbelieve(&stale)
+	believed, _ := a.of("orders", nil, time.Hour)
+	require.Equal(t, 1, believed)
 }
 
 // Batches end in any order: the last one may have sent before the destination broke.
@@ -429,14 +478,14 @@ func TestAmbiguity_LimitEndsWithAnEventThatWasSentLater(t *testing.T) {
 	before := time.Now()
 	refused := outcomes(ambiguousPoison(), refs(1, ambiguousLimit+1))
 	few, other := refused[:ambiguousLimit], refused[ambiguousLimit:]
-	require.True(t, a.believe("orders", few))
-	require.True(t, a.believe("orders", few), "they count once")
+	require.True(t, a.believe("orders", &belief{}, few))
+	require.True(t, a.believe("orders", &belief{}, few), "they count once")
 	a.noteAccepted("orders", before)
-	require.False(t, a.believe("orders", other))
+	require.False(t, a.believe("orders", &belief{}, other))
 	a.noteAccepted("other", time.Now())
-	require.False(t, a.believe("orders", other))
+	require.False(t, a.believe("orders", &belief{}, other))
 	a.noteAccepted("orders", time.Now())
-	require.True(t, a.believe("orders", few))
+	require.True(t, a.believe("orders", &belief{}, few))
 }
 
 // kinds has a queue that is of another kind from one request to the next.
