@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -18,7 +19,9 @@ import (
 // holder of their lanes: a later attempt may be sending an event that a stale attempt could not
 // send. So it locks the lanes first, and the check of the holder stays true until the move is done;
 // without the lock, a stale holder could move events. An event stays pending if another event's
-// dead letter has its id, because a sequence that was set back gives ids again.
+// dead letter has its id, because a sequence that was set back gives ids again. At the end it says
+// whether an event was not found, so that its dead letter has no key, and whether a policy may hide
+// rows.
 const deadLetterSQL = `
 WITH mine AS (
     SELECT lane FROM outbox.lane
@@ -47,15 +50,19 @@ forgotten AS (
     DELETE FROM outbox.refusal r USING dead
     WHERE r.topic = $1 AND r.lane = dead.lane AND r.id = dead.id AND r.replay = dead.replay
     RETURNING r.lane, r.id, r.replay, CASE WHEN coalesce(r.created_at, dead.created_at) = dead.created_at THEN r.attempts END AS attempts),
+keyed AS MATERIALIZED (
+    SELECT gone.*, (SELECT e.key FROM outbox.event e
+                    WHERE e.id = gone.id AND e.created_at = gone.created_at AND e.id <> ALL ($10::bigint[])) AS key
+    FROM gone),
 moved AS (
     INSERT INTO outbox.dead_letter
         (topic, lane, id, created_at, bytes, replay, key, code, message, attempts, workflow_id, operation)
-    SELECT $1, lane, id, gone.created_at, bytes, replay,
-           coalesce((SELECT e.key FROM outbox.event e WHERE e.id = gone.id AND e.created_at = gone.created_at AND e.id <> ALL ($10::bigint[])), ''),
+    SELECT $1, lane, id, gone.created_at, bytes, replay, coalesce(gone.key, ''),
            dead.code, dead.message, coalesce(forgotten.attempts, 0) + 1, $8, coalesce(operation, 0)
-    FROM gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
+    FROM keyed gone JOIN dead USING (lane, id, replay) LEFT JOIN forgotten USING (lane, id, replay)
     WHERE NOT EXISTS (SELECT FROM outbox.dead_letter d WHERE d.topic = $1 AND d.lane = gone.lane AND d.id = gone.id AND d.replay = gone.replay))
-SELECT (SELECT count(*) FROM mine), (SELECT coalesce(min(id), 0) FROM taken)`
+SELECT (SELECT count(*) FROM mine), (SELECT coalesce(min(id), 0) FROM taken),
+       EXISTS (SELECT FROM keyed WHERE key IS NULL AND id <> ALL ($10::bigint[])), ` + filtered
 
 // DeadLetter makes dead letters of events that l's attempt holds and that their destination
 // refuses, with the reason. It moves all events or none: it returns relay.ErrClaimLost if another
@@ -75,14 +82,30 @@ func (s *Store) DeadLetter(ctx context.Context, l relay.Lease, workflowID string
 		return fmt.Errorf("read the keys of dead letters: %w", err)
 	}
 	var taken int64
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		var mine int
-		err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created, append([]int64{}, keyless...)).Scan(&mine, &taken)
-		if err == nil && mine < len(held) {
-			err = relay.ErrClaimLost
-		}
-		return err
-	})
+	// An event that is not found may have moved while the statement waited: see lookAgain.
+	errMissing := errors.New("an event is missing")
+	move := func(mayMiss bool) error {
+		return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			var mine int
+			var misses, isFiltered bool
+			err := tx.QueryRow(ctx, deadLetterSQL, l.Topic, c.lanes, l.Holder, c.ids, c.replays, s.texts(c.codes), s.texts(c.messages), s.text(workflowID), c.created, append([]int64{}, keyless...)).
+				Scan(&mine, &taken, &misses, &isFiltered)
+			if err == nil && isFiltered {
+				err = security(ctx, tx, false) // no policy changes before the commit: the tables are locked
+			}
+			switch {
+			case err != nil:
+			case mine < len(held):
+				err = relay.ErrClaimLost
+			case misses && !mayMiss:
+				err = errMissing
+			}
+			return err
+		})
+	}
+	if err = move(false); errors.Is(err, errMissing) {
+		err = move(true)
+	}
 	if err == nil && taken != 0 {
 		err = fmt.Errorf("event %d of the topic %s stays pending, because the dead letter of an older event has its id: "+
 			"redrive or discard that dead letter with %q", taken, l.Topic, program.Starter("dead"))

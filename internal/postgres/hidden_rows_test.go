@@ -511,6 +511,21 @@ func TestWatermark_DoesNotRiseOverAnEventThatIsHidden(t *testing.T) {
 	}
 }
 
+// A dead letter without its key would block nothing, and its redrive would take along nothing behind it.
+func TestDeadLetter_OfAnEventThatIsHiddenIsAnError(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 3)
+	s := testOutbox{o.asRelay(), t, o.db}
+	_, lease := s.claimOne()
+	dead := refusedAs("Poison", s.load(lease)[0])
+	o.hide("event")
+	require.ErrorContains(t, s.DeadLetter(t.Context(), lease, "relay-1", dead), "row level security")
+	require.Equal(t, 3, o.pending())
+	o.exec(`CREATE POLICY relay ON outbox.event USING (true)`)
+	require.NoError(t, s.DeadLetter(t.Context(), lease, "relay-1", dead), "a policy that shows all")
+	require.Equal(t, "k", query[string](o, `SELECT key FROM outbox.dead_letter`))
+}
+
 // A batch that was claimed before must not go on past a pause, although the pause is visible again.
 func TestTakeOver_WhileAPauseWasHiddenAMomentAgoSeesIt(t *testing.T) {
 	o := open(t)

@@ -288,41 +288,59 @@ func TestMakePartition_NoProducerFailsInFullFlow(t *testing.T) {
 	require.Equal(t, all, query[int](o, `SELECT count(*) FROM outbox.pending JOIN outbox.event USING (id, created_at)`))
 }
 
-// A statement that was planned before its rows were moved, and then waited, looks for them
-// where they are not any more. (Earlier versions moved rows; an operator still may.)
-func TestLoad_FindsAnEventThatMovesWhileItWaits(t *testing.T) {
-	o := open(t)
-	o.exhaust()
-	o.write("orders", 20)
-	_, lease := o.claimOne()
-	mover, err := o.session().Begin(t.Context())
-	require.NoError(t, err)
+// moving runs a call that waits for the default partition, and moves all its rows to a new partition meanwhile. A
+// statement that was planned before and then waited looks for them where they are not any more. (Earlier versions
+// moved rows; an operator still may.)
+func (o testOutbox) moving(call func() error) error {
+	o.t.Helper()
+	mover, err := o.session().Begin(o.t.Context())
+	require.NoError(o.t, err)
 	defer mover.Rollback(context.Background())
-	_, err = mover.Exec(t.Context(), `LOCK TABLE outbox.event_default IN ACCESS EXCLUSIVE MODE`)
-	require.NoError(t, err)
-	var page relay.Page
-	loaded := make(chan error, 1)
-	go func() {
-		var err error
-		page, err = o.Load(t.Context(), lease, nil, relay.PageEvents)
-		loaded <- err
-	}()
+	_, err = mover.Exec(o.t.Context(), `LOCK TABLE outbox.event_default IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(o.t, err)
+	called := make(chan error, 1)
+	go func() { called <- call() }()
 	o.waits("outbox.event_default", 1)
-	_, err = mover.Exec(t.Context(), `DO $$ DECLARE day date := `+today+`;
+	_, err = mover.Exec(o.t.Context(), `DO $$ DECLARE day date := `+today+`;
 	    columns text := 'id, event_id, topic, key, type, payload, content_type, attributes, created_at'; BEGIN
 	    EXECUTE 'CREATE TABLE outbox.moved (LIKE outbox.event INCLUDING ALL EXCLUDING IDENTITY)';
 	    EXECUTE format('INSERT INTO outbox.moved (%s) SELECT %s FROM outbox.event_default', columns, columns);
 	    DELETE FROM outbox.event_default;
 	    EXECUTE format('ALTER TABLE outbox.event ATTACH PARTITION outbox.moved FOR VALUES FROM (%L) TO (%L)',
 	                   day || ' 00:00Z', day + 1 || ' 00:00Z'); END $$`)
-	require.NoError(t, err)
-	require.NoError(t, mover.Commit(t.Context()))
-	require.NoError(t, <-loaded)
+	require.NoError(o.t, err)
+	require.NoError(o.t, mover.Commit(o.t.Context()))
+	return <-called
+}
+
+func TestLoad_FindsAnEventThatMovesWhileItWaits(t *testing.T) {
+	o := open(t)
+	o.exhaust()
+	o.write("orders", 20)
+	_, lease := o.claimOne()
+	var page relay.Page
+	require.NoError(t, o.moving(func() (err error) {
+		page, err = o.Load(t.Context(), lease, nil, relay.PageEvents)
+		return err
+	}))
 	require.Len(t, page.Events, 20)
 	for _, e := range page.Events {
 		require.NotEmpty(t, e.EventID, "event %d was taken for one that is gone", e.ID)
 		require.Equal(t, fmt.Sprintf("payload %d", e.ID), e.Payload)
 	}
+}
+
+func TestDeadLetter_HasTheKeyOfAnEventThatMovesWhileItWaits(t *testing.T) {
+	o := open(t)
+	o.exhaust()
+	o.writeKey("orders", "k", 3)
+	_, lease := o.claimOne()
+	refs := o.load(lease)
+	require.NoError(t, o.moving(func() error {
+		return o.DeadLetter(t.Context(), lease, "relay-1", refusedAs("Poison", refs[0]))
+	}))
+	require.Equal(t, "k", query[string](o, `SELECT key FROM outbox.dead_letter`))
+	require.Equal(t, 2, o.pending())
 }
 
 // The snapshot of such a transaction was taken before its locks, and hides what committed since.
