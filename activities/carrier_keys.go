@@ -164,6 +164,9 @@ func (h *hands) sift(t *carriedTopic, loaded []relay.Narrow, events []relay.Even
 			return true // left already
 		}
 		key := e.Key
+		if taken.key == "" && key != "" { // it was not found when keys were read, because its row had moved
+			taken.keyed = false
+		}
 		if taken.keyed {
 			key = taken.key
 		}

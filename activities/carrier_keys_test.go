@@ -242,6 +242,18 @@ func leftOne(t *testing.T) *hands {
 	return h
 }
 
+// An event that the store does not find has no key for it, but its content may come with one: its row has moved.
+func TestHotKey_IsNotOvertakenByAnEventThatWasNotFound(t *testing.T) {
+	h := testHands()
+	h.keyMost, h.final = 1, 100
+	h.queued(t, unknownKey(1), unknownKey(2))
+	require.Equal(t, []int64{1}, h.loaded(h.toLoad(), "k"), "2 is left")
+	ref := relay.Ref{ID: 3}
+	found := relay.Looked{Held: []int16{0}, Final: 100, Events: []relay.Found{{Ref: ref, Topic: "orders", Bytes: 1, Pending: true}}}
+	h.looked(h.beginRead(), h.plan("", 0), found, keys{ref: ""}, time.Now())
+	require.Empty(t, h.loaded(h.toLoad(), "k"), "3 would be sent before 2")
+}
+
 func TestHotKey_IsNotOvertakenAfterAnotherHistoryOfTheDatabase(t *testing.T) {
 	h := leftOne(t)
 	loading := h.toLoad()

@@ -526,6 +526,23 @@ func TestDeadLetter_OfAnEventThatIsHiddenIsAnError(t *testing.T) {
 	require.Equal(t, "k", query[string](o, `SELECT key FROM outbox.dead_letter`))
 }
 
+// An event that is missing has no key. A carrier would send one of a hot key before those it has left.
+func TestKeys_OfEventsThatAreHiddenIsAnError(t *testing.T) {
+	o := open(t)
+	o.hold(everyLane...)
+	o.writeKey("orders", "k", 3)
+	s := testOutbox{o.asRelay(), t, o.db}
+	events := s.pages(10, relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}).Events
+	o.hide("event")
+	_, err := s.Keys(t.Context(), events)
+	require.ErrorContains(t, err, "row level security")
+	o.show("event")
+	o.exec(`DELETE FROM outbox.event WHERE id = $1`, events[1].Ref.ID)
+	keys, err := s.Keys(t.Context(), events)
+	require.NoError(t, err)
+	require.Equal(t, []string{"k", "", "k"}, keys)
+}
+
 // A batch that was claimed before must not go on past a pause, although the pause is visible again.
 func TestTakeOver_WhileAPauseWasHiddenAMomentAgoSeesIt(t *testing.T) {
 	o := open(t)

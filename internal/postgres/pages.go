@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -297,8 +298,16 @@ CROSS JOIN LATERAL (
     WHERE e.id = wanted.id AND e.created_at = wanted.created_at AND e.created_at BETWEEN $3 AND $4
     LIMIT 1) e`
 
+// keysAgainSQL is keysSQL without bounds on created_at: see lookAgainSQL.
+const keysAgainSQL = `
+SELECT wanted.n::int, e.key
+FROM unnest($1::bigint[], $2::timestamptz[]) WITH ORDINALITY AS wanted(id, created_at, n)
+CROSS JOIN LATERAL (
+    SELECT e.key FROM outbox.event e WHERE e.id = wanted.id AND e.created_at = wanted.created_at LIMIT 1) e`
+
 // Keys reads the keys of events of any topics, in the order of the argument. A key is "" if the event has
-// none, is missing, or has a key that cannot be read as UTF-8.
+// none, is missing, or has a key that cannot be read as UTF-8. If rows may be hidden, an event that is not
+// found is an error.
 func (s *Store) Keys(ctx context.Context, wanted []relay.Narrow) ([]string, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -324,18 +333,26 @@ func (s *Store) keysOf(ctx context.Context, wanted []relay.Narrow, keys []string
 		ids[i], created[i] = w.Ref.ID, timestamp(w.Ref.At)
 		first, last = min(first, w.Ref.At), max(last, w.Ref.At)
 	}
-	rows, err := s.pinned.Query(ctx, keysSQL, ids, created, timestamp(first), timestamp(last))
-	if err != nil {
+	found := make([]bool, len(wanted))
+	read := func(rows pgx.Rows, err error) error {
+		if err != nil {
+			return err
+		}
+		var n int
+		var key string
+		_, err = pgx.ForEachRow(rows, []any{&n, &key}, func() error {
+			found[n-1] = true
+			if _, bad := badUTF8(key); !bad {
+				keys[n-1] = key
+			}
+			return nil
+		})
 		return err
 	}
-	var n int
-	var key string
-	_, err = pgx.ForEachRow(rows, []any{&n, &key}, func() error {
-		if _, bad := badUTF8(key); !bad {
-			keys[n-1] = key
-		}
-		return nil
-	})
+	err := read(s.pinned.Query(ctx, keysSQL, ids, created, timestamp(first), timestamp(last)))
+	if err == nil && slices.Contains(found, false) {
+		err = unhidden(ctx, s.pool, func() error { return read(s.pool.Query(ctx, keysAgainSQL, ids, created)) })
+	}
 	return err
 }
 

@@ -343,6 +343,20 @@ func TestDeadLetter_HasTheKeyOfAnEventThatMovesWhileItWaits(t *testing.T) {
 	require.Equal(t, 2, o.pending())
 }
 
+func TestKeys_FindsThatOfAnEventThatMovesWhileItWaits(t *testing.T) {
+	o := open(t)
+	o.exhaust()
+	o.hold(everyLane...)
+	o.writeKey("orders", "k", 3)
+	events := o.pages(10, relay.LaneCursor{TopicLane: o.laneOf("orders", "k"), Most: 10}).Events
+	var keys []string
+	require.NoError(t, o.moving(func() (err error) {
+		keys, err = o.Keys(t.Context(), events)
+		return err
+	}))
+	require.Equal(t, []string{"k", "k", "k"}, keys)
+}
+
 // The snapshot of such a transaction was taken before its locks, and hides what committed since.
 func TestPartitions_NothingRunsUnderAnotherIsolation(t *testing.T) {
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
