@@ -421,6 +421,7 @@ func TestReads_HaveOneSeriesWhicheverTableHasAPolicy(t *testing.T) {
 func TestReads_AreRepeatedOnceAtMost(t *testing.T) {
 	o := open(t)
 	o.writeKey("orders", "k", 3)
+	_, lease := o.claimOne()
 	o.hold(everyLane...)
 	o.exec(`CREATE POLICY relay ON outbox.event USING (true)`)
 	o.hide("event")
@@ -432,6 +433,7 @@ func TestReads_AreRepeatedOnceAtMost(t *testing.T) {
 		attendSQL: func(s testOutbox) error {
 			return failed(s.Attend(t.Context(), relay.Attendance{Worker: aWorker, Lanes: everyLane}))
 		},
+		pageSQL: func(s testOutbox) error { return failed(s.Page(t.Context(), lease, nil, 10)) },
 	} {
 		var c changer
 		s := o.changedBy(&c)
@@ -541,6 +543,33 @@ func TestKeys_OfEventsThatAreHiddenIsAnError(t *testing.T) {
 	keys, err := s.Keys(t.Context(), events)
 	require.NoError(t, err)
 	require.Equal(t, []string{"k", "", "k"}, keys)
+}
+
+// It would send the third event of a key before the first.
+func TestBatch_WhilePartOfAKeyIsHiddenReadsNothing(t *testing.T) {
+	o := open(t)
+	o.writeKey("orders", "k", 3)
+	s := testOutbox{o.asRelay(), t, o.db}
+	_, lease := s.claimOne()
+	o.exec(`CREATE POLICY part ON outbox.pending USING (id > 1)`)
+	o.hide("pending")
+	for name, read := range map[string]func() error{
+		"Page":    func() error { return failed(s.Page(t.Context(), lease, nil, 10)) },
+		"Probe":   func() error { return failed(s.Probe(t.Context(), lease, nil, relay.Probe{Events: 10, Ordered: true})) },
+		"Highest": func() error { return failed(s.Highest(t.Context(), lease)) },
+	} {
+		require.ErrorContains(t, read(), "row level security", name)
+	}
+}
+
+func TestDelivered_OfEventsThatWereHiddenAMomentAgoCountsThem(t *testing.T) {
+	o := open(t)
+	operation := o.redriven(3)
+	o.hide("pending")
+	s := o.changing(map[string]func(){hiddenSQL: func() { o.show("pending") }})
+	d, err := s.Delivered(t.Context(), operation, 3)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, d.Pending)
 }
 
 // A batch that was claimed before must not go on past a pause, although the pause is visible again.

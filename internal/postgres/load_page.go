@@ -26,8 +26,8 @@ import (
 //
 // One row comes before the page, even before an empty page: the number of lanes that the attempt
 // holds, because after a failover the database may not have its lease; the rounds, in the same
-// snapshot as the page (see rounds); and whether an operation has reserved a lane. Without a round,
-// the row says that no round ends. As a join, this row took a third of the statement's time, and so
+// snapshot as the page (see rounds); whether an operation has reserved a lane; and whether a policy
+// may hide rows. Without a round, the row says that no round ends. As a join, this row took a third of the statement's time, and so
 // did an ORDER BY around both parts. PostgreSQL returns the parts one after the other, and page
 // checks that.
 const pageSQL = `
@@ -35,10 +35,11 @@ SELECT (SELECT count(*)::int FROM outbox.lane WHERE topic = $1 AND lane = ANY ($
        clock_timestamp() AS read_at, coalesce(round.number, 9223372036854775807), coalesce(round.ended, -1),
        NULL::smallint AS lane, NULL::bigint AS id, NULL::bigint AS replay, NULL::timestamptz AS created_at,
        NULL::bigint AS bytes, NULL::bigint AS found,
-       EXISTS (SELECT FROM outbox.lane WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND reserved_until >= now()) AS reserved
+       EXISTS (SELECT FROM outbox.lane WHERE topic = $1 AND lane = ANY ($2::smallint[]) AND reserved_until >= now()) AS reserved,
+       ` + filteredShares + ` AS filtered
 FROM (VALUES (true)) AS one LEFT JOIN outbox.round ON true
 UNION ALL (
-SELECT NULL, NULL, NULL, NULL, lane, id, replay, created_at, bytes, found, NULL
+SELECT NULL, NULL, NULL, NULL, lane, id, replay, created_at, bytes, found, NULL, NULL
 FROM (
     SELECT p.*, count(*) OVER () AS found,
            sum(p.bytes) OVER (ORDER BY p.turn, p.lane ROWS UNBOUNDED PRECEDING) - p.bytes AS bytes_before
@@ -111,6 +112,19 @@ func (s *Store) Load(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 }
 
 func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (page relay.Page, err error) {
+	held := 0
+	err = s.visibly(ctx, func() (isFiltered bool, err error) {
+		page, held, isFiltered, err = s.pageOnce(ctx, l, inHand, events)
+		return isFiltered, err
+	})
+	if err == nil && held < len(l.LowID) {
+		return page, relay.ErrClaimLost
+	}
+	return page, err
+}
+
+// pageOnce also returns how many lanes the attempt holds.
+func (s *Store) pageOnce(ctx context.Context, l relay.Lease, inHand []relay.Ref, events int) (page relay.Page, held int, isFiltered bool, err error) {
 	lanes := slices.Sorted(maps.Keys(l.LowID))
 	lows := make([]int64, len(lanes))
 	for i, n := range lanes {
@@ -122,18 +136,18 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 	rows, err := s.pool.Query(ctx, pageSQL, l.Topic, lanes, lows, c.ids, c.replays, c.created, perLane, relay.PageBytes, events,
 		cmp.Or(l.UpTo.ID, math.MaxInt64), latest(l.UpTo.At), l.Holder)
 	if err != nil {
-		return page, err
+		return page, 0, false, err
 	}
 	defer rows.Close()
-	var held, found int
+	var found int
 	if rows.Next() {
-		err = rows.Scan(&held, &page.At, &page.Round, &page.Ended, nil, nil, nil, nil, nil, nil, &page.Reserved)
+		err = rows.Scan(&held, &page.At, &page.Round, &page.Ended, nil, nil, nil, nil, nil, nil, &page.Reserved, &isFiltered)
 	}
 	got, last := make(map[int16]int, len(lanes)), make(map[int16]int64, len(lanes))
 	var e relay.Event
 	var created pgtype.Timestamptz
 	for err == nil && rows.Next() {
-		err = rows.Scan(nil, nil, nil, nil, &e.Lane, &e.ID, &e.Replay, &created, &e.Bytes, &found, nil)
+		err = rows.Scan(nil, nil, nil, nil, &e.Lane, &e.ID, &e.Replay, &created, &e.Bytes, &found, nil, nil)
 		if err == nil && e.ID < last[e.Lane] {
 			err = errors.New("the events of a lane came out of order")
 		}
@@ -143,16 +157,13 @@ func (s *Store) page(ctx context.Context, l relay.Lease, inHand []relay.Ref, eve
 		got[e.Lane]++
 	}
 	if err = cmp.Or(err, rows.Err()); err != nil {
-		return page, err
-	}
-	if held < len(lanes) {
-		return page, relay.ErrClaimLost
+		return page, 0, false, err
 	}
 	page.More = found > len(page.Events) // cut by bytes or number
 	for _, n := range got {
 		page.More = page.More || n == perLane
 	}
-	return page, nil
+	return page, held, isFiltered, nil
 }
 
 // fill reads the contents of the events with db, except of those that are too large. One that the server cannot

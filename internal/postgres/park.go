@@ -40,7 +40,8 @@ func (s *Store) Highest(ctx context.Context, l relay.Lease) (relay.Bound, error)
 	}
 	var id int64
 	var at pgtype.Timestamptz
-	if err := s.readRow(ctx, []any{&id, &at}, highestSQL, l.Topic, lanes, lows); err != nil {
+	err := unhidden(ctx, s.pool, func() error { return s.readRow(ctx, []any{&id, &at}, highestSQL, l.Topic, lanes, lows) })
+	if err != nil {
 		return relay.Bound{}, fmt.Errorf("find the highest pending id: %w", err)
 	}
 	switch {

@@ -70,17 +70,21 @@ ORDER BY p.id %[1]s, p.replay %[1]s LIMIT $6`
 func (s *Store) Probe(ctx context.Context, l relay.Lease, inHand []relay.Ref, p relay.Probe) (relay.Probed, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	probed, err := s.probe(ctx, l, inHand, p)
-	if err == nil && len(probed.Events) > 0 {
-		err = s.fill(ctx, s.pool, probed.Events)
-	}
-	if err == nil {
-		// A page, not a probe, decides about an event that was not found.
-		probed.Events = slices.DeleteFunc(probed.Events, func(e relay.Event) bool { return e.EventID == "" })
-		if p.Ordered && len(probed.Events) > 0 {
-			probed.Events, err = s.firstOfKeys(ctx, l, inHand, probed.Events)
+	var probed relay.Probed
+	err := unhidden(ctx, s.pool, func() (err error) {
+		probed, err = s.probe(ctx, l, inHand, p)
+		if err == nil && len(probed.Events) > 0 {
+			err = s.fill(ctx, s.pool, probed.Events)
 		}
-	}
+		if err == nil {
+			// A page, not a probe, decides about an event that was not found.
+			probed.Events = slices.DeleteFunc(probed.Events, func(e relay.Event) bool { return e.EventID == "" })
+			if p.Ordered && len(probed.Events) > 0 {
+				probed.Events, err = s.firstOfKeys(ctx, l, inHand, probed.Events)
+			}
+		}
+		return err
+	})
 	if err != nil {
 		return relay.Probed{}, fmt.Errorf("probe events: %w", err)
 	}
