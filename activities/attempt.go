@@ -247,7 +247,7 @@ func (t *attempt) recordRefusals(ctx context.Context, f *facts) error {
 	// The next attempt has to know this, even if the database fails from here on.
 	t.flight.note(f.topic, func(c *checkpoint) {
 		c.ProvedAt, c.GivenUp = v.provedAt, v.givenUp
-		c.noteOnceMore(v, f.now.Sub(f.noted.ProvedAt) < provedFor)
+		c.noteOnceMore(v, proves(f.noted.ProvedAt, f.now))
 	})
 	known, err := t.store.Refuse(ctx, f.topic, f.toRecord(v))
 	f.refusedFor = make(map[relay.Ref]time.Duration, len(known))

@@ -251,7 +251,7 @@ func (f facts) outlook(v verdict, left *relay.PublishError) outlook {
 	gotThrough := f.accepted > 0
 	failAlone := v.whole == nil && len(v.alone) < aloneLimit
 	// Events behind the page got through lately, and this attempt has tried all others.
-	othersDo := v.whole == nil && f.probes.exhausted && f.now.Sub(v.provedAt) < provedFor
+	othersDo := v.whole == nil && f.probes.exhausted && proves(v.provedAt, f.now)
 	switch {
 	case f.ending == cancelled && (!gotThrough || left != nil):
 		return isForOthers
@@ -422,10 +422,14 @@ func (f facts) judgeAmbiguous(v *verdict) {
 	v.provedAt = time.Time{}
 }
 
+// proves reports whether the proof of a time still holds. The clock of the worker that had it may have been ahead of
+// this one's by any time.
+func proves(at, now time.Time) bool { return now.Sub(at).Abs() < provedFor }
+
 // proved are the ambiguous refusals that are believed because an attempt before was refused
 // the same, and then got another event through. The others are open.
 func (f facts) proved() (proved, open []relay.Outcome) {
-	if f.now.Sub(f.noted.ProvedAt) >= provedFor {
+	if !proves(f.noted.ProvedAt, f.now) {
 		return nil, f.refused.ambiguous
 	}
 	passed := setOf(f.noted.Passed)

@@ -274,6 +274,10 @@ var rules = []struct {
 		decided{probes: true, kept: both, code: "InvalidParameterValue", tally: tally{attemptsWithoutSuccess: 1}},
 	},
 	{
+		"The events that are refused again", "for two minutes, by a clock that was ahead", known(recovering, answers{{20, ambiguousPoison()}}, provedAgo(-2*time.Minute, 20)),
+		decided{probes: true, kept: both, code: "InvalidParameterValue", tally: tally{attemptsWithoutSuccess: 1}},
+	},
+	{
 		"An accepted probe is not yet a verdict", "and a request without an answer ends the recovery", known(recovering, answers{{20, ambiguousPoison()}, {1, silent}}, probed(100, 50)),
 		decided{released: both, tally: tally{provedAt: noon}},
 	},
