@@ -100,11 +100,12 @@ func TestLoad_OfEventsThatWereHiddenAMomentAgoFindsThem(t *testing.T) {
 	o := open(t)
 	o.write("orders", 5)
 	_, lease := o.claimOne()
-	o.hide("event")
-	s := o.changing(map[string]func(){hiddenSQL: func() { o.show("event") }})
-	page, err := s.Load(t.Context(), lease, nil, relay.PageEvents)
+	page, err := o.Page(t.Context(), lease, nil, relay.PageEvents)
 	require.NoError(t, err)
 	require.Len(t, page.Events, 5)
+	o.hide("event")
+	s := o.changing(map[string]func(){hiddenSQL: func() { o.show("event") }})
+	require.NoError(t, s.Fill(t.Context(), page.Events))
 	for _, e := range page.Events {
 		require.NotEmpty(t, e.EventID, "it exists, and must not become a dead letter")
 	}
@@ -114,13 +115,14 @@ func TestLoad_OfEventsThatAreHiddenAgainIsAnError(t *testing.T) {
 	o := open(t)
 	o.write("orders", 5)
 	_, lease := o.claimOne()
+	page, err := o.Page(t.Context(), lease, nil, relay.PageEvents)
+	require.NoError(t, err)
 	o.hide("event")
 	s := o.changing(map[string]func(){
 		hiddenSQL:    func() { o.show("event") },
 		lookAgainSQL: func() { o.hide("event") },
 	})
-	_, err := s.Load(t.Context(), lease, nil, relay.PageEvents)
-	require.ErrorContains(t, err, "row level security")
+	require.ErrorContains(t, s.Fill(t.Context(), page.Events), "row level security")
 }
 
 // An event that is not there tells the worker that the database is another one.
