@@ -29,7 +29,13 @@ type Destination struct {
 	Fair bool
 	// KeyRequests says how many events of a key a request to a FIFO destination has. Default: SingleKeys.
 	KeyRequests KeyRequests
+	// Fill is how long an event waits for others that share its request, at most MaxFill. A full request does not
+	// wait. Only a Sender waits, not Publish. Default: 0, it does not wait.
+	Fill time.Duration
 }
+
+// MaxFill is the most of Destination.Fill: events in hand that wait leave no room for others.
+const MaxFill = time.Second
 
 // KeyRequests says how many events of a key a request to a FIFO destination has.
 type KeyRequests string
@@ -48,7 +54,7 @@ func (d Destination) Ordered() bool { return awsapi.IsFIFO(d.SNS + d.SQS) }
 
 // Mistake is one thing that is wrong with a Destination.
 type Mistake struct {
-	Key string // "sns", "sqs", "fair" or "keyRequests"; "" if it is none of them
+	Key string // "sns", "sqs", "fair", "keyRequests" or "fill"; "" if it is none of them
 	Err error
 }
 
@@ -62,7 +68,7 @@ func (d Destination) Mistakes(topic string) []Mistake {
 // parse turns a configured destination into a route as far as that goes without
 // asking AWS.
 func parse(topic string, d Destination, region string) (r Route, wrong []Mistake) {
-	r = Route{Topic: topic, Region: region, Fair: d.Fair, Guessed: true}
+	r = Route{Topic: topic, Region: region, Fair: d.Fair, Fill: d.Fill, Guessed: true}
 	note := func(key string, err error) {
 		if err != nil {
 			wrong = append(wrong, Mistake{key, err})
@@ -89,6 +95,9 @@ func parse(topic string, d Destination, region string) (r Route, wrong []Mistake
 	}
 	if r.Ordered && r.Fair {
 		note("fair", fmt.Errorf("%s is FIFO, where the key is the group id anyway: remove fair", r))
+	}
+	if d.Fill < 0 || d.Fill > MaxFill {
+		note("fill", fmt.Errorf("fill is %s: it must be from 0s to %s", d.Fill, MaxFill))
 	}
 	switch d.KeyRequests {
 	case "", SingleKeys:

@@ -100,6 +100,12 @@ func (l *loop) startRequests() (again bool) {
 			l.rota.rest(o)
 			continue
 		}
+		if wait := o.fills(); wait > 0 {
+			l.rota.rest(o)
+			l.rota.pause(o)
+			l.wake(time.Now().Add(wait))
+			continue
+		}
 		deadline, err := l.side.deadline()
 		if err != nil {
 			l.rota.again(o)

@@ -18,6 +18,7 @@ type outlet struct {
 	props       destination.Properties
 	isolate     bool                    // see Request
 	pace        func(int) time.Duration // see Request; nil: no limit
+	fill        time.Duration           // see Route; 0: requests need not be full
 
 	queue  *queue
 	halves [][]*entry // of divided requests, sent before anything new
@@ -67,17 +68,37 @@ func (o *outlet) redirect(to destination.Destination, route *cachedRoute) {
 func (o *outlet) add(page []relay.Event) {
 	page = slices.Clone(page)
 	o.counts.Events += len(page)
+	var now time.Time
+	if o.fill > 0 {
+		now = time.Now()
+	}
 	entries := make([]entry, len(page))
 	for i := range page {
 		ev := &page[i]
 		bytes, invalid := o.destination.Check(ev)
-		entries[i] = entry{ev: ev, bytes: bytes, invalid: invalid}
+		entries[i] = entry{ev: ev, bytes: bytes, invalid: invalid, added: now}
 	}
 	o.queue.add(entries)
 }
 
 // wantsFuller reports whether more events could make the next request a fuller one.
 func (o *outlet) wantsFuller() bool { return len(o.queue.ready) < o.props.MaxEvents }
+
+// fills returns for how long the next request waits for more events. It does not wait if it is full, or part of one
+// that was divided. The events of an ordered destination that wait for others of their key are in no next request.
+func (o *outlet) fills() time.Duration {
+	if o.fill == 0 || len(o.next) > 0 || len(o.halves) > 0 || !o.wantsFuller() || len(o.queue.ready) == 0 {
+		return 0
+	}
+	bytes := 0
+	for _, e := range o.queue.ready {
+		bytes += e.bytes
+	}
+	if bytes >= o.size.limit {
+		return 0
+	}
+	return o.fill - time.Since(o.queue.ready[0].added)
+}
 
 // empty reports whether there is nothing to send, and no invalid event to report.
 func (o *outlet) empty() bool {

@@ -73,16 +73,17 @@ type cachedRoute struct {
 	open destination.Destination // nil until looked up
 	next time.Time               // when to look up again
 
-	label   string // never changes
-	ordered bool   // never changes either: a FIFO destination is one by its name
-	batched bool   // never changes: see Route.Batched
+	label   string        // never changes
+	ordered bool          // never changes either: a FIFO destination is one by its name
+	batched bool          // never changes: see Route.Batched
+	fill    time.Duration // never changes: see Route.Fill
 	// learned is how large a request may be, in bytes, where Limit has turned out to be too
 	// much, or 0. Every call of Publish may set it.
 	learned atomic.Int64
 }
 
 func newCachedRoute(r Route) *cachedRoute {
-	return &cachedRoute{mutex: make(chan struct{}, 1), Route: r, label: r.Label(), ordered: r.Ordered, batched: r.Batched}
+	return &cachedRoute{mutex: make(chan struct{}, 1), Route: r, label: r.Label(), ordered: r.Ordered, batched: r.Batched, fill: r.Fill}
 }
 
 // lock waits for the route until ctx ends.

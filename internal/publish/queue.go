@@ -2,6 +2,7 @@ package publish
 
 import (
 	"slices"
+	"time"
 
 	"github.com/temporal-outbox/relay/internal/relay"
 )
@@ -9,8 +10,9 @@ import (
 // entry is one event on its way.
 type entry struct {
 	ev    *relay.Event
-	seq   int // position in the stream
-	bytes int // as the destination counts
+	seq   int       // position in the stream
+	bytes int       // as the destination counts
+	added time.Time // if the outlet fills requests
 	// invalid is set where the event need not be sent to know its outcome.
 	invalid *relay.PublishError
 	key     *keyQueue // the key's, nil where nothing is to be kept in order

@@ -192,6 +192,15 @@ func (r *rota) pause(o *outlet) {
 	r.paused = append(r.paused, o)
 }
 
+// unpause ends the pause of an outlet, if it has one.
+func (r *rota) unpause(o *outlet) {
+	if i := slices.Index(r.paused, o); i >= 0 {
+		r.paused = slices.Delete(r.paused, i, i+1)
+		o.turn = isResting
+		r.offer(o)
+	}
+}
+
 // resume ends all pauses.
 func (r *rota) resume() {
 	for _, o := range r.paused {

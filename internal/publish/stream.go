@@ -168,6 +168,9 @@ func (s *stream) add(topic string, events []relay.Event) {
 	b.outlet.add(events)
 	s.count(b) // without those that are held behind a failed one
 	s.rota.offer(b.outlet)
+	if b.outlet.turn == isPausing && b.outlet.fills() <= 0 {
+		s.rota.unpause(b.outlet)
+	}
 	if !b.next.IsZero() && s.now.After(b.next) {
 		s.lookUp(topic)
 	}
@@ -254,6 +257,9 @@ func (s *stream) open(b *branch, f found, unresolved error) {
 	}
 	b.outlet = newOutlet(Request{Topic: b.topic}, to, s.publisher.routes[b.topic], s.gate(to.Properties().Address))
 	b.outlet.frees = true
+	if c := s.publisher.routes[b.topic]; c != nil {
+		b.outlet.fill = c.fill
+	}
 	for _, events := range b.waiting {
 		b.outlet.add(events)
 	}

@@ -31,6 +31,8 @@ type topic struct {
 
 	KeyRequests publish.KeyRequests `yaml:"keyRequests" doc:"events of a key in a request: single or [batched](delivery.md#several-events-of-a-key-in-a-request) (FIFO only)" default:"single"`
 
+	Fill time.Duration `yaml:"fill" doc:"how long an event waits for others that [share its request](delivery.md#full-requests), in shared lanes; such as 30ms, at most 1s" default:"0"`
+
 	OnPoison     activities.OnPoison `yaml:"onPoison" doc:"later events of a key that has a dead letter: continue publishes them, block makes them dead letters too (FIFO only)" default:"continue"`
 	GiveUpAfter  time.Duration       `yaml:"giveUpAfter" doc:"how long an event is retried while its destination refuses it and accepts others; such as 90s, 15m, 2h or 1d" default:"1h"`
 	MaxPerSecond float64             `yaml:"maxPerSecond" doc:"messages a second, over all workers; 0: no cap" default:"0"`
@@ -517,7 +519,7 @@ func parseDuration(text string) (time.Duration, error) {
 }
 
 func (t topic) destination() publish.Destination {
-	return publish.Destination{SNS: t.SNS, SQS: t.SQS, Fair: t.Fair, KeyRequests: t.KeyRequests}
+	return publish.Destination{SNS: t.SNS, SQS: t.SQS, Fair: t.Fair, KeyRequests: t.KeyRequests, Fill: t.Fill}
 }
 
 // mistakes are those that a destination does not know of.

@@ -37,7 +37,7 @@ topics: {k: {sqs: k}}
 	want := []string{
 		`o.yaml:2: topic "a": giveUpAfter is "1x": it must be a duration such as 90s, 15m, 2h, 1d or 1d12h`,
 		`o.yaml:5: topic "b": onPoison is "drop": it must be continue or block`,
-		`o.yaml:6: topic "b": maxPersecond is not a key of a topic: did you mean maxPerSecond? the keys are sns, sqs, fair, keyRequests, onPoison, giveUpAfter, maxPerSecond`,
+		`o.yaml:6: topic "b": maxPersecond is not a key of a topic: did you mean maxPerSecond? the keys are sns, sqs, fair, keyRequests, fill, onPoison, giveUpAfter, maxPerSecond`,
 		`o.yaml:7: topic "c": fair is "maybe": it must be true or false`,
 		`o.yaml:7: topic "c": SNS topic "no space": neither a topic's name nor an ARN`,
 		`o.yaml:8: topic "d": has no destination: set sns to a topic's name or ARN, or sqs to a queue's name or URL`,
@@ -294,6 +294,16 @@ func TestTopics_OfMoreMistakesThanAnyoneReadsTheFirstAreNamed(t *testing.T) {
 	have := each(err)
 	require.Len(t, have, maxProblems+1)
 	require.EqualError(t, have[maxProblems], "OUTBOX_CONFIG: o.yaml has more mistakes: correct these first")
+}
+
+func TestTopics_FillIsAtMostASecond(t *testing.T) {
+	for _, fill := range []string{"2s", "-1ms"} {
+		_, err := parseTopics("o.yaml", []byte("topics:\n  a: {sqs: a, fill: "+fill+"}\n"))
+		require.ErrorContains(t, err, "fill is "+fill+": it must be from 0s to 1s")
+	}
+	topics, err := parseTopics("o.yaml", []byte("topics:\n  a: {sqs: a, fill: 30ms}\n"))
+	require.NoError(t, err)
+	require.Equal(t, 30*time.Millisecond, topics["a"].destination().Fill)
 }
 
 func TestTopics_BatchedKeysAndABlockedKeyExcludeEachOther(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Service names a kind of destination.
@@ -34,6 +35,8 @@ type Route struct {
 	Ordered bool
 	// Batched is true if a request to a FIFO destination may have several events of a key.
 	Batched bool
+	// Fill is how long an event waits for others that share its request.
+	Fill time.Duration
 	// Fair is true where a standard destination gets the key as group id.
 	Fair bool
 	// Limit is the largest message, and the largest sum of messages in a
