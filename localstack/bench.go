@@ -24,6 +24,7 @@ func benchCommand() *cobra.Command {
 		Short: "measure throughput, latency and their cost, and compare them with the limit of this machine",
 		Long: `Measures the relay with the real worker and schedule on the local stack. Each row of the
 table of goals is measured beside its ceiling in the same run:
+  topic1, fill  one topic at 100 events/s, and one that waits for fuller requests
   topics20      20 topics at 20 events/s each: from the commit to the destination's answer
   topics50      50 topics at 20 events/s each, and the processor time beside bare requests
   topics200     200 topics, an event each 5 s

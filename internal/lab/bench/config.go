@@ -13,6 +13,8 @@ type Part string
 // The rows of the table of goals, as the --only flag and the report name them. Each is
 // measured beside its ceiling in the same run.
 const (
+	Topic1       Part = "topic1"       // one topic at 100 events/s
+	Fill         Part = "fill"         // the same with a topic that fills its requests
 	Topics20     Part = "topics20"     // 20 topics at 20 events/s each
 	Topics50     Part = "topics50"     // 50 topics at 20 events/s each, with the processor time
 	Topics200    Part = "topics200"    // 200 topics, an event each 5 s

@@ -54,6 +54,8 @@ type steadySpec struct {
 	busyInterval time.Duration
 	// inserts measures the inserts alone too, to take their cost away.
 	inserts bool
+	// route is more of each topic in the file that routes the topics.
+	route string
 }
 
 func (s steadySpec) plan(lasting time.Duration) []planned {
@@ -76,6 +78,9 @@ func (m *measurement) steady(ctx context.Context, s steadySpec) (sample, error) 
 		return nil, err
 	}
 	defer fx.close()
+	if err := fx.route(s.route); err != nil {
+		return nil, err
+	}
 	out, lasting := sample{}, m.size.lasting
 	insertCores := 0.0
 	if s.inserts {
@@ -170,6 +175,7 @@ func (fx *fixture) account(ctx context.Context, out sample, f *flow, w window) e
 		return err
 	}
 	out["missing"], out["repeated"] = float64(missing), float64(state.Again)
+	out["requests_per_1000"] = round(1000*float64(state.Requests)/float64(max(1, state.Accepted)), 0)
 	out["late_inserts_ms"] = millis(f.behind())
 	if len(w.cpu) > 0 {
 		out["relay_cores"] = round(cpuOf(w.cpu, "worker", "postgres", "temporal")/w.seconds(), 3)

@@ -52,6 +52,11 @@ var commonFigures = []figure{
 	{"repeated", "events that arrived again", goal{}},
 }
 
+// requestsFigure says how well a flow fills its requests.
+func requestsFigure(g goal) figure {
+	return figure{"requests_per_1000", "requests for 1,000 events", g}
+}
+
 // costFigures are processor times of a drain.
 func costFigures(postgres, worker goal) []figure {
 	return []figure{
@@ -114,6 +119,25 @@ const (
 
 // rowPlans are the rows of the table, in its order. Each goal is that of the table.
 var rowPlans = []rowPlan{
+	{
+		Topic1, "one topic at 100 events/s", ofBareMedian, latencyFigures(6, 14, requestsFigure(goal{}), figure{ratioName, "", goal{}}),
+		func(m *measurement, ctx context.Context) (sample, error) {
+			return m.steady(ctx, steadySpec{part: Topic1, topics: 1, interval: time.Second / 100})
+		},
+	},
+	{
+		Fill, "one topic with fill: 30ms at 100 events/s", ofBareMedian,
+		append([]figure{
+			{"p50_ms", "commit to acknowledged, p50, ms", atMost(25)},
+			{"p99_ms", "commit to acknowledged, p99, ms", goal{}},
+			requestsFigure(atMost(260)),
+			{"bare_p50_ms", "a bare request with one entry, p50, ms", goal{}},
+			{ratioName, "", goal{}},
+		}, commonFigures...),
+		func(m *measurement, ctx context.Context) (sample, error) {
+			return m.steady(ctx, steadySpec{part: Fill, topics: 1, interval: time.Second / 100, route: ", fill: 30ms"})
+		},
+	},
 	{
 		Topics20, "20 topics at 20 events/s each", ofBareMedian, latencyFigures(15, 60, figure{ratioName, "", goal{}}),
 		func(m *measurement, ctx context.Context) (sample, error) {
