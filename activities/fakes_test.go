@@ -363,6 +363,8 @@ func (s *maintenanceFake) DropPartitions(context.Context, int, func()) (p relay.
 	return p, nil
 }
 
+func (s *maintenanceFake) Shrink(context.Context) (bool, error) { return false, nil }
+
 func (s *receiptFake) WriteReceipts(ctx context.Context, receipts []relay.Receipt) error {
 	s.receiptMu.Lock()
 	defer s.receiptMu.Unlock()

@@ -16,6 +16,8 @@ type MaintenanceStore interface {
 	// days without one why, and the remedy.
 	KeepReceipts(ctx context.Context, topics map[string]time.Duration, ahead int) (left []string, err error)
 	DropReceipts(ctx context.Context) (left []string, err error)
+	// Shrink gives disk space back that a backlog has taken, if that is possible now.
+	Shrink(ctx context.Context) (done bool, err error)
 }
 
 // PartitionsRequest says how many days to have partitions for, or to keep.
@@ -24,12 +26,16 @@ type PartitionsRequest struct {
 }
 
 // EnsurePartitions makes the partitions of today and the next days, and those of receipts
-// where topics keep receipts. Without the latter it succeeds too, and says so in Left.
+// where topics keep receipts. Without the latter it succeeds too, and says so in Left. It also gives disk space back,
+// because this activity is in every run of maintenance.
 func (a *Activities) EnsurePartitions(ctx context.Context, r PartitionsRequest) (relay.Partitions, error) {
 	defer beat(ctx)()
 	done, err := a.maintenance.MakePartitions(ctx, r.Days, nil)
 	if err == nil {
 		done.Left = append(done.Left, asWarnings(a.maintenance.KeepReceipts(ctx, a.cfg.keepReceipts(), r.Days))...)
+		if _, err := a.maintenance.Shrink(ctx); err != nil {
+			done.Left = append(done.Left, err.Error())
+		}
 	}
 	return done, failure(ctx, err, done)
 }

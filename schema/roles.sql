@@ -49,7 +49,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.receipt_topic TO outbox_relay;
 -- The relay makes the partitions of future days and drops expired ones, through
 -- functions that run as the owner.
 GRANT EXECUTE ON FUNCTION outbox.make_partition(date), outbox.drop_partition(date), outbox.caught(),
-    outbox.delete_caught(date, bigint), outbox.make_receipt_partition(date), outbox.drop_receipt_partition(date) TO outbox_relay;
+    outbox.delete_caught(date, bigint), outbox.make_receipt_partition(date), outbox.drop_receipt_partition(date),
+    outbox.shrink_pending() TO outbox_relay;
 -- An operation asks it before it takes lanes.
 GRANT EXECUTE ON FUNCTION outbox.share_is_free(smallint) TO outbox_relay;
 -- Workers of the previous version use it to decide when the low watermark advances.

@@ -59,7 +59,8 @@ WITH needed(kind, name, privilege) AS (VALUES
     ('column', 'operation.marked', 'UPDATE'), ('column', 'operation.took', 'UPDATE'),
     ('column', 'pending.operation', 'INSERT'), ('column', 'dead_letter.operation', 'INSERT'),
     ('function', 'make_partition(date)', 'EXECUTE'), ('function', 'drop_partition(date)', 'EXECUTE'),
-    ('function', 'caught()', 'EXECUTE'), ('function', 'delete_caught(date, bigint)', 'EXECUTE')),
+    ('function', 'caught()', 'EXECUTE'), ('function', 'delete_caught(date, bigint)', 'EXECUTE'),
+    ('function', 'shrink_pending()', 'EXECUTE')),
 found AS (
     SELECT n.kind, n.name, n.privilege, coalesce(t.oid, f.oid) AS oid, a.attnum AS number
     FROM needed n
