@@ -60,6 +60,7 @@ type fixture struct {
 	cuts     sync.Mutex // the way to them is cut
 
 	recreating sync.Mutex // a topic or a queue
+	promoting  sync.Mutex // a version of the workers
 
 	mu             sync.Mutex
 	happened       map[string]int          // faults that the proxies do not count

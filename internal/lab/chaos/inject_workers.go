@@ -39,7 +39,12 @@ func (fx *fixture) stall(ctx context.Context, step plan.Step) error {
 // Temporal's API, which other tools use, promote by turns.
 // Temporal's server (1.29.1), restarted in the middle of a promotion, may take none
 // for two minutes after that; then the old version goes on.
+//
+// On a busy machine, a promotion takes longer than the time until the next one. If that one overtook it, the
+// version whose workers are gone would be the current one in the end.
 func (fx *fixture) promote(ctx context.Context, step plan.Step) error {
+	fx.promoting.Lock()
+	defer fx.promoting.Unlock()
 	version, retire := fx.workers.Renew()
 	restarts := fx.counted(plan.RestartTemporal)
 	by, promote := "the starter", func(ctx context.Context) error {
