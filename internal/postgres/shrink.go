@@ -4,19 +4,18 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/temporal-outbox/relay/internal/timing"
 )
 
 const shrinkSQL = `SELECT outbox.shrink_pending()`
 
-const (
-	// shrinkPatience is how long Shrink waits for a moment in which no event is pending and nothing uses the table,
-	// and shrinkRetry is the time between two tries.
-	shrinkPatience = 5 * time.Second
-	shrinkRetry    = 50 * time.Millisecond
-)
+// shrinkRetry is the time between two tries.
+const shrinkRetry = 50 * time.Millisecond
 
-// Shrink gives the disk space back that outbox.pending has taken during a backlog, at a moment when no event is
-// pending. If there is no such moment soon, done is false, and a later call tries again.
+// Shrink gives the disk space back that outbox.pending has taken during a backlog, at a moment in which no event is
+// pending and nothing uses the table. If there is none within timing.ShrinkPatience, done is false, and a later call
+// tries again.
 func (s *Store) Shrink(ctx context.Context) (done bool, err error) {
 	for began := time.Now(); ; {
 		var shrunk *bool
@@ -26,7 +25,7 @@ func (s *Store) Shrink(ctx context.Context) (done bool, err error) {
 		if shrunk != nil {
 			return *shrunk, nil
 		}
-		if time.Since(began) >= shrinkPatience {
+		if time.Since(began) >= timing.ShrinkPatience {
 			return false, nil
 		}
 		select {

@@ -94,6 +94,8 @@ const (
 	// MakePatience is how long Maintenance tries to make one partition that producers keep
 	// it from.
 	MakePatience = 10 * time.Second
+	// ShrinkPatience is how long Maintenance waits for a moment in which no event is pending, to give disk space back.
+	ShrinkPatience = 5 * time.Second
 	// DatabaseRetryPauseFirst and DatabaseRetryPauseMost bound the pause between attempts that
 	// fail because of the database.
 	DatabaseRetryPauseFirst = 500 * time.Millisecond
