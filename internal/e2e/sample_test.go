@@ -22,7 +22,7 @@ type samplings struct {
 func (s *samplings) Write(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for range bytes.Count(b, []byte("enable_bitmapscan")) {
+	for range bytes.Count(b, []byte("set_config('enable_bitmapscan'")) {
 		s.at = append(s.at, time.Now())
 	}
 	return len(b), nil
