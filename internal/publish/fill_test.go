@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,6 +70,25 @@ func TestFill_DoesNotDelayTheNextEventOfAKey(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Equal(t, map[time.Duration]int{30 * time.Millisecond: 3}, sizes, "the others have waited when it is their turn")
+	})
+}
+
+func TestFill_SendsAtOnceWhatAnAnswerMakesAFullRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stub{ordered: true}
+		sender, sizes := filling(t, s, MaxFill)
+		note := s.send
+		s.send = func(ctx context.Context, events []*relay.Event) answer {
+			time.Sleep(100 * time.Millisecond)
+			return note(ctx, events)
+		}
+		ten := func(id int64) string { return fmt.Sprint(id % 10) }
+		sender.Add("orders", numbered(1, 10, ten))
+		sender.Add("orders", numbered(11, 10, ten)) // each behind an event in flight
+		sender.Add("orders", numbered(21, 1, func(int64) string { return "another" }))
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		require.Equal(t, map[time.Duration]int{100 * time.Millisecond: 10, 200 * time.Millisecond: 10}, sizes)
 	})
 }
 

@@ -217,9 +217,17 @@ func (l *loop) take(r *request) {
 	}
 	o.end(r)
 	if !o.empty() {
-		l.rota.offer(o)
+		l.offer(o)
 	}
 	l.side.changed(o)
+}
+
+// offer puts an outlet in line. One that waits for a fuller request does so no longer if the request is full now.
+func (l *loop) offer(o *outlet) {
+	if o.fill > 0 && o.fills() <= 0 {
+		l.rota.unpause(o)
+	}
+	l.rota.offer(o)
 }
 
 // record notes the outcomes of an outlet's entries, which are reported soon. Sent is when their request

@@ -194,11 +194,13 @@ func (r *rota) pause(o *outlet) {
 
 // unpause ends the pause of an outlet, if it has one.
 func (r *rota) unpause(o *outlet) {
-	if i := slices.Index(r.paused, o); i >= 0 {
-		r.paused = slices.Delete(r.paused, i, i+1)
-		o.turn = isResting
-		r.offer(o)
+	if o.turn != isPausing {
+		return
 	}
+	i := slices.Index(r.paused, o)
+	r.paused = slices.Delete(r.paused, i, i+1)
+	o.turn = isResting
+	r.offer(o)
 }
 
 // resume ends all pauses.

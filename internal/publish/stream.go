@@ -167,10 +167,7 @@ func (s *stream) add(topic string, events []relay.Event) {
 	}
 	b.outlet.add(events)
 	s.count(b) // without those that are held behind a failed one
-	s.rota.offer(b.outlet)
-	if b.outlet.turn == isPausing && b.outlet.fills() <= 0 {
-		s.rota.unpause(b.outlet)
-	}
+	s.offer(b.outlet)
 	if !b.next.IsZero() && s.now.After(b.next) {
 		s.lookUp(topic)
 	}
