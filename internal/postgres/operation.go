@@ -50,7 +50,7 @@ func known(ctx context.Context, db querier, topic string) error {
 
 // querier is a pool, a connection or a transaction.
 type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	queryer
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -28,9 +27,12 @@ const pinnedConns = 3
 // max_locks_per_transaction of them in each session, which is 64 by default.
 const pinnedPartitions = 50
 
-// pinnedAgain is how long frequent reads use the other connections after they could not get one of their own, for
-// example because the role has a limit.
-const pinnedAgain = 10 * time.Second
+// A frequent read waits for pinnedWithin for a session of its own. If it gets none, for example because the role has
+// a limit, frequent reads use the other connections for pinnedAgain.
+const (
+	pinnedWithin = time.Second
+	pinnedAgain  = 10 * time.Second
+)
 
 // pinnedSQL says which process of the server this session has, how many partitions there are, and whether row level
 // security applies.
@@ -112,17 +114,58 @@ func (p *pinned) end(why error) {
 
 // Query runs a frequent read.
 func (p *pinned) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if p.off.Load() == nil && time.Now().UnixNano() >= p.again.Load() {
-		rows, err := p.own.Query(ctx, sql, args...)
-		var notConnected *pgconn.ConnectError
-		switch {
-		case errors.Is(err, errNotPinned):
-			p.end(err)
-		case errors.As(err, &notConnected):
-			p.again.Store(time.Now().Add(pinnedAgain).UnixNano())
-		default:
-			return rows, err
-		}
+	conn := p.acquire(ctx)
+	if conn == nil {
+		return p.instead.Query(ctx, sql, args...)
 	}
-	return p.instead.Query(ctx, sql, args...)
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		conn.Release()
+		return nil, err
+	}
+	return &pinnedRows{Rows: rows, conn: conn}, nil
+}
+
+// acquire returns a session that keeps plans, nil if there is none now. Whatever the reason is, the other
+// connections may still work.
+func (p *pinned) acquire(ctx context.Context) *pgxpool.Conn {
+	if p.off.Load() != nil || time.Now().UnixNano() < p.again.Load() {
+		return nil
+	}
+	soon, cancel := context.WithTimeout(ctx, pinnedWithin)
+	defer cancel()
+	conn, err := p.own.Acquire(soon)
+	switch {
+	case err == nil:
+		return conn
+	case errors.Is(err, errNotPinned):
+		p.end(err)
+	default:
+		p.again.Store(time.Now().Add(pinnedAgain).UnixNano())
+	}
+	return nil
+}
+
+// pinnedRows release their session at the end, as those of a pool do.
+type pinnedRows struct {
+	pgx.Rows
+	conn *pgxpool.Conn
+}
+
+// Next closes the rows after the last one.
+func (r *pinnedRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+// Close may be called again.
+func (r *pinnedRows) Close() {
+	r.Rows.Close()
+	if r.conn != nil {
+		r.conn.Release()
+		r.conn = nil
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,6 +145,32 @@ func TestFrequentReads_UseTheOtherConnectionsIfTheRoleMayHaveNoMore(t *testing.T
 }
 
 // A plan has the policies for the roles that a role was a member of when it was made.
+// A connection that hangs, such as behind a full table of a firewall, has no error but the deadline.
+func TestFrequentReads_UseTheOtherConnectionsIfNoNewOneAnswers(t *testing.T) {
+	o := open(t)
+	o.hold(everyLane...)
+	o.writeKey("orders", "k", 3)
+	require.NoError(t, o.Reach(t.Context()))
+	var hangs atomic.Bool
+	s, err := Open(t.Context(), Config{URL: o.cfg.URL, Password: func(ctx context.Context) (string, error) {
+		if hangs.Load() {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}
+		return "", nil
+	}})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	limited := testOutbox{s, t, o.db}
+	limited.roundsOnlyByHand()
+	require.NoError(t, limited.Reach(t.Context()))
+	hangs.Store(true)
+	for range 3 {
+		require.Len(t, limited.see(everything()).Events, 3)
+	}
+	hangs.Store(false)
+}
+
 func TestFrequentReads_KeepNoPlanWithAPolicy(t *testing.T) {
 	o := open(t)
 	limited, role := o.byARole()
