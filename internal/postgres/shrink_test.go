@@ -47,6 +47,21 @@ func TestShrink_GivesBackTheSpaceOfABacklogOnceNothingIsPending(t *testing.T) {
 	require.False(t, done, "it is small")
 }
 
+// A commit that waits for a synchronous standby would keep its lock, for which producers wait.
+func TestShrink_WaitsForNoStandbyWithItsLock(t *testing.T) {
+	o := open(t)
+	o.backlog()
+	tx, err := o.db.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	var done bool
+	require.NoError(t, tx.QueryRow(t.Context(), shrinkSQL).Scan(&done))
+	require.True(t, done)
+	var setting string
+	require.NoError(t, tx.QueryRow(t.Context(), `SHOW synchronous_commit`).Scan(&setting))
+	require.Equal(t, "local", setting)
+}
+
 // The producer's event is not visible yet, and must not be lost.
 func TestShrink_WaitsForNoTransactionAndLosesNoEventOfIt(t *testing.T) {
 	o := open(t)

@@ -1,6 +1,9 @@
 -- After a backlog, the files of outbox.pending stayed large: 250 MB of index after three million events. Vacuum gives
 -- back the end of the table only, and locks the table against producers for that.
-SET LOCAL lock_timeout = '50ms';
+--
+-- No producer waits for this lock, nor behind it. A vacuum has it, and PostgreSQL ends one of autovacuum after a
+-- second (deadlock_timeout).
+SET LOCAL lock_timeout = '5s';
 ALTER TABLE outbox.pending SET (vacuum_truncate = off);
 
 -- Empties the files of outbox.pending while no event is pending, if they are large. True: done. False: they are small.
@@ -35,6 +38,9 @@ BEGIN
     IF FOUND THEN
         RETURN NULL;
     END IF;
+    -- The commit waits for no synchronous standby while it has the lock. If the primary is lost then, only the
+    -- truncation is: no row was left.
+    PERFORM set_config('synchronous_commit', 'local', true);
     TRUNCATE outbox.pending;
     RETURN true;
 END $$;
