@@ -476,29 +476,32 @@ func TestCarrier_SendsALateEventOfABacklogBeforeLaterOnesOfItsKey(t *testing.T) 
 	})
 }
 
-// countedLooks counts looks.
-type countedLooks struct {
+// looking passes the answer to each look of a process to each, which may change it.
+type looking struct {
 	ReadStore
-	n atomic.Int64
+	each func(*relay.Looked)
 }
 
-func (c *countedLooks) Look(ctx context.Context, ask relay.Look) (relay.Looked, error) {
-	c.n.Add(1)
-	return c.ReadStore.Look(ctx, ask)
+func (l looking) Look(ctx context.Context, ask relay.Look) (relay.Looked, error) {
+	found, err := l.ReadStore.Look(ctx, ask)
+	l.each(&found)
+	return found, err
+}
+
+func (w *world) eachLook(each func(*relay.Looked)) {
+	w.prepare = func(p *process) { p.cfg.reads = looking{p.cfg.reads, each} }
 }
 
 func TestCarrier_LooksMoreOftenWhileEventsCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, reads := newWorld(1), &countedLooks{}
-		w.prepare = func(p *process) {
-			reads.ReadStore = p.cfg.reads
-			p.cfg.reads = reads
-		}
+		w := newWorld(1)
+		var looks atomic.Int64
+		w.eachLook(func(*relay.Looked) { looks.Add(1) })
 		w.seated(t, "a", Config{})
 		inASecond := func() int64 {
-			before := reads.n.Load()
+			before := looks.Load()
 			time.Sleep(time.Second)
-			return reads.n.Load() - before
+			return looks.Load() - before
 		}
 		idle := func() int64 {
 			time.Sleep(2 * busyFor)
@@ -516,35 +519,24 @@ func TestCarrier_LooksMoreOftenWhileEventsCome(t *testing.T) {
 	})
 }
 
-// lapsing is a database whose next look with pending events sees the leases of the shares as ended: an
-// attendance that began before renews them, and commits afterwards.
-type lapsing struct {
-	ReadStore
-	armed atomic.Bool
-}
-
-func (l *lapsing) Look(ctx context.Context, ask relay.Look) (relay.Looked, error) {
-	found, err := l.ReadStore.Look(ctx, ask)
-	isPending := func(e relay.Found) bool { return e.Pending }
-	if slices.ContainsFunc(found.Events, isPending) && l.armed.CompareAndSwap(true, false) {
-		found.Held = nil
-	}
-	return found, err
-}
-
+// The next look with pending events sees the leases of the shares as ended: an attendance that began before renews
+// them, and commits afterwards.
 func TestCarrier_SendsWhatALookFoundBeforeARenewalCommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, reads := newWorld(1), &lapsing{}
-		w.prepare = func(p *process) {
-			reads.ReadStore = p.cfg.reads
-			p.cfg.reads = reads
-		}
+		w := newWorld(1)
+		var armed atomic.Bool
+		w.eachLook(func(found *relay.Looked) {
+			isPending := func(e relay.Found) bool { return e.Pending }
+			if slices.ContainsFunc(found.Events, isPending) && armed.CompareAndSwap(true, false) {
+				found.Held = nil
+			}
+		})
 		w.seated(t, "a", Config{})
 		w.write("orders", "key")
 		w.drained(t, 5*time.Second)
-		reads.armed.Store(true)
+		armed.Store(true)
 		w.write("orders", "key")
-		require.True(t, w.waitFor(5*time.Second, func() bool { return !reads.armed.Load() }))
+		require.True(t, w.waitFor(5*time.Second, func() bool { return !armed.Load() }))
 		next := w.write("orders", "key")
 		require.True(t, w.waitFor(5*time.Second, func() bool { return w.arrived[next] > 0 }))
 		w.ok(t)
