@@ -138,6 +138,10 @@ error names the remedy. ` + "`starter migrate`" + ` checks the owner's session i
 PgBouncer in transaction mode cannot pass on ` + "`default_transaction_isolation`" + `: use ` + "`ALTER ROLE … SET`" + `. The connection that settles after an
 outage waits at most 2 s, for all hosts together.
 
+**Frequent reads.** A worker with shared lanes has up to three direct connections more, whose sessions keep the plans of the statements that it runs most often. It
+needs no setting. Behind a pooler, under row level security, and with more than 50 partitions of ` + "`outbox.event`" + `, the worker runs these statements on its other
+connections, and PostgreSQL plans each of them anew ([decision 30](decisions/030-plans-that-are-kept.md)).
+
 An error that ` + "`statement_timeout`" + `, ` + "`transaction_timeout`" + `, ` + "`lock_timeout`" + ` or ` + "`idle_in_transaction_session_timeout`" + ` causes names it and its value.
 
 **Row level security.** A policy for the relay's role with ` + "`USING (true)`" + ` hides no rows. Producers need a policy of their own on
